@@ -1,0 +1,3 @@
+"""detour: LoRA fine-tuning of text-to-image diffusion models that proves its own claims."""
+
+__version__ = "0.1.0"

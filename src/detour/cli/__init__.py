@@ -1,0 +1,1 @@
+"""Tier 5, the command line: parse, call a recipe, show."""

@@ -1,0 +1,1 @@
+"""Tier 2, pictures and captions in, examples out."""

@@ -1,0 +1,89 @@
+"""One error tree. Each error is one line that says what is wrong, where, what was found and what to do next.
+
+A traceback is for our own bugs only: the command line prints the message of a ``DetourError`` and exits with
+its ``exit_code``; the server will answer with the same words.
+"""
+
+
+class DetourError(Exception):
+    """Something the user can mend. ``str(error)`` is the whole message."""
+
+    exit_code: int = 1
+
+
+class ConfigError(DetourError):
+    """A setting is unknown, malformed or contradicts another one."""
+
+    exit_code = 2
+
+
+class DataError(DetourError):
+    """Pictures or captions are missing, unreadable or beyond the limits."""
+
+    exit_code = 3
+
+
+class BaseError(DetourError):
+    """A base model is not there, lacks a part or is of a family that is not known."""
+
+    exit_code = 4
+
+
+class AdapterError(DetourError):
+    """An adapter file is broken, hostile, or made for another base."""
+
+    exit_code = 5
+
+
+class ShapeMismatch(AdapterError):
+    """Two tensors that must agree on a dimension do not."""
+
+
+class TrainingDiverged(DetourError):
+    """The loss or a gradient is not finite; the weights before the step were kept."""
+
+    exit_code = 6
+
+
+class GradientProofFailed(DetourError):
+    """An adapter layer gets no gradient, or a base tensor gets one; training refuses to start."""
+
+    exit_code = 7
+
+
+class ProofFailed(DetourError):
+    """The finished adapter does not do what its file claims."""
+
+    exit_code = 8
+
+
+class RunError(DetourError):
+    """A run folder is taken, locked, incomplete, or does not match what resumes it."""
+
+    exit_code = 9
+
+
+class StorageError(DetourError):
+    """Writing failed: disk full, no permission, folder gone."""
+
+    exit_code = 10
+
+
+class MissingExtra(DetourError):
+    """An optional dependency is needed; the message names the extra that installs it."""
+
+    exit_code = 11
+
+
+class Interrupted(DetourError):
+    """Stopped by Ctrl-C or SIGTERM after the running step; the message says how to go on."""
+
+    exit_code = 130
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """``" Did you mean 'steps'?"`` for the choice that looks most like ``word``, or an empty string."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

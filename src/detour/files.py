@@ -1,0 +1,96 @@
+"""Atomic, durable writes: temp file in the same folder → fsync → replace → fsync folder.
+
+A plain ``open(path, "w")`` that is killed leaves half a file; safetensors is atomic but does not fsync and leaves
+``.tmp*`` behind (safetensors 0.8). Everything that detour writes goes through here.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detour.errors import StorageError
+
+
+def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644) -> None:
+    """Let ``produce`` write a temporary file beside ``path``, then make it ``path`` in one step.
+
+    Args:
+        path: final place; its folder is made when missing.
+        produce: gets the path of an empty temporary file in the same folder and fills it.
+        mode: permission bits of the finished file.
+
+    Raises:
+        StorageError: disk full, no permission, or the folder cannot be made; nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        produce(temporary)
+        temporary.chmod(mode)
+        _fsync(temporary)
+        temporary.replace(path)
+        temporary = None
+        _fsync(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The message for a failed write, with the next step for the causes that users meet."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{path}: disk full; nothing was written over. Free some space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"{path}: not writable ({error.strerror}). Choose another place with --out.")
+    return StorageError(f"{path}: could not be written ({error.strerror or error}).")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems refuse fsync on folders
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomic, durable ``path.write_bytes(data)``."""
+    write_with(path, lambda temporary: _fill(temporary, data))
+
+
+def _fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic, durable UTF-8 text with ``\\n`` line ends on every system."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, durable JSON, indented, keys in the order given, one newline at the end."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
+    """Hex SHA-256 of a file's content, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(chunk_bytes):
+            digest.update(chunk)
+    return digest.hexdigest()

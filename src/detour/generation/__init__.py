@@ -1,0 +1,1 @@
+"""Tier 3, pictures out: sampling, grids, provenance in PNG files."""

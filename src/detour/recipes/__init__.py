@@ -1,0 +1,1 @@
+"""One verb each: spec in, result out, nothing printed. This is the Python API."""

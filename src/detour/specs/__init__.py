@@ -1,0 +1,38 @@
+"""Frozen, strict settings. A part takes its own spec; only a recipe sees the whole run."""
+
+from detour.specs.generation import GenerateSpec, PictureSpec
+from detour.specs.run import (
+    AdapterSpec,
+    BaseSpec,
+    CheckpointSpec,
+    DataSpec,
+    EvaluateSpec,
+    LossSpec,
+    OptimSpec,
+    RunSpec,
+    SampleSpec,
+    ScheduleSpec,
+    TrainSpec,
+    ValidateSpec,
+)
+from detour.specs.sources import load_run_spec, parse_assignments, to_toml
+
+__all__ = [
+    "AdapterSpec",
+    "BaseSpec",
+    "CheckpointSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "GenerateSpec",
+    "LossSpec",
+    "OptimSpec",
+    "PictureSpec",
+    "RunSpec",
+    "SampleSpec",
+    "ScheduleSpec",
+    "TrainSpec",
+    "ValidateSpec",
+    "load_run_spec",
+    "parse_assignments",
+    "to_toml",
+]

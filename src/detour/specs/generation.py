@@ -1,0 +1,57 @@
+"""Settings of picture generation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detour.specs.run import Dtype, NonNegative, PositiveInt
+from detour.specs.strict import Auto, Spec
+
+SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "dpm++"]
+
+SizePx = Annotated[int, Field(gt=0, le=8192, multiple_of=8)]
+
+
+class PictureSpec(Spec):
+    """How pictures are drawn; the same for every prompt of one call."""
+
+    negative_prompt: str = ""
+    """What guidance steers away from; empty is the family's unconditional text."""
+    steps: PositiveInt = 25
+    """Denoising steps."""
+    guidance_scale: NonNegative | Auto = "auto"
+    """Classifier-free guidance; 1 or less switches it off; ``auto`` is the base's recommended value."""
+    width_px: SizePx | Auto = "auto"
+    """``auto`` is the base's own size."""
+    height_px: SizePx | Auto = "auto"
+    """``auto`` is the base's own size."""
+    scheduler: SchedulerName = "dpm++"
+    """Sampler; ``dpm++`` is DPM++ 2M."""
+
+
+class GenerateSpec(Spec):
+    """One ``detour generate`` call."""
+
+    prompts: tuple[str, ...]
+    """One picture (times ``count``) each."""
+    base: str = "pocket"
+    """As in training."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    loras: tuple[str, ...] = ()
+    """``FILE`` or ``FILE:weight``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the first picture; picture i uses ``seed + i``."""
+    count: PositiveInt = 1
+    """Pictures a prompt."""
+    device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
+    """Where it runs."""
+    dtype: Dtype | Auto = "auto"
+    """``auto``: fp32 on cpu and mps, fp16 on cuda."""
+    batch: PositiveInt = 4
+    """Pictures in one forward pass; part of the bytes: batch 1 and 2 differ by one step of 255."""
+    compare: bool = False
+    """Draw each picture with and without the adapters at the same seed."""
+    trace: Annotated[int, Field(ge=0)] = 0
+    """Keep the picture at this many moments of denoising."""
+    picture: PictureSpec = PictureSpec()

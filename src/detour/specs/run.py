@@ -1,0 +1,190 @@
+"""Settings of a training run, section by section as they stand in ``run.toml``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detour.specs.strict import Auto, Spec
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+Device = Literal["cuda", "mps", "cpu"]
+
+
+class BaseSpec(Spec):
+    """The frozen model beside which the adapter is trained."""
+
+    name: str = "pocket"
+    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    device: Device | Auto = "auto"
+    """Where the work runs; ``auto`` takes cuda, then mps, then cpu."""
+    dtype: Dtype | Auto = "auto"
+    """Precision of the frozen weights and of the forward pass; adapter weights are fp32 always."""
+
+
+class DataSpec(Spec):
+    """Pictures and captions."""
+
+    source: str = ""
+    """A folder of pictures with ``.txt`` sidecars, or ``hub:ID``."""
+    split: str = "train"
+    """Which part of a hub data set, e.g. ``train[:100]``."""
+    caption: str | None = None
+    """Caption of the pictures that have none; without it a missing caption is an error."""
+    trigger: str = ""
+    """Word or phrase put in front of every caption that does not contain it."""
+    resolution: PositiveInt | Auto = "auto"
+    """Side of the square training picture in pixels; ``auto`` is the base's own."""
+    flip: bool = True
+    """Show each picture mirrored half of the time (a second cache entry)."""
+    holdout: Share | Auto = "auto"
+    """Share of the pictures kept out for validation; ``auto``: one in eight, none below eight pictures."""
+    skip_bad_images: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+    max_megapixels: Positive = 100.0
+    """Larger pictures are refused before they are decoded."""
+    tag_table: bool = True
+    """Write the frequency of the captions into the adapter's metadata."""
+
+
+class AdapterSpec(Spec):
+    """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
+
+    rank: PositiveInt | Auto = "auto"
+    """Width of the detour."""
+    alpha: Positive | Auto = "auto"
+    """Scale numerator; ``auto`` equals the rank (scale 1)."""
+    targets: str | Auto = "auto"
+    """A preset (``cross-attn``, ``self-attn``, ``attn``, ``attn-proj``, ``kohya``, ``linear``, ``conv``, ``all``),
+    a comma-separated list of module names, or ``re:`` and a regular expression."""
+    dropout: Share = 0.0
+    """Share of the adapter's inputs that are zeroed during training."""
+    init: Literal["gaussian", "kaiming"] = "kaiming"
+    """How ``down`` starts; ``up`` starts at zero."""
+
+
+class OptimSpec(Spec):
+    """AdamW over one flat fp32 buffer."""
+
+    lr: NonNegative | Auto = "auto"
+    """Peak learning rate."""
+    beta1: Share = 0.9
+    """Decay of the first moment."""
+    beta2: Share = 0.999
+    """Decay of the second moment."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay."""
+
+
+class ScheduleSpec(Spec):
+    """Learning rate over the run."""
+
+    kind: Literal["constant", "cosine", "linear"] = "cosine"
+    """Shape after the warm-up; cosine and linear end at zero."""
+    warmup: Count | Auto = "auto"
+    """Steps of linear warm-up; ``auto`` is 5 % of the run."""
+
+
+class LossSpec(Spec):
+    """The denoising objective."""
+
+    weighting: Literal["uniform", "min_snr"] = "uniform"
+    """Weight of each timestep (min-SNR: arXiv:2303.09556)."""
+    snr_gamma: Positive = 5.0
+    """Clamp of min-SNR."""
+    caption_dropout: Share | Auto = "auto"
+    """Share of the samples trained with the family's unconditional text; ``auto``: 0.1 for a style, 0 for a subject."""
+
+
+class TrainSpec(Spec):
+    """Length and step of the run."""
+
+    steps: PositiveInt | Auto = "auto"
+    """Optimizer steps."""
+    batch: PositiveInt | Auto = "auto"
+    """Samples in one forward pass."""
+    grad_accum: PositiveInt = 1
+    """Forward passes in one step."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    threads: PositiveInt | Auto = "auto"
+    """CPU threads; recorded, because a resumed run is the same run only at the same count."""
+    optim: OptimSpec = OptimSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    loss: LossSpec = LossSpec()
+
+
+class SampleSpec(Spec):
+    """Pictures drawn during training with fixed seeds."""
+
+    every: Count | Auto = "auto"
+    """Steps between sheets; 0 draws none; ``auto`` makes four in a run."""
+    prompts: tuple[str, ...] = ()
+    """What is drawn; empty takes captions of the data."""
+    count: PositiveInt = 4
+    """Prompts taken from the captions when none are given."""
+    steps: PositiveInt = 20
+    """Denoising steps of a sample."""
+    guidance_scale: NonNegative | Auto = "auto"
+    """Classifier-free guidance; ``auto`` is the base's recommended value."""
+
+
+class ValidateSpec(Spec):
+    """Loss on pictures kept out, at fixed timesteps with fixed noise."""
+
+    every: Count | Auto = "auto"
+    """Steps between validations; 0 never; ``auto`` makes ten in a run."""
+    num_timesteps: PositiveInt = 8
+    """Fixed timesteps a picture, evenly spread."""
+    keep_best: bool = False
+    """Ship the weights of the lowest validation loss instead of the last."""
+
+
+class CheckpointSpec(Spec):
+    """Resumable state, kept apart from what is shipped."""
+
+    every: Count | Auto = "auto"
+    """Steps between checkpoints; 0 only at the end and on Ctrl-C; ``auto`` makes four in a run."""
+    keep: PositiveInt = 2
+    """Newest checkpoints that stay on disk."""
+
+
+class EvaluateSpec(Spec):
+    """Proof and held-out evaluation at the end of the run."""
+
+    prompts: tuple[str, ...] = ()
+    """Held-out prompts; empty lets the base's own world write them where it can."""
+    num_prompts: Count = 16
+    """How many held-out prompts are drawn when none are given; 0 leaves the evaluation out."""
+    proof_pictures: PositiveInt = 4
+    """Prompt and seed pairs of the picture proof."""
+    steps: PositiveInt = 20
+    """Denoising steps of every proof picture."""
+
+
+class RunSpec(Spec):
+    """Everything that a training run needs. ``detour train --config`` reads it, ``resolved.toml`` repeats it."""
+
+    name: str | Auto = "auto"
+    """Folder under ``runs/`` and name of the adapter file; ``auto`` is the data folder's name."""
+    goal: Literal["style", "subject"] = "style"
+    """Sets what is known to suit each; see docs/training.md."""
+    seed: Count = 0
+    """Noise, timesteps, order and dropout are functions of (seed, step, sample)."""
+    base: BaseSpec = BaseSpec()
+    data: DataSpec = DataSpec()
+    adapter: AdapterSpec = AdapterSpec()
+    train: TrainSpec = TrainSpec()
+    sample: SampleSpec = SampleSpec()
+    validate_: ValidateSpec = Field(default=ValidateSpec(), alias="validate")
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()

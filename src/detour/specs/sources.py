@@ -1,0 +1,163 @@
+"""One strict parse: defaults < TOML < flags < ``--set section.key=value``."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from detour.errors import ConfigError, nearest
+from detour.specs.run import RunSpec
+from detour.specs.strict import Spec
+
+S = TypeVar("S", bound=Spec)
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+def load_run_spec(
+    *, config: Path | None = None, flags: Mapping[str, Any] | None = None, assignments: Iterable[str] = ()
+) -> RunSpec:
+    """Build a run from its sources, later ones winning.
+
+    Args:
+        config: a ``run.toml`` or ``resolved.toml``.
+        flags: dotted key → value, e.g. ``{"train.steps": 200}``; ``None`` values are skipped.
+        assignments: ``section.key=value`` strings; the value is read as TOML, and as text when it is not TOML.
+
+    Raises:
+        ConfigError: unreadable TOML, unknown key (with the nearest name), or a value out of range.
+    """
+    values: dict[str, Any] = read_toml(config) if config else {}
+    for key, value in (flags or {}).items():
+        if value is not None:
+            set_dotted(values, key, value)
+    for key, value in parse_assignments(assignments).items():
+        set_dotted(values, key, value)
+    return parse(RunSpec, values, where=str(config) if config else "")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file of at most 1 MiB."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MiB, which no settings file is. Name another file.")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: settings file cannot be read ({error.strerror}). Check --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}).") from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["train.optim.lr=5e-5"]`` → ``{"train.optim.lr": 5e-05}``."""
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment}: expected section.key=value, e.g. --set train.optim.lr=5e-5.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        parsed[key.strip()] = value
+    return parsed
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``values["a"]["b"]`` for key ``a.b``, making the tables on the way."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{key}': '{parent}' is a value, not a section.")
+        values = inner
+    values[last] = value
+
+
+def parse(kind: type[S], values: Mapping[str, Any], *, where: str = "") -> S:
+    """Validate ``values`` as ``kind``; the first problem becomes one readable line.
+
+    Raises:
+        ConfigError: names the key, what was found and what is allowed.
+    """
+    try:
+        return kind.model_validate(_lists_to_tuples(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(kind, error, where)) from error
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """TOML and JSON have lists; frozen specs hold tuples. Whole numbers stay valid for float fields in strict mode."""
+    if isinstance(value, Mapping):
+        return {key: _lists_to_tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(inner) for inner in value)
+    return value
+
+
+def _explain(kind: type[BaseModel], error: ValidationError, where: str) -> str:
+    problems = error.errors()
+    # A union such as ``int | "auto"`` reports one problem a branch; the unknown keys come first, they explain most.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in problem["loc"]]
+    prefix = f"{where}: " if where else ""
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(kind)
+        key = ".".join(path)
+        return f"{prefix}unknown key '{key}'.{nearest(key, known) or _nearest_by_last_part(key, known)}"
+    depth = next((n for n in range(len(path), 0, -1) if ".".join(path[:n]) in _known_keys(kind)), len(path))
+    key = ".".join(path[:depth])
+    same_key = [p for p in problems if [str(part) for part in p["loc"]][:depth] == path[:depth]]
+    reasons = " or ".join(dict.fromkeys(p["msg"].lower().removeprefix("input ") for p in same_key))
+    return f"{prefix}'{key}' is {problem['input']!r}, but it {reasons}."
+
+
+def _nearest_by_last_part(key: str, known: list[str]) -> str:
+    last = key.rsplit(".", 1)[-1]
+    for candidate in known:
+        if candidate.rsplit(".", 1)[-1] == last:
+            return f" Did you mean '{candidate}'?"
+    return ""
+
+
+def _known_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in kind.model_fields.items():
+        key = prefix + (field.alias or name)
+        keys.append(key)
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _known_keys(inner, key + ".")
+    return keys
+
+
+def to_toml(spec: Spec) -> str:
+    """The spec as TOML that :func:`load_run_spec` reads back to an equal spec; unset values are left out."""
+    return "\n".join(_toml_lines(spec.model_dump(by_alias=True), ())).strip() + "\n"
+
+
+def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping) and value is not None}
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines = ["", f"[{'.'.join(path)}]"] if path and plain else []
+    lines += [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in tables.items():
+        lines += _toml_lines(value, (*path, key))
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    import json
+
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped and JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml_value(inner) for inner in value) + "]"
+    if isinstance(value, float | int):
+        return repr(value)
+    raise TypeError(f"no TOML form for {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""Tier 3, the run: step, loop, optimizer, state, observers."""
