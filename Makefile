@@ -1,0 +1,57 @@
+# Every target does its own set-up: on a fresh machine `make demo` is the first command.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow check format bench docs lock clean
+
+help:
+	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
+	@echo "make test       the test suite        make test-slow  the slow tests (minutes, gigabytes)"
+	@echo "make check      lint and strict types make format     rewrite the code in the house format"
+	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
+	@echo "make lock       pin the versions that are installed now"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "detour needs Python 3.11 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned requirements into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: setup
+	@$(BIN)/detour demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+docs: setup
+	$(BIN)/python -m detour.cli.reference docs/cli.md
+
+lock: setup
+	@{ sed -n '/^#/p' requirements.lock; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/^torch==\([0-9.]*\).*/torch==\1/'; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
