@@ -1,0 +1,84 @@
+"""``detour``: the command line. Commands are loaded when they are called, so that ``--help`` answers at once."""
+
+import importlib
+import sys
+
+import click
+
+from detour import __version__
+
+# name → (module that defines it, one line for the list). A test holds the lines equal to the commands' own.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "Train, prove and draw a style on the embedded base, in minutes on a CPU."),
+    "inspect": ("inspect", "Say where adapters go in a base, and what they cost."),
+    "train": ("train", "Train an adapter and prove that it learned."),
+    "generate": ("generate", "Draw pictures, with and without adapters."),
+    "prove": ("prove", "Prove a finished run again, from its files."),
+    "runs": ("runs", "List the runs with their state and verdict."),
+    "step": ("step", "One training step in slow motion."),
+    "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
+    "pocket": ("pocket", "The embedded base: draw its world, measure it, make it anew."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"detour.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from detour.errors import nearest
+
+            ctx.fail(f"no command '{args[0]}'.{nearest(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="detour")
+def cli() -> None:
+    """Fine-tune Stable Diffusion class models with LoRA, and prove that it worked.
+
+    Start with `detour demo`; then `detour train photos/ --base stable-diffusion-v1-5/stable-diffusion-v1-5`.
+    """
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point: expected errors become one line on stderr and their exit code."""
+    from detour.errors import DetourError
+
+    try:
+        code = cli.main(args=arguments, prog_name="detour", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped.", err=True)
+        code = 130
+    except DetourError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # `detour inspect sd15 | head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    run()

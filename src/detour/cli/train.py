@@ -1,0 +1,108 @@
+"""``detour train``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option, runs_option
+
+# flag → key of run.toml
+KEYS = {
+    "data": "data.source",
+    "base": "base.name",
+    "revision": "base.revision",
+    "device": "base.device",
+    "dtype": "base.dtype",
+    "name": "name",
+    "goal": "goal",
+    "seed": "seed",
+    "trigger": "data.trigger",
+    "caption": "data.caption",
+    "split": "data.split",
+    "resolution": "data.resolution",
+    "skip_bad_images": "data.skip_bad_images",
+    "rank": "adapter.rank",
+    "alpha": "adapter.alpha",
+    "targets": "adapter.targets",
+    "steps": "train.steps",
+    "batch": "train.batch",
+    "grad_accum": "train.grad_accum",
+    "threads": "train.threads",
+    "lr": "train.optim.lr",
+    "keep_best": "validate.keep_best",
+}
+
+
+@click.command("train", short_help="Train an adapter and prove that it learned.")
+@click.argument("data", required=False, metavar="[DATA]")
+@base_option(default=None)
+@click.option("--name", help="Name of the run folder and of the adapter. [default: the data folder's name]")
+@click.option(
+    "--goal", type=click.Choice(["style", "subject"]), help="Sets what is known to suit each. [default: style]"
+)
+@click.option("--trigger", help="Word put in front of every caption that lacks it.")
+@click.option("--caption", help="Caption of the pictures that have no .txt beside them.")
+@click.option("--rank", type=int, help="Width of the adapter.")
+@click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")
+@click.option(
+    "--targets", help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX."
+)
+@click.option("--steps", type=int, help="Optimizer steps.")
+@click.option("--batch", type=int, help="Samples in one forward pass.")
+@click.option("--grad-accum", type=int, help="Forward passes in one step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--seed", type=int, help="Noise, timesteps, order and dropout follow from it.")
+@click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
+@click.option("--device", type=DEVICES, help="Where the work runs.")
+@click.option("--dtype", type=DTYPES, help="Precision of the frozen base; adapter weights are fp32 always.")
+@click.option("--threads", type=int, help="CPU threads; recorded, because exact resuming needs the same count.")
+@click.option("--split", help="Part of a hub data set, e.g. train[:100].")
+@click.option("--revision", help="Branch, tag or commit of a hub base.")
+@click.option("--keep-best", is_flag=True, default=None, help="Ship the weights of the lowest validation loss.")
+@click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5.")
+@click.option("--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run.")
+@runs_option
+@force_option
+@json_option
+def command(
+    *,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    resume: Path | None,
+    runs: Path,
+    force: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train an adapter on DATA (a folder of pictures with .txt captions, or hub:ID) and prove that it learned.
+
+    The run folder holds the adapter, its model card, report.html with pictures and verdict, and everything that
+    is needed to repeat or resume the run. Ctrl-C finishes the step, saves, and says how to go on.
+
+    \b
+    detour train photos/ --name my-style
+    detour train photos/ --base stable-diffusion-v1-5/stable-diffusion-v1-5 --rank 8
+    detour train --resume runs/my-style
+    """
+    from detour.cli.progress import shown
+    from detour.cli.results import show_train_result
+    from detour.errors import ConfigError
+    from detour.recipes.train_adapter import train_adapter
+    from detour.specs import load_run_spec
+
+    given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
+    if resume is not None and (given or assignments or config):
+        extra = next(iter([*given, *assignments, "config"]))
+        raise ConfigError(
+            f"--resume {resume}: a resumed run keeps its settings, but '{extra}' was given too. "
+            "Leave it out, or start a new run."
+        )
+    if resume is None and config is None and "data.source" not in given:
+        raise ConfigError("no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions).")
+    spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
+    with shown(quiet=as_json) as progress:
+        result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
+    show_train_result(result, as_json=as_json)
