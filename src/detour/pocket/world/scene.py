@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detour.errors import ConfigError
 from detour.pocket.world.silhouettes import SILHOUETTES
 from detour.pocket.world.vocabulary import COLOUR_VALUES, DAY, VOCABULARY
 
@@ -63,7 +64,7 @@ def compose_scene(
         relation: a word of ``VOCABULARY.relations``, given exactly when there are two things.
 
     Raises:
-        ValueError: a word that the world does not have, or a relation without two things.
+        ConfigError: a word that the world does not have, or a relation without two things.
     """
     for kind, colour in things:
         _check_word("object", kind, tuple(SILHOUETTES))
@@ -74,7 +75,7 @@ def compose_scene(
     if len(things) == 2:
         _check_word("relation", str(relation), VOCABULARY.relations)
     elif len(things) != 1 or relation is not None:
-        raise ValueError(
+        raise ConfigError(
             f"a scene holds one thing, or two with a relation; found {len(things)} with relation {relation!r}. "
             f"Give one of {', '.join(VOCABULARY.relations)} exactly when there are two."
         )
@@ -110,14 +111,14 @@ def _poses(rng: np.random.Generator, relation: str | None) -> list[tuple[float, 
         left, right = near(0.265, 0.02), near(0.735, 0.02)
         xs = (left, right) if rng.random() < 0.5 else (right, left)
         return [(x, floor - size / 2, size) for x, size in zip(xs, sizes, strict=True)]
-    size_low, size_high = near(0.42, 0.02), near(0.37, 0.02)
+    size_low, size_high = near(0.41, 0.02), near(0.365, 0.015)
     x, floor = near(0.5, 0.12), near(0.945, 0.015)
     y_low = floor - size_low / 2
-    gap = 0.09 if relation == "above" else -0.03
+    gap = 0.105 if relation == "above" else -0.03
     y_high = y_low - size_low / 2 - gap - size_high / 2
     return [(x + near(0.0, 0.02), y_high, size_high), (x, y_low, size_low)]
 
 
 def _check_word(role: str, word: str, known: Sequence[str]) -> None:
     if word not in known:
-        raise ValueError(f"unknown {role} {word!r}. The world has: {', '.join(known)}.")
+        raise ConfigError(f"unknown {role} {word!r}. The world has: {', '.join(known)}.")

@@ -83,7 +83,10 @@ def _flower(x: Array, y: Array) -> Silhouette:
         polygon(x, y, [(0, -0.8), (0.5, -0.3), (0.42, -0.66)]),
     )
     green = union(stem, leaves)
-    details: tuple[tuple[Array, Tone], ...] = ((without(green, petals), "dark"), (circle(x, y, (0, 0.38), 0.2), "white"))
+    details: tuple[tuple[Array, Tone], ...] = (
+        (without(green, petals), "dark"),
+        (circle(x, y, (0, 0.38), 0.2), "white"),
+    )
     return Silhouette(union(petals, green), details)
 
 
@@ -170,7 +173,9 @@ def _butterfly(x: Array, y: Array) -> Silhouette:
     )
     lower = union(ellipse(x, y, (0.42, -0.48), (0.38, 0.44)), ellipse(x, y, (-0.42, -0.48), (0.38, 0.44)))
     trunk = capsule(x, y, (0, 0.4), (0, -0.6), 0.09)
-    feelers = union(capsule(x, y, (0, 0.4), (0.22, 0.85), 0.035), capsule(x, y, (0, 0.4), (-0.22, 0.85), 0.035))
+    feelers = union(
+        capsule(x, y, (0, 0.4), (0.22, 0.85), 0.035), capsule(x, y, (0, 0.4), (-0.22, 0.85), 0.035)
+    )
     spots = union(
         circle(x, y, (0.62, 0.48), 0.15),
         circle(x, y, (-0.62, 0.48), 0.15),
@@ -213,7 +218,9 @@ def _heart(x: Array, y: Array) -> Silhouette:
 
 def _crown(x: Array, y: Array) -> Silhouette:
     teeth = polygon(
-        x, y, [(-0.8, -0.75), (-0.92, 0.5), (-0.45, -0.02), (0, 0.68), (0.45, -0.02), (0.92, 0.5), (0.8, -0.75)]
+        x,
+        y,
+        [(-0.8, -0.75), (-0.92, 0.5), (-0.45, -0.02), (0, 0.68), (0.45, -0.02), (0.92, 0.5), (0.8, -0.75)],
     )
     balls = union(
         circle(x, y, (-0.9, 0.5), 0.13), circle(x, y, (0, 0.68), 0.15), circle(x, y, (0.9, 0.5), 0.13)
@@ -228,7 +235,10 @@ def _robot(x: Array, y: Array) -> Silhouette:
     antenna = union(capsule(x, y, (0, 0.7), (0, 0.92), 0.04), circle(x, y, (0, 0.92), 0.09))
     trunk = box(x, y, (0, -0.24), (0.5, 0.36), rounding=0.04)
     neck = box(x, y, (0, 0.15), (0.14, 0.1))
-    arms = union(box(x, y, (-0.7, -0.16), (0.12, 0.34), rounding=0.08), box(x, y, (0.7, -0.16), (0.12, 0.34), rounding=0.08))
+    arms = union(
+        box(x, y, (-0.7, -0.16), (0.12, 0.34), rounding=0.08),
+        box(x, y, (0.7, -0.16), (0.12, 0.34), rounding=0.08),
+    )
     joints = box(x, y, (0, 0.0), (0.68, 0.06))
     legs = union(box(x, y, (-0.26, -0.8), (0.14, 0.2)), box(x, y, (0.26, -0.8), (0.14, 0.2)))
     eyes = union(circle(x, y, (-0.2, 0.54), 0.12), circle(x, y, (0.2, 0.54), 0.12))
@@ -244,7 +254,9 @@ def _snail(x: Array, y: Array) -> Silhouette:
     shell = circle(x, y, (-0.2, 0.08), 0.66)
     foot = capsule(x, y, (-0.86, -0.66), (0.62, -0.66), 0.18)
     neck = capsule(x, y, (0.62, -0.62), (0.76, 0.02), 0.2)
-    stalks = union(capsule(x, y, (0.7, 0.1), (0.56, 0.52), 0.04), capsule(x, y, (0.8, 0.1), (0.94, 0.52), 0.04))
+    stalks = union(
+        capsule(x, y, (0.7, 0.1), (0.56, 0.52), 0.04), capsule(x, y, (0.8, 0.1), (0.94, 0.52), 0.04)
+    )
     tips = union(circle(x, y, (0.56, 0.54), 0.09), circle(x, y, (0.94, 0.54), 0.09))
     flesh = without(union(foot, neck), shell)
     coil = union(
@@ -252,7 +264,9 @@ def _snail(x: Array, y: Array) -> Silhouette:
         ring(circle(x, y, (-0.2, 0.1), 0.25), 0.04),
         circle(x, y, (-0.18, 0.08), 0.08),
     )
-    return Silhouette(union(shell, foot, neck, stalks, tips), ((flesh, "light"), (coil, "deep"), (tips, "black")))
+    return Silhouette(
+        union(shell, foot, neck, stalks, tips), ((flesh, "light"), (coil, "deep"), (tips, "black"))
+    )
 
 
 def _octopus(x: Array, y: Array) -> Silhouette:
