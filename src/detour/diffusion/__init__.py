@@ -1,1 +1,1 @@
-"""Tier 1, the mathematics: noise schedules, forward process, objectives, guidance. Small pure functions."""
+"""Tier 1: the mathematics of diffusion as small pure functions."""

@@ -1,1 +1,1 @@
-"""Tier 3, the run: step, loop, optimizer, state, observers."""
+"""Tier 3: the training step, its loop, its state on disk and what watches it."""
