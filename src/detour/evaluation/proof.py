@@ -1,0 +1,122 @@
+"""``proof.json``, schema version 1, as models: what is written is what can be read back, and nothing else."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from detour.errors import RunError
+from detour.files import write_text
+
+VerdictName = Literal[
+    "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "inconclusive"
+]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=0, le=255)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GradientFigures(_Part):
+    """What the gradient proof found before step 1, and whether the base's bytes were the same afterwards."""
+
+    adapter_tensors: Count
+    adapter_tensors_with_gradient: Count
+    dead_by_structure: tuple[str, ...]
+    base_tensors_with_gradient: Count
+    base_unchanged: bool
+
+
+class PixelFigures(_Part):
+    """With the adapter against without, steps of 255."""
+
+    mean_abs_diff: Difference
+    noise_floor: Difference
+    pictures: Count
+
+
+class LargestDifference(_Part):
+    """Largest difference of two ways to the same pictures, steps of 255; ``None`` when there was no second way."""
+
+    max_abs_diff: Annotated[int, Field(ge=0, le=255)] | None
+
+
+class StyleDistance(_Part):
+    """Biased squared MMD to true pictures of the style; the ceiling is a second set of true pictures."""
+
+    base: float
+    adapter: float
+    ceiling: float
+
+
+class PromptAccuracy(_Part):
+    """Share of the pictures whose part of the prompt the judge picks among all alternatives."""
+
+    object: Share
+    colour: Share
+    place: Share
+
+
+class AccuracyFigures(_Part):
+    """Prompt accuracy without and with the adapter, and on true pictures of the style."""
+
+    base: PromptAccuracy
+    adapter: PromptAccuracy
+    ceiling: PromptAccuracy
+
+
+class HeldOutFigures(_Part):
+    """Scores on prompts that training never saw; ``None`` where nothing could be measured, with a reason."""
+
+    prompts: Count
+    seeds: Count
+    """Pictures of each prompt, each from its own seed."""
+    style_distance: StyleDistance | None
+    prompt_accuracy: AccuracyFigures | None
+
+
+class Proof(_Part):
+    """The proof of one run, for programs."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    gradients: GradientFigures | None
+    pixels: PixelFigures
+    reload: LargestDifference
+    merge: LargestDifference
+    held_out: HeldOutFigures
+    verdict: VerdictName
+    reasons: tuple[str, ...]
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+def write_proof(path: Path, proof: Proof) -> None:
+    """Write ``proof.json``.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    write_text(path, proof.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+def read_proof(path: Path) -> Proof:
+    """Read ``proof.json``.
+
+    Raises:
+        RunError: missing, or not of schema version 1.
+    """
+    try:
+        return Proof.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}). Prove the run first.") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise RunError(
+            f"{path}: not a proof of schema 1 ('{place}': {problem['msg']}). Prove the run again."
+        ) from error

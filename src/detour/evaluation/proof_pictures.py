@@ -1,0 +1,127 @@
+"""Which pictures the proof compares, drawn the same way on every side, and how the trained model's are kept.
+
+The trainer draws them once from the factors in memory and keeps them beside the checkpoints; the prover draws
+the same requests from the saved file. Whoever draws passes an engine, so this module knows no base.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from detour.errors import RunError
+from detour.evaluation.pixels import Pictures
+from detour.files import write_with
+from detour.specs import PictureSpec, RunSpec
+
+PROOF_BATCH = 8
+"""Pictures in one forward pass, on every side: batch 1 and 2 already differ by one step of 255."""
+
+FIRST_PROOF_SEED = 100
+"""Seed of the first proof picture; picture i uses the i-th after it."""
+
+TRAINED_PICTURES = Path("checkpoints") / "trained-pictures.npz"
+"""Place of the trained model's pictures in a run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofRequest:
+    """One picture to draw; reads like the generation engine's request."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str = ""
+
+
+class PictureSource(Protocol):
+    """What the proof needs of a picture engine."""
+
+    def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
+        """Draw the requests; the result's ``pictures`` is uint8 (N, H, W, 3)."""
+
+
+def proof_requests(spec: RunSpec, captions: Sequence[str]) -> list[ProofRequest]:
+    """The prompt and seed pairs of the picture proof.
+
+    Args:
+        spec: its evaluation prompts win, then its sample prompts; ``evaluate.proof_pictures`` is how many.
+        captions: of the training pictures, trigger included; used when the spec names no prompts.
+
+    Returns:
+        ``evaluate.proof_pictures`` requests; prompts spread evenly over what is there and repeat with
+        new seeds when there are fewer of them.
+    """
+    prompts = spec.evaluate.prompts or spec.sample.prompts or tuple(dict.fromkeys(captions)) or ("",)
+    count = spec.evaluate.proof_pictures
+    picked = [
+        prompts[i * len(prompts) // count] if len(prompts) >= count else prompts[i % len(prompts)]
+        for i in range(count)
+    ]
+    return [ProofRequest(prompt=prompt, seed=FIRST_PROOF_SEED + i) for i, prompt in enumerate(picked)]
+
+
+def proof_picture_spec(spec: RunSpec) -> PictureSpec:
+    """Steps, guidance and size of every proof picture; an unresolved ``auto`` is left to the base."""
+    side = spec.data.resolution
+    return PictureSpec(
+        steps=spec.evaluate.steps, guidance_scale=spec.sample.guidance_scale, width_px=side, height_px=side
+    )
+
+
+def draw_proof_pictures(engine: PictureSource, requests: Sequence[ProofRequest], spec: RunSpec) -> Pictures:
+    """Draw the requests as the proof does everywhere: same steps, guidance, size and batch.
+
+    Args:
+        engine: an fp32 picture engine with or without an adapter; bf16 alone already moves pictures by 0.6.
+        requests: from :func:`proof_requests`, or the held-out prompts.
+        spec: the run.
+
+    Returns:
+        uint8 (N, H, W, 3).
+    """
+    drawn = engine.draw(requests, proof_picture_spec(spec), batch=PROOF_BATCH)
+    pictures: Pictures = drawn.pictures
+    return pictures
+
+
+def keep_trained_pictures(run_folder: Path, requests: Sequence[ProofRequest], pictures: Pictures) -> None:
+    """Keep what the model drew with the factors still in memory, for the reload proof.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    listed = json.dumps([asdict(request) for request in requests])
+
+    def produce(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, pictures=pictures, requests=np.array(listed))
+
+    write_with(run_folder / TRAINED_PICTURES, produce)
+
+
+def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Pictures] | None:
+    """Requests and uint8 (N, H, W, 3) pictures that the trainer kept; ``None`` when it kept none.
+
+    Raises:
+        RunError: the file is there and broken.
+    """
+    path = run_folder / TRAINED_PICTURES
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            pictures: Pictures = stored["pictures"]
+            requests = [ProofRequest(**values) for values in json.loads(str(stored["requests"]))]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path}: the trained model's pictures cannot be read ({error}). Delete the file to prove without them."
+        ) from error
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != len(requests):
+        raise RunError(
+            f"{path}: holds {len(requests)} requests and pictures of shape {pictures.shape}. Delete it."
+        )
+    return requests, pictures

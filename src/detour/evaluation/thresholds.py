@@ -1,0 +1,36 @@
+"""Every threshold of the proof in one place; ``docs/verdicts.md`` explains them and a test holds the two together."""
+
+EFFECT_MIN_DIFF = 0.5
+"""An adapter has an effect when pictures move by more than this, mean absolute, in steps of 255 …"""
+
+EFFECT_OVER_NOISE = 3.0
+"""… and by more than this many times the measured noise floor."""
+
+SAME_PICTURE_MAX_DIFF = 1
+"""Two ways to the same picture may differ by this many steps of 255 in any channel of any pixel."""
+
+STYLE_RATIO_MAX = 0.5
+"""The style distance must fall to this share of the base's, or lower."""
+
+STYLE_P_MAX = 0.05
+"""Base and adapter pictures must be told apart by a permutation test at this level."""
+
+ACCURACY_DROP_MAX = 0.10
+"""No part of the prompt accuracy may fall by more than this below the lower of base and ceiling."""
+
+VALIDATION_GAIN_MIN = 0.01
+"""Without a judge: the loss on pictures kept out must fall by this share of its first value."""
+
+OVERFIT_RISE_MAX = 0.10
+"""The loss on pictures kept out may end this share above its lowest value."""
+
+COLLAPSE_SHARE_MAX = 0.25
+"""Different prompts must differ by more than this share of how much the base's (or, where the style itself
+has few tones, the true pictures') differ from each other."""
+
+COPY_SHARE_MAX = 0.25
+"""No more than this share of the pictures for new prompts may lie on a training picture."""
+
+COPY_NEARNESS = 0.5
+"""A picture lies on a training picture when it is nearer to it than this share of the median distance between
+a training picture and its own nearest neighbour."""
