@@ -1,0 +1,313 @@
+"""Put an adapter beside the frozen layers of a model and take it away again; PEFT does the forward pass."""
+
+import contextlib
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from detour.adapters.adapter import Adapter, LoraLayer, part_of, path_of
+from detour.adapters.places import find_layer, find_path
+from detour.errors import AdapterError
+
+if TYPE_CHECKING:
+    from detour.adapters.targets import AdaptableLayer
+
+Init = Literal["kaiming", "gaussian"]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One adapted layer: its key and the module that holds it."""
+
+    key: str
+    parent: nn.Module
+    child: str
+
+    @property
+    def layer(self) -> Any:
+        """PEFT's wrapper (``peft.tuners.lora.LoraLayer``) around the frozen layer."""
+        return getattr(self.parent, self.child)
+
+
+class Attached:
+    """An adapter that stands beside the layers of one or more models.
+
+    Not for use from two threads at once on the same model: PEFT keeps the active adapters in the modules.
+    """
+
+    def __init__(
+        self, name: str, slots: Sequence[_Slot], frozen: Sequence[tuple[nn.Parameter, bool]]
+    ) -> None:
+        self.name = name
+        self._slots = list(slots)
+        self._frozen = list(frozen)
+
+    @property
+    def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """Layer key → (down, up), the live float32 parameters, in the order of attachment."""
+        return {
+            slot.key: (slot.layer.lora_A[self.name].weight, slot.layer.lora_B[self.name].weight)
+            for slot in self._slots
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """down, up, down, up … in the order of :attr:`factors`; a list, so that it cannot be used up."""
+        return [parameter for pair in self.factors.values() for parameter in pair]
+
+    def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:
+        """A copy of the factors on the CPU in float32; the strength is not part of it."""
+        layers = {
+            slot.key: LoraLayer(
+                down=_plain_copy(slot.layer.lora_A[self.name].weight),
+                up=_plain_copy(slot.layer.lora_B[self.name].weight),
+                alpha=float(slot.layer.lora_alpha[self.name]),
+            )
+            for slot in self._slots
+        }
+        return Adapter(layers, dict(metadata or {}))
+
+    def load(self, adapter: Adapter) -> None:
+        """Copy the factors of ``adapter`` into the live parameters, in place.
+
+        Raises:
+            AdapterError: the layers, ranks or alphas are not the same.
+        """
+        factors = self.factors
+        if set(factors) != set(adapter.layers):
+            raise AdapterError(
+                f"the file's {len(adapter.layers)} layers and the {len(factors)} attached ones do not match."
+            )
+        for slot in self._slots:
+            layer, (down, up) = adapter.layers[slot.key], factors[slot.key]
+            if layer.rank != down.shape[0] or layer.alpha != float(slot.layer.lora_alpha[self.name]):
+                raise AdapterError(f"'{slot.key}' has another rank or alpha in the adapter than attached.")
+            down.data.copy_(layer.down.reshape(down.shape))
+            up.data.copy_(layer.up.reshape(up.shape))
+
+    def set_weight(self, weight: float) -> None:
+        """Strength of the whole adapter; 1 is as trained, 0 is no effect."""
+        for slot in self._slots:
+            slot.layer.scaling[self.name] = (
+                weight * slot.layer.lora_alpha[self.name] / slot.layer.r[self.name]
+            )
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the models answer as if this adapter were not there; others stay active."""
+        before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
+        try:
+            for layer, active in before:
+                layer._active_adapter = [name for name in active if name != self.name]
+            yield
+        finally:
+            for layer, active in before:
+                layer._active_adapter = active
+
+    def detach(self) -> None:
+        """Take the adapter away; where no other one is left, the same plain modules stand again."""
+        for slot in self._slots:
+            others = [name for name in slot.layer.lora_A if name != self.name]
+            if others:
+                _remove_one(slot.layer, self.name, others)
+            else:
+                setattr(slot.parent, slot.child, slot.layer.base_layer)
+        self._slots.clear()
+        for parameter, requires_grad in self._frozen:
+            parameter.requires_grad_(requires_grad)
+
+
+def attach_new(
+    model: nn.Module,
+    part: str,
+    layers: "Sequence[AdaptableLayer]",
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    init: Init = "kaiming",
+    seed: int = 0,
+    name: str = "default",
+) -> Attached:
+    """Freeze ``model`` and put a fresh, trainable adapter beside the given layers.
+
+    ``down`` starts random, ``up`` at zero, so that the model's output is unchanged. The start is a function
+    of (seed, layer) alone: other layers, their number and order do not change it. Adapter weights are float32
+    whatever the base's dtype, because updates at usual rates vanish in bfloat16. Dropout follows
+    ``model.train()``.
+
+    Args:
+        model: a UNet or text encoder.
+        part: "unet", "text_encoder" or "text_encoder_2".
+        layers: what is adapted (their ``path`` is read).
+        rank: width of the detour, the same for every layer.
+        alpha: numerator of the scale.
+        dropout: share of the adapter's inputs that are zeroed in training mode.
+        init: "kaiming": ``down`` uniform within ±1/√fan_in (PEFT's default); "gaussian": N(0, (1/rank)²).
+        seed: of the start.
+        name: one adapter's name among those on the model.
+
+    Raises:
+        AdapterError: no layers, a path that is not there, or a name in use.
+    """
+    if not layers:
+        raise AdapterError(
+            f"no layer of the {part} was chosen, so there is nothing to adapt. Check the targets."
+        )
+    for layer in layers:
+        if find_path(model, layer.path) is None:
+            raise AdapterError(f"the {part} has no layer '{layer.path}'. Choose layers of this base.")
+    sizes = {f"{part}.{layer.path}": (rank, alpha) for layer in layers}
+    attached = _inject({part: model}, sizes, dropout=dropout, name=name)
+    for key, (down, up) in attached.factors.items():
+        down.data = _initial_down(tuple(down.shape), init, seed, key).to(down.device)
+        up.data = torch.zeros_like(up, dtype=torch.float32)
+    return attached
+
+
+def attach_adapter(
+    models: Mapping[str, nn.Module],
+    adapter: Adapter,
+    weight: float = 1.0,
+    *,
+    name: str = "default",
+    trainable: bool = False,
+) -> Attached:
+    """Put a finished adapter beside the layers it names. Several at once work under different names.
+
+    Args:
+        models: ``{"unet": …, "text_encoder": …}``; must have every part that the adapter has.
+        adapter: what is attached; its tensors are copied.
+        weight: strength; 1 is as trained.
+        name: one adapter's name among those on the models.
+        trainable: let its factors take gradients.
+
+    Raises:
+        AdapterError: no layers, a part or layer that is not there, or a name in use.
+        ShapeMismatch: a layer has another width. In all cases the models are unchanged.
+    """
+    if not adapter.layers:
+        raise AdapterError("the adapter has no layers, so there is nothing to attach.")
+    for key, layer in adapter.layers.items():
+        find_layer(models, key, layer)
+    sizes = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
+    attached = _inject(models, sizes, dropout=0.0, name=name)
+    for key, (down, up) in attached.factors.items():
+        layer = adapter.layers[key]
+        down.data = layer.down.detach().to(down.device, torch.float32, copy=True).reshape(down.shape)
+        up.data = layer.up.detach().to(up.device, torch.float32, copy=True).reshape(up.shape)
+        down.requires_grad_(trainable)
+        up.requires_grad_(trainable)
+    attached.set_weight(weight)
+    return attached
+
+
+def _inject(
+    models: Mapping[str, nn.Module], sizes: Mapping[str, tuple[int, float]], *, dropout: float, name: str
+) -> Attached:
+    """Let PEFT wrap the layers of ``sizes`` (key → rank, alpha) in all models; all adapters stay active."""
+    name = name.replace(".", "_")  # PEFT keeps adapters in a ModuleDict, whose keys have no dots
+    parts = list(dict.fromkeys(part_of(key) for key in sizes))
+    frozen = [
+        (parameter, parameter.requires_grad)
+        for part in parts
+        for module_name, parameter in models[part].named_parameters()
+        if ".lora_" not in module_name
+    ]
+    slots: list[_Slot] = []
+    for part in parts:
+        model = models[part]
+        paths: dict[str, tuple[int, float]] = {}
+        for key, size in sizes.items():
+            if part_of(key) == part:
+                path = str(find_path(model, path_of(key)))
+                paths[path] = size
+                parent, _, child = path.rpartition(".")
+                slots.append(_Slot(key, model.get_submodule(parent), child))
+        _refuse_used_name(model, paths, name)
+        _inject_into(model, paths, dropout, name)
+    return Attached(name, slots, frozen)
+
+
+def _refuse_used_name(model: nn.Module, paths: Mapping[str, tuple[int, float]], name: str) -> None:
+    for path in paths:
+        if name in getattr(model.get_submodule(path), "lora_A", {}):
+            raise AdapterError(
+                f"an adapter named '{name}' is attached already. Detach it or choose another name."
+            )
+
+
+def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropout: float, name: str) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    rank, alpha = Counter(paths.values()).most_common(1)[0][0]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # declared int, takes any number
+        lora_dropout=dropout,
+        target_modules=_exactly(paths),  # a regex is matched in full; names in a list would match as suffixes
+        rank_pattern={_exactly(group): r for r, group in _groups(paths, 0).items() if r != rank},
+        alpha_pattern={_exactly(group): a for a, group in _groups(paths, 1).items() if a != alpha},
+    )
+    # A second injection warns about the configuration that the first left on the model: put it aside.
+    others = model.__dict__.pop("peft_config", {})
+    flags = [(p, p.requires_grad) for n, p in model.named_parameters() if ".lora_" in n]
+    try:
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # PEFT draws a start that is replaced; the caller's draws stay his
+            inject_adapter_in_model(config, model, adapter_name=name)
+    finally:
+        model.__dict__.pop("peft_config", None)
+        if others:
+            model.__dict__["peft_config"] = others
+    for parameter, requires_grad in flags:
+        parameter.requires_grad_(requires_grad)
+    for path in paths:
+        layer: Any = model.get_submodule(path)
+        layer._active_adapter = list(layer.lora_A)
+        layer.train(layer.base_layer.training)
+        for factor in (layer.lora_A[name].weight, layer.lora_B[name].weight):
+            factor.data = factor.data.float()  # PEFT takes the base's dtype over
+            factor.requires_grad_(True)
+
+
+def _exactly(paths: Iterable[str]) -> str:
+    """A regular expression for these paths and nothing else."""
+    return "(?:" + "|".join(re.escape(path) for path in paths) + ")"
+
+
+def _groups(paths: Mapping[str, tuple[int, float]], which: int) -> dict[Any, list[str]]:
+    groups: dict[Any, list[str]] = {}
+    for path, size in paths.items():
+        groups.setdefault(size[which], []).append(path)
+    return groups
+
+
+def _initial_down(shape: tuple[int, ...], init: Init, seed: int, key: str) -> Tensor:
+    """The start of ``down`` as a function of (seed, layer key), float32 on the CPU."""
+    digest = hashlib.blake2b(f"{seed}/{key}/down".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    if init == "gaussian":
+        return torch.randn(shape, generator=generator) / shape[0]
+    bound = 1.0 / math.sqrt(math.prod(shape[1:]))
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
+
+
+def _remove_one(layer: Any, name: str, others: list[str]) -> None:
+    flags = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
+    layer._active_adapter = others  # so that PEFT need not choose one, which it does with a warning
+    layer.delete_adapter(name)
+    layer._active_adapter = others
+    for parameter, requires_grad in flags:  # PEFT switches gradients on
+        parameter.requires_grad_(requires_grad)
+
+
+def _plain_copy(factor: Tensor) -> Tensor:
+    return factor.detach().to("cpu", torch.float32, copy=True).contiguous()
