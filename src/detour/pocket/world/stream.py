@@ -46,8 +46,10 @@ def training_example(seed: int, index: int) -> Example:
     things has two kinds in two colours.
     """
     rng = np.random.default_rng([seed, index, 0x7EA1])
+    # Drawn before what may be rejected: two things are rejected twice as often as one.
+    num_things = 2 if rng.random() < TWO_THINGS_SHARE else 1
     while True:
-        things, place = _draw_words(rng)
+        things, place = _draw_words(rng, num_things)
         if all((kind, colour, place) not in HELD_OUT.combinations for kind, colour in things):
             break
     sky = DAY if rng.random() < DAY_SHARE else VOCABULARY.skies[int(rng.integers(1, len(VOCABULARY.skies)))]
@@ -95,10 +97,9 @@ def held_out_prompts(
     return prompts
 
 
-def _draw_words(rng: np.random.Generator) -> tuple[list[tuple[str, str]], str]:
-    count = 2 if rng.random() < TWO_THINGS_SHARE else 1
-    kinds = rng.choice(len(VOCABULARY.objects), size=count, replace=False)
-    colours = rng.choice(len(VOCABULARY.colours), size=count, replace=False)
+def _draw_words(rng: np.random.Generator, num_things: int) -> tuple[list[tuple[str, str]], str]:
+    kinds = rng.choice(len(VOCABULARY.objects), size=num_things, replace=False)
+    colours = rng.choice(len(VOCABULARY.colours), size=num_things, replace=False)
     things = [
         (VOCABULARY.objects[int(k)], VOCABULARY.colours[int(c)]) for k, c in zip(kinds, colours, strict=True)
     ]
