@@ -1,0 +1,250 @@
+"""A base model: where it is, what it is, and its parts one at a time.
+
+Nothing is loaded when a base is opened. Each ``load_…`` reads one part, so that a caller can use it and let it go
+before the next one comes in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detour.bases import parts, single_file
+from detour.bases.families import FAMILIES, Family, dead_at_size, family_of
+from detour.bases.hub import HUB_ID, fetch
+from detour.bases.safety import SafetyChecker, load_safety_checker
+from detour.bases.text import TextStage
+from detour.errors import BaseError, nearest
+
+CONFIGS = Path(__file__).parent / "configs"
+POCKET = Path(__file__).parents[1] / "pocket" / "weights"
+POCKET_IDENTITY = "pocket-v1"
+
+SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
+    "sd15": ("stable-diffusion-v1-5", "sd1"),
+    "sd21": ("stable-diffusion-2-1", "sd2"),
+    "sdxl": ("stable-diffusion-xl-base-1.0", "sdxl"),
+}
+"""Names whose settings are shipped without weights → identity and family."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A frozen model beside which adapters are trained and with which pictures are drawn.
+
+    Attributes:
+        name: as the user wrote it.
+        family: the facts of its architecture.
+        folder: settings (and tokenizer) in diffusers layout.
+        weights: the folder or file that holds the weights; ``None`` for the names that are settings alone.
+        identity: the same on every machine; goes into adapter files.
+        revision: commit of a hub model.
+        configs: part → settings.
+    """
+
+    name: str
+    family: Family
+    folder: Path
+    weights: Path | None
+    identity: str
+    revision: str | None
+    configs: Mapping[str, Mapping[str, Any]]
+
+    def config(self, part: str) -> dict[str, Any]:
+        """Settings of one part: ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
+        if part not in self.configs:
+            raise BaseError(f"base '{self.name}' has no part '{part}'; it has {', '.join(self.configs)}.")
+        return dict(self.configs[part])
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels a latent position, along one side."""
+        return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.config("unet")["in_channels"])
+
+    @property
+    def native_size_px(self) -> int:
+        """Side of the pictures that it was trained for."""
+        size = self.config("unet").get("sample_size") or self.family.native_size_px // self.latent_factor
+        return int(max(size) if isinstance(size, list | tuple) else size) * self.latent_factor
+
+    @property
+    def cross_attention_width(self) -> int:
+        """Width of the text states that its UNet reads."""
+        return int(self.config("unet")["cross_attention_dim"])
+
+    @property
+    def recommended_guidance(self) -> float:
+        """Classifier-free guidance: measured for this base where it says so, else the family's."""
+        measured = self.folder / "measured.json"
+        if measured.is_file():
+            value = json.loads(measured.read_text(encoding="utf-8")).get("recommended_guidance")
+            if isinstance(value, int | float):
+                return float(value)
+        return self.family.recommended_guidance
+
+    def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
+        """Patterns of layer keys that can get no gradient when pictures of ``size_px`` are trained on."""
+        latent_size = (size_px or self.native_size_px) // self.latent_factor
+        return (*self.family.dead_by_structure, *dead_at_size(self.config("unet"), latent_size))
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """The noise schedule's settings as diffusers writes them."""
+        return self.config("scheduler")
+
+    def require_weights(self) -> None:
+        """Raise now if a part cannot be loaded later.
+
+        Raises:
+            BaseError: says where weights are expected.
+        """
+        if self.weights is None:
+            raise BaseError(
+                f"base '{self.name}' is settings alone: it can be inspected, but its weights are not here. Pass a "
+                f"diffusers folder, a single .safetensors checkpoint or a hub id with --base, e.g. "
+                f"{self.family.hub_id}."
+            )
+        if self.weights.is_dir():
+            for part in ("unet", "vae", *self.family.text_parts):
+                parts.weight_variant(self.weights / part)
+
+    def meta_unet(self) -> nn.Module:
+        """The UNet's shapes on the meta device: no weights needed, no memory used."""
+        return parts.empty_part("unet", self.config("unet"))
+
+    def load_unet(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """The denoiser, frozen."""
+        return self._load("unet", dtype, device)
+
+    def load_vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """The picture autoencoder, frozen. SDXL's overflows in fp16 and stays in fp32 there."""
+        overflows = self.family.name == "sdxl" and dtype == torch.float16
+        return self._load("vae", torch.float32 if overflows else dtype, device)
+
+    def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
+        """Tokenizers and text encoders, frozen."""
+        self.require_weights()
+        tokenizers = {part: parts.load_tokenizer(self.folder, part) for part in self.family.text_parts}
+        models = {part: self._load(part, dtype, device) for part in self.family.text_parts}
+        for part, tokenizer in tokenizers.items():
+            width = int(self.config(part)["vocab_size"])
+            if len(tokenizer) > width:
+                raise BaseError(
+                    f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. Put the "
+                    f"tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
+                )
+        return TextStage(self.family, tokenizers, models)
+
+    def load_safety_checker(self, device: str = "cpu") -> SafetyChecker | None:
+        """The base's own picture checker, or ``None`` where it has none."""
+        if self.weights is None or not self.weights.is_dir():
+            return None
+        return load_safety_checker(self.weights, device)
+
+    def _load(self, part: str, dtype: torch.dtype, device: str) -> nn.Module:
+        self.require_weights()
+        assert self.weights is not None
+        if self.weights.is_file():
+            tensors = single_file.read_part(self.weights, part, self.config(part), dtype)
+            return parts.fill(part, self.config(part), tensors, device)
+        return parts.load_from_folder(self.weights, part, dtype, device)
+
+
+def open_base(name: str, *, revision: str | None = None) -> Base:
+    """Find a base by name; nothing is loaded yet.
+
+    Args:
+        name: ``pocket``; ``sd15``, ``sd21`` or ``sdxl`` (settings alone); a diffusers folder; a single
+            ``.safetensors`` checkpoint of the SD 1.x layout; or a hub id ``owner/name``.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        BaseError: not there, lacks a part, or of a family that is not known.
+    """
+    if name == "pocket":
+        if not POCKET.is_dir():
+            raise BaseError(
+                "base 'pocket': its folder is missing from this installation. Install detour again."
+            )
+        return _from_folder(name, POCKET, POCKET_IDENTITY, None)
+    if name in SHAPES_ONLY:
+        identity, family = SHAPES_ONLY[name]
+        configs = _read_configs(CONFIGS / name, FAMILIES[family])
+        return Base(
+            name=name, family=FAMILIES[family], folder=CONFIGS / name, weights=None, identity=identity, revision=None,
+            configs=configs,
+        )  # fmt: skip
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(name, path, _identity_of(path), None)
+    if path.is_file():
+        return _from_file(name, path)
+    if HUB_ID.match(name) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".bin"):
+        folder, commit = fetch(name, revision)
+        return _from_folder(name, folder, name.rpartition("/")[2], commit)
+    known = ["pocket", *SHAPES_ONLY]
+    raise BaseError(
+        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known by name: "
+        f"{', '.join(known)}."
+    )
+
+
+def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:
+    if not (folder / "model_index.json").is_file() and not (folder / "unet").is_dir():
+        raise BaseError(
+            f"{name}: not a diffusers folder (no model_index.json, no unet/). Pass the folder that holds unet, vae, "
+            "text_encoder, tokenizer and scheduler."
+        )
+    family = family_of(parts.read_config(folder, "unet"), where=name)
+    configs = _read_configs(folder, family)
+    if not (folder / "tokenizer").is_dir():
+        raise BaseError(f"{name}: the base lacks tokenizer/ (vocab.json and merges.txt).")
+    return Base(
+        name=name,
+        family=family,
+        folder=folder,
+        weights=folder,
+        identity=identity,
+        revision=revision,
+        configs=configs,
+    )
+
+
+def _read_configs(folder: Path, family: Family) -> dict[str, Mapping[str, Any]]:
+    return {
+        part: parts.read_config(folder, part) for part in ("unet", "vae", *family.text_parts, "scheduler")
+    }
+
+
+def _from_file(name: str, path: Path) -> Base:
+    if path.suffix != ".safetensors":
+        raise BaseError(
+            f"{name}: only .safetensors checkpoints are read; pickles ({path.suffix or 'this file'}) can run code when "
+            "they are opened. Convert it first."
+        )
+    folder, configs = single_file.open_checkpoint(path, CONFIGS / "sd15")
+    return Base(
+        name=name, family=FAMILIES["sd1"], folder=folder, weights=path, identity=_clean(path.stem), revision=None,
+        configs=configs,
+    )  # fmt: skip
+
+
+def _identity_of(folder: Path) -> str:
+    """The folder's own name; a hub cache folder ``models--owner--name/snapshots/<commit>`` gives the model's."""
+    cached = re.search(r"models--.+?--(.+?)/snapshots/", folder.absolute().as_posix() + "/")
+    return _clean(cached.group(1) if cached else folder.absolute().name)
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "base"

@@ -1,0 +1,145 @@
+"""The families of base models that are known, and the facts in which they differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from detour.errors import BaseError
+
+FamilyName = Literal["sd1", "sd2", "sdxl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What all models of one architecture have in common.
+
+    Attributes:
+        name: as the rest of the code calls it.
+        title: as a person calls it.
+        text_parts: folders of the text encoders, in the order in which their states are joined.
+        native_size_px: side of the picture that the family's own release was trained for; a model's own size comes
+            from its UNet's config.
+        uncond: what guidance steers away from: the states of an empty prompt (SD 1 and 2), or zeros (SDXL base).
+        text_states: the layer that conditions the UNet: the last one behind the final norm, or the last but one.
+        kohya_text_prefixes: text part → the prefix of its keys in kohya files.
+        dead_by_structure: regular expressions of layer keys that can never get a gradient in this family.
+        modelspec_architecture: ModelSpec 1.0.1 name of the base.
+        kohya_version: ``ss_base_model_version`` of the family.
+        recommended_guidance: classifier-free guidance when the base names none of its own.
+        hub_id: where the family's usual model is published.
+    """
+
+    name: FamilyName
+    title: str
+    text_parts: tuple[str, ...]
+    native_size_px: int
+    uncond: Literal["empty_prompt", "zeros"]
+    text_states: Literal["last", "penultimate"]
+    kohya_text_prefixes: Mapping[str, str]
+    modelspec_architecture: str
+    kohya_version: str
+    recommended_guidance: float
+    hub_id: str
+    dead_by_structure: tuple[str, ...] = field(default=())
+
+
+FAMILIES: Mapping[str, Family] = {
+    "sd1": Family(
+        name="sd1",
+        title="Stable Diffusion 1.x",
+        text_parts=("text_encoder",),
+        native_size_px=512,
+        uncond="empty_prompt",
+        text_states="last",
+        kohya_text_prefixes={"text_encoder": "lora_te"},
+        modelspec_architecture="stable-diffusion-v1",
+        kohya_version="sd_v1",
+        recommended_guidance=7.5,
+        hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "sd2": Family(
+        name="sd2",
+        title="Stable Diffusion 2.x",
+        text_parts=("text_encoder",),
+        native_size_px=768,
+        uncond="empty_prompt",
+        text_states="last",
+        kohya_text_prefixes={"text_encoder": "lora_te"},
+        modelspec_architecture="stable-diffusion-v2-768-v",
+        kohya_version="sd_v2_768_v",
+        recommended_guidance=7.5,
+        hub_id="stabilityai/stable-diffusion-2-1",
+    ),
+    "sdxl": Family(
+        name="sdxl",
+        title="Stable Diffusion XL",
+        text_parts=("text_encoder", "text_encoder_2"),
+        native_size_px=1024,
+        uncond="zeros",
+        text_states="penultimate",
+        kohya_text_prefixes={"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+        modelspec_architecture="stable-diffusion-xl-v1-base",
+        kohya_version="sdxl_base_v1-0",
+        recommended_guidance=5.0,
+        hub_id="stabilityai/stable-diffusion-xl-base-1.0",
+        # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is pooled).
+        dead_by_structure=(r"text_encoder\.(text_model\.)?encoder\.layers\.11\..*",),
+    ),
+}
+
+
+def family_of(unet_config: Mapping[str, Any], *, where: str) -> Family:
+    """Tell the family from the UNet's settings.
+
+    Args:
+        unet_config: ``unet/config.json``.
+        where: named in the error.
+
+    Raises:
+        BaseError: another architecture, or a variant that text-to-image adapters do not fit (inpainting and the like).
+    """
+    kind = str(unet_config.get("_class_name", "UNet2DConditionModel"))
+    if kind not in ("UNet2DConditionModel", "FlaxUNet2DConditionModel"):
+        raise BaseError(f"{where}: its denoiser is a {kind}; the families known are {_titles()}.")
+    channels = unet_config.get("in_channels", 4)
+    if channels != 4:
+        raise BaseError(
+            f"{where}: its UNet takes {channels} channels (an inpainting, depth or refining variant); text-to-image "
+            "bases take 4. Choose the text-to-image model that it was made from."
+        )
+    if unet_config.get("addition_embed_type") == "text_time":
+        return FAMILIES["sdxl"]
+    if (
+        unet_config.get("addition_embed_type") is not None
+        or unet_config.get("encoder_hid_dim_type") is not None
+    ):
+        raise BaseError(f"{where}: its UNet has extra conditioning; the families known are {_titles()}.")
+    return FAMILIES["sd2"] if unet_config.get("use_linear_projection") else FAMILIES["sd1"]
+
+
+def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str, ...]:
+    """Layer keys that get no gradient because their feature map has one position.
+
+    Self-attention over a single key has a constant softmax, so ``to_q`` and ``to_k`` get rounding noise alone
+    (1e-10 against a median of 3e-2, diffusers 0.42.1).
+
+    Args:
+        unet_config: ``unet/config.json``.
+        latent_size: the shorter side of the latents; 8 for 64 px.
+
+    Returns:
+        Regular expressions that match whole keys such as ``unet.mid_block.….attn1.to_q``.
+    """
+    levels = len(unet_config["block_out_channels"])
+    dead = []
+    for level in range(levels):
+        if -(-latent_size // 2**level) > 1:  # stride-2 convolutions round up
+            continue
+        blocks = [f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"]
+        blocks += ["mid_block"] if level == levels - 1 else []
+        dead += [rf"unet\.{block.replace('.', chr(92) + '.')}\..*attn1\.to_[qk]" for block in blocks]
+    return tuple(dead)
+
+
+def _titles() -> str:
+    return ", ".join(family.title for family in FAMILIES.values())

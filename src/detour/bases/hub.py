@@ -1,0 +1,83 @@
+"""Bases by hub id, through huggingface_hub: its cache, its offline switch, its login."""
+
+import re
+from pathlib import Path
+
+from detour.errors import BaseError
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+PARTS = (
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+    "safety_checker",
+)
+CONFIGS = ["model_index.json", "feature_extractor/*.json"] + [
+    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt")
+]
+WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
+# Other precisions and EMA doubles stand beside the weights under names of their own.
+DOUBLES = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "*.bf16*.safetensors"]
+
+
+def fetch(hub_id: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a hub model in the local cache, fetched where needed, and the commit that it is.
+
+    Only the parts that detour reads are fetched: configs, tokenizers and safetensors of one precision (the half
+    precision files where there are no others).
+
+    Raises:
+        BaseError: not there, not allowed, not reachable, or offline and not in the cache.
+    """
+    folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS], DOUBLES)
+    if not list((folder / "unet").glob("*.safetensors")):
+        folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
+    commit = folder.name if folder.parent.name == "snapshots" else revision
+    return folder, commit
+
+
+def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    at = f" at revision '{revision}'" if revision else ""
+    try:
+        folder = huggingface_hub.snapshot_download(
+            hub_id, revision=revision, allow_patterns=allow, ignore_patterns=ignore
+        )
+    except errors.GatedRepoError as error:
+        raise BaseError(
+            f"base '{hub_id}' is gated. Accept its terms on the hub, log in with 'hf auth login' and run again."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BaseError(f"base '{hub_id}' has no revision '{revision}'. Check --revision.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BaseError(
+            f"base '{hub_id}' is neither a folder here nor a model on the hub (or it is private: 'hf auth login')."
+        ) from error
+    except (
+        errors.HfHubHTTPError,
+        errors.LocalEntryNotFoundError,
+        errors.HFValidationError,
+        OSError,
+    ) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise BaseError(
+                f"base '{hub_id}'{at} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it. Fetch it once "
+                "with the network on, or pass a folder."
+            ) from error
+        raise BaseError(
+            f"base '{hub_id}'{at} is neither a folder here nor could it be fetched ({_first_line(error)}). Check the "
+            "name and the network, or pass a folder."
+        ) from error
+    return Path(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

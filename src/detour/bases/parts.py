@@ -1,0 +1,192 @@
+"""The parts of a base as modules: frozen, in evaluation mode, from a diffusers folder or a single file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detour.bases.quiet import quiet_libraries
+from detour.errors import BaseError
+
+CLIP_MERGES = Path(__file__).parent / "configs" / "clip_merges.txt"
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """``folder/part/config.json``; the scheduler's file has a name of its own.
+
+    Raises:
+        BaseError: the part or its settings are missing or unreadable.
+    """
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BaseError(
+            f"{folder.name}: the base lacks {part}/{path.name}. A base folder holds unet, vae, text_encoder, tokenizer "
+            "and scheduler, as diffusers saves them."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{path}: settings of the base are not readable ({error}).") from error
+    if not isinstance(config, dict):
+        raise BaseError(f"{path}: settings of the base are not a JSON object.")
+    return config
+
+
+def model_class(part: str, config: Mapping[str, Any]) -> Any:
+    """The class of a part, imported when it is asked for: diffusers and transformers take seconds."""
+    if part == "unet":
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
+    if part == "vae":
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+    if part == "text_encoder_2" or "CLIPTextModelWithProjection" in config.get("architectures", ()):
+        from transformers import CLIPTextModelWithProjection
+
+        return CLIPTextModelWithProjection
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel
+
+
+def empty_part(part: str, config: Mapping[str, Any], device: str = "meta") -> nn.Module:
+    """The part with its shapes and no weights; on the meta device it costs no memory.
+
+    Raises:
+        BaseError: the settings do not make a model.
+    """
+    with quiet_libraries(), torch.device(device):
+        try:
+            if part.startswith("text_encoder"):
+                from transformers import CLIPTextConfig
+
+                return freeze(model_class(part, config)(CLIPTextConfig(**dict(config))))
+            return freeze(model_class(part, config).from_config(dict(config)))
+        except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+            raise BaseError(f"{part}/config.json: these settings make no {part} ({error}).") from error
+
+
+def load_from_folder(folder: Path, part: str, dtype: torch.dtype, device: str) -> nn.Module:
+    """Read one part of a diffusers folder.
+
+    Raises:
+        BaseError: weights missing, in pickle form only, damaged, or of other shapes than the settings say.
+    """
+    variant = weight_variant(folder / part)
+    cls = model_class(part, read_config(folder, part))
+    # transformers 5 takes the dtype of the config when none is named; diffusers takes float32.
+    dtype_key = "dtype" if part.startswith("text_encoder") else "torch_dtype"
+    options = {dtype_key: dtype, "use_safetensors": True, "local_files_only": True}
+    if variant:
+        options["variant"] = variant
+    with quiet_libraries():
+        try:
+            model: nn.Module = cls.from_pretrained(folder / part, **options)
+        except (
+            Exception
+        ) as error:  # the libraries raise some ten kinds; each means that this part is not usable
+            raise BaseError(
+                f"{folder.name}/{part}: weights cannot be loaded ({_first_line(error)})."
+            ) from error
+    return freeze(model.to(device))
+
+
+def weight_variant(folder: Path) -> str | None:
+    """Which safetensors of a part to read: the plain ones, else the half precision ones.
+
+    Raises:
+        BaseError: there are none.
+    """
+    names = [path.name for path in folder.glob("*.safetensors")]
+    plain = [name for name in names if ".fp16" not in name and ".non_ema" not in name and ".bf16" not in name]
+    if plain:
+        return None
+    if any(".fp16" in name for name in names):
+        return "fp16"
+    if list(folder.glob("*.bin")) or list(folder.glob("*.ckpt")):
+        raise BaseError(
+            f"{folder.parent.name}/{folder.name}: weights are there as pickle only, which can run code when it is "
+            "opened. Convert them to safetensors first."
+        )
+    raise BaseError(
+        f"{folder.parent.name}/{folder.name}: settings are there but no weights (*.safetensors). Inspecting works; "
+        "training and drawing need the weights in this folder."
+    )
+
+
+def fill(model_part: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> nn.Module:
+    """A part made of tensors under its own names; all of them must be there."""
+    model = empty_part(model_part, config)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    _refill_buffers(model, config, model_part)
+    return freeze(model.to(device))
+
+
+def _refill_buffers(model: nn.Module, config: Mapping[str, Any], part: str) -> None:
+    """Buffers that no file holds (position ids) come from a model made on the CPU, layer by layer."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            if not name.endswith("position_ids"):
+                raise BaseError(f"{part}: buffer '{name}' is in no file and cannot be made.")
+            owner = model.get_submodule(name.rpartition(".")[0])
+            positions = torch.arange(int(config["max_position_embeddings"])).expand((1, -1))
+            owner.register_buffer("position_ids", positions, persistent=False)
+
+
+def load_tokenizer(folder: Path, part: str) -> Any:
+    """The CLIP tokenizer of a text part; without files of its own, CLIP's published one.
+
+    Raises:
+        BaseError: the folder's tokenizer is not readable.
+    """
+    from transformers import CLIPTokenizer
+
+    place = folder / part.replace("text_encoder", "tokenizer")
+    with quiet_libraries():
+        if not place.is_dir():
+            return clip_tokenizer(pad_token="!" if part == "text_encoder_2" else "<|endoftext|>")
+        try:
+            return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        except Exception as error:  # a damaged JSON, merges that do not fit: many kinds, one meaning
+            raise BaseError(f"{folder.name}/{place.name}: not readable ({_first_line(error)}).") from error
+
+
+def clip_tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
+    """CLIP's tokenizer from its merges: bytes, bytes that end a word, merges, start and end (49,408 tokens)."""
+    from transformers import CLIPTokenizer
+
+    merges = CLIP_MERGES.read_text(encoding="utf-8").strip().split("\n")[1:]
+    signs = byte_signs()
+    words = [*signs, *(sign + "</w>" for sign in signs), *(merge.replace(" ", "") for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(words)},
+        merges=[tuple(merge.split(" ")) for merge in merges],
+        pad_token=pad_token,
+        model_max_length=77,
+    )
+
+
+def byte_signs() -> list[str]:
+    """The 256 printable signs that byte-level BPE writes for bytes, in the order of CLIP's vocabulary (GPT-2's table)."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Evaluation mode, no gradients."""
+    return model.eval().requires_grad_(False)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,230 @@
+"""Single-file checkpoints of the SD 1.x layout: read part by part, and written.
+
+The names inside are those of the original latent diffusion code (``model.diffusion_model.input_blocks…``). They are
+mapped one by one to the names of the parts, so that only the tensors of one part are in memory at a time. What the
+tensors' shapes cannot tell (heads, groups of the norms, picture size, another tokenizer than CLIP's) may stand in a
+folder ``NAME.config/`` beside ``NAME.safetensors``, in diffusers layout without weights.
+
+Source: Rombach et al. 2022, arXiv:2112.10752, and its published checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from detour.bases import parts
+from detour.bases.single_file_names import original_name
+from detour.bases.single_file_shapes import infer_configs
+from detour.errors import BaseError
+from detour.files import write_text, write_with
+
+if TYPE_CHECKING:
+    from detour.bases.base import Base
+
+PART_NAMES = ("unet", "vae", "text_encoder")
+MAX_HEADER_BYTES = 64 << 20
+
+
+def open_checkpoint(path: Path, shipped: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
+    """Settings of a single file: from ``NAME.config/`` beside it, else from the shapes of its tensors.
+
+    Args:
+        path: the checkpoint.
+        shipped: the family's settings that come with detour.
+
+    Returns:
+        The folder of the tokenizer and of what was not inferred, and the settings of each part.
+
+    Raises:
+        BaseError: damaged, of another family, or an adapter instead of a base.
+    """
+    shapes = read_shapes(path)
+    _refuse_other_kinds(path, shapes)
+    beside = config_folder(path)
+    if beside.is_dir():
+        return beside, {part: parts.read_config(beside, part) for part in (*PART_NAMES, "scheduler")}
+    configs = {part: parts.read_config(shipped, part) for part in (*PART_NAMES, "scheduler")}
+    inferred = infer_configs(shapes, where=path.name)
+    return shipped, {part: {**config, **inferred.get(part, {})} for part, config in configs.items()}
+
+
+def config_folder(path: Path) -> Path:
+    """``NAME.config/`` beside ``NAME.safetensors``."""
+    return path.with_name(f"{path.stem}.config")
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name → shape, from the header alone.
+
+    Raises:
+        BaseError: not a safetensors file.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= MAX_HEADER_BYTES:
+                raise ValueError("the header's length is not plausible")
+            header = json.loads(stream.read(length))
+            return {
+                name: tuple(int(side) for side in entry["shape"])
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BaseError(f"{path.name}: not a readable safetensors file ({error}). Fetch it again.") from error
+
+
+def read_part(path: Path, part: str, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of one part under its own names.
+
+    Raises:
+        BaseError: a tensor is missing or of another shape, or the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    wanted = {name: tuple(tensor.shape) for name, tensor in _empty_state(part, config).items()}
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as checkpoint:
+            there = set(checkpoint.keys())
+            for name, shape in wanted.items():
+                original = _find(part, name, config, there)
+                if original is None:
+                    raise BaseError(
+                        f"{path.name}: lacks '{original_name(part, name, config)}' of the {part}."
+                    )
+                tensor = checkpoint.get_tensor(original)
+                tensors[name] = _reshaped(path, original, tensor, shape).to(dtype)
+    except SafetensorError as error:
+        raise BaseError(f"{path.name}: damaged ({error}). Fetch it again.") from error
+    return tensors
+
+
+def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | None = None) -> Path:
+    """Write a base as one checkpoint of the SD 1.x layout, in the precision of its weights.
+
+    Settings and tokenizer go into ``NAME.config/`` beside it where the shapes alone would not bring them back.
+
+    Args:
+        base: of family SD 1.x, with weights.
+        path: ends in ``.safetensors``.
+        models: parts to write instead of the base's own, e.g. ``{"unet": merged}``.
+
+    Raises:
+        BaseError: of another family.
+    """
+    if base.family.name != "sd1":
+        raise BaseError(
+            f"base '{base.name}' is {base.family.title}; single files are written for SD 1.x alone."
+        )
+    tensors: dict[str, Tensor] = {}
+    for part in PART_NAMES:
+        model = (models or {}).get(part) or _load_as_stored(base, part)
+        for name, tensor in model.state_dict().items():
+            original = original_name(part, name, base.config(part))
+            tensors[original] = _as_original(part, name, tensor.detach()).contiguous().cpu()
+    from safetensors.torch import save_file
+
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    _write_configs(base, path)
+    return path
+
+
+def _load_as_stored(base: Base, part: str) -> Any:
+    assert base.weights is not None
+    stored = {"F16": torch.float16, "BF16": torch.bfloat16}
+    if base.weights.is_dir():
+        first = sorted((base.weights / part).glob("*.safetensors"))[0]
+        with first.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+        dtype = stored.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+    else:
+        dtype = torch.float32
+    if part.startswith("text_encoder"):
+        return base.load_text(dtype).models[part]
+    return base.load_unet(dtype) if part == "unet" else base.load_vae(dtype)
+
+
+def _write_configs(base: Base, path: Path) -> None:
+    inferred = infer_configs(read_shapes(path), where=path.name)
+    shipped = Path(__file__).parent / "configs" / "sd15"
+    known = {
+        part: {**parts.read_config(shipped, part), **inferred.get(part, {})}
+        for part in (*PART_NAMES, "scheduler")
+    }
+    own = {part: base.config(part) for part in known}
+    same = all(
+        _plain(own[part].get(key)) == _plain(value) for part in known for key, value in known[part].items()
+    )
+    if same and own["text_encoder"]["vocab_size"] == 49408:
+        return
+    folder = config_folder(path)
+    for part, config in own.items():
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        write_text(folder / part / name, json.dumps(config, indent=2) + "\n")
+    if (base.folder / "tokenizer").is_dir():
+        shutil.copytree(base.folder / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refuse_other_kinds(path: Path, names: Iterable[str]) -> None:
+    there = set(names)
+    if any(".lora_down." in name or ".lora_A." in name for name in there):
+        raise BaseError(f"{path.name}: this is an adapter, not a base. Pass it with --lora.")
+    if any(name.startswith("conditioner.embedders.") for name in there):
+        raise BaseError(
+            f"{path.name}: a single file of Stable Diffusion XL; pass its diffusers folder or hub id."
+        )
+    if any(name.startswith("cond_stage_model.model.") for name in there):
+        raise BaseError(
+            f"{path.name}: a single file of Stable Diffusion 2.x; pass its diffusers folder or hub id."
+        )
+    if not any(name.startswith("model.diffusion_model.input_blocks.") for name in there):
+        raise BaseError(
+            f"{path.name}: no checkpoint of the SD 1.x layout (no 'model.diffusion_model.input_blocks…' inside)."
+        )
+    for prefix, part in (("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder")):
+        if not any(name.startswith(prefix) for name in there):
+            raise BaseError(
+                f"{path.name}: the base lacks its {part} ('{prefix}…'). Use a complete checkpoint."
+            )
+
+
+def _empty_state(part: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    return dict(parts.empty_part(part, config).state_dict())
+
+
+def _find(part: str, name: str, config: Mapping[str, Any], there: set[str]) -> str | None:
+    """The tensor's name in the file; some writers leave out ``text_model.``."""
+    original = original_name(part, name, config)
+    choices = (original, original.replace(".text_model.", ".", 1))
+    return next((choice for choice in choices if choice in there), None)
+
+
+def _reshaped(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The VAE's attention stands as 1x1 convolutions in the original and as Linear in diffusers."""
+    if tuple(tensor.shape) == shape:
+        return tensor
+    if tuple(tensor.shape) == (*shape, 1, 1):
+        return tensor[:, :, 0, 0]
+    raise BaseError(
+        f"{path.name}: '{name}' is {tuple(tensor.shape)} where {shape} is expected. Put the model's settings into "
+        f"{config_folder(path).name}/ beside it."
+    )
+
+
+def _as_original(part: str, name: str, tensor: Tensor) -> Tensor:
+    is_attention = part == "vae" and re.search(r"\.attentions\.0\.to_\w+(\.0)?\.weight$", name)
+    return tensor[:, :, None, None] if is_attention else tensor

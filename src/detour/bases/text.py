@@ -1,0 +1,124 @@
+"""Prompts to what conditions the UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detour.bases.families import Family
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet reads of N prompts.
+
+    Attributes:
+        states: (N, L, D) hidden states of the text encoders, joined along D where a family has two.
+        pooled: (N, P) pooled state, SDXL only.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.states.shape[0]
+
+    def select(self, indices: Tensor | Sequence[int] | slice) -> Conditioning:
+        """The prompts at ``indices``, in that order, repeats allowed."""
+        picked = (
+            indices
+            if isinstance(indices, Tensor | slice)
+            else torch.as_tensor(list(indices), dtype=torch.long)
+        )
+        return Conditioning(self.states[picked], None if self.pooled is None else self.pooled[picked])
+
+    def cat(self, other: Conditioning) -> Conditioning:
+        """These prompts, then the other's."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return Conditioning(torch.cat([self.states, other.states]), pooled)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """On another device or in another dtype."""
+        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
+        return Conditioning(self.states.to(device=device, dtype=dtype), pooled)
+
+
+class TextStage:
+    """The tokenizers and text encoders of a base, frozen.
+
+    Attributes:
+        models: text part → encoder (an ``nn.Module``), for adapters that reach into the text.
+    """
+
+    def __init__(
+        self, family: Family, tokenizers: Mapping[str, Any], models: Mapping[str, nn.Module]
+    ) -> None:
+        self.family = family
+        self.tokenizers = dict(tokenizers)
+        self.models = dict(models)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Hidden states of each prompt, (N, 77, D), in the encoders' dtype.
+
+        Each distinct prompt is encoded once and by itself, so that its states do not depend on its neighbours.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        rows = {prompt: self._encode_one(prompt) for prompt in distinct}
+        if not distinct:
+            return self._encode_one("").select([])
+        states = torch.cat([rows[prompt].states for prompt in prompts])
+        pooled = [row for prompt in prompts if (row := rows[prompt].pooled) is not None]
+        return Conditioning(states, torch.cat(pooled) if pooled else None)
+
+    def unconditional(self, num: int) -> Conditioning:
+        """What guidance steers away from and what a dropped caption becomes: the family's own choice, N times.
+
+        SD 1 and 2 encode the empty prompt; SDXL base uses zeros (``force_zeros_for_empty_prompt``).
+        """
+        empty = self.encode([""])
+        if self.family.uncond == "zeros":
+            pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+            empty = Conditioning(torch.zeros_like(empty.states), pooled)
+        return empty.select([0] * num)
+
+    def too_long(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which the encoder sees only the beginning (77 tokens with start and end)."""
+        limits = {part: self._length(part) for part in self.models}
+        return [
+            prompt
+            for prompt in dict.fromkeys(prompts)
+            if any(len(self._token_ids(part, prompt)) > limit for part, limit in limits.items())
+        ]
+
+    def _encode_one(self, prompt: str) -> Conditioning:
+        states, pooled = [], None
+        for part, model in self.models.items():
+            device = next(model.parameters()).device
+            tokens = self.tokenizers[part](
+                prompt,
+                padding="max_length",
+                truncation=True,
+                max_length=self._length(part),
+                return_tensors="pt",
+            )
+            wants_hidden = self.family.text_states == "penultimate"
+            output = model(tokens.input_ids.to(device), output_hidden_states=wants_hidden)
+            states.append(output.hidden_states[-2] if wants_hidden else output[0])
+            if part == "text_encoder_2":
+                pooled = output[0]  # CLIPTextModelWithProjection gives text_embeds first
+        return Conditioning(torch.cat(states, dim=-1), pooled)
+
+    def _length(self, part: str) -> int:
+        config: Any = self.models[part].config
+        return min(int(config.max_position_embeddings), int(self.tokenizers[part].model_max_length))
+
+    def _token_ids(self, part: str, prompt: str) -> list[int]:
+        # Splitting by hand keeps transformers from warning about the length that is being asked for.
+        return list(self.tokenizers[part](prompt, truncation=False, verbose=False).input_ids)
