@@ -21,7 +21,12 @@ Point = tuple[float, float]
 
 def length(x: Array, y: Array) -> Array:
     """Euclidean norm; ``np.hypot`` guards against overflow that cannot happen here and costs four times."""
-    return np.sqrt(x * x + y * y)
+    return np.asarray(np.sqrt(x * x + y * y), np.float32)
+
+
+def clamp(values: Array, low: float, high: float) -> Array:
+    """The values held between two bounds."""
+    return np.asarray(np.clip(values, np.float32(low), np.float32(high)), np.float32)
 
 
 def circle(x: Array, y: Array, centre: Point, radius: float) -> Array:
@@ -35,7 +40,7 @@ def ellipse(x: Array, y: Array, centre: Point, radii: Point) -> Array:
     px, py = (x - np.float32(centre[0])) / a, (y - np.float32(centre[1])) / b
     k0 = length(px, py)
     k1 = length(px / a, py / b)
-    return k0 * (k0 - np.float32(1)) / (k1 + np.float32(1e-6))
+    return np.asarray(k0 * (k0 - np.float32(1)) / (k1 + np.float32(1e-6)), np.float32)
 
 
 def box(x: Array, y: Array, centre: Point, half: Point, *, rounding: float = 0.0) -> Array:
@@ -43,17 +48,25 @@ def box(x: Array, y: Array, centre: Point, half: Point, *, rounding: float = 0.0
     qx = np.abs(x - np.float32(centre[0])) - np.float32(half[0] - rounding)
     qy = np.abs(y - np.float32(centre[1])) - np.float32(half[1] - rounding)
     zero = np.float32(0)
-    outside = length(np.maximum(qx, zero), np.maximum(qy, zero))
-    return outside + np.minimum(np.maximum(qx, qy), zero) - np.float32(rounding)
+    px, py = np.asarray(np.maximum(qx, zero), np.float32), np.asarray(np.maximum(qy, zero), np.float32)
+    inside = np.asarray(np.minimum(np.maximum(qx, qy), zero), np.float32)
+    return length(px, py) + inside - np.float32(rounding)
 
 
 def capsule(x: Array, y: Array, start: Point, end: Point, radius: float) -> Array:
     """Distance to a thick segment with round ends."""
     bx, by = end[0] - start[0], end[1] - start[1]
     px, py = x - np.float32(start[0]), y - np.float32(start[1])
-    along = (px * np.float32(bx) + py * np.float32(by)) / np.float32(bx * bx + by * by + 1e-12)
-    along = np.clip(along, np.float32(0), np.float32(1))
-    return length(px - along * np.float32(bx), py - along * np.float32(by)) - np.float32(radius)
+    dx, dy = _from_segment(px, py, bx, by, 1e-12)
+    return length(dx, dy) - np.float32(radius)
+
+
+def _from_segment(px: Array, py: Array, ex: float, ey: float, guard: float = 0.0) -> tuple[Array, Array]:
+    """Offsets from the nearest point of the segment that leads from the origin to (ex, ey)."""
+    product = px * np.float32(ex) + py * np.float32(ey)
+    along = clamp(np.asarray(product / np.float32(ex * ex + ey * ey + guard), np.float32), 0, 1)
+    dx, dy = px - along * np.float32(ex), py - along * np.float32(ey)
+    return np.asarray(dx, np.float32), np.asarray(dy, np.float32)
 
 
 def polygon(x: Array, y: Array, points: Sequence[Point]) -> Array:
@@ -64,9 +77,7 @@ def polygon(x: Array, y: Array, points: Sequence[Point]) -> Array:
         wx, wy = points[i - 1]
         ex, ey = wx - vx, wy - vy
         px, py = x - np.float32(vx), y - np.float32(vy)
-        along = (px * np.float32(ex) + py * np.float32(ey)) / np.float32(ex * ex + ey * ey)
-        along = np.clip(along, np.float32(0), np.float32(1))
-        dx, dy = px - along * np.float32(ex), py - along * np.float32(ey)
+        dx, dy = _from_segment(px, py, ex, ey)
         np.minimum(nearest, dx * dx + dy * dy, out=nearest)
         left = np.float32(ex) * py > np.float32(ey) * px
         above, below = y >= np.float32(vy), y < np.float32(wy)

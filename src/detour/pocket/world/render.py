@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detour.pocket.world import texture
-from detour.pocket.world.geometry import Array, ellipse
+from detour.pocket.world.geometry import Array, clamp, ellipse
 from detour.pocket.world.layers import Layer, mixed
 from detour.pocket.world.scene import Scene, Thing
 from detour.pocket.world.scenery import scenery_layers
@@ -71,7 +71,7 @@ def _thing_layers(thing: Thing, x: Array, y: Array) -> list[Layer]:
         u = -u
     shape = SILHOUETTES[thing.kind](u, v)
     colour = COLOUR_VALUES[thing.colour]
-    light = np.clip(np.float32(0.75) * v - np.float32(0.35) * u, np.float32(-1), np.float32(1))
+    light = clamp(np.asarray(np.float32(0.75) * v - np.float32(0.35) * u, np.float32), -1, 1)
     scale = np.float32(half)
     shadow = ellipse(x, y, (thing.x, thing.y + half * 0.98), (half * 0.85, half * 0.12))
     layers = [
@@ -107,33 +107,20 @@ def _paint(layers: list[Layer], style: Style, rng: Rng, num_px: int) -> Array:
     blend_px = px if style.cell_px <= 1 else 0.4 * px
     pigment = texture.clouds(rng, num_px) if style.bleed > 0 else None
     for layer in layers:
-        distance = layer.distance * np.float32(REFERENCE_PX)
-        if layer.role == "shadow":
-            softness = max(4.0, style.softness_px, blend_px)
-        else:
-            softness = max(style.softness_px, blend_px)
+        shadow = layer.role == "shadow"
+        softness = max(4.0 if shadow else 0.0, style.softness_px, blend_px)
+        distance = np.asarray(layer.distance * np.float32(REFERENCE_PX), np.float32)
         fill = _fill(layer, style)
-        if pigment is not None and layer.role != "shadow":
-            distance = distance + np.float32(1.6 * style.bleed) * pigment
-            rim = (
-                np.exp(np.minimum(distance, np.float32(0)) * np.float32(0.45))
-                if layer.rim > 0
-                else np.float32(0)
-            )
-            density = np.float32(1) + np.float32(style.bleed) * (
-                np.float32(0.55) * rim - np.float32(0.12) + np.float32(0.4) * pigment
-            )
-            ground = _column(style.ground)
-            fill = ground - (ground - fill) * density
-        strength = layer.opacity * (style.fill if layer.role == "shadow" else 1.0)
-        covered = _coverage(distance, softness) * np.float32(strength)
-        canvas += covered * (fill - canvas)
+        if pigment is not None and not shadow:
+            distance, fill = _washed(distance, fill, pigment, layer, style)
+        strength = layer.opacity * (style.fill if shadow else 1.0)
+        canvas += _coverage(distance, softness) * np.float32(strength) * (fill - canvas)
         width = style.outline_px * layer.rim
         if width > 0:
             line = _column(_ink(layer, style))
-            drawn = _coverage(np.abs(distance) - np.float32(width / 2), softness)
             # Lines thinner than a pixel fade, they do not vanish.
-            drawn = drawn * np.float32(min(1.0, width / px))
+            presence = np.float32(min(1.0, width / px))
+            drawn = _coverage(np.abs(distance) - np.float32(width / 2), softness) * presence
             canvas += drawn * (line - canvas)
             if style.glow_px > 0:
                 halo = np.exp(np.abs(distance) * np.float32(-1 / style.glow_px)) * np.float32(0.55)
@@ -141,8 +128,20 @@ def _paint(layers: list[Layer], style: Style, rng: Rng, num_px: int) -> Array:
     return canvas
 
 
+def _washed(distance: Array, fill: Array, pigment: Array, layer: Layer, style: Style) -> tuple[Array, Array]:
+    """A layer as wet paint leaves it: an edge that ran, pigment gathered along it and clouded inside."""
+    one = np.float32(1)
+    ran = np.asarray(distance + np.float32(1.6 * style.bleed) * pigment, np.float32)
+    gathered = np.exp(np.minimum(ran, np.float32(0)) * np.float32(0.45)) if layer.rim > 0 else np.float32(0)
+    density = one + np.float32(style.bleed) * (
+        np.float32(0.55) * gathered - np.float32(0.12) + np.float32(0.4) * pigment
+    )
+    ground = _column(style.ground)
+    return ran, np.asarray(ground - (ground - fill) * density, np.float32)
+
+
 def _coverage(distance: Array, softness: float) -> Array:
-    return np.clip(np.float32(0.5) - distance * np.float32(1 / softness), np.float32(0), np.float32(1))
+    return clamp(np.float32(0.5) - distance * np.float32(1 / softness), 0, 1)
 
 
 def _column(colour: Colour) -> Array:

@@ -76,7 +76,7 @@ def compose_scene(
         _check_word("relation", str(relation), VOCABULARY.relations)
     elif len(things) != 1 or relation is not None:
         raise ConfigError(
-            f"a scene holds one thing, or two with a relation; found {len(things)} with relation {relation!r}. "
+            f"a scene holds one thing, or two and a relation; found {len(things)} and relation {relation!r}. "
             f"Give one of {', '.join(VOCABULARY.relations)} exactly when there are two."
         )
     rng = np.random.default_rng([seed, 0x5CE4E])

@@ -7,6 +7,7 @@ stands at the sides, along the skyline and in the ground's colour.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from detour.pocket.world.geometry import (
     box,
     capsule,
     circle,
+    clamp,
     ellipse,
     intersection,
     length,
@@ -35,13 +37,27 @@ _SKIES: dict[str, tuple[Colour, Colour]] = {
     "in the rain": ((0.42, 0.47, 0.54), (0.66, 0.71, 0.76)),
     "in the snow": ((0.50, 0.58, 0.70), (0.78, 0.84, 0.90)),
 }
-# What the sky's light does to the scenery: a colour and how far towards it.
-_LIGHT: dict[str, tuple[Colour, float]] = {
-    "by day": ((1.0, 1.0, 1.0), 0.0),
-    "at night": ((0.04, 0.06, 0.22), 0.5),
-    "at sunset": ((0.95, 0.50, 0.35), 0.2),
-    "in the rain": ((0.45, 0.50, 0.56), 0.25),
-    "in the snow": ((0.92, 0.95, 1.0), 0.25),
+
+
+@dataclass(frozen=True)
+class Light:
+    """What the sky's light does to the scenery: a colour, how far towards it, and whether lamps are lit."""
+
+    colour: Colour
+    share: float
+    lamps: bool = False
+
+    def __call__(self, colour: Colour) -> Colour:
+        """The colour in this light."""
+        return mixed(colour, self.colour, self.share)
+
+
+_LIGHT: dict[str, Light] = {
+    "by day": Light((1.0, 1.0, 1.0), 0.0),
+    "at night": Light((0.04, 0.06, 0.22), 0.5, lamps=True),
+    "at sunset": Light((0.95, 0.50, 0.35), 0.2),
+    "in the rain": Light((0.45, 0.50, 0.56), 0.25),
+    "in the snow": Light((0.92, 0.95, 1.0), 0.25),
 }
 
 
@@ -55,19 +71,7 @@ def scenery_layers(place: str, sky: str, rng: Rng, x: Array, y: Array) -> list[L
         x: (height, width) float32, 0 left to 1 right.
         y: (height, width) float32, 0 top to 1 bottom.
     """
-    light, share = _LIGHT[sky]
-
-    def lit(colour: Colour) -> Colour:
-        return mixed(colour, light, share)
-
-    return [
-        *_sky(sky, rng, x, y),
-        *_PLACES[place](rng, x, y, lit, sky == "at night"),
-        *_weather(sky, rng, x, y),
-    ]
-
-
-Light = Callable[[Colour], Colour]
+    return [*_sky(sky, rng, x, y), *_PLACES[place](rng, x, y, _LIGHT[sky]), *_weather(sky, rng, x, y)]
 
 
 def _land(distance: Array, colour: Colour, *, rim: float = 0.7) -> Layer:
@@ -76,7 +80,7 @@ def _land(distance: Array, colour: Colour, *, rim: float = 0.7) -> Layer:
 
 def _sky(sky: str, rng: Rng, x: Array, y: Array) -> list[Layer]:
     top, bottom = _SKIES[sky]
-    blend = np.clip(y / np.float32(0.6), np.float32(0), np.float32(1))
+    blend = clamp(y / np.float32(0.6), 0, 1)
     layers = [
         Layer(distance=everywhere(x), colour=top, role="sky", second=bottom, blend=blend, rim=0.0),
     ]
@@ -141,7 +145,7 @@ def _weather(sky: str, rng: Rng, x: Array, y: Array) -> list[Layer]:
     return []
 
 
-def _desert(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _desert(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     phase = rng.uniform(0, 6.28)
     far = np.float32(0.56) + np.float32(0.05) * np.sin(x * np.float32(7) + np.float32(phase)) - y
     near = np.float32(0.76) + np.float32(0.04) * np.sin(x * np.float32(5) + np.float32(phase + 2)) - y
@@ -172,7 +176,7 @@ def _cactus(x: Array, y: Array, foot: tuple[float, float], height: float) -> Arr
     )
 
 
-def _forest(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _forest(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     ground = np.float32(0.74) - y
     far = _firs(x, y, count=6, phase=rng.random(), tip=0.20, foot=0.8)
     trunks = union(
@@ -198,7 +202,8 @@ def _firs(x: Array, y: Array, *, count: int, phase: float, tip: float, foot: flo
     place = x * np.float32(count) + np.float32(phase)
     slope = np.abs(place - np.floor(place) - np.float32(0.5)) * np.float32(2)
     skyline = np.float32(tip) + slope * np.float32(foot - tip) * np.float32(0.62)
-    return (skyline - y) * np.float32(0.32)
+    # The sides are steep: the height over them is about three times the distance.
+    return np.asarray((skyline - y) * np.float32(0.32), np.float32)
 
 
 def _fir(x: Array, y: Array, cx: float, tip: float) -> tuple[Array, Array]:
@@ -208,7 +213,7 @@ def _fir(x: Array, y: Array, cx: float, tip: float) -> tuple[Array, Array]:
     return lower, upper
 
 
-def _beach(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _beach(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     sea = np.float32(0.46) - y
     phase = rng.uniform(0, 6.28)
     shore = np.float32(0.73) + np.float32(0.018) * np.sin(x * np.float32(9) + np.float32(phase)) - y
@@ -242,14 +247,14 @@ def _beach(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]
     return [
         _land(sea, lit((0.07, 0.56, 0.70))),
         Layer(distance=crests, colour=lit((0.62, 0.90, 0.94)), role="scenery", rim=0.0),
-        _land(shore + np.float32(0.0), lit((0.97, 0.98, 0.96)), rim=0.0),
+        _land(shore, lit((0.97, 0.98, 0.96)), rim=0.0),
         _land(foam, lit((0.97, 0.90, 0.70)), rim=0.0),
         _land(trunk, lit((0.48, 0.32, 0.18))),
         _land(fronds, lit((0.13, 0.44, 0.20))),
     ]
 
 
-def _city(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _city(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     road = np.float32(0.78) - y
     kerb = np.float32(0.755) - y
     far = union(
@@ -268,7 +273,7 @@ def _city(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
     wy = (y % np.float32(0.075)) - np.float32(0.0375)
     windows = intersection(box(wx, wy, (0, 0), (0.015, 0.02)), near + np.float32(0.016))
     dashes = box((x % np.float32(0.26)) - np.float32(0.13), y, (0, 0.9), (0.07, 0.012))
-    glass: Colour = (1.0, 0.90, 0.48) if night else lit((0.86, 0.91, 0.96))
+    glass: Colour = (1.0, 0.90, 0.48) if lit.lamps else lit((0.86, 0.91, 0.96))
     return [
         _land(far, lit((0.60, 0.63, 0.70))),
         _land(near, lit((0.40, 0.43, 0.51))),
@@ -279,7 +284,7 @@ def _city(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
     ]
 
 
-def _mountains(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _mountains(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     peaks = [
         (rng.uniform(0.12, 0.2), rng.uniform(0.14, 0.2), 0.34),
         (rng.uniform(0.8, 0.88), rng.uniform(0.12, 0.18), 0.36),
@@ -297,7 +302,7 @@ def _mountains(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[La
     return [*layers, _land(drift, lit((0.87, 0.92, 0.97)))]
 
 
-def _meadow(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer]:
+def _meadow(rng: Rng, x: Array, y: Array, lit: Light) -> list[Layer]:
     phase = rng.uniform(0, 6.28)
     far = np.float32(0.5) + np.float32(0.07) * np.sin(x * np.float32(6) + np.float32(phase)) - y
     near = np.float32(0.68) + np.float32(0.02) * np.sin(x * np.float32(5) + np.float32(phase + 2)) - y
@@ -307,9 +312,8 @@ def _meadow(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer
         polygon(post, y, [(-0.021, 0.515), (0, 0.48), (0.021, 0.515)]),
     )
     rails = union(box(x, y, (0.5, 0.57), (0.7, 0.013)), box(x, y, (0.5, 0.66), (0.7, 0.013)))
-    bloom_x = ((x + np.float32(phase)) % np.float32(0.16)) - np.float32(0.08)
     row = np.floor(y / np.float32(0.09))
-    bloom_x = (((x + row * np.float32(0.08)) % np.float32(0.16)) - np.float32(0.08)).astype(np.float32)
+    bloom_x = ((x + row * np.float32(0.08)) % np.float32(0.16)) - np.float32(0.08)
     bloom_y = (y % np.float32(0.09)) - np.float32(0.045)
     blooms = intersection(length(bloom_x, bloom_y) - np.float32(0.013), np.float32(0.76) - y)
     return [
@@ -320,7 +324,7 @@ def _meadow(rng: Rng, x: Array, y: Array, lit: Light, night: bool) -> list[Layer
     ]
 
 
-_PLACES: dict[str, Callable[[Rng, Array, Array, Light, bool], list[Layer]]] = {
+_PLACES: dict[str, Callable[[Rng, Array, Array, Light], list[Layer]]] = {
     "desert": _desert,
     "forest": _forest,
     "beach": _beach,

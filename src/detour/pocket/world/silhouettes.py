@@ -1,7 +1,7 @@
 """The things of the world as signed distances in object coordinates.
 
-Every shape lives in the square from -1 to 1 with y upwards and touches its top and bottom or its sides. The body
-carries the thing's colour; details are few, small, and a shade of that colour, white or black.
+Every shape lives in the square from -1 to 1 with y upwards and touches its top and bottom or its sides. The
+body carries the thing's colour; details are few, small, and a shade of that colour, white or black.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _fish(x: Array, y: Array) -> Silhouette:
         polygon(x, y, [(-0.25, -0.42), (0.1, -0.72), (0.15, -0.35)]),
     )
     body = union(trunk, tail, fins)
-    stripes = intersection(trunk, union(ring(x - 0.0, 0.06), ring(x - 0.25, 0.06)))
+    stripes = intersection(trunk, union(ring(x, 0.06), ring(x - 0.25, 0.06)))
     eye, pupil = circle(x, y, (-0.62, 0.13), 0.13), circle(x, y, (-0.64, 0.13), 0.065)
     return Silhouette(body, ((stripes, "dark"), (eye, "white"), (pupil, "black")))
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from detour.pocket.world.geometry import Array
+from detour.pocket.world.geometry import Array, clamp
 
 Rng = np.random.Generator
 
@@ -33,24 +33,26 @@ def smooth_noise(rng: Rng, num_px: int, knots: tuple[int, int]) -> Array:
 
 def clouds(rng: Rng, num_px: int) -> Array:
     """(num_px, num_px) float32 noise of three octaves, about -1 to 1."""
-    return np.float32(0.55) * (
+    mixture = (
         smooth_noise(rng, num_px, (6, 6))
         + np.float32(0.6) * smooth_noise(rng, num_px, (13, 13))
         + np.float32(0.35) * smooth_noise(rng, num_px, (29, 29))
     )
+    return np.asarray(np.float32(0.55) * mixture, np.float32)
 
 
 def paper_grain(rng: Rng, num_px: int) -> Array:
     """(num_px, num_px) float32 tooth of paper, about -1 to 1."""
     fine = rng.standard_normal((num_px, num_px), np.float32)
-    return np.float32(0.45) * fine + np.float32(0.6) * smooth_noise(rng, num_px, (45, 45))
+    coarse = smooth_noise(rng, num_px, (45, 45))
+    return np.asarray(np.float32(0.45) * fine + np.float32(0.6) * coarse, np.float32)
 
 
 def stripes(x_px: Array, y_px: Array, *, spacing_px: float, width: float) -> Array:
     """Coverage (0 to 1) of diagonal strokes; ``width`` is their share of the spacing."""
     place = (x_px + y_px) * np.float32(0.70710678 / spacing_px)
     away = np.abs(place - np.floor(place) - np.float32(0.5)) * np.float32(spacing_px)
-    return np.clip(np.float32(0.5 + width * spacing_px / 2) - away, np.float32(0), np.float32(1))
+    return clamp(np.float32(0.5 + width * spacing_px / 2) - away, 0, 1)
 
 
 def dots(x_px: Array, y_px: Array, *, spacing_px: float, darkness: Array) -> Array:
@@ -60,7 +62,7 @@ def dots(x_px: Array, y_px: Array, *, spacing_px: float, darkness: Array) -> Arr
     du, dv = u - np.floor(u) - np.float32(0.5), v - np.floor(v) - np.float32(0.5)
     away = np.sqrt(du * du + dv * dv)
     radius = np.float32(0.12) + np.float32(0.36) * darkness
-    return np.clip((radius - away) * np.float32(spacing_px) + np.float32(0.5), np.float32(0), np.float32(1))
+    return clamp((radius - away) * np.float32(spacing_px) + np.float32(0.5), 0, 1)
 
 
 def facets(rng: Rng, x_px: Array, y_px: Array, *, size_px: float, extent_px: float) -> tuple[Array, Array]:
