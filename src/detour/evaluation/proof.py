@@ -39,7 +39,7 @@ class PixelFigures(_Part):
 
 
 class LargestDifference(_Part):
-    """Largest difference of two ways to the same pictures, steps of 255; ``None`` when there was no second way."""
+    """Largest difference of two ways to one picture, steps of 255; ``None`` without a second way."""
 
     max_abs_diff: Annotated[int, Field(ge=0, le=255)] | None
 

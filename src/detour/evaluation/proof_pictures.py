@@ -118,7 +118,7 @@ def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Picture
             requests = [ProofRequest(**values) for values in json.loads(str(stored["requests"]))]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"{path}: the trained model's pictures cannot be read ({error}). Delete the file to prove without them."
+            f"{path}: not readable as the trained model's pictures ({error}). Delete it and prove again."
         ) from error
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != len(requests):
         raise RunError(

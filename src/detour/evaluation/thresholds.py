@@ -1,4 +1,4 @@
-"""Every threshold of the proof in one place; ``docs/verdicts.md`` explains them and a test holds the two together."""
+"""Every threshold of the proof; ``docs/verdicts.md`` explains them, and a test holds the two together."""
 
 EFFECT_MIN_DIFF = 0.5
 """An adapter has an effect when pictures move by more than this, mean absolute, in steps of 255 …"""

@@ -1,0 +1,226 @@
+"""From figures to one verdict and the sentences that carry it. Every rule is in ``docs/verdicts.md``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from detour.evaluation import thresholds
+from detour.evaluation.proof import (
+    AccuracyFigures,
+    GradientFigures,
+    HeldOutFigures,
+    PixelFigures,
+    VerdictName,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a verdict looks at.
+
+    Attributes:
+        gradients: of the gradient proof; ``None`` when the run kept none.
+        pixels: with the adapter against without.
+        reload_diff: largest difference of the reloaded file's pictures to the trained model's, steps of 255.
+        merge_diff: the same for the merged base against the adapter.
+        held_out: scores on prompts that training never saw.
+        style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
+        causes: why nothing changed, from :func:`detour.evaluation.causes.causes_of_no_effect`.
+        validation: loss on pictures kept out, from the first to the one that is shipped.
+        diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
+        diversity_expected: the same for the base or, where lower, for true pictures of the style.
+        copied_share: of the pictures for new prompts, the share that lies on a training picture.
+        notes: what could not be measured, and why.
+    """
+
+    gradients: GradientFigures | None
+    pixels: PixelFigures
+    reload_diff: int | None
+    merge_diff: int | None
+    held_out: HeldOutFigures
+    style_p_value: float | None = None
+    causes: tuple[str, ...] = ()
+    validation: tuple[float, ...] = ()
+    diversity: float | None = None
+    diversity_expected: float | None = None
+    copied_share: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One word and why."""
+
+    name: VerdictName
+    reasons: tuple[str, ...]
+
+
+Finding = tuple[VerdictName, str]
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """The verdict of a run.
+
+    The first rule that speaks against the adapter names the verdict, in the order: no effect, a proof that
+    does not hold, collapsed, copies, forgot prompts, overfit. With nothing against it, ``learned`` needs a
+    measured gain; otherwise it is ``inconclusive``.
+
+    Args:
+        evidence: figures of one run.
+
+    Returns:
+        the verdict; its reasons hold every finding, the deciding one first.
+    """
+    if not has_effect(evidence.pixels):
+        return Verdict(name="no_effect", reasons=(_effect_sentence(evidence.pixels), *evidence.causes))
+    rules: tuple[Callable[[Evidence], list[Finding]], ...] = (
+        _broken_proof,
+        _collapse,
+        _copies,
+        _forgotten,
+        _overfit,
+    )
+    against = [finding for rule in rules for finding in rule(evidence)]
+    gained, gains = _gain(evidence)
+    name: VerdictName = against[0][0] if against else "learned" if gained else "inconclusive"
+    sentences = [sentence for _, sentence in against]
+    return Verdict(
+        name=name, reasons=(*sentences, _effect_sentence(evidence.pixels), *gains, *evidence.notes)
+    )
+
+
+def has_effect(pixels: PixelFigures) -> bool:
+    """Whether the adapter moves the pictures by more than chance and rounding do."""
+    over_noise = pixels.mean_abs_diff > thresholds.EFFECT_OVER_NOISE * pixels.noise_floor
+    return pixels.mean_abs_diff > thresholds.EFFECT_MIN_DIFF and over_noise
+
+
+def _effect_sentence(pixels: PixelFigures) -> str:
+    effect = "have an effect" if has_effect(pixels) else "show no effect"
+    return (
+        f"{pixels.pictures} pictures {effect}: they move by {pixels.mean_abs_diff:.2f} of 255 on average, "
+        f"against a noise floor of {pixels.noise_floor:.2f}."
+    )
+
+
+def _broken_proof(evidence: Evidence) -> list[Finding]:
+    found: list[str] = []
+    gradients = evidence.gradients
+    if gradients is not None:
+        silent = gradients.adapter_tensors - gradients.adapter_tensors_with_gradient
+        if silent:
+            found.append(f"{silent} of {gradients.adapter_tensors} adapter tensors got no gradient.")
+        if gradients.base_tensors_with_gradient:
+            found.append(f"{gradients.base_tensors_with_gradient} tensors of the frozen base got a gradient.")
+        if not gradients.base_unchanged:
+            found.append("The base's weights are not the same after training as before.")
+    for difference, ways in (
+        (evidence.reload_diff, "The reloaded file's pictures differ from the trained model's"),
+        (evidence.merge_diff, "The merged base's pictures differ from the adapter's"),
+    ):
+        if difference is not None and difference > thresholds.SAME_PICTURE_MAX_DIFF:
+            found.append(
+                f"{ways} by {difference} of 255 where {thresholds.SAME_PICTURE_MAX_DIFF} is allowed."
+            )
+    return [("inconclusive", sentence) for sentence in found]
+
+
+def _collapse(evidence: Evidence) -> list[Finding]:
+    if evidence.diversity is None or not evidence.diversity_expected:
+        return []
+    share = evidence.diversity / evidence.diversity_expected
+    if share > thresholds.COLLAPSE_SHARE_MAX:
+        return []
+    return [
+        (
+            "collapsed",
+            f"Different prompts give nearly the same picture: they differ by {evidence.diversity:.1f}, "
+            f"only {share:.0%} of what they should.",
+        )
+    ]
+
+
+def _copies(evidence: Evidence) -> list[Finding]:
+    if evidence.copied_share is None or evidence.copied_share <= thresholds.COPY_SHARE_MAX:
+        return []
+    return [
+        ("copies", f"{evidence.copied_share:.0%} of the pictures for new prompts lie on a training picture.")
+    ]
+
+
+def _forgotten(evidence: Evidence) -> list[Finding]:
+    accuracy = evidence.held_out.prompt_accuracy
+    if accuracy is None:
+        return []
+    found: list[Finding] = []
+    for part, drop in accuracy_drops(accuracy).items():
+        # Shares of small counts are not exact in binary: 0.9 - 0.8 is a little more than 0.1.
+        if drop > thresholds.ACCURACY_DROP_MAX + 1e-9:
+            after, before = getattr(accuracy.adapter, part), getattr(accuracy.base, part)
+            best = getattr(accuracy.ceiling, part)
+            found.append(
+                (
+                    "forgot_prompts",
+                    f"The {part} asked for is drawn in {after:.0%} of the pictures; "
+                    f"the base has {before:.0%}, true pictures of the style {best:.0%}.",
+                )
+            )
+    return found
+
+
+def accuracy_drops(accuracy: AccuracyFigures) -> dict[str, float]:
+    """Part → how far the adapter lies below the lower of base and ceiling (negative: above)."""
+    parts = type(accuracy.base).model_fields
+    return {
+        part: min(getattr(accuracy.base, part), getattr(accuracy.ceiling, part))
+        - getattr(accuracy.adapter, part)
+        for part in parts
+    }
+
+
+def _overfit(evidence: Evidence) -> list[Finding]:
+    if len(evidence.validation) < 2:
+        return []
+    lowest, last = min(evidence.validation), evidence.validation[-1]
+    rise = last / lowest - 1 if lowest > 0 else 0.0
+    if rise <= thresholds.OVERFIT_RISE_MAX:
+        return []
+    return [
+        (
+            "overfit",
+            f"The loss on pictures kept out ended {rise:.0%} above its lowest value: "
+            "train fewer steps, or pass --set validate.keep_best=true.",
+        )
+    ]
+
+
+def _gain(evidence: Evidence) -> tuple[bool, list[str]]:
+    """Whether something measured got better, and the sentences that say how much."""
+    sentences = []
+    style = evidence.held_out.style_distance
+    gained = False
+    if style is not None and style.base > 0:
+        ratio = style.adapter / style.base
+        chance = evidence.style_p_value
+        told_apart = chance is None or chance <= thresholds.STYLE_P_MAX
+        gained = ratio <= thresholds.STYLE_RATIO_MAX and told_apart
+        by_chance = "" if chance is None else f" (p = {chance:.3f} that it is chance)"
+        sentences.append(
+            f"On {evidence.held_out.prompts} new prompts the distance to the style went from "
+            f"{style.base:.3f} to {style.adapter:.3f}, {ratio:.0%} of the base's{by_chance}; "
+            f"two sets of true pictures are {style.ceiling:.3f} apart."
+        )
+        if not gained:
+            sentences.append(
+                f"That is not enough to call it learned: {thresholds.STYLE_RATIO_MAX:.0%} or less would be."
+            )
+    if len(evidence.validation) >= 2 and evidence.validation[0] > 0:
+        fall = 1 - evidence.validation[-1] / evidence.validation[0]
+        change = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"
+        sentences.append(f"The loss on pictures kept out, at fixed timesteps, {change}.")
+        if style is None:
+            gained = fall >= thresholds.VALIDATION_GAIN_MIN
+    if not sentences:
+        sentences.append(
+            "What was learned could not be measured: no pictures were kept out and no judge is there."
+        )
+    return gained, sentences

@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detour.evaluation import thresholds
+from detour.evaluation.proof import PixelFigures
+from detour.evaluation.verdict import decide
+from tests.evaluation.figures import GRADIENTS, UNMEASURED, accuracy, held_out, learned_evidence
+
+DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
+
+
+def test_a_halved_style_distance_with_kept_prompts_is_learned() -> None:
+    assert decide(learned_evidence()).name == "learned"
+
+
+@pytest.mark.parametrize(
+    ("moved", "floor", "verdict"),
+    [(0.50, 0.0, "no_effect"), (0.51, 0.0, "learned"), (3.0, 1.0, "no_effect"), (3.01, 1.0, "learned")],
+)
+def test_an_effect_is_above_half_a_step_and_three_times_the_noise(
+    moved: float, floor: float, verdict: str
+) -> None:
+    pixels = PixelFigures(mean_abs_diff=moved, noise_floor=floor, pictures=4)
+    assert decide(replace(learned_evidence(), pixels=pixels)).name == verdict
+
+
+def test_no_effect_passes_its_causes_on() -> None:
+    still = PixelFigures(mean_abs_diff=0.0, noise_floor=0.0, pictures=4)
+    verdict = decide(replace(learned_evidence(), pixels=still, causes=("The learning rate was 0.",)))
+    assert verdict.name == "no_effect"
+    assert "The learning rate was 0." in verdict.reasons
+
+
+@pytest.mark.parametrize("field", ["reload_diff", "merge_diff"])
+def test_a_second_way_to_the_picture_may_differ_by_one_step_and_no_more(field: str) -> None:
+    assert decide(replace(learned_evidence(), **{field: 1})).name == "learned"
+    broken = decide(replace(learned_evidence(), **{field: 2}))
+    assert broken.name == "inconclusive"
+    assert "by 2 of 255" in broken.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [{"adapter_tensors_with_gradient": 79}, {"base_tensors_with_gradient": 1}, {"base_unchanged": False}],
+)
+def test_a_gradient_proof_that_does_not_hold_is_never_learned(spoiled: dict[str, object]) -> None:
+    gradients = GRADIENTS.model_copy(update=spoiled)
+    assert decide(replace(learned_evidence(), gradients=gradients)).name == "inconclusive"
+
+
+def test_ten_points_below_the_lower_of_base_and_ceiling_is_kept_and_eleven_is_forgotten() -> None:
+    kept = held_out(kept=accuracy(0.95, colour=0.85))
+    forgot = held_out(kept=accuracy(0.95, colour=0.84))
+    assert decide(replace(learned_evidence(), held_out=kept)).name == "learned"
+    verdict = decide(replace(learned_evidence(), held_out=forgot))
+    assert verdict.name == "forgot_prompts"
+    assert "colour" in verdict.reasons[0]
+
+
+def test_what_the_style_itself_hides_is_not_counted_as_forgotten() -> None:
+    figures = held_out(kept=accuracy(0.95, colour=0.30))
+    assert figures.prompt_accuracy is not None
+    hidden = figures.prompt_accuracy.model_copy(update={"ceiling": accuracy(0.98, colour=0.35)})
+    evidence = replace(learned_evidence(), held_out=figures.model_copy(update={"prompt_accuracy": hidden}))
+    assert decide(evidence).name == "learned"
+
+
+def test_a_loss_that_rises_on_pictures_kept_out_is_overfit() -> None:
+    assert decide(replace(learned_evidence(), validation=(0.20, 0.10, 0.12))).name == "overfit"
+    assert decide(replace(learned_evidence(), validation=(0.20, 0.10, 0.105))).name == "learned"
+
+
+def test_one_picture_for_every_prompt_is_collapsed() -> None:
+    assert decide(replace(learned_evidence(), diversity=10.0)).name == "collapsed"
+
+
+def test_pictures_that_lie_on_training_pictures_are_copies() -> None:
+    assert decide(replace(learned_evidence(), copied_share=0.3)).name == "copies"
+
+
+def test_a_style_distance_that_does_not_halve_is_inconclusive() -> None:
+    assert decide(replace(learned_evidence(), held_out=held_out(adapter=0.21))).name == "inconclusive"
+
+
+def test_a_halved_distance_that_may_be_chance_is_inconclusive() -> None:
+    assert decide(replace(learned_evidence(), style_p_value=0.2)).name == "inconclusive"
+
+
+def test_without_a_judge_the_loss_on_kept_out_pictures_decides() -> None:
+    blind = replace(learned_evidence(), held_out=UNMEASURED, style_p_value=None)
+    assert decide(blind).name == "learned"
+    assert decide(replace(blind, validation=(0.2, 0.199))).name == "inconclusive"
+    assert decide(replace(blind, validation=())).name == "inconclusive"
+
+
+def test_every_finding_is_named_and_the_first_rule_decides() -> None:
+    verdict = decide(replace(learned_evidence(), diversity=5.0, copied_share=0.9, reload_diff=40))
+    assert verdict.name == "inconclusive"
+    text = " ".join(verdict.reasons)
+    assert "reloaded" in text
+    assert "same picture" in text
+    assert "lie on a training picture" in text
+
+
+def test_the_page_on_verdicts_names_every_threshold_with_its_value() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    values = {name: value for name, value in vars(thresholds).items() if name.isupper()}
+    missing = [name for name, value in values.items() if f"`{name}` = {value}" not in page]
+    assert not missing
