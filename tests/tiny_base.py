@@ -1,7 +1,7 @@
 """A Stable Diffusion 1.x of true classes in miniature: random weights, every part, a second to make.
 
-Every string tokenises (256 byte tokens and the same 256 at the end of a word, no merges), so a prompt costs one token
-a character: keep prompts of tests under 75 characters.
+Every string tokenises (256 byte tokens and the same 256 at the end of a word, no merges), so a prompt costs
+one token a character: keep prompts of tests under 75 characters.
 """
 
 import json
@@ -46,8 +46,8 @@ def make_tiny_base(folder: Path, *, seed: int = 0, heads: int = 1, norm_groups: 
     Args:
         folder: made if missing.
         seed: of all weights; same seed, same bytes.
-        heads: attention heads of the UNet (diffusers calls it ``attention_head_dim`` in SD 1.x configs). The true
-            SD 1.x has 8, which shapes cannot tell.
+        heads: attention heads of the UNet (diffusers calls it ``attention_head_dim`` in SD 1.x configs). The
+            true SD 1.x has 8, which shapes cannot tell.
         norm_groups: of the UNet and the VAE; 32 in the true SD 1.x.
 
     Returns:
@@ -118,8 +118,14 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
 
 
 def _byte_signs() -> list[str]:
-    """The 256 printable signs that byte-level BPE writes for bytes (GPT-2's table), in the order of CLIP's."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The 256 printable signs that byte-level BPE writes for bytes (GPT-2's table), in the order of
+    CLIP's.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
 

@@ -1,7 +1,7 @@
 """A base model: where it is, what it is, and its parts one at a time.
 
-Nothing is loaded when a base is opened. Each ``load_…`` reads one part, so that a caller can use it and let it go
-before the next one comes in.
+Nothing is loaded when a base is opened. Each ``load_…`` reads one part, so that a caller can use it and let
+it go before the next one comes in.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Base:
         """
         if self.weights is None:
             raise BaseError(
-                f"base '{self.name}' is settings alone: it can be inspected, but its weights are not here. Pass a "
-                f"diffusers folder, a single .safetensors checkpoint or a hub id with --base, e.g. "
+                f"base '{self.name}' is settings alone: it can be inspected, but its weights are not here. "
+                f"Pass a diffusers folder, a single .safetensors checkpoint or a hub id with --base, e.g. "
                 f"{self.family.hub_id}."
             )
         if self.weights.is_dir():
@@ -141,8 +141,8 @@ class Base:
             width = int(self.config(part)["vocab_size"])
             if len(tokenizer) > width:
                 raise BaseError(
-                    f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. Put the "
-                    f"tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
+                    f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. "
+                    f"Put the tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
                 )
         return TextStage(self.family, tokenizers, models)
 
@@ -182,9 +182,14 @@ def open_base(name: str, *, revision: str | None = None) -> Base:
         identity, family = SHAPES_ONLY[name]
         configs = _read_configs(CONFIGS / name, FAMILIES[family])
         return Base(
-            name=name, family=FAMILIES[family], folder=CONFIGS / name, weights=None, identity=identity, revision=None,
+            name=name,
+            family=FAMILIES[family],
+            folder=CONFIGS / name,
+            weights=None,
+            identity=identity,
+            revision=None,
             configs=configs,
-        )  # fmt: skip
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path, _identity_of(path), None)
@@ -195,16 +200,16 @@ def open_base(name: str, *, revision: str | None = None) -> Base:
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
     known = ["pocket", *SHAPES_ONLY]
     raise BaseError(
-        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known by name: "
-        f"{', '.join(known)}."
+        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
+        f"by name: {', '.join(known)}."
     )
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:
     if not (folder / "model_index.json").is_file() and not (folder / "unet").is_dir():
         raise BaseError(
-            f"{name}: not a diffusers folder (no model_index.json, no unet/). Pass the folder that holds unet, vae, "
-            "text_encoder, tokenizer and scheduler."
+            f"{name}: not a diffusers folder (no model_index.json, no unet/). Pass the folder that holds "
+            "unet, vae, text_encoder, tokenizer and scheduler."
         )
     family = family_of(parts.read_config(folder, "unet"), where=name)
     configs = _read_configs(folder, family)
@@ -230,18 +235,23 @@ def _read_configs(folder: Path, family: Family) -> dict[str, Mapping[str, Any]]:
 def _from_file(name: str, path: Path) -> Base:
     if path.suffix != ".safetensors":
         raise BaseError(
-            f"{name}: only .safetensors checkpoints are read; pickles ({path.suffix or 'this file'}) can run code when "
-            "they are opened. Convert it first."
+            f"{name}: only .safetensors checkpoints are read; pickles ({path.suffix or 'this file'}) can run "
+            "code when they are opened. Convert it first."
         )
     folder, configs = single_file.open_checkpoint(path, CONFIGS / "sd15")
     return Base(
-        name=name, family=FAMILIES["sd1"], folder=folder, weights=path, identity=_clean(path.stem), revision=None,
+        name=name,
+        family=FAMILIES["sd1"],
+        folder=folder,
+        weights=path,
+        identity=_clean(path.stem),
+        revision=None,
         configs=configs,
-    )  # fmt: skip
+    )
 
 
 def _identity_of(folder: Path) -> str:
-    """The folder's own name; a hub cache folder ``models--owner--name/snapshots/<commit>`` gives the model's."""
+    """The folder's own name; ``models--owner--name/snapshots/<commit>`` of the hub's cache gives ``name``."""
     cached = re.search(r"models--.+?--(.+?)/snapshots/", folder.absolute().as_posix() + "/")
     return _clean(cached.group(1) if cached else folder.absolute().name)
 

@@ -17,10 +17,12 @@ class Family:
         name: as the rest of the code calls it.
         title: as a person calls it.
         text_parts: folders of the text encoders, in the order in which their states are joined.
-        native_size_px: side of the picture that the family's own release was trained for; a model's own size comes
-            from its UNet's config.
-        uncond: what guidance steers away from: the states of an empty prompt (SD 1 and 2), or zeros (SDXL base).
-        text_states: the layer that conditions the UNet: the last one behind the final norm, or the last but one.
+        native_size_px: side of the picture that the family's own release was trained for; a model's own size
+            comes from its UNet's config.
+        uncond: what guidance steers away from: the states of an empty prompt (SD 1 and 2), or zeros (SDXL
+            base).
+        text_states: the layer that conditions the UNet: the last one behind the final norm, or the last but
+            one.
         kohya_text_prefixes: text part → the prefix of its keys in kohya files.
         dead_by_structure: regular expressions of layer keys that can never get a gradient in this family.
         modelspec_architecture: ModelSpec 1.0.1 name of the base.
@@ -82,7 +84,8 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="sdxl_base_v1-0",
         recommended_guidance=5.0,
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
-        # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is pooled).
+        # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is
+        # pooled).
         dead_by_structure=(r"text_encoder\.(text_model\.)?encoder\.layers\.11\..*",),
     ),
 }
@@ -96,7 +99,8 @@ def family_of(unet_config: Mapping[str, Any], *, where: str) -> Family:
         where: named in the error.
 
     Raises:
-        BaseError: another architecture, or a variant that text-to-image adapters do not fit (inpainting and the like).
+        BaseError: another architecture, or a variant that text-to-image adapters do not fit (inpainting and
+            the like).
     """
     kind = str(unet_config.get("_class_name", "UNet2DConditionModel"))
     if kind not in ("UNet2DConditionModel", "FlaxUNet2DConditionModel"):
@@ -104,8 +108,8 @@ def family_of(unet_config: Mapping[str, Any], *, where: str) -> Family:
     channels = unet_config.get("in_channels", 4)
     if channels != 4:
         raise BaseError(
-            f"{where}: its UNet takes {channels} channels (an inpainting, depth or refining variant); text-to-image "
-            "bases take 4. Choose the text-to-image model that it was made from."
+            f"{where}: its UNet takes {channels} channels (an inpainting, depth or refining variant); "
+            "text-to-image bases take 4. Choose the text-to-image model that it was made from."
         )
     if unet_config.get("addition_embed_type") == "text_time":
         return FAMILIES["sdxl"]

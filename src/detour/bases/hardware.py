@@ -21,8 +21,8 @@ def pick_device(device: str = "auto") -> str:
         raise ConfigError(f"device '{device}' is not known. Choose cuda, mps, cpu or auto.")
     if not there[kind]:
         raise ConfigError(
-            f"device '{device}' is not usable here (torch {torch.__version__}). Choose cpu, or install a torch build "
-            "for it."
+            f"device '{device}' is not usable here (torch {torch.__version__}). Choose cpu, or install a "
+            "torch build for it."
         )
     return device
 
@@ -39,7 +39,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def drawing_dtype(name: str, device: str) -> str:
-    """Precision for drawing: ``auto`` is fp16 on cuda and fp32 elsewhere (fp16 is slow on CPUs, broken on some mps)."""
+    """Precision for drawing: ``auto`` is fp16 on cuda and fp32 elsewhere (CPUs are slow in fp16)."""
     if name != "auto":
         return name
     return "fp16" if device.startswith("cuda") else "fp32"
@@ -49,8 +49,8 @@ def set_threads(threads: int | str = "auto") -> int:
     """Set the CPU threads of torch and return how many there are.
 
     Args:
-        threads: a count, or ``auto`` for torch's own choice (the cores it may use, or ``OMP_NUM_THREADS``). The
-            count belongs to the result: sums are split by it, so other counts round differently.
+        threads: a count, or ``auto`` for torch's own choice (the cores it may use, or ``OMP_NUM_THREADS``).
+            The count belongs to the result: sums are split by it, so other counts round differently.
     """
     if threads != "auto":
         torch.set_num_threads(int(threads))

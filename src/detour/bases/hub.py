@@ -28,8 +28,8 @@ DOUBLES = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "*.bf16*.s
 def fetch(hub_id: str, revision: str | None) -> tuple[Path, str | None]:
     """The folder of a hub model in the local cache, fetched where needed, and the commit that it is.
 
-    Only the parts that detour reads are fetched: configs, tokenizers and safetensors of one precision (the half
-    precision files where there are no others).
+    Only the parts that detour reads are fetched: configs, tokenizers and safetensors of one precision (the
+    half precision files where there are no others).
 
     Raises:
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
@@ -52,13 +52,15 @@ def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[
         )
     except errors.GatedRepoError as error:
         raise BaseError(
-            f"base '{hub_id}' is gated. Accept its terms on the hub, log in with 'hf auth login' and run again."
+            f"base '{hub_id}' is gated. Accept its terms on the hub, log in with 'hf auth login' and run "
+            "again."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise BaseError(f"base '{hub_id}' has no revision '{revision}'. Check --revision.") from error
     except errors.RepositoryNotFoundError as error:
         raise BaseError(
-            f"base '{hub_id}' is neither a folder here nor a model on the hub (or it is private: 'hf auth login')."
+            f"base '{hub_id}' is neither a folder here nor a model on the hub (or it is private: 'hf auth "
+            "login')."
         ) from error
     except (
         errors.HfHubHTTPError,
@@ -68,12 +70,12 @@ def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[
     ) as error:
         if constants.HF_HUB_OFFLINE:
             raise BaseError(
-                f"base '{hub_id}'{at} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it. Fetch it once "
-                "with the network on, or pass a folder."
+                f"base '{hub_id}'{at} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it. "
+                "Fetch it once with the network on, or pass a folder."
             ) from error
         raise BaseError(
-            f"base '{hub_id}'{at} is neither a folder here nor could it be fetched ({_first_line(error)}). Check the "
-            "name and the network, or pass a folder."
+            f"base '{hub_id}'{at} is neither a folder here nor could it be fetched ({_first_line(error)}). "
+            "Check the name and the network, or pass a folder."
         ) from error
     return Path(folder)
 

@@ -25,8 +25,8 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BaseError(
-            f"{folder.name}: the base lacks {part}/{path.name}. A base folder holds unet, vae, text_encoder, tokenizer "
-            "and scheduler, as diffusers saves them."
+            f"{folder.name}: the base lacks {part}/{path.name}. A base folder holds unet, vae, text_encoder, "
+            "tokenizer and scheduler, as diffusers saves them."
         ) from error
     except (OSError, ValueError) as error:
         raise BaseError(f"{path}: settings of the base are not readable ({error}).") from error
@@ -110,12 +110,12 @@ def weight_variant(folder: Path) -> str | None:
         return "fp16"
     if list(folder.glob("*.bin")) or list(folder.glob("*.ckpt")):
         raise BaseError(
-            f"{folder.parent.name}/{folder.name}: weights are there as pickle only, which can run code when it is "
-            "opened. Convert them to safetensors first."
+            f"{folder.parent.name}/{folder.name}: weights are there as pickle only, which can run code when "
+            "it is opened. Convert them to safetensors first."
         )
     raise BaseError(
-        f"{folder.parent.name}/{folder.name}: settings are there but no weights (*.safetensors). Inspecting works; "
-        "training and drawing need the weights in this folder."
+        f"{folder.parent.name}/{folder.name}: settings are there but no weights (*.safetensors). Inspecting "
+        "works; training and drawing need the weights in this folder."
     )
 
 
@@ -157,7 +157,7 @@ def load_tokenizer(folder: Path, part: str) -> Any:
 
 
 def clip_tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
-    """CLIP's tokenizer from its merges: bytes, bytes that end a word, merges, start and end (49,408 tokens)."""
+    """CLIP's tokenizer, from its merges: bytes, bytes that end a word, merges, start and end."""
     from transformers import CLIPTokenizer
 
     merges = CLIP_MERGES.read_text(encoding="utf-8").strip().split("\n")[1:]
@@ -173,7 +173,7 @@ def clip_tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
 
 
 def byte_signs() -> list[str]:
-    """The 256 printable signs that byte-level BPE writes for bytes, in the order of CLIP's vocabulary (GPT-2's table)."""
+    """The 256 printable signs that byte-level BPE writes for bytes, in the order of CLIP's vocabulary."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

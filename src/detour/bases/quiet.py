@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence diffusers, transformers and huggingface_hub for the block; their settings come back afterwards."""
+    """Silence the libraries for the block; their settings come back afterwards."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

@@ -1,9 +1,10 @@
 """Single-file checkpoints of the SD 1.x layout: read part by part, and written.
 
-The names inside are those of the original latent diffusion code (``model.diffusion_model.input_blocks…``). They are
-mapped one by one to the names of the parts, so that only the tensors of one part are in memory at a time. What the
-tensors' shapes cannot tell (heads, groups of the norms, picture size, another tokenizer than CLIP's) may stand in a
-folder ``NAME.config/`` beside ``NAME.safetensors``, in diffusers layout without weights.
+The names inside are those of the original latent diffusion code (``model.diffusion_model.input_blocks…``).
+They are mapped one by one to the names of the parts, so that only the tensors of one part are in memory at a
+time. What the tensors' shapes cannot tell (heads, groups of the norms, picture size, another tokenizer than
+CLIP's) may stand in a folder ``NAME.config/`` beside ``NAME.safetensors``, in diffusers layout without
+weights.
 
 Source: Rombach et al. 2022, arXiv:2112.10752, and its published checkpoints.
 """
@@ -111,7 +112,8 @@ def read_part(path: Path, part: str, config: Mapping[str, Any], dtype: torch.dty
 def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | None = None) -> Path:
     """Write a base as one checkpoint of the SD 1.x layout, in the precision of its weights.
 
-    Settings and tokenizer go into ``NAME.config/`` beside it where the shapes alone would not bring them back.
+    Settings and tokenizer go into ``NAME.config/`` beside it where the shapes alone would not bring them
+    back.
 
     Args:
         base: of family SD 1.x, with weights.
@@ -193,7 +195,8 @@ def _refuse_other_kinds(path: Path, names: Iterable[str]) -> None:
         )
     if not any(name.startswith("model.diffusion_model.input_blocks.") for name in there):
         raise BaseError(
-            f"{path.name}: no checkpoint of the SD 1.x layout (no 'model.diffusion_model.input_blocks…' inside)."
+            f"{path.name}: no checkpoint of the SD 1.x layout (no 'model.diffusion_model.input_blocks…' "
+            "inside)."
         )
     for prefix, part in (("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder")):
         if not any(name.startswith(prefix) for name in there):
@@ -220,8 +223,8 @@ def _reshaped(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> 
     if tuple(tensor.shape) == (*shape, 1, 1):
         return tensor[:, :, 0, 0]
     raise BaseError(
-        f"{path.name}: '{name}' is {tuple(tensor.shape)} where {shape} is expected. Put the model's settings into "
-        f"{config_folder(path).name}/ beside it."
+        f"{path.name}: '{name}' is {tuple(tensor.shape)} where {shape} is expected. Put the model's settings "
+        f"into {config_folder(path).name}/ beside it."
     )
 
 

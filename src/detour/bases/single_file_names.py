@@ -37,7 +37,8 @@ def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
         return "model.diffusion_model." + _unet_name(name, config)
     if part == "vae":
         return "first_stage_model." + _vae_name(name, len(config["block_out_channels"]))
-    # transformers 5 has no ``text_model.`` in front of a text encoder's names; older ones and checkpoints have.
+    # transformers 5 has no ``text_model.`` in front of a text encoder's names; older ones and checkpoints
+    # have.
     return "cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")
 
 

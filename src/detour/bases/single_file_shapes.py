@@ -15,8 +15,8 @@ TEXT = "cond_stage_model.transformer."
 def infer_configs(shapes: Shapes, *, where: str) -> dict[str, dict[str, Any]]:
     """Part → the settings that differ between sizes of the same layout.
 
-    Heads (8 in the UNet; one per 64 of the text width), norm groups (32) and the picture size cannot be told and stay
-    SD 1.5's.
+    Heads (8 in the UNet; one per 64 of the text width), norm groups (32) and the picture size cannot be told
+    and stay SD 1.5's.
 
     Raises:
         BaseError: the names are SD 1.x's, their structure is not.
@@ -63,7 +63,7 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
 
 
 def _vae(shapes: Shapes) -> dict[str, Any]:
-    channels = []
+    channels: list[int] = []
     while (name := f"{VAE}encoder.down.{len(channels)}.block.0.conv2.weight") in shapes:
         channels.append(shapes[name][0])
     layers = 0

@@ -67,7 +67,8 @@ class TextStage:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Hidden states of each prompt, (N, 77, D), in the encoders' dtype.
 
-        Each distinct prompt is encoded once and by itself, so that its states do not depend on its neighbours.
+        Each distinct prompt is encoded once and by itself, so that its states do not depend on its
+        neighbours.
         """
         distinct = list(dict.fromkeys(prompts))
         rows = {prompt: self._encode_one(prompt) for prompt in distinct}
@@ -78,7 +79,7 @@ class TextStage:
         return Conditioning(states, torch.cat(pooled) if pooled else None)
 
     def unconditional(self, num: int) -> Conditioning:
-        """What guidance steers away from and what a dropped caption becomes: the family's own choice, N times.
+        """What guidance steers away from and a dropped caption becomes, N times: the family's own choice.
 
         SD 1 and 2 encode the empty prompt; SDXL base uses zeros (``force_zeros_for_empty_prompt``).
         """
