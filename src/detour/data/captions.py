@@ -1,0 +1,62 @@
+"""Captions: read, completed by a trigger word, counted."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from detour.errors import DataError
+
+SIDECAR_SUFFIXES = (".txt", ".caption")
+MAX_CAPTION_BYTES = 64 * 1024
+
+
+def read_sidecar(picture: Path) -> str | None:
+    """The caption in ``picture.txt`` (or ``.caption``) beside the picture; None when absent or empty.
+
+    Raises:
+        DataError: not UTF-8 text, or larger than a caption can be.
+    """
+    for suffix in SIDECAR_SUFFIXES:
+        sidecar = picture.with_suffix(suffix)
+        if sidecar.is_file():
+            return one_line(read_text(sidecar, MAX_CAPTION_BYTES)) or None
+    return None
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        DataError: unreadable, not UTF-8, or larger than ``max_bytes``.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise DataError(f"{path}: larger than {max_bytes // 1024:,} KiB. Is this the right file?")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def one_line(text: str) -> str:
+    """Lines and runs of blanks joined by single blanks."""
+    return " ".join(text.replace("\x00", " ").split())
+
+
+def with_trigger(caption: str, trigger: str) -> str:
+    """``"sks, a dog"`` for trigger ``"sks"``; unchanged when the trigger is empty or there already."""
+    trigger = one_line(trigger)
+    if not trigger or f" {trigger.lower()} " in f" {_words(caption)} ":
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def _words(text: str) -> str:
+    return one_line("".join(" " if sign in ",.;:!?()" else sign for sign in text.lower()))
+
+
+def tag_table(captions: Iterable[str]) -> dict[str, int]:
+    """Frequency of each comma-separated tag (a caption without commas is one tag), most frequent first."""
+    counts = Counter(tag for caption in captions for part in caption.split(",") if (tag := part.strip()))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
