@@ -1,0 +1,37 @@
+"""How large an adapter is, from shapes alone."""
+
+from collections.abc import Iterable
+
+from detour.adapters.targets import AdaptableLayer
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def lora_parameters(layer: AdaptableLayer, rank: int) -> int:
+    """Parameters of one layer's two factors: ``rank * (in * kh * kw + out)``.
+
+    ``down`` has the kernel of the layer, ``up`` is 1x1. The formula is not capped at :func:`usable_rank`.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; convolutions as in kohya's scripts.
+    """
+    height, width = layer.kernel
+    return rank * (layer.in_features * height * width + layer.out_features)
+
+
+def count(layers: Iterable[AdaptableLayer], rank: int) -> int:
+    """Parameters of an adapter of one rank beside all of ``layers``."""
+    return sum(lora_parameters(layer, rank) for layer in layers)
+
+
+def usable_rank(layer: AdaptableLayer) -> int:
+    """The largest rank that adds something: the rank of a full weight change of this layer.
+
+    SD 1.5's ``conv_out`` (320 → 4 channels) can use 4, ``conv_in`` (4 channels, 3x3) 36.
+    """
+    height, width = layer.kernel
+    return min(layer.in_features * height * width, layer.out_features)
+
+
+def file_bytes(layers: Iterable[AdaptableLayer], rank: int, dtype: str) -> int:
+    """Bytes of the factors in a file of ``dtype`` (fp32, fp16, bf16); header and metadata come on top."""
+    return count(layers, rank) * BYTES[dtype]
