@@ -1,4 +1,4 @@
-"""Contact sheets of the world: ``python -m detour.pocket.world.sheet OUT.png [--styles | --held-out]``."""
+"""Contact sheets of the world: ``python -m detour.pocket.world.sheet OUT.png [--kind styles]``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _PAPERS = ((1.0, 1.0, 1.0), (1.0, 0.97, 0.88), (0.9, 0.93, 1.0), (0.93, 0.9, 0.8
 def random_style(rng: np.random.Generator) -> Style:
     """A style that has at least one word to its name and lies in no held-out style's neighbourhood.
 
-    Drawn again until both hold; about three draws in four pass.
+    Drawn again until both hold; about four draws in five pass.
     """
     while True:
         style = _draw(rng)
