@@ -48,3 +48,10 @@ def test_a_picture_is_not_its_own_nearest_neighbour() -> None:
 def test_thumbnails_keep_the_mean_of_a_flat_picture_at_any_size(shape: tuple[int, int]) -> None:
     flat = np.full((2, *shape, 3), 77, np.uint8)
     assert np.allclose(pixels.thumbnails(flat), 77.0)
+
+
+def test_the_copied_share_counts_pictures_that_lie_on_a_training_picture() -> None:
+    training = noise(8, 5)
+    half_copied = np.concatenate([training[:2], noise(2, 6)])
+    assert pixels.copied_share(half_copied, training, nearness=0.5) == 0.5
+    assert pixels.copied_share(half_copied, training[:1], nearness=0.5) is None

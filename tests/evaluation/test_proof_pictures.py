@@ -29,9 +29,7 @@ def run(**sections: Any) -> RunSpec:
     return RunSpec(**sections)
 
 
-def test_evaluation_prompts_win_over_sample_prompts_over_captions() -> None:
-    both = run(evaluate=EvaluateSpec(prompts=("e",)), sample=SampleSpec(prompts=("s",)))
-    assert {request.prompt for request in proof_requests(both, ["c"])} == {"e"}
+def test_sample_prompts_win_over_captions() -> None:
     assert {r.prompt for r in proof_requests(run(sample=SampleSpec(prompts=("s",))), ["c"])} == {"s"}
     assert {r.prompt for r in proof_requests(run(), ["c"])} == {"c"}
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.pixels import Pictures
 
@@ -95,8 +96,9 @@ class Judge:
         """
         tokenizer = folder if (folder / "vocab.json").exists() else folder.parent / "tokenizer"
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True)
-            words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+            with quiet_libraries():
+                model = CLIPModel.from_pretrained(folder, local_files_only=True)
+                words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
         except (OSError, ValueError) as error:
             raise BaseError(f"{folder}: the judge cannot be loaded ({error}). Restore the folder.") from error
         return cls(model, words, Preprocessing.load(folder / "preprocessor_config.json"))

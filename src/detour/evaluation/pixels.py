@@ -80,6 +80,24 @@ def nearest_distances(pictures: Pictures, others: Pictures | None = None) -> Fig
     return nearest
 
 
+def copied_share(pictures: Pictures, training: Pictures, *, nearness: float) -> float | None:
+    """Share of the pictures that lie on a training picture.
+
+    Args:
+        pictures: uint8 (N, H, W, 3), of prompts that training never saw.
+        training: uint8 (M, H', W', 3).
+        nearness: a picture lies on a training picture when it is nearer to it than this share of the median
+            distance between a training picture and its own nearest neighbour.
+
+    Returns:
+        between 0 and 1; ``None`` where fewer than two training pictures give no scale.
+    """
+    if len(training) < 2 or not len(pictures):
+        return None
+    limit = nearness * float(np.median(nearest_distances(training)))
+    return float((nearest_distances(pictures, training) < limit).mean())
+
+
 def thumbnails(pictures: Pictures, *, side: int = 16) -> Figures:
     """Box-filtered to ``side`` × ``side``: float64 (N, side, side, 3)."""
     count, height, width, _ = pictures.shape

@@ -6,7 +6,7 @@ the same requests from the saved file. Whoever draws passes an engine, so this m
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,14 +48,14 @@ def proof_requests(spec: RunSpec, captions: Sequence[str]) -> list[ProofRequest]
     """The prompt and seed pairs of the picture proof.
 
     Args:
-        spec: its evaluation prompts win, then its sample prompts; ``evaluate.proof_pictures`` is how many.
-        captions: of the training pictures, trigger included; used when the spec names no prompts.
+        spec: its sample prompts, and ``evaluate.proof_pictures`` of them.
+        captions: of the training pictures, trigger included; used when there are no sample prompts.
 
     Returns:
         ``evaluate.proof_pictures`` requests; prompts spread evenly over what is there and repeat with
         new seeds when there are fewer of them.
     """
-    prompts = spec.evaluate.prompts or spec.sample.prompts or tuple(dict.fromkeys(captions)) or ("",)
+    prompts = spec.sample.prompts or tuple(dict.fromkeys(captions)) or ("",)
     count = spec.evaluate.proof_pictures
     picked = [
         prompts[i * len(prompts) // count] if len(prompts) >= count else prompts[i % len(prompts)]
@@ -72,20 +72,32 @@ def proof_picture_spec(spec: RunSpec) -> PictureSpec:
     )
 
 
-def draw_proof_pictures(engine: PictureSource, requests: Sequence[ProofRequest], spec: RunSpec) -> Pictures:
+def draw_proof_pictures(
+    engine: PictureSource,
+    requests: Sequence[ProofRequest],
+    spec: RunSpec,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+) -> Pictures:
     """Draw the requests as the proof does everywhere: same steps, guidance, size and batch.
 
     Args:
         engine: an fp32 picture engine with or without an adapter; bf16 alone already moves pictures by 0.6.
         requests: from :func:`proof_requests`, or the held-out prompts.
         spec: the run.
+        on_batch: told how many pictures a finished batch held.
 
     Returns:
         uint8 (N, H, W, 3).
     """
-    drawn = engine.draw(requests, proof_picture_spec(spec), batch=PROOF_BATCH)
-    pictures: Pictures = drawn.pictures
-    return pictures
+    how = proof_picture_spec(spec)
+    batches: list[Pictures] = []
+    for start in range(0, len(requests), PROOF_BATCH):
+        drawn = engine.draw(requests[start : start + PROOF_BATCH], how, batch=PROOF_BATCH)
+        batches.append(drawn.pictures)
+        if on_batch is not None:
+            on_batch(len(batches[-1]))
+    return np.concatenate(batches)
 
 
 def keep_trained_pictures(run_folder: Path, requests: Sequence[ProofRequest], pictures: Pictures) -> None:

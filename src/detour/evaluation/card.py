@@ -1,0 +1,134 @@
+"""``README.md`` of a run: the model card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detour.evaluation.report import HEADLINES, RunStory
+from detour.evaluation.settings import setting_rows
+from detour.files import write_text
+
+CARD_SETTINGS = (
+    "goal",
+    "seed",
+    "adapter.rank",
+    "adapter.alpha",
+    "adapter.targets",
+    "train.steps",
+    "train.batch",
+    "train.grad_accum",
+    "train.optim.lr",
+    "train.schedule.kind",
+    "data.resolution",
+)
+"""What a reader wants to know before loading it; ``resolved.toml`` has the rest."""
+
+
+def write_card(path: Path, story: RunStory, *, pictures: Sequence[Path]) -> None:
+    """Write the model card.
+
+    Args:
+        path: ``README.md`` in the run folder.
+        story: of the run.
+        pictures: relative to the run folder; shown under the title.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    write_text(path, render_card(story, pictures=pictures))
+
+
+def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
+    """The card as Markdown, without paths of the machine it was made on."""
+    proof, file_name = story.proof, f"{story.name}.safetensors"
+    trigger = story.spec.data.trigger
+    lines = [
+        f"# {plain(story.name)}",
+        "",
+        f"A LoRA adapter for **{plain(story.base_identity)}**, made with detour.",
+        "",
+        *(line for path in pictures for line in (f"![{_alt(path)}]({path.as_posix()})", "")),
+        f"**Verdict: `{proof.verdict}`.** {HEADLINES[proof.verdict]}",
+        "",
+        *(f"- {plain(reason)}" for reason in proof.reasons),
+        "",
+        "The figures are in `proof.json`, curves and same-seed pairs in `report.html`.",
+        "",
+        "## How to use it",
+        "",
+        f"Trigger: {f'`{_code(trigger)}`, in the prompt' if trigger else 'none needed'}.",
+        "",
+        *_how_to_load(story, file_name),
+        "## Settings",
+        "",
+        "| setting | value |",
+        "|---|---|",
+    ]
+    for key, value in setting_rows(story.spec, base_identity=story.base_identity):
+        if key in CARD_SETTINGS:
+            lines.append(f"| {key} | {plain(value)} |")
+    lines += [
+        "",
+        "`resolved.toml` holds every setting; `detour train --config resolved.toml` repeats the run.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _how_to_load(story: RunStory, file_name: str) -> list[str]:
+    prompt = story.held_out_pairs[0].prompt if story.held_out_pairs else _first_prompt(story)
+    spoken = _code(prompt).replace('"', "'")
+    lines = [
+        "- detour:",
+        "",
+        "  ```",
+        f'  detour generate "{spoken}" --base {_base_argument(story)} --lora {file_name}',
+        "  ```",
+        "",
+    ]
+    if story.base_identity.startswith("pocket"):
+        return [
+            *lines,
+            "The embedded base is Stable Diffusion in miniature: other tools can read the file, but it fits",
+            "this base alone.",
+            "",
+        ]
+    return [
+        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
+        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
+        "- diffusers:",
+        "",
+        "  ```python",
+        f'  pipeline.load_lora_weights(".", weight_name="{file_name}")',
+        "  ```",
+        "",
+        *lines,
+    ]
+
+
+def _base_argument(story: RunStory) -> str:
+    """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
+    name = story.spec.base.name
+    if name == "pocket":
+        return name
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+    return name if is_hub_id else "YOUR-COPY-OF-THE-BASE"
+
+
+def _first_prompt(story: RunStory) -> str:
+    return story.proof_pairs[0].prompt if story.proof_pairs else story.spec.data.trigger or "a picture"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown and the HTML in it leave as it is, on one line."""
+    flat = " ".join(str(text).split())
+    for sign in "\\`*_[]<>|#":
+        flat = flat.replace(sign, "\\" + sign if sign != "<" else "&lt;")
+    return flat
+
+
+def _code(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'")
+
+
+def _alt(path: Path) -> str:
+    return plain(path.stem.replace("-", " "))

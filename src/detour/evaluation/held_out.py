@@ -1,0 +1,105 @@
+"""Scores on prompts that training never saw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from detour.errors import ConfigError
+from detour.evaluation.distance import permutation_p_value, style_distance
+from detour.evaluation.judge import Judge, Phrase, PromptFacts
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof import AccuracyFigures, HeldOutFigures, PromptAccuracy, StyleDistance
+
+MIN_REFERENCES = 4
+"""Fewer pictures of a style say nothing about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyTask:
+    """What the prompts ask for, and true pictures of it.
+
+    Attributes:
+        facts: of each prompt.
+        vocabulary: slot → every word that can stand there.
+        phrase: writes facts as the canonical prompt.
+        truths: uint8 (N, H, W, 3), a true picture of each prompt, in the style where that is known.
+    """
+
+    facts: Sequence[PromptFacts]
+    vocabulary: Mapping[str, Sequence[str]]
+    phrase: Phrase
+    truths: Pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleTask:
+    """True pictures of the style, in two sets that share no picture.
+
+    Attributes:
+        references: uint8 (M, H, W, 3), which the generated pictures are compared with.
+        others: uint8 (K, H, W, 3), whose distance to the references is the ceiling.
+    """
+
+    references: Pictures
+    others: Pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The figures, and how likely base and adapter pictures come from one distribution."""
+
+    figures: HeldOutFigures
+    style_p_value: float | None
+
+
+def score_held_out(
+    judge: Judge | None,
+    base: Pictures,
+    adapter: Pictures,
+    *,
+    style: StyleTask | None,
+    accuracy: AccuracyTask | None,
+) -> Scores:
+    """Compare the base's and the adapter's pictures of the same held-out prompts.
+
+    Args:
+        judge: of the base; without one nothing is scored.
+        base: uint8 (N, H, W, 3), one picture a prompt.
+        adapter: uint8, same prompts and seeds.
+        style: leaves the style distance out when ``None`` or too small.
+        accuracy: leaves the prompt accuracy out when ``None``.
+
+    Raises:
+        ConfigError: not the same number of pictures on both sides.
+    """
+    if len(base) != len(adapter):
+        raise ConfigError(
+            f"{len(base)} pictures of the base and {len(adapter)} of the adapter cannot be compared."
+        )
+    distance, p_value, accuracies = None, None, None
+    if judge is not None and len(base):
+        if style is not None and min(len(style.references), len(style.others)) >= MIN_REFERENCES:
+            distance, p_value = _style(judge, base, adapter, style)
+        if accuracy is not None:
+            accuracies = _accuracy(judge, base, adapter, accuracy)
+    figures = HeldOutFigures(
+        prompts=len(base), seeds=1 if len(base) else 0, style_distance=distance, prompt_accuracy=accuracies
+    )
+    return Scores(figures=figures, style_p_value=p_value)
+
+
+def _style(judge: Judge, base: Pictures, adapter: Pictures, task: StyleTask) -> tuple[StyleDistance, float]:
+    references = judge.picture_features(task.references)
+    plain, adapted = judge.picture_features(base), judge.picture_features(adapter)
+    distance = StyleDistance(
+        base=style_distance(plain, references),
+        adapter=style_distance(adapted, references),
+        ceiling=style_distance(judge.picture_features(task.others), references),
+    )
+    return distance, permutation_p_value(plain, adapted)
+
+
+def _accuracy(judge: Judge, base: Pictures, adapter: Pictures, task: AccuracyTask) -> AccuracyFigures:
+    def of(pictures: Pictures) -> PromptAccuracy:
+        return PromptAccuracy(**judge.prompt_accuracy(pictures, task.facts, task.vocabulary, task.phrase))
+
+    return AccuracyFigures(base=of(base), adapter=of(adapter), ceiling=of(task.truths))

@@ -1,0 +1,215 @@
+"""``report.html``: the proof of one run for people, one file with everything in it."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.plots import Curve, bar_chart, line_chart, smoothed
+from detour.evaluation.proof import HeldOutFigures, Proof, VerdictName
+from detour.evaluation.settings import setting_rows
+from detour.files import write_text
+from detour.specs import RunSpec
+
+HEADLINES: Mapping[VerdictName, str] = {
+    "learned": "It learned.",
+    "no_effect": "It changes nothing.",
+    "collapsed": "It collapsed: every prompt gives nearly the same picture.",
+    "copies": "It copies its training pictures.",
+    "forgot_prompts": "It forgot part of what the base could draw.",
+    "overfit": "It overfits: pictures kept out got worse again.",
+    "inconclusive": "Nothing is proved.",
+}
+"""What each verdict says in words; ``docs/verdicts.md`` has the rules."""
+
+PICTURE_FORMS = ((320, 90), (320, 75), (240, 75), (160, 70), (96, 60))
+"""(longest side in pixels, JPEG quality), from the best to what always fits."""
+
+PICTURES_BYTES = 3_400_000
+"""All pictures together; in base64 and with the rest of the page they stay below 5 MB."""
+
+MAX_PAIRS = 24
+"""Pairs of each kind on the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The same prompt and seed without and with the adapter.
+
+    Attributes:
+        prompt: what both were asked for.
+        seed: of both.
+        base: uint8 (H, W, 3).
+        adapter: uint8, same shape.
+        truth: a true picture of the prompt in the style, where one is known.
+    """
+
+    prompt: str
+    seed: int
+    base: Pictures
+    adapter: Pictures
+    truth: Pictures | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What ``metrics.jsonl`` says, as (step, value) pairs."""
+
+    loss: Sequence[tuple[float, float]] = ()
+    validation: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStory:
+    """Everything that the report and the model card tell.
+
+    Attributes:
+        spec: the resolved run.
+        name: of the run.
+        base_identity: of the base, without a path.
+        proof: figures and verdict.
+        metrics: curves.
+        proof_pairs: pairs of the picture proof, from prompts of the training data.
+        held_out_pairs: pairs of prompts that training never saw.
+        facts: what else is known of the run (seconds, threads, versions), shown as it is.
+    """
+
+    spec: RunSpec
+    name: str
+    base_identity: str
+    proof: Proof
+    metrics: Metrics
+    proof_pairs: Sequence[Pair] = ()
+    held_out_pairs: Sequence[Pair] = ()
+    facts: Mapping[str, Any]
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Curves of ``metrics.jsonl``; broken lines are left out, a missing file is an empty run."""
+    loss: list[tuple[float, float]] = []
+    validation: list[tuple[float, float]] = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            values = json.loads(line)
+            step = float(values["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a run that was killed may end in half a line
+        for key, points in (("loss", loss), ("val_loss", validation)):
+            value = values.get(key)
+            if isinstance(value, int | float) and math.isfinite(value):
+                points.append((step, float(value)))
+    return Metrics(loss=loss, validation=validation)
+
+
+def write_report(path: Path, story: RunStory) -> None:
+    """Write the page.
+
+    Args:
+        path: ``report.html``.
+        story: of the run; captions in it are untrusted and escaped.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    write_text(path, render_report(story))
+
+
+def render_report(story: RunStory) -> str:
+    """The page as text: no script, no network, style and pictures inline."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("detour.evaluation", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = 3 * sum(min(len(pairs), MAX_PAIRS) for pairs in (story.proof_pairs, story.held_out_pairs))
+    environment.filters["picture"] = lambda picture: data_uri(
+        picture, max_bytes=PICTURES_BYTES // max(shown, 1)
+    )
+    return environment.get_template("report.html").render(
+        story=story,
+        proof=story.proof,
+        headline=HEADLINES[story.proof.verdict],
+        loss_chart=_markup(loss_chart(story.metrics)),
+        style_chart=_markup(style_chart(story.proof.held_out)),
+        accuracy_chart=_markup(accuracy_chart(story.proof.held_out)),
+        groups=_pair_groups(story),
+        settings=setting_rows(story.spec, base_identity=story.base_identity),
+    )
+
+
+def loss_chart(metrics: Metrics) -> str:
+    """Training loss raw and smoothed, and the loss on pictures kept out."""
+    values = [value for _, value in metrics.loss]
+    smooth = [(step, value) for (step, _), value in zip(metrics.loss, smoothed(values), strict=True)]
+    curves = [
+        Curve(name="training loss", kind="raw", points=metrics.loss),
+        Curve(name="training loss, smoothed", kind="smooth", points=smooth),
+        Curve(name="loss on pictures kept out", kind="validation", points=metrics.validation),
+    ]
+    return line_chart(curves, title="Loss over the training steps", x_label="step", y_label="loss")
+
+
+def style_chart(held_out: HeldOutFigures) -> str:
+    """Distance to the style: base, adapter and ceiling."""
+    distance = held_out.style_distance
+    if distance is None:
+        return ""
+    bars = [("base", distance.base), ("adapter", distance.adapter), ("ceiling", distance.ceiling)]
+    return bar_chart(
+        [("distance to the style (shorter is nearer)", bars)], title="Style distance", percent=False
+    )
+
+
+def accuracy_chart(held_out: HeldOutFigures) -> str:
+    """Prompt accuracy by part: base, adapter and ceiling."""
+    accuracy = held_out.prompt_accuracy
+    if accuracy is None:
+        return ""
+    rows = []
+    for part in type(accuracy.base).model_fields:
+        sides = (("base", accuracy.base), ("adapter", accuracy.adapter), ("ceiling", accuracy.ceiling))
+        rows.append((part, [(name, getattr(side, part)) for name, side in sides]))
+    return bar_chart(rows, title="Prompt accuracy by part of the prompt", percent=True)
+
+
+def data_uri(picture: Pictures, *, max_bytes: int) -> str:
+    """uint8 (H, W, 3) as a JPEG data URI in the best of :data:`PICTURE_FORMS` that fits ``max_bytes``."""
+    from PIL import Image
+
+    for side_px, quality in PICTURE_FORMS:
+        image = Image.fromarray(picture)
+        image.thumbnail((side_px, side_px))
+        stream = io.BytesIO()
+        # Full colour resolution: halved, as is JPEG's default, thin coloured outlines lose their colour.
+        image.save(stream, "JPEG", quality=quality, subsampling=0)
+        if stream.tell() <= max_bytes:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _pair_groups(story: RunStory) -> list[dict[str, Any]]:
+    groups = [
+        ("New prompts", "Prompts that training never saw.", story.held_out_pairs),
+        ("Prompts of the training data", "The pairs of the picture proof.", story.proof_pairs),
+    ]
+    return [
+        {"title": title, "note": note, "pairs": pairs[:MAX_PAIRS], "left_out": max(0, len(pairs) - MAX_PAIRS)}
+        for title, note, pairs in groups
+        if pairs
+    ]
+
+
+def _markup(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)  # made by plots.py, which escapes its texts

@@ -1,0 +1,40 @@
+"""A run's settings as rows to read, without paths of the machine it ran on."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from detour.specs import RunSpec
+
+
+def setting_rows(spec: RunSpec, *, base_identity: str) -> list[tuple[str, str]]:
+    """Dotted key → value of every setting that is set.
+
+    Args:
+        spec: the resolved run.
+        base_identity: stands for ``base.name``, which may be a path.
+    """
+    values = spec.model_dump(by_alias=True)
+    values["base"]["name"] = base_identity
+    values["data"]["source"] = public_source(spec.data.source)
+    return [(key, _shown(value)) for key, value in _flat(values) if value is not None]
+
+
+def public_source(source: str) -> str:
+    """``hub:…`` as it is; of a folder only its own name."""
+    return source if source.startswith("hub:") else PurePath(source.replace("\\", "/")).name
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return ", ".join(str(inner) for inner in value) or "–"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "–"

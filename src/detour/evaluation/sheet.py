@@ -1,0 +1,75 @@
+"""One picture for people: prompts × (base, adapter, true style), labelled."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detour.evaluation.report import Pair
+from detour.files import write_with
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+GAP_PX = 6
+LABEL_PX = 20
+FONT_PX = 13
+MAX_CELL_PX = 256
+PAPER, INK, SOFT = (250, 249, 246), (25, 27, 31), (92, 96, 104)
+
+
+def write_sheet(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write the sheet as PNG.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    sheet = draw_sheet(pairs)
+    write_with(path, lambda temporary: sheet.save(temporary, "PNG", optimize=True))
+
+
+def draw_sheet(pairs: Sequence[Pair], *, groups_in_row: int = 2) -> "Image.Image":
+    """Groups of pictures of one prompt and seed, side by side, the prompt above them.
+
+    Args:
+        pairs: at least one; either all or none with a true picture.
+        groups_in_row: prompts beside each other.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    with_truth = pairs[0].truth is not None
+    names = ["base", "adapter", "true style"] if with_truth else ["base", "adapter"]
+    height, width = pairs[0].base.shape[:2]
+    scale = min(1.0, MAX_CELL_PX / max(height, width))
+    cell = (round(width * scale), round(height * scale))
+    columns = min(groups_in_row, len(pairs))
+    group = (len(names) * (cell[0] + GAP_PX) + 2 * GAP_PX, cell[1] + LABEL_PX + GAP_PX)
+    rows = -(-len(pairs) // columns)
+    sheet = Image.new("RGB", (columns * group[0], LABEL_PX + rows * group[1] + GAP_PX), PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
+    for index, pair in enumerate(pairs):
+        left = (index % columns) * group[0] + GAP_PX
+        top = LABEL_PX + (index // columns) * group[1]
+        pen.text(
+            (left, top + 2), _fitting(pair.prompt, pen, font, group[0] - 2 * GAP_PX), fill=INK, font=font
+        )
+        shown = [pair.base, pair.adapter, pair.truth]
+        for place, picture in enumerate(shown[: len(names)]):
+            x = left + place * (cell[0] + GAP_PX)
+            if index < columns:
+                pen.text((x + cell[0] / 2, LABEL_PX / 2), names[place], fill=SOFT, font=font, anchor="mm")
+            if picture is not None:
+                image = Image.fromarray(picture).resize(cell, Image.Resampling.LANCZOS)
+                sheet.paste(image, (x, top + LABEL_PX))
+    return sheet
+
+
+def _fitting(
+    text: str, pen: "ImageDraw.ImageDraw", font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width_px: int
+) -> str:
+    """The text, cut with an ellipsis where it is wider than its group."""
+    flat = " ".join(text.split())
+    if pen.textlength(flat, font=font) <= width_px:
+        return flat
+    while flat and pen.textlength(flat + "…", font=font) > width_px:
+        flat = flat[:-1]
+    return flat + "…"

@@ -1,0 +1,114 @@
+"""The pictures of every side of the proof, from one fresh base: plain, switched off, adapted, merged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
+from detour.specs import RunSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detour.adapters.adapter import Adapter
+    from detour.generation.engine import PictureEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """uint8 (N, H, W, 3) each; the first four of the proof requests, the last two of the held-out ones."""
+
+    base: Pictures
+    switched_off: Pictures
+    adapter: Pictures
+    merged: Pictures
+    held_out_base: Pictures
+    held_out_adapter: Pictures
+    layers_matched: int
+
+
+def draw_sides(
+    engine: "PictureEngine",
+    adapter: "Adapter",
+    *,
+    proof: Sequence[ProofRequest],
+    held_out: Sequence[ProofRequest],
+    spec: RunSpec,
+    weight: float = 1.0,
+    on_pictures: Callable[[int, int], None] | None = None,
+) -> Sides:
+    """Draw all sides with the same prompts, seeds, sizes, steps and batches.
+
+    Args:
+        engine: a fresh base in fp32; as before when this returns.
+        adapter: read back from the saved file.
+        proof: at least one request.
+        held_out: may be empty.
+        spec: the run.
+        weight: with which the adapter is attached and merged.
+        on_pictures: told (pictures done, pictures in all) after each batch.
+
+    Returns:
+        the pictures; where the base has none of the adapter's layers, every side is the base's.
+
+    Raises:
+        AdapterError: the base has some of the adapter's layers and lacks others, or they have other widths.
+    """
+    from detour.adapters.attach import attach_adapter
+    from detour.adapters.delta import merge_into
+
+    models = models_of(engine)
+    matched = layers_in(models, adapter)
+    total = (4 * len(proof) + 2 * len(held_out)) if matched else len(proof) + len(held_out)
+    done = 0
+
+    def drawn(requests: Sequence[ProofRequest]) -> Pictures:
+        def on_batch(count: int) -> None:
+            nonlocal done
+            done += count
+            if on_pictures is not None:
+                on_pictures(done, total)
+
+        return draw_proof_pictures(engine, requests, spec, on_batch=on_batch)
+
+    base = drawn(proof)
+    held_out_base = drawn(held_out) if held_out else base[:0]
+    if not matched:
+        return Sides(
+            base=base, switched_off=base, adapter=base, merged=base,
+            held_out_base=held_out_base, held_out_adapter=held_out_base, layers_matched=0,
+        )  # fmt: skip
+    attached = attach_adapter(models, adapter, 0.0)
+    try:
+        switched_off = drawn(proof)
+        attached.set_weight(weight)
+        adapted = drawn(proof)
+        held_out_adapter = drawn(held_out) if held_out else base[:0]
+    finally:
+        attached.detach()
+    merge = merge_into(models, adapter, weight)
+    try:
+        merged = drawn(proof)
+    finally:
+        merge.undo()
+    return Sides(
+        base=base, switched_off=switched_off, adapter=adapted, merged=merged,
+        held_out_base=held_out_base, held_out_adapter=held_out_adapter, layers_matched=matched,
+    )  # fmt: skip
+
+
+def models_of(engine: "PictureEngine") -> dict[str, "nn.Module"]:
+    """Part → model, for every part of a base that an adapter can sit on."""
+    return {"unet": engine.unet, **engine.text.models}
+
+
+def layers_in(models: Mapping[str, "nn.Module"], adapter: "Adapter") -> int:
+    """How many of the adapter's layers the models have, by name."""
+    from detour.adapters.adapter import part_of, path_of
+    from detour.adapters.places import find_path
+
+    return sum(
+        part_of(key) in models and find_path(models[part_of(key)], path_of(key)) is not None
+        for key in adapter.layers
+    )

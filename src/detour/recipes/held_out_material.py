@@ -1,0 +1,227 @@
+"""What a run is scored on: prompts that training never saw, and true pictures where somebody can draw them.
+
+The world of the embedded base writes prompts for it and draws their true pictures; a run in a style of that
+world says which one in ``world.json``. Other styles are known by the training pictures alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detour.errors import DetourError, RunError
+from detour.evaluation.held_out import AccuracyTask, StyleTask
+from detour.evaluation.judge import PromptFacts
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof_pictures import ProofRequest
+from detour.files import write_json
+from detour.specs import RunSpec
+
+if TYPE_CHECKING:
+    from detour.bases.base import Base
+    from detour.pocket.world import PromptedScene, Style
+
+WORLD_STYLE = "world.json"
+"""In a run folder: ``{"style": NAME}``, the style of the world that its pictures are drawn in."""
+
+HELD_OUT_SEED = 7
+"""Draws which held-out prompts are asked for, and in which scenes their true pictures show them."""
+
+FIRST_HELD_OUT_SEED = 1000
+"""Seed of the first held-out picture; picture i uses the i-th after it."""
+
+REFERENCES_A_PROMPT = 4
+"""True pictures of each prompt that the generated ones are compared with."""
+
+MAX_TRAINING_PICTURES = 128
+"""As many tell a style and a copy; a hub data set has thousands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPictures:
+    """uint8 (N, S, S, 3) as trained on, and those kept out; captions of all, trigger included."""
+
+    train: Pictures
+    held_out: Pictures
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutMaterial:
+    """Requests and tasks for the evaluation.
+
+    Attributes:
+        requests: may be empty.
+        style: what the style looks like, where that is known.
+        accuracy: what the prompts ask for, where that is known.
+        truths: a true picture of each request in the style, for people to compare; ``None`` where unknown.
+        notes: why something cannot be measured.
+    """
+
+    requests: tuple[ProofRequest, ...] = ()
+    style: StyleTask | None = None
+    accuracy: AccuracyTask | None = None
+    truths: Pictures | None = None
+    notes: tuple[str, ...] = ()
+
+
+def write_world_style(run_folder: Path, style: str) -> None:
+    """Say which style of the world the run's pictures are drawn in."""
+    write_json(run_folder / WORLD_STYLE, {"style": style})
+
+
+def read_world_style(run_folder: Path) -> str | None:
+    """The name in ``world.json``; ``None`` when there is none.
+
+    Raises:
+        RunError: the file is broken or names no style of the world.
+    """
+    from detour.pocket.world import NAMED_STYLES
+
+    path = run_folder / WORLD_STYLE
+    if not path.exists():
+        return None
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["style"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
+    if name not in NAMED_STYLES:
+        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(NAMED_STYLES)}.")
+    return str(name)
+
+
+def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
+    """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
+
+    Raises:
+        DataError: they are not where the run found them.
+    """
+    from detour.data.folder import Example, read_dataset, split_holdout
+    from detour.data.transform import to_square
+
+    dataset = read_dataset(spec.data)
+    share = spec.data.holdout if isinstance(spec.data.holdout, float) else 0.0
+    train, held_out = split_holdout(dataset, share, spec.seed)
+
+    def squares(examples: Sequence[Example]) -> Pictures:
+        chosen = examples[:: -(-len(examples) // MAX_TRAINING_PICTURES) or 1]
+        opened = (example.open(max_megapixels=spec.data.max_megapixels) for example in chosen)
+        pictures = [to_square(picture, size_px) for picture in opened]
+        return np.stack(pictures) if pictures else np.empty((0, size_px, size_px, 3), np.uint8)
+
+    captions = tuple(example.caption for example in (*train.examples, *held_out.examples))
+    return TrainingPictures(
+        train=squares(train.examples), held_out=squares(held_out.examples), captions=captions
+    )
+
+
+def training_pictures_or_note(
+    spec: RunSpec, *, size_px: int
+) -> tuple[TrainingPictures | None, tuple[str, ...]]:
+    """The run's pictures, or a sentence on why they cannot be compared with."""
+    try:
+        return read_training_pictures(spec, size_px=size_px), ()
+    except DetourError:
+        return None, ("The training pictures are not where the run found them: copies were not looked for.",)
+
+
+def gather_held_out(
+    spec: RunSpec, base: "Base", run_folder: Path, training: TrainingPictures | None, *, size_px: int
+) -> HeldOutMaterial:
+    """Prompts, tasks and true pictures for this run.
+
+    Args:
+        spec: the resolved run.
+        base: what it was trained on; a ``judge/`` beside its parts makes scores possible.
+        run_folder: may hold ``world.json``.
+        training: the run's own pictures; ``None`` where they are gone.
+        size_px: side of the pictures.
+    """
+    if spec.evaluate.num_prompts == 0 and not spec.evaluate.prompts:
+        return HeldOutMaterial(notes=("Held-out prompts were left out by evaluate.num_prompts = 0.",))
+    known_by_judge = (base.folder / "judge").is_dir()
+    no_judge = (
+        () if known_by_judge else ("There is no judge for this base: new prompts are drawn, not scored.",)
+    )
+    style = _style_of_training(training)
+    if spec.evaluate.prompts or not base.identity.startswith("pocket"):
+        requests = _requests(spec, spec.evaluate.prompts)
+        nothing = (
+            () if requests else ("No held-out prompts were given: set evaluate.prompts to see some drawn.",)
+        )
+        unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
+        notes = (*nothing, *no_judge) or unscored
+        return HeldOutMaterial(requests=requests, style=style, notes=notes)
+    return _of_the_world(spec, read_world_style(run_folder), style, size_px=size_px)
+
+
+def _of_the_world(
+    spec: RunSpec, style_name: str | None, style_of_training: StyleTask | None, *, size_px: int
+) -> HeldOutMaterial:
+    from detour.pocket.world import HOUSE, NAMED_STYLES, VOCABULARY, held_out_prompts, plain_prompt
+
+    asked = held_out_prompts(spec.evaluate.num_prompts, seed=HELD_OUT_SEED)
+    style = NAMED_STYLES[style_name] if style_name else HOUSE
+    truths = _rendered(asked, style, size_px=size_px)
+    accuracy = AccuracyTask(
+        facts=[PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked],
+        vocabulary={"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places},
+        phrase=lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
+        truths=truths,
+    )
+    requests = _requests(spec, [one.prompt for one in asked])
+    if style_name is None:
+        return HeldOutMaterial(requests=requests, style=style_of_training, accuracy=accuracy)
+    references = _references(asked, style, size_px=size_px)
+    return HeldOutMaterial(
+        requests=requests,
+        style=StyleTask(references=references, others=truths),
+        accuracy=accuracy,
+        truths=truths,
+    )
+
+
+def _references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    """The same prompts in other scenes, so that the distance tells styles apart and not contents."""
+    from detour.pocket.world import compose_scene, render
+
+    pictures = [
+        render(
+            compose_scene(
+                seed=HELD_OUT_SEED + 10_000 * (copy + 1) + i,
+                things=[(one.object, one.colour)],
+                place=one.place,
+            ),
+            style,
+            size_px=size_px,
+        )
+        for copy in range(REFERENCES_A_PROMPT)
+        for i, one in enumerate(asked)
+    ]
+    return np.stack(pictures)
+
+
+def _rendered(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    from detour.pocket.world import render
+
+    return np.stack([render(one.scene, style, size_px=size_px) for one in asked])
+
+
+def _style_of_training(training: TrainingPictures | None) -> StyleTask | None:
+    """The training pictures in two halves, those kept out first."""
+    if training is None:
+        return None
+    pictures = np.concatenate([training.held_out, training.train])[:MAX_TRAINING_PICTURES]
+    return StyleTask(references=pictures[0::2], others=pictures[1::2])
+
+
+def _requests(spec: RunSpec, prompts: Sequence[str]) -> tuple[ProofRequest, ...]:
+    from detour.data.captions import with_trigger
+
+    return tuple(
+        ProofRequest(prompt=with_trigger(prompt, spec.data.trigger), seed=FIRST_HELD_OUT_SEED + i)
+        for i, prompt in enumerate(prompts)
+    )

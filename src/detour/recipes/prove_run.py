@@ -1,0 +1,278 @@
+"""Prove a finished run: load its file into a fresh base, draw, compare, decide, and write it all down."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detour.errors import RunError
+from detour.evaluation import pixels, thresholds
+from detour.evaluation.card import write_card
+from detour.evaluation.causes import AdapterState, causes_of_no_effect
+from detour.evaluation.held_out import Scores, score_held_out
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof import GradientFigures, LargestDifference, PixelFigures, Proof, write_proof
+from detour.evaluation.proof_pictures import ProofRequest, proof_requests, read_trained_pictures
+from detour.evaluation.report import Metrics, Pair, RunStory, read_metrics, write_report
+from detour.evaluation.sheet import write_sheet
+from detour.evaluation.sides import Sides, draw_sides
+from detour.evaluation.verdict import Evidence, decide, has_effect
+from detour.recipes.held_out_material import (
+    HeldOutMaterial,
+    TrainingPictures,
+    gather_held_out,
+    training_pictures_or_note,
+)
+from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.specs import RunSpec, load_run_spec
+
+if TYPE_CHECKING:
+    from detour.adapters.adapter import Adapter
+    from detour.bases.base import Base
+
+SHEET = Path("samples") / "sheet.png"
+SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "torch": "torch"}
+"""Keys of ``run.json`` that the report shows, and how it calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run folder holds before the proof."""
+
+    folder: Path
+    spec: RunSpec
+    adapter_file: Path
+    state: Mapping[str, Any]
+    gradients: GradientFigures | None
+    metrics: Metrics
+
+
+def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = silent) -> Proof:
+    """Prove a run and write ``proof.json``, ``report.html``, ``README.md`` and ``samples/sheet.png`` into it.
+
+    Everything is measured in fp32 on the adapter read back from the saved file into a fresh base, at the
+    thread count of the run. ``proof.json`` is written last.
+
+    Args:
+        run_folder: of a run that has an adapter file and ``resolved.toml``.
+        weight: with which the adapter is attached.
+        progress: told about stages and pictures.
+
+    Raises:
+        RunError: the folder holds no finished run.
+        AdapterError: the file is broken or made for another base.
+        BaseError: the base is not there any more.
+    """
+    from detour.adapter_files import read_adapter
+    from detour.bases.base import open_base
+    from detour.bases.hardware import set_threads
+
+    run = read_finished_run(run_folder)
+    set_threads(run.spec.train.threads)
+    base = open_base(run.spec.base.name, revision=run.spec.base.revision)
+    adapter = read_adapter(run.adapter_file)
+    size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
+    progress(Progress(stage="gathering held-out prompts"))
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px)
+    material = gather_held_out(run.spec, base, run_folder, training, size_px=size_px)
+    kept = read_trained_pictures(run_folder)
+    requests, trained = kept or (proof_requests(run.spec, training.captions if training else ()), None)
+    sides = _draw(run, base, adapter, requests, material, weight, progress)
+    progress(Progress(stage="scoring"))
+    scores = _score(base, sides, material)
+    evidence = _gather_evidence(
+        run, adapter, sides, trained, scores, material, training, weight, (*notes, *material.notes)
+    )
+    proof = _decide(evidence)
+    _write(run, base, proof, sides, requests, material)
+    return proof
+
+
+def read_finished_run(run_folder: Path) -> FinishedRun:
+    """Settings, state and curves of a run.
+
+    Raises:
+        RunError: no run, or one without an adapter file.
+    """
+    resolved = run_folder / "resolved.toml"
+    if not resolved.is_file():
+        raise RunError(f"{run_folder}: no resolved.toml, so no run of detour. Name a folder under runs/.")
+    spec = load_run_spec(config=resolved)
+    adapter_file = run_folder / f"{spec.name}.safetensors"
+    if not adapter_file.is_file():
+        raise RunError(
+            f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
+        )
+    state = _read_json(run_folder / "run.json")
+    figures = state.get("gradients") or _read_json(run_folder / "gradients.json")
+    return FinishedRun(
+        folder=run_folder,
+        spec=spec,
+        adapter_file=adapter_file,
+        state=state,
+        gradients=GradientFigures.model_validate(figures) if figures else None,
+        metrics=read_metrics(run_folder / "metrics.jsonl"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _draw(
+    run: FinishedRun,
+    base: "Base",
+    adapter: "Adapter",
+    requests: Sequence[ProofRequest],
+    material: HeldOutMaterial,
+    weight: float,
+    progress: ProgressFn,
+) -> Sides:
+    from detour.bases.hardware import pick_device
+    from detour.generation.engine import PictureEngine
+
+    stage = "drawing proof pictures"
+    progress(Progress(stage=stage))
+    engine = PictureEngine.load(base, device=pick_device(run.spec.base.device), dtype="fp32")
+    return draw_sides(
+        engine,
+        adapter,
+        proof=requests,
+        held_out=material.requests,
+        spec=run.spec,
+        weight=weight,
+        on_pictures=lambda done, total: progress(Progress(stage=stage, done=done, total=total)),
+    )
+
+
+def _score(base: "Base", sides: Sides, material: HeldOutMaterial) -> Scores:
+    from detour.evaluation.judge import Judge
+
+    folder = base.folder / "judge"
+    judge = Judge.load(folder) if folder.is_dir() and material.requests else None
+    return score_held_out(
+        judge,
+        sides.held_out_base,
+        sides.held_out_adapter,
+        style=material.style,
+        accuracy=material.accuracy,
+    )
+
+
+def _gather_evidence(
+    run: FinishedRun,
+    adapter: "Adapter",
+    sides: Sides,
+    trained: Pictures | None,
+    scores: Scores,
+    material: HeldOutMaterial,
+    training: TrainingPictures | None,
+    weight: float,
+    notes: tuple[str, ...],
+) -> Evidence:
+    moved = PixelFigures(
+        mean_abs_diff=pixels.mean_abs_diff(sides.adapter, sides.base),
+        noise_floor=pixels.noise_floor(sides.base, sides.switched_off),
+        pictures=len(sides.base),
+    )
+    if trained is None:
+        notes = (
+            *notes,
+            "The trained model's own pictures were not kept: the reload was not compared with them.",
+        )
+    state = AdapterState(
+        learning_rate=run.spec.train.optim.lr if isinstance(run.spec.train.optim.lr, float) else None,
+        weight=weight,
+        layers=tuple(adapter.layers),
+        layers_matched=sides.layers_matched,
+        up_is_zero=all(not layer.up.any() for layer in adapter.layers.values()),
+        trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
+    )
+    shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
+    plain = sides.held_out_base if len(sides.held_out_base) else sides.base
+    expected = [pixels.diversity(one) for one in (plain, material.truths) if one is not None]
+    return Evidence(
+        gradients=run.gradients,
+        pixels=moved,
+        reload_diff=None if trained is None else pixels.max_abs_diff(trained, sides.adapter),
+        merge_diff=pixels.max_abs_diff(sides.merged, sides.adapter),
+        held_out=scores.figures,
+        style_p_value=scores.style_p_value,
+        causes=()
+        if has_effect(moved)
+        else causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF),
+        validation=_validation(run),
+        diversity=pixels.diversity(shown),
+        diversity_expected=min(expected),
+        copied_share=None
+        if training is None
+        else pixels.copied_share(sides.held_out_adapter, training.train, nearness=thresholds.COPY_NEARNESS),
+        notes=notes,
+    )
+
+
+def _validation(run: FinishedRun) -> tuple[float, ...]:
+    """Losses on pictures kept out up to the weights that are shipped: the last ones, or the best."""
+    losses = tuple(value for _, value in run.metrics.validation)
+    if run.spec.validate_.keep_best and losses:
+        return losses[: losses.index(min(losses)) + 1]
+    return losses
+
+
+def _decide(evidence: Evidence) -> Proof:
+    verdict = decide(evidence)
+    return Proof(
+        gradients=evidence.gradients,
+        pixels=evidence.pixels,
+        reload=LargestDifference(max_abs_diff=evidence.reload_diff),
+        merge=LargestDifference(max_abs_diff=evidence.merge_diff),
+        held_out=evidence.held_out,
+        verdict=verdict.name,
+        reasons=verdict.reasons,
+    )
+
+
+def _write(
+    run: FinishedRun,
+    base: "Base",
+    proof: Proof,
+    sides: Sides,
+    requests: Sequence[ProofRequest],
+    material: HeldOutMaterial,
+) -> None:
+    story = RunStory(
+        spec=run.spec,
+        name=str(run.spec.name),
+        base_identity=base.identity,
+        proof=proof,
+        metrics=run.metrics,
+        proof_pairs=_pairs(requests, sides.base, sides.adapter, None),
+        held_out_pairs=_pairs(
+            material.requests, sides.held_out_base, sides.held_out_adapter, material.truths
+        ),
+        facts={SHOWN_FACTS[key]: run.state[key] for key in SHOWN_FACTS if key in run.state},
+    )
+    write_sheet(run.folder / SHEET, story.held_out_pairs or story.proof_pairs)
+    write_report(run.folder / "report.html", story)
+    write_card(run.folder / "README.md", story, pictures=[SHEET])
+    write_proof(run.folder / "proof.json", proof)
+
+
+def _pairs(
+    requests: Sequence[ProofRequest], base: Pictures, adapter: Pictures, truths: Pictures | None
+) -> list[Pair]:
+    return [
+        Pair(
+            prompt=request.prompt,
+            seed=request.seed,
+            base=base[i],
+            adapter=adapter[i],
+            truth=None if truths is None else truths[i],
+        )
+        for i, request in enumerate(requests)
+    ]
