@@ -47,7 +47,9 @@ def measure(*, base: str, batch: int, rank: int, targets: str, dtype: str, round
     examples = [training_example(0, index) for index in range(24)]
     setting = loops.Setting(
         base=opened,
-        pictures=np.stack([render(example.scene, HOUSE, size_px=opened.native_size_px) for example in examples]),
+        pictures=np.stack(
+            [render(example.scene, HOUSE, size_px=opened.native_size_px) for example in examples]
+        ),
         captions=[example.caption for example in examples],
         batch=batch,
         rank=rank,

@@ -63,14 +63,19 @@ def peft(setting: Setting) -> Callable[[int], None]:
     """PEFT with caches and the per-tensor optimizer; a call makes one step."""
     base = setting.base
     unet = base.load_unet(dtype=setting.dtype, device="cpu")
-    latents = cache_latents(base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False)
+    latents = cache_latents(
+        base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
+    )
     texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
     step = _peft_step(setting, unet)
 
     def run(index: int) -> None:
         rows = _rows(setting, index)
         drawn = latents.means[0, rows] + latents.stds[0, rows] * torch.randn_like(latents.stds[0, rows])
-        step(drawn.to(setting.dtype), texts.encode([setting.captions[row] for row in rows]).states.to(setting.dtype))
+        step(
+            drawn.to(setting.dtype),
+            texts.encode([setting.captions[row] for row in rows]).states.to(setting.dtype),
+        )
 
     return run
 
@@ -90,7 +95,9 @@ def detour(setting: Setting) -> Callable[[int], None]:
         seed=0,
     )
     use_training_attention(unet, device="cpu")
-    latents = cache_latents(base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False)
+    latents = cache_latents(
+        base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
+    )
     texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
     flat = FlatParameters(attached.parameters())
     state = TrainState(flat, FlatAdamW(flat), rate=lambda _: LEARNING_RATE)

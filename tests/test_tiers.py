@@ -78,7 +78,9 @@ def test_imports_point_downwards(module: str, path: Path) -> None:
 
 
 def test_an_upward_import_is_found_and_named_with_its_line() -> None:
-    found = violations("detour.adapters.delta", "import os\n\ndef f():\n    from detour.training import loop\n")
+    found = violations(
+        "detour.adapters.delta", "import os\n\ndef f():\n    from detour.training import loop\n"
+    )
     assert found == ["detour.adapters.delta:4 imports detour.training: adapters (1.0) may not reach training"]
 
 

@@ -5,14 +5,16 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option
+from detour.cli.options import DEVICES, DTYPES, base_option, json_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @base_option()
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
-@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to switch on; repeatable.")
+@click.option(
+    "--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to switch on; repeatable."
+)
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
@@ -29,7 +31,9 @@ from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
-@click.option("--dtype", type=DTYPES, default="auto", show_default=True, help="Precision; auto is fp32 on a CPU.")
+@click.option(
+    "--dtype", type=DTYPES, default="auto", show_default=True, help="Precision; auto is fp32 on a CPU."
+)
 @click.option("--compare", is_flag=True, help="Each picture with and without the adapters, at the same seed.")
 @click.option("--grid", is_flag=True, help="One labelled sheet of all pictures as well.")
 @click.option("--trace", type=int, default=0, metavar="N", help="Keep the picture at N moments of denoising.")

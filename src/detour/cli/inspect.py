@@ -26,7 +26,9 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
     show_default=True,
     help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), comma list, or re:REGEX.",
 )
-@click.option("--rank", "ranks", default="4,8,16", show_default=True, callback=parse_ranks, help="Ranks to count for.")
+@click.option(
+    "--rank", "ranks", default="4,8,16", show_default=True, callback=parse_ranks, help="Ranks to count for."
+)
 @click.option("--layers", is_flag=True, help="List every adaptable layer that the targets match.")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
@@ -54,7 +56,7 @@ def command(
     detour inspect sd15 --targets attn --rank 4,8,16
     detour inspect pocket --plot unet.png
     """
-    from detour.cli.results import show_inspection
+    from detour.cli.inspection import show_inspection
     from detour.recipes.inspect_base import inspect_base, plot_unet
 
     inspection = inspect_base(base, targets=targets, ranks=ranks, revision=revision)

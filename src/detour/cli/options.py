@@ -14,7 +14,9 @@ DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
 
 def json_option(command: F) -> F:
     """``--json``: the result as one JSON document on stdout, nothing else there."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")(
+        command
+    )
 
 
 def runs_option(command: F) -> F:

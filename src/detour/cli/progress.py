@@ -91,7 +91,9 @@ def _bar() -> Iterator["ProgressFn"]:
                 return
             if now.stage not in tasks:
                 tasks[now.stage] = bar.add_task(now.stage, total=now.total, figures="", left="")
-            left = f"{duration_text(now.seconds_left)} left" if now.seconds_left and now.done < now.total else ""
+            left = (
+                f"{duration_text(now.seconds_left)} left" if now.seconds_left and now.done < now.total else ""
+            )
             bar.update(
                 tasks[now.stage], completed=now.done, total=now.total, figures=figures_text(now), left=left
             )

@@ -10,7 +10,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detour.recipes.inspect_base import AdapterCost, BaseInspection
+    from detour.evaluation.proof import Proof
+    from detour.recipes.run_demo import DemoResult
 
 
 def print_json(value: Any) -> None:
@@ -33,9 +34,13 @@ def table_of(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequ
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for heading, justify in columns:
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right")
+        table.add_column(
+            heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right"
+        )
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     return table
@@ -51,70 +56,79 @@ def bytes_text(count: int) -> str:
     raise AssertionError("unreachable")
 
 
-def show_inspection(inspection: "BaseInspection", *, as_json: bool, layers: bool, plot: Path | None) -> None:
-    """``detour inspect``: parts, blocks, costs, and the layers on request."""
+VERDICTS = {
+    "learned": "LEARNED: the adapter does what it was trained for, and what the base knew is kept",
+    "no_effect": "NO EFFECT: pictures with and without the adapter are the same",
+    "forgot_prompts": "FORGOT PROMPTS: the adapter has an effect, but prompts are no longer kept",
+    "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
+    "copies": "COPIES: pictures repeat the training pictures",
+    "collapsed": "COLLAPSED: different seeds give the same picture",
+    "inconclusive": "INCONCLUSIVE: an effect, but no proof that it is the one that was asked for",
+}
+
+
+def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
+    """``detour prove``: the figures, then the verdict with its reasons."""
     if as_json:
-        click.echo(inspection.to_json())
+        click.echo(proof.model_dump_json(indent=2, by_alias=True))
         return
+    pixels = proof.pixels
     click.echo(
-        f"{inspection.name}: {inspection.title}, {inspection.prediction} prediction, "
-        f"{inspection.native_size_px} px, latents {inspection.latent_size}×{inspection.latent_size}"
-        f"×{inspection.latent_channels}, text width {inspection.cross_attention_width}"
-        + ("" if inspection.has_weights else " (configuration only, no weights)")
+        f"pixels moved    {pixels.mean_abs_diff:.2f} of 255 on average over {pixels.pictures} pictures "
+        f"(noise floor {pixels.noise_floor:.2g})"
     )
-    parts = [(part.name, part.kind, f"{part.parameters:,}") for part in inspection.parts]
-    print_table(table_of("Parts", (("part", "left"), ("class", "left"), ("parameters", "right")), parts))
-    first = inspection.costs[0].rank
-    blocks = [
-        (
-            block.name,
-            f"{block.side}²",
-            f"{block.parameters:,}",
-            f"{block.adapter_parameters:,}",
-            ", ".join(
-                f"{group.layers} {group.kind}" + (f" ({group.adapted} adapted)" if group.adapted else "")
-                for group in block.groups
-            ),
+    if proof.reload.max_abs_diff is not None:
+        click.echo(
+            f"file read back  differs from the trained model by at most {proof.reload.max_abs_diff} of 255"
         )
-        for block in inspection.blocks
-    ]
-    heads = [("block", "left"), ("side", "right"), ("frozen", "right"), (f"r={first}", "right"), ("layers", "left")]
-    print_table(table_of(f"Blocks, adapted: {inspection.targets}", heads, blocks))
-    print_table(_cost_table(inspection))
-    if layers:
+    if proof.merge.max_abs_diff is not None:
+        click.echo(f"merged          differs from the adapter by at most {proof.merge.max_abs_diff} of 255")
+    held_out = proof.held_out
+    if held_out.style_distance is not None:
+        style = held_out.style_distance
+        click.echo(
+            f"style distance  {style.base:.4f} without, {style.adapter:.4f} with "
+            f"(true pictures of the style: {style.ceiling:.4f}); {held_out.prompts} held-out prompts"
+        )
+    if held_out.prompt_accuracy is not None:
+        sides = held_out.prompt_accuracy
         rows = [
-            (layer.path, layer.kind, f"{layer.in_features} → {layer.out_features}", f"{layer.kernel[0]}×{layer.kernel[1]}")
-            for layer in inspection.layers
-            if layer.selected
-        ]
-        heads = [("layer", "left"), ("kind", "left"), ("shape", "right"), ("kernel", "right")]
-        print_table(table_of(f"{len(rows)} layers match '{inspection.targets}'", heads, rows))
-    for warning in inspection.warnings:
-        click.echo(f"note: {warning}")
-    if plot is not None:
-        click.echo(f"picture: {plot}")
-
-
-def _cost_table(inspection: "BaseInspection") -> "Table":
-    """One row for each choice of layers, its parameters at every rank side by side."""
-    ranks = sorted({cost.rank for cost in inspection.costs})
-    chosen: dict[str, dict[int, AdapterCost]] = {}
-    for cost in inspection.costs:
-        chosen.setdefault(cost.targets, {})[cost.rank] = cost
-    rows = []
-    for targets, by_rank in chosen.items():
-        first = by_rank[ranks[0]]
-        rows.append(
             (
-                targets,
-                str(first.modules),
-                *(f"{by_rank[rank].parameters:,}" for rank in ranks),
-                f"{first.share:.4%}",
-                bytes_text(first.file_bytes["fp32"]),
-                bytes_text(first.file_bytes["fp16"]),
+                part,
+                *(f"{getattr(side, part):.0%}" for side in (sides.base, sides.adapter, sides.ceiling)),
             )
+            for part in ("object", "colour", "place")
+        ]
+        heads = [("prompt kept", "left"), ("base", "right"), ("adapter", "right"), ("true pictures", "right")]
+        print_table(table_of("", heads, rows))
+    click.secho(VERDICTS[proof.verdict], bold=True)
+    for reason in proof.reasons:
+        click.echo(f"  {reason}")
+    click.echo(f"look at {run / 'report.html'}")
+
+
+def show_demo_result(result: "DemoResult", *, as_json: bool) -> None:
+    """``detour demo``: the proof, then where to look."""
+    from detour.cli.progress import duration_text
+
+    if as_json:
+        print_json(
+            {
+                "folder": str(result.folder),
+                "style": result.style,
+                "adapter": str(result.adapter_file),
+                "sheet": str(result.sheet),
+                "report": str(result.report),
+                "seconds": round(result.seconds, 1),
+                "proof": json.loads(result.proof.model_dump_json(by_alias=True)),
+            }
         )
-    heads = [("targets", "left"), ("modules", "right")]
-    heads += [(f"r={rank}", "right") for rank in ranks]
-    heads += [(f"share, r={ranks[0]}", "right"), ("fp32 file", "right"), ("fp16 file", "right")]
-    return table_of("Adapter parameters", heads, rows)
+        return
+    click.echo("")
+    click.echo(f"{result.style}: a style that the base never saw, learned in {duration_text(result.seconds)}")
+    show_proof(result.proof, run=result.folder, as_json=False)
+    click.echo(f"  the sheet    {result.sheet}")
+    click.echo(f"  the adapter  {result.adapter_file} ({bytes_text(result.adapter_file.stat().st_size)})")
+    click.echo(
+        f'  try          detour generate "a red house in the desert" --lora {result.adapter_file} --compare'
+    )

@@ -39,14 +39,17 @@ KEYS = {
 @base_option(default=None)
 @click.option("--name", help="Name of the run folder and of the adapter. [default: the data folder's name]")
 @click.option(
-    "--goal", type=click.Choice(["style", "subject"]), help="Sets what is known to suit each. [default: style]"
+    "--goal",
+    type=click.Choice(["style", "subject"]),
+    help="Sets what is known to suit each. [default: style]",
 )
 @click.option("--trigger", help="Word put in front of every caption that lacks it.")
 @click.option("--caption", help="Caption of the pictures that have no .txt beside them.")
 @click.option("--rank", type=int, help="Width of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")
 @click.option(
-    "--targets", help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX."
+    "--targets",
+    help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX.",
 )
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
@@ -56,14 +59,24 @@ KEYS = {
 @click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
 @click.option("--device", type=DEVICES, help="Where the work runs.")
 @click.option("--dtype", type=DTYPES, help="Precision of the frozen base; adapter weights are fp32 always.")
-@click.option("--threads", type=int, help="CPU threads; recorded, because exact resuming needs the same count.")
+@click.option(
+    "--threads", type=int, help="CPU threads; recorded, because exact resuming needs the same count."
+)
 @click.option("--split", help="Part of a hub data set, e.g. train[:100].")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
-@click.option("--keep-best", is_flag=True, default=None, help="Ship the weights of the lowest validation loss.")
+@click.option(
+    "--keep-best", is_flag=True, default=None, help="Ship the weights of the lowest validation loss."
+)
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5.")
-@click.option("--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5."
+)
+@click.option(
+    "--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run."
+)
 @runs_option
 @force_option
 @json_option
@@ -101,7 +114,9 @@ def command(
             "Leave it out, or start a new run."
         )
     if resume is None and config is None and "data.source" not in given:
-        raise ConfigError("no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions).")
+        raise ConfigError(
+            "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
+        )
     spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
     with shown(quiet=as_json) as progress:
         result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
