@@ -133,3 +133,70 @@ def _byte_signs() -> list[str]:
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def make_tiny_sdxl(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random SDXL in diffusers folder layout: 64 px pictures, two text encoders of width 32."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    vocabulary = write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer_2")
+    text = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "projection_dim": TEXT_WIDTH,
+        "bos_token_id": vocabulary["<|startoftext|>"],
+        "eos_token_id": vocabulary["<|endoftext|>"],
+        "pad_token_id": vocabulary["<|endoftext|>"],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=LATENT_SIZE,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            transformer_layers_per_block=[1, 2],
+            cross_attention_dim=2 * TEXT_WIDTH,
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+            norm_num_groups=8,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=TEXT_WIDTH + 6 * 8,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 16),
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_size=SIZE_PX,
+            scaling_factor=0.13025,
+        )
+        text_encoder = CLIPTextModel(CLIPTextConfig(**text))
+        text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**text))
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    text_encoder_2.save_pretrained(folder / "text_encoder_2")
+    _write_json(
+        folder / "scheduler" / "scheduler_config.json",
+        {**SCHEDULER, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    )
+    index = {
+        **MODEL_INDEX,
+        "_class_name": "StableDiffusionXLPipeline",
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "force_zeros_for_empty_prompt": True,
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    _write_json(folder / "model_index.json", index)
+    return folder

@@ -1,0 +1,124 @@
+"""PNG files that carry how they were made: for other tools as text, for programs as JSON."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from detour.errors import DataError
+from detour.files import write_with
+from detour.generation.schedulers import TITLES
+
+
+class AdapterUse(BaseModel):
+    """One adapter that was switched on.
+
+    Attributes:
+        name: file name without its ending; no folder.
+        weight: its strength.
+        sha256: of the file.
+        tensor_sha256: of the tensors alone, as A1111 and kohya identify networks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    weight: float
+    sha256: str
+    tensor_sha256: str = ""
+
+
+class PictureMetadata(BaseModel):
+    """Everything that is needed to draw the picture again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    prompt: str
+    negative_prompt: str = ""
+    seed: int
+    steps: int
+    scheduler: str
+    guidance_scale: float
+    width_px: int
+    height_px: int
+    base: str
+    base_revision: str | None = None
+    adapters: tuple[AdapterUse, ...] = ()
+    device: str
+    dtype: str
+    batch: int
+    threads: int
+    versions: dict[str, str]
+    safety: Literal["checked", "absent"]
+    safety_flagged: bool | None = None
+    moment: str = ""
+    """``step 5 of 25`` for a picture of a trace; empty for a finished one."""
+
+
+def parameters_text(metadata: PictureMetadata) -> str:
+    """The ``parameters`` text that A1111 writes and other tools read."""
+    tags = "".join(f" <lora:{use.name}:{use.weight:g}>" for use in metadata.adapters)
+    lines = [metadata.prompt + tags]
+    if metadata.negative_prompt:
+        lines.append(f"Negative prompt: {metadata.negative_prompt}")
+    fields = {
+        "Steps": str(metadata.steps),
+        "Sampler": TITLES.get(metadata.scheduler, metadata.scheduler),
+        "CFG scale": f"{metadata.guidance_scale:g}",
+        "Seed": str(metadata.seed),
+        "Size": f"{metadata.width_px}x{metadata.height_px}",
+        "Model": metadata.base,
+    }
+    hashes = [f"{use.name}: {use.tensor_sha256[:12]}" for use in metadata.adapters if use.tensor_sha256]
+    if hashes:
+        fields["Lora hashes"] = json.dumps(", ".join(hashes), ensure_ascii=False)
+    fields["Version"] = f"detour {metadata.versions.get('detour', '')}".strip()
+    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))
+    return "\n".join(lines)
+
+
+def save_png(path: Path, picture: np.ndarray, metadata: PictureMetadata | None = None) -> None:
+    """Write one picture; equal picture and metadata, equal bytes.
+
+    Args:
+        path: ends in ``.png``.
+        picture: uint8 (H, W, 3).
+        metadata: written as ``parameters`` (text) and ``detour`` (JSON).
+
+    Raises:
+        StorageError: disk full or not writable.
+    """
+    save_image(path, Image.fromarray(picture), metadata)
+
+
+def save_image(path: Path, image: Image.Image, metadata: PictureMetadata | None = None) -> None:
+    """The same for a Pillow image, e.g. a grid."""
+    chunks = PngImagePlugin.PngInfo()
+    if metadata is not None:
+        chunks.add_text("parameters", parameters_text(metadata))
+        chunks.add_text("detour", json.dumps(metadata.model_dump(), ensure_ascii=True))
+    write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks))
+
+
+def read_png_metadata(path: Path) -> PictureMetadata | None:
+    """What :func:`save_png` wrote, or ``None`` for a picture that detour did not draw.
+
+    Raises:
+        DataError: no PNG, or its ``detour`` text is damaged.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            text = dict(getattr(image, "text", {})).get("detour")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not readable as PNG ({error}).") from error
+    if text is None:
+        return None
+    try:
+        return PictureMetadata.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise DataError(f"{path}: its detour metadata is damaged ({problem['msg']}).") from error

@@ -1,0 +1,407 @@
+"""Pictures for prompts, with and without adapters, each file with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from detour.adapter_files.fitting import check_fits
+from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.reading import read_adapter
+from detour.adapters.adapter import Adapter
+from detour.adapters.attach import Attached, attach_adapter
+from detour.bases.base import Base, open_base
+from detour.bases.hardware import drawing_dtype, pick_device, set_threads
+from detour.errors import AdapterError, ConfigError
+from detour.files import sha256_of
+from detour.generation.engine import Drawn, Moment, PictureEngine, PictureRequest
+from detour.generation.grids import grid as lay_out
+from detour.generation.png import AdapterUse, PictureMetadata, save_image, save_png
+from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.specs.generation import GenerateSpec
+
+MAX_SLUG = 40
+
+Kind = Literal["picture", "base", "moment", "trace", "compare", "grid"]
+
+
+class DrawnFile(BaseModel):
+    """One file that was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    kind: Kind
+    """``picture`` (with the adapters, if any), ``base`` (without), ``moment`` and ``trace`` (strip) of
+    denoising, ``compare`` and ``grid`` (sheets)."""
+    metadata: PictureMetadata | None = None
+
+
+class GenerateResult(BaseModel):
+    """What a call of :func:`generate_pictures` made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: tuple[DrawnFile, ...]
+    mean_abs_diff: float | None = None
+    """With against without adapters, on the 0-255 scale; only of ``compare``."""
+    safety: Literal["checked", "absent"]
+    notes: tuple[str, ...] = ()
+    seconds: float
+
+    def to_json(self) -> str:
+        """Everything, indented."""
+        return self.model_dump_json(indent=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lora:
+    adapter: Adapter
+    use: AdapterUse
+
+
+def generate_pictures(
+    spec: GenerateSpec,
+    *,
+    out: Path,
+    grid: bool = False,
+    force: bool = False,
+    progress: ProgressFn = silent,
+) -> GenerateResult:
+    """Draw a picture for each prompt (times ``count``) and write it with all its settings.
+
+    Args:
+        spec: prompts, base, adapters, seeds and how to draw.
+        out: folder; files are numbered from the first free number, nothing is written over.
+        grid: one labelled sheet of all pictures as well.
+        force: number from zero and write over what has the same name.
+        progress: told after every denoising step.
+
+    Raises:
+        ConfigError: no prompts, ``compare`` without adapters, a device or size that does not go.
+        BaseError: the base cannot be opened or loaded.
+        AdapterError: an adapter is missing, broken, or made for another base.
+        StorageError: a picture cannot be written.
+    """
+    began = time.monotonic()
+    _refuse(spec)
+    base = open_base(spec.base, revision=spec.revision)
+    base.require_weights()
+    loras = [_lora(text, base) for text in spec.loras]
+    device = pick_device(spec.device)
+    dtype = drawing_dtype(spec.dtype, device)
+    requests = requests_of(spec)
+    progress(Progress(stage="loading", done=0, total=1))
+    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True)
+    attached = _attach(engine, loras)
+    rounds = 2 if spec.compare else 1
+    with_adapters = _draw(engine, requests, spec, progress, (0, rounds), trace=spec.trace)
+    without: Drawn | None = None
+    if spec.compare:
+        with ExitStack() as stack:
+            for adapter in attached:
+                stack.enter_context(adapter.disabled())
+            without = _draw(engine, requests, spec, progress, (1, rounds), trace=0)
+    told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
+    numbers = _Numbers(out, force=force)
+    files = _write(numbers, told, requests, with_adapters, without)
+    files += _sheets(numbers, told, requests, with_adapters, without, grid=grid)
+    return GenerateResult(
+        files=tuple(files),
+        mean_abs_diff=None if without is None else _difference(with_adapters.pictures, without.pictures),
+        safety=with_adapters.safety,
+        notes=_notes(engine, spec, with_adapters),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def requests_of(spec: GenerateSpec) -> list[PictureRequest]:
+    """Prompt by prompt, ``count`` each; picture i has seed ``seed + i``."""
+    prompts = [prompt for prompt in spec.prompts for _ in range(spec.count)]
+    return [PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(prompts)]
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:weight``; a file whose name ends in a number wins over a weight.
+
+    Raises:
+        AdapterError: no such file, or the weight is no number.
+    """
+    whole = Path(text).expanduser()
+    if whole.exists():
+        return whole, 1.0
+    head, colon, tail = text.rpartition(":")
+    path = Path(head).expanduser()
+    if not colon or not path.exists():
+        raise AdapterError(f"--lora {text}: no such file. Write FILE or FILE:weight.")
+    try:
+        weight = float(tail)
+    except ValueError:
+        weight = float("nan")
+    if not np.isfinite(weight):
+        raise AdapterError(f"--lora {text}: '{tail}' is no weight. Write FILE:weight, e.g. {path.name}:0.8.")
+    return path, weight
+
+
+def _refuse(spec: GenerateSpec) -> None:
+    if not spec.prompts:
+        raise ConfigError("no prompts: name at least one picture to draw.")
+    if spec.compare and not spec.loras:
+        raise ConfigError("--compare shows pictures with and without adapters: name one with --lora FILE.")
+    if spec.trace > spec.picture.steps:
+        raise ConfigError(
+            f"--trace {spec.trace}: there are only {spec.picture.steps} steps. Ask for as many or fewer."
+        )
+
+
+def _lora(text: str, base: Base) -> _Lora:
+    path, weight = parse_lora(text)
+    adapter = read_adapter(path)  # within its limits, before anything else touches the file
+    check_fits(adapter, base)
+    sha256, tensor_sha256 = _hashes(path)
+    use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
+    return _Lora(adapter=adapter, use=use)
+
+
+def _hashes(path: Path) -> tuple[str, str]:
+    """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+    whole = [sha256_of(file) for file in files]
+    tensors = [data_sha256(file.read_bytes()) for file in files]
+    if len(files) == 1:
+        return whole[0], tensors[0]
+    return _joint(whole), _joint(tensors)
+
+
+def _joint(hashes: Sequence[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _attach(engine: PictureEngine, loras: Sequence[_Lora]) -> list[Attached]:
+    models = {"unet": engine.unet, **engine.text.models}
+    return [
+        attach_adapter(models, lora.adapter, lora.use.weight, name=f"lora_{index}")
+        for index, lora in enumerate(loras)
+    ]
+
+
+def _draw(
+    engine: PictureEngine,
+    requests: Sequence[PictureRequest],
+    spec: GenerateSpec,
+    progress: ProgressFn,
+    part: tuple[int, int],
+    *,
+    trace: int,
+) -> Drawn:
+    began = time.monotonic()
+    index, rounds = part
+
+    def on_step(done: int, total: int) -> None:
+        pace = (time.monotonic() - began) / done
+        left = pace * (total - done + total * (rounds - 1 - index))
+        progress(
+            Progress(stage="drawing", done=index * total + done, total=rounds * total, seconds_left=left)
+        )
+
+    return engine.draw(requests, spec.picture, batch=spec.batch, on_step=on_step, trace=trace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Teller:
+    """Makes the metadata of each picture of one call."""
+
+    engine: PictureEngine
+    base: Base
+    spec: GenerateSpec
+    loras: Sequence[_Lora]
+    device: str
+    dtype: str
+
+    def metadata(
+        self,
+        request: PictureRequest,
+        drawn: Drawn,
+        index: int,
+        *,
+        adapted: bool = True,
+        moment: Moment | None = None,
+    ) -> PictureMetadata:
+        how = self.engine.resolved(self.spec.picture)
+        assert how.guidance_scale != "auto"
+        assert how.width_px != "auto"
+        assert how.height_px != "auto"
+        return PictureMetadata(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt or how.negative_prompt,
+            seed=request.seed,
+            steps=how.steps,
+            scheduler=how.scheduler,
+            guidance_scale=how.guidance_scale,
+            width_px=how.width_px,
+            height_px=how.height_px,
+            base=self.base.identity,
+            base_revision=self.base.revision,
+            adapters=tuple(lora.use for lora in self.loras) if adapted else (),
+            device=self.device.partition(":")[0],
+            dtype=self.dtype,
+            batch=self.spec.batch,
+            threads=set_threads("auto"),
+            versions=versions(),
+            # The checker looks at finished pictures alone.
+            safety="absent" if moment else drawn.safety,
+            safety_flagged=None if moment or drawn.nsfw is None else drawn.nsfw[index],
+            moment=f"step {moment.step} of {moment.total}" if moment else "",
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions on which the bytes of a picture depend."""
+    import diffusers
+    import torch
+
+    import detour
+
+    return {"detour": detour.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+class _Numbers:
+    """Numbered file names in one folder."""
+
+    def __init__(self, out: Path, *, force: bool) -> None:
+        self.out = out
+        taken = [int(path.name[:4]) for path in out.glob("[0-9][0-9][0-9][0-9]-*")] if out.is_dir() else []
+        self.first = 0 if force or not taken else max(taken) + 1
+        self.force = force
+
+    def path(self, number: int, *words: str) -> Path:
+        path = self.out / ("-".join([f"{self.first + number:04d}", *words]) + ".png")
+        if path.exists() and not self.force:  # somebody else wrote here meanwhile
+            raise ConfigError(f"{path}: is there already. Run again, or pass another folder with --out.")
+        return path
+
+
+def _write(
+    numbers: _Numbers,
+    told: _Teller,
+    requests: Sequence[PictureRequest],
+    drawn: Drawn,
+    without: Drawn | None,
+) -> list[DrawnFile]:
+    files = []
+    for index, request in enumerate(requests):
+        words = (slug(request.prompt), f"seed{request.seed}")
+        metadata = told.metadata(request, drawn, index)
+        path = numbers.path(index, *words)
+        save_png(path, drawn.pictures[index], metadata)
+        files.append(DrawnFile(path=path, kind="picture", metadata=metadata))
+        if without is not None:
+            path = numbers.path(index, *words, "base")
+            metadata = told.metadata(request, without, index, adapted=False)
+            save_png(path, without.pictures[index], metadata)
+            files.append(DrawnFile(path=path, kind="base", metadata=metadata))
+        files += _write_trace(numbers, told, request, drawn, index)
+    return files
+
+
+def _write_trace(
+    numbers: _Numbers, told: _Teller, request: PictureRequest, drawn: Drawn, index: int
+) -> list[DrawnFile]:
+    """Each moment as a file, and all of them as one strip; nothing of a picture that was refused."""
+    if not drawn.trace or (drawn.nsfw is not None and drawn.nsfw[index]):
+        return []
+    words = (slug(request.prompt), f"seed{request.seed}")
+    files = []
+    for moment in drawn.trace:
+        path = numbers.path(index, *words, f"step{moment.step:03d}")
+        metadata = told.metadata(request, drawn, index, moment=moment)
+        save_png(path, moment.pictures[index], metadata)
+        files.append(DrawnFile(path=path, kind="moment", metadata=metadata))
+    strip = lay_out(
+        np.stack([moment.pictures[index] for moment in drawn.trace]),
+        len(drawn.trace),
+        row_labels=[f"{request.prompt}  (seed {request.seed})"],
+        column_labels=[f"step {moment.step} of {moment.total}" for moment in drawn.trace],
+    )
+    path = numbers.path(index, *words, "trace")
+    metadata = told.metadata(request, drawn, index)
+    save_image(path, strip, metadata)
+    return [*files, DrawnFile(path=path, kind="trace", metadata=metadata)]
+
+
+def _sheets(
+    numbers: _Numbers,
+    told: _Teller,
+    requests: Sequence[PictureRequest],
+    drawn: Drawn,
+    without: Drawn | None,
+    *,
+    grid: bool,
+) -> list[DrawnFile]:
+    files = []
+    last = len(requests) - 1
+    if without is not None:
+        pairs = np.stack([without.pictures, drawn.pictures], axis=1).reshape(-1, *drawn.pictures.shape[1:])
+        names = ", ".join(f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras)
+        sheet = lay_out(
+            pairs,
+            2,
+            row_labels=[f"{request.prompt}  (seed {request.seed})" for request in requests],
+            column_labels=["without", f"with {names}"],
+        )
+        path = numbers.path(last, "compare")
+        save_image(path, sheet)
+        files.append(DrawnFile(path=path, kind="compare"))
+    if grid:
+        columns = told.spec.count if told.spec.count > 1 else min(len(requests), 4)
+        sheet = lay_out(drawn.pictures, columns, row_labels=_row_labels(told.spec, requests, columns))
+        path = numbers.path(last, "grid")
+        save_image(path, sheet)
+        files.append(DrawnFile(path=path, kind="grid"))
+    return files
+
+
+def _row_labels(spec: GenerateSpec, requests: Sequence[PictureRequest], columns: int) -> list[str]:
+    """A row is one prompt at several seeds, or several prompts at one seed each."""
+    labels = []
+    for start in range(0, len(requests), columns):
+        row = requests[start : start + columns]
+        if spec.count > 1:
+            labels.append(f"{row[0].prompt}  (seeds {row[0].seed} to {row[-1].seed})")
+        else:
+            labels.append("  |  ".join(f"{request.prompt} (seed {request.seed})" for request in row))
+    return labels
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: letters and digits of ASCII, joined by hyphens."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:MAX_SLUG].strip("-") or "picture"
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
+
+
+def _notes(engine: PictureEngine, spec: GenerateSpec, drawn: Drawn) -> tuple[str, ...]:
+    notes = [
+        f"'{prompt[:60]}…' is longer than the text encoder reads (77 tokens); its end is not seen."
+        for prompt in engine.text.too_long([*spec.prompts, spec.picture.negative_prompt])
+    ]
+    if drawn.safety == "absent":
+        notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
+    refused = sum(drawn.nsfw or ())
+    if refused:
+        notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")
+    return tuple(notes)

@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detour.bases.base import Base, open_base
+from detour.bases.safety import SafetyChecker
+from detour.errors import ConfigError
+from detour.generation.engine import PictureEngine, PictureRequest
+from detour.specs.generation import PictureSpec
+
+TWO = [PictureRequest(prompt="a red house", seed=5), PictureRequest(prompt="a blue cat", seed=9)]
+FEW = PictureSpec(steps=3)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> Base:
+    return open_base(str(tiny_base))
+
+
+@pytest.fixture(scope="module")
+def engine(base: Base) -> PictureEngine:
+    return PictureEngine.load(base)
+
+
+def far(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+CLASSES = {
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+}
+
+
+@pytest.mark.parametrize("scheduler", list(CLASSES))
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_draws_what_the_pipeline_of_diffusers_draws(
+    engine: PictureEngine, base: Base, scheduler: str, guidance: float
+) -> None:
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=engine.vae,
+        text_encoder=engine.text.models["text_encoder"],
+        tokenizer=engine.text.tokenizers["text_encoder"],
+        unet=engine.unet,
+        scheduler=getattr(diffusers, CLASSES[scheduler]).from_config(base.scheduler_config()),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        [request.prompt for request in TWO],
+        negative_prompt=["blurry"] * 2 if guidance > 1 else None,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(request.seed) for request in TWO],
+        output_type="np",
+    ).images
+    spec = PictureSpec(steps=4, guidance_scale=guidance, scheduler=scheduler, negative_prompt="blurry")
+    ours = engine.draw(TWO, spec).pictures
+    assert far(ours, (theirs * 255).round().astype(np.uint8)) <= 1
+    assert far(ours[0], ours[1]) > 20
+
+
+def test_an_empty_negative_prompt_is_the_familys_unconditional_text(engine: PictureEngine) -> None:
+    spec = PictureSpec(steps=2, guidance_scale=5.0)
+    named = [PictureRequest(prompt="a red house", seed=5, negative_prompt="cat")]
+    assert far(engine.draw(TWO[:1], spec).pictures, engine.draw(named, spec).pictures) > 0
+    both = engine.draw([*TWO[:1], *named], spec).pictures
+    assert far(both[1], engine.draw(named, spec).pictures[0]) <= 1
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(engine: PictureEngine) -> None:
+    together = engine.draw(TWO, FEW, batch=2).pictures
+    alone = engine.draw(TWO, FEW, batch=1).pictures
+    assert far(together, alone) <= 1
+    assert far(engine.draw(TWO[::-1], FEW).pictures[::-1], together) <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["ddpm", "dpm++"])
+def test_same_request_gives_the_same_bytes(engine: PictureEngine, scheduler: str) -> None:
+    spec = PictureSpec(steps=3, scheduler=scheduler)
+    torch.manual_seed(1)
+    first = engine.draw(TWO, spec).pictures
+    torch.manual_seed(2)
+    assert (engine.draw(TWO, spec).pictures == first).all()
+
+
+def test_drawing_leaves_the_global_random_state_and_the_training_mode(engine: PictureEngine) -> None:
+    engine.unet.train()
+    before = torch.get_rng_state()
+    engine.draw(TWO, FEW)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert engine.unet.training
+    engine.unet.eval()
+
+
+def test_guidance_of_one_takes_a_single_forward_pass(engine: PictureEngine) -> None:
+    sizes: list[int] = []
+    handle = engine.unet.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
+    engine.draw(TWO, PictureSpec(steps=2, guidance_scale=1.0))
+    engine.draw(TWO, PictureSpec(steps=2, guidance_scale=1.5))
+    handle.remove()
+    assert sizes == [2, 2, 4, 4]
+
+
+def test_auto_is_the_bases_own_size_and_guidance(engine: PictureEngine) -> None:
+    resolved = engine.resolved(PictureSpec())
+    assert (resolved.width_px, resolved.height_px, resolved.guidance_scale) == (64, 64, 7.5)
+
+
+def test_width_and_height_are_not_mixed_up(engine: PictureEngine) -> None:
+    spec = PictureSpec(steps=1, width_px=96, height_px=32)
+    assert engine.draw(TWO, spec).pictures.shape == (2, 32, 96, 3)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "pndm", "euler"])
+def test_trace_ends_with_the_finished_picture(engine: PictureEngine, scheduler: str) -> None:
+    spec = PictureSpec(steps=5, scheduler=scheduler)
+    drawn = engine.draw(TWO, spec, batch=1, trace=3)
+    assert [(moment.step, moment.total) for moment in drawn.trace] == [(2, 5), (4, 5), (5, 5)]
+    assert (drawn.trace[-1].pictures == drawn.pictures).all()
+    assert far(drawn.trace[0].pictures, drawn.pictures) > 0
+    assert (engine.draw(TWO, spec, batch=1).pictures == drawn.pictures).all()
+
+
+def test_steps_are_reported_over_all_batches(engine: PictureEngine) -> None:
+    seen: list[tuple[int, int]] = []
+    engine.draw(TWO, FEW, batch=1, on_step=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_out_of_range_are_refused(engine: PictureEngine, seed: int) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        engine.draw([PictureRequest(prompt="x", seed=seed)], FEW)
+
+
+def test_no_requests_are_refused(engine: PictureEngine) -> None:
+    with pytest.raises(ConfigError, match="no prompts"):
+        engine.draw([], FEW)
+
+
+def test_what_the_safety_checker_refuses_is_black_and_said(engine: PictureEngine) -> None:
+    class RefusesTheSecond(SafetyChecker):
+        def flag(self, pictures: np.ndarray) -> list[bool]:
+            return [index == 1 for index in range(len(pictures))]
+
+    checked = PictureEngine(
+        engine.base, unet=engine.unet, vae=engine.vae, text=engine.text, safety=RefusesTheSecond(None)
+    )
+    drawn = checked.draw(TWO, FEW)
+    assert (drawn.safety, drawn.nsfw) == ("checked", (False, True))
+    assert drawn.pictures[1].max() == 0
+    assert drawn.pictures[0].max() > 0
+    assert engine.draw(TWO, FEW).safety == "absent"
+
+
+def test_bf16_draws_about_the_same_picture(base: Base, engine: PictureEngine) -> None:
+    half = PictureEngine.load(base, dtype="bf16").draw(TWO, FEW).pictures
+    assert 0 < np.abs(half.astype(int) - engine.draw(TWO, FEW).pictures).mean() < 5
