@@ -1,36 +1,24 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.judge import Judge, PromptFacts
-from tests.tiny_base import make_tiny_base
+from tests.evaluation.tiny_judge import SIDE_PX, make_tiny_judge
+from tests.tiny_base import write_tokenizer
 
-SIDE = 32
+SIDE = SIDE_PX
 
 
 @pytest.fixture(scope="module")
 def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random judge beside a real tokenizer, in the layout of a base folder."""
-    base = make_tiny_base(tmp_path_factory.mktemp("judge") / "base")
-    torch.manual_seed(0)
-    text = {"vocab_size": 2000, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "eos_token_id": 1999}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "image_size": SIDE, "patch_size": 8}  # fmt: skip
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
-        base / "judge"
-    )
-    (base / "judge" / "preprocessor_config.json").write_text(
-        json.dumps(
-            {"crop_size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
-        )
-    )
-    return base / "judge"
+    """A random judge beside a tokenizer, in the layout of a base folder."""
+    base = tmp_path_factory.mktemp("judge")
+    vocabulary = write_tokenizer(base / "tokenizer")
+    return make_tiny_judge(base / "judge", vocab_size=len(vocabulary))
 
 
 @pytest.fixture(scope="module")
