@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
-    "pocket": ("pocket", "The embedded base: draw its world, measure it, make it anew."),
+    "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
 }
 
 
