@@ -41,7 +41,7 @@ def lora_delta(down: Tensor, up: Tensor, *, alpha: float) -> Tensor:
 class Merged:
     """A merge that can be taken back; holds the touched weights as they were, so that undoing is exact."""
 
-    originals: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    originals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def undo(self) -> None:
         """Put the weights back, bit for bit."""

@@ -1,0 +1,218 @@
+"""The safetensors container: our own strict reader of the header, and a writer of reproducible bytes.
+
+safetensors 0.8 loads duplicate keys and needs 9 s for a header of 400,000 tensors, so a header is checked
+here before the library sees it. It also writes metadata in another order in each process, so the same
+adapter would have other bytes; here keys are sorted.
+"""
+
+import json
+import math
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from detour.adapter_files.limits import Limits
+from detour.errors import AdapterError
+
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_FILE_ORDER = ("F32", "BF16", "F16")
+"""safetensors sorts by dtype, widest first, then by name; other tools' hashes of the data rely on it."""
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file as bytes that depend on the content alone.
+
+    Args:
+        tensors: name → float32, float16 or bfloat16 tensor.
+        metadata: strings only.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (_FILE_ORDER.index(_NAMES[item[1].dtype]), item[0]))
+    header: dict[str, Any] = {}
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    chunks, offset = [], 0
+    for name, tensor in ordered:
+        chunk = tensor_bytes(tensor)
+        end = offset + len(chunk)
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        chunks.append(chunk)
+        offset = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor, little-endian, row by row."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def read_file(path: Path, limits: Limits) -> bytes:
+    """The bytes of a regular file that is no larger than allowed and no pickle.
+
+    Raises:
+        AdapterError: not there, not a file, too large, or a pickle.
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise _pickle(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise AdapterError(f"{path}: not a file. Name a .safetensors file.")
+        if found.st_size > limits.max_file_bytes:
+            size = f"{found.st_size / 2**20:,.0f} MiB"
+            raise AdapterError(f"{path}: {size}, larger than an adapter can be. Is this a whole model?")
+        data = path.read_bytes()
+    except OSError as error:
+        raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
+    if data.startswith(_PICKLE_STARTS):
+        raise _pickle(path)
+    return data
+
+
+def _pickle(path: Path) -> AdapterError:
+    return AdapterError(f"{path}: a pickle, which can run code when it is opened. Use a .safetensors file.")
+
+
+def decode(data: bytes, limits: Limits, *, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Check every claim of the header, then load the tensors.
+
+    Args:
+        data: a whole file.
+        limits: header size and number of tensors.
+        where: named in errors.
+
+    Returns:
+        name → tensor (finite, in the file's dtype), and the metadata.
+
+    Raises:
+        AdapterError: anything that is not a well-formed, finite file within the limits.
+    """
+    header, start = _header(data, limits, where)
+    metadata = _metadata(header.pop("__metadata__", {}), where)
+    if len(header) > limits.max_tensors:
+        raise AdapterError(
+            f"{where}: {len(header):,} tensors, the limit is {limits.max_tensors:,}. It is no adapter."
+        )
+    _check_regions(header, len(data) - start, where)
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # the library raises several kinds
+        raise AdapterError(f"{where}: not a safetensors file ({error}). Fetch it again.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(
+                f"{where}: '{_short(name)}' holds NaN or infinity. The adapter is broken; use another one."
+            )
+    return tensors, metadata
+
+
+def _header(data: bytes, limits: Limits, where: str) -> tuple[dict[str, Any], int]:
+    if len(data) < 8:
+        raise AdapterError(f"{where}: {len(data)} bytes are no safetensors file. Fetch it again.")
+    length = int.from_bytes(data[:8], "little")
+    if length > limits.max_header_bytes:
+        raise AdapterError(
+            f"{where}: claims a header of {length:,} bytes, the limit is {limits.max_header_bytes:,}."
+        )
+    if 8 + length > len(data):
+        raise AdapterError(
+            f"{where}: ends within its header, truncated after {len(data):,} bytes. Fetch it again."
+        )
+    try:
+        header = json.loads(
+            data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(
+            f"{where}: its header is not valid ({_short(str(error))}). Fetch it again."
+        ) from error
+    if not isinstance(header, dict):
+        raise AdapterError(f"{where}: its header is a {type(header).__name__}, not a table. Fetch it again.")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"'{_short(twice)}' stands there twice")
+    return table
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"'{name}' is no number")
+
+
+def _metadata(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise AdapterError(f"{where}: its metadata is not a table of strings.")
+    return value
+
+
+def _check_regions(header: Mapping[str, Any], num_bytes: int, where: str) -> None:
+    """Tensors fill the data without gap or overlap, each with the bytes that its shape needs."""
+    regions = sorted(
+        (_region(name, entry, where) for name, entry in header.items()), key=lambda region: region[:2]
+    )
+    position = 0
+    for begin, end, name in regions:
+        if begin != position:
+            raise AdapterError(
+                f"{where}: '{_short(name)}' starts at byte {begin:,} of the data, expected {position:,}."
+            )
+        position = end
+    if position != num_bytes:
+        raise AdapterError(
+            f"{where}: the tensors need {position:,} bytes, the file holds {num_bytes:,}. Fetch it again."
+        )
+
+
+def _region(name: str, entry: Any, where: str) -> tuple[int, int, str]:
+    shown = _short(name)
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise AdapterError(f"{where}: '{shown}' is not described by dtype, shape and data_offsets.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        raise AdapterError(
+            f"{where}: '{shown}' has dtype {_short(str(dtype))}; adapters have {', '.join(_SIZES)}."
+        )
+    if not _are_counts(shape) or len(shape) > 4:
+        raise AdapterError(
+            f"{where}: '{shown}' has the shape {_short(str(shape))}; at most 4 sizes are expected."
+        )
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise AdapterError(
+            f"{where}: '{shown}' has data_offsets {_short(str(offsets))}; a begin and an end are expected."
+        )
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _SIZES[dtype]:
+        raise AdapterError(
+            f"{where}: '{shown}' has {end - begin:,} bytes, which is not what its shape needs."
+        )
+    return begin, end, name
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+
+
+def _short(text: str) -> str:
+    """Names from a file go into messages cut and printable, whatever the file holds."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in text[:120])
+    return shown + ("…" if len(text) > 120 else "")

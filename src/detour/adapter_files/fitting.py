@@ -1,0 +1,71 @@
+"""Does an adapter belong to a base? Told from shapes, before anything heavy is loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from detour.adapters.adapter import Adapter, LoraLayer, path_of
+from detour.adapters.places import find_layer
+from detour.bases.base import Base
+from detour.errors import AdapterError
+
+_FAMILY_OF_WIDTH = {768: ("SD 1", "sd1"), 1024: ("SD 2", "sd2"), 2048: ("SDXL", "sdxl")}
+
+
+def check_fits(adapter: Adapter, base: Base) -> None:
+    """Compare every layer with the base's shapes (no weights are read).
+
+    Raises:
+        AdapterError: made for another family or size; names the widths that tell them apart.
+    """
+    width = cross_attention_width(adapter)
+    name = adapter.metadata.get("modelspec.title") or adapter.metadata.get("ss_output_name") or "adapter"
+    if width is not None and width != base.cross_attention_width:
+        title, family = _FAMILY_OF_WIDTH.get(width, ("another base", ""))
+        advice = f"a base of family '{family}'" if family else "the base it was made for"
+        raise AdapterError(
+            f"adapter '{name}' was trained for {title} (cross-attention width {width}); "
+            f"base '{base.name}' has {base.cross_attention_width}. Choose {advice}."
+        )
+    try:
+        _check_layers(adapter, base)
+    except AdapterError as error:
+        raise AdapterError(f"adapter '{name}' does not fit base '{base.name}': {error}") from error
+
+
+def cross_attention_width(adapter: Adapter) -> int | None:
+    """Width of the text states that the adapter's cross-attention reads; None if it adapts none."""
+    widths = (
+        layer.in_features
+        for key, layer in adapter.layers.items()
+        if key.endswith(("attn2.to_k", "attn2.to_v"))
+    )
+    return next(widths, None)
+
+
+def _check_layers(adapter: Adapter, base: Base) -> None:
+    unet = base.meta_unet() if "unet" in adapter.parts else None
+    for key, layer in adapter.layers.items():
+        part = key.partition(".")[0]
+        if part == "unet" and unet is not None:
+            find_layer({"unet": unet}, key, layer)
+        elif part not in base.family.text_parts:
+            raise AdapterError(f"it has layers for '{part}', a part that {base.family.title} has not.")
+        else:
+            _check_text_layer(key, layer, base.config(part))
+
+
+def _check_text_layer(key: str, layer: LoraLayer, config: Mapping[str, Any]) -> None:
+    words = path_of(key).split(".")
+    if words[0] != "encoder":
+        return
+    hidden, inner, depth = (
+        config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    expected = {"fc1": (hidden, inner), "fc2": (inner, hidden)}.get(words[-1], (hidden, hidden))
+    found = (layer.in_features, layer.out_features)
+    if int(words[2]) >= depth:
+        raise AdapterError(f"'{key}' is layer {int(words[2]) + 1} of a text encoder that has {depth}.")
+    if found != expected:
+        raise AdapterError(
+            f"'{key}' maps {found[0]} to {found[1]} features, {expected[0]} to {expected[1]} here."
+        )

@@ -1,0 +1,108 @@
+"""PEFT's format: a folder of config and weights for each adapted model."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detour.adapter_files.assemble import layer_from
+from detour.adapter_files.container import decode, read_file
+from detour.adapter_files.diffusers_format import group
+from detour.adapter_files.limits import Limits
+from detour.adapter_files.lora_config import read_scales, to_config
+from detour.adapters.adapter import PARTS, Adapter, LoraLayer, part_of, path_of
+from detour.errors import AdapterError
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+KEY_PREFIX = "base_model.model."
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+def to_peft(adapter: Adapter, part: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and config of one part, as ``PeftModel.from_pretrained`` reads them."""
+    layers = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == part}
+    tensors: dict[str, Tensor] = {}
+    for path, layer in layers.items():
+        tensors[f"{KEY_PREFIX}{path}.lora_A.weight"] = layer.down.to(dtype)
+        tensors[f"{KEY_PREFIX}{path}.lora_B.weight"] = layer.up.to(dtype)
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": adapter.metadata.get("detour.base"),
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        **to_config(layers),
+    }
+    return tensors, dict(sorted(config.items()))
+
+
+def is_peft_folder(folder: Path) -> bool:
+    """Whether the folder, or one of its part folders, holds a PEFT adapter."""
+    return bool(_part_folders(folder))
+
+
+def from_peft(folder: Path, limits: Limits) -> tuple[dict[str, LoraLayer], dict[str, str]]:
+    """Layers and metadata of a PEFT folder, or of a folder with one for each part.
+
+    Raises:
+        AdapterError: a file is missing, broken, links out of the folder, or is not plain LoRA.
+    """
+    layers: dict[str, LoraLayer] = {}
+    metadata: dict[str, str] = {}
+    for part, place in _part_folders(folder).items():
+        mine, found = _from_one(place, part, limits)
+        layers |= mine
+        metadata |= found
+    return layers, metadata
+
+
+def _part_folders(folder: Path) -> dict[str | None, Path]:
+    if (folder / CONFIG_NAME).is_file():
+        return {None: folder}
+    return {part: folder / part for part in PARTS if (folder / part / CONFIG_NAME).is_file()}
+
+
+def _from_one(folder: Path, part: str | None, limits: Limits) -> tuple[dict[str, LoraLayer], dict[str, str]]:
+    weights, config_file = folder / WEIGHTS_NAME, folder / CONFIG_NAME
+    if not weights.exists() and (folder / "adapter_model.bin").exists():
+        weights = folder / "adapter_model.bin"  # read_file refuses it by name
+    for path in (weights, config_file):
+        _refuse_link_out(path, folder)
+    where = str(weights)
+    tensors, metadata = decode(read_file(weights, limits), limits, where=where)
+    scales = read_scales(_read_config(config_file, limits), where=str(config_file))
+    prefix = f"{part}." if part else ""
+    named = {prefix + name.removeprefix(KEY_PREFIX): tensor for name, tensor in tensors.items()}
+    layers = {}
+    for key, parts in group(named, where=where).items():
+        if parts.down is not None and parts.down.ndim > 0:
+            parts.alpha = scales.alpha_of(path_of(key), int(parts.down.shape[0]))
+        layers[key] = layer_from(parts, where=f"{where}: '{key}'")
+    return layers, metadata
+
+
+def _read_config(path: Path, limits: Limits) -> Mapping[str, Any]:
+    data = read_file(path, limits)
+    if len(data) > _MAX_CONFIG_BYTES:
+        raise AdapterError(f"{path}: larger than 1 MiB, which no adapter_config.json is.")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path}: not valid JSON. Fetch it again.") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: holds a {type(config).__name__}, expected a table of settings.")
+    return config
+
+
+def _refuse_link_out(path: Path, folder: Path) -> None:
+    """A folder from elsewhere must not point at other files; the hub's own cache links to its ``blobs``."""
+    real, home = path.resolve(), folder.resolve()
+    if not (real.is_relative_to(home) or real.is_relative_to(home.parent.parent / "blobs")):
+        raise AdapterError(f"{path}: a link that leads out of its folder. Copy the file itself there.")

@@ -1,0 +1,101 @@
+"""Write an adapter: same adapter, same bytes; either the whole file or none."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detour.adapter_files.container import encode
+from detour.adapter_files.diffusers_format import to_diffusers
+from detour.adapter_files.hashes import file_hashes
+from detour.adapter_files.kohya import to_kohya
+from detour.adapter_files.metadata import network_metadata
+from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
+from detour.adapters.adapter import Adapter
+from detour.bases.families import Family
+from detour.errors import AdapterError
+from detour.files import write_bytes, write_text
+
+FileFormat = Literal["kohya", "diffusers", "peft"]
+FileDtype = Literal["fp32", "fp16", "bf16"]
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def write_adapter(
+    path: Path,
+    adapter: Adapter,
+    *,
+    file_format: FileFormat = "kohya",
+    family: Family,
+    dtype: FileDtype = "fp32",
+) -> Path:
+    """Write ``adapter``, with its metadata and hashes.
+
+    Args:
+        path: a file for kohya and diffusers (a place without a suffix gets diffusers' usual name inside), a
+            folder for peft (with a folder for each part when there are several).
+        adapter: at least one layer.
+        file_format: who reads it.
+        family: names of the layers in kohya's format.
+        dtype: of the factors; alphas are float32 always.
+
+    Returns:
+        The file or folder that was written.
+
+    Raises:
+        AdapterError: no layers, a layer that the format cannot name, or values that ``dtype`` cannot hold.
+        StorageError: disk full, no permission.
+    """
+    if not adapter.layers:
+        raise AdapterError(f"{path}: the adapter has no layers, so there is nothing to write.")
+    _require_finite(adapter, _DTYPES[dtype], path)
+    if file_format == "peft":
+        return _write_peft(path, adapter, _DTYPES[dtype])
+    own = _without_derived(adapter.metadata)
+    if file_format == "kohya":
+        tensors = to_kohya(adapter, family, _DTYPES[dtype])
+        own |= network_metadata(adapter)
+    else:
+        tensors, formal = to_diffusers(adapter, _DTYPES[dtype])
+        own |= formal
+        path = path if path.suffix else path / DIFFUSERS_NAME
+    _write(path, tensors, own)
+    return path
+
+
+def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
+    for part in adapter.parts:
+        tensors, config = to_peft(adapter, part, dtype)
+        place = folder if len(adapter.parts) == 1 else folder / part
+        write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _write(place / WEIGHTS_NAME, tensors, _without_derived(adapter.metadata) | {"format": "pt"})
+    return folder
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    write_bytes(path, encode(tensors, {**metadata, **file_hashes(tensors, metadata)}))
+
+
+def _without_derived(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What another file's bytes said of themselves does not hold for this one."""
+    derived = (
+        "sshs_model_hash",
+        "sshs_legacy_hash",
+        "modelspec.hash_sha256",
+        "lora_adapter_metadata",
+        "format",
+    )
+    return {key: value for key, value in metadata.items() if key not in derived}
+
+
+def _require_finite(adapter: Adapter, dtype: torch.dtype, path: Path) -> None:
+    for key, layer in adapter.layers.items():
+        for factor in (layer.down, layer.up):
+            if not bool(torch.isfinite(factor.to(dtype)).all()):
+                reason = "holds NaN or infinity" if dtype == torch.float32 else f"does not fit {dtype}"
+                raise AdapterError(f"{path}: not written, '{key}' {reason}. Train again, or write fp32.")
