@@ -67,7 +67,7 @@ def merge_into(model_parts: Mapping[str, nn.Module], adapter: Adapter, weight: f
         AdapterError: a part or a layer is not there.
         ShapeMismatch: a layer has another width; nothing was changed.
     """
-    changes: list[tuple[nn.Parameter, Tensor]] = []
+    changes: list[tuple[Tensor, Tensor]] = []
     for key, layer in adapter.layers.items():
         target = find_layer(model_parts, key, layer)
         delta = lora_delta(layer.down, layer.up, alpha=layer.alpha).reshape(target.weight.shape)
