@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from detour.evaluation.proof import Proof
+    from detour.recipes.generate_pictures import GenerateResult
+    from detour.recipes.list_runs import RunSummary
     from detour.recipes.run_demo import DemoResult
+    from detour.recipes.train_adapter import TrainResult
 
 
 def print_json(value: Any) -> None:
@@ -132,3 +135,57 @@ def show_demo_result(result: "DemoResult", *, as_json: bool) -> None:
     click.echo(
         f'  try          detour generate "a red house in the desert" --lora {result.adapter_file} --compare'
     )
+
+
+def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
+    """``detour train``: what was decided for the user, the proof, where things are."""
+    from detour.cli.progress import duration_text
+
+    if as_json:
+        click.echo(result.model_dump_json(indent=2, by_alias=True))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    losses = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
+    best = "" if result.best_step is None else f", best step {result.best_step} kept"
+    click.echo(f"trained {result.steps} steps in {duration_text(result.seconds)}{losses}{best}")
+    click.echo(f"adapter: {result.adapter_file} ({bytes_text(result.adapter_file.stat().st_size)})")
+    if result.proof is not None:
+        show_proof(result.proof, run=result.run_folder, as_json=False)
+
+
+def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
+    """``detour generate``: the files, and how far the adapters moved them."""
+    if as_json:
+        click.echo(result.to_json())
+        return
+    for file in result.files:
+        click.echo(str(file.path))
+    if result.mean_abs_diff is not None:
+        click.echo(f"with against without: {result.mean_abs_diff:.2f} of 255 on average")
+    for note in result.notes:
+        click.echo(f"note: {note}")
+
+
+def show_runs(runs: Sequence["RunSummary"], *, folder: Path, as_json: bool) -> None:
+    """``detour runs``: a line each."""
+    if as_json:
+        print_json([json.loads(run.model_dump_json()) for run in runs])
+        return
+    if not runs:
+        click.echo(f"no runs in {folder}. Try: detour demo")
+        return
+    rows = [
+        (
+            run.name,
+            run.state,
+            f"{run.step}/{run.steps or '?'}",
+            run.verdict or "-",
+            run.base,
+            "-" if run.val_loss is None else f"{run.val_loss:.4f}",
+            run.error or "",
+        )
+        for run in runs
+    ]
+    heads = [("run", "left"), ("state", "left"), ("step", "right"), ("verdict", "left"), ("base", "left")]
+    print_table(table_of("", [*heads, ("validation loss", "right"), ("", "left")], rows))

@@ -15,4 +15,4 @@ def command(*, runs: Path, as_json: bool) -> None:
     from detour.cli.results import show_runs
     from detour.recipes.list_runs import list_runs
 
-    show_runs(list_runs(runs), runs=runs, as_json=as_json)
+    show_runs(list_runs(runs), folder=runs, as_json=as_json)

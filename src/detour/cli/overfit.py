@@ -1,0 +1,43 @@
+"""``detour overfit``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.options import base_option, json_option
+
+
+@click.command("overfit", short_help="Ten steps on one picture: does this installation learn at all?")
+@click.option(
+    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="A file. [default: a drawn one]"
+)
+@click.option("--caption", help="What the picture shows. [default: the .txt beside it]")
+@base_option()
+@click.option("--steps", type=int, default=10, show_default=True, help="Training steps.")
+@click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
+@click.option("--targets", default="attn", show_default=True, help="As in training.")
+@click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, timesteps and adapter.")
+@json_option
+def command(*, as_json: bool, **settings: Any) -> None:
+    """Ten steps on one picture, under a minute: the check that an installation learns at all.
+
+    Exit code 8 when it does not.
+    """
+    from detour.cli.progress import shown
+    from detour.errors import ProofFailed
+    from detour.recipes.overfit_one import overfit_one
+
+    with shown(quiet=as_json) as progress:
+        result = overfit_one(progress=progress, **settings)
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        click.echo(f"{result.picture}: '{result.caption}'")
+        click.echo("loss, same noise   " + "  ".join(f"{loss:.4f}" for loss in result.losses))
+    if not result.learns:
+        raise ProofFailed(result.sentence)
+    if not as_json:
+        click.secho(result.sentence, bold=True)
+        click.echo(result.why_a_floor)
