@@ -54,10 +54,11 @@ def test_an_adapter_in_the_style_lies_near_the_ceiling_and_the_base_far_away() -
 
 
 def test_accuracy_is_measured_on_each_side_and_on_true_pictures() -> None:
-    scores = score_held_out(JUDGE, tinted(200, 20), tinted(20, 200), style=STYLE, accuracy=ACCURACY)
+    half_red = np.concatenate([tinted(200, 20, count=4), tinted(20, 200, count=4)])
+    scores = score_held_out(JUDGE, half_red, tinted(20, 200), style=STYLE, accuracy=ACCURACY)
     accuracy = scores.figures.prompt_accuracy
     assert accuracy is not None
-    assert (accuracy.base.colour, accuracy.adapter.colour, accuracy.ceiling.colour) == (1.0, 0.0, 1.0)
+    assert (accuracy.base.colour, accuracy.adapter.colour, accuracy.ceiling.colour) == (0.5, 0.0, 1.0)
 
 
 def test_the_same_pictures_on_both_sides_are_not_told_apart() -> None:
