@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -50,7 +51,7 @@ def learn_merges(captions: Iterable[str], *, max_merges: int) -> list[Pair]:
     while len(merges) < max_merges:
         pairs: Counter[Pair] = Counter()
         for symbols, count in counts.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in pairwise(symbols):
                 pairs[pair] += count
         if not pairs:
             break
