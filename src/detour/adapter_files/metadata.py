@@ -92,10 +92,11 @@ def network_metadata(adapter: Adapter) -> dict[str, str]:
 def shareable(run: RunSpec, identity: str) -> RunSpec:
     """The run without the user's own places and captions, which ``resolved.toml`` keeps."""
     source = run.data.source if run.data.source.startswith("hub:") else ""
-    base = identity if Path(run.base.name).exists() or Path(run.base.name).is_absolute() else run.base.name
+    name = run.base.name
+    local = name != "pocket" and (Path(name).exists() or Path(name).is_absolute())
     return run.model_copy(
         update={
-            "base": run.base.model_copy(update={"name": base}),
+            "base": run.base.model_copy(update={"name": identity if local else name}),
             "data": run.data.model_copy(update={"source": source, "caption": None}),
             "sample": run.sample.model_copy(update={"prompts": ()}),
         }

@@ -45,7 +45,9 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: larger than 1 MiB, which no settings file is. Name another file.")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: settings file cannot be read ({error.strerror}). Check --config.") from error
+        raise ConfigError(
+            f"{path}: settings file cannot be read ({error.strerror}). Check --config."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error}).") from error
 
@@ -56,11 +58,14 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment}: expected section.key=value, e.g. --set train.optim.lr=5e-5.")
+            raise ConfigError(
+                f"--set {assignment}: expected section.key=value, e.g. --set train.optim.lr=5e-5."
+            )
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            table = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            value = text
+            table = {}
+        value = table["value"] if list(table) == ["value"] else text  # a second line would be a second key
         parsed[key.strip()] = value
     return parsed
 
@@ -139,7 +144,9 @@ def to_toml(spec: Spec) -> str:
 
 
 def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping) and value is not None}
+    plain = {
+        key: value for key, value in values.items() if not isinstance(value, Mapping) and value is not None
+    }
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lines = ["", f"[{'.'.join(path)}]"] if path and plain else []
     lines += [f"{key} = {_toml_value(value)}" for key, value in plain.items()]

@@ -1,0 +1,129 @@
+import errno
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detour.errors import StorageError
+from detour.files import sha256_of, write_bytes, write_json, write_text, write_with
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_is_written_whole_with_its_folders_and_readable_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.bin"
+    write_bytes(path, b"123")
+    assert path.read_bytes() == b"123"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert names(path.parent) == ["c.bin"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failure_while_writing_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, failure: type) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise failure
+
+    with pytest.raises(failure):
+        write_with(path, fail)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_process_killed_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from detour.files import write_with\n"
+        "def produce(p):\n    p.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_with(Path(sys.argv[1]), produce)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False, env=dict(os.environ))
+    assert killed.returncode != 0
+    assert path.read_text() == "old"
+
+
+def test_content_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        events.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write_text(tmp_path / "a.txt", "x")
+    assert events == ["file", "replace", "folder"]
+
+
+def failing(code: int) -> Callable[[Path], None]:
+    def produce(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(code, os.strerror(code))
+
+    return produce
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk full"),
+        (errno.EDQUOT, "disk full"),
+        (errno.EACCES, "not writable"),
+        (errno.EIO, "could not"),
+    ],
+)
+def test_disk_full_and_its_like_are_one_line_and_leave_nothing(tmp_path: Path, code: int, words: str) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(StorageError, match=rf"a\.txt: {words}"):
+        write_with(path, failing(code))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_disk_that_is_full_at_fsync_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="disk full"):
+        write_text(tmp_path / "a.txt", "x")
+    assert names(tmp_path) == []
+
+
+def test_place_that_cannot_be_a_folder_is_an_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "x")
+    with pytest.raises(StorageError):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_json_keeps_order_and_signs_and_refuses_what_is_no_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": "é", "a": 1})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "b": "é",\n  "a": 1\n}\n'.encode()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": "é", "a": 1}
+
+
+def test_hash_is_that_of_the_whole_content(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"x" * 1000)
+    assert sha256_of(tmp_path / "a", chunk_bytes=7) == hashlib.sha256(b"x" * 1000).hexdigest()
