@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from detour.errors import RunError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.card import write_card
@@ -105,15 +107,22 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
             f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
         )
     state = _read_json(run_folder / "run.json")
-    figures = state.get("gradients") or _read_json(run_folder / "gradients.json")
     return FinishedRun(
         folder=run_folder,
         spec=spec,
         adapter_file=adapter_file,
         state=state,
-        gradients=GradientFigures.model_validate(figures) if figures else None,
+        gradients=_read_gradients(run_folder / "gradients.json"),
         metrics=read_metrics(run_folder / "metrics.jsonl"),
     )
+
+
+def _read_gradients(path: Path) -> GradientFigures | None:
+    figures = _read_json(path)
+    try:
+        return GradientFigures.model_validate(figures) if figures else None
+    except ValidationError as error:
+        raise RunError(f"{path}: not what the gradient proof writes. Restore it or train again.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
