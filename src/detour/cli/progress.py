@@ -71,7 +71,8 @@ class PlainLines:
 @contextmanager
 def _bar() -> Iterator["ProgressFn"]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     columns = (
@@ -81,7 +82,7 @@ def _bar() -> Iterator["ProgressFn"]:
         TextColumn("{task.fields[figures]}"),
         TextColumn("[dim]{task.fields[left]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Bars(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(now: "Progress") -> None:
