@@ -78,6 +78,14 @@ def test_half_precision_is_fetched_where_there_is_nothing_else(
     assert "fp16" not in str(hub[1]["ignore_patterns"])
 
 
+def test_inspecting_fetches_settings_alone(hub: list[dict[str, object]]) -> None:
+    from detour.recipes.inspect_base import inspect_base
+
+    assert inspect_base("owner/tiny-sd", ranks=(4,)).identity == "tiny-sd"
+    (call,) = hub
+    assert ".safetensors" not in str(call["allow_patterns"])
+
+
 def test_offline_with_an_empty_cache_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from detour.bases.base import open_base
 from detour.bases.latents import decode_latents, encode_pictures, to_pixels, to_uint8
+from detour.errors import DetourError
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,11 @@ def test_decoding_undoes_the_scale(vae: torch.nn.Module) -> None:
     pictures = decode_latents(vae, mean)
     assert pictures.shape == (2, 64, 64, 3)
     assert np.abs(pictures.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_picture_that_is_not_finite_is_an_error_and_not_black(vae: torch.nn.Module) -> None:
+    with pytest.raises(DetourError, match="not finite"):
+        decode_latents(vae, torch.full((1, 4, 8, 8), float("nan")))
 
 
 def test_every_pixel_value_survives_the_way_to_floats_and_back() -> None:

@@ -144,14 +144,32 @@ def test_grid_shows_every_picture(tiny_base: Path, tmp_path: Path) -> None:
         assert any((sheet[y : y + 64, x : x + 64] == picture).all() for y, x in corners(sheet, picture))
 
 
-def test_progress_counts_all_steps_of_both_sides(tiny_base: Path, lora: Path, tmp_path: Path) -> None:
+def test_progress_counts_the_pictures_of_both_sides(tiny_base: Path, lora: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    generate_pictures(
-        spec_of(tiny_base, loras=(str(lora),), compare=True), out=tmp_path, progress=seen.append
-    )
+    spec = spec_of(tiny_base, prompts=("a", "b", "c"), batch=2, loras=(str(lora),), compare=True)
+    generate_pictures(spec, out=tmp_path, progress=seen.append)
     drawing = [(moment.done, moment.total) for moment in seen if moment.stage == "drawing"]
-    assert drawing == [(done, 4) for done in range(1, 5)]
+    assert drawing == [(done, 6) for done in (1, 2, 3, 4, 4, 5, 5, 6)]
     assert seen[-1].seconds_left == 0
+
+
+def test_batches_that_are_done_stay_when_the_call_is_stopped(tiny_base: Path, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_pictures(spec_of(tiny_base, count=3, batch=1), out=tmp_path, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000-a-red-house-seed0.png"]
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch_beyond_rounding(tiny_base: Path, tmp_path: Path) -> None:
+    results = [
+        generate_pictures(spec_of(tiny_base, count=3, batch=batch), out=tmp_path / str(batch))
+        for batch in (1, 3)
+    ]
+    for one, many in zip(*(result.files for result in results), strict=True):
+        assert np.abs(pixels(one.path) - pixels(many.path)).max() <= 1
 
 
 def test_prompts_that_are_too_long_are_said(tiny_base: Path, tmp_path: Path) -> None:
@@ -167,6 +185,7 @@ def test_prompts_that_are_too_long_are_said(tiny_base: Path, tmp_path: Path) -> 
         ({"trace": 3}, ConfigError, "only 2 steps"),
         ({"loras": ("missing.safetensors",)}, AdapterError, "no such file"),
         ({"base": "sd15"}, BaseError, "settings alone"),
+        ({"revision": "v2"}, BaseError, "not on the hub"),
     ],
 )
 def test_bad_requests_write_nothing(

@@ -27,6 +27,8 @@ CONFIGS = Path(__file__).parent / "configs"
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
 POCKET_IDENTITY = "pocket-v1"
 
+CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
 SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
     "sd15": ("stable-diffusion-v1-5", "sd1"),
     "sd21": ("stable-diffusion-2-1", "sd2"),
@@ -161,17 +163,24 @@ class Base:
         return parts.load_from_folder(self.weights, part, dtype, device)
 
 
-def open_base(name: str, *, revision: str | None = None) -> Base:
+def open_base(name: str, *, revision: str | None = None, weights: bool = True) -> Base:
     """Find a base by name; nothing is loaded yet.
 
     Args:
         name: ``pocket``; ``sd15``, ``sd21`` or ``sdxl`` (settings alone); a diffusers folder; a single
             ``.safetensors`` checkpoint of the SD 1.x layout; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
+        weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
 
     Raises:
         BaseError: not there, lacks a part, or of a family that is not known.
     """
+    path = Path(name).expanduser()
+    is_hub_id = bool(HUB_ID.match(name)) and not path.exists() and path.suffix not in CHECKPOINTS
+    if revision is not None and not is_hub_id:
+        raise BaseError(
+            f"base '{name}' is not on the hub, so it has no revision '{revision}'. Drop --revision."
+        )
     if name == "pocket":
         if not POCKET.is_dir():
             raise BaseError(
@@ -190,13 +199,12 @@ def open_base(name: str, *, revision: str | None = None) -> Base:
             revision=None,
             configs=configs,
         )
-    path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path, _identity_of(path), None)
     if path.is_file():
         return _from_file(name, path)
-    if HUB_ID.match(name) and path.suffix not in (".safetensors", ".ckpt", ".pt", ".bin"):
-        folder, commit = fetch(name, revision)
+    if is_hub_id:
+        folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
     known = ["pocket", *SHAPES_ONLY]
     raise BaseError(

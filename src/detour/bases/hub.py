@@ -25,17 +25,22 @@ WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
 DOUBLES = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "*.bf16*.safetensors"]
 
 
-def fetch(hub_id: str, revision: str | None) -> tuple[Path, str | None]:
+def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str | None]:
     """The folder of a hub model in the local cache, fetched where needed, and the commit that it is.
 
     Only the parts that detour reads are fetched: configs, tokenizers and safetensors of one precision (the
     half precision files where there are no others).
 
+    Args:
+        hub_id: ``owner/name``.
+        revision: branch, tag or commit; ``None`` is the main branch.
+        weights: without them only settings and tokenizers are fetched, some 2 MB.
+
     Raises:
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
     """
-    folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS], DOUBLES)
-    if not list((folder / "unet").glob("*.safetensors")):
+    folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
+    if weights and not list((folder / "unet").glob("*.safetensors")):
         folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return folder, commit

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detour.errors import DetourError
+
 
 @torch.no_grad()
 def encode_pictures(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,10 +38,18 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
 
     Returns:
         uint8 (N, H, W, 3), RGB.
+
+    Raises:
+        DetourError: the latents or what the VAE makes of them are not finite.
     """
     first = next(vae.parameters())
     shift, scale = _shift_and_scale(vae)
     pixels = vae.decode((latents / scale + shift).to(device=first.device, dtype=first.dtype)).sample
+    if not torch.isfinite(pixels).all():
+        raise DetourError(
+            "the picture is not finite (NaN or infinite values, which other tools show as black). Use "
+            "--dtype fp32, or a lower adapter weight."
+        )
     return to_uint8(pixels)
 
 

@@ -185,9 +185,9 @@ def byte_signs() -> list[str]:
 def aligned(model: nn.Module) -> nn.Module:
     """Give every tensor on the CPU memory of its own, at a multiple of 64 bytes.
 
-    Tensors mapped from a file start where the file has them, and the kernels of the CPU sum in another order at
-    another alignment (torch 2.13): the same weights from two files gave pictures and gradients that differed in
-    the last bit.
+    Tensors mapped from a file start where the file has them, and the kernels of the CPU sum in another order
+    at another alignment (torch 2.13): the same weights from two files gave pictures and gradients that
+    differed in the last bit.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % 64:

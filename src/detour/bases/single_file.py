@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PART_NAMES = ("unet", "vae", "text_encoder")
 MAX_HEADER_BYTES = 64 << 20
+STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def open_checkpoint(path: Path, shipped: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
@@ -68,17 +69,22 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         BaseError: not a safetensors file.
     """
+    return {name: tuple(entry["shape"]) for name, entry in _read_header(path).items()}
+
+
+def _read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name → ``shape`` and ``dtype``."""
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= MAX_HEADER_BYTES:
                 raise ValueError("the header's length is not plausible")
             header = json.loads(stream.read(length))
-            return {
-                name: tuple(int(side) for side in entry["shape"])
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {
+            name: {"shape": [int(side) for side in entry["shape"]], "dtype": str(entry["dtype"])}
+            for name, entry in entries.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BaseError(f"{path.name}: not a readable safetensors file ({error}). Fetch it again.") from error
 
@@ -129,7 +135,8 @@ def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | Non
         )
     tensors: dict[str, Tensor] = {}
     for part in PART_NAMES:
-        model = (models or {}).get(part) or _load_as_stored(base, part)
+        given = models or {}
+        model = given[part] if part in given else _load_as_stored(base, part)
         for name, tensor in model.state_dict().items():
             original = original_name(part, name, base.config(part))
             tensors[original] = _as_original(part, name, tensor.detach()).contiguous().cpu()
@@ -141,16 +148,11 @@ def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | Non
 
 
 def _load_as_stored(base: Base, part: str) -> Any:
+    """A part in the one precision of its weights; fp32 where they are mixed."""
     assert base.weights is not None
-    stored = {"F16": torch.float16, "BF16": torch.bfloat16}
-    if base.weights.is_dir():
-        first = sorted((base.weights / part).glob("*.safetensors"))[0]
-        with first.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-        dtype = stored.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
-    else:
-        dtype = torch.float32
+    files = [base.weights] if base.weights.is_file() else sorted((base.weights / part).glob("*.safetensors"))
+    kinds = {str(entry["dtype"]) for file in files for entry in _read_header(file).values()}
+    dtype = STORED.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
     if part.startswith("text_encoder"):
         return base.load_text(dtype).models[part]
     return base.load_unet(dtype) if part == "unet" else base.load_vae(dtype)

@@ -23,7 +23,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.errors import AdapterError, ConfigError
 from detour.files import sha256_of
-from detour.generation.engine import Drawn, Moment, PictureEngine, PictureRequest
+from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import AdapterUse, PictureMetadata, save_image, save_png
 from detour.recipes.progress import Progress, ProgressFn, silent
@@ -84,7 +84,7 @@ def generate_pictures(
         out: folder; files are numbered from the first free number, nothing is written over.
         grid: one labelled sheet of all pictures as well.
         force: number from zero and write over what has the same name.
-        progress: told after every denoising step.
+        progress: told after every denoising step; counts pictures.
 
     Raises:
         ConfigError: no prompts, ``compare`` without adapters, a device or size that does not go.
@@ -103,22 +103,29 @@ def generate_pictures(
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True)
     attached = _attach(engine, loras)
-    rounds = 2 if spec.compare else 1
-    with_adapters = _draw(engine, requests, spec, progress, (0, rounds), trace=spec.trace)
-    without: Drawn | None = None
-    if spec.compare:
-        with ExitStack() as stack:
-            for adapter in attached:
-                stack.enter_context(adapter.disabled())
-            without = _draw(engine, requests, spec, progress, (1, rounds), trace=0)
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
     numbers = _Numbers(out, force=force)
-    files = _write(numbers, told, requests, with_adapters, without)
-    files += _sheets(numbers, told, requests, with_adapters, without, grid=grid)
+    count = _StepCount(progress, len(requests), spec)
+    files: list[DrawnFile] = []
+    with_adapters: list[Drawn] = []
+    without: list[Drawn] = []
+    # Batch by batch to disk: what is drawn is kept when a long call is stopped.
+    for start in range(0, len(requests), spec.batch):
+        chunk = requests[start : start + spec.batch]
+        drawn = engine.draw(
+            chunk, spec.picture, batch=spec.batch, on_step=count.of(len(chunk)), trace=spec.trace
+        )
+        plain = _without(engine, attached, chunk, spec, count) if spec.compare else None
+        files += _write(numbers, told, chunk, start, drawn, plain)
+        with_adapters.append(drawn)
+        without += [plain] if plain is not None else []
+    pictures = np.concatenate([drawn.pictures for drawn in with_adapters])
+    others = np.concatenate([drawn.pictures for drawn in without]) if without else None
+    files += _sheets(numbers, told, requests, pictures, others, grid=grid)
     return GenerateResult(
         files=tuple(files),
-        mean_abs_diff=None if without is None else _difference(with_adapters.pictures, without.pictures),
-        safety=with_adapters.safety,
+        mean_abs_diff=None if others is None else _difference(pictures, others),
+        safety=with_adapters[0].safety,
         notes=_notes(engine, spec, with_adapters),
         seconds=round(time.monotonic() - began, 3),
     )
@@ -196,26 +203,40 @@ def _attach(engine: PictureEngine, loras: Sequence[_Lora]) -> list[Attached]:
     ]
 
 
-def _draw(
+def _without(
     engine: PictureEngine,
+    attached: Sequence[Attached],
     requests: Sequence[PictureRequest],
     spec: GenerateSpec,
-    progress: ProgressFn,
-    part: tuple[int, int],
-    *,
-    trace: int,
+    count: _StepCount,
 ) -> Drawn:
-    began = time.monotonic()
-    index, rounds = part
+    with ExitStack() as stack:
+        for adapter in attached:
+            stack.enter_context(adapter.disabled())
+        return engine.draw(requests, spec.picture, batch=spec.batch, on_step=count.of(len(requests)))
 
-    def on_step(done: int, total: int) -> None:
-        pace = (time.monotonic() - began) / done
-        left = pace * (total - done + total * (rounds - 1 - index))
-        progress(
-            Progress(stage="drawing", done=index * total + done, total=rounds * total, seconds_left=left)
-        )
 
-    return engine.draw(requests, spec.picture, batch=spec.batch, on_step=on_step, trace=trace)
+class _StepCount:
+    """Turns the steps of single batches into the progress of the whole call."""
+
+    def __init__(self, progress: ProgressFn, num_pictures: int, spec: GenerateSpec) -> None:
+        self.progress = progress
+        self.total = num_pictures * (2 if spec.compare else 1)
+        self.before = 0
+        self.began = time.monotonic()
+
+    def of(self, num_pictures: int) -> OnStep:
+        """The step callback of the next batch; progress is counted in pictures."""
+        before, self.before = self.before, self.before + num_pictures
+
+        def on_step(done: int, total: int) -> None:
+            share = before + num_pictures * done / total
+            left = (time.monotonic() - self.began) / share * (self.total - share)
+            self.progress(
+                Progress(stage="drawing", done=int(share), total=self.total, seconds_left=max(left, 0.0))
+            )
+
+        return on_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,27 +317,30 @@ def _write(
     numbers: _Numbers,
     told: _Teller,
     requests: Sequence[PictureRequest],
+    first: int,
     drawn: Drawn,
     without: Drawn | None,
 ) -> list[DrawnFile]:
+    """The files of one batch, whose first picture is number ``first`` of the call."""
     files = []
     for index, request in enumerate(requests):
+        number = first + index
         words = (slug(request.prompt), f"seed{request.seed}")
         metadata = told.metadata(request, drawn, index)
-        path = numbers.path(index, *words)
+        path = numbers.path(number, *words)
         save_png(path, drawn.pictures[index], metadata)
         files.append(DrawnFile(path=path, kind="picture", metadata=metadata))
         if without is not None:
-            path = numbers.path(index, *words, "base")
+            path = numbers.path(number, *words, "base")
             metadata = told.metadata(request, without, index, adapted=False)
             save_png(path, without.pictures[index], metadata)
             files.append(DrawnFile(path=path, kind="base", metadata=metadata))
-        files += _write_trace(numbers, told, request, drawn, index)
+        files += _write_trace(numbers, told, request, drawn, index, number)
     return files
 
 
 def _write_trace(
-    numbers: _Numbers, told: _Teller, request: PictureRequest, drawn: Drawn, index: int
+    numbers: _Numbers, told: _Teller, request: PictureRequest, drawn: Drawn, index: int, number: int
 ) -> list[DrawnFile]:
     """Each moment as a file, and all of them as one strip; nothing of a picture that was refused."""
     if not drawn.trace or (drawn.nsfw is not None and drawn.nsfw[index]):
@@ -324,7 +348,7 @@ def _write_trace(
     words = (slug(request.prompt), f"seed{request.seed}")
     files = []
     for moment in drawn.trace:
-        path = numbers.path(index, *words, f"step{moment.step:03d}")
+        path = numbers.path(number, *words, f"step{moment.step:03d}")
         metadata = told.metadata(request, drawn, index, moment=moment)
         save_png(path, moment.pictures[index], metadata)
         files.append(DrawnFile(path=path, kind="moment", metadata=metadata))
@@ -334,7 +358,7 @@ def _write_trace(
         row_labels=[f"{request.prompt}  (seed {request.seed})"],
         column_labels=[f"step {moment.step} of {moment.total}" for moment in drawn.trace],
     )
-    path = numbers.path(index, *words, "trace")
+    path = numbers.path(number, *words, "trace")
     metadata = told.metadata(request, drawn, index)
     save_image(path, strip, metadata)
     return [*files, DrawnFile(path=path, kind="trace", metadata=metadata)]
@@ -344,15 +368,15 @@ def _sheets(
     numbers: _Numbers,
     told: _Teller,
     requests: Sequence[PictureRequest],
-    drawn: Drawn,
-    without: Drawn | None,
+    pictures: np.ndarray,
+    without: np.ndarray | None,
     *,
     grid: bool,
 ) -> list[DrawnFile]:
     files = []
     last = len(requests) - 1
     if without is not None:
-        pairs = np.stack([without.pictures, drawn.pictures], axis=1).reshape(-1, *drawn.pictures.shape[1:])
+        pairs = np.stack([without, pictures], axis=1).reshape(-1, *pictures.shape[1:])
         names = ", ".join(f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras)
         sheet = lay_out(
             pairs,
@@ -365,7 +389,7 @@ def _sheets(
         files.append(DrawnFile(path=path, kind="compare"))
     if grid:
         columns = told.spec.count if told.spec.count > 1 else min(len(requests), 4)
-        sheet = lay_out(drawn.pictures, columns, row_labels=_row_labels(told.spec, requests, columns))
+        sheet = lay_out(pictures, columns, row_labels=_row_labels(told.spec, requests, columns))
         path = numbers.path(last, "grid")
         save_image(path, sheet)
         files.append(DrawnFile(path=path, kind="grid"))
@@ -394,14 +418,14 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
 
 
-def _notes(engine: PictureEngine, spec: GenerateSpec, drawn: Drawn) -> tuple[str, ...]:
+def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
     notes = [
         f"'{prompt[:60]}…' is longer than the text encoder reads (77 tokens); its end is not seen."
         for prompt in engine.text.too_long([*spec.prompts, spec.picture.negative_prompt])
     ]
-    if drawn.safety == "absent":
+    if batches[0].safety == "absent":
         notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
-    refused = sum(drawn.nsfw or ())
+    refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:
         notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")
     return tuple(notes)

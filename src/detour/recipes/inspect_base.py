@@ -14,7 +14,7 @@ from detour.adapters.arithmetic import BYTES, count, file_bytes, usable_rank
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
 from detour.bases import parts
 from detour.bases.base import Base, open_base
-from detour.errors import ConfigError
+from detour.errors import BaseError, ConfigError
 
 GROUPS: Sequence[tuple[str, str]] = (
     (r"\.attn1\.", "self-attention"),
@@ -133,7 +133,7 @@ def inspect_base(
     """
     if not ranks or min(ranks) < 1:
         raise ConfigError(f"ranks {list(ranks)}: name at least one, and each 1 or more, e.g. --rank 4,8,16.")
-    base = open_base(name, revision=revision)
+    base = open_base(name, revision=revision, weights=False)
     unet = base.meta_unet()
     layers = adaptable_layers(unet)
     chosen = select(layers, targets)
@@ -153,7 +153,7 @@ def inspect_base(
         cross_attention_width=base.cross_attention_width,
         recommended_guidance=base.recommended_guidance,
         prediction=str(base.scheduler_config().get("prediction_type", "epsilon")),
-        has_weights=base.weights is not None,
+        has_weights=_has_weights(base),
         targets=targets,
         parts=_parts(base, total),
         blocks=_blocks(base, unet, chosen, ranks[0]),
@@ -161,6 +161,14 @@ def inspect_base(
         costs=tuple(_cost(label, found, rank, total) for label, found in choices for rank in ranks),
         warnings=_warnings(chosen, ranks),
     )
+
+
+def _has_weights(base: Base) -> bool:
+    try:
+        base.require_weights()
+    except BaseError:
+        return False
+    return True
 
 
 def _parts(base: Base, unet_parameters: int) -> tuple[PartInfo, ...]:
