@@ -9,7 +9,13 @@ def test_derived_seed_is_the_same_on_every_machine() -> None:
 
 
 def test_names_do_not_run_into_each_other() -> None:
-    seeds = {derive(0, "a", 1), derive(0, "a1"), derive(0, "a", "1"), derive(0, "a", 1, ""), derive(1, "a", 1)}
+    seeds = {
+        derive(0, "a", 1),
+        derive(0, "a1"),
+        derive(0, "a", "1"),
+        derive(0, "a", 1, ""),
+        derive(1, "a", 1),
+    }
     assert len(seeds) == 5
     assert all(0 <= seed < 1 << 63 for seed in seeds)
 
@@ -19,7 +25,11 @@ def test_noise_depends_on_seed_step_sample_and_purpose_only() -> None:
     torch.manual_seed(99)
     torch.randn(7)
     assert torch.equal(first, noise_for(0, 3, 5, (4, 8, 8)))
-    for other in (noise_for(1, 3, 5, (4, 8, 8)), noise_for(0, 4, 5, (4, 8, 8)), noise_for(0, 3, 6, (4, 8, 8))):
+    for other in (
+        noise_for(1, 3, 5, (4, 8, 8)),
+        noise_for(0, 4, 5, (4, 8, 8)),
+        noise_for(0, 3, 6, (4, 8, 8)),
+    ):
         assert not torch.equal(first, other)
     assert not torch.equal(first, noise_for(0, 3, 5, (4, 8, 8), purpose="latent"))
 
@@ -42,7 +52,7 @@ def test_timesteps_cover_the_schedule_evenly() -> None:
 
 def test_chance_is_even() -> None:
     drawn = [chance_for(0, step, 1, purpose="flip") for step in range(2000)]
-    assert 0 <= min(drawn)
+    assert min(drawn) >= 0
     assert max(drawn) < 1
     assert 0.45 < sum(c < 0.5 for c in drawn) / 2000 < 0.55
 

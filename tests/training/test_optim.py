@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from detour.training.optim import learning_rate
@@ -17,7 +19,7 @@ def test_warmup_rises_to_the_peak_without_a_wasted_first_step(kind: str) -> None
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_rate_falls_to_almost_zero_at_the_last_step(kind: str) -> None:
     values = rates(kind)
-    assert all(later < earlier for earlier, later in zip(values[4:], values[5:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(values[4:]))
     assert 0 < values[-1] < 0.1
 
 

@@ -20,7 +20,7 @@ def prediction_type(name: str) -> PredictionType:
     """
     for known in get_args(PredictionType):
         if name == known:
-            return known  # type: ignore[no-any-return]
+            return known
     raise BaseError(
         f"scheduler: prediction_type '{name}' is not known ({', '.join(get_args(PredictionType))} are). "
         "Check the base's scheduler_config.json."

@@ -46,7 +46,7 @@ class TrainState:
 class Observer(Protocol):
     """Watches finished steps; may raise to stop the run (:class:`detour.errors.Interrupted`)."""
 
-    def on_step(self, state: TrainState, report: StepReport) -> None: ...
+    def on_step(self, state: TrainState, report: StepReport, /) -> None: ...
 
 
 def fit(

@@ -1,0 +1,136 @@
+"""Sample pictures during training: fixed prompts, fixed seeds, the weights of the moment."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from detour.adapters.attach import attach_adapter
+from detour.evaluation.proof_pictures import draw_proof_pictures, keep_trained_pictures, proof_requests
+from detour.recipes.generate_pictures import versions
+from detour.recipes.progress import Progress, ProgressFn
+from detour.specs import PictureSpec, RunSpec
+
+if TYPE_CHECKING:
+    from detour.adapters.adapter import Adapter
+    from detour.bases.base import Base
+    from detour.generation.png import PictureMetadata
+    from detour.training.cache import TextCache
+    from detour.training.step import Denoiser
+
+KEEP_VAE_BYTES = 200 << 20
+"""A VAE up to this size stays in memory between sheets; a larger one is loaded for each."""
+
+BATCH = 4
+"""Pictures in one forward pass; part of the bytes."""
+
+
+class SampleSheets:
+    """Draws ``samples/step-000050/00-prompt.png`` and so on with the UNet that is being trained."""
+
+    def __init__(
+        self, run_folder: Path, base: "Base", spec: RunSpec, denoiser: "Denoiser", text: "TextCache"
+    ) -> None:
+        self._folder = run_folder / "samples"
+        self._base, self._spec, self._denoiser, self._text = base, spec, denoiser, text
+        self._vae: Any = None
+
+    def draw(self, step: int) -> Path:
+        """Draw the sheet of ``step``; returns its folder.
+
+        Raises:
+            StorageError: disk full or not writable.
+        """
+        from detour.generation.engine import PictureEngine, PictureRequest
+        from detour.generation.png import save_png
+
+        spec = self._spec
+        vae = (
+            self._vae if self._vae is not None else self._base.load_vae(torch.float32, self._denoiser.device)
+        )
+        engine = PictureEngine(
+            self._base,
+            unet=self._denoiser.unet,
+            vae=vae,
+            text=self._text,
+            device=self._denoiser.device,
+            dtype=str(spec.base.dtype),
+        )
+        requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
+        drawn = engine.draw(requests, self._picture_spec(), batch=BATCH)
+        if sum(p.numel() * p.element_size() for p in vae.parameters()) <= KEEP_VAE_BYTES:
+            self._vae = vae
+        folder = self._folder / f"step-{step:06d}"
+        for index, (request, picture) in enumerate(zip(requests, drawn.pictures, strict=True)):
+            metadata = self._metadata(request.prompt, request.seed, step)
+            save_png(folder / f"{index:02d}-{slug(request.prompt)}.png", picture, metadata)
+        return folder
+
+    def _metadata(self, prompt: str, seed: int, step: int) -> "PictureMetadata":
+        from detour.generation.png import AdapterUse, PictureMetadata
+
+        spec, picture = self._spec, self._picture_spec()
+        side = int(spec.data.resolution)
+        return PictureMetadata(
+            prompt=prompt,
+            seed=seed,
+            steps=picture.steps,
+            scheduler=picture.scheduler,
+            guidance_scale=float(spec.sample.guidance_scale),
+            width_px=side,
+            height_px=side,
+            base=self._base.identity,
+            base_revision=self._base.revision,
+            adapters=(AdapterUse(name=f"{spec.name}-step-{step:06d}", weight=1.0, sha256=""),),
+            device=str(spec.base.device),
+            dtype=str(spec.base.dtype),
+            batch=BATCH,
+            threads=int(spec.train.threads),
+            versions=versions(),
+            safety="absent",
+        )
+
+    def _picture_spec(self) -> PictureSpec:
+        side = int(self._spec.data.resolution)
+        return PictureSpec(
+            steps=self._spec.sample.steps,
+            guidance_scale=self._spec.sample.guidance_scale,
+            width_px=side,
+            height_px=side,
+        )
+
+
+def keep_trained_pictures_of(
+    run_folder: Path,
+    base: "Base",
+    spec: RunSpec,
+    captions: Sequence[str],
+    text: "TextCache",
+    denoiser: "Denoiser",
+    adapter: "Adapter",
+    progress: ProgressFn,
+) -> None:
+    """Draw the proof's pictures in fp32 with the factors still in memory, for the reload proof.
+
+    A run in lower precision trained beside rounded weights; its factors are drawn on the base's own fp32 ones.
+    """
+    from detour.generation.engine import PictureEngine
+
+    progress(Progress(stage="drawing with the trained model"))
+    device = denoiser.device
+    unet = denoiser.unet
+    if denoiser.dtype != torch.float32:
+        unet = base.load_unet(torch.float32, device)
+        attach_adapter({"unet": unet}, adapter)
+    vae = base.load_vae(torch.float32, device)
+    engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype="fp32")
+    requests = proof_requests(spec, captions)
+    keep_trained_pictures(run_folder, requests, draw_proof_pictures(engine, requests, spec))
+
+
+def slug(prompt: str) -> str:
+    """A file name that reads like the prompt: ``"A red house!"`` → ``"a-red-house"``; 40 characters at most."""
+    cleaned = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
+    return cleaned or "picture"

@@ -1,0 +1,131 @@
+"""Put the frozen UNet, its adapter and the optimizer together, ready for the loop."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from detour.adapters.attach import Attached, attach_new
+from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
+from detour.bases.hardware import torch_dtype
+from detour.diffusion.objective import prediction_type
+from detour.diffusion.schedule import alphas_cumprod
+from detour.errors import ConfigError
+from detour.specs import RunSpec
+from detour.training.attention import use_training_attention
+from detour.training.batches import BatchPlan
+from detour.training.cache import TrainingData
+from detour.training.flat import FlatParameters
+from detour.training.loop import TrainState
+from detour.training.optim import FlatAdamW, learning_rate
+from detour.training.resolve import check_rank
+from detour.training.step import Denoiser, TrainingLoss
+
+if TYPE_CHECKING:
+    from detour.bases.base import Base
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which layers get an adapter.
+
+    Attributes:
+        layers: those that can learn.
+        dead: keys of those that the targets name and that can get no gradient in this base at this size.
+        notes: what the user should know.
+    """
+
+    layers: tuple[AdaptableLayer, ...]
+    dead: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
+    """Select the layers of a resolved run; works on the meta device.
+
+    Raises:
+        ConfigError: the targets match nothing, nothing that can learn, or the rank is too large for all of them.
+    """
+    chosen = select(adaptable_layers(model), spec.adapter.targets)
+    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
+    dead = tuple(
+        f"unet.{layer.path}" for layer in chosen if any(p.fullmatch(f"unet.{layer.path}") for p in patterns)
+    )
+    layers = tuple(layer for layer in chosen if f"unet.{layer.path}" not in dead)
+    if not layers:
+        raise ConfigError(
+            f"adapter.targets '{spec.adapter.targets}' matches only layers that can get no gradient at "
+            f"{spec.data.resolution} px ({', '.join(dead[:3])}). Choose others, e.g. --targets attn."
+        )
+    notes = check_rank(spec, layers)
+    if dead:
+        notes.append(
+            f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."
+        )
+    return Targets(layers, dead, tuple(notes))
+
+
+def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
+    """Load the UNet of a resolved run in its precision."""
+    device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
+    scheduler = base.scheduler_config()
+    return Denoiser(
+        unet=base.load_unet(dtype, device),
+        device=device,
+        dtype=dtype,
+        alphas=alphas_cumprod(scheduler).to(device),
+        kind=prediction_type(str(scheduler.get("prediction_type", "epsilon"))),
+        size_px=int(spec.data.resolution),
+    )
+
+
+def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
+    """Put a fresh adapter beside the layers and choose the attention that trains fastest."""
+    use_training_attention(denoiser.unet, device=denoiser.device, dtype=denoiser.dtype)
+    return attach_new(
+        denoiser.unet,
+        "unet",
+        list(layers),
+        rank=int(spec.adapter.rank),
+        alpha=float(spec.adapter.alpha),
+        dropout=spec.adapter.dropout,
+        init=spec.adapter.init,
+        seed=spec.seed,
+    )
+
+
+def make_state(attached: Attached, spec: RunSpec) -> TrainState:
+    """Flat weights, optimizer and schedule of a resolved run, at step 0."""
+    flat = FlatParameters(attached.parameters())
+    optim, schedule = spec.train.optim, spec.train.schedule
+    rate = partial(
+        learning_rate,
+        peak=float(optim.lr),
+        kind=schedule.kind,
+        warmup=int(schedule.warmup),
+        steps=int(spec.train.steps),
+    )
+    return TrainState(flat=flat, optimizer=FlatAdamW(flat, optim), rate=rate)
+
+
+def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec) -> TrainingLoss:
+    """The loss of a resolved run."""
+    loss = spec.train.loss
+    plan = BatchPlan(
+        seed=spec.seed,
+        batch=int(spec.train.batch),
+        grad_accum=spec.train.grad_accum,
+        caption_dropout=float(loss.caption_dropout),
+        num_timesteps=len(denoiser.alphas),
+    )
+    return TrainingLoss(
+        denoiser=denoiser,
+        plan=plan,
+        data=data,
+        weighting=loss.weighting,
+        snr_gamma=loss.snr_gamma,
+        dropout=spec.adapter.dropout > 0,
+    )

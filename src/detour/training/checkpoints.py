@@ -1,0 +1,110 @@
+"""Resumable state on disk: ``checkpoints/step-000200/`` with a marker that vouches for its files.
+
+The marker ``complete.json`` is written last and holds the SHA-256 of the others; a folder without it, or with a
+file that does not match, is not resumed from. So a kill at any moment costs steps, never the run.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from detour.errors import RunError
+from detour.files import sha256_of, storage_error, write_bytes, write_json
+
+FOLDER = "checkpoints"
+MARKER = "complete.json"
+STATE_TENSORS = "state.safetensors"
+STATE_FACTS = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        step: finished updates.
+        tensors: flat float32 tensors by name: "values", "exp_avg", "exp_avg_sq", and "best" where weights of the
+            lowest validation loss are kept.
+        facts: JSON-able: fingerprints of settings and data, versions, threads, the best validation loss.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def folder_of(run_folder: Path, step: int) -> Path:
+    """``runs/demo/checkpoints/step-000200``."""
+    return run_folder / FOLDER / f"step-{step:06d}"
+
+
+def save_checkpoint(run_folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write a checkpoint, marker last, then delete all but the newest ``keep`` good ones.
+
+    Raises:
+        StorageError: disk full or not writable; older checkpoints are untouched.
+    """
+    folder = folder_of(run_folder, checkpoint.step)
+    _remove(folder)  # a broken one of the same step
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_bytes(folder / STATE_TENSORS, save_tensors(tensors))
+    write_json(folder / STATE_FACTS, {"step": checkpoint.step, **checkpoint.facts})
+    marker = {name: sha256_of(folder / name) for name in (STATE_TENSORS, STATE_FACTS)}
+    write_json(folder / MARKER, {"schema": 1, "sha256": marker})
+    for old in _marked(run_folder)[keep:]:
+        _remove(old)
+    return folder
+
+
+def newest_good(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files match their marker, and a sentence for each newer one that does not."""
+    broken: list[str] = []
+    for folder in _step_folders(run_folder):
+        try:
+            return _read(folder), broken
+        except RunError as error:
+            broken.append(str(error))
+    return None, broken
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sha256"]
+        for name in (STATE_TENSORS, STATE_FACTS):
+            if sha256_of(folder / name) != marker[name]:
+                raise RunError(
+                    f"{folder / name}: does not match its SHA-256; this checkpoint is passed over."
+                )
+        tensors = load_tensors((folder / STATE_TENSORS).read_bytes())
+        facts = json.loads((folder / STATE_FACTS).read_text(encoding="utf-8"))
+        return Checkpoint(int(facts.pop("step")), tensors, facts)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        missing = f"has no {MARKER}" if not (folder / MARKER).exists() else f"cannot be read ({error})"
+        raise RunError(f"{folder}: {missing}; this checkpoint is passed over.") from error
+
+
+def _step_folders(run_folder: Path) -> list[Path]:
+    """All checkpoint folders, newest first."""
+    return sorted((run_folder / FOLDER).glob("step-" + "[0-9]" * 6 + "*"), reverse=True)
+
+
+def _marked(run_folder: Path) -> list[Path]:
+    return [folder for folder in _step_folders(run_folder) if (folder / MARKER).exists()]
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint, its marker first, so that a kill in the middle leaves nothing that looks whole."""
+    try:
+        (folder / MARKER).unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise storage_error(folder, error) from error

@@ -1,0 +1,214 @@
+"""What watches a run: the log of its steps, validation, sample sheets, checkpoints, progress.
+
+Each is told of every finished step; the order in which the recipe lists them is the order in which they act.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detour.errors import Interrupted
+from detour.files import storage_error, write_text
+from detour.training.checkpoints import Checkpoint, save_checkpoint
+from detour.training.loop import StepReport, TrainState
+from detour.training.stopping import StopWish
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """One JSON line a step: step, loss, grad_norm, lr, and seconds, the only key that differs from run to run.
+
+    Attributes:
+        seconds: of all steps so far, those before a resume included.
+        last_loss: of the newest step.
+    """
+
+    def __init__(self, run_folder: Path, *, first_step: int = 0) -> None:
+        """Open the log of ``run_folder``; lines of steps after ``first_step`` are cut off, they come again."""
+        self.path = run_folder / METRICS
+        kept = [line for line in _lines(self.path) if line["step"] <= first_step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        try:
+            self._stream = self.path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        self.seconds = sum(float(line.get("seconds", 0.0)) for line in kept)
+        self.last_loss: float | None = next((line["loss"] for line in reversed(kept) if "loss" in line), None)
+        self._last = time.perf_counter()
+
+    def on_step(self, _state: TrainState, report: StepReport) -> None:
+        now = time.perf_counter()
+        seconds, self._last = round(now - self._last, 4), now
+        self.seconds += seconds
+        self.last_loss = report.loss
+        line = {"step": report.step, "loss": report.loss, "grad_norm": report.grad_norm, "lr": report.lr}
+        self.write({**line, "seconds": seconds})
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line; it is in the file when this returns, so a page can follow the run.
+
+        Raises:
+            StorageError: disk full or folder gone.
+        """
+        try:
+            self._stream.write(json.dumps(dict(line)) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def sync(self) -> None:
+        """Make the lines durable, so that a checkpoint never knows more than the log."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a log; one that a kill cut short is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class Validator:
+    """Writes ``val_loss`` every ``every`` steps and keeps the weights of the lowest."""
+
+    def __init__(self, log: MetricsLog, measure: Callable[[], float], *, every: int, keep_best: bool) -> None:
+        self._log = log
+        self._measure = measure
+        self.every = every
+        self._keep_best = keep_best
+        self.latest: float | None = None
+        self.best_loss: float | None = None
+        self.best_step: int | None = None
+        self.best_values: Tensor | None = None
+
+    def on_step(self, state: TrainState, report: StepReport) -> None:
+        if self.every and report.step % self.every == 0:
+            self.validate(state)
+
+    def validate(self, state: TrainState) -> None:
+        """Measure now; before step 1 this is the base's own loss."""
+        self.latest = self._measure()
+        self._log.write({"step": state.step, "val_loss": self.latest})
+        if self._keep_best and (self.best_loss is None or self.latest < self.best_loss):
+            self.best_loss, self.best_step = self.latest, state.step
+            self.best_values = state.flat.values.detach().clone()
+
+    def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`facts` and :meth:`tensors` gave."""
+        self.latest, self.best_loss, self.best_step = (
+            facts[k] for k in ("val_loss", "best_loss", "best_step")
+        )
+        self.best_values = tensors.get("best")
+
+    def facts(self) -> dict[str, float | int | None]:
+        return {"val_loss": self.latest, "best_loss": self.best_loss, "best_step": self.best_step}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self.best_values is None else {"best": self.best_values}
+
+
+class Sheets:
+    """Calls ``draw`` with the step every ``every`` steps."""
+
+    def __init__(self, draw: Callable[[int], None], *, every: int) -> None:
+        self._draw = draw
+        self._every = every
+
+    def on_step(self, _state: TrainState, report: StepReport) -> None:
+        if self._every and report.step % self._every == 0:
+            self._draw(report.step)
+
+
+class Checkpointer:
+    """Saves every ``every`` steps, at the end, and when somebody wants to stop; then it stops the run.
+
+    It comes last in the list of observers: what it saves must include what the others did at the step.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        every: int,
+        keep: int,
+        steps: int,
+        wish: StopWish,
+        log: MetricsLog,
+        validator: Validator,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._run_folder = run_folder
+        self._every, self._keep, self._steps = every, keep, steps
+        self._wish, self._log, self._validator = wish, log, validator
+        self._facts = dict(facts)
+
+    def on_step(self, state: TrainState, report: StepReport) -> None:
+        due = bool(self._every) and report.step % self._every == 0
+        if due or report.step == self._steps or self._wish.wanted:
+            self.save(state)
+        if self._wish.wanted:
+            raise Interrupted(f"stopped after step {report.step} of {self._steps}; everything is saved.")
+
+    def save(self, state: TrainState) -> None:
+        """Write the state as it is now.
+
+        Raises:
+            StorageError: disk full; older checkpoints are untouched.
+        """
+        self._log.sync()
+        exp_avg, exp_avg_sq = state.optimizer.moments()
+        tensors = {"values": state.flat.values, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        checkpoint = Checkpoint(
+            step=state.step,
+            tensors={**tensors, **self._validator.tensors()},
+            facts={**self._facts, **self._validator.facts()},
+        )
+        save_checkpoint(self._run_folder, checkpoint, keep=self._keep)
+
+
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights, moments and step into ``state``, in place."""
+    device = state.flat.values.device
+    tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
+    state.flat.load(tensors["values"])
+    state.optimizer.load(tensors["exp_avg"], tensors["exp_avg_sq"], updates=checkpoint.step)
+    state.step = checkpoint.step
+
+
+class Pace:
+    """Tells a progress callback how far the run is and how long it will take."""
+
+    def __init__(
+        self,
+        tell: Callable[[int, float, Mapping[str, float]], None],
+        *,
+        first_step: int,
+        steps: int,
+        validator: Validator,
+    ) -> None:
+        self._tell = tell
+        self._first, self._steps = first_step, steps
+        self._validator = validator
+        self._begun = time.perf_counter()
+
+    def on_step(self, _state: TrainState, report: StepReport) -> None:
+        seconds = (time.perf_counter() - self._begun) / (report.step - self._first)
+        figures = {"loss": report.loss, "lr": report.lr, "s/step": seconds}
+        if self._validator.latest is not None:
+            figures["val_loss"] = self._validator.latest
+        self._tell(report.step, seconds * (self._steps - report.step), figures)

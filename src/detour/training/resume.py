@@ -1,0 +1,138 @@
+"""Whether a run on disk can be gone on with: the same settings, pictures, base and weights as before."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detour.data.folder import Dataset
+from detour.errors import RunError
+from detour.files import write_json
+from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.specs.sources import parse
+from detour.training.checkpoints import FOLDER, Checkpoint, newest_good
+from detour.training.resolve import changed_keys
+from detour.training.run_folder import read_state
+
+SETTINGS = "resolved.toml"
+PICTURES = Path(FOLDER) / "pictures.json"
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on.
+
+    Attributes:
+        spec: the run's settings, without any ``"auto"``.
+        checkpoint: the newest good one.
+        notes: what the user should know: broken checkpoints, another torch.
+    """
+
+    spec: RunSpec
+    checkpoint: Checkpoint
+    notes: tuple[str, ...]
+
+
+def fingerprints(spec: RunSpec, dataset: Dataset, base_sha256: str) -> dict[str, Any]:
+    """What a checkpoint remembers of the run that it belongs to."""
+    return {
+        "settings": to_toml(spec),
+        "data": dataset.fingerprint,
+        "base": base_sha256,
+        "threads": int(spec.train.threads),
+        "torch": torch.__version__,
+    }
+
+
+def remember_pictures(run_folder: Path, dataset: Dataset) -> None:
+    """Write down each picture's content and caption, so that a change can be named later."""
+    write_json(run_folder / PICTURES, _pictures(dataset))
+
+
+def find_resume_point(run_folder: Path) -> ResumePoint:
+    """Read what is needed to go on with a run.
+
+    Raises:
+        RunError: no run, a finished run, no good checkpoint, or ``resolved.toml`` was edited.
+        ConfigError: ``resolved.toml`` cannot be read.
+    """
+    state = read_state(run_folder)
+    if state.get("state") == "finished":
+        raise RunError(
+            f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
+        )
+    spec = load_run_spec(config=run_folder / SETTINGS)
+    checkpoint, broken = newest_good(run_folder)
+    if checkpoint is None:
+        found = f"{len(broken)} broken" if broken else "none"
+        raise RunError(
+            f"{run_folder}: no checkpoint to go on from ({found}). Start again: "
+            f"detour train --config {run_folder / SETTINGS} --force."
+        )
+    _refuse_changed_settings(run_folder, checkpoint, spec)
+    notes = list(broken)
+    before = checkpoint.facts.get("torch")
+    if before != torch.__version__:
+        notes.append(
+            f"torch was {before} and is {torch.__version__} now: the run goes on, but not bit for bit."
+        )
+    return ResumePoint(spec, checkpoint, tuple(notes))
+
+
+def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Stop when the pictures or captions are not those of the run.
+
+    Raises:
+        RunError: names the pictures that differ.
+    """
+    if checkpoint.facts.get("data") == dataset.fingerprint:
+        return
+    now = _pictures(dataset)
+    try:
+        before = json.loads((run_folder / PICTURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    changed = [
+        f"{name} ({'new' if name not in before else 'gone' if name not in now else 'changed'})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+    raise RunError(
+        f"{run_folder}: the pictures are not those of the run: {named or 'their order'}. "
+        "Put them back, or train under a new --name."
+    )
+
+
+def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: str) -> None:
+    """Stop when the base's weights are not those of the run.
+
+    Raises:
+        RunError: they differ.
+    """
+    if checkpoint.facts.get("base") != base_sha256:
+        raise RunError(
+            f"{run_folder}: the base's weights are not those that the run began with. "
+            "Put them back, or train under a new --name."
+        )
+
+
+def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> None:
+    recorded: Mapping[str, Any] = checkpoint.facts
+    if recorded.get("settings") == to_toml(spec):
+        return
+
+    before = parse(RunSpec, tomllib.loads(str(recorded.get("settings", ""))))
+    changed = ", ".join(changed_keys(before, spec))
+    raise RunError(
+        f"{run_folder / SETTINGS}: edited since the checkpoint: {changed or 'see the file'}. "
+        "A resumed run keeps its settings; put them back, or train under a new --name."
+    )
+
+
+def _pictures(dataset: Dataset) -> dict[str, list[Any]]:
+    return {e.name: [e.sha256, e.caption, e.repeats] for e in dataset.examples}

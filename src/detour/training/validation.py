@@ -1,0 +1,70 @@
+"""Loss on pictures kept out, at fixed timesteps with fixed noise: the curve that says something.
+
+The training loss is mostly the luck of its timesteps; here every number but the weights stays the same.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from detour.diffusion.randomness import generator
+from detour.training.batches import Batch
+from detour.training.cache import TrainingData
+from detour.training.step import Denoiser
+
+MAX_PASSES = 64
+"""Samples of one validation; more pictures than fit are spread evenly."""
+
+
+@dataclass(frozen=True)
+class FixedValidation:
+    """Samples (picture, timestep) and their noise; the same at every step of a run."""
+
+    batches: tuple[Batch, ...]
+
+    @torch.no_grad()
+    def loss(self, denoiser: Denoiser) -> float:
+        """Unweighted denoising error over all samples."""
+        total = sum(float(denoiser.loss(batch)) * len(batch.pictures) for batch in self.batches)
+        return total / sum(len(batch.pictures) for batch in self.batches)
+
+
+def fixed_validation(
+    data: TrainingData,
+    *,
+    seed: int,
+    batch: int,
+    num_timesteps: int,
+    schedule_length: int,
+) -> FixedValidation:
+    """Lay down what is validated.
+
+    Args:
+        data: of the pictures kept out; their latents' means are taken, not mirrored.
+        seed: of the run.
+        batch: samples in one pass.
+        num_timesteps: timesteps a picture, in the middles of as many equal parts of the schedule.
+        schedule_length: of the noise schedule, 1000 in SD.
+    """
+    num = max(1, min(data.latents.num_pictures, MAX_PASSES // num_timesteps))
+    pictures = [i * data.latents.num_pictures // num for i in range(num)]
+    times = [int((k + 0.5) * schedule_length / num_timesteps) for k in range(num_timesteps)]
+    pairs = [(picture, time) for picture in pictures for time in times]
+    return FixedValidation(
+        tuple(_batch(pairs[start : start + batch], data, seed) for start in range(0, len(pairs), batch))
+    )
+
+
+def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch:
+    pictures = [picture for picture, _ in pairs]
+    noise = [
+        torch.randn(data.latents.latent_shape, generator=generator(seed, "validation", picture, time))
+        for picture, time in pairs
+    ]
+    return Batch(
+        latents=data.latents.means[0, pictures],
+        noise=torch.stack(noise),
+        timesteps=torch.tensor([time for _, time in pairs]),
+        text=data.text.states.select([data.caption_rows[picture] for picture in pictures]),
+        pictures=tuple(pictures),
+    )

@@ -1,0 +1,120 @@
+"""Caches and batches: what is shown is a function of (seed, step, sample)."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from detour.bases.text import Conditioning
+from detour.training.batches import BatchPlan, draw_batch
+from detour.training.cache import LatentCache, TextCache, TrainingData, cache_latents, cache_text
+
+
+class FakeVae(torch.nn.Module):
+    """Encodes a picture to its own pixels, pooled; knows how many pictures one pass had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.config = type("Config", (), {"scaling_factor": 0.5, "shift_factor": None})()
+
+    def encode(self, pixels: torch.Tensor) -> object:
+        mean = torch.nn.functional.avg_pool2d(pixels, 2)
+        distribution = type("Distribution", (), {"mean": mean, "std": torch.full_like(mean, 0.2)})()
+        return type("Encoded", (), {"latent_dist": distribution})()
+
+
+class FakeText:
+    def encode(self, prompts: list[str]) -> Conditioning:
+        return Conditioning(torch.tensor([[[float(len(p))]] for p in prompts]))
+
+    def unconditional(self, num: int) -> Conditioning:
+        return Conditioning(torch.full((num, 1, 1), -1.0))
+
+
+def data(
+    num: int = 6, views: int = 2, std: float = 0.1, epoch: tuple[int, ...] | None = None
+) -> TrainingData:
+    means = torch.arange(float(views * num)).view(views, num, 1, 1, 1).expand(views, num, 2, 3, 3)
+    text = TextCache(
+        Conditioning(torch.arange(float(num + 1)).view(-1, 1, 1)), {f"c{i}": i for i in range(num)}
+    )
+    return TrainingData(
+        LatentCache(means, torch.full_like(means, std)), text, tuple(range(num)), epoch or tuple(range(num))
+    )
+
+
+def test_each_picture_is_encoded_once_and_once_mirrored() -> None:
+    pictures = [np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8) for i in range(6)]
+    seen: list[int] = []
+    cache = cache_latents(FakeVae(), iter(pictures), flip=True, on_picture=seen.append)
+    assert cache.means.shape == (2, 6, 3, 4, 4)
+    assert seen == [4, 6]
+    torch.testing.assert_close(cache.means[1], cache.means[0].flip(-1))  # true for this VAE, which only pools
+    torch.testing.assert_close(cache.stds, torch.full_like(cache.stds, 0.1))
+    assert cache_latents(FakeVae(), pictures, flip=False).num_views == 1
+
+
+def test_distinct_captions_are_encoded_once_and_the_unconditional_comes_last() -> None:
+    cache = cache_text(FakeText(), ["aa", "b", "aa"])  # type: ignore[arg-type]
+    assert len(cache.states) == 3
+    assert cache.encode(["b", "aa"]).states.flatten().tolist() == [1.0, 2.0]
+    assert cache.unconditional(2).states.flatten().tolist() == [-1.0, -1.0]
+
+
+def test_batches_do_not_depend_on_what_was_drawn_before() -> None:
+    plan = BatchPlan(seed=1, batch=4, caption_dropout=0.3)
+    straight = [draw_batch(plan, data(), step, 0) for step in range(5)][4]
+    torch.manual_seed(77)
+    alone = draw_batch(plan, data(), 4, 0)
+    assert torch.equal(straight.latents, alone.latents)
+    assert torch.equal(straight.noise, alone.noise)
+    assert torch.equal(straight.timesteps, alone.timesteps)
+    assert torch.equal(straight.text.states, alone.text.states)
+
+
+def test_two_half_batches_are_the_halves_of_one_full_batch() -> None:
+    full = draw_batch(BatchPlan(seed=1, batch=8, caption_dropout=0.3), data(), 3, 0)
+    plan = BatchPlan(seed=1, batch=4, grad_accum=2, caption_dropout=0.3)
+    halves = [draw_batch(plan, data(), 3, micro) for micro in (0, 1)]
+    assert torch.equal(full.latents, torch.cat([h.latents for h in halves]))
+    assert torch.equal(full.noise, torch.cat([h.noise for h in halves]))
+    assert torch.equal(full.timesteps, torch.cat([h.timesteps for h in halves]))
+    assert torch.equal(full.text.states, torch.cat([h.text.states for h in halves]))
+
+
+def test_every_epoch_shows_each_picture_as_often_as_its_repeats() -> None:
+    plan = BatchPlan(seed=0, batch=4, grad_accum=2)
+    repeated = data(epoch=(0, 1, 1, 2, 3, 4, 5))
+    shown = [
+        p for step in range(7) for micro in (0, 1) for p in draw_batch(plan, repeated, step, micro).pictures
+    ]
+    for epoch in range(8):
+        assert Counter(shown[epoch * 7 : epoch * 7 + 7]) == Counter((0, 1, 1, 2, 3, 4, 5))
+
+
+def test_latent_is_mean_plus_std_times_fresh_noise() -> None:
+    plan = BatchPlan(seed=0, batch=6)
+    sharp = draw_batch(plan, data(views=1, std=0.0), 0, 0)
+    assert sharp.latents[:, 0, 0, 0].tolist() == [float(p) for p in sharp.pictures]
+    noisy = draw_batch(plan, data(views=1, std=0.5), 0, 0)
+    drawn = (noisy.latents - sharp.latents) / 0.5
+    assert 0.7 < float(drawn.std()) < 1.3
+    assert not torch.allclose(drawn, noisy.noise)
+
+
+def test_caption_dropout_takes_its_share_and_mirrors_half() -> None:
+    plan = BatchPlan(seed=0, batch=8, caption_dropout=0.25)
+    batches = [draw_batch(plan, data(std=0.0), step, 0) for step in range(60)]
+    rows = torch.cat([b.text.states.flatten() for b in batches])
+    assert float((rows == 6).float().mean()) == pytest.approx(0.25, abs=0.06)
+    kept = [
+        (r, p)
+        for b in batches
+        for r, p in zip(b.text.states.flatten().tolist(), b.pictures, strict=True)
+        if r != 6
+    ]
+    assert all(r == p for r, p in kept)
+    views = torch.cat([(b.latents[:, 0, 0, 0] >= 6).float() for b in batches])
+    assert float(views.mean()) == pytest.approx(0.5, abs=0.07)
