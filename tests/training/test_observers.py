@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from detour.errors import Interrupted
+from detour.specs import OptimSpec
+from detour.training.checkpoints import newest_good
+from detour.training.flat import FlatParameters
+from detour.training.loop import StepReport, TrainState
+from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
+from detour.training.optim import FlatAdamW
+from detour.training.stopping import StopWish
+
+
+def state(step: int = 0) -> TrainState:
+    flat = FlatParameters([nn.Parameter(torch.ones(3))])
+    return TrainState(flat=flat, optimizer=FlatAdamW(flat, OptimSpec()), rate=lambda _: 0.1, step=step)
+
+
+def report(step: int) -> StepReport:
+    return StepReport(step=step, loss=1.0 / step, grad_norm=0.5, lr=0.1)
+
+
+def test_log_has_a_line_a_step_as_soon_as_it_is_made(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for step in (1, 2):
+        log.on_step(state(step), report(step))
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, step + 1))
+    assert set(lines[0]) == {"step", "loss", "grad_norm", "lr", "seconds"}
+    assert log.last_loss == 0.5
+    log.close()
+
+
+def test_log_is_cut_back_to_the_checkpoint_and_keeps_its_seconds(tmp_path: Path) -> None:
+    lines = [{"step": s, "loss": float(s), "seconds": 2.0} for s in (1, 2, 3)]
+    lines.insert(2, {"step": 2, "val_loss": 0.5})  # type: ignore[arg-type]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
+    log = MetricsLog(tmp_path, first_step=2)
+    log.close()
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kept == lines[:3]
+    assert log.seconds == 4.0
+    assert log.last_loss == 2.0
+
+
+def test_sheets_come_every_so_many_steps_and_never_with_zero() -> None:
+    drawn: list[int] = []
+    for every in (3, 0):
+        sheets = Sheets(drawn.append, every=every)
+        for step in range(1, 8):
+            sheets.on_step(state(step), report(step))
+    assert drawn == [3, 6]
+
+
+def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp_path: Path) -> None:
+    losses = iter([0.9, 0.4, 0.6])
+    log = MetricsLog(tmp_path)
+    validator = Validator(log, lambda: next(losses), every=1, keep_best=True)
+    now = state()
+    for step in (1, 2, 3):
+        now.flat.load(torch.full((3,), float(step)))
+        now.step = step
+        validator.on_step(now, report(step))
+    assert (validator.best_step, validator.best_loss, validator.latest) == (2, 0.4, 0.6)
+    assert validator.best_values is not None
+    assert validator.best_values.tolist() == [2.0, 2.0, 2.0]
+    other = Validator(log, lambda: 0.0, every=1, keep_best=True)
+    other.load(validator.facts(), validator.tensors())
+    assert (other.best_step, other.best_loss, other.latest) == (2, 0.4, 0.6)
+    log.close()
+
+
+def test_checkpoint_on_wish_then_stop(tmp_path: Path) -> None:
+    log, wish, now = MetricsLog(tmp_path), StopWish(), state()
+    validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
+    keeper = Checkpointer(
+        tmp_path, every=0, keep=1, steps=9, wish=wish, log=log, validator=validator, facts={"threads": 1}
+    )
+    for step in (1, 2):
+        now.flat.parameters[0].sum().backward()
+        now.update()
+        keeper.on_step(now, report(step))
+    assert newest_good(tmp_path)[0] is None
+    wish.wanted = True
+    with pytest.raises(Interrupted, match="after step 2 of 9"):
+        keeper.on_step(now, report(2))
+    found, _ = newest_good(tmp_path)
+    assert found is not None
+    fresh = state()
+    restore(fresh, found)
+    assert fresh.step == 2
+    assert torch.equal(fresh.flat.values, now.flat.values)
+    for mine, theirs in zip(fresh.optimizer.moments(), now.optimizer.moments(), strict=True):
+        assert torch.equal(mine, theirs)
+    log.close()
+
+
+def test_pace_counts_from_where_the_run_went_on(tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+    log = MetricsLog(tmp_path)
+    validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
+    pace = Pace(
+        lambda step, left, figures: told.append((step, left)), first_step=4, steps=6, validator=validator
+    )
+    pace.on_step(state(5), report(5))
+    pace.on_step(state(6), report(6))
+    assert [step for step, _ in told] == [5, 6]
+    assert told[0][1] > 0
+    assert told[1][1] == 0
+    log.close()

@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detour.adapters.targets import AdaptableLayer
+from detour.bases.base import open_base
+from detour.errors import ConfigError
+from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.training.resolve import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
+
+CAPTIONS = [f"caption {i}" for i in range(24)]
+
+
+def resolved(base: str = "pocket", **flags: Any) -> RunSpec:
+    spec = load_run_spec(flags={key.replace("__", "."): value for key, value in flags.items()})
+    return resolve(spec, open_base(base), CAPTIONS, name="photos", device="cpu").spec
+
+
+@pytest.mark.parametrize("goal", ["style", "subject"])
+@pytest.mark.parametrize("base", ["pocket", "sd15", "sdxl"])
+def test_no_auto_is_left_and_resolving_again_changes_nothing(base: str, goal: str, tmp_path: Path) -> None:
+    spec = resolved(base, goal=goal)
+    text = to_toml(spec)
+    assert '"auto"' not in text
+    again = resolve(spec, open_base(base), CAPTIONS, name="other", device="cpu").spec
+    assert again == spec
+    (tmp_path / "resolved.toml").write_text(text)
+    assert load_run_spec(config=tmp_path / "resolved.toml") == spec
+
+
+def test_what_the_user_says_wins() -> None:
+    spec = resolved(adapter__rank=3, train__optim__lr=5e-5, train__steps=40, data__resolution=64, name="mine")
+    assert (spec.adapter.rank, spec.adapter.alpha, spec.train.optim.lr) == (3, 3.0, 5e-5)
+    assert (spec.train.schedule.warmup, spec.sample.every, spec.validate_.every) == (2, 10, 4)
+    assert (spec.data.resolution, spec.name) == (64, "mine")
+
+
+def test_goals_differ_and_say_so() -> None:
+    spec = load_run_spec(flags={"goal": "subject"})
+    result = resolve(spec, open_base("pocket"), CAPTIONS, name="photos", device="cpu")
+    defaults = GOALS[("pocket", "subject")]
+    assert result.spec.adapter.rank == defaults.rank
+    assert result.spec.train.loss.caption_dropout == 0.0
+    assert resolved().train.loss.caption_dropout == 0.1
+    assert any(
+        "'subject'" in note and f"rank {defaults.rank}" in note and defaults.why in note
+        for note in result.notes
+    )
+
+
+def test_nothing_is_claimed_of_the_goal_when_the_user_set_it_all() -> None:
+    flags = {
+        "adapter.rank": 4,
+        "adapter.targets": "attn",
+        "train.optim.lr": 0.0,
+        "train.steps": 5,
+        "train.batch": 1,
+        "train.loss.caption_dropout": 0.0,
+    }
+    notes = resolve(load_run_spec(flags=flags), open_base("pocket"), CAPTIONS, name="x", device="cpu").notes
+    assert len(notes) == 1
+    assert "lr is 0" in notes[0]
+
+
+def test_few_pictures_are_all_trained_on() -> None:
+    spec = resolve(RunSpec(), open_base("pocket"), CAPTIONS[:7], name="x", device="cpu").spec
+    assert spec.data.holdout == 0.0
+    assert resolved().data.holdout == 0.125
+
+
+def test_sample_prompts_are_spread_over_the_captions() -> None:
+    assert spread(CAPTIONS, 4) == ("caption 0", "caption 6", "caption 12", "caption 18")
+    assert spread(["same", "same"], 4) == ("same",)
+    assert spread([], 4) == ()
+
+
+def test_cpu_takes_bf16_only_where_it_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert training_dtype("cpu") == "bf16"
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False, "avx512_f": True})
+    assert training_dtype("cpu") == "fp32"
+    assert training_dtype("mps") == "fp32"
+
+
+def test_changed_keys_are_named_with_both_values() -> None:
+    before = resolved(train__steps=10)
+    assert changed_keys(before, resolved(train__steps=10)) == []
+    after = before.model_copy(update={"seed": 5})
+    assert changed_keys(before, after) == ["seed (0 → 5)"]
+
+
+def test_rank_beyond_some_layers_is_a_note_and_beyond_all_an_error() -> None:
+    wide = AdaptableLayer(path="a.to_q", kind="linear", in_features=64, out_features=64)
+    narrow = AdaptableLayer(path="conv_out", kind="conv", in_features=32, out_features=4, kernel=(3, 3))
+    spec = resolved(adapter__rank=8)
+    assert check_rank(spec, [wide]) == []
+    (note,) = check_rank(spec, [wide, narrow])
+    assert "conv_out (4)" in note
+    assert "to_q" not in note
+    with pytest.raises(ConfigError, match=r"can use more than 4\. Set --rank 4"):
+        check_rank(spec, [narrow])

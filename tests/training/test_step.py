@@ -1,0 +1,130 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detour.adapters.attach import Attached
+from detour.bases.base import Base, open_base
+from detour.bases.text import Conditioning
+from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss
+from detour.training.attention import AttentionByShape, use_training_attention
+from detour.training.batches import draw_batch
+from detour.training.cache import LatentCache, TextCache, TrainingData
+from detour.training.resolve import resolve
+from detour.training.step import Denoiser, TrainingLoss
+from detour.training.validation import MAX_PASSES, fixed_validation
+from tests.recipes.photos import quick_spec
+
+
+@pytest.fixture
+def base(tiny_base: Path) -> Base:
+    return open_base(str(tiny_base))
+
+
+def random_data(num: int = 4) -> TrainingData:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(1, num, 4, 8, 8, generator=generator)
+    states = Conditioning(torch.randn(num + 1, 77, 32, generator=generator))
+    text = TextCache(states, {f"c{i}": i for i in range(num)})
+    return TrainingData(
+        LatentCache(means, torch.full_like(means, 0.1)), text, tuple(range(num)), tuple(range(num))
+    )
+
+
+def assembled(base: Base, **flags: object) -> tuple[Denoiser, Attached, TrainingLoss]:
+    spec = resolve(quick_spec(base.name, Path("x"), **flags), base, ["a"], name="x", device="cpu").spec
+    denoiser = make_denoiser(base, spec)
+    attached = attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
+    for _, up in attached.factors.values():
+        torch.nn.init.normal_(up, std=0.05, generator=torch.Generator().manual_seed(1))
+    return denoiser, attached, make_loss(denoiser, random_data(), spec)
+
+
+def gradients(attached: Attached, loss_fn: TrainingLoss) -> torch.Tensor:
+    for parameter in attached.parameters():
+        parameter.grad = None
+    loss_fn(0, 0).backward()
+    return torch.cat([p.grad.flatten() for p in attached.parameters() if p.grad is not None])
+
+
+def test_loss_is_a_function_of_the_step_alone(base: Base) -> None:
+    _, _, loss_fn = assembled(base, adapter__dropout=0.3)
+    first = loss_fn(5, 1).item()
+    torch.manual_seed(1)
+    loss_fn(0, 0)
+    before = torch.get_rng_state()
+    assert loss_fn(5, 1).item() == first
+    assert torch.equal(before, torch.get_rng_state())
+    assert loss_fn(6, 1).item() != first
+
+
+def test_dropout_acts_in_training_and_not_in_validation(base: Base) -> None:
+    denoiser, _, dropping = assembled(base, adapter__dropout=0.5)
+    _, _, plain = assembled(base, adapter__dropout=0.0)
+    assert dropping(0, 0).item() != plain(0, 0).item()
+    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=2, schedule_length=1000)
+    assert fixed.loss(denoiser) == fixed.loss(plain.denoiser)
+
+
+def test_validation_moves_with_the_weights_and_with_nothing_else(base: Base) -> None:
+    denoiser, attached, _ = assembled(base)
+    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=4, schedule_length=1000)
+    first = fixed.loss(denoiser)
+    torch.rand(3)
+    assert fixed.loss(denoiser) == first
+    attached.set_weight(0.0)
+    assert fixed.loss(denoiser) != first
+
+
+def test_validation_covers_the_schedule_and_stays_small() -> None:
+    fixed = fixed_validation(random_data(40), seed=0, batch=8, num_timesteps=8, schedule_length=1000)
+    times = torch.cat([batch.timesteps for batch in fixed.batches])
+    assert sorted(set(times.tolist())) == [62, 187, 312, 437, 562, 687, 812, 937]
+    assert len(times) == MAX_PASSES
+    pictures = {p for batch in fixed.batches for p in batch.pictures}
+    assert len(pictures) == 8
+    assert max(pictures) >= 35  # spread over all of them
+
+
+def test_weighting_of_the_settings_reaches_the_loss(base: Base) -> None:
+    _, _, loss_fn = assembled(base, train__loss__weighting="min_snr", train__batch=1)
+    uniform = replace(loss_fn, weighting="uniform")
+    early = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] < 100)
+    late = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] > 500)
+    assert loss_fn(early, 0).item() < 0.9 * uniform(early, 0).item()
+    assert loss_fn(late, 0).item() == pytest.approx(uniform(late, 0).item())
+
+
+def test_bf16_base_trains_fp32_adapters_towards_the_same_gradient(base: Base) -> None:
+    _, exact, loss_fn = assembled(base)
+    denoiser, rounded, bf16_loss_fn = assembled(base, base__dtype="bf16")
+    assert next(denoiser.unet.parameters()).dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in rounded.parameters())
+    assert bf16_loss_fn(0, 0).dtype == torch.float32
+    a, b = gradients(exact, loss_fn), gradients(rounded, bf16_loss_fn)
+    assert float(torch.cosine_similarity(a, b, dim=0)) > 0.99
+
+
+def test_explicit_attention_gives_the_gradients_of_the_plain_one(base: Base) -> None:
+    denoiser, attached, loss_fn = assembled(base)
+    plain = gradients(attached, loss_fn)
+    # In fp32 it is not installed by itself, because it gains nothing there.
+    assert not any(
+        isinstance(getattr(m, "processor", None), AttentionByShape) for m in denoiser.unet.modules()
+    )
+    use_training_attention(denoiser.unet, device="cpu", dtype=torch.bfloat16)
+    explicit = gradients(attached, loss_fn)
+    assert float((plain - explicit).norm() / plain.norm()) < 1e-5
+
+
+def test_explicit_attention_is_for_few_keys_and_for_backward_only() -> None:
+    processor = AttentionByShape(lambda *_: "plain", lambda *_: "explicit")
+    few, many = torch.zeros(1, 64, 4), torch.zeros(1, 1024, 4)
+    layer = torch.nn.Identity()
+    assert processor(layer, few) == "explicit"
+    assert processor(layer, many) == "plain"
+    assert processor(layer, many, few) == "explicit"  # keys come from the text
+    assert processor(layer, torch.zeros(1, 4, 8, 8)) == "explicit"
+    with torch.no_grad():
+        assert processor(layer, few) == "plain"
