@@ -46,6 +46,12 @@ def test_start_of_a_layer_depends_on_seed_and_path_alone(init: str) -> None:
     assert not torch.equal(alone, other)
 
 
+def test_layers_of_one_shape_start_differently() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first, second = new(model, [At("0"), At("1")]).factors.values()
+    assert not torch.equal(first[0], second[0])
+
+
 def test_start_has_the_spread_that_peft_gives_it() -> None:
     model = nn.Sequential(nn.Linear(400, 10)).requires_grad_(False)
     down = attach_new(model, "unet", [At("0")], rank=50, alpha=1.0).factors["unet.0"][0]

@@ -221,26 +221,20 @@ def _inject(
         if ".lora_" not in module_name
     ]
     slots: list[_Slot] = []
-    for part in parts:
-        model = models[part]
-        paths: dict[str, tuple[int, float]] = {}
-        for key, size in sizes.items():
-            if part_of(key) == part:
-                path = str(find_path(model, path_of(key)))
-                paths[path] = size
-                parent, _, child = path.rpartition(".")
-                slots.append(_Slot(key, model.get_submodule(parent), child))
-        _refuse_used_name(model, paths, name)
-        _inject_into(model, paths, dropout, name)
-    return Attached(name, slots, frozen)
-
-
-def _refuse_used_name(model: nn.Module, paths: Mapping[str, tuple[int, float]], name: str) -> None:
-    for path in paths:
+    paths: dict[str, dict[str, tuple[int, float]]] = {part: {} for part in parts}
+    for key, size in sizes.items():
+        model = models[part_of(key)]
+        path = str(find_path(model, path_of(key)))
         if name in getattr(model.get_submodule(path), "lora_A", {}):
             raise AdapterError(
                 f"an adapter named '{name}' is attached already. Detach it or choose another name."
             )
+        paths[part_of(key)][path] = size
+        parent, _, child = path.rpartition(".")
+        slots.append(_Slot(key, model.get_submodule(parent), child))
+    for part in parts:
+        _inject_into(models[part], paths[part], dropout, name)
+    return Attached(name, slots, frozen)
 
 
 def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropout: float, name: str) -> None:
@@ -255,27 +249,14 @@ def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropo
         rank_pattern={_exactly(group): r for r, group in _groups(paths, 0).items() if r != rank},
         alpha_pattern={_exactly(group): a for a, group in _groups(paths, 1).items() if a != alpha},
     )
-    # A second injection warns about the configuration that the first left on the model: put it aside.
-    others = model.__dict__.pop("peft_config", {})
-    flags = [(p, p.requires_grad) for n, p in model.named_parameters() if ".lora_" in n]
-    try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # PEFT draws a start that is replaced; the caller's draws stay his
-            inject_adapter_in_model(config, model, adapter_name=name)
-    finally:
-        model.__dict__.pop("peft_config", None)
-        if others:
-            model.__dict__["peft_config"] = others
-    for parameter, requires_grad in flags:
-        parameter.requires_grad_(requires_grad)
+    # PEFT draws a start, which is replaced: the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(config, model, adapter_name=name)
+    del model.peft_config  # left on the model, it would make a second injection warn
     for path in paths:
         layer: Any = model.get_submodule(path)
         layer._active_adapter = list(layer.lora_A)
         layer.train(layer.base_layer.training)
-        for factor in (layer.lora_A[name].weight, layer.lora_B[name].weight):
-            factor.data = factor.data.float()  # PEFT takes the base's dtype over
-            factor.requires_grad_(True)
 
 
 def _exactly(paths: Iterable[str]) -> str:
@@ -301,12 +282,8 @@ def _initial_down(shape: tuple[int, ...], init: Init, seed: int, key: str) -> Te
 
 
 def _remove_one(layer: Any, name: str, others: list[str]) -> None:
-    flags = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
     layer._active_adapter = others  # so that PEFT need not choose one, which it does with a warning
     layer.delete_adapter(name)
-    layer._active_adapter = others
-    for parameter, requires_grad in flags:  # PEFT switches gradients on
-        parameter.requires_grad_(requires_grad)
 
 
 def _plain_copy(factor: Tensor) -> Tensor:
