@@ -82,6 +82,13 @@ def test_adapter_weights_are_float32_beside_a_bfloat16_base_and_the_output_keeps
     assert all(p.grad.abs().sum() > 0 for p in attached.parameters())
 
 
+def test_loaded_factors_are_not_rounded_to_the_bases_bfloat16() -> None:
+    adapter = random_adapter()
+    factors = attach_adapter({"unet": small_model().to(torch.bfloat16)}, adapter).factors
+    assert all(torch.equal(down, adapter.layers[key].down) for key, (down, _) in factors.items())
+    assert all(torch.equal(up, adapter.layers[key].up) for key, (_, up) in factors.items())
+
+
 def test_forward_and_gradients_equal_pefts_own_model() -> None:
     from peft import LoraConfig, get_peft_model
 
