@@ -29,6 +29,7 @@ class Pair(nn.Module):
 
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
+        clip.set_attn_implementation("eager")  # SDPA's backward is slow for so few keys (torch 2.13, CPU)
         self.clip = clip
         text_width = clip.config.text_config.hidden_size
         vision_width = clip.config.vision_config.hidden_size
@@ -38,7 +39,8 @@ class Pair(nn.Module):
         self.text_words = nn.Linear(text_width, vocabulary)
         self.vision_pairs = nn.Linear(vision_width, len(PAIRS))
         self.vision_words = nn.Linear(vision_width, vocabulary)
-        for head in (self.text_pairs, self.text_words, self.vision_pairs, self.vision_words):
+        self.vision_objects = nn.Linear(vision_width, len(VOCABULARY.objects))
+        for head in (self.text_pairs, self.text_words, self.vision_words):
             nn.init.constant_(head.bias, -4.0)
 
     def train_vision_only(self) -> None:
@@ -141,16 +143,32 @@ def shifted(pictures: NDArray[np.uint8], generator: torch.Generator) -> Tensor:
     return to_model_range(moved)
 
 
+def share_loss(logits: Tensor, bag: Tensor) -> Tensor:
+    """Cross-entropy against the one or two classes that are present, in equal shares.
+
+    Much faster to learn from than a binary question for each class, most of which are absent.
+    """
+    return F.cross_entropy(logits.float(), bag / bag.sum(dim=1, keepdim=True))
+
+
 def vision_loss(
     pair: Pair, pictures: Tensor, ids: Tensor, pairs: Tensor
 ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
-    """What the picture tower must tell by itself: the caption's words and the (object, colour) pairs."""
+    """What the picture tower must tell by itself: its objects, their colours, and the caption's words.
+
+    Returns:
+        scalar loss, (count, projection) picture features (not normalised), figures for the log.
+    """
+    bag = bag_of_pairs(pairs)
+    kinds = bag.view(len(bag), len(VOCABULARY.objects), -1).amax(dim=2)
     with torch.autocast("cpu", torch.bfloat16):
         pooled = pair.clip.vision_model(pixel_values=pictures).pooler_output
         features = pair.clip.visual_projection(pooled)
-        bags = bag_loss(pair.vision_pairs(pooled), bag_of_pairs(pairs))
+        objects = share_loss(pair.vision_objects(pooled), kinds)
+        both = share_loss(pair.vision_pairs(pooled), bag)
         words = bag_loss(pair.vision_words(pooled), bag_of_words(ids, pair.vision_words.out_features))
-    return 0.3 * bags + 0.1 * words, features.float(), {"vbag": bags.item(), "vwords": words.item()}
+    figures = {"vobj": objects.item(), "vpair": both.item(), "vwords": words.item()}
+    return objects + both + 0.1 * words, features.float(), figures
 
 
 def contrastive_loss(
@@ -183,3 +201,29 @@ def draw_texts(texts: Texts, which: NDArray[np.int64], phrasing: int, *, end: in
     """Token ids (batch, length) of some pictures' captions, and (batch, 2) their pairs."""
     ids = as_ids(texts.true[which, phrasing], end=end)
     return ids, torch.from_numpy(texts.pairs[which].astype(np.int64))
+
+
+class PooledTexts:
+    """The frozen text tower's state of every caption, true and false, computed when first asked for."""
+
+    def __init__(self, clip: CLIPModel, texts: Texts, *, end: int) -> None:
+        self._tower = clip.text_model
+        self._texts = texts
+        self._end = end
+        width = clip.config.text_config.hidden_size
+        count, phrasings, false = texts.false.shape[:3]
+        self._states = torch.zeros(count, phrasings, 1 + false, width, dtype=torch.float16)
+        self._known = np.zeros((count, phrasings), dtype=np.bool_)
+
+    def read(self, which: NDArray[np.int64], phrasing: int) -> Tensor:
+        """(batch, 1 + false, text_width) float32: the true caption first."""
+        new = np.unique(which[~self._known[which, phrasing]])
+        if len(new):
+            true, false = self._texts.true[new, phrasing], self._texts.false[new, phrasing]
+            ids = np.concatenate([true[:, None], false], axis=1)
+            tokens = as_ids(ids.reshape(-1, ids.shape[-1]), end=self._end)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                pooled = self._tower(input_ids=tokens).pooler_output
+            self._states[new, phrasing] = pooled.half().view(len(new), ids.shape[1], -1)
+            self._known[new, phrasing] = True
+        return self._states[which, phrasing].float()

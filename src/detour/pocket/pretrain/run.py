@@ -109,7 +109,7 @@ class Pretraining:
         trained = self.new_pair()
         for name in names:
             if (self.work / f"{name}.pt").exists():
-                trained.load_state_dict(load_average(self.work / f"{name}.pt"))
+                trained.load_state_dict(load_average(self.work / f"{name}.pt"), strict=False)
                 return trained
         raise FileNotFoundError(
             f"{self.work}: none of the stages {', '.join(names)} has run. Run them first."
@@ -206,16 +206,16 @@ class Pretraining:
         texts, tokenizer, pictures = self.texts(), self.tokenizer(), self.pictures()
         model = self.trained_pair("pair")
         model.train_vision_only()
-        said = self._pooled_texts(model, texts, end=tokenizer.eos_token_id)
-        stage = self._stage("vision", model, steps=4000, warmup=30, decay=800, lr=2e-3, plain=PAIR_PLAIN)
+        said = pair.PooledTexts(model.clip, texts, end=tokenizer.eos_token_id)
+        stage = self._stage("vision", model, steps=1500, warmup=30, decay=300, lr=2e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-            which, phrasing = _draw(len(pictures), self.settings.batch or 128, generator)
+            which, phrasing = _draw(len(pictures), self.settings.batch or 64, generator)
             ids = pair.as_ids(texts.true[which, phrasing], end=tokenizer.eos_token_id)
             pairs = torch.from_numpy(texts.pairs[which].astype(np.int64))
             shown = pair.shifted(pictures[which], generator)
             vision_value, seen, vision_figures = pair.vision_loss(model, shown, ids, pairs)
-            features = model.clip.text_projection(said[which, phrasing].float())
+            features = model.clip.text_projection(said.read(which, phrasing))
             value, figures = pair.contrastive_loss(
                 model.clip.logit_scale, seen, features[:, 0], features[:, 1:], ids
             )
@@ -318,18 +318,6 @@ class Pretraining:
             return shipped
         return parts.new_unet()
 
-    def _pooled_texts(self, model: pair.Pair, texts: Texts, *, end: int) -> Tensor:
-        """(pictures, phrasings, 1 + false, width) float16 text states of all captions, the true one first."""
-        ids = np.concatenate([texts.true[:, :, None], texts.false], axis=2)
-        flat = ids.reshape(-1, ids.shape[-1])
-        states = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for start in range(0, len(flat), 512):
-                tokens = pair.as_ids(flat[start : start + 512], end=end)
-                pooled = model.clip.text_model(input_ids=tokens).pooler_output
-                states.append(pooled.half())
-        return torch.cat(states).view(*ids.shape[:3], -1)
-
     def _stage(
         self,
         name: str,
@@ -358,7 +346,7 @@ class Pretraining:
 
 
 # Layers whose matrices are no hidden ones: AdamW takes them.
-PAIR_PLAIN = ("embedding", "token_pairs", "text_pairs", "text_words", "vision_pairs", "vision_words")
+PAIR_PLAIN = ("embedding", "_pairs", "_words", "_objects")
 VAE_PLAIN = ("conv_in", "conv_out", "quant_conv")
 UNET_PLAIN = ("conv_in", "conv_out")
 
