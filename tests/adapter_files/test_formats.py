@@ -214,7 +214,7 @@ def test_tensors_that_cannot_be_placed_are_refused_with_the_reason(
             },
             "do not make one low-rank layer",
         ),
-        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "an alpha has 2 numbers"),
+        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "a.safetensors: an alpha has 2 numbers"),
         (
             {"lora_unet_conv_in.alpha": torch.ones(1), "lora_unet_input_blocks_0_0.alpha": torch.ones(1)},
             "under another name",

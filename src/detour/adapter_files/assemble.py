@@ -22,7 +22,7 @@ class Factors:
         """Whether this part was put already."""
         return getattr(self, name) is not None
 
-    def put(self, name: str, tensor: Tensor) -> None:
+    def put(self, name: str, tensor: Tensor, *, where: str) -> None:
         """Keep a tensor; ``alpha`` becomes a number.
 
         Raises:
@@ -32,7 +32,7 @@ class Factors:
             setattr(self, name, tensor)
             return
         if tensor.numel() != 1:
-            raise AdapterError(f"an alpha has {tensor.numel()} numbers, expected one.")
+            raise AdapterError(f"{where}: an alpha has {tensor.numel()} numbers, expected one. Use another file.")
         self.alpha = float(tensor)
 
 

@@ -82,7 +82,7 @@ def group(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Factors]:
         mine = factors.setdefault(key, Factors())
         if mine.has(kind):
             raise AdapterError(f"{where}: '{key}' stands there twice, under different names.")
-        mine.put(kind, tensor)
+        mine.put(kind, tensor, where=where)
     return factors
 
 

@@ -54,7 +54,7 @@ def from_kohya(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, LoraLa
         mine = factors.setdefault(key, Factors())
         if mine.has(_SUFFIXES[suffix]):
             raise AdapterError(f"{where}: '{name}' names a layer that stands there under another name, too.")
-        mine.put(_SUFFIXES[suffix], tensor)
+        mine.put(_SUFFIXES[suffix], tensor, where=where)
     return {key: layer_from(parts, where=f"{where}: '{key}'") for key, parts in factors.items()}
 
 
