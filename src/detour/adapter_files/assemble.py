@@ -32,7 +32,9 @@ class Factors:
             setattr(self, name, tensor)
             return
         if tensor.numel() != 1:
-            raise AdapterError(f"{where}: an alpha has {tensor.numel()} numbers, expected one. Use another file.")
+            raise AdapterError(
+                f"{where}: an alpha has {tensor.numel()} numbers, expected one. Use another file."
+            )
         self.alpha = float(tensor)
 
 
