@@ -5,9 +5,10 @@ from torch import Tensor
 
 from detour.errors import ShapeMismatch
 
-BANDWIDTH = 0.5
+BANDWIDTH = 0.7
 """Width of the Gaussian kernel for features of length one (distances 0 to 2). It is fixed so that figures of
-different runs compare; unrelated pictures lie about 1 apart, pictures of one style and subject about 0.5."""
+different runs compare. One prompt in two scenes lies about 0.2 apart, in two styles 0.5 to 1.4, two prompts 1.3;
+``docs/log.md`` has the widths that were compared."""
 
 
 def style_distance(x: Tensor, y: Tensor, *, bandwidth: float = BANDWIDTH) -> float:
