@@ -12,7 +12,7 @@ from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.errors import AdapterError, BaseError, ConfigError
 from detour.generation.png import read_png_metadata
-from detour.recipes.generate_pictures import generate_pictures, parse_lora, slug
+from detour.recipes.generate_pictures import generate_pictures, slug
 from detour.recipes.progress import Progress
 from detour.specs.generation import GenerateSpec, PictureSpec
 
@@ -199,17 +199,6 @@ def test_bad_requests_write_nothing(
 def test_an_adapter_of_another_base_is_refused_before_anything_is_loaded(lora: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="width 32"):
         generate_pictures(spec_of(Path("pocket"), loras=(str(lora),)), out=tmp_path / "out")
-
-
-def test_lora_names_may_hold_colons_and_end_in_numbers(tmp_path: Path) -> None:
-    for name in ("plain.safetensors", "odd:0.5"):
-        (tmp_path / name).touch()
-    assert parse_lora(f"{tmp_path}/plain.safetensors") == (tmp_path / "plain.safetensors", 1.0)
-    assert parse_lora(f"{tmp_path}/plain.safetensors:-0.5") == (tmp_path / "plain.safetensors", -0.5)
-    assert parse_lora(f"{tmp_path}/odd:0.5") == (tmp_path / "odd:0.5", 1.0)
-    for bad in ("plain.safetensors:strong", "plain.safetensors:nan", "plain.safetensors:inf"):
-        with pytest.raises(AdapterError, match="is no weight"):
-            parse_lora(f"{tmp_path}/{bad}")
 
 
 def test_file_names_are_short_and_plain() -> None:

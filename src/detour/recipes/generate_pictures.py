@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -14,18 +13,14 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapter_files.fitting import check_fits
-from detour.adapter_files.hashes import data_sha256
-from detour.adapter_files.reading import read_adapter
-from detour.adapters.adapter import Adapter
-from detour.adapters.attach import Attached, attach_adapter
+from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
-from detour.errors import AdapterError, ConfigError
-from detour.files import sha256_of
+from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
-from detour.generation.png import AdapterUse, PictureMetadata, save_image, save_png
+from detour.generation.png import PictureMetadata, save_image, save_png
+from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, choose_adapter
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs.generation import GenerateSpec
 
@@ -63,12 +58,6 @@ class GenerateResult(BaseModel):
         return self.model_dump_json(indent=2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Lora:
-    adapter: Adapter
-    use: AdapterUse
-
-
 def generate_pictures(
     spec: GenerateSpec,
     *,
@@ -96,13 +85,13 @@ def generate_pictures(
     _refuse(spec)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
-    loras = [_lora(text, base) for text in spec.loras]
+    loras = [choose_adapter(text, base) for text in spec.loras]
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     requests = requests_of(spec)
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True)
-    attached = _attach(engine, loras)
+    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
     numbers = _Numbers(out, force=force)
     count = _StepCount(progress, len(requests), spec)
@@ -137,28 +126,6 @@ def requests_of(spec: GenerateSpec) -> list[PictureRequest]:
     return [PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(prompts)]
 
 
-def parse_lora(text: str) -> tuple[Path, float]:
-    """``FILE`` or ``FILE:weight``; a file whose name ends in a number wins over a weight.
-
-    Raises:
-        AdapterError: no such file, or the weight is no number.
-    """
-    whole = Path(text).expanduser()
-    if whole.exists():
-        return whole, 1.0
-    head, colon, tail = text.rpartition(":")
-    path = Path(head).expanduser()
-    if not colon or not path.exists():
-        raise AdapterError(f"--lora {text}: no such file. Write FILE or FILE:weight.")
-    try:
-        weight = float(tail)
-    except ValueError:
-        weight = float("nan")
-    if not np.isfinite(weight):
-        raise AdapterError(f"--lora {text}: '{tail}' is no weight. Write FILE:weight, e.g. {path.name}:0.8.")
-    return path, weight
-
-
 def _refuse(spec: GenerateSpec) -> None:
     if not spec.prompts:
         raise ConfigError("no prompts: name at least one picture to draw.")
@@ -168,39 +135,6 @@ def _refuse(spec: GenerateSpec) -> None:
         raise ConfigError(
             f"--trace {spec.trace}: there are only {spec.picture.steps} steps. Ask for as many or fewer."
         )
-
-
-def _lora(text: str, base: Base) -> _Lora:
-    path, weight = parse_lora(text)
-    adapter = read_adapter(path)  # within its limits, before anything else touches the file
-    check_fits(adapter, base)
-    sha256, tensor_sha256 = _hashes(path)
-    use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
-    return _Lora(adapter=adapter, use=use)
-
-
-def _hashes(path: Path) -> tuple[str, str]:
-    """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
-    whole = [sha256_of(file) for file in files]
-    tensors = [data_sha256(file.read_bytes()) for file in files]
-    if len(files) == 1:
-        return whole[0], tensors[0]
-    return _joint(whole), _joint(tensors)
-
-
-def _joint(hashes: Sequence[str]) -> str:
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _attach(engine: PictureEngine, loras: Sequence[_Lora]) -> list[Attached]:
-    models = {"unet": engine.unet, **engine.text.models}
-    return [
-        attach_adapter(models, lora.adapter, lora.use.weight, name=f"lora_{index}")
-        for index, lora in enumerate(loras)
-    ]
 
 
 def _without(
@@ -246,7 +180,7 @@ class _Teller:
     engine: PictureEngine
     base: Base
     spec: GenerateSpec
-    loras: Sequence[_Lora]
+    loras: Sequence[ChosenAdapter]
     device: str
     dtype: str
 
@@ -374,7 +308,6 @@ def _sheets(
     grid: bool,
 ) -> list[DrawnFile]:
     files = []
-    last = len(requests) - 1
     if without is not None:
         pairs = np.stack([without, pictures], axis=1).reshape(-1, *pictures.shape[1:])
         names = ", ".join(f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras)
@@ -384,13 +317,13 @@ def _sheets(
             row_labels=[f"{request.prompt}  (seed {request.seed})" for request in requests],
             column_labels=["without", f"with {names}"],
         )
-        path = numbers.path(last, "compare")
+        path = numbers.path(0, "compare")
         save_image(path, sheet)
         files.append(DrawnFile(path=path, kind="compare"))
     if grid:
         columns = told.spec.count if told.spec.count > 1 else min(len(requests), 4)
         sheet = lay_out(pictures, columns, row_labels=_row_labels(told.spec, requests, columns))
-        path = numbers.path(last, "grid")
+        path = numbers.path(0, "grid")
         save_image(path, sheet)
         files.append(DrawnFile(path=path, kind="grid"))
     return files

@@ -1,0 +1,92 @@
+"""Adapters as a user names them: ``FILE`` or ``FILE:weight``, read, checked against a base and attached."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from detour.adapter_files.fitting import check_fits
+from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.reading import read_adapter
+from detour.adapters.adapter import Adapter
+from detour.adapters.attach import Attached, attach_adapter
+from detour.bases.base import Base
+from detour.errors import AdapterError
+from detour.files import sha256_of
+from detour.generation.png import AdapterUse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenAdapter:
+    """An adapter that fits the base, and how it is named and weighed.
+
+    Attributes:
+        adapter: its layers.
+        use: name, weight and hashes, as they go into a picture's metadata.
+    """
+
+    adapter: Adapter
+    use: AdapterUse
+
+
+def choose_adapter(text: str, base: Base) -> ChosenAdapter:
+    """Read ``FILE`` or ``FILE:weight``; nothing of the base is loaded.
+
+    Raises:
+        AdapterError: missing, broken, made for another base, or the weight is no number.
+    """
+    path, weight = parse_lora(text)
+    adapter = read_adapter(path)  # within its limits, before anything else touches the file
+    check_fits(adapter, base)
+    sha256, tensor_sha256 = _hashes(path)
+    use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
+    return ChosenAdapter(adapter=adapter, use=use)
+
+
+def attach_chosen(models: Mapping[str, nn.Module], chosen: Sequence[ChosenAdapter]) -> list[Attached]:
+    """Attach each at its own weight, all active together."""
+    return [
+        attach_adapter(models, one.adapter, one.use.weight, name=f"lora_{index}")
+        for index, one in enumerate(chosen)
+    ]
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:weight``; a file whose name ends in a number wins over a weight.
+
+    Raises:
+        AdapterError: no such file, or the weight is no number.
+    """
+    whole = Path(text).expanduser()
+    if whole.exists():
+        return whole, 1.0
+    head, colon, tail = text.rpartition(":")
+    path = Path(head).expanduser()
+    if not colon or not path.exists():
+        raise AdapterError(f"--lora {text}: no such file. Write FILE or FILE:weight.")
+    try:
+        weight = float(tail)
+    except ValueError:
+        weight = float("nan")
+    if not math.isfinite(weight):
+        raise AdapterError(f"--lora {text}: '{tail}' is no weight. Write FILE:weight, e.g. {path.name}:0.8.")
+    return path, weight
+
+
+def _hashes(path: Path) -> tuple[str, str]:
+    """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+    whole = [sha256_of(file) for file in files]
+    tensors = [data_sha256(file.read_bytes()) for file in files]
+    if len(files) == 1:
+        return whole[0], tensors[0]
+    return _joint(whole), _joint(tensors)
+
+
+def _joint(hashes: Sequence[str]) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
