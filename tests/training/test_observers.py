@@ -72,6 +72,8 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
     other = Validator(log, lambda: 0.0, every=1, keep_best=True)
     other.load(validator.facts(), validator.tensors())
     assert (other.best_step, other.best_loss, other.latest) == (2, 0.4, 0.6)
+    assert other.best_values is not None
+    assert torch.equal(other.best_values, validator.best_values)
     log.close()
 
 
