@@ -1,10 +1,13 @@
 """The stages of the pre-training, each for two steps over a handful of pictures."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from detour.pocket.pretrain import parts, pictures, run
 from detour.pocket.pretrain.run import STAGES, Pretraining, Settings
@@ -20,7 +23,7 @@ def tiny(work: Path, *, steps: int = 2) -> Pretraining:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pretraining]:
     """All stages run through, two steps each, with narrow parts."""
     work = tmp_path_factory.mktemp("pocket")
     with pytest.MonkeyPatch.context() as patch:
@@ -67,3 +70,16 @@ def test_mirror_images_follow_their_pictures(finished: Pretraining) -> None:
     moments = np.load(finished.work / "latents.npy")
     assert moments.shape[:2] == (PICTURES, 2)
     assert not np.array_equal(moments[:, 0], moments[:, 1])
+
+
+def test_training_goes_on_from_a_shipped_folder(finished: Pretraining, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(finished.out, base)
+    before = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    settings = Settings(pictures=PICTURES, steps=1, batch=4, init="shipped")
+    continued = Pretraining(work=tmp_path / "work", out=base, settings=settings)
+    for stage in ("tokenizer", "pictures", "texts", "latents", "unet", "assemble"):
+        continued.run(stage)
+    after = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    moved = torch.cat([(after[name].float() - before[name].float()).flatten() for name in before])
+    assert 0 < moved.abs().max() < 0.01  # one warm-up step away, not a fresh start

@@ -136,6 +136,12 @@ Every stage can be stopped and taken up again.
 
 ## How to continue
 
-`python -m detour.pocket.pretrain --init shipped --stage unet --steps 2000` goes on from these weights (after the
-stages `tokenizer` to `latents` have filled the work folder); `--stage assemble` writes them back.
+```
+python -m detour.pocket.pretrain --init shipped --work build/continued --steps 2000 \\
+    --stage tokenizer --stage pictures --stage texts --stage latents --stage unet --stage assemble
+python -m detour.pocket.pretrain.measure
+```
+
+goes on from these weights with a fresh optimizer. Where the work folder of the first training is still there,
+`--stage unet --steps N` with a larger N than before takes up its full state instead.
 """

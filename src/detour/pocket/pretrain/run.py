@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,8 @@ class Pretraining:
             if (self.work / f"{name}.pt").exists():
                 trained.load_state_dict(load_average(self.work / f"{name}.pt"), strict=False)
                 return trained
+        if self.settings.init == "shipped":
+            return trained
         raise FileNotFoundError(
             f"{self.work}: none of the stages {', '.join(names)} has run. Run them first."
         )
@@ -126,8 +129,9 @@ class Pretraining:
 
     def trained_vae(self) -> AutoencoderKL:
         """The VAE after its own stage, its latents standardised once they were measured."""
-        vae = parts.new_autoencoder()
-        vae.load_state_dict(load_average(self.work / "vae.pt"))
+        vae = self.new_vae()
+        if self.settings.init == "fresh":
+            vae.load_state_dict(load_average(self.work / "vae.pt"))
         if (self.work / "latents.json").exists():
             noted = self._latents_noted()
             autoencoder.standardise(vae, noted["means"], noted["deviations"])
@@ -148,7 +152,10 @@ class Pretraining:
     # stages
 
     def run_tokenizer(self) -> None:
-        """Learns the tokenizer from captions of the training stream."""
+        """Learns the tokenizer from captions of the training stream, or takes the shipped one."""
+        if self.settings.init == "shipped":
+            shutil.copytree(self.out / "tokenizer", self.work / "tokenizer", dirs_exist_ok=True)
+            return
         captions = [phrase(self.settings.seed, index)[0] for index in range(NUM_TOKENIZER_CAPTIONS)]
         known = [text for group in captions for text in group]
         write_tokenizer(self.work / "tokenizer", known)
@@ -258,7 +265,9 @@ class Pretraining:
         """Caches mean and standard deviation of every picture's latents, and of its mirror image's."""
         pictures = self.pictures()
         if not (self.work / "latents.json").exists():
-            means, deviations = autoencoder.latent_statistics(self.trained_vae(), pictures[:1024])
+            means, deviations = [0.0] * parts.LATENT_CHANNELS, [1.0] * parts.LATENT_CHANNELS
+            if self.settings.init == "fresh":  # the shipped VAE is standardised already
+                means, deviations = autoencoder.latent_statistics(self.trained_vae(), pictures[:1024])
             self._note_latents({"done": 0, "means": means, "deviations": deviations})
         noted, vae = self._latents_noted(), self.trained_vae()
         size = parts.LATENT_SIZE
