@@ -65,4 +65,5 @@ def _checked(layers: dict[str, LoraLayer], metadata: dict[str, str], limits: Lim
         if layer.rank > limits.max_rank:
             raise AdapterError(f"{where}: '{key}' has rank {layer.rank:,}, the limit is {limits.max_rank:,}.")
     formal = ("format", CONFIG_KEY)
-    return Adapter(layers, {name: text for name, text in metadata.items() if name not in formal})
+    # safetensors hands tensors out in another order each time: attach in the same one always
+    return Adapter(dict(sorted(layers.items())), {name: text for name, text in metadata.items() if name not in formal})
