@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Say where adapters go in a base, and what they cost."),
     "train": ("train", "Train an adapter and prove that it learned."),
     "generate": ("generate", "Draw pictures, with and without adapters."),
+    "convert": ("convert", "Write an adapter in another format; the change is proved to be the same."),
     "prove": ("prove", "Prove a finished run again, from its files."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),

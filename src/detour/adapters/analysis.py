@@ -1,0 +1,160 @@
+"""What an adapter's change is made of, computed from the factors: a dense ``ΔW`` is never built.
+
+With ``up = Qu·Ru`` and ``downᵀ = Qd·Rd`` the singular values of ``up @ down`` are those of the small
+``Ru·Rdᵀ``. All of it runs in float64: factors are thin, and differences of nearly equal changes must not
+drown in rounding.
+
+Source: Golub & Van Loan, Matrix Computations, 4th ed., section 5.4 (QR before SVD).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.errors import ShapeMismatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Figures of one change, or of several changes taken together.
+
+    Attributes:
+        norm: Frobenius norm of ``ΔW``.
+        stable_rank: ``‖ΔW‖² / σ₁²``: how many directions carry the change; 0 where there is none.
+        first_share: share of the energy ``‖ΔW‖²`` in the first direction.
+        first_four_share: share of the energy in the first four directions.
+    """
+
+    norm: float
+    stable_rank: float
+    first_share: float
+    first_four_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinSvd:
+    """``ΔW = left @ diag(values) @ right``, as far as the factors' rank goes.
+
+    Attributes:
+        left: (out, k) float64, orthonormal columns.
+        values: (k,) float64, falling.
+        right: (k, in · kh · kw) float64, orthonormal rows.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+
+
+def flat_factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    """(down, up) as float64 matrices (rank, in · kh · kw) and (out, rank), the scale multiplied into ``up``."""
+    return layer.down.double().flatten(1), layer.up.double().flatten(1) * layer.scale
+
+
+def thin_svd(layer: LoraLayer) -> ThinSvd:
+    """Singular value decomposition of a layer's change, from its factors."""
+    return svd_of_product(*flat_factors(layer))
+
+
+def svd_of_product(down: Tensor, up: Tensor) -> ThinSvd:
+    """Singular value decomposition of ``up @ down``.
+
+    Args:
+        down: (rank, in).
+        up: (out, rank).
+    """
+    up_q, up_r = torch.linalg.qr(up)
+    down_q, down_r = torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
+    return ThinSvd(left=up_q @ left, values=values, right=right @ down_q.T)
+
+
+def singular_values(layer: LoraLayer) -> Tensor:
+    """(min(rank, in · kh · kw, out),) float64, falling."""
+    down, up = flat_factors(layer)
+    return _values_of_product(down, up)
+
+
+def _values_of_product(down: Tensor, up: Tensor) -> Tensor:
+    up_r = torch.linalg.qr(up, mode="r").R
+    down_r = torch.linalg.qr(down.T, mode="r").R
+    return torch.linalg.svdvals(up_r @ down_r.T)
+
+
+def spectrum(layers: Iterable[LoraLayer]) -> Spectrum:
+    """Figures of several layers taken together: energies add up, so large changes count for more.
+
+    The stable rank is the energy over the energy of the first directions.
+    """
+    total = first = first_four = 0.0
+    for layer in layers:
+        energies = singular_values(layer).square()
+        total += float(energies.sum())
+        first += float(energies[:1].sum())
+        first_four += float(energies[:4].sum())
+    if total == 0.0:
+        return Spectrum(norm=0.0, stable_rank=0.0, first_share=0.0, first_four_share=0.0)
+    return Spectrum(
+        norm=total**0.5,
+        stable_rank=total / first,
+        first_share=first / total,
+        first_four_share=first_four / total,
+    )
+
+
+def norm_of_change(layer: LoraLayer) -> float:
+    """Frobenius norm of ``ΔW``."""
+    down, up = flat_factors(layer)
+    return _norm_of_product(down, up)
+
+
+def relative_difference(a: LoraLayer, b: LoraLayer) -> float:
+    """``‖ΔWa - ΔWb‖ / ‖ΔWa‖``; 0 where they are equal, infinite where only ``a`` is zero.
+
+    Raises:
+        ShapeMismatch: they belong to layers of different shapes.
+    """
+    down_a, up_a = flat_factors(a)
+    down_b, up_b = flat_factors(b)
+    if down_a.shape[1] != down_b.shape[1] or up_a.shape[0] != up_b.shape[0]:
+        raise ShapeMismatch(
+            f"a change of {up_a.shape[0]}×{down_a.shape[1]} against one of {up_b.shape[0]}×{down_b.shape[1]}."
+        )
+    if down_a.shape == down_b.shape and torch.equal(down_a, down_b) and torch.equal(up_a, up_b):
+        return 0.0
+    difference = _norm_of_product(torch.cat([down_a, down_b]), torch.cat([up_a, -up_b], dim=1))
+    norm = _norm_of_product(down_a, up_a)
+    if norm > 0.0:
+        return difference / norm
+    return float("inf") if difference > 0.0 else 0.0
+
+
+def relative_differences(a: Adapter, b: Adapter) -> dict[str, float]:
+    """Layer key → relative difference of the change; a layer that one of them lacks counts as zero there.
+
+    Raises:
+        ShapeMismatch: a layer has another shape in the other adapter.
+    """
+    found = {}
+    for key in sorted(set(a.layers) | set(b.layers)):
+        first, second = a.layers.get(key), b.layers.get(key)
+        if first is None or second is None:
+            alone = first or second
+            assert alone is not None
+            changed = norm_of_change(alone) > 0.0
+            found[key] = (1.0 if first is not None else float("inf")) if changed else 0.0
+            continue
+        try:
+            found[key] = relative_difference(first, second)
+        except ShapeMismatch as error:
+            raise ShapeMismatch(f"'{key}': {error}") from error
+    return found
+
+
+def _norm_of_product(down: Tensor, up: Tensor) -> float:
+    up_r = torch.linalg.qr(up, mode="r").R
+    down_r = torch.linalg.qr(down.T, mode="r").R
+    return float(torch.linalg.matrix_norm(up_r @ down_r.T))

@@ -1,0 +1,41 @@
+"""``detour convert``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.options import force_option, json_option
+
+FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
+
+
+@click.command(
+    "convert", short_help="Write an adapter in another format; the change is proved to be the same."
+)
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--to",
+    type=click.Choice(["kohya", "diffusers", "peft"]),
+    required=True,
+    help="kohya: most web UIs. diffusers: load_lora_weights. peft: a folder for PeftModel.",
+)
+@click.option("--family", help="sd1, sd2 or sdxl. [default: told from the file]")
+@click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
+@force_option
+@json_option
+def command(*, source: Path, out: Path, as_json: bool, **flags: Any) -> None:
+    """Write the adapter IN as OUT in another format.
+
+    Both files are read back and every layer's weight change is compared; above 1e-6 (fp32; the rounding unit
+    in half precision) there is no output.
+
+    \b
+    detour convert runs/demo/demo.safetensors demo-peft --to peft
+    detour convert pytorch_lora_weights.safetensors style.safetensors --to kohya
+    """
+    from detour.cli.file_results import show_conversion
+    from detour.recipes.convert_adapter import convert_adapter
+
+    show_conversion(convert_adapter(source, out, **flags), as_json=as_json)

@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.writing import write_adapter
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.analysis import relative_differences
+from detour.bases.families import FAMILIES
+from detour.cli.main import cli
+from detour.errors import AdapterError, ConfigError, ProofFailed
+from detour.recipes import adapter_output
+from detour.recipes.convert_adapter import convert_adapter
+from tests.adapter_files.examples import SD1, assert_same, small_adapter
+
+
+@pytest.fixture
+def kohya(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "a.safetensors", small_adapter(text=True), family=SD1)
+
+
+def test_a_way_round_all_formats_gives_the_same_layers(kohya: Path, tmp_path: Path) -> None:
+    first = convert_adapter(kohya, tmp_path / "b.safetensors", to="diffusers")
+    second = convert_adapter(first.path, tmp_path / "c", to="peft")
+    third = convert_adapter(second.path, tmp_path / "d.safetensors", to="kohya")
+    assert_same(read_adapter(kohya), read_adapter(third.path))
+    for result in (first, second, third):
+        assert result.largest_difference == 0.0
+        assert result.ranks == {2: 3, 3: 1}
+        assert result.alphas == {1.5: 1, 3.0: 1, 8.0: 2}
+        assert result.layers == {"unet": 3, "text_encoder": 1}
+
+
+def test_half_precision_is_kept_and_its_rounding_is_told(kohya: Path, tmp_path: Path) -> None:
+    half = convert_adapter(kohya, tmp_path / "h.safetensors", to="diffusers", dtype="fp16")
+    assert half.limit == 2.0**-11
+    assert 0 < half.largest_difference < half.limit
+    again = convert_adapter(half.path, tmp_path / "h2.safetensors", to="kohya")
+    assert (again.dtype, again.largest_difference) == ("fp16", 0.0)
+
+
+def test_a_change_that_got_lost_leaves_no_output(
+    kohya: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a writer that loses alpha, as widely used converters do."""
+
+    def careless(path: Path, adapter: Adapter, **options: object) -> Path:
+        lost = {key: LoraLayer(down=a.down, up=a.up, alpha=a.rank) for key, a in adapter.layers.items()}
+        return write_adapter(path, Adapter(lost), family=SD1)
+
+    monkeypatch.setattr(adapter_output, "write_adapter", careless)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(ProofFailed, match=r"would differ by 0\.75"):
+        convert_adapter(kohya, tmp_path / "lost.safetensors", to="kohya")
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_values_that_half_precision_cannot_tell_apart_leave_no_output(tmp_path: Path) -> None:
+    tiny = LoraLayer(down=torch.full((1, 4), 3e-8), up=torch.ones(4, 1), alpha=1.0)
+    adapter = Adapter({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": tiny})
+    path = write_adapter(tmp_path / "t.safetensors", adapter, family=SD1)
+    with pytest.raises(ProofFailed, match="--dtype fp32"):
+        convert_adapter(path, tmp_path / "u.safetensors", to="kohya", dtype="fp16")
+    assert not (tmp_path / "u.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "width", "family"),
+    [
+        ({"detour.family": "sd2"}, 32, "sd2"),
+        ({"ss_base_model_version": "sdxl_base_v1-0", "ss_output_name": "portrait"}, 32, "sdxl"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, 1024, "sd1"),
+        ({}, 1024, "sd2"),
+        ({}, 2048, "sdxl"),
+        ({}, 32, "sd1"),
+    ],
+)
+def test_the_family_is_told_from_the_file(
+    tmp_path: Path, metadata: dict[str, str], width: int, family: str
+) -> None:
+    adapter = Adapter(small_adapter(width=width).layers, metadata)
+    source = write_adapter(tmp_path / "a.safetensors", adapter, file_format="diffusers", family=SD1)
+    result = convert_adapter(source, tmp_path / "b.safetensors", to="kohya")
+    assert result.family == family
+    assert_same(adapter, read_adapter(result.path))
+
+
+def test_a_family_that_is_named_wins(kohya: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.safetensors"
+    unet_only = write_adapter(tmp_path / "u.safetensors", small_adapter(), family=SD1)
+    assert convert_adapter(unet_only, out, to="kohya", family="sd2").family == "sd2"
+    with pytest.raises(ConfigError, match="Did you mean 'sdxl'"):
+        convert_adapter(kohya, tmp_path / "x.safetensors", to="kohya", family="sdx")
+
+
+@pytest.mark.parametrize(
+    ("out", "to", "message"),
+    [
+        ("x", "kohya", "end in .safetensors"),
+        ("x.safetensors", "peft", "is a folder"),
+        ("x.bin", "diffusers", "ends in .safetensors"),
+        ("a.safetensors", "kohya", "is there already"),
+    ],
+)
+def test_places_that_do_not_go_are_refused(
+    kohya: Path, tmp_path: Path, out: str, to: str, message: str
+) -> None:
+    before = kohya.read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        convert_adapter(kohya, tmp_path / out, to=to)  # type: ignore[arg-type]
+    assert kohya.read_bytes() == before
+
+
+def test_diffusers_gets_its_usual_name_in_a_folder(kohya: Path, tmp_path: Path) -> None:
+    result = convert_adapter(kohya, tmp_path / "folder", to="diffusers")
+    assert result.path == tmp_path / "folder" / "pytorch_lora_weights.safetensors"
+    assert not relative_differences(read_adapter(kohya), read_adapter(tmp_path / "folder"))["unet.conv_in"]
+
+
+def test_converting_in_place_needs_force(kohya: Path) -> None:
+    before = read_adapter(kohya)
+    convert_adapter(kohya, kohya, to="diffusers", force=True)
+    assert_same(before, read_adapter(kohya))
+
+
+def test_a_broken_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense" * 9)
+    with pytest.raises(AdapterError, match="header"):
+        convert_adapter(tmp_path / "x.safetensors", tmp_path / "y.safetensors", to="kohya")
+
+
+def test_the_command_prints_the_proof(kohya: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["convert", str(kohya), str(tmp_path / "p"), "--to", "peft"])
+    assert result.exit_code == 0, result.output
+    assert "rank     2 (3 layers), 3 (1 layers)" in result.output
+    assert "largest relative difference of a layer's change 0.0e+00 (limit 1.0e-06)" in result.output
+    told = CliRunner().invoke(cli, ["convert", str(kohya), str(tmp_path / "q"), "--to", "peft", "--json"])
+    assert json.loads(told.output)["limit"] == 1e-6
+
+
+def test_sdxl_goes_through_the_original_block_names(tmp_path: Path) -> None:
+    layer = LoraLayer(down=torch.ones(2, 8), up=torch.ones(8, 2), alpha=7.0)
+    adapter = Adapter({"unet.down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q": layer})
+    source = write_adapter(
+        tmp_path / "x.safetensors", adapter, file_format="diffusers", family=FAMILIES["sdxl"]
+    )
+    result = convert_adapter(source, tmp_path / "k.safetensors", to="kohya")
+    assert (result.family, result.family_why) == (
+        "sdxl",
+        "it has several transformer blocks in one attention",
+    )
+    assert b"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q" in result.path.read_bytes()
+    assert_same(adapter, read_adapter(result.path))
