@@ -152,8 +152,9 @@ def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"peft_type": "LOHA"}, "only LORA"),
-        ({"use_dora": True}, "DoRA is not supported"),
+        ({"peft_type": "OFT"}, "its peft_type is 'OFT'; LORA, LOHA, LOKR are supported"),
+        ({"use_dora": True}, "has no magnitudes, which its use_dora asks for"),
+        ({"r": 0}, "its r is 0"),
         ({"bias": "all"}, "trains biases"),
         ({"lora_alpha": "8"}, "lora_alpha is '8'"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "no plain layer path"),
@@ -185,9 +186,11 @@ def test_peft_folder_that_is_not_whole_or_links_out_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lora_unet_conv_in.hada_w1_a", "LoHa is not supported"),
-        ("lora_unet_conv_in.lokr_w1", "LoKr is not supported"),
-        ("lora_unet_conv_in.dora_scale", "DoRA is not supported"),
+        ("lora_unet_conv_in.hada_w1_a", "'unet.conv_in' has no hada_w1_b"),
+        ("lora_unet_conv_in.lokr_w1", "do not make one LoKr layer"),
+        ("lora_unet_conv_in.dora_scale", "has no down factor"),
+        ("lora_unet_conv_in.oft_blocks", "OFT is not supported"),
+        ("lora_unet_conv_in.diff", "whole differences of weights"),
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux is not a family"),
         ("transformer.blocks.0.attn.to_q.lora_A.weight", "transformer models"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
@@ -214,10 +217,10 @@ def test_tensors_that_cannot_be_placed_are_refused_with_the_reason(
             },
             "do not make one low-rank layer",
         ),
-        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "a.safetensors: an alpha has 2 numbers"),
+        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "a.safetensors: 'lora_unet_conv_in.alpha' has 2 numbers"),
         (
             {"lora_unet_conv_in.alpha": torch.ones(1), "lora_unet_input_blocks_0_0.alpha": torch.ones(1)},
-            "under another name",
+            "under different names",
         ),
         (
             {"unet.conv_in.lora_A.weight": torch.ones(1, 1), "conv_in.lora_A.weight": torch.ones(1, 1)},

@@ -88,16 +88,19 @@ def _pickle(path: Path) -> AdapterError:
     return AdapterError(f"{path}: a pickle, which can run code when it is opened. Use a .safetensors file.")
 
 
-def decode(data: bytes, limits: Limits, *, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def decode(
+    data: bytes, limits: Limits, *, where: str, finite: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Check every claim of the header, then load the tensors.
 
     Args:
         data: a whole file.
         limits: header size and number of tensors.
         where: named in errors.
+        finite: refuse NaN and infinity here; otherwise the caller does.
 
     Returns:
-        name → tensor (finite, in the file's dtype), and the metadata.
+        name → tensor (in the file's dtype), and the metadata.
 
     Raises:
         AdapterError: anything that is not a well-formed, finite file within the limits.
@@ -114,7 +117,7 @@ def decode(data: bytes, limits: Limits, *, where: str) -> tuple[dict[str, Tensor
     except Exception as error:  # the library raises several kinds
         raise AdapterError(f"{where}: not a safetensors file ({error}). Fetch it again.") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise AdapterError(
                 f"{where}: '{_short(name)}' holds NaN or infinity. The adapter is broken; use another one."
             )

@@ -8,38 +8,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detour.adapter_files.assemble import Factors, layer_from
+from detour.adapter_files.assemble import LOHA, LOKR, MAGNITUDE, Factors, Place, gather, layers_from
 from detour.adapter_files.kohya import unknown_key
+from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.lora_config import Scales, read_scales, to_config
 from detour.adapter_files.names import is_layer_path
-from detour.adapters.adapter import PARTS, Adapter, LoraLayer, part_of, path_of
+from detour.adapter_files.unread import Unread
+from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
+from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.errors import AdapterError
 
 CONFIG_KEY = "lora_adapter_metadata"
 """Metadata key; without it diffusers takes alpha = rank, which changes the adapter (diffusers#6087)."""
 
+FOLDED = {"detour.rslora": "folded into alpha"}
+"""Said of a file whose scale was alpha / √rank: ours is alpha / rank, with another alpha."""
+
 _KEY = re.compile(
     r"(?:(?P<part>unet|text_encoder|text_encoder_2)\.)?(?P<path>[\w.]+?)"
     r"(?:\.(?:lora|lora_linear_layer)\.(?P<new>down|up)\.weight"
     r"|\.lora_(?P<peft>[AB])(?:\.default)?\.weight"
     r"|\.processor\.(?P<old>to_q|to_k|to_v|to_out)_lora\.(?P<old_kind>down|up)\.weight"
+    r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
+    rf"|\.(?P<other>{'|'.join((*LOHA, *LOKR))})(?:\.default)?"
     r"|\.(?P<alpha>alpha))"
 )
 
 
 def to_diffusers(adapter: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by diffusers' names, and the metadata that carries rank and alpha."""
+    """Tensors by diffusers' names, and the metadata that carries rank and alpha.
+
+    Raises:
+        AdapterError: neither plain LoRA nor DoRA in every layer of a part.
+    """
     tensors: dict[str, Tensor] = {}
     config: dict[str, Any] = {}
-    for key, layer in adapter.layers.items():
-        name = _written(key)
-        tensors[f"{name}.lora_A.weight"] = layer.down.to(dtype)
-        tensors[f"{name}.lora_B.weight"] = layer.up.to(dtype)
     for part in adapter.parts:
         mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == part}
-        config |= {f"{part}.{name}": value for name, value in to_config(mine).items()}
+        has_magnitudes = require_one_kind(part, mine)
+        for path, layer in mine.items():
+            name = _written(f"{part}.{path}")
+            tensors |= {f"{name}.{suffix}": tensor.to(dtype) for suffix, tensor in factors_of(layer).items()}
+        settings = to_config(mine) | ({"use_dora": True} if has_magnitudes else {})
+        config |= {f"{part}.{name}": value for name, value in settings.items()}
     return tensors, {"format": "pt", CONFIG_KEY: json.dumps(config, sort_keys=True)}
+
+
+def require_one_kind(part: str, layers: Mapping[str, Layer]) -> bool:
+    """Whether the layers are DoRA: PEFT, which loads both formats, knows it of all layers or of none.
+
+    Raises:
+        AdapterError: another kind, or DoRA in some layers only.
+    """
+    plain = {path for path, layer in layers.items() if isinstance(layer, LoraLayer)}
+    doras = {
+        path
+        for path, layer in layers.items()
+        if isinstance(layer, DoraLayer) and isinstance(layer.change, LoraLayer)
+    }
+    for path, layer in layers.items():
+        if path not in plain | doras:
+            kind = layer.kind if not isinstance(layer, DoraLayer) else f"DoRA around {layer.change.kind}"
+            raise AdapterError(
+                f"'{part}.{path}' is {kind}, which this format cannot hold. Save it as kohya instead."
+            )
+    if plain and doras:
+        raise AdapterError(
+            f"{len(doras)} of {len(layers)} layers of the {part} are DoRA and the others are not, which this format "
+            "cannot say. Save it as kohya instead."
+        )
+    return bool(doras)
+
+
+def factors_of(layer: Layer) -> dict[str, Tensor]:
+    """Suffix → tensor as PEFT names and shapes them; of LoRA and DoRA."""
+    if isinstance(layer, DoraLayer):
+        is_conv = layer.tensors["down"].ndim == 4
+        magnitude = layer.magnitude.reshape(1, -1, 1, 1) if is_conv else layer.magnitude
+        return {**factors_of(layer.change), "lora_magnitude_vector": magnitude}
+    return {"lora_A.weight": layer.tensors["down"], "lora_B.weight": layer.tensors["up"]}
 
 
 def _written(key: str) -> str:
@@ -51,54 +99,74 @@ def _written(key: str) -> str:
 
 
 def from_diffusers(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, where: str
-) -> dict[str, LoraLayer]:
-    """Layers by key. The scale comes from the config in the metadata, else from alpha tensors, else it is 1.
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    unread: Unread,
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Layers by key, and what there is to say of them. The scale comes from the config in the metadata, else from
+    alpha tensors, else it is 1.
 
     Raises:
         AdapterError: a name that is not known, or a layer that is not whole.
     """
-    scales = _scales(metadata, where)
-    layers = {}
-    for key, parts in group(tensors, where=where).items():
+    scales = _scales(metadata, unread.where)
+    groups = group(tensors, unread)
+    for key, parts in groups.items():
         own = scales.get(part_of(key))
-        if own is not None and parts.alpha is None and parts.down is not None and parts.down.ndim > 0:
-            parts.alpha = own.alpha_of(path_of(key), int(parts.down.shape[0]))
-        layers[key] = layer_from(parts, where=f"{where}: '{key}'")
-    return layers
+        if own is not None:
+            apply_scales(parts, own, key, unread)
+    folded = FOLDED if any(own.rank_stabilised for own in scales.values()) else {}
+    return layers_from(groups, limits, unread), dict(folded)
 
 
-def group(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Factors]:
+def group(tensors: Mapping[str, Tensor], unread: Unread) -> dict[str, Factors]:
     """Tensors of each layer, from any of the dotted namings that diffusers and PEFT have had.
 
     Raises:
         AdapterError: a name that is not known, or one that stands there under two namings.
     """
-    factors: dict[str, Factors] = {}
-    for name, tensor in tensors.items():
-        key, kind = _parse(name)
-        if key is None:
-            raise unknown_key(name, where)
-        mine = factors.setdefault(key, Factors())
-        if mine.has(kind):
-            raise AdapterError(f"{where}: '{key}' stands there twice, under different names.")
-        mine.put(kind, tensor, where=where)
-    return factors
+    return gather(tensors, _parse, unknown_key, unread)
 
 
-def _parse(name: str) -> tuple[str | None, str]:
+def apply_scales(parts: Factors, scales: Scales, key: str, unread: Unread) -> None:
+    """Give the layer the alpha of the config, where it has none of its own.
+
+    Raises:
+        AdapterError: the config says DoRA, and the layer has no magnitudes.
+    """
+    if scales.has_magnitudes and MAGNITUDE not in parts.found:
+        parts.spoiled = True
+        unread.refuse(
+            AdapterError(
+                f"{unread.where}: '{key}' has no magnitudes, which its use_dora asks for. Fetch it again."
+            )
+        )
+    if parts.alpha is None:
+        path = path_of(key)
+        parts.config_rank = scales.rank_of(path)
+        parts.alpha = scales.alpha_of(path, parts.rank or parts.config_rank)
+
+
+def _parse(name: str) -> Place:
     match = _KEY.fullmatch(name) if len(name) < 300 else None
     if match is None:
-        return None, ""
+        return None, None
     path = match["path"]
     if match["old"]:
         path += "." + ("to_out.0" if match["old"] == "to_out" else match["old"])
     path = path.removeprefix(LEGACY_TEXT_PREFIX)
     part = match["part"] or ("unet" if is_layer_path("unet", path) else "text_encoder")
     if not is_layer_path(part, path):
-        return None, ""
-    kind = match["new"] or match["old_kind"] or {"A": "down", "B": "up"}.get(match["peft"] or "", "alpha")
-    return f"{part}.{path}", kind
+        return None, None
+    kind = (
+        match["new"]
+        or match["old_kind"]
+        or match["other"]
+        or {"A": "down", "B": "up"}.get(match["peft"] or "")
+    )
+    return f"{part}.{path}", kind or (MAGNITUDE if match["magnitude"] else "alpha")
 
 
 def _scales(metadata: Mapping[str, str], where: str) -> dict[str, Scales]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from detour.adapters.adapter import Adapter, LoraLayer, path_of
+from detour.adapters.adapter import Adapter, Layer, path_of
 from detour.adapters.places import find_layer
 from detour.bases.base import Base
 from detour.errors import AdapterError
@@ -54,7 +54,7 @@ def _check_layers(adapter: Adapter, base: Base) -> None:
             _check_text_layer(key, layer, base.config(part))
 
 
-def _check_text_layer(key: str, layer: LoraLayer, config: Mapping[str, Any]) -> None:
+def _check_text_layer(key: str, layer: Layer, config: Mapping[str, Any]) -> None:
     words = path_of(key).split(".")
     if words[0] != "encoder":
         return

@@ -1,4 +1,4 @@
-"""PEFT's ``LoraConfig`` as data: written beside PEFT folders, and with prefixes into diffusers files."""
+"""PEFT's configs as data: written beside PEFT folders, and with prefixes into diffusers files."""
 
 import math
 from collections import Counter
@@ -6,31 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detour.adapters.adapter import LoraLayer
+from detour.adapters.layers import Layer
 from detour.errors import AdapterError
+
+_MAX_PATTERNS = 16_384
+
+KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+"""``peft_type`` → the name of its alpha."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What a ``LoraConfig`` says of the scale of each layer."""
+    """What a config says of the scale of each layer."""
 
     alpha: float
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    rank: int = 8
+    alphas: "_Patterns" = field(default_factory=dict)
+    ranks: "_Patterns" = field(default_factory=dict)
     rank_stabilised: bool = False
+    has_magnitudes: bool = False
 
     def alpha_of(self, path: str, rank: int) -> float:
         """Our alpha (scale = alpha / rank) of the layer at ``path``."""
-        alpha = next((a for pattern, a in self.patterns.items() if _matches(pattern, path)), self.alpha)
+        alpha = _first(self.alphas, path, self.alpha)
         return alpha * math.sqrt(rank) if self.rank_stabilised else alpha
 
+    def rank_of(self, path: str) -> int:
+        """The rank that the config gives to ``path``."""
+        return int(_first(self.ranks, path, self.rank))
 
-def to_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
-    """``r``, ``lora_alpha`` and ``target_modules`` of path → layer, with patterns for the exceptions."""
+
+def to_config(layers: Mapping[str, Layer], *, alpha_name: str = "lora_alpha") -> dict[str, Any]:
+    """``r``, alpha and ``target_modules`` of path → layer, with patterns for the exceptions."""
     sizes = Counter((layer.rank, layer.alpha) for layer in layers.values())
     rank, alpha = max(sizes, key=lambda size: (sizes[size], size))  # the most frequent, whatever the order
     return {
         "r": rank,
-        "lora_alpha": _whole(alpha),
+        alpha_name: _whole(alpha),
         "target_modules": sorted(layers),
         "rank_pattern": {path: layer.rank for path, layer in sorted(layers.items()) if layer.rank != rank},
         "alpha_pattern": {
@@ -40,46 +52,71 @@ def to_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
 
 
 def read_scales(config: Mapping[str, Any], *, where: str) -> Scales:
-    """The scales that a config gives; ranks are read from the tensors.
+    """The scales that a config gives; ranks of factors are read from the tensors.
 
     Raises:
-        AdapterError: another method than plain LoRA, or values that are none.
+        AdapterError: a method that is not supported, or values that are none.
     """
     kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise AdapterError(f"{where}: its peft_type is {str(kind)[:40]!r}; only LORA is supported.")
-    if config.get("use_dora"):
-        raise AdapterError(f"{where}: DoRA is not supported. Use a plain LoRA.")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise AdapterError(f"{where}: its peft_type is {str(kind)[:40]!r}; {', '.join(KINDS)} are supported.")
     if config.get("lora_bias") or config.get("bias", "none") != "none":
         raise AdapterError(f"{where}: it trains biases, which is not supported. Use a plain LoRA.")
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise AdapterError(f"{where}: its alpha_pattern is a {type(patterns).__name__}, expected a table.")
+    rank = _number(config.get("r", 8), "r", where)
+    if not 1 <= rank <= 1 << 20:
+        raise AdapterError(f"{where}: its r is {rank:g}, expected a rank.")
     return Scales(
-        alpha=_number(config.get("lora_alpha", 8), "lora_alpha", where),
-        patterns={
-            _literal(key, where): _number(value, "alpha_pattern", where) for key, value in patterns.items()
-        },
+        alpha=_number(config.get(KINDS[kind], 8), KINDS[kind], where),
+        rank=int(rank),
+        alphas=_patterns(config, "alpha_pattern", where),
+        ranks=_patterns(config, "rank_pattern", where),
         rank_stabilised=bool(config.get("use_rslora", False)),
+        has_magnitudes=bool(config.get("use_dora", False)),
     )
 
 
-def _matches(pattern: str, path: str) -> bool:
-    return path == pattern or path.endswith("." + pattern)
+_Patterns = Mapping[str, tuple[int, float]]
+"""Path or its ending → (place in the file, value)."""
 
 
-def _literal(pattern: str, where: str) -> str:
+def _patterns(config: Mapping[str, Any], name: str, where: str) -> _Patterns:
+    patterns = config.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise AdapterError(f"{where}: its {name} is a {type(patterns).__name__}, expected a table.")
+    if len(patterns) > _MAX_PATTERNS:
+        raise AdapterError(f"{where}: its {name} has {len(patterns):,} entries. It is no adapter.")
+    return {
+        _literal(key, name, where): (place, _number(value, name, where))
+        for place, (key, value) in enumerate(patterns.items())
+    }
+
+
+def _first(patterns: _Patterns, path: str, default: float) -> float:
+    """Of the patterns that are the path or its ending at a dot, the one that stands first, as PEFT takes it."""
+    words = path.split(".") if patterns else []
+    endings = (".".join(words[start:]) for start in range(len(words)))
+    return min((patterns[ending] for ending in endings if ending in patterns), default=(0, default))[1]
+
+
+def _literal(pattern: str, name: str, where: str) -> str:
     """Only plain paths are read: PEFT takes regular expressions, and one from a file could run for ever."""
     plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".").removeprefix("text_model.")
     if not plain.replace(".", "").replace("_", "").isalnum():
-        raise AdapterError(f"{where}: its alpha_pattern has {pattern[:60]!r}, which is no plain layer path.")
+        raise AdapterError(f"{where}: its {name} has {pattern[:60]!r}, which is no plain layer path.")
     return plain
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise AdapterError(f"{where}: its {name} is {str(value)[:40]!r}, expected a number.")
     return float(value)
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _whole(value: float) -> int | float:

@@ -6,6 +6,7 @@ No timestamps, no paths, no captions but the tag table: same run, same bytes.
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapters.adapter import Adapter
+from detour.adapters.layers import DoraLayer
 from detour.bases.families import Family
 from detour.specs import RunSpec, to_toml
 
@@ -77,12 +79,22 @@ def kohya_metadata(
 
 
 def network_metadata(adapter: Adapter) -> dict[str, str]:
-    """Module, rank and alpha as kohya writes them; "Dynamic" where layers differ."""
+    """Module, rank and alpha as kohya and LyCORIS write them; "Dynamic" where layers differ."""
     alphas = sorted({layer.alpha for layer in adapter.layers.values()})
     convolutions = {layer.rank for layer in adapter.layers.values() if layer.kernel != (1, 1)}
     arguments = {"conv_dim": str(next(iter(convolutions)))} if len(convolutions) == 1 else {}
+    is_plain = set(adapter.kinds) == {"lora"}
+    if not is_plain:
+        changes = Counter(
+            layer.change.kind if isinstance(layer, DoraLayer) else layer.kind
+            for layer in adapter.layers.values()
+        )
+        algorithm = max(changes, key=lambda kind: (changes[kind], kind))
+        arguments["algo"] = "locon" if algorithm == "lora" else algorithm
+    if "dora" in adapter.kinds:
+        arguments |= {"dora_wd": "True", "wd_on_output": "True"}
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if is_plain else "lycoris.kohya",
         "ss_network_dim": str(adapter.ranks[0]) if len(adapter.ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(alphas[0]) if len(alphas) == 1 else "Dynamic",
         "ss_network_args": json.dumps(arguments),

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detour.adapter_files.assemble import layer_from
+from detour.adapter_files.assemble import layers_from
 from detour.adapter_files.container import decode, read_file
-from detour.adapter_files.diffusers_format import group
+from detour.adapter_files.diffusers_format import FOLDED, apply_scales, factors_of, group, require_one_kind
 from detour.adapter_files.limits import Limits
 from detour.adapter_files.lora_config import read_scales, to_config
-from detour.adapters.adapter import PARTS, Adapter, LoraLayer, part_of, path_of
+from detour.adapter_files.unread import Unread
+from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
+from detour.adapters.layers import Layer
+from detour.adapters.lycoris_layers import LohaLayer
 from detour.errors import AdapterError
 
 CONFIG_NAME = "adapter_config.json"
@@ -23,24 +26,43 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 
 def to_peft(adapter: Adapter, part: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and config of one part, as ``PeftModel.from_pretrained`` reads them."""
+    """Tensors and config of one part, as ``PeftModel.from_pretrained`` reads them: LoRA, DoRA or LoHa.
+
+    Raises:
+        AdapterError: layers of several kinds, or of one that PEFT cannot be told of.
+    """
     layers = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == part}
-    tensors: dict[str, Tensor] = {}
-    for path, layer in layers.items():
-        tensors[f"{KEY_PREFIX}{path}.lora_A.weight"] = layer.down.to(dtype)
-        tensors[f"{KEY_PREFIX}{path}.lora_B.weight"] = layer.up.to(dtype)
+    if all(isinstance(layer, LohaLayer) for layer in layers.values()):
+        suffixes = {
+            path: {f"hada_{name}": tensor for name, tensor in layer.tensors.items()}
+            for path, layer in layers.items()
+        }
+        special = _loha_config(layers)
+    else:
+        special = _lora_config(layers, has_magnitudes=require_one_kind(part, layers))
+        suffixes = {path: factors_of(layer) for path, layer in layers.items()}
+    tensors = {
+        f"{KEY_PREFIX}{path}.{suffix}": tensor.to(dtype)
+        for path, mine in suffixes.items()
+        for suffix, tensor in mine.items()
+    }
     config = {
-        "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": adapter.metadata.get("detour.base"),
         "inference_mode": True,
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "use_dora": False,
-        **to_config(layers),
+        **special,
     }
     return tensors, dict(sorted(config.items()))
+
+
+def _lora_config(layers: Mapping[str, Layer], *, has_magnitudes: bool) -> dict[str, Any]:
+    fixed = {"peft_type": "LORA", "bias": "none", "lora_dropout": 0.0, "use_rslora": False}
+    return {**fixed, "use_dora": has_magnitudes, **to_config(layers)}
+
+
+def _loha_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
+    has_cores = any("t1" in layer.tensors for layer in layers.values())
+    return {"peft_type": "LOHA", "use_effective_conv2d": has_cores, **to_config(layers, alpha_name="alpha")}
 
 
 def is_peft_folder(folder: Path) -> bool:
@@ -48,16 +70,16 @@ def is_peft_folder(folder: Path) -> bool:
     return bool(_part_folders(folder))
 
 
-def from_peft(folder: Path, limits: Limits) -> tuple[dict[str, LoraLayer], dict[str, str]]:
+def from_peft(folder: Path, limits: Limits, *, unread: Unread) -> tuple[dict[str, Layer], dict[str, str]]:
     """Layers and metadata of a PEFT folder, or of a folder with one for each part.
 
     Raises:
-        AdapterError: a file is missing, broken, links out of the folder, or is not plain LoRA.
+        AdapterError: a file is missing, broken, links out of the folder, or is of a kind that is not supported.
     """
-    layers: dict[str, LoraLayer] = {}
+    layers: dict[str, Layer] = {}
     metadata: dict[str, str] = {}
     for part, place in _part_folders(folder).items():
-        mine, found = _from_one(place, part, limits)
+        mine, found = _from_one(place, part, limits, unread)
         layers |= mine
         metadata |= found
     return layers, metadata
@@ -69,23 +91,29 @@ def _part_folders(folder: Path) -> dict[str | None, Path]:
     return {part: folder / part for part in PARTS if (folder / part / CONFIG_NAME).is_file()}
 
 
-def _from_one(folder: Path, part: str | None, limits: Limits) -> tuple[dict[str, LoraLayer], dict[str, str]]:
+def _from_one(
+    folder: Path, part: str | None, limits: Limits, unread: Unread
+) -> tuple[dict[str, Layer], dict[str, str]]:
     weights, config_file = folder / WEIGHTS_NAME, folder / CONFIG_NAME
     if not weights.exists() and (folder / "adapter_model.bin").exists():
         weights = folder / "adapter_model.bin"  # read_file refuses it by name
     for path in (weights, config_file):
         _refuse_link_out(path, folder)
-    where = str(weights)
-    tensors, metadata = decode(read_file(weights, limits), limits, where=where)
-    scales = read_scales(_read_config(config_file, limits), where=str(config_file))
+    tensors, metadata = decode(
+        read_file(weights, limits), limits, where=str(weights), finite=not unread.allowed
+    )
+    config = _read_config(config_file, limits)
+    scales = read_scales(config, where=str(config_file))
     prefix = f"{part}." if part else ""
     named = {prefix + name.removeprefix(KEY_PREFIX): tensor for name, tensor in tensors.items()}
-    layers = {}
-    for key, parts in group(named, where=where).items():
-        if parts.down is not None and parts.down.ndim > 0:
-            parts.alpha = scales.alpha_of(path_of(key), int(parts.down.shape[0]))
-        layers[key] = layer_from(parts, where=f"{where}: '{key}'")
-    return layers, metadata
+    mine = Unread(str(weights), allowed=unread.allowed)
+    groups = group(named, mine)
+    for key, parts in groups.items():
+        parts.unscaled = False
+        apply_scales(parts, scales, key, mine)
+    layers = layers_from(groups, limits, mine)
+    unread.take(mine)
+    return layers, metadata | (FOLDED if scales.rank_stabilised else {})
 
 
 def _read_config(path: Path, limits: Limits) -> Mapping[str, Any]:

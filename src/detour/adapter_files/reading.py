@@ -1,5 +1,6 @@
 """Read an adapter of any supported format, trusting nothing in the file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from detour.adapter_files.container import decode, read_file
@@ -8,19 +9,25 @@ from detour.adapter_files.kohya import from_kohya
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.names import TEXT_PREFIXES, UNET_PREFIX
 from detour.adapter_files.peft_format import CONFIG_NAME, KEY_PREFIX, WEIGHTS_NAME, from_peft, is_peft_folder
+from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
-from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.adapter import Adapter
+from detour.adapters.layers import Layer
 from detour.errors import AdapterError
 
 _KOHYA_PREFIXES = (UNET_PREFIX, *TEXT_PREFIXES)
 
 
-def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Adapter:
+def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: bool = False) -> Adapter:
     """Read a kohya or diffusers file, or a PEFT folder; the format is told from the content.
+
+    LoRA, DoRA, LoHa and LoKr are read. rsLoRA is folded into alpha, which the metadata then says.
 
     Args:
         path: a ``.safetensors`` file, a PEFT folder, or a folder with one adapter file.
         limits: sizes above which a file is refused.
+        allow_partial: read what can be read, and list the rest in ``left_out``; a layer of which a part is
+            missing, unknown, misshapen or not finite is left out whole. A container that lies is refused always.
 
     Returns:
         Factors in float32 on the CPU, finite, with an explicit alpha for each layer.
@@ -28,24 +35,25 @@ def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Adapter:
     Raises:
         AdapterError: missing, a pickle, too large, malformed, not finite, of another kind or family.
     """
+    unread = Unread(str(path), allowed=allow_partial)
     if path.is_dir():
         if is_peft_folder(path):
-            layers, metadata = from_peft(path, limits)
-            return _checked(layers, metadata, limits, str(path))
+            layers, metadata = from_peft(path, limits, unread=unread)
+            return _checked(layers, metadata, unread)
         path = _only_file(path)
+        unread = Unread(str(path), allowed=allow_partial)
     elif path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file():
-        return read_adapter(path.parent, limits=limits)
+        return read_adapter(path.parent, limits=limits, allow_partial=allow_partial)
     where = str(path)
-    tensors, metadata = decode(read_file(path, limits), limits, where=where)
+    tensors, metadata = decode(read_file(path, limits), limits, where=where, finite=not allow_partial)
     if any(name.startswith(KEY_PREFIX) for name in tensors):
         raise AdapterError(
             f"{where}: a PEFT file needs {CONFIG_NAME} beside it, for its alpha. Fetch the folder."
         )
     if any(name.startswith(_KOHYA_PREFIXES) for name in tensors):
-        layers = from_kohya(tensors, where=where)
-    else:
-        layers = from_diffusers(tensors, metadata, where=where)
-    return _checked(layers, metadata, limits, where)
+        return _checked(from_kohya(tensors, limits=limits, unread=unread), metadata, unread)
+    layers, found = from_diffusers(tensors, metadata, limits=limits, unread=unread)
+    return _checked(layers, metadata | found, unread)
 
 
 def _only_file(folder: Path) -> Path:
@@ -58,12 +66,15 @@ def _only_file(folder: Path) -> Path:
     return found[0]
 
 
-def _checked(layers: dict[str, LoraLayer], metadata: dict[str, str], limits: Limits, where: str) -> Adapter:
+def _checked(layers: Mapping[str, Layer], metadata: Mapping[str, str], unread: Unread) -> Adapter:
+    left_out = unread.listed()
     if not layers:
-        raise AdapterError(f"{where}: holds no adapter layers. Use another file.")
-    for key, layer in layers.items():
-        if layer.rank > limits.max_rank:
-            raise AdapterError(f"{where}: '{key}' has rank {layer.rank:,}, the limit is {limits.max_rank:,}.")
+        rest = f" ({len(left_out)} things were left out, the first: {left_out[0]})" if left_out else ""
+        raise AdapterError(f"{unread.where}: holds no adapter layers{rest}. Use another file.")
     formal = ("format", CONFIG_KEY)
     # safetensors hands tensors out in another order each time: attach in the same one always
-    return Adapter(dict(sorted(layers.items())), {name: text for name, text in metadata.items() if name not in formal})
+    return Adapter(
+        dict(sorted(layers.items())),
+        {name: text for name, text in metadata.items() if name not in formal},
+        left_out,
+    )

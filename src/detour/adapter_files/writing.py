@@ -48,7 +48,7 @@ def write_adapter(
         The file or folder that was written.
 
     Raises:
-        AdapterError: no layers, a layer that the format cannot name, or values that ``dtype`` cannot hold.
+        AdapterError: no layers, a layer that the format cannot name or hold, or values that ``dtype`` cannot hold.
         StorageError: disk full, no permission.
     """
     if not adapter.layers:
@@ -69,8 +69,8 @@ def write_adapter(
 
 
 def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
-    for part in adapter.parts:
-        tensors, config = to_peft(adapter, part, dtype)
+    made = {part: to_peft(adapter, part, dtype) for part in adapter.parts}  # all or none
+    for part, (tensors, config) in made.items():
         place = folder if len(adapter.parts) == 1 else folder / part
         write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         _write(place / WEIGHTS_NAME, tensors, _without_derived(adapter.metadata) | {"format": "pt"})
@@ -95,7 +95,7 @@ def _without_derived(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _require_finite(adapter: Adapter, dtype: torch.dtype, path: Path) -> None:
     for key, layer in adapter.layers.items():
-        for factor in (layer.down, layer.up):
+        for factor in layer.tensors.values():
             if not bool(torch.isfinite(factor.to(dtype)).all()):
                 reason = "holds NaN or infinity" if dtype == torch.float32 else f"does not fit {dtype}"
                 raise AdapterError(f"{path}: not written, '{key}' {reason}. Train again, or write fp32.")

@@ -1,68 +1,28 @@
-"""The detour in memory, neutral to file formats: low-rank factors by layer, and what is known about them."""
+"""The detour in memory, neutral to file formats: what it holds by layer, and what is known about it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from detour.adapters.layers import DoraLayer, Kind, Layer, LoraLayer
+from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
+from detour.errors import AdapterError
 
-from detour.errors import ShapeMismatch
+__all__ = [
+    "PARTS",
+    "Adapter",
+    "DoraLayer",
+    "Kind",
+    "Layer",
+    "LohaLayer",
+    "LokrLayer",
+    "LoraLayer",
+    "part_of",
+    "path_of",
+]
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 """Parts of a base that can carry adapter layers; a layer key is ``part + "." + module path``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraLayer:
-    """Two factors and a scale: ``ΔW = (alpha / rank) · up @ down``.
-
-    Attributes:
-        down: float32, (rank, in_features) for Linear, (rank, in_channels, kh, kw) for Conv2d.
-        up: float32, (out_features, rank) for Linear, (out_channels, rank, 1, 1) for Conv2d.
-        alpha: numerator of the scale; ``alpha == rank`` means no scaling.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    def __post_init__(self) -> None:
-        down, up = tuple(self.down.shape), tuple(self.up.shape)
-        linear = len(down) == 2 and len(up) == 2
-        conv = len(down) == 4 and len(up) == 4 and up[2:] == (1, 1)
-        if not (linear or conv) or down[0] != up[1] or 0 in down or 0 in up:
-            raise ShapeMismatch(
-                f"factors of shape {down} (down) and {up} (up) do not make one low-rank layer."
-            )
-
-    @property
-    def rank(self) -> int:
-        """Width of the detour."""
-        return int(self.down.shape[0])
-
-    @property
-    def scale(self) -> float:
-        """``alpha / rank``."""
-        return self.alpha / self.rank
-
-    @property
-    def in_features(self) -> int:
-        """Input features or channels of the adapted layer."""
-        return int(self.down.shape[1])
-
-    @property
-    def out_features(self) -> int:
-        """Output features or channels of the adapted layer."""
-        return int(self.up.shape[0])
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """Kernel of the adapted convolution; (1, 1) for Linear."""
-        return (int(self.down.shape[2]), int(self.down.shape[3])) if self.down.ndim == 4 else (1, 1)
-
-    @property
-    def num_parameters(self) -> int:
-        """Numbers in the two factors."""
-        return self.down.numel() + self.up.numel()
 
 
 @dataclass(frozen=True)
@@ -73,10 +33,12 @@ class Adapter:
         layers: layer key (``"unet.<path>"``, ``"text_encoder.<path>"``) → factors; module paths are
             diffusers' and transformers 5's (no ``text_model.`` prefix).
         metadata: what the file says about itself; all values are strings, as safetensors wants them.
+        left_out: what a partial reading did not take, each a name and the reason; empty otherwise.
     """
 
-    layers: Mapping[str, LoraLayer]
+    layers: Mapping[str, Layer]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -93,6 +55,30 @@ class Adapter:
     def ranks(self) -> tuple[int, ...]:
         """The different ranks, ascending."""
         return tuple(sorted({layer.rank for layer in self.layers.values()}))
+
+    @property
+    def kinds(self) -> Mapping[Kind, int]:
+        """Algorithm → number of layers, the most frequent first."""
+        counts = Counter(layer.kind for layer in self.layers.values())
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def plain_layers(self, *, purpose: str = "this") -> dict[str, LoraLayer]:
+        """The layers where all are plain LoRA, for what needs two factors.
+
+        Args:
+            purpose: what cannot be done otherwise; named in the error.
+
+        Raises:
+            AdapterError: some are of another kind; names the kinds.
+        """
+        plain = {key: layer for key, layer in self.layers.items() if isinstance(layer, LoraLayer)}
+        if len(plain) < len(self.layers):
+            others = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if kind != "lora")
+            raise AdapterError(
+                f"{purpose} needs plain LoRA factors; {others} of {len(self.layers)} layers are not. "
+                "Use a plain LoRA."
+            )
+        return plain
 
 
 def part_of(key: str) -> str:

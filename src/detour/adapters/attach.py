@@ -1,4 +1,7 @@
-"""Put an adapter beside the frozen layers of a model and take it away again; PEFT does the forward pass."""
+"""Put an adapter beside the frozen layers of a model and take it away again.
+
+PEFT does the forward pass of plain LoRA; layers of other kinds, which are not trained here, are hooked on.
+"""
 
 import contextlib
 import hashlib
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detour.adapters.adapter import Adapter, LoraLayer, part_of, path_of
+from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
+from detour.adapters.hooked import Hooked, is_hooked
 from detour.adapters.places import find_layer, find_path
 from detour.errors import AdapterError
 
@@ -43,15 +47,20 @@ class Attached:
     """
 
     def __init__(
-        self, name: str, slots: Sequence[_Slot], frozen: Sequence[tuple[nn.Parameter, bool]]
+        self,
+        name: str,
+        slots: Sequence[_Slot],
+        frozen: Sequence[tuple[nn.Parameter, bool]],
+        hooked: Sequence[Hooked] = (),
     ) -> None:
         self.name = name
         self._slots = list(slots)
+        self._hooked = list(hooked)
         self._frozen = list(frozen)
 
     @property
     def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-        """Layer key → (down, up), the live float32 parameters, in the order of attachment."""
+        """Layer key → (down, up), the live float32 parameters, in the order of attachment; plain LoRA only."""
         return {
             slot.key: (slot.layer.lora_A[self.name].weight, slot.layer.lora_B[self.name].weight)
             for slot in self._slots
@@ -63,7 +72,7 @@ class Attached:
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:
         """A copy of the factors on the CPU in float32; the strength is not part of it."""
-        layers = {
+        layers: dict[str, Layer] = {
             slot.key: LoraLayer(
                 down=_plain_copy(slot.layer.lora_A[self.name].weight),
                 up=_plain_copy(slot.layer.lora_B[self.name].weight),
@@ -71,21 +80,22 @@ class Attached:
             )
             for slot in self._slots
         }
+        layers |= {hooked.key: hooked.layer for hooked in self._hooked}
         return Adapter(layers, dict(metadata or {}))
 
     def load(self, adapter: Adapter) -> None:
         """Copy the factors of ``adapter`` into the live parameters, in place.
 
         Raises:
-            AdapterError: the layers, ranks or alphas are not the same.
+            AdapterError: the layers, ranks or alphas are not the same, or not all are plain LoRA.
         """
-        factors = self.factors
-        if set(factors) != set(adapter.layers):
+        factors, layers = self.factors, adapter.plain_layers(purpose="loading into an attached adapter")
+        if set(factors) != set(layers):
             raise AdapterError(
-                f"the file's {len(adapter.layers)} layers and the {len(factors)} attached ones do not match."
+                f"the file's {len(layers)} layers and the {len(factors)} attached ones do not match."
             )
         for slot in self._slots:
-            layer, (down, up) = adapter.layers[slot.key], factors[slot.key]
+            layer, (down, up) = layers[slot.key], factors[slot.key]
             if layer.rank != down.shape[0] or layer.alpha != float(slot.layer.lora_alpha[self.name]):
                 raise AdapterError(f"'{slot.key}' has another rank or alpha in the adapter than attached.")
             down.data.copy_(layer.down.reshape(down.shape))
@@ -97,18 +107,25 @@ class Attached:
             slot.layer.scaling[self.name] = (
                 weight * slot.layer.lora_alpha[self.name] / slot.layer.r[self.name]
             )
+        for hooked in self._hooked:
+            hooked.weight = weight
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Inside, the models answer as if this adapter were not there; others stay active."""
         before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
+        were = [(hooked, hooked.active) for hooked in self._hooked]
         try:
+            for hooked, _ in were:
+                hooked.active = False
             for layer, active in before:
                 layer._active_adapter = [name for name in active if name != self.name]
             yield
         finally:
             for layer, active in before:
                 layer._active_adapter = active
+            for hooked, active_before in were:
+                hooked.active = active_before
 
     def detach(self) -> None:
         """Take the adapter away; where no other one is left, the same plain modules stand again."""
@@ -119,6 +136,9 @@ class Attached:
             else:
                 setattr(slot.parent, slot.child, slot.layer.base_layer)
         self._slots.clear()
+        for hooked in self._hooked:
+            hooked.remove()
+        self._hooked.clear()
         for parameter, requires_grad in self._frozen:
             parameter.requires_grad_(requires_grad)
 
@@ -194,25 +214,43 @@ def attach_adapter(
     """
     if not adapter.layers:
         raise AdapterError("the adapter has no layers, so there is nothing to attach.")
-    for key, layer in adapter.layers.items():
-        find_layer(models, key, layer)
-    sizes = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
+    if trainable:
+        adapter.plain_layers(purpose="training")
+    modules = {key: find_layer(models, key, layer) for key, layer in adapter.layers.items()}
+    plain = {key: layer for key, layer in adapter.layers.items() if isinstance(layer, LoraLayer)}
+    name = _for_peft(name)
+    if any(is_hooked(module, name) for module in modules.values()):
+        raise _taken(name)
+    sizes = {key: (layer.rank, layer.alpha) for key, layer in plain.items()}
     attached = _inject(models, sizes, dropout=0.0, name=name)
     for key, (down, up) in attached.factors.items():
-        layer = adapter.layers[key]
+        layer = plain[key]
         down.data = layer.down.detach().to(down.device, torch.float32, copy=True).reshape(down.shape)
         up.data = layer.up.detach().to(up.device, torch.float32, copy=True).reshape(up.shape)
         down.requires_grad_(trainable)
         up.requires_grad_(trainable)
+    attached._hooked += [
+        Hooked(key, modules[key], layer, name=name)
+        for key, layer in adapter.layers.items()
+        if key not in plain
+    ]
     attached.set_weight(weight)
     return attached
+
+
+def _for_peft(name: str) -> str:
+    return name.replace(".", "_")  # PEFT keeps adapters in a ModuleDict, whose keys have no dots
+
+
+def _taken(name: str) -> AdapterError:
+    return AdapterError(f"an adapter named '{name}' is attached already. Detach it or choose another name.")
 
 
 def _inject(
     models: Mapping[str, nn.Module], sizes: Mapping[str, tuple[int, float]], *, dropout: float, name: str
 ) -> Attached:
     """Let PEFT wrap the layers of ``sizes`` (key → rank, alpha) in all models; all adapters stay active."""
-    name = name.replace(".", "_")  # PEFT keeps adapters in a ModuleDict, whose keys have no dots
+    name = _for_peft(name)
     parts = list(dict.fromkeys(part_of(key) for key in sizes))
     frozen = [
         (parameter, parameter.requires_grad)
@@ -226,9 +264,7 @@ def _inject(
         model = models[part_of(key)]
         path = str(find_path(model, path_of(key)))
         if name in getattr(model.get_submodule(path), "lora_A", {}):
-            raise AdapterError(
-                f"an adapter named '{name}' is attached already. Detach it or choose another name."
-            )
+            raise _taken(name)
         paths[part_of(key)][path] = size
         parent, _, child = path.rpartition(".")
         slots.append(_Slot(key, model.get_submodule(parent), child))

@@ -7,34 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from detour.adapters.adapter import Adapter
+from detour.adapters.layers import DoraLayer, Layer, lora_delta
 from detour.adapters.places import find_layer
 from detour.errors import ShapeMismatch
 
-
-def lora_delta(down: Tensor, up: Tensor, *, alpha: float) -> Tensor:
-    """Dense weight change of one adapted layer: ``(alpha / rank) * up @ down``.
-
-    Args:
-        down: (rank, in_features) or (rank, in_channels, kh, kw), any float dtype.
-        up: (out_features, rank) or (out_channels, rank, 1, 1), same device as ``down``.
-        alpha: unitless; ``alpha == rank`` means no scaling.
-
-    Returns:
-        (out_features, in_features) or (out_channels, in_channels, kh, kw) in float32, because a merge adds
-        many small terms.
-
-    Raises:
-        ShapeMismatch: the two factors disagree on the rank.
-
-    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
-    """
-    rank = down.shape[0]
-    if up.ndim < 2 or up.shape[1] != rank:
-        raise ShapeMismatch(
-            f"down has rank {rank} (shape {tuple(down.shape)}), up has shape {tuple(up.shape)}."
-        )
-    product = up.float().flatten(1) @ down.float().flatten(1)
-    return (product * (alpha / rank)).reshape(up.shape[0], *down.shape[1:])
+__all__ = ["Merged", "largest_relative_difference", "lora_delta", "merge_into"]
 
 
 @dataclass
@@ -53,7 +30,8 @@ class Merged:
 def merge_into(model_parts: Mapping[str, nn.Module], adapter: Adapter, weight: float = 1.0) -> Merged:
     """Add ``weight · ΔW`` of every layer to the base's own weights, in place.
 
-    The sum is made in float32 and kept in the base's dtype.
+    The sum is made in float32 and kept in the base's dtype. A DoRA's ΔW is that of the weights as they stand
+    now, with what was merged before.
 
     Args:
         model_parts: ``{"unet": …, "text_encoder": …}``; must have every part that the adapter has.
@@ -70,7 +48,7 @@ def merge_into(model_parts: Mapping[str, nn.Module], adapter: Adapter, weight: f
     changes: list[tuple[Tensor, Tensor]] = []
     for key, layer in adapter.layers.items():
         target = find_layer(model_parts, key, layer)
-        delta = lora_delta(layer.down, layer.up, alpha=layer.alpha).reshape(target.weight.shape)
+        delta = layer.delta(target.weight).reshape(target.weight.shape)
         changes.append((target.weight, delta))
     merged = Merged()
     with torch.no_grad():
@@ -85,6 +63,7 @@ def largest_relative_difference(a: Adapter, b: Adapter) -> float:
     """Largest ``‖ΔWa - ΔWb‖ / ‖ΔWa‖`` over the layers: is a converted file still the same adapter?
 
     A layer that one of them lacks counts as zero there; 0 where both are zero, infinite where only ``a`` is.
+    Of DoRA layers the change of direction and the magnitudes are compared.
     """
     worst = 0.0
     for key in sorted(set(a.layers) | set(b.layers)):
@@ -93,7 +72,25 @@ def largest_relative_difference(a: Adapter, b: Adapter) -> float:
 
 
 def _relative_difference(a: Adapter, b: Adapter, key: str) -> float:
-    first, second = _delta(a, key), _delta(b, key)
+    first, second = a.layers.get(key), b.layers.get(key)
+    if isinstance(first, DoraLayer) or isinstance(second, DoraLayer):
+        return _difference_of_doras(first, second, key)
+    return _difference(_dense(first), _dense(second), key)
+
+
+def _difference_of_doras(first: Layer | None, second: Layer | None, key: str) -> float:
+    """Their ΔW needs a base: the change of direction and the magnitudes are compared instead."""
+    if first is None:
+        return float("inf")
+    if not (isinstance(first, DoraLayer) and isinstance(second, DoraLayer)):
+        return 1.0 if second is None else float("inf")
+    return max(
+        _difference(first.change.delta(), second.change.delta(), key),
+        _difference(first.magnitude, second.magnitude, key),
+    )
+
+
+def _difference(first: Tensor | None, second: Tensor | None, key: str) -> float:
     if first is None:
         return 0.0 if second is None or not second.any() else float("inf")
     if second is None:
@@ -107,6 +104,5 @@ def _relative_difference(a: Adapter, b: Adapter, key: str) -> float:
     return 0.0 if difference == 0.0 else (difference / norm if norm > 0.0 else float("inf"))
 
 
-def _delta(adapter: Adapter, key: str) -> Tensor | None:
-    layer = adapter.layers.get(key)
-    return None if layer is None else lora_delta(layer.down, layer.up, alpha=layer.alpha)
+def _dense(layer: Layer | None) -> Tensor | None:
+    return None if layer is None else layer.delta()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from detour.adapters.adapter import LoraLayer, part_of, path_of
+from detour.adapters.adapter import Layer, part_of, path_of
 from detour.errors import AdapterError, ShapeMismatch, nearest
 
 LEGACY_TEXT_PREFIX = "text_model."
@@ -22,7 +22,7 @@ def find_path(model: nn.Module, path: str) -> str | None:
     return None
 
 
-def find_layer(model_parts: Mapping[str, nn.Module], key: str, layer: LoraLayer) -> nn.Linear | nn.Conv2d:
+def find_layer(model_parts: Mapping[str, nn.Module], key: str, layer: Layer) -> nn.Linear | nn.Conv2d:
     """The plain Linear or Conv2d that ``key`` names, checked against the factors' shapes.
 
     Raises:
@@ -54,12 +54,14 @@ def find_layer(model_parts: Mapping[str, nn.Module], key: str, layer: LoraLayer)
     return module
 
 
-def _check_shapes(key: str, module: nn.Linear | nn.Conv2d, layer: LoraLayer) -> None:
+def _check_shapes(key: str, module: nn.Linear | nn.Conv2d, layer: Layer) -> None:
     if isinstance(module, nn.Linear):
         widths: tuple[int, ...] = (module.in_features, module.out_features, 1, 1)
     else:
         widths = (module.in_channels // module.groups, module.out_channels, *module.kernel_size)
     found = (layer.in_features, layer.out_features, *layer.kernel)
+    if not layer.knows_kernel:  # the file holds in · kh · kw as one size
+        widths = (widths[0] * widths[2] * widths[3], widths[1], 1, 1)
     if widths != found:
         raise ShapeMismatch(
             f"'{key}' maps {found[0]} to {found[1]} features (kernel {found[2]}×{found[3]}) in the adapter, "

@@ -199,7 +199,9 @@ def _gather_evidence(
         weight=weight,
         layers=tuple(adapter.layers),
         layers_matched=sides.layers_matched,
-        up_is_zero=all(not layer.up.any() for layer in adapter.layers.values()),
+        up_is_zero=all(
+            layer.kind == "lora" and not layer.tensors["up"].any() for layer in adapter.layers.values()
+        ),
         trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
     )
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
