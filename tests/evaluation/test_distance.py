@@ -41,6 +41,17 @@ def test_permutation_tells_two_styles_apart_and_leaves_one_style_alone() -> None
     assert permutation_p_value(features(16, 0), features(16, 1), num_permutations=199) > 0.05
 
 
+def test_a_small_shift_of_very_different_prompts_is_found_because_pairs_are_kept_together() -> None:
+    contents = torch.nn.functional.normalize(torch.eye(16), dim=-1)
+    style = torch.nn.functional.normalize(contents + 0.3 * torch.ones(16) / 4, dim=-1)
+    assert permutation_p_value(contents, style, num_permutations=199) <= 0.01
+
+
+def test_sets_that_do_not_pair_up_are_refused() -> None:
+    with pytest.raises(ShapeMismatch, match="pair"):
+        permutation_p_value(features(3, 0), features(4, 0))
+
+
 def test_empty_or_unlike_sets_are_refused() -> None:
     with pytest.raises(ShapeMismatch):
         style_distance(features(0, 0), features(3, 0))

@@ -42,30 +42,37 @@ def style_distance(x: Tensor, y: Tensor, *, bandwidth: float = BANDWIDTH) -> flo
 def permutation_p_value(
     x: Tensor, y: Tensor, *, num_permutations: int = 999, seed: int = 0, bandwidth: float = BANDWIDTH
 ) -> float:
-    """Share of random relabellings that lie at least as far apart as the two sets do.
+    """Share of random exchanges within pairs that lie at least as far apart as the two sets do.
+
+    Row i of both sets belongs to one prompt and seed, so labels are exchanged within pairs. Exchanging them
+    freely would compare prompts: two sets of the same prompts lie nearer to each other than any random split.
 
     Args:
         x: (N, D) features of length one.
-        y: (M, D), same space.
-        num_permutations: relabellings; the smallest value possible is ``1 / (num_permutations + 1)``.
-        seed: of the relabellings.
+        y: (N, D), same space, same prompts in the same order.
+        num_permutations: exchanges; the smallest value possible is ``1 / (num_permutations + 1)``.
+        seed: of the exchanges.
         bandwidth: as in :func:`style_distance`.
 
     Returns:
-        p-value of "both sets come from one distribution", with the observed labelling counted in.
+        p-value of "both sides draw alike", with the observed labelling counted in.
+
+    Raises:
+        ShapeMismatch: the sets do not pair up.
 
     Source: Gretton et al. 2012, JMLR 13, section 4; Phipson & Smyth 2010 for the added one.
     """
+    if x.shape != y.shape or x.ndim != 2 or not len(x):
+        raise ShapeMismatch(f"feature sets of shapes {tuple(x.shape)} and {tuple(y.shape)} do not pair up.")
     kernel = _kernel(torch.cat([x, y]), bandwidth)
-    first = torch.arange(len(x) + len(y)) < len(x)
+    first = torch.arange(2 * len(x)) < len(x)
     observed = _biased(kernel, first)
     generator = torch.Generator().manual_seed(seed)
-    draws = [
-        _biased(kernel, first[torch.randperm(len(first), generator=generator)])
-        for _ in range(num_permutations)
-    ]
-    # An equal split scores the same up to the order of its sums.
-    at_least = sum(bool(draw >= observed - 1e-12) for draw in draws)
+    at_least = 0
+    for _ in range(num_permutations):
+        kept = torch.rand(len(x), generator=generator) < 0.5
+        # An equal split scores the same up to the order of its sums.
+        at_least += bool(_biased(kernel, torch.cat([kept, ~kept])) >= observed - 1e-12)
     return (at_least + 1) / (num_permutations + 1)
 
 
