@@ -140,6 +140,17 @@ def test_pickles_are_refused_by_name_or_content(tmp_path: Path, name: str) -> No
         read_file(tmp_path / name, DEFAULT_LIMITS)
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle_is_read_all_the_same(tmp_path: Path, length: int) -> None:
+    for spaces in range(length):
+        data = encode({"a": torch.ones(1)}, {"a": " " * spaces})
+        if int.from_bytes(data[:8], "little") == length:
+            break
+    assert data.startswith(b"\x80")
+    (tmp_path / "a.safetensors").write_bytes(data)
+    assert read_file(tmp_path / "a.safetensors", DEFAULT_LIMITS) == data
+
+
 def test_what_is_no_readable_file_of_sane_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="cannot be read"):
         read_file(tmp_path / "gone.safetensors", DEFAULT_LIMITS)

@@ -4,7 +4,9 @@ import torch
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.attach import attach_adapter
 from detour.adapters.delta import largest_relative_difference, lora_delta, merge_into
+from detour.adapters.layers import DoraLayer
 from detour.errors import AdapterError, ShapeMismatch
+from tests.adapters.kinds import LINEAR, dora, lora
 from tests.adapters.small_model import random_adapter, small_input, small_model
 
 
@@ -77,3 +79,18 @@ def test_layer_missing_on_one_side_counts_as_all_lost() -> None:
     fewer = {key: layer for key, layer in a.layers.items() if key != "unet.conv_in"}
     assert largest_relative_difference(a, Adapter(fewer)) == 1.0
     assert largest_relative_difference(Adapter(fewer), a) == float("inf")
+
+
+def test_doras_are_compared_by_direction_and_magnitude_and_with_nothing_else() -> None:
+    layer, plain = dora(LINEAR), lora(LINEAR)
+    larger = DoraLayer(change=layer.change, magnitude=1.25 * layer.magnitude)
+    turned = DoraLayer(
+        change=LoraLayer(down=plain.down, up=plain.up, alpha=2 * plain.alpha), magnitude=layer.magnitude
+    )
+    first = Adapter({"unet.x": layer})
+    assert largest_relative_difference(first, first) == 0.0
+    assert largest_relative_difference(first, Adapter({"unet.x": larger})) == pytest.approx(0.25)
+    assert largest_relative_difference(first, Adapter({"unet.x": turned})) == pytest.approx(1.0)
+    assert largest_relative_difference(first, Adapter({"unet.x": plain})) == float("inf")
+    assert largest_relative_difference(Adapter({}), first) == float("inf")
+    assert largest_relative_difference(first, Adapter({})) == 1.0

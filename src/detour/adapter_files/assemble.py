@@ -183,7 +183,7 @@ def _lokr(parts: Factors, limits: Limits) -> Layer:  # noqa: ARG001
 
 
 def _per_output(magnitude: Tensor, change: Layer) -> Tensor:
-    """(out,), (out, 1), (out, 1, 1, 1) or PEFT's (1, out, 1, 1) → (out,)."""
+    """(out,), (out, 1) or (out, 1, 1, 1) → (out,)."""
     shape, out = tuple(magnitude.shape), change.out_features
     if shape == (out,) or (shape[0] == out and magnitude.numel() == out):
         return magnitude.reshape(out)

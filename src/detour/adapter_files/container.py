@@ -79,7 +79,8 @@ def read_file(path: Path, limits: Limits) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
-    if data.startswith(_PICKLE_STARTS):
+    # The length of a header can begin with a pickle's mark (640 does): behind it stands a table.
+    if data.startswith(_PICKLE_STARTS) and data[8:9] != b"{":
         raise _pickle(path)
     return data
 

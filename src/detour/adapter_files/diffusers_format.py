@@ -127,7 +127,12 @@ def group(tensors: Mapping[str, Tensor], unread: Unread) -> dict[str, Factors]:
     Raises:
         AdapterError: a name that is not known, or one that stands there under two namings.
     """
-    return gather(tensors, _parse, unknown_key, unread)
+    factors = gather(tensors, _parse, unknown_key, unread)
+    for parts in factors.values():
+        magnitude = parts.found.get(MAGNITUDE)
+        if magnitude is not None and magnitude.ndim == 4 and magnitude.shape[0] == 1:
+            parts.found[MAGNITUDE] = magnitude.flatten()  # PEFT's shape of a convolution's: (1, out, 1, 1)
+    return factors
 
 
 def apply_scales(parts: Factors, scales: Scales, key: str, unread: Unread) -> None:
