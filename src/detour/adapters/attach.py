@@ -285,12 +285,17 @@ def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropo
         rank_pattern={_exactly(group): r for r, group in _groups(paths, 0).items() if r != rank},
         alpha_pattern={_exactly(group): a for a, group in _groups(paths, 1).items() if a != alpha},
     )
+    layer: Any
+    wrapped: list[Any] = [module for module in model.modules() if getattr(module, "lora_A", None)]
+    before = [(layer, list(layer.active_adapters)) for layer in wrapped]
     # PEFT draws a start, which is replaced: the caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, model, adapter_name=name)
     del model.peft_config  # left on the model, it would make a second injection warn
+    for layer, active in before:  # PEFT makes the new name the only active one, on layers it does not adapt too
+        layer._active_adapter = active
     for path in paths:
-        layer: Any = model.get_submodule(path)
+        layer = model.get_submodule(path)
         layer._active_adapter = list(layer.lora_A)
         layer.train(layer.base_layer.training)
 
