@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
@@ -154,3 +155,15 @@ def test_sdxl_goes_through_the_original_block_names(tmp_path: Path) -> None:
     )
     assert b"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q" in result.path.read_bytes()
     assert_same(adapter, read_adapter(result.path))
+
+
+def test_what_cannot_be_read_is_an_error_or_a_list_never_silence(kohya: Path, tmp_path: Path) -> None:
+    tensors = load_file(kohya) | {"lora_unet_nowhere.lora_down.weight": torch.ones(1, 2)}
+    odd = tmp_path / "odd.safetensors"
+    save_file(tensors, odd)
+    with pytest.raises(AdapterError, match="lora_unet_nowhere"):
+        convert_adapter(odd, tmp_path / "x.safetensors", to="diffusers")
+    result = convert_adapter(odd, tmp_path / "x.safetensors", to="diffusers", allow_partial=True)
+    assert len(result.left_out) == 1
+    assert "lora_unet_nowhere" in result.left_out[0]
+    assert_same(read_adapter(kohya), read_adapter(result.path))

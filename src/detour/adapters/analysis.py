@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.adapter import Adapter, Layer, LoraLayer
+from detour.adapters.delta import largest_relative_difference
 from detour.errors import ShapeMismatch
 
 
@@ -135,23 +136,26 @@ def relative_difference(a: LoraLayer, b: LoraLayer) -> float:
 def relative_differences(a: Adapter, b: Adapter) -> dict[str, float]:
     """Layer key → relative difference of the change; a layer that one of them lacks counts as zero there.
 
+    Layers that are not plain LoRA are compared densely.
+
     Raises:
         ShapeMismatch: a layer has another shape in the other adapter.
     """
     found = {}
     for key in sorted(set(a.layers) | set(b.layers)):
         first, second = a.layers.get(key), b.layers.get(key)
-        if first is None or second is None:
-            alone = first or second
-            assert alone is not None
-            changed = norm_of_change(alone) > 0.0
-            found[key] = (1.0 if first is not None else float("inf")) if changed else 0.0
-            continue
         try:
-            found[key] = relative_difference(first, second)
+            if isinstance(first, LoraLayer) and isinstance(second, LoraLayer):
+                found[key] = relative_difference(first, second)
+            else:
+                found[key] = largest_relative_difference(_alone(key, first), _alone(key, second))
         except ShapeMismatch as error:
             raise ShapeMismatch(f"'{key}': {error}") from error
     return found
+
+
+def _alone(key: str, layer: Layer | None) -> Adapter:
+    return Adapter({} if layer is None else {key: layer})
 
 
 def _norm_of_product(down: Tensor, up: Tensor) -> float:

@@ -40,7 +40,7 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
             )
         return FamilyGuess(family=FAMILIES[named], why="named by you")
     said = adapter.metadata.get("detour.family")
-    if said in FAMILIES:
+    if said is not None and said in FAMILIES:
         return FamilyGuess(family=FAMILIES[said], why="detour.family in its metadata")
     for key in _SAYS_SO:
         text = adapter.metadata.get(key, "").lower()

@@ -34,6 +34,8 @@ class ConvertResult(BaseModel):
     at: str
     """The layer with that difference."""
     limit: float
+    left_out: tuple[str, ...]
+    """What was not read, each with the reason."""
 
     def to_json(self) -> str:
         """Everything, indented."""
@@ -47,6 +49,7 @@ def convert_adapter(
     to: FileFormat,
     family: str | None = None,
     dtype: AnyDtype = "auto",
+    allow_partial: bool = False,
     force: bool = False,
 ) -> ConvertResult:
     """Write the adapter of ``source`` in another format.
@@ -57,6 +60,7 @@ def convert_adapter(
         to: format of the output.
         family: sd1, sd2 or sdxl, where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
+        allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
         force: write over what stands at ``out``.
 
     Raises:
@@ -66,7 +70,7 @@ def convert_adapter(
     """
     refuse_place(out, to)
     refuse_taken(out, force=force)
-    adapter = read_adapter(source)
+    adapter = read_adapter(source, allow_partial=allow_partial)
     guess = family_of_adapter(adapter, family)
     kept = stored_dtype(source) if dtype == "auto" else dtype
     written = write_proved(out, adapter, file_format=to, family=guess.family, dtype=kept, force=force)
@@ -82,6 +86,7 @@ def convert_adapter(
         largest_difference=written.largest_difference,
         at=written.at,
         limit=written.limit,
+        left_out=adapter.left_out,
     )
 
 

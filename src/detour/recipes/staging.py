@@ -24,8 +24,9 @@ def refuse_taken(out: Path, *, force: bool) -> None:
 def staged(out: Path, *, force: bool) -> Iterator[Path]:
     """Inside, a free path of the same name in a hidden folder beside ``out``; at the end it becomes ``out``.
 
-    When the block raises, nothing is left and what stood at ``out`` is as it was. A folder is replaced only
-    by one that has every name it holds, so that ``--force`` never takes away what was not made here.
+    What else was written beside that path moves along. When the block raises, nothing is left and what stood
+    at ``out`` is as it was. A folder is replaced only by one that has every name it holds, so that
+    ``--force`` never takes away what was not made here.
 
     Raises:
         ConfigError: ``out`` is there and ``force`` is not set, or it is a folder with other things in it.
@@ -35,36 +36,47 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        fresh, old = hidden / "fresh", hidden / "old"
+        fresh.mkdir()
+        old.mkdir()
     except OSError as error:
         raise storage_error(out, error) from error
     try:
-        place = hidden / out.name
-        yield place
-        refuse_taken(out, force=force)  # somebody else may have written meanwhile
-        _move(place, out, hidden)
+        yield fresh / out.name
+        beside = sorted(path for path in fresh.iterdir() if path.name != out.name)
+        moves = [(place, out.parent / place.name) for place in (*beside, fresh / out.name)]
+        for place, target in moves:
+            _refuse_loss(place, target, force=force)
+        for place, target in moves:
+            _move(place, target, old)
     except OSError as error:
         raise storage_error(out, error) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _move(place: Path, out: Path, hidden: Path) -> None:
-    if out.is_dir() and not out.is_symlink():
-        if not place.is_dir():
-            raise ConfigError(f"{out}: is a folder, and a file is written. Choose another --out.")
-        others = sorted({path.name for path in out.iterdir()} - {path.name for path in place.iterdir()})
+def _refuse_loss(place: Path, target: Path, *, force: bool) -> None:
+    refuse_taken(target, force=force)  # somebody else may have written meanwhile
+    if target.is_dir() and not place.is_dir():
+        raise ConfigError(f"{target}: is a folder, and a file is written. Choose another --out.")
+    if place.is_dir() and target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: is a file, and a folder is written. Choose another --out.")
+    if target.is_dir():
+        others = sorted({path.name for path in target.iterdir()} - {path.name for path in place.iterdir()})
         if others:
             raise ConfigError(
-                f"{out}: holds '{others[0]}', which is not written here and would be lost. "
+                f"{target}: holds '{others[0]}', which is not written here and would be lost. "
                 "Choose another --out."
             )
-        out.rename(hidden / "replaced")
-        try:
-            place.replace(out)
-        except OSError:
-            (hidden / "replaced").rename(out)
-            raise
+
+
+def _move(place: Path, target: Path, old: Path) -> None:
+    if not target.is_dir():
+        place.replace(target)
         return
-    if place.is_dir() and out.exists():
-        raise ConfigError(f"{out}: is a file, and a folder is written. Choose another --out.")
-    place.replace(out)
+    target.rename(old / target.name)  # a folder cannot be replaced in one step
+    try:
+        place.replace(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise

@@ -1,0 +1,57 @@
+"""``detour show``."""
+
+from pathlib import Path
+
+import click
+
+from detour.cli.options import force_option, json_option
+
+
+@click.command("show", short_help="Say what is in an adapter file.")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--base", metavar="BASE", help="Which of its layers this base does not have.")
+@click.option(
+    "--norms/--no-norms",
+    default=None,
+    help="Figures of the change, block by block. [default: for files up to 64 MB]",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw each block's norm and how few directions carry it.",
+)
+@click.option("--config", is_flag=True, help="Print the run.toml that repeats the run that made it.")
+@force_option
+@json_option
+def command(
+    *,
+    file: Path,
+    base: str | None,
+    norms: bool | None,
+    plot: Path | None,
+    config: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Say what is in the adapter FILE, without loading a base.
+
+    \b
+    detour show runs/demo/demo.safetensors --plot blocks.png
+    detour show style.safetensors --base sdxl
+    detour show runs/demo/demo.safetensors --config > run.toml
+    """
+    from detour.cli.file_results import show_report
+    from detour.recipes.block_figure import draw_blocks
+    from detour.recipes.show_adapter import read_config, show_adapter
+    from detour.recipes.staging import refuse_taken
+
+    if config:
+        click.echo(read_config(file), nl=False)
+        return
+    if plot is not None:
+        refuse_taken(plot, force=force)
+    report = show_adapter(file, base=base, norms=True if plot is not None else norms)
+    if plot is not None:
+        draw_blocks(report, plot)
+    show_report(report, as_json=as_json, plot=plot)

@@ -1,0 +1,240 @@
+"""What is in an adapter file, without a base; from the header alone where that suffices."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
+from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.kohya import from_kohya
+from detour.adapter_files.names import TEXT_PREFIXES, UNET_PREFIX
+from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.unread import Unread
+from detour.adapter_files.writing import DIFFUSERS_NAME
+from detour.adapters.adapter import Adapter, LoraLayer, part_of
+from detour.adapters.analysis import spectrum
+from detour.adapters.blocks import block_of, blocks_in_order
+from detour.adapters.places import find_layer
+from detour.bases.base import Base, open_base
+from detour.bases.parts import empty_part
+from detour.errors import AdapterError
+from detour.recipes.adapter_family import family_of_adapter
+from detour.recipes.adapter_output import header_of, stored_dtype
+
+NORMS_UP_TO_BYTES = 64_000_000
+"""Larger files are shown from their header, which answers at once; norms are computed where they are asked for."""
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BlockFigures(_Figures):
+    """The change in one block; norm and shares are ``None`` where only the header was read."""
+
+    block: str
+    layers: int
+    parameters: int
+    norm: float | None = None
+    """Frobenius norm of all its changes together."""
+    stable_rank: float | None = None
+    """Energy over the energy of each layer's first direction."""
+    first_share: float | None = None
+    """Share of the energy in each layer's first direction."""
+    first_four_share: float | None = None
+    """Share of the energy in each layer's first four directions."""
+
+
+class BaseMatch(_Figures):
+    """Whether the layers are those of a base."""
+
+    base: str
+    fitting: int
+    problems: tuple[str, ...]
+    """One sentence for each layer that the base does not have, or has in another shape."""
+
+
+class AdapterReport(_Figures):
+    """Everything that ``detour show`` knows."""
+
+    path: Path
+    file_format: Literal["kohya", "diffusers", "peft"]
+    num_bytes: int
+    dtype: str
+    family: str
+    family_why: str
+    algorithms: dict[str, int]
+    """Algorithm → layers."""
+    parts: dict[str, int]
+    """Part → layers."""
+    parameters: int
+    ranks: dict[int, int]
+    """Rank → layers that have it."""
+    alphas: dict[float, int]
+    """Alpha → layers that have it."""
+    trigger: str | None
+    metadata: dict[str, str]
+    """Without the settings of the run and the thumbnail, which have their own flags."""
+    has_config: bool
+    has_thumbnail: bool
+    tensor_sha256: str | None
+    """Of the tensors' bytes, computed here; ``None`` where only the header was read."""
+    hash_agrees: bool | None
+    """Whether that is what the file says of itself; ``None`` where either is not there."""
+    blocks: tuple[BlockFigures, ...]
+    match: BaseMatch | None = None
+
+    def to_json(self) -> str:
+        """Everything, indented."""
+        return self.model_dump_json(indent=2)
+
+
+def show_adapter(path: Path, *, base: str | None = None, norms: bool | None = None) -> AdapterReport:
+    """Tell what is in a file or PEFT folder.
+
+    Args:
+        path: of any format that is read.
+        base: name of a base whose layers the adapter is held against; shapes are enough.
+        norms: compute figures of the change (reads all of the file); ``None`` does so up to 64 MB.
+
+    Raises:
+        AdapterError: not an adapter that can be read.
+        BaseError: the base cannot be opened.
+    """
+    path = _inside(path)
+    num_bytes = (
+        path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
+    )
+    whole = path.is_dir() or (num_bytes <= NORMS_UP_TO_BYTES if norms is None else norms)
+    adapter = read_adapter(path) if whole else read_shapes(path)
+    guess = family_of_adapter(adapter)
+    metadata = dict(adapter.metadata)
+    digest = data_sha256(path.read_bytes()) if whole and path.is_file() else None
+    said = metadata.get("sshs_model_hash")
+    return AdapterReport(
+        path=path,
+        file_format=_format_of(path),
+        num_bytes=num_bytes,
+        dtype=stored_dtype(path),
+        family=guess.family.name,
+        family_why=guess.why,
+        algorithms=dict(adapter.kinds),
+        parts={part: sum(part_of(key) == part for key in adapter.layers) for part in adapter.parts},
+        parameters=adapter.num_parameters,
+        ranks=dict(sorted(Counter(layer.rank for layer in adapter.layers.values()).items())),
+        alphas=dict(sorted(Counter(layer.alpha for layer in adapter.layers.values()).items())),
+        trigger=metadata.get("modelspec.trigger_phrase"),
+        has_config="detour.config" in metadata,
+        has_thumbnail="modelspec.thumbnail" in metadata,
+        metadata={
+            key: text
+            for key, text in sorted(metadata.items())
+            if key not in ("detour.config", "modelspec.thumbnail")
+        },
+        tensor_sha256=digest,
+        hash_agrees=None if digest is None or said is None else said == digest,
+        blocks=_blocks(adapter, figures=whole and norms is not False),
+        match=None if base is None else _match(adapter, open_base(base, weights=False)),
+    )
+
+
+def read_config(path: Path) -> str:
+    """The settings of the run that made the file, as a run.toml.
+
+    Raises:
+        AdapterError: it carries none.
+    """
+    path = _inside(path)
+    metadata = read_adapter(path).metadata if path.is_dir() else header_of(path)[1]
+    if "detour.config" not in metadata:
+        raise AdapterError(f"{path}: carries no settings of a run; only adapters trained by detour do.")
+    return metadata["detour.config"]
+
+
+def read_shapes(path: Path) -> Adapter:
+    """The adapter's layers with zeros for numbers: names, shapes, alphas and metadata, from the header alone.
+
+    Raises:
+        AdapterError: not an adapter that can be read.
+    """
+    header, metadata = header_of(path)
+    where = str(path)
+    zero = torch.zeros(())  # one number stands for all: expanded, it takes no memory
+    tensors = {name: zero.expand(shape) for name, (shape, _) in header.items()}
+    tensors |= _alphas(path, [name for name in header if name.endswith(".alpha")])
+    unread = Unread(where, allowed=False)
+    if _is_kohya(header):
+        return Adapter(dict(sorted(from_kohya(tensors, unread=unread).items())), metadata)
+    layers, found = from_diffusers(tensors, metadata, unread=unread)
+    own = {key: text for key, text in metadata.items() if key not in ("format", CONFIG_KEY)}
+    return Adapter(dict(sorted(layers.items())), own | found)
+
+
+def _alphas(path: Path, names: list[str]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path}: not a safetensors file ({error}). Fetch it again.") from error
+
+
+def _inside(path: Path) -> Path:
+    """The file of a folder that holds one adapter file; PEFT folders stay folders."""
+    if path.is_dir() and (path / DIFFUSERS_NAME).is_file():
+        return path / DIFFUSERS_NAME
+    if not path.exists():
+        raise AdapterError(f"{path}: no such file. Check the name.")
+    return path
+
+
+def _format_of(path: Path) -> Literal["kohya", "diffusers", "peft"]:
+    if path.is_dir():
+        return "peft"
+    return "kohya" if _is_kohya(header_of(path)[0]) else "diffusers"
+
+
+def _is_kohya(names: Iterable[str]) -> bool:
+    return any(name.startswith((UNET_PREFIX, *TEXT_PREFIXES)) for name in names)
+
+
+def _blocks(adapter: Adapter, *, figures: bool) -> tuple[BlockFigures, ...]:
+    found = []
+    for block in blocks_in_order(adapter.layers):
+        layers = [layer for key, layer in adapter.layers.items() if block_of(key) == block]
+        plain = [layer for layer in layers if isinstance(layer, LoraLayer)]
+        sizes = {"layers": len(layers), "parameters": sum(layer.num_parameters for layer in layers)}
+        if not figures or len(plain) < len(layers):
+            found.append(BlockFigures(block=block, **sizes))
+            continue
+        values = spectrum(plain)
+        found.append(
+            BlockFigures(
+                block=block,
+                **sizes,
+                norm=values.norm,
+                stable_rank=values.stable_rank,
+                first_share=values.first_share,
+                first_four_share=values.first_four_share,
+            )
+        )
+    return tuple(found)
+
+
+def _match(adapter: Adapter, base: Base) -> BaseMatch:
+    models = {part: empty_part(part, base.config(part)) for part in adapter.parts if part in base.configs}
+    problems = []
+    for key, layer in adapter.layers.items():
+        try:
+            find_layer(models, key, layer)
+        except AdapterError as error:
+            problems.append(str(error))
+    return BaseMatch(
+        base=base.identity, fitting=len(adapter.layers) - len(problems), problems=tuple(problems)
+    )
