@@ -24,6 +24,9 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _FILE_ORDER = ("F32", "BF16", "F16")
 """safetensors sorts by dtype, widest first, then by name; other tools' hashes of the data rely on it."""
 
+_MOST_IN_METADATA = 1 << 16
+"""Brackets in metadata, which holds JSON in its texts (tags, settings)."""
+
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -137,6 +140,10 @@ def _header(data: bytes, limits: Limits, where: str) -> tuple[dict[str, Any], in
         raise AdapterError(
             f"{where}: ends within its header, truncated after {len(data):,} bytes. Fetch it again."
         )
+    # Each tensor opens a table and two lists, and metadata holds some in its texts: many more only cost time.
+    opened = sum(data.count(mark, 8, 8 + length) for mark in (b"{", b"["))
+    if opened > 4 * limits.max_tensors + _MOST_IN_METADATA:
+        raise AdapterError(f"{where}: its header opens {opened:,} tables and lists. It is no adapter.")
     try:
         header = json.loads(
             data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
