@@ -1,0 +1,166 @@
+"""One adapter from several, or from one at a lower rank; all of it on the factors but TIES."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.analysis import ThinSvd, flat_factors, svd_of_product, thin_svd
+from detour.errors import AdapterError, ConfigError, ShapeMismatch
+
+Weighted = Sequence[tuple[Adapter, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """A layer at a lower rank.
+
+    Attributes:
+        layer: its two factors share each direction's strength evenly; alpha is the rank.
+        kept: share of the energy ``‖ΔW‖²`` that is left; 1 where there was none.
+    """
+
+    layer: LoraLayer
+    kept: float
+
+
+def concatenate(items: Weighted) -> Adapter:
+    """The weighted sum, exactly: factors side by side, so that ranks add up.
+
+    Where one adapter alone has a layer, its factors are kept and alpha is multiplied.
+
+    Raises:
+        AdapterError: layers that are not plain LoRA, or nothing is left at these weights.
+        ShapeMismatch: the adapters are of different bases.
+    """
+    layers: dict[str, LoraLayer] = {}
+    for key, pieces in pieces_of(items).items():
+        layers[key] = _side_by_side(key, pieces)
+    return Adapter(layers)
+
+
+def pieces_of(items: Weighted) -> dict[str, list[tuple[LoraLayer, float]]]:
+    """Layer key → the layers that add to it, with their weights; weight 0 adds nothing.
+
+    Raises:
+        AdapterError: layers that are not plain LoRA, or nothing is left at these weights.
+    """
+    found: dict[str, list[tuple[LoraLayer, float]]] = {}
+    for adapter, weight in items:
+        for key, layer in adapter.plain_layers(purpose="composing").items():
+            if weight != 0.0:
+                found.setdefault(key, []).append((layer, weight))
+    if not found:
+        raise AdapterError("nothing would be left: every weight is 0. Give one of the adapters a weight.")
+    return dict(sorted(found.items()))
+
+
+def _side_by_side(key: str, pieces: list[tuple[LoraLayer, float]]) -> LoraLayer:
+    first, weight = pieces[0]
+    if len(pieces) == 1:
+        return LoraLayer(down=first.down, up=first.up, alpha=first.alpha * weight)
+    require_same_shape(key, [layer for layer, _ in pieces])
+    down = torch.cat([layer.down.reshape(-1, *first.down.shape[1:]) for layer, _ in pieces])
+    ups = [layer.up * (weight * layer.scale) for layer, weight in pieces]
+    up = torch.cat([one.reshape(first.out_features, -1, *first.up.shape[2:]) for one in ups], dim=1)
+    return LoraLayer(down=down, up=up, alpha=float(down.shape[0]))
+
+
+def require_same_shape(key: str, layers: Sequence[LoraLayer]) -> None:
+    """Raise where layers of one name change weights of different shapes.
+
+    Raises:
+        ShapeMismatch: names both.
+    """
+    shapes = {(layer.in_features, layer.out_features, layer.kernel) for layer in layers}
+    if len(shapes) > 1:
+        (a_in, a_out, _), (b_in, b_out, _) = sorted(shapes)[:2]
+        raise ShapeMismatch(
+            f"'{key}' maps {a_in} to {a_out} features in one adapter and {b_in} to {b_out} in another. "
+            "Compose adapters of the same base."
+        )
+
+
+def truncate(layer: LoraLayer, *, rank: int | None = None, energy: float | None = None) -> Truncated:
+    """The best approximation of a layer's change at a lower rank.
+
+    Args:
+        layer: any rank.
+        rank: at most this many directions.
+        energy: as few directions as keep this share of ``‖ΔW‖²``.
+
+    Source: Eckart & Young 1936; on the factors as in :mod:`detour.adapters.analysis`.
+    """
+    return from_svd(thin_svd(layer), layer, rank=rank, energy=energy)
+
+
+def from_svd(svd: ThinSvd, like: LoraLayer, *, rank: int | None, energy: float | None) -> Truncated:
+    """The first directions of a decomposition as a layer shaped like ``like``.
+
+    Raises:
+        ConfigError: a rank below 1 or a share outside of (0, 1].
+    """
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank {rank}: choose at least 1.")
+    if energy is not None and not 0.0 < energy <= 1.0:
+        raise ConfigError(f"energy {energy:g}: a share between 0 and 1, e.g. 0.95.")
+    energies = svd.values.square()
+    total = float(energies.sum())
+    count = len(energies) if rank is None else min(rank, len(energies))
+    if energy is not None and total > 0.0:
+        reached = energies.cumsum(0) >= energy * total * (1.0 - 1e-12)
+        count = min(count, int(reached.int().argmax()) + 1)
+    count = max(count, 1)
+    roots = svd.values[:count].sqrt()
+    up = (svd.left[:, :count] * roots).float().reshape(like.out_features, count, *like.up.shape[2:])
+    down = (roots[:, None] * svd.right[:count]).float().reshape(count, *like.down.shape[1:])
+    kept = float(energies[:count].sum()) / total if total > 0.0 else 1.0
+    return Truncated(
+        layer=LoraLayer(down=down.contiguous(), up=up.contiguous(), alpha=float(count)), kept=kept
+    )
+
+
+def ties(pieces: Sequence[tuple[LoraLayer, float]], *, density: float, rank: int) -> Truncated:
+    """TIES-merging of one layer's changes: trim, elect signs, mean of those that agree, then truncated.
+
+    This one builds the layer's dense change, as signs are of single weights.
+
+    Args:
+        pieces: layers of one shape, with their weights.
+        density: share of each change's weights, the largest ones, that is kept.
+        rank: of the result; ``kept`` is counted against the dense merged change.
+
+    Raises:
+        ConfigError: a density outside of (0, 1].
+
+    Source: Yadav et al. 2023, arXiv:2306.01708, section 4.
+    """
+    if not 0.0 < density <= 1.0:
+        raise ConfigError(f"density {density:g}: a share between 0 and 1, e.g. 0.5.")
+    changes = torch.stack([_trimmed(layer, density) * weight for layer, weight in pieces])
+    elected = changes.sum(0).sign()
+    agreeing = (changes.sign() == elected) & (elected != 0)
+    merged = (changes * agreeing).sum(0) / agreeing.sum(0).clamp_min(1)
+    like = pieces[0][0]
+    left, values, right = torch.linalg.svd(merged, full_matrices=False)
+    return from_svd(ThinSvd(left=left, values=values, right=right), like, rank=rank, energy=None)
+
+
+def _trimmed(layer: LoraLayer, density: float) -> Tensor:
+    down, up = flat_factors(layer)
+    change = up @ down
+    count = max(1, round(density * change.numel()))
+    threshold = change.abs().flatten().kthvalue(change.numel() - count + 1).values
+    return torch.where(change.abs() >= threshold, change, 0.0)
+
+
+def truncated_sum(
+    pieces: Sequence[tuple[LoraLayer, float]], *, rank: int | None = None, energy: float | None = None
+) -> Truncated:
+    """The weighted sum of layers of one shape at a lower rank, from the factors."""
+    factors = [flat_factors(layer) for layer, _ in pieces]
+    down = torch.cat([down for down, _ in factors])
+    up = torch.cat([up * weight for (_, up), (_, weight) in zip(factors, pieces, strict=True)], dim=1)
+    return from_svd(svd_of_product(down, up), pieces[0][0], rank=rank, energy=energy)

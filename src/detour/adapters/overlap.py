@@ -1,0 +1,200 @@
+"""Do two adapters get in each other's way? Predicted from their factors, before anything is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.analysis import ThinSvd, thin_svd
+from detour.adapters.blocks import block_of
+from detour.adapters.compose import require_same_shape
+
+SHARED_FEW, SHARED_MANY = 0.05, 0.20
+"""Interference below the first is ``apart``, above the second ``clash``, between them ``touch``."""
+
+Verdict = Literal["apart", "touch", "clash"]
+
+_RELEVANT = 1e-12
+"""Directions below this share of the energy are rounding and span nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOverlap:
+    """Two changes of one weight.
+
+    Attributes:
+        outputs: mean squared cosine of the principal angles between what the two write to; 1 is the same space.
+        inputs: the same for what they read.
+        cosine: of the two changes as vectors, from -1 to 1.
+        cancelled: share of the two energies that is gone in the sum at the chosen weights; negative where they
+            amplify each other.
+        shared: share of the two energies in directions that both read and both write.
+        energy: of both changes at the chosen weights, ``w_a²‖ΔWa‖² + w_b²‖ΔWb‖²``.
+    """
+
+    outputs: float
+    inputs: float
+    cosine: float
+    cancelled: float
+    shared: float
+    energy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interference:
+    """Two adapters at chosen weights.
+
+    Attributes:
+        layers: layer key → figures, for layers that both have.
+        interference: the summary number: share of all energy of both, layers of one alone included, that lies in
+            directions which both read and both write.
+        cancelled: share of all energy that is gone in the sum; negative where they amplify each other.
+        imbalance: energy of the stronger one over that of the weaker.
+        verdict: ``apart``, ``touch`` or ``clash``.
+        suggestion: one sentence.
+    """
+
+    layers: Mapping[str, LayerOverlap]
+    interference: float
+    cancelled: float
+    imbalance: float
+    verdict: Verdict
+    suggestion: str
+
+
+def interference_of(
+    a: Adapter, b: Adapter, weight_a: float, weight_b: float, *, names: tuple[str, str] = ("A", "B")
+) -> Interference:
+    """Hold two adapters against each other, layer by layer.
+
+    Args:
+        a: plain LoRA.
+        b: plain LoRA.
+        weight_a: at which ``a`` is used.
+        weight_b: at which ``b`` is used.
+        names: for the suggestion.
+
+    Raises:
+        AdapterError: layers of another kind.
+        ShapeMismatch: the adapters are of different bases.
+
+    Source: principal angles as in Björck & Golub 1973, Math. Comp. 27.
+    """
+    layers_a, layers_b = (adapter.plain_layers(purpose="interference") for adapter in (a, b))
+    found: dict[str, LayerOverlap] = {}
+    energies = [0.0, 0.0]
+    for key in sorted(set(layers_a) | set(layers_b)):
+        first, second = layers_a.get(key), layers_b.get(key)
+        svd_a = None if first is None else thin_svd(first)
+        svd_b = None if second is None else thin_svd(second)
+        energies[0] += _energy(svd_a, weight_a)
+        energies[1] += _energy(svd_b, weight_b)
+        if first is not None and second is not None and svd_a is not None and svd_b is not None:
+            require_same_shape(key, [first, second])
+            found[key] = _overlap(svd_a, svd_b, weight_a, weight_b)
+    total = sum(energies)
+    shared = sum(one.shared * one.energy for one in found.values()) / total if total else 0.0
+    cancelled = sum(one.cancelled * one.energy for one in found.values()) / total if total else 0.0
+    weaker = min(energies)
+    imbalance = max(energies) / weaker if weaker > 0 else float("inf")
+    verdict = verdict_of(shared)
+    return Interference(
+        layers=found,
+        interference=shared,
+        cancelled=cancelled,
+        imbalance=imbalance,
+        verdict=verdict,
+        suggestion=_suggestion(found, energies, verdict, (weight_a, weight_b), names),
+    )
+
+
+def verdict_of(interference: float) -> Verdict:
+    """The word for a summary number."""
+    if interference < SHARED_FEW:
+        return "apart"
+    return "touch" if interference < SHARED_MANY else "clash"
+
+
+def overlap_of(a: LoraLayer, b: LoraLayer, weight_a: float = 1.0, weight_b: float = 1.0) -> LayerOverlap:
+    """Two changes of one weight."""
+    return _overlap(thin_svd(a), thin_svd(b), weight_a, weight_b)
+
+
+def _overlap(a: ThinSvd, b: ThinSvd, weight_a: float, weight_b: float) -> LayerOverlap:
+    a, b = _spanning(a), _spanning(b)
+    outputs, inputs = a.left.T @ b.left, a.right @ b.right.T
+    energy_a, energy_b = _energy(a, weight_a), _energy(b, weight_b)
+    energy = energy_a + energy_b
+    product = weight_a * weight_b * float((outputs * (a.values[:, None] * inputs * b.values)).sum())
+    # P_b ΔWa P_b with the projections onto b's outputs and inputs, and the other way round.
+    a_in_b = weight_a**2 * float((outputs.T @ (a.values[:, None] * inputs)).square().sum())
+    b_in_a = weight_b**2 * float((outputs @ (b.values[:, None] * inputs.T)).square().sum())
+    norms = (energy_a * energy_b) ** 0.5
+    return LayerOverlap(
+        outputs=_mean_square_cosine(outputs),
+        inputs=_mean_square_cosine(inputs),
+        cosine=_clamped(product / norms) if norms > 0 else 0.0,
+        cancelled=-2.0 * product / energy if energy > 0 else 0.0,
+        shared=(a_in_b + b_in_a) / energy if energy > 0 else 0.0,
+        energy=energy,
+    )
+
+
+def _spanning(svd: ThinSvd) -> ThinSvd:
+    """Without directions that carry nothing: they would count as spanned space."""
+    energies = svd.values.square()
+    count = int((energies > _RELEVANT * energies[:1].clamp_min(1e-300)).sum())
+    return ThinSvd(left=svd.left[:, :count], values=svd.values[:count], right=svd.right[:count])
+
+
+def _energy(svd: ThinSvd | None, weight: float) -> float:
+    return 0.0 if svd is None else weight**2 * float(svd.values.square().sum())
+
+
+def _mean_square_cosine(products: Tensor) -> float:
+    smaller = min(products.shape)
+    return min(1.0, float(products.square().sum()) / smaller) if smaller else 0.0
+
+
+def _clamped(value: float) -> float:
+    return max(-1.0, min(1.0, value))
+
+
+def shared_by_block(found: Mapping[str, LayerOverlap]) -> dict[str, float]:
+    """Block → share of its energy in directions that both use."""
+    sums: dict[str, list[float]] = {}
+    for key, one in found.items():
+        mine = sums.setdefault(block_of(key), [0.0, 0.0])
+        mine[0] += one.shared * one.energy
+        mine[1] += one.energy
+    return {block: shared / energy if energy > 0 else 0.0 for block, (shared, energy) in sums.items()}
+
+
+def _suggestion(
+    found: Mapping[str, LayerOverlap],
+    energies: list[float],
+    verdict: Verdict,
+    weights: tuple[float, float],
+    names: tuple[str, str],
+) -> str:
+    strong = 0 if energies[0] >= energies[1] else 1
+    weak = 1 - strong
+    if energies[weak] > 0 and energies[strong] > 9.0 * energies[weak]:
+        even = weights[strong] * (energies[weak] / energies[strong]) ** 0.5
+        return (
+            f"{names[strong]} is {(energies[strong] / energies[weak]) ** 0.5:.1f} times as strong and may drown "
+            f"{names[weak]}: at weight {even:.2g} they are even."
+        )
+    if verdict == "apart":
+        return "they use different directions: compose them as they are."
+    sums: dict[str, float] = {}
+    for key, one in found.items():
+        sums[block_of(key)] = sums.get(block_of(key), 0.0) + one.shared * one.energy
+    block = max(sums, key=lambda name: sums[name])
+    share = sums[block] / sum(sums.values())
+    if share >= 0.5 and len(sums) > 1:
+        return f"{share:.0%} of it is in block {block}: switch that off in {names[weak]} (detour resize --blocks)."
+    lower = " and ".join(f"{name} at {0.7 * weight:.2g}" for name, weight in zip(names, weights, strict=True))
+    return f"it is spread over the blocks: try {lower}."
