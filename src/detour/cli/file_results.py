@@ -9,8 +9,10 @@ import click
 from detour.cli.results import bytes_text, print_table, table_of
 
 if TYPE_CHECKING:
+    from detour.recipes.compose_adapters import ComposeResult, PairPrediction
     from detour.recipes.convert_adapter import ConvertResult
     from detour.recipes.merge_adapters import MergeResult
+    from detour.recipes.resize_adapter import ResizeResult
     from detour.recipes.show_adapter import AdapterReport, BaseMatch
 
 MAX_PROBLEMS = 8
@@ -133,3 +135,65 @@ def show_merge(result: "MergeResult", *, as_json: bool) -> None:
             f"{proof.merged_max}; the adapters' own effect: {proof.effect:.2f} ({proof.pictures} pictures)"
         )
     click.echo(f"written   {result.path}")
+
+
+VERDICTS = {
+    "apart": "APART: they use different directions",
+    "touch": "TOUCH: some of their directions are the same",
+    "clash": "CLASH: many of their directions are the same",
+}
+
+
+def show_composition(result: "ComposeResult", *, as_json: bool) -> None:
+    """``detour compose``: the prediction for each pair, then what was written."""
+    if as_json:
+        click.echo(result.to_json())
+        return
+    for pair in result.pairs:
+        _print_pair(pair)
+    done = result.written
+    if done is None:
+        click.echo("nothing was written: pass --out FILE.safetensors to compose them")
+        return
+    low, high = done.ranks
+    click.echo(
+        f"composed  {done.layers} layers, rank {low if low == high else f'{low} to {high}'}, "
+        f"{done.kept:.2%} of the change's energy kept"
+    )
+    click.echo(f"ΔW        {proof_text(done.largest_difference, done.limit, '').replace(' at ', '')}")
+    click.echo(f"written   {done.path} ({done.dtype})")
+
+
+def _print_pair(pair: "PairPrediction") -> None:
+    click.secho(f"{pair.first} and {pair.second}: {VERDICTS[pair.verdict]}", bold=True)
+    click.echo(
+        f"  {pair.interference:.1%} of their energy is in directions that both read and both write "
+        "(below 5 % apart, from 20 % clash)"
+    )
+    word = "cancels" if pair.cancelled >= 0 else "is added by agreement"
+    click.echo(f"  {abs(pair.cancelled):.1%} of it {word} in the sum; {pair.shared_layers} layers in common")
+    if pair.worst and pair.verdict != "apart":
+        heads = [("layer", "left"), ("shared", "right"), ("cosine", "right"), ("cancelled", "right")]
+        rows = [
+            (one.layer, f"{one.shared:.0%}", f"{one.cosine:+.2f}", f"{one.cancelled:.0%}")
+            for one in pair.worst
+        ]
+        print_table(table_of("", heads, rows))
+    click.echo(f"  {pair.suggestion}")
+
+
+def show_resize(result: "ResizeResult", *, as_json: bool, layers: bool) -> None:
+    """``detour resize`` and ``detour extract``: what was kept, and where least."""
+    if as_json:
+        click.echo(result.to_json())
+        return
+    ranked = sorted(result.layers, key=lambda one: one.kept)
+    shown = result.layers if layers else ranked[:5]
+    if layers or result.kept < 1.0:
+        rows = [(one.layer, f"{one.rank_before} → {one.rank}", f"{one.kept:.2%}") for one in shown]
+        title = "Layers" if layers else "Layers that keep least"
+        print_table(table_of(title, (("layer", "left"), ("rank", "right"), ("kept", "right")), rows))
+    click.echo(f"kept     {result.kept:.2%} of the change's energy over all {len(result.layers)} layers")
+    click.echo(f"size     {result.parameters_before:,} → {result.parameters:,} parameters")
+    click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, '').replace(' at ', '')}")
+    click.echo(f"written  {result.path} ({result.dtype})")

@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Say what is in an adapter file."),
     "convert": ("convert", "Write an adapter in another format; the change is proved to be the same."),
     "merge": ("merge", "Put adapters into a base's own weights."),
+    "compose": ("compose", "Make one adapter of several, and predict how they get along."),
+    "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
     "prove": ("prove", "Prove a finished run again, from its files."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),

@@ -1,0 +1,44 @@
+"""``detour resize``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.convert import FILE_DTYPES
+from detour.cli.options import force_option, json_option
+
+
+@click.command("resize", short_help="Write an adapter at a lower rank, or with other strengths by block.")
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where it goes.")
+@click.option("--rank", type=click.IntRange(min=1), help="At most this many directions a layer.")
+@click.option(
+    "--energy", type=float, help="As few directions as keep this share of each layer's change: 0.95."
+)
+@click.option("--blocks", metavar="BLOCK=WEIGHT,...", help="Strengths, e.g. down=1,mid=0.5,up.1=0.")
+@click.option(
+    "--to",
+    type=click.Choice(["kohya", "diffusers", "peft"]),
+    default="kohya",
+    show_default=True,
+    help="Format.",
+)
+@click.option("--family", help="sd1, sd2 or sdxl. [default: told from the file]")
+@click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
+@click.option("--layers", is_flag=True, help="List what every layer keeps.")
+@force_option
+@json_option
+def command(*, source: Path, layers: bool, as_json: bool, **flags: Any) -> None:
+    """Write the adapter FILE smaller: the best of its rank, layer by layer, with the share that it keeps.
+
+    Blocks are down.N, mid, up.N, rest, text_encoder; down and up stand for all of theirs.
+
+    \b
+    detour resize style.safetensors --energy 0.95 --out small.safetensors
+    detour resize style.safetensors --blocks down=0.5,mid=0 --out calm.safetensors
+    """
+    from detour.cli.file_results import show_resize
+    from detour.recipes.resize_adapter import resize_adapter
+
+    show_resize(resize_adapter(source, **flags), as_json=as_json, layers=layers)

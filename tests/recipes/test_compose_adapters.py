@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.writing import write_adapter
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.cli.main import cli
+from detour.errors import AdapterError, ConfigError
+from detour.recipes.compose_adapters import compose_adapters
+from tests.adapter_files.examples import SD1, small_adapter
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Two adapters of other ranks and alphas; the second has a text encoder layer too."""
+    generator = torch.Generator().manual_seed(3)
+    first = small_adapter(rank=2, alpha=8.0)
+    second = Adapter(
+        {
+            key: LoraLayer(
+                down=torch.randn(layer.tensors["down"].shape, generator=generator),
+                up=torch.randn(layer.tensors["up"].shape, generator=generator),
+                alpha=3.0,
+            )
+            for key, layer in small_adapter(rank=3, text=True).layers.items()
+        }
+    )
+    return (
+        write_adapter(tmp_path / "a.safetensors", first, family=SD1),
+        write_adapter(tmp_path / "b.safetensors", second, family=SD1),
+    )
+
+
+def texts(files: tuple[Path, Path]) -> list[str]:
+    return [f"{files[0]}:0.8", f"{files[1]}:0.5"]
+
+
+def summed(files: tuple[Path, Path], key: str) -> torch.Tensor:
+    pieces = [(read_adapter(file), weight) for file, weight in zip(files, (0.8, 0.5), strict=True)]
+    changes = [weight * adapter.layers[key].delta() for adapter, weight in pieces if key in adapter.layers]
+    return torch.stack(changes).sum(0)
+
+
+def test_the_composed_file_holds_the_weighted_sum(files: tuple[Path, Path], tmp_path: Path) -> None:
+    result = compose_adapters(texts(files), out=tmp_path / "c.safetensors")
+    assert result.written is not None
+    composed = read_adapter(result.written.path)
+    for key, layer in composed.layers.items():
+        expected = summed(files, key)
+        assert float((layer.delta() - expected).norm() / expected.norm()) < 1e-6, key
+    assert len(composed.layers) == 4
+    assert (result.written.kept, result.written.ranks) == (1.0, (3, 7))
+    assert json.loads(composed.metadata["detour.compose"])[1] == {"name": "b", "weight": 0.5}
+
+
+def test_a_lower_rank_keeps_what_it_says(files: tuple[Path, Path], tmp_path: Path) -> None:
+    result = compose_adapters(texts(files), out=tmp_path / "c.safetensors", rank=2)
+    assert result.written is not None
+    composed = read_adapter(result.written.path)
+    lost = sum(
+        float((layer.delta() - summed(files, key)).square().sum()) for key, layer in composed.layers.items()
+    )
+    total = sum(float(summed(files, key).square().sum()) for key in composed.layers)
+    assert result.written.kept == pytest.approx(1 - lost / total, rel=1e-4)
+    assert result.written.ranks == (2, 2)
+
+
+def test_ties_needs_a_rank_and_writes_one(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "c.safetensors"
+    with pytest.raises(ConfigError, match="needs --rank"):
+        compose_adapters(texts(files), out=out, method="ties")
+    result = compose_adapters(texts(files), out=out, method="ties", rank=4)
+    assert result.written is not None
+    assert result.written.ranks == (4, 4)
+    assert 0 < result.written.kept < 1
+
+
+def test_without_a_place_it_only_predicts(files: tuple[Path, Path], tmp_path: Path) -> None:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    result = compose_adapters(texts(files), out=None)
+    assert result.written is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    (pair,) = result.pairs
+    assert (pair.first, pair.second, pair.shared_layers) == ("a", "b", 3)
+    assert 0 < pair.interference < 1
+
+
+def test_an_adapter_clashes_with_itself(files: tuple[Path, Path]) -> None:
+    (pair,) = compose_adapters([str(files[0]), f"{files[0]}:-1"], out=None).pairs
+    assert pair.verdict == "clash"
+    assert pair.cancelled == pytest.approx(1.0)
+
+
+def test_adapters_that_do_not_belong_together_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_adapter(
+        tmp_path / "o.safetensors", small_adapter(width=2048), file_format="diffusers", family=SD1
+    )
+    with pytest.raises(AdapterError, match="different families"):
+        compose_adapters([str(files[0]), str(other)], out=tmp_path / "c.safetensors")
+    with pytest.raises(ConfigError, match="two adapters or more"):
+        compose_adapters([str(files[0])], out=None)
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_the_command_predicts_then_writes(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "c.safetensors"
+    result = CliRunner().invoke(cli, ["compose", *texts(files), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "a and b:" in result.output
+    assert "100.00% of the change's energy kept" in result.output
+    told = CliRunner().invoke(cli, ["compose", *texts(files), "--json"])
+    assert json.loads(told.output)["written"] is None

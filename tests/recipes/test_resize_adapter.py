@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.writing import write_adapter
+from detour.adapters.adapter import Adapter
+from detour.adapters.analysis import relative_differences
+from detour.cli.main import cli
+from detour.errors import ConfigError
+from detour.recipes.resize_adapter import resize_adapter
+from tests.adapter_files.examples import SD1, small_adapter
+
+METADATA = {"detour.config": "seed = 1\n", "detour.family": "sd1", "modelspec.trigger_phrase": "sks"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    adapter = Adapter(small_adapter(rank=4, text=True).layers, METADATA)
+    return write_adapter(tmp_path / "a.safetensors", adapter, family=SD1)
+
+
+def test_each_layer_keeps_the_share_that_is_told(file: Path, tmp_path: Path) -> None:
+    result = resize_adapter(file, out=tmp_path / "s.safetensors", rank=2)
+    before, after = read_adapter(file), read_adapter(result.path)
+    lost = relative_differences(before, after)
+    for one in result.layers:
+        assert one.rank == 2
+        assert lost[one.layer] == pytest.approx((1 - one.kept) ** 0.5, rel=1e-3), one.layer
+    assert 0 < result.kept < 1
+    assert result.parameters < result.parameters_before
+
+
+def test_the_share_is_kept_with_as_few_directions_as_can_be(file: Path, tmp_path: Path) -> None:
+    result = resize_adapter(file, out=tmp_path / "s.safetensors", energy=0.6)
+    assert all(one.kept >= 0.6 and one.rank < one.rank_before for one in result.layers)
+
+
+def test_blocks_alone_keep_every_rank(file: Path, tmp_path: Path) -> None:
+    result = resize_adapter(file, out=tmp_path / "s.safetensors", blocks="down=0.5,text_encoder=0")
+    before, after = read_adapter(file), read_adapter(result.path)
+    assert set(before.layers) - set(after.layers) == {"text_encoder.encoder.layers.1.self_attn.q_proj"}
+    for key, layer in after.layers.items():
+        share = 0.5 if ".down_blocks." in key else 1.0
+        assert layer.alpha == share * before.layers[key].alpha
+    assert result.kept == 1.0
+
+
+def test_the_trigger_stays_and_the_settings_that_no_longer_hold_go(file: Path, tmp_path: Path) -> None:
+    result = resize_adapter(file, out=tmp_path / "small.safetensors", rank=1)
+    metadata = read_adapter(result.path).metadata
+    assert metadata["modelspec.trigger_phrase"] == "sks"
+    assert metadata["modelspec.title"] == "small"
+    assert metadata["ss_network_dim"] == "1"
+    assert "detour.config" not in metadata
+    assert json.loads(metadata["detour.resize"]) == [{"name": "a", "weight": 1.0}]
+
+
+def test_nothing_to_do_and_bad_settings_are_refused(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.safetensors"
+    with pytest.raises(ConfigError, match="nothing to do"):
+        resize_adapter(file, out=out)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        resize_adapter(file, out=out, energy=2.0)
+    with pytest.raises(ConfigError, match="no layers in block"):
+        resize_adapter(file, out=out, blocks="middle=0")
+    assert not out.exists()
+
+
+def test_the_command_names_the_layers_that_lose_most(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.safetensors"
+    result = CliRunner().invoke(cli, ["resize", str(file), "--rank", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "Layers that keep least" in result.output
+    assert "of the change's energy over all 4 layers" in result.output
+    again = ["resize", str(file), "--rank", "1", "--out", str(out), "--force", "--json"]
+    assert len(json.loads(CliRunner().invoke(cli, again).output)["layers"]) == 4
