@@ -11,6 +11,8 @@ from detour.cli.results import bytes_text, print_table, table_of
 if TYPE_CHECKING:
     from detour.recipes.compose_adapters import ComposeResult, PairPrediction
     from detour.recipes.convert_adapter import ConvertResult
+    from detour.recipes.draw_grid import GridResult
+    from detour.recipes.extract_adapter import ExtractResult
     from detour.recipes.merge_adapters import MergeResult
     from detour.recipes.resize_adapter import ResizeResult
     from detour.recipes.show_adapter import AdapterReport, BaseMatch
@@ -197,3 +199,35 @@ def show_resize(result: "ResizeResult", *, as_json: bool, layers: bool) -> None:
     click.echo(f"size     {result.parameters_before:,} → {result.parameters:,} parameters")
     click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, '').replace(' at ', '')}")
     click.echo(f"written  {result.path} ({result.dtype})")
+
+
+def show_extraction(result: "ExtractResult", *, as_json: bool, layers: bool) -> None:
+    """``detour extract``: as a resize, and what an adapter cannot hold."""
+    show_resize(result, as_json=as_json, layers=layers)
+    if result.left_out and not as_json:
+        click.echo(
+            f"note: {len(result.left_out)} biases and norms differ too, which an adapter cannot hold "
+            f"(the first: {result.left_out[0]})"
+        )
+
+
+def show_grid(result: "GridResult", *, as_json: bool) -> None:
+    """``detour grid``: how far each column moves from the base."""
+    if as_json:
+        click.echo(result.to_json())
+        return
+    first, second = result.names
+    heads = [("prompt", "left"), ("weight", "right"), (first, "right"), (second, "right"), ("both", "right")]
+    rows = [
+        (
+            _shortened(row.prompt),
+            f"{row.weight:g}",
+            f"{row.first:.2f}",
+            f"{row.second:.2f}",
+            f"{row.both:.2f}",
+        )
+        for row in result.rows
+    ]
+    print_table(table_of("Moved from the base, mean of 255", heads, rows))
+    click.echo(f"sheet    {result.path}")
+    click.echo(f"figures  {result.figures}")

@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge", "Put adapters into a base's own weights."),
     "compose": ("compose", "Make one adapter of several, and predict how they get along."),
     "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
+    "grid": ("grid", "Base, A, B and A+B at several weights on one sheet."),
+    "extract": ("extract", "Make an adapter from the difference of two bases."),
     "prove": ("prove", "Prove a finished run again, from its files."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),

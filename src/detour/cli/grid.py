@@ -1,0 +1,64 @@
+"""``detour grid``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option
+
+
+def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
+    """``"0.5,1"`` → ``(0.5, 1.0)``."""
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of numbers, e.g. 0.5,1") from None
+
+
+@click.command("grid", short_help="Base, A, B and A+B at several weights on one sheet.")
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
+@base_option()
+@click.option("--revision", help="Branch, tag or commit of a hub base.")
+@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Exactly two.")
+@click.option(
+    "--weights",
+    default="0.5,1",
+    show_default=True,
+    callback=parse_weights,
+    help="Rows; they multiply the adapters' own weights.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Prompt i uses seed + i in every cell.")
+@click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
+@click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
+@click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
+@click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
+@click.option("--dtype", type=DTYPES, default="auto", show_default=True, help="Precision.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("grid.png"),
+    show_default=True,
+    help="The sheet; its figures go beside it as .json.",
+)
+@force_option
+@json_option
+def command(*, out: Path, weights: tuple[float, ...], force: bool, as_json: bool, **flags: Any) -> None:
+    """Draw each PROMPT with the base, with two adapters, and with both, at the same seed.
+
+    \b
+    detour grid "a red house in the desert" --lora style.safetensors --lora subject.safetensors
+    """
+    from detour.cli.file_results import show_grid
+    from detour.cli.progress import shown
+    from detour.recipes.draw_grid import draw_grid
+    from detour.specs.generation import GenerateSpec
+    from detour.specs.sources import parse
+
+    picture = {key: flags.pop(key) for key in ("steps", "guidance_scale")}
+    values = {key: value for key, value in flags.items() if value is not None}
+    values["picture"] = {key: value for key, value in picture.items() if value is not None}
+    spec = parse(GenerateSpec, values)
+    with shown(quiet=as_json) as progress:
+        result = draw_grid(spec, out=out, weights=weights, force=force, progress=progress)
+    show_grid(result, as_json=as_json)

@@ -1,0 +1,155 @@
+"""An adapter from the difference of two bases: what fine-tuning changed, at a low rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detour.adapter_files.writing import FileDtype, FileFormat
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.analysis import ThinSvd
+from detour.adapters.compose import from_svd
+from detour.adapters.targets import AdaptableLayer, adaptable_layers
+from detour.bases.base import Base, open_base
+from detour.errors import AdapterError, BaseError
+from detour.recipes.adapter_output import refuse_place, write_proved
+from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.resize_adapter import KeptLayer, ResizeResult
+from detour.recipes.staging import refuse_taken
+
+
+class ExtractResult(ResizeResult):
+    """What was extracted; ``parameters_before`` counts the weights that differ."""
+
+    left_out: tuple[str, ...]
+    """Tensors that differ and that an adapter cannot hold: biases and norms."""
+
+
+def extract_adapter(
+    base: str,
+    tuned: str,
+    *,
+    out: Path,
+    rank: int = 16,
+    energy: float | None = None,
+    to: FileFormat = "kohya",
+    dtype: FileDtype = "fp32",
+    force: bool = False,
+    progress: ProgressFn = silent,
+) -> ExtractResult:
+    """Write the adapter that makes ``base``'s UNet into ``tuned``'s, as near as its rank allows.
+
+    Args:
+        base: name of a base with weights.
+        tuned: one that was fine-tuned from it.
+        out: where it goes.
+        rank: at most this many directions a layer.
+        energy: as few directions as keep this share of each layer's difference.
+        to: format of the output.
+        dtype: of the factors.
+        force: write over what stands at ``out``.
+        progress: told layer by layer.
+
+    Raises:
+        BaseError: one of them cannot be loaded, or their UNets have other shapes.
+        AdapterError: they do not differ.
+        ConfigError: settings that do not go, or ``out`` is taken.
+        ProofFailed: the file read back is not what was computed; there is no output.
+    """
+    refuse_place(out, to)
+    refuse_taken(out, force=force)
+    opened = open_base(base)
+    before, after = _two_unets(opened, open_base(tuned))
+    layers: dict[str, LoraLayer] = {}
+    kept: list[KeptLayer] = []
+    total = left = 0.0
+    numbers = 0
+    candidates = adaptable_layers(before)
+    for index, layer in enumerate(candidates):
+        progress(Progress(stage="taking differences apart", done=index, total=len(candidates)))
+        change = _weight(after, layer.path) - _weight(before, layer.path)
+        if not change.any():
+            continue
+        cut = from_svd(_svd(change), _shaped_like(layer), rank=rank, energy=energy)
+        key = f"unet.{layer.path}"
+        layers[key] = cut.layer
+        size = float(change.square().sum())
+        total, left, numbers = total + size, left + size * cut.kept, numbers + change.numel()
+        kept.append(
+            KeptLayer(layer=key, rank_before=min(change.flatten(1).shape), rank=cut.layer.rank, kept=cut.kept)
+        )
+    if not layers:
+        raise AdapterError(f"the UNets of '{base}' and '{tuned}' have the same weights: nothing to extract.")
+    adapter = Adapter(layers, _metadata(opened, out.stem))
+    written = write_proved(out, adapter, file_format=to, family=opened.family, dtype=dtype, force=force)
+    return ExtractResult(
+        path=written.path,
+        dtype=written.dtype,
+        layers=tuple(kept),
+        kept=left / total,
+        parameters_before=numbers,
+        parameters=adapter.num_parameters,
+        largest_difference=written.largest_difference,
+        limit=written.limit,
+        left_out=_left_out(before, after, candidates),
+    )
+
+
+def _two_unets(first: Base, second: Base) -> tuple[nn.Module, nn.Module]:
+    before, after = first.load_unet(), second.load_unet()
+    shapes = [{name: tuple(t.shape) for name, t in unet.state_dict().items()} for unet in (before, after)]
+    if shapes[0] != shapes[1]:
+        odd = next(
+            name
+            for name in sorted(set(shapes[0]) | set(shapes[1]))
+            if shapes[0].get(name) != shapes[1].get(name)
+        )
+        raise BaseError(
+            f"the UNets of '{first.name}' and '{second.name}' are of different shapes, the first at '{odd}'. "
+            "Name a base and what was fine-tuned from it."
+        )
+    return before, after
+
+
+def _weight(unet: nn.Module, path: str) -> Tensor:
+    weight = unet.get_submodule(path).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().double()
+
+
+def _svd(change: Tensor) -> ThinSvd:
+    left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
+    return ThinSvd(left=left, values=values, right=right)
+
+
+def _shaped_like(layer: AdaptableLayer) -> LoraLayer:
+    """A layer of rank 1 that says whether factors are matrices or kernels."""
+    kernel = layer.kernel if layer.kind == "conv" else ()
+    ones = (1, 1) if layer.kind == "conv" else ()
+    return LoraLayer(
+        down=torch.zeros(1, layer.in_features, *kernel),
+        up=torch.zeros(layer.out_features, 1, *ones),
+        alpha=1.0,
+    )
+
+
+def _left_out(before: nn.Module, after: nn.Module, layers: list[AdaptableLayer]) -> tuple[str, ...]:
+    held = {f"{layer.path}.weight" for layer in layers}
+    others = after.state_dict()
+    return tuple(
+        name
+        for name, tensor in before.state_dict().items()
+        if name not in held and not torch.equal(tensor, others[name])
+    )
+
+
+def _metadata(base: Base, title: str) -> dict[str, str]:
+    return {
+        "detour.base": base.identity,
+        "detour.family": base.family.name,
+        "modelspec.title": title,
+        "ss_output_name": title,
+        "ss_base_model_version": base.family.kohya_version,
+    }
