@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
-from detour.pocket.pretrain import parts, pictures, run
+from detour.pocket.pretrain import autoencoder, parts, pictures, run
 from detour.pocket.pretrain.run import STAGES, Pretraining, Settings
 from detour.pocket.pretrain.stage import load_average
 
@@ -64,6 +65,16 @@ def test_latents_are_standardised(finished: Pretraining) -> None:
     variance = means.var(axis=(0, 2, 3)) + np.square(deviations).mean(axis=(0, 2, 3))
     np.testing.assert_allclose(means.mean(axis=(0, 2, 3)), 0, atol=0.03)
     np.testing.assert_allclose(variance, 1, atol=0.05)
+
+
+def test_the_folder_decodes_the_latents_that_the_unet_learned(finished: Pretraining) -> None:
+    """The scaling factor of the shipped VAE undoes nothing: its latents are the cached ones."""
+    vae = AutoencoderKL.from_pretrained(finished.out / "vae")
+    shown = autoencoder.to_model_range(pictures.read_pictures(finished.work, count=2))
+    with torch.no_grad():
+        encoded = vae.encode(shown).latent_dist.mean * vae.config.scaling_factor
+    cached = np.load(finished.work / "latents.npy")[:2, 0, :4].astype(np.float32)
+    np.testing.assert_allclose(encoded.numpy(), cached, atol=0.1)
 
 
 def test_mirror_images_follow_their_pictures(finished: Pretraining) -> None:

@@ -92,6 +92,8 @@ def write_base(
     }
     for name, model in parts.items():
         _half_copy(model).save_pretrained(folder / name)
+        for file in (folder / name).glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors 0.8 writes for the owner only
     for name in ("text_encoder", "judge"):
         _load_as_float32(folder / name / "config.json")
     write_json(folder / "judge" / "preprocessor_config.json", PREPROCESSOR)

@@ -59,9 +59,9 @@ class Muon(torch.optim.Optimizer):
                     update = self._nesterov(parameter, group["momentum"])
                     by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
             for (rows, columns), entries in by_shape.items():
-                steps = orthogonalise(torch.stack([update for _, update in entries]))
+                steps = orthogonalise(torch.stack([update for _parameter, update in entries]))
                 scale = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
-                for (parameter, _), step in zip(entries, steps, strict=True):
+                for (parameter, _update), step in zip(entries, steps, strict=True):
                     parameter.add_(step.reshape(parameter.shape).to(parameter.dtype), alpha=scale)
 
     def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:

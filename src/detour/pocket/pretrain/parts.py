@@ -29,6 +29,7 @@ VAE_CONFIG: dict[str, Any] = {
     "latent_channels": LATENT_CHANNELS,
     "norm_num_groups": 8,
     "sample_size": SIZE_PX,
+    "scaling_factor": 1.0,  # the latents are standardised inside the VAE
 }
 
 UNET_CONFIG: dict[str, Any] = {

@@ -39,6 +39,7 @@ STAGES = (
 )
 NUM_TOKENIZER_CAPTIONS = 4000
 LATENTS_PIECE = 1024
+DECODER_NOISE = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,6 @@ class Pretraining:
         if (self.work / "latents.json").exists():
             noted = self._latents_noted()
             autoencoder.standardise(vae, noted["means"], noted["deviations"])
-        vae.register_to_config(scaling_factor=1.0)
         return vae.eval()
 
     def _latents_noted(self) -> dict[str, Any]:
@@ -175,12 +175,12 @@ class Pretraining:
         texts, tokenizer, model = self.texts(), self.tokenizer(), self.new_pair()
         objects = pair.object_tokens(tokenizer)
         model.clip.vision_model.requires_grad_(False)
-        stage = self._stage("text", model, steps=800, warmup=30, decay=200, lr=3e-3, plain=PAIR_PLAIN)
+        stage = self._stage("text", model, steps=200, warmup=30, decay=200, lr=3e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             which, phrasing = _draw(len(texts.true), self.settings.batch or 192, generator)
             ids, pairs = pair.draw_texts(texts, which, phrasing, end=tokenizer.eos_token_id)
-            value, _, figures = pair.text_loss(model, ids, pairs, objects)
+            value, _features, figures = pair.text_loss(model, ids, pairs, objects)
             return value, figures
 
         stage.run(loss)
@@ -190,7 +190,7 @@ class Pretraining:
         texts, tokenizer, pictures = self.texts(), self.tokenizer(), self.pictures()
         objects = pair.object_tokens(tokenizer)
         model = self.trained_pair("text")
-        stage = self._stage("pair", model, steps=1000, warmup=30, decay=150, lr=2e-3, plain=PAIR_PLAIN)
+        stage = self._stage("pair", model, steps=165, warmup=30, decay=150, lr=2e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             which, phrasing = _draw(len(pictures), self.settings.batch or 128, generator)
@@ -233,7 +233,7 @@ class Pretraining:
     def run_vae(self) -> None:
         """Trains the VAE: mostly crops, every fourth batch whole frames."""
         pictures, vae = self.pictures(), self.new_vae()
-        stage = self._stage("vae", vae, steps=3000, warmup=30, decay=600, lr=2e-3, plain=VAE_PLAIN)
+        stage = self._stage("vae", vae, steps=1900, warmup=30, decay=600, lr=2e-3, plain=VAE_PLAIN)
 
         def loss(step: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             count, crop_px = (4, 128) if step % 4 == 3 else (self.settings.batch or 16, 64)
@@ -243,19 +243,24 @@ class Pretraining:
         stage.run(loss)
 
     def run_decoder(self) -> None:
-        """Trains the decoder on from where the VAE stopped; latents stay what the UNet knows."""
-        pictures, vae = self.pictures(), self.trained_vae()
+        """Trains the decoder on from where the VAE stopped; latents stay what the UNet knows.
+
+        A little noise on top of the posterior's teaches it to draw clean pictures from the UNet's latents,
+        which are never quite right.
+        """
+        cached = np.load(self.work / "latents.npy", mmap_mode="r")
+        pictures = self.pictures()[: self._latents_noted()["done"]]
+        vae = self.trained_vae()
         for frozen in (vae.encoder, vae.quant_conv):
             frozen.requires_grad_(False)
-        stage = self._stage("decoder", vae, steps=2000, warmup=50, decay=600, lr=1.5e-3, plain=VAE_PLAIN)
-        cached = np.load(self.work / "latents.npy", mmap_mode="r")
+        stage = self._stage("decoder", vae, steps=1420, warmup=50, decay=900, lr=1.5e-3, plain=VAE_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             which = torch.randint(len(pictures), (4,), generator=generator).numpy()
             flip = int(torch.randint(2, (), generator=generator))
             moments = torch.from_numpy(np.array(cached[which, flip])).float()
             noise = torch.randn(moments[:, :4].shape, generator=generator)
-            latents = moments[:, :4] + moments[:, 4:] * noise
+            latents = moments[:, :4] + moments[:, 4:].clamp(min=DECODER_NOISE) * noise
             shown = pictures[which][:, :, ::-1].copy() if flip else pictures[which]
             return autoencoder.decoder_loss(vae, autoencoder.to_model_range(shown), latents)
 
@@ -292,7 +297,7 @@ class Pretraining:
         alphas = denoiser.cumulative_alphas()
         ready: list[int] = []  # pictures whose latents stand; grows while the latents stage runs beside
         stage = self._stage(
-            "unet", unet, steps=4000, warmup=60, decay=800, lr=2e-3, plain=UNET_PLAIN, average=0.998
+            "unet", unet, steps=1980, warmup=60, decay=1100, lr=2e-3, plain=UNET_PLAIN, average=0.998
         )
 
         def loss(step: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
