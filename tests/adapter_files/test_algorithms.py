@@ -219,6 +219,16 @@ def test_rank_stabilised_scale_is_folded_into_alpha_and_said(tmp_path: Path) -> 
     assert largest_relative_difference(back, again) < 1e-7
 
 
+def test_rank_stabilised_scale_of_a_diffusers_file_is_folded_too(tmp_path: Path) -> None:
+    layer = lora(LINEAR)
+    config = {"unet.r": 3, "unet.lora_alpha": 5.0, "unet.use_rslora": True}
+    tensors = {f"{KEY[LINEAR]}.lora_A.weight": layer.down, f"{KEY[LINEAR]}.lora_B.weight": layer.up}
+    path = save(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": json.dumps(config)})
+    adapter = read_adapter(path)
+    assert adapter.layers[KEY[LINEAR]].alpha == pytest.approx(5.0 * 3**0.5)
+    assert adapter.metadata["detour.rslora"] == "folded into alpha"
+
+
 @pytest.mark.parametrize("kind", ["loha", "lokr", "lokr_whole"])
 def test_we_read_the_loha_and_lokr_folders_that_peft_writes(tmp_path: Path, kind: str) -> None:
     from peft import LoHaConfig, LoKrConfig, get_peft_model

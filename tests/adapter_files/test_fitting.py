@@ -9,6 +9,7 @@ from detour.adapters.targets import adaptable_layers
 from detour.bases.base import Base, open_base
 from detour.errors import AdapterError
 from tests.adapter_files.examples import adapter_for, small_adapter
+from tests.adapter_files.test_algorithms import whole_unet
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,16 @@ def test_layer_that_the_base_has_not_is_named(
     layer = LoraLayer(down=torch.ones(1, shape[0]), up=torch.ones(shape[1], 1), alpha=1.0)
     with pytest.raises(AdapterError, match=rf"does not fit base.*{words}"):
         check_fits(Adapter({key: layer}), base)
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha"])
+def test_layers_of_other_algorithms_are_held_against_the_base_too(
+    base: Base, tiny_base: Path, kind: str
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    adapter = whole_unet(UNet2DConditionModel.from_pretrained(tiny_base / "unet"), kind)
+    check_fits(adapter, base)
+    key = "unet.conv_out" if kind == "loha" else "unet.mid_block.resnets.0.conv1"
+    with pytest.raises(AdapterError, match="does not fit base"):
+        check_fits(Adapter({key: adapter.layers["unet.conv_in"]}), base)

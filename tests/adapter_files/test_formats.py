@@ -195,7 +195,7 @@ def test_peft_folder_that_is_not_whole_or_links_out_is_refused(tmp_path: Path) -
         ("transformer.blocks.0.attn.to_q.lora_A.weight", "transformer models"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
         ("unet.nonsense.lora_A.weight", "no layer of SD 1"),
-        ("lora_unet_conv_in.extra", "no layer of SD 1"),
+        ("lora_unet_conv_in.extra", "no algorithm known here has such a tensor"),
     ],
 )
 def test_tensors_that_cannot_be_placed_are_refused_with_the_reason(

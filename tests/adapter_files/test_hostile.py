@@ -265,3 +265,17 @@ def test_the_largest_headers_are_refused_soon(tmp_path: Path, text: bytes, words
     with pytest.raises(AdapterError, match=words):
         read_adapter(tmp_path / "a.safetensors")
     assert time.process_time() - start < 2 * LONGEST_S  # half of it where it was measured
+
+
+def test_a_lie_of_gigabytes_is_refused_without_reading_them(tmp_path: Path) -> None:
+    """The file has holes, so that it takes no space here; read whole, it would take 3 GiB of memory."""
+    entry = {"dtype": "F32", "shape": [1 << 29], "data_offsets": [0, 4 << 29]}
+    text = json.dumps({"lora_unet_conv_in.lora_down.weight": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with path.open("r+b") as stream:
+        stream.truncate(3 << 30)
+    start = time.process_time()
+    with pytest.raises(AdapterError, match="the tensors need 2,147,483,648 bytes, the file holds 3,"):
+        read_adapter(path)
+    assert time.process_time() - start < LONGEST_S

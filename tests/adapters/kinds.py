@@ -75,6 +75,10 @@ def lokr_tucker(shape: tuple[int, ...]) -> LokrLayer:
     )
 
 
+def dora_loha(shape: tuple[int, ...]) -> DoraLayer:
+    return DoraLayer(change=loha(shape), magnitude=numbers(shape[0]).abs() + 0.1)
+
+
 LINEAR_KINDS: dict[str, Callable[[tuple[int, ...]], Layer]] = {
     "lora": lora, "dora": dora, "loha": loha, "lokr": lokr, "lokr_both": lokr_both, "lokr_whole": lokr_whole,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.adapters.delta import merge_into
 from detour.errors import AdapterError, ShapeMismatch
-from tests.adapters.kinds import CONV, EVERY, IDS, LINEAR, dora, loha, lokr, lora, numbers
+from tests.adapters.kinds import CONV, EVERY, IDS, LINEAR, dora, dora_loha, loha, lokr, lora, numbers
 
 
 class Pair(nn.Module):
@@ -34,7 +34,11 @@ def one(make, shape) -> Adapter:  # type: ignore[no-untyped-def]
     return Adapter({"unet.linear" if shape == LINEAR else "unet.conv": make(shape)})
 
 
-@pytest.mark.parametrize(("name", "make", "shape"), EVERY, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "make", "shape"),
+    [*EVERY, ("dora_loha", dora_loha, LINEAR), ("dora_loha", dora_loha, CONV)],
+    ids=[*IDS, "dora_loha-linear", "dora_loha-conv"],
+)
 @pytest.mark.parametrize("weight", [1.0, 0.4])
 def test_attached_equals_merged_at_any_weight(name, make, shape, weight: float) -> None:  # type: ignore[no-untyped-def]
     adapter, attached, merged = one(make, shape), pair(), pair()

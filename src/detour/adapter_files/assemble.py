@@ -27,9 +27,8 @@ class Factors:
 
     found: dict[str, Tensor] = field(default_factory=dict)
     alpha: float | None = None
-    unscaled: bool = True
-    """Whether two whole LoKr matrices are scaled by 1, as LyCORIS does; PEFT scales them by alpha / r."""
     config_rank: int | None = None
+    """PEFT's r: it scales two whole LoKr matrices by alpha / r, where LyCORIS, which has no config, does by 1."""
     spoiled: bool = False
 
     def has(self, name: str) -> bool:
@@ -175,7 +174,7 @@ def _lokr(parts: Factors, limits: Limits) -> Layer:  # noqa: ARG001
     made = LokrLayer(alpha=1.0, **factors)
     if not made.is_whole:
         alpha = float(made.rank) if parts.alpha is None else parts.alpha
-    elif parts.unscaled or parts.alpha is None or parts.config_rank is None:
+    elif parts.alpha is None or parts.config_rank is None:
         alpha = float(made.rank)
     else:
         alpha = parts.alpha / parts.config_rank * made.rank

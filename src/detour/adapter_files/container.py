@@ -67,8 +67,11 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 def read_file(path: Path, limits: Limits) -> bytes:
     """The bytes of a regular file that is no larger than allowed and no pickle.
 
+    Of a file that is larger than any header, the header is checked before the rest is read: a lie of gigabytes
+    costs no more than a small one.
+
     Raises:
-        AdapterError: not there, not a file, too large, or a pickle.
+        AdapterError: not there, not a file, too large, a pickle, or large with a header that lies.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise _pickle(path)
@@ -79,13 +82,23 @@ def read_file(path: Path, limits: Limits) -> bytes:
         if found.st_size > limits.max_file_bytes:
             size = f"{found.st_size / 2**20:,.0f} MiB"
             raise AdapterError(f"{path}: {size}, larger than an adapter can be. Is this a whole model?")
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(8 + limits.max_header_bytes)
+            if found.st_size > len(data):
+                if not _is_pickle(data):
+                    _check_header(data, found.st_size, limits, str(path))
+                stream.seek(0)
+                data = stream.read(found.st_size)
     except OSError as error:
         raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
-    # The length of a header can begin with a pickle's mark (640 does): behind it stands a table.
-    if data.startswith(_PICKLE_STARTS) and data[8:9] != b"{":
+    if _is_pickle(data):
         raise _pickle(path)
     return data
+
+
+def _is_pickle(data: bytes) -> bool:
+    """The length of a header can begin with a pickle's mark (640 does): behind it stands a table."""
+    return data.startswith(_PICKLE_STARTS) and data[8:9] != b"{"
 
 
 def _pickle(path: Path) -> AdapterError:
@@ -109,13 +122,7 @@ def decode(
     Raises:
         AdapterError: anything that is not a well-formed, finite file within the limits.
     """
-    header, start = _header(data, limits, where)
-    metadata = _metadata(header.pop("__metadata__", {}), where)
-    if len(header) > limits.max_tensors:
-        raise AdapterError(
-            f"{where}: {len(header):,} tensors, the limit is {limits.max_tensors:,}. It is no adapter."
-        )
-    _check_regions(header, len(data) - start, where)
+    metadata = _check_header(data, len(data), limits, where)
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises several kinds
@@ -126,6 +133,18 @@ def decode(
                 f"{where}: '{_short(name)}' holds NaN or infinity. The adapter is broken; use another one."
             )
     return tensors, metadata
+
+
+def _check_header(data: bytes, num_bytes: int, limits: Limits, where: str) -> dict[str, str]:
+    """The metadata of a file of ``num_bytes``, of which ``data`` is the beginning with the whole header."""
+    header, start = _header(data, limits, where)
+    metadata = _metadata(header.pop("__metadata__", {}), where)
+    if len(header) > limits.max_tensors:
+        raise AdapterError(
+            f"{where}: {len(header):,} tensors, the limit is {limits.max_tensors:,}. It is no adapter."
+        )
+    _check_regions(header, num_bytes - start, where)
+    return metadata
 
 
 def _header(data: bytes, limits: Limits, where: str) -> tuple[dict[str, Any], int]:

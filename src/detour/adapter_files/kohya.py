@@ -91,8 +91,10 @@ def _parse(name: str) -> Place:
 def unknown_key(name: str, where: str) -> AdapterError:
     """The error for a tensor that no format has a place for, with the reason where it is a known one."""
     shown = "".join(sign if sign.isprintable() else "?" for sign in name[:120])
+    is_layer = len(name) <= _LONGEST_NAME and layer_key(name.partition(".")[0]) is not None
     reason = next(
-        (text for mark, text in _KNOWN_OTHERS.items() if mark in name), "it is no layer of SD 1, SD 2 or SDXL"
+        (text for mark, text in _KNOWN_OTHERS.items() if mark in name),
+        "no algorithm known here has such a tensor" if is_layer else "it is no layer of SD 1, SD 2 or SDXL",
     )
     return AdapterError(f"{where}: '{shown}' cannot be read: {reason}. Use a LoRA for one of these families.")
 

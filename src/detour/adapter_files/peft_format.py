@@ -109,7 +109,6 @@ def _from_one(
     mine = Unread(str(weights), allowed=unread.allowed)
     groups = group(named, mine)
     for key, parts in groups.items():
-        parts.unscaled = False
         apply_scales(parts, scales, key, mine)
     layers = layers_from(groups, limits, mine)
     unread.take(mine)
