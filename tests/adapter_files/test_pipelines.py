@@ -13,6 +13,7 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.adapters.layers import LoraLayer
 from detour.adapters.targets import adaptable_layers
+from detour.bases.families import FAMILIES
 from tests.adapter_files.examples import SD1, SDXL
 from tests.tiny_base import make_tiny_sdxl
 
@@ -141,6 +142,34 @@ def test_diffusers_finds_every_attention_layer_of_our_sdxl_kohya_names(tmp_path:
     state, alphas = Loader.lora_state_dict(str(path), unet_config=unet.config)[:2]
     Loader.load_lora_into_unet(state, alphas, unet)
     for key, layer in layers.items():
+        wrapper = unet.get_submodule(key.removeprefix("unet."))
+        assert torch.allclose(wrapper.get_delta_weight("default_0"), layer.delta(), atol=1e-6), key
+
+
+@pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
+def test_diffusers_finds_every_layer_of_our_sd2_files(tmp_path: Path, file_format: str) -> None:
+    """SD 2's UNet differs from SD 1's in its linear projections and its heads."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=2,
+        cross_attention_dim=16,
+        attention_head_dim=[1, 2],
+        use_linear_projection=True,
+        norm_num_groups=4,
+    )
+    adapter = lora_on(_Holder(unet), ("unet",))
+    path = write_adapter(tmp_path / "a.safetensors", adapter, file_format=file_format, family=FAMILIES["sd2"])  # type: ignore[arg-type]
+    state, alphas, metadata = Loader.lora_state_dict(
+        str(path), unet_config=unet.config, return_lora_metadata=True
+    )
+    Loader.load_lora_into_unet(state, alphas, unet, metadata=metadata)
+    for key, layer in adapter.layers.items():
         wrapper = unet.get_submodule(key.removeprefix("unet."))
         assert torch.allclose(wrapper.get_delta_weight("default_0"), layer.delta(), atol=1e-6), key
 
