@@ -292,7 +292,8 @@ def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropo
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, model, adapter_name=name)
     del model.peft_config  # left on the model, it would make a second injection warn
-    for layer, active in before:  # PEFT makes the new name the only active one, on layers it does not adapt too
+    # PEFT makes the new name the only active one, also on layers that it does not adapt.
+    for layer, active in before:
         layer._active_adapter = active
     for path in paths:
         layer = model.get_submodule(path)

@@ -29,7 +29,11 @@ def page() -> str:
 
 def section(command: click.Command, title: str) -> str:
     """One command's ``--help``, at a fixed width so that the page is the same everywhere."""
-    context = click.Context(command, info_name=title, terminal_width=100, max_content_width=100)
+    # The names that commands inherit from the group; click keeps whichever it is asked for first.
+    names = cli.context_settings["help_option_names"]
+    context = click.Context(
+        command, info_name=title, terminal_width=100, max_content_width=100, help_option_names=names
+    )
     return f"## {title}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
