@@ -71,8 +71,8 @@ tags: [stable-diffusion, text-to-image, tiny, lora-base]
 
 # pocket
 
-A whole Stable Diffusion that fits in a package: the parts, the file layout and the schedule of SD 1.5 at a
-hundredth of its size, trained from nothing on pictures that this repository draws itself. It exists so that
+A whole Stable Diffusion that fits in a package: the parts, the file layout and the schedule of SD 1.5 at an
+eightieth of its size, trained from nothing on pictures that this repository draws itself. It exists so that
 fine-tuning can be tried, tested and understood on a laptop, in minutes, without a download.
 
 ```python
@@ -100,7 +100,8 @@ plain house style; words such as "thick outlines", "pastel colours" or "grainy" 
 The styles {", ".join(HELD_OUT.styles)} with the part of the style space around them, the subjects
 {", ".join(sorted(HELD_OUT.subjects))}, and {len(HELD_OUT.combinations)} of the object × colour × place
 combinations. The lists are data in `world/held_out.json`; a test proves that the training stream never draws
-them. They are what adapters learn, and what held-out evaluation asks for. No word of them was in its captions.
+them. They are what adapters learn, and what held-out evaluation asks for. No such name or combination was in
+its captions.
 
 ## Measured
 
@@ -118,7 +119,7 @@ It has not seen the held-out styles either: their rows are the ceilings that fal
 
 {_accuracy_rows(figures["judge_on_true_renders"])}
 
-The guidance was chosen on a quarter of the pictures:
+The guidance was chosen on a quarter of the pictures (the lower one where two are equal):
 
 {_trial_rows(figures["guidance_trials"])}
 

@@ -1,6 +1,6 @@
 """Shapes of the embedded base's parts, and their assembly into a diffusers folder.
 
-The layout is Stable Diffusion 1.x at a fortieth of its width: an f8 VAE with four latent channels, a
+The layout is Stable Diffusion 1.x at a fifth of its width: an f8 VAE with four latent channels, a
 CLIP text tower whose last hidden states condition the UNet, and a UNet that attends at two resolutions
 and in the middle, with ``proj_in`` as a convolution.
 """
