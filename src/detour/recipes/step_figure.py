@@ -63,7 +63,9 @@ def _pictures(row: Any, trace: "StepTrace") -> None:
 
 
 def _maps(row: Any, trace: "StepTrace") -> None:
-    latents, target, prediction = (trace.pictures[f"{name}_map"][0] for name in ("latents", "target", "prediction"))
+    latents, target, prediction = (
+        trace.pictures[f"{name}_map"][0] for name in ("latents", "target", "prediction")
+    )
     limit = float(np.abs(target).max())
     shown = (
         (latents, "5  latents, first channel"),

@@ -38,7 +38,7 @@ class ExplicitAttention:
         value = attn.to_v(context).view(shape).transpose(1, 2)
         weights = torch.softmax(query @ key.mT, dim=-1, dtype=query.dtype)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, positions, channels)
-        return attn.to_out[0](mixed)  # type: ignore[no-any-return]
+        return attn.to_out[0](mixed)
 
 
 def cumulative_alphas() -> Tensor:

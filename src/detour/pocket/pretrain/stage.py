@@ -159,7 +159,7 @@ class Stage:
         loss, figures = loss_function(self.step, self.generator())
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{self.name}: loss is {loss.item()} at step {self.step}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         trained = [parameter for parameter in self.modules.parameters() if parameter.grad is not None]
         norm = nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in self.optimizers:
