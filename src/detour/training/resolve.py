@@ -39,8 +39,8 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
     ("pocket", "style"): GoalDefaults(
         rank=4,
         targets="all",
-        lr=2e-3,
-        steps=200,
+        lr=1.2e-2,
+        steps=120,
         batch=8,
         why="a small base takes a high rate, and a style reaches into the convolutions too",
     ),
