@@ -65,7 +65,7 @@ VERDICTS = {
     "forgot_prompts": "FORGOT PROMPTS: the adapter has an effect, but prompts are no longer kept",
     "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
     "copies": "COPIES: pictures repeat the training pictures",
-    "collapsed": "COLLAPSED: different seeds give the same picture",
+    "collapsed": "COLLAPSED: different prompts give nearly the same picture",
     "inconclusive": "INCONCLUSIVE: an effect, but no proof that it is the one that was asked for",
 }
 

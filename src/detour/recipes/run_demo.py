@@ -9,7 +9,17 @@ from detour.evaluation.proof import Proof, read_proof
 from detour.files import write_text, write_with
 from detour.recipes.held_out_material import write_world_style
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.specs import AdapterSpec, BaseSpec, DataSpec, EvaluateSpec, LossSpec, RunSpec, TrainSpec
+from detour.specs import (
+    AdapterSpec,
+    BaseSpec,
+    DataSpec,
+    EvaluateSpec,
+    LossSpec,
+    RunSpec,
+    SampleSpec,
+    TrainSpec,
+    ValidateSpec,
+)
 
 NAME = "demo"
 STYLE = "stained glass"
@@ -88,6 +98,9 @@ def demo_spec(folder: Path, *, seed: int) -> RunSpec:
         adapter=AdapterSpec(rank=RANK),
         # Without dropped captions the unconditional side stays the base's, and guidance strengthens the style.
         train=TrainSpec(loss=LossSpec(caption_dropout=0.0)),
+        # Each sheet costs as much as ten steps and each validation as two: fewer of both keep the demo short.
+        sample=SampleSpec(every=60),
+        validate=ValidateSpec(every=30),
         evaluate=EvaluateSpec(num_prompts=NUM_PROMPTS),
     )
 
