@@ -219,7 +219,11 @@ def test_resume_refuses_what_would_not_be_the_same_run(tiny_base: Path, photos: 
     with pytest.raises(ConfigError, match="keeps its settings"):
         train_adapter(quick_spec(base, photos), resume=folder)
     train_adapter(None, resume=folder)
+    (folder / "proof.json").write_text("{}")
     with pytest.raises(RunError, match="is finished"):
+        train_adapter(None, resume=folder)
+    (folder / "proof.json").unlink(missing_ok=True)
+    with pytest.raises(RunError, match=f"its proof was cut short. Go on with: detour prove {folder}"):
         train_adapter(None, resume=folder)
 
 

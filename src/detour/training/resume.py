@@ -62,6 +62,10 @@ def find_resume_point(run_folder: Path) -> ResumePoint:
     """
     state = read_state(run_folder)
     if state.get("state") == "finished":
+        if not (run_folder / "proof.json").exists():
+            raise RunError(
+                f"{run_folder}: this run is trained, but its proof was cut short. Go on with: detour prove {run_folder}"
+            )
         raise RunError(
             f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
         )
