@@ -16,9 +16,10 @@ from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import Base
 from detour.bases.latents import to_pixels
 from detour.diffusion.schedule import add_noise, alphas_cumprod
+from detour.specs import OptimSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
-from detour.training.cache import cache_latents, cache_text
+from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.flat import FlatParameters
 from detour.training.loop import TrainState, accumulate
 from detour.training.optim import FlatAdamW
@@ -94,13 +95,13 @@ def detour(setting: Setting) -> Callable[[int], None]:
         init="kaiming",
         seed=0,
     )
-    use_training_attention(unet, device="cpu")
+    use_training_attention(unet, device="cpu", dtype=setting.dtype)
     latents = cache_latents(
         base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
     )
     texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
     flat = FlatParameters(attached.parameters())
-    state = TrainState(flat, FlatAdamW(flat), rate=lambda _: LEARNING_RATE)
+    state = TrainState(flat, FlatAdamW(flat, OptimSpec()), rate=lambda _: LEARNING_RATE)
     loss_fn = TrainingLoss(
         denoiser=Denoiser(
             unet=unet,
@@ -111,9 +112,12 @@ def detour(setting: Setting) -> Callable[[int], None]:
             size_px=base.native_size_px,
         ),
         plan=BatchPlan(seed=0, batch=setting.batch),
-        latents=latents,
-        text=texts,
-        caption_rows=[texts.row_of[caption] for caption in setting.captions],
+        data=TrainingData(
+            latents,
+            texts,
+            caption_rows=tuple(texts.row_of[caption] for caption in setting.captions),
+            epoch=tuple(range(len(setting.captions))),
+        ),
     )
 
     def run(_: int) -> None:
