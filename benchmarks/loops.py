@@ -20,7 +20,7 @@ from detour.specs import OptimSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData, cache_latents, cache_text
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import TrainState, accumulate
 from detour.training.optim import FlatAdamW
 from detour.training.step import Denoiser, TrainingLoss
@@ -100,7 +100,7 @@ def detour(setting: Setting) -> Callable[[int], None]:
         base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
     )
     texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
-    flat = FlatParameters(attached.parameters())
+    flat = FlatParameters([ParameterGroup("unet", tuple(attached.parameters()))])
     state = TrainState(flat, FlatAdamW(flat, OptimSpec()), rate=lambda _: LEARNING_RATE)
     loss_fn = TrainingLoss(
         denoiser=Denoiser(
@@ -115,7 +115,7 @@ def detour(setting: Setting) -> Callable[[int], None]:
         data=TrainingData(
             latents,
             texts,
-            caption_rows=tuple(texts.row_of[caption] for caption in setting.captions),
+            captions=tuple(setting.captions),
             epoch=tuple(range(len(setting.captions))),
         ),
     )

@@ -25,6 +25,7 @@ from detour.errors import (
     StorageError,
     TrainingDiverged,
 )
+from detour.recipes import fit_run
 from detour.recipes import train_adapter as recipe
 from detour.recipes.progress import Progress
 from detour.recipes.train_adapter import train_adapter
@@ -264,14 +265,14 @@ def test_vae_and_text_encoder_are_gone_when_training_begins(
     remember("load_vae")
     remember("load_text")
     alive_at_training: list[int] = []
-    make_denoiser = recipe.make_denoiser
+    make_denoiser = fit_run.make_denoiser
 
     def watched(*args: Any) -> Denoiser:
         gc.collect()
         alive_at_training.append(sum(ref() is not None for ref in loaded))
         return make_denoiser(*args)
 
-    monkeypatch.setattr(recipe, "make_denoiser", watched)
+    monkeypatch.setattr(fit_run, "make_denoiser", watched)
     train_adapter(quick_spec(tiny_base, photos), runs=tmp_path)
     assert len(loaded) >= 2
     assert alive_at_training == [0]

@@ -41,7 +41,10 @@ def data(
         Conditioning(torch.arange(float(num + 1)).view(-1, 1, 1)), {f"c{i}": i for i in range(num)}
     )
     return TrainingData(
-        LatentCache(means, torch.full_like(means, std)), text, tuple(range(num)), epoch or tuple(range(num))
+        LatentCache(means, torch.full_like(means, std)),
+        text,
+        tuple(f"c{i}" for i in range(num)),
+        epoch or tuple(range(num)),
     )
 
 

@@ -3,13 +3,17 @@ import torch
 from torch import nn
 
 from detour.specs import OptimSpec
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.optim import FlatAdamW
 
 
 def some_parameters() -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     return [nn.Parameter(torch.randn(*shape, generator=generator)) for shape in [(3, 4), (5,), (2, 2, 2)]]
+
+
+def one_group(parameters: list[nn.Parameter]) -> FlatParameters:
+    return FlatParameters([ParameterGroup("all", tuple(parameters))])
 
 
 def loss_of(parameters: list[nn.Parameter]) -> torch.Tensor:
@@ -19,21 +23,21 @@ def loss_of(parameters: list[nn.Parameter]) -> torch.Tensor:
 def test_parameters_keep_their_values_and_become_views() -> None:
     parameters = some_parameters()
     before = [p.detach().clone() for p in parameters]
-    flat = FlatParameters(parameters)
+    flat = one_group(parameters)
     assert all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True))
     flat.load(torch.zeros_like(flat.values))
     assert all(not p.any() for p in parameters)
 
 
 def test_backward_fills_the_flat_gradient() -> None:
-    flat = FlatParameters(some_parameters())
+    flat = one_group(some_parameters())
     loss_of(flat.parameters).backward()
     expected = torch.cat([((i + 1) * p.detach().cos()).reshape(-1) for i, p in enumerate(flat.parameters)])
     torch.testing.assert_close(flat.grads, expected)
 
 
 def test_gradients_of_two_backwards_add_up() -> None:
-    flat = FlatParameters(some_parameters())
+    flat = one_group(some_parameters())
     loss_of(flat.parameters).backward()
     once = flat.grads.clone()
     loss_of(flat.parameters).backward()
@@ -43,7 +47,7 @@ def test_gradients_of_two_backwards_add_up() -> None:
 
 
 def test_clip_equals_torch_and_returns_the_norm_before() -> None:
-    flat, plain = FlatParameters(some_parameters()), some_parameters()
+    flat, plain = one_group(some_parameters()), some_parameters()
     loss_of(flat.parameters).backward()
     loss_of(plain).backward()
     reference = nn.utils.clip_grad_norm_(plain, 0.5)
@@ -53,7 +57,7 @@ def test_clip_equals_torch_and_returns_the_norm_before() -> None:
 
 
 def test_small_gradients_are_not_scaled() -> None:
-    flat = FlatParameters(some_parameters())
+    flat = one_group(some_parameters())
     loss_of(flat.parameters).backward()
     before = flat.grads.clone()
     flat.clip_grads(1e6)
@@ -61,7 +65,7 @@ def test_small_gradients_are_not_scaled() -> None:
 
 
 def test_a_gradient_that_left_the_buffer_is_noticed() -> None:
-    flat = FlatParameters(some_parameters())
+    flat = one_group(some_parameters())
     flat.parameters[-1].grad = torch.zeros_like(flat.parameters[-1])
     with pytest.raises(AssertionError, match="left the flat buffer"):
         flat.clip_grads(1.0)
@@ -69,7 +73,7 @@ def test_a_gradient_that_left_the_buffer_is_noticed() -> None:
 
 def test_flat_adamw_equals_torch_adamw_on_separate_tensors() -> None:
     spec = OptimSpec(weight_decay=0.1)
-    flat, plain = FlatParameters(some_parameters()), some_parameters()
+    flat, plain = one_group(some_parameters()), some_parameters()
     mine, theirs = FlatAdamW(flat, spec), torch.optim.AdamW(plain, lr=0.01, weight_decay=0.1, fused=False)
     for _ in range(5):
         loss_of(flat.parameters).backward()
@@ -87,15 +91,34 @@ def test_moments_put_back_continue_bit_for_bit() -> None:
             loss_of(flat.parameters).backward()
             optimizer.update(0.01)
 
-    straight = FlatParameters(some_parameters())
+    straight = one_group(some_parameters())
     advance(straight, FlatAdamW(straight, OptimSpec()), 7)
 
-    first = FlatParameters(some_parameters())
+    first = one_group(some_parameters())
     optimizer = FlatAdamW(first, OptimSpec())
     advance(first, optimizer, 3)
-    second = FlatParameters(some_parameters())
+    second = one_group(some_parameters())
     second.load(first.values)
     resumed = FlatAdamW(second, OptimSpec())
-    resumed.load(*optimizer.moments(), updates=3)
+    resumed.load(optimizer.tensors(), updates=3)
     advance(second, resumed, 4)
     assert torch.equal(straight.values, second.values)
+
+
+def test_a_group_learns_at_its_own_multiple_of_the_rate() -> None:
+    mine, theirs = some_parameters(), some_parameters()
+    flat = FlatParameters(
+        [ParameterGroup("a", tuple(mine[:1])), ParameterGroup("b", tuple(mine[1:]), rate=4.0)]
+    )
+    spec = OptimSpec(weight_decay=0.1)
+    optimizer = FlatAdamW(flat, spec)
+    groups = [{"params": theirs[:1], "lr": 0.01}, {"params": theirs[1:], "lr": 0.04}]
+    reference = torch.optim.AdamW(groups, weight_decay=0.1, fused=False)
+    for _ in range(5):
+        loss_of(flat.parameters).backward()
+        optimizer.update(0.01)
+        reference.zero_grad()
+        loss_of(theirs).backward()
+        reference.step()
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

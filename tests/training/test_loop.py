@@ -4,13 +4,13 @@ from torch import Tensor, nn
 
 from detour.errors import TrainingDiverged
 from detour.specs import OptimSpec
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import StepReport, TrainState, fit
 from detour.training.optim import FlatAdamW
 
 
 def new_state(lr: float = 0.1) -> TrainState:
-    flat = FlatParameters([nn.Parameter(torch.tensor([2.0, -1.0]))])
+    flat = FlatParameters([ParameterGroup("all", (nn.Parameter(torch.tensor([2.0, -1.0])),))])
     return TrainState(flat=flat, optimizer=FlatAdamW(flat, OptimSpec(weight_decay=0.0)), rate=lambda _: lr)
 
 

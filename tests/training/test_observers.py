@@ -8,7 +8,7 @@ from torch import nn
 from detour.errors import Interrupted
 from detour.specs import OptimSpec
 from detour.training.checkpoints import newest_good
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import StepReport, TrainState
 from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
 from detour.training.optim import FlatAdamW
@@ -16,7 +16,7 @@ from detour.training.stopping import StopWish
 
 
 def state(step: int = 0) -> TrainState:
-    flat = FlatParameters([nn.Parameter(torch.ones(3))])
+    flat = FlatParameters([ParameterGroup("all", (nn.Parameter(torch.ones(3)),))])
     return TrainState(flat=flat, optimizer=FlatAdamW(flat, OptimSpec()), rate=lambda _: 0.1, step=step)
 
 
@@ -97,7 +97,9 @@ def test_checkpoint_on_wish_then_stop(tmp_path: Path) -> None:
     restore(fresh, found)
     assert fresh.step == 2
     assert torch.equal(fresh.flat.values, now.flat.values)
-    for mine, theirs in zip(fresh.optimizer.moments(), now.optimizer.moments(), strict=True):
+    for mine, theirs in zip(
+        fresh.optimizer.tensors().values(), now.optimizer.tensors().values(), strict=True
+    ):
         assert torch.equal(mine, theirs)
     log.close()
 

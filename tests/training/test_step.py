@@ -28,7 +28,10 @@ def random_data(num: int = 4) -> TrainingData:
     states = Conditioning(torch.randn(num + 1, 77, 32, generator=generator))
     text = TextCache(states, {f"c{i}": i for i in range(num)})
     return TrainingData(
-        LatentCache(means, torch.full_like(means, 0.1)), text, tuple(range(num)), tuple(range(num))
+        LatentCache(means, torch.full_like(means, 0.1)),
+        text,
+        tuple(f"c{i}" for i in range(num)),
+        tuple(range(num)),
     )
 
 

@@ -51,7 +51,7 @@ def test_one_step_at_true_sd15_shape_fits_in_four_gibibytes() -> None:
     assert state.flat.values.numel() == 797_184
     latents = LatentCache(torch.randn(1, 1, 4, 64, 64), torch.zeros(1, 1, 4, 64, 64))
     text = TextCache(Conditioning(torch.randn(2, 77, 768)), {"a photo": 0})
-    data = TrainingData(latents, text, caption_rows=(0,), epoch=(0,))
+    data = TrainingData(latents, text, captions=("a photo",), epoch=(0,))
     ups = torch.cat([up.detach().flatten() for _, up in attached.factors.values()])
     reports: list[StepReport] = []
     begun, cpu_begun = time.perf_counter(), time.process_time()

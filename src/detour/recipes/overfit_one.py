@@ -143,7 +143,7 @@ def _fixed_batch(data: TrainingData, seed: int) -> Batch:
         [noise_for(seed, 0, i, data.latents.latent_shape, purpose="overfit") for i in range(num)]
     )
     latents: Tensor = data.latents.means[0].expand(num, -1, -1, -1)
-    text: Conditioning = data.text.states.select([data.caption_rows[0]] * num)
+    text: Conditioning = data.text.conditioning([data.captions[0]] * num)
     return Batch(latents, noise, torch.tensor(TIMESTEPS), text, pictures=(0,) * num)
 
 

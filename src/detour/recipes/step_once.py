@@ -174,7 +174,7 @@ def single_picture_data(base: Base, example: OneExample, spec: RunSpec) -> Train
     device = str(spec.base.device)
     latents = cache_latents(base.load_vae(torch.float32, device), [example.picture], flip=False)
     text = cache_text(base.load_text(torch.float32, device), [example.caption, ""])
-    return TrainingData(latents, text, caption_rows=(text.row_of[example.caption],), epoch=(0,))
+    return TrainingData(latents, text, captions=(example.caption,), epoch=(0,))
 
 
 def _batch_at(batch: Batch, timestep: int | None, length: int) -> Batch:

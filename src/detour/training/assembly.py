@@ -18,7 +18,7 @@ from detour.specs import RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import TrainState
 from detour.training.optim import FlatAdamW, learning_rate
 from detour.training.resolve import check_rank
@@ -99,7 +99,7 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
 
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
-    flat = FlatParameters(attached.parameters())
+    flat = FlatParameters([ParameterGroup("unet", tuple(attached.parameters()))])
     optim, schedule = spec.train.optim, spec.train.schedule
     rate = partial(
         learning_rate,

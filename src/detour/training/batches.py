@@ -61,7 +61,7 @@ class BatchPlan:
 def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Batch:
     """Micro-batch ``micro`` of step ``step``, both from 0."""
     samples = plan.samples(micro)
-    latents, text = data.latents, data.text
+    latents = data.latents
     pictures = [data.epoch[plan.place_at(step, sample, len(data.epoch))] for sample in samples]
     views = [int(chance_for(plan.seed, step, s, purpose="flip") * latents.num_views) for s in samples]
 
@@ -70,9 +70,9 @@ def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Ba
             [noise_for(plan.seed, step, s, latents.latent_shape, purpose=purpose) for s in samples]
         )
 
-    def row(sample: int, picture: int) -> int:
+    def caption(sample: int, picture: int) -> str | None:
         dropped = chance_for(plan.seed, step, sample, purpose="caption") < plan.caption_dropout
-        return text.unconditional_row if dropped else data.caption_rows[picture]
+        return None if dropped else data.captions[picture]
 
     return Batch(
         latents=latents.means[views, pictures] + latents.stds[views, pictures] * normal("latent"),
@@ -80,6 +80,6 @@ def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Ba
         timesteps=torch.tensor(
             [timestep_for(plan.seed, step, s, num_timesteps=plan.num_timesteps) for s in samples]
         ),
-        text=text.states.select([row(s, p) for s, p in zip(samples, pictures, strict=True)]),
+        text=data.text.conditioning([caption(s, p) for s, p in zip(samples, pictures, strict=True)]),
         pictures=tuple(pictures),
     )

@@ -6,6 +6,7 @@ a second entry, because a mirrored latent is not the latent of the mirrored pict
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,9 +45,16 @@ class LatentCache:
         return tuple(self.means.shape[2:])
 
 
+class TextSource(Protocol):
+    """Where a batch gets its text states from: a cache, or encoders that are trained beside the UNet."""
+
+    def conditioning(self, captions: Sequence[str | None], /) -> Conditioning:
+        """States of the captions in order; ``None`` is the family's unconditional text."""
+
+
 @dataclass(frozen=True)
 class TextCache:
-    """States of the distinct captions, the unconditional ones last.
+    """States of the distinct captions, the unconditional ones last; a :class:`TextSource`.
 
     Attributes:
         states: (M + 1, L, D) on the CPU.
@@ -56,17 +64,18 @@ class TextCache:
     states: Conditioning
     row_of: Mapping[str, int]
 
-    @property
-    def unconditional_row(self) -> int:
-        return len(self.states) - 1
+    def conditioning(self, captions: Sequence[str | None]) -> Conditioning:
+        """States of captions that were cached; ``None`` is the family's unconditional text."""
+        last = len(self.states) - 1
+        return self.states.select([last if caption is None else self.row_of[caption] for caption in captions])
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """States of prompts that were cached; reads like :meth:`detour.bases.text.TextStage.encode`."""
-        return self.states.select([self.row_of[prompt] for prompt in prompts])
+        return self.conditioning(prompts)
 
     def unconditional(self, num: int) -> Conditioning:
         """The family's unconditional states, ``num`` times."""
-        return self.states.select([self.unconditional_row] * num)
+        return self.conditioning([None] * num)
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,13 @@ class TrainingData:
     Attributes:
         latents: of N pictures.
         text: of all captions; may be shared with other data.
-        caption_rows: (N,) row of each picture's caption in ``text``.
+        captions: (N,) of each picture.
         epoch: indices of one epoch's pictures; a picture that is repeated stands there as often.
     """
 
     latents: LatentCache
-    text: TextCache
-    caption_rows: tuple[int, ...]
+    text: TextSource
+    captions: tuple[str, ...]
     epoch: tuple[int, ...]
 
 

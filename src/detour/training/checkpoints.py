@@ -31,8 +31,8 @@ class Checkpoint:
 
     Attributes:
         step: finished updates.
-        tensors: flat float32 tensors by name: "values", "exp_avg", "exp_avg_sq", and "best" where weights of the
-            lowest validation loss are kept.
+        tensors: flat float32 tensors by name: "values", "optimizer.…", and "best" where weights of the lowest
+            validation loss are kept.
         facts: JSON-able: fingerprints of settings and data, versions, threads, the best validation loss.
     """
 

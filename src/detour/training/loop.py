@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detour.errors import TrainingDiverged
 from detour.training.flat import FlatParameters
-from detour.training.optim import FlatAdamW
+from detour.training.optim import FlatOptimizer
 
 LossFn = Callable[[int, int], Tensor]
 """(step, micro) → scalar loss with a graph; a pure function of its arguments and of the adapter's weights."""
@@ -31,10 +31,10 @@ class StepReport:
 
 @dataclass
 class TrainState:
-    """What changes during a run: the flat weights, their moments and how many updates were made."""
+    """What changes during a run: the flat weights, the optimizer's state and how many updates were made."""
 
     flat: FlatParameters
-    optimizer: FlatAdamW
+    optimizer: FlatOptimizer
     rate: Callable[[int], float]
     step: int = 0
 

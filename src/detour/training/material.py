@@ -113,8 +113,8 @@ def _encode_all(
 
 
 def _data(dataset: Dataset, latents: LatentCache, text: TextCache) -> TrainingData:
-    rows = tuple(text.row_of[example.caption] for example in dataset.examples)
-    return TrainingData(latents=latents, text=text, caption_rows=rows, epoch=dataset.epoch)
+    captions = tuple(example.caption for example in dataset.examples)
+    return TrainingData(latents=latents, text=text, captions=captions, epoch=dataset.epoch)
 
 
 def _make_sure(gone: "weakref.ref[Any]") -> None:

@@ -20,6 +20,9 @@ from detour.training.stopping import StopWish
 
 METRICS = "metrics.jsonl"
 
+OPTIMIZER = "optimizer."
+"""Prefix of the optimizer's tensors in a checkpoint."""
+
 
 class MetricsLog:
     """One JSON line a step: step, loss, grad_norm, lr, and seconds, the only key that differs from run to run.
@@ -171,8 +174,8 @@ class Checkpointer:
             StorageError: disk full; older checkpoints are untouched.
         """
         self._log.sync()
-        exp_avg, exp_avg_sq = state.optimizer.moments()
-        tensors = {"values": state.flat.values, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        optimizer = {OPTIMIZER + name: tensor for name, tensor in state.optimizer.tensors().items()}
+        tensors = {"values": state.flat.values, **optimizer}
         checkpoint = Checkpoint(
             step=state.step,
             tensors={**tensors, **self._validator.tensors()},
@@ -182,11 +185,14 @@ class Checkpointer:
 
 
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights, moments and step into ``state``, in place."""
+    """Put a checkpoint's weights, optimizer and step into ``state``, in place."""
     device = state.flat.values.device
     tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
     state.flat.load(tensors["values"])
-    state.optimizer.load(tensors["exp_avg"], tensors["exp_avg_sq"], updates=checkpoint.step)
+    optimizer = {
+        name.removeprefix(OPTIMIZER): tensor for name, tensor in tensors.items() if name.startswith(OPTIMIZER)
+    }
+    state.optimizer.load(optimizer, updates=checkpoint.step)
     state.step = checkpoint.step
 
 

@@ -1,10 +1,11 @@
 """AdamW over the flat buffer and the learning rate as a function of the step."""
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detour.specs import OptimSpec
 from detour.training.flat import FlatParameters
@@ -26,38 +27,61 @@ def learning_rate(
     return peak * (0.5 * (1 + math.cos(math.pi * share)) if kind == "cosine" else 1 - share)
 
 
+class FlatOptimizer(Protocol):
+    """An element-wise optimizer over a flat buffer, whose state can be saved and put back exactly."""
+
+    def update(self, lr: float, /) -> None:
+        """One update at the run's rate ``lr`` (times each group's own); the gradients are zero afterwards."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, float32 tensors; what :meth:`load` takes."""
+
+    def load(self, tensors: Mapping[str, Tensor], *, updates: int) -> None:
+        """Put back the state as it was after ``updates`` updates."""
+
+
 class FlatAdamW:
-    """Fused AdamW on one flat buffer, with a state of two tensors that can be saved and put back exactly."""
+    """Fused AdamW on one flat buffer: two state tensors, each (numel,) float32."""
 
     def __init__(self, flat: FlatParameters, spec: OptimSpec) -> None:
         self.flat = flat
+        self._rates = [group.rate for group in flat.groups]
+        self._views = [_view(flat, window) for window in flat.windows()]
         self._adamw = torch.optim.AdamW(
-            [flat.values],
+            [{"params": [view]} for view in self._views],
             lr=0.0,
             betas=(spec.beta1, spec.beta2),
             eps=spec.eps,
             weight_decay=spec.weight_decay,
             fused=flat.values.device.type in ("cpu", "cuda"),
         )
-        self.load(torch.zeros_like(flat.values), torch.zeros_like(flat.values), updates=0)
+        self.load({name: torch.zeros_like(flat.values) for name in ("exp_avg", "exp_avg_sq")}, updates=0)
 
     def update(self, lr: float) -> None:
-        """One AdamW update at rate ``lr``; the gradients are zero afterwards."""
-        self._adamw.param_groups[0]["lr"] = lr
+        """One AdamW update at rate ``lr`` times each group's own; the gradients are zero afterwards."""
+        for settings, rate in zip(self._adamw.param_groups, self._rates, strict=True):
+            settings["lr"] = lr * rate
         self._adamw.step()
         self.flat.zero_grads()
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment, each (numel,) float32."""
-        state = self._adamw.state[self.flat.values]
-        return state["exp_avg"], state["exp_avg_sq"]
+    def tensors(self) -> dict[str, Tensor]:
+        """First and second moment over the whole buffer."""
+        states = [self._adamw.state[view] for view in self._views]
+        return {name: torch.cat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")}
 
-    def load(self, exp_avg: Tensor, exp_avg_sq: Tensor, *, updates: int) -> None:
+    def load(self, tensors: Mapping[str, Tensor], *, updates: int) -> None:
         """Put back the moments as they were after ``updates`` updates."""
-        values = self.flat.values
-        # The fused kernel wants its counter as a float32 tensor on the parameter's device (torch 2.13).
-        self._adamw.state[values] = {
-            "step": torch.tensor(float(updates), device=values.device),
-            "exp_avg": exp_avg.detach().to(values).clone(),
-            "exp_avg_sq": exp_avg_sq.detach().to(values).clone(),
-        }
+        for view, window in zip(self._views, self.flat.windows(), strict=True):
+            # The fused kernel wants its counter as a float32 tensor on the parameter's device (torch 2.13).
+            self._adamw.state[view] = {
+                "step": torch.tensor(float(updates), device=view.device),
+                "exp_avg": tensors["exp_avg"][window].detach().to(view).clone(),
+                "exp_avg_sq": tensors["exp_avg_sq"][window].detach().to(view).clone(),
+            }
+
+
+def _view(flat: FlatParameters, window: slice) -> nn.Parameter:
+    """A window of the buffer as a parameter of its own, sharing values and gradient."""
+    view = nn.Parameter(flat.values.data[window])
+    view.grad = flat.grads[window]
+    return view

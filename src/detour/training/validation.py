@@ -65,6 +65,6 @@ def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch
         latents=data.latents.means[0, pictures],
         noise=torch.stack(noise),
         timesteps=torch.tensor([time for _, time in pairs]),
-        text=data.text.states.select([data.caption_rows[picture] for picture in pictures]),
+        text=data.text.conditioning([data.captions[picture] for picture in pictures]),
         pictures=tuple(pictures),
     )

@@ -1,0 +1,187 @@
+"""The part of a run in which weights change: attach, prove the gradients, run the loop with its observers."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detour.adapters.attach import Attached
+from detour.adapters.gradient_proof import hash_base, prove_gradients
+from detour.errors import Interrupted, TrainingDiverged
+from detour.recipes.draw_samples import SampleSheets
+from detour.recipes.progress import Progress, ProgressFn
+from detour.recipes.run_plan import RunPlan
+from detour.recipes.save_run import save_run_adapter
+from detour.specs import RunSpec
+from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.loop import Observer, TrainState, fit
+from detour.training.material import Material
+from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
+from detour.training.resume import fingerprints, refuse_changed_base
+from detour.training.run_record import RunRecord
+from detour.training.step import Denoiser, repeatable_kernels
+from detour.training.stopping import stop_wish
+from detour.training.validation import fixed_validation
+
+if TYPE_CHECKING:
+    from detour.training.step import TrainingLoss
+
+
+@dataclass
+class Trained:
+    """What the loop leaves: the model with the adapter still beside it."""
+
+    denoiser: Denoiser
+    attached: Attached
+    state: TrainState
+    validator: Validator
+    base_sha256: str
+    gradients: dict[str, Any]
+    loss: float | None
+    seconds: float
+
+
+def fit_run(
+    plan: RunPlan, material: Material, folder: Path, record: RunRecord, progress: ProgressFn
+) -> Trained:
+    """Attach, prove the gradients, and run the loop with its observers until the last step.
+
+    Raises:
+        GradientProofFailed: a layer of the adapter cannot learn, or a tensor of the base would.
+        Interrupted, TrainingDiverged: what was learned is saved, and the message says how to go on.
+    """
+    spec = plan.spec
+    denoiser = make_denoiser(plan.base, spec)
+    base_sha256 = hash_base(denoiser.unet)
+    if plan.checkpoint is not None:
+        refuse_changed_base(folder, plan.checkpoint, base_sha256)
+    targets = choose_targets(denoiser.unet, plan.base, spec)
+    attached = attach_trainable(denoiser, targets.layers, spec)
+    loss_fn = make_loss(denoiser, material.train, spec)
+    gradients = _proved_gradients(denoiser, attached, loss_fn, targets.dead, progress)
+    state = make_state(attached, spec)
+    if plan.checkpoint is not None:
+        restore(state, plan.checkpoint)
+    with stop_wish() as wish, contextlib.closing(MetricsLog(folder, first_step=state.step)) as log:
+        validator = _validator(plan, material, denoiser, log)
+        sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
+        checkpointer = Checkpointer(
+            folder,
+            every=int(spec.checkpoint.every),
+            keep=spec.checkpoint.keep,
+            steps=int(spec.train.steps),
+            wish=wish,
+            log=log,
+            validator=validator,
+            facts=fingerprints(spec, plan.dataset, base_sha256),
+        )
+        pace = Pace(
+            _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator
+        )
+        watching: list[Observer] = [
+            log,
+            validator,
+            Sheets(lambda step: _draw_sheet(sheets, step, progress), every=int(spec.sample.every)),
+            record,
+            pace,
+            checkpointer,
+        ]
+        with (
+            repeatable_kernels(denoiser.device),
+            _saved_when_stopped(plan, attached, state, checkpointer, folder),
+        ):
+            if plan.checkpoint is None and validator.every:
+                validator.validate(state)
+            fit(
+                state,
+                loss_fn,
+                watching,
+                steps=int(spec.train.steps),
+                grad_accum=spec.train.grad_accum,
+                max_grad_norm=spec.train.max_grad_norm,
+            )
+        return Trained(
+            denoiser, attached, state, validator, base_sha256, gradients, log.last_loss, round(log.seconds, 2)
+        )
+
+
+def _proved_gradients(
+    denoiser: Denoiser,
+    attached: Attached,
+    loss_fn: "TrainingLoss",
+    dead: tuple[str, ...],
+    progress: ProgressFn,
+) -> dict[str, Any]:
+    """The gradient proof, on at most two samples with their captions.
+
+    Raises:
+        GradientProofFailed: a layer gets no gradient, or a base tensor gets one.
+    """
+    progress(Progress(stage="proving gradients"))
+    plan = loss_fn.plan
+    probe = replace(loss_fn, plan=replace(plan, batch=min(2, plan.batch), caption_dropout=0.0), dropout=False)
+    report = prove_gradients(denoiser.unet, attached, lambda: probe(0, 0))
+    return {
+        "adapter_tensors": report.adapter_tensors,
+        "adapter_tensors_with_gradient": report.adapter_tensors_with_gradient,
+        "dead_by_structure": sorted({*dead, *report.dead_by_structure}),
+        "base_tensors_with_gradient": report.base_tensors_with_gradient,
+    }
+
+
+def _validator(plan: RunPlan, material: Material, denoiser: Denoiser, log: MetricsLog) -> Validator:
+    spec = plan.spec
+    if material.held_out is None:
+        return Validator(log, lambda: float("nan"), every=0, keep_best=False)
+    fixed = fixed_validation(
+        material.held_out,
+        seed=spec.seed,
+        batch=int(spec.train.batch),
+        num_timesteps=spec.validate_.num_timesteps,
+        schedule_length=len(denoiser.alphas),
+    )
+    validator = Validator(
+        log,
+        lambda: fixed.loss(denoiser),
+        every=int(spec.validate_.every),
+        keep_best=spec.validate_.keep_best,
+    )
+    if plan.checkpoint is not None:
+        validator.load(plan.checkpoint.facts, plan.checkpoint.tensors)
+    return validator
+
+
+def _teller(spec: RunSpec, progress: ProgressFn) -> Callable[[int, float, Mapping[str, float]], None]:
+    def tell(step: int, seconds_left: float, figures: Mapping[str, float]) -> None:
+        total = int(spec.train.steps)
+        progress(
+            Progress(stage="training", done=step, total=total, seconds_left=seconds_left, figures=figures)
+        )
+
+    return tell
+
+
+def _draw_sheet(sheets: SampleSheets, step: int, progress: ProgressFn) -> None:
+    folder = sheets.draw(step)
+    progress(Progress(stage="training", note=f"Sample pictures of step {step}: {folder}"))
+
+
+@contextlib.contextmanager
+def _saved_when_stopped(
+    plan: RunPlan, attached: Attached, state: TrainState, checkpointer: Checkpointer, folder: Path
+) -> Iterator[None]:
+    """Whatever stops the loop in a foreseen way leaves an adapter file and says how to go on."""
+    try:
+        yield
+    except Interrupted as error:
+        save_run_adapter(plan, attached, folder)
+        raise Interrupted(f"{error} Go on with: detour train --resume {folder}") from error
+    except TrainingDiverged as error:
+        checkpointer.save(state)
+        file = save_run_adapter(plan, attached, folder)
+        lr = plan.spec.train.optim.lr
+        raise TrainingDiverged(
+            f"{error} The weights after step {state.step} are saved in {file}. "
+            f"Start again with a lower rate (--lr, now {lr:g}) or --dtype fp32."
+        ) from error

@@ -1,0 +1,78 @@
+"""What a training run is before its first step: settings resolved, base and data checked, nothing written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detour.bases.base import Base, open_base
+from detour.bases.hardware import pick_device, set_threads
+from detour.data.folder import Dataset, read_dataset
+from detour.specs import RunSpec
+from detour.training.assembly import choose_targets
+from detour.training.checkpoints import Checkpoint
+from detour.training.resolve import resolve
+from detour.training.resume import find_resume_point, refuse_changed_data
+from detour.training.run_folder import name_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run that is ready to begin: everything resolved, everything checked, nothing written."""
+
+    spec: RunSpec
+    base: Base
+    dataset: Dataset
+    notes: tuple[str, ...]
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def captions(self) -> list[str]:
+        """Of every picture, those kept out included."""
+        return [example.caption for example in self.dataset.examples]
+
+
+def plan_run(spec: RunSpec) -> RunPlan:
+    """Open base and data, resolve every setting and check that the targets can learn; nothing is written.
+
+    Raises:
+        BaseError, DataError, ConfigError: what is missing or does not fit.
+    """
+    base, dataset = _opened(spec)
+    device = pick_device(spec.base.device)
+    set_threads(spec.train.threads)
+    resolved = resolve(
+        spec,
+        base,
+        [example.caption for example in dataset.examples],
+        name=name_from(spec.data.source),
+        device=device,
+    )
+    targets = choose_targets(base.meta_unet(), base, resolved.spec)
+    return RunPlan(
+        spec=resolved.spec,
+        base=base,
+        dataset=dataset,
+        notes=(*dataset.problems, *resolved.notes, *targets.notes),
+    )
+
+
+def plan_resumed(folder: Path) -> RunPlan:
+    """A run that goes on from its newest good checkpoint, with the settings that it began with.
+
+    Raises:
+        RunError: nothing to go on from, or data that changed.
+    """
+    point = find_resume_point(folder)
+    base, dataset = _opened(point.spec)
+    refuse_changed_data(folder, point.checkpoint, dataset)
+    pick_device(point.spec.base.device)
+    set_threads(point.spec.train.threads)
+    note = f"Going on after step {point.checkpoint.step} of {point.spec.train.steps}."
+    return RunPlan(
+        spec=point.spec, base=base, dataset=dataset, notes=(*point.notes, note), checkpoint=point.checkpoint
+    )
+
+
+def _opened(spec: RunSpec) -> tuple[Base, Dataset]:
+    base = open_base(spec.base.name, revision=spec.base.revision)
+    base.require_weights()
+    return base, read_dataset(spec.data)
