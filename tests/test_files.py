@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from detour.errors import StorageError
-from detour.files import sha256_of, write_bytes, write_json, write_text, write_with
+from detour.files import remove_temporaries, sha256_of, write_bytes, write_json, write_text, write_with
 
 
 def names(folder: Path) -> list[str]:
@@ -127,3 +127,13 @@ def test_json_keeps_order_and_signs_and_refuses_what_is_no_number(tmp_path: Path
 def test_hash_is_that_of_the_whole_content(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"x" * 1000)
     assert sha256_of(tmp_path / "a", chunk_bytes=7) == hashlib.sha256(b"x" * 1000).hexdigest()
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    mine = [tmp_path / "samples" / ".0.png.a1b2c3d4.part", tmp_path / ".run.json.zzzzzz_1.part"]
+    others = [tmp_path / "film.part", tmp_path / ".download.part", tmp_path / "run.json"]
+    for path in (*mine, *others):
+        path.write_text("x")
+    assert sorted(remove_temporaries(tmp_path)) == sorted(mine)
+    assert all(path.exists() for path in others)

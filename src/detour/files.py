@@ -9,12 +9,16 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detour.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Names that :func:`tempfile.mkstemp` makes for :func:`write_with`."""
 
 
 def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644) -> None:
@@ -30,7 +34,7 @@ def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -46,6 +50,32 @@ def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    """``mkdir -p``, and each new folder's name is on the disk when this returns: files in it would go with it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        _fsync(path.parent)
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Delete the temporary files that killed writers left under ``folder``; nobody may be writing there.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    found = [path for path in sorted(folder.rglob(".*.part")) if _TEMPORARY.fullmatch(path.name)]
+    for path in found:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(path, error) from error
+    return found
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,75 @@ def test_marker_vouches_for_both_files(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, checkpoint(7), keep=1)
     marker = json.loads((folder / "complete.json").read_text())
     assert marker["sha256"] == {n: files.sha256_of(folder / n) for n in ("state.safetensors", "state.json")}
+
+
+def test_the_best_one_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, checkpoint(step), keep=1, best=20 if step >= 20 else 10)
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["step-000020", "step-000040"]
+
+
+def test_a_broken_newer_one_never_costs_the_one_just_written(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(10), keep=1)
+    folder = save_checkpoint(tmp_path, checkpoint(30), keep=2)
+    (folder / "state.safetensors").write_bytes(b"half")  # its marker is still there
+    save_checkpoint(tmp_path, checkpoint(20), keep=1)  # gone on from step 10
+    found, broken = newest_good(tmp_path)
+    assert found is not None
+    assert (found.step, broken) == (20, [])
+
+
+def test_what_a_kill_left_at_other_steps_is_gone_after_the_next_save(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(10), keep=2)
+    for step in (5, 15):
+        folder_of(tmp_path, step).mkdir()
+        (folder_of(tmp_path, step) / ".state.safetensors.abcd1234.part").write_bytes(b"half")
+    save_checkpoint(tmp_path, checkpoint(20), keep=2)
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["step-000010", "step-000020"]
+
+
+def test_a_good_one_of_the_same_step_is_never_deleted_to_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, checkpoint(10), keep=1)
+
+    def killed(path: Path, data: bytes) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr("detour.training.checkpoints.write_bytes", killed)
+    save_checkpoint(tmp_path, checkpoint(10), keep=1)
+    assert newest_good(tmp_path)[0] is not None
+
+
+def test_everything_is_on_the_disk_before_the_marker_and_the_marker_before_a_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut can undo is what was not fsynced; files, their folder and its name come before the marker."""
+    save_checkpoint(tmp_path, checkpoint(10), keep=1)
+    events: list[str] = []
+    fsync, replace, rmtree = files._fsync, Path.replace, shutil.rmtree
+    monkeypatch.setattr(
+        files, "_fsync", lambda path: (events.append(f"fsync {path.name[:9]}"), fsync(path))[1]
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (events.append(f"name {to.name}"), replace(self, to))[1]
+    )
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path: (events.append(f"delete {path.name}"), rmtree(path))[1]
+    )
+    save_checkpoint(tmp_path, checkpoint(20), keep=1)
+    assert events == [
+        "fsync checkpoin",
+        *("fsync .state.sa", "name state.safetensors", "fsync step-0000"),
+        *("fsync .state.js", "name state.json", "fsync step-0000"),
+        *("fsync .complete", "name complete.json", "fsync step-0000"),
+        "delete step-000010",
+    ]
+
+
+def test_steps_of_more_digits_are_newer(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    found, _ = newest_good(tmp_path)
+    assert found is not None
+    assert found.step == 1_000_000

@@ -4,6 +4,7 @@ The marker ``complete.json`` is written last and holds the SHA-256 of the others
 file that does not match, is not resumed from. So a kill at any moment costs steps, never the run.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -46,22 +47,42 @@ def folder_of(run_folder: Path, step: int) -> Path:
     return run_folder / FOLDER / f"step-{step:06d}"
 
 
-def save_checkpoint(run_folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint, marker last, then delete all but the newest ``keep`` good ones.
+def save_checkpoint(run_folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = None) -> Path:
+    """Write a checkpoint, marker last; then delete the others but the newest before it and that of step ``best``.
+
+    A good one of the same step stays as it is: a resumed run is the same run and would write the same again, and to
+    delete it first would leave nothing to resume from for a moment.
+
+    Args:
+        run_folder: of the run.
+        checkpoint: what is written.
+        keep: how many stay, this one included.
+        best: step of the lowest validation loss, whose checkpoint stays as well.
 
     Raises:
         StorageError: disk full or not writable; older checkpoints are untouched.
     """
     folder = folder_of(run_folder, checkpoint.step)
-    _remove(folder)  # a broken one of the same step
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    write_bytes(folder / STATE_TENSORS, save_tensors(tensors))
-    write_json(folder / STATE_FACTS, {"step": checkpoint.step, **checkpoint.facts})
-    marker = {name: sha256_of(folder / name) for name in (STATE_TENSORS, STATE_FACTS)}
-    write_json(folder / MARKER, {"schema": 1, "sha256": marker})
-    for old in _marked(run_folder)[keep:]:
-        _remove(old)
+    if not _is_good(folder):
+        _remove(folder)
+        _write(folder, checkpoint)
+    older = [f for f in _step_folders(run_folder) if _step_of(f) < checkpoint.step and (f / MARKER).exists()]
+    kept = {folder, *older[: keep - 1], *(f for f in older if _step_of(f) == best)}
+    # Newer ones are broken, or this run would have gone on from them; unmarked ones are what a kill left.
+    for other in _step_folders(run_folder):
+        if other not in kept:
+            _remove(other)
     return folder
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    data = save_tensors(tensors)
+    digest = hashlib.sha256(data).hexdigest()  # of what was meant to be written, not of what can be read back
+    write_bytes(folder / STATE_TENSORS, data)
+    write_json(folder / STATE_FACTS, {"step": checkpoint.step, **checkpoint.facts})
+    sha256 = {STATE_TENSORS: digest, STATE_FACTS: sha256_of(folder / STATE_FACTS)}
+    write_json(folder / MARKER, {"schema": 1, "sha256": sha256})
 
 
 def newest_good(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -91,13 +112,22 @@ def _read(folder: Path) -> Checkpoint:
         raise RunError(f"{folder}: {missing}; this checkpoint is passed over.") from error
 
 
+def _is_good(folder: Path) -> bool:
+    try:
+        _read(folder)
+    except RunError:
+        return False
+    return True
+
+
 def _step_folders(run_folder: Path) -> list[Path]:
     """All checkpoint folders, newest first."""
-    return sorted((run_folder / FOLDER).glob("step-" + "[0-9]" * 6 + "*"), reverse=True)
+    folders = (run_folder / FOLDER).glob("step-" + "[0-9]" * 6 + "*")
+    return sorted((f for f in folders if f.name[5:].isdecimal()), key=_step_of, reverse=True)
 
 
-def _marked(run_folder: Path) -> list[Path]:
-    return [folder for folder in _step_folders(run_folder) if (folder / MARKER).exists()]
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _remove(folder: Path) -> None:
