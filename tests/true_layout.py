@@ -18,7 +18,12 @@ LAYOUTS: tuple[Layout, ...] = ("sd1", "sd2", "sd2-v", "sdxl")
 SIZE_PX = 128
 TEXT_WIDTH = 64
 _SHIPPED = {"sd1": "sd15", "sd2": "sd21", "sd2-v": "sd21", "sdxl": "sdxl"}
-_WIDTHS = {"sd1": (32, 64, 64, 64), "sd2": (64, 64, 128, 128), "sd2-v": (64, 64, 128, 128), "sdxl": (64, 128, 64)}
+_WIDTHS = {
+    "sd1": (32, 64, 64, 64),
+    "sd2": (64, 64, 128, 128),
+    "sd2-v": (64, 64, 128, 128),
+    "sdxl": (64, 128, 64),
+}
 _TEXT_LAYERS = {"sd1": (3,), "sd2": (3,), "sd2-v": (3,), "sdxl": (12, 3)}  # nothing reads SDXL's layer 11
 
 

@@ -24,7 +24,13 @@ def spec(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     place = tmp_path_factory.mktemp(layout)
     base = make_true_layout(place / "base", layout)
     photos = make_photos(place / "photos", 4)
-    flags = {"data.holdout": 0.25, "train.steps": 4, "train.batch": 1, "adapter.targets": "attn", "adapter.alpha": 6}
+    flags = {
+        "data.holdout": 0.25,
+        "train.steps": 4,
+        "train.batch": 1,
+        "adapter.targets": "attn",
+        "adapter.alpha": 6,
+    }
     flags |= {"train.optim.lr": 0.02, "evaluate.steps": 2}
     return quick_spec(base, photos, **flags)
 
@@ -43,7 +49,9 @@ def test_every_layer_learns_and_the_base_stays_as_it_was(layout: Layout, straigh
     assert gradients.adapter_tensors_with_gradient == gradients.adapter_tensors
     assert gradients.dead_by_structure == ()
     layers = read_adapter(straight.adapter_file).layers
-    assert len(layers) == 8 * (70 if layout == "sdxl" else 16)  # attn1 and attn2, q, k, v and out, of every block
+    assert len(layers) == 8 * (
+        70 if layout == "sdxl" else 16
+    )  # attn1 and attn2, q, k, v and out, of every block
     assert all(layer.up.any() for layer in layers.values())  # type: ignore[attr-defined]
 
 
