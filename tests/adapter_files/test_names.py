@@ -82,7 +82,7 @@ def test_text_encoder_names_have_the_prefix_that_tools_expect_and_are_read_with_
 @pytest.mark.parametrize(
     "name",
     ["lora_unet_nonsense", "lora_unet_input_blocks_3_1_proj_in", "lora_unet_output_blocks_1_1_conv", "something",
-     "lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_", "lora_unet_middle_block_1_in_layers_2", "lora_te_x",
+     "lora_unet_double_blocks_img_attn_qkv", "lora_unet_", "lora_unet_middle_block_1_in_layers_2", "lora_te_x",
      "lora_unet_down_blocks_0_attentions_0_proj_in_proj_in", "lora_unet_input_blocks_0_0_op"],
 )  # fmt: skip
 def test_names_of_no_known_layer_are_none(name: str) -> None:

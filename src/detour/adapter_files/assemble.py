@@ -36,7 +36,7 @@ class Factors:
         return self.alpha is not None if name == "alpha" else name in self.found
 
     def put(self, name: str, tensor: Tensor, *, where: str) -> None:
-        """Keep a tensor as float32; ``alpha`` becomes a number.
+        """Keep a tensor as float32; ``alpha`` becomes a number. On the meta device only its shape is looked at.
 
         Raises:
             AdapterError: an alpha that is not one number, a factor of whole numbers, NaN or infinity.
@@ -47,7 +47,7 @@ class Factors:
         elif not tensor.is_floating_point():
             raise AdapterError(f"{where} holds whole numbers where factors are expected.")
         tensor = tensor.float()
-        if not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
             raise AdapterError(f"{where} holds NaN or infinity. The adapter is broken; use another one.")
         if name == "alpha":
             self.alpha = float(tensor)

@@ -26,7 +26,7 @@ FOLDED = {"detour.rslora": "folded into alpha"}
 """Said of a file whose scale was alpha / √rank: ours is alpha / rank, with another alpha."""
 
 _KEY = re.compile(
-    r"(?:(?P<part>unet|text_encoder|text_encoder_2)\.)?(?P<path>[\w.]+?)"
+    r"(?:(?P<part>unet|transformer|text_encoder|text_encoder_2|text_encoder_3)\.)?(?P<path>[\w.]+?)"
     r"(?:\.(?:lora|lora_linear_layer)\.(?P<new>down|up)\.weight"
     r"|\.lora_(?P<peft>[AB])(?:\.default)?\.weight"
     r"|\.processor\.(?P<old>to_q|to_k|to_v|to_out)_lora\.(?P<old_kind>down|up)\.weight"
@@ -93,7 +93,7 @@ def factors_of(layer: Layer) -> dict[str, Tensor]:
 def _written(key: str) -> str:
     """Text encoders are written as files always had them, with ``text_model.``."""
     part, path = part_of(key), path_of(key)
-    if part == "unet" or path == "text_projection":
+    if not path.startswith("encoder.layers."):
         return key
     return f"{part}.{LEGACY_TEXT_PREFIX}{path}"
 
@@ -162,7 +162,7 @@ def _parse(name: str) -> Place:
     if match["old"]:
         path += "." + ("to_out.0" if match["old"] == "to_out" else match["old"])
     path = path.removeprefix(LEGACY_TEXT_PREFIX)
-    part = match["part"] or ("unet" if is_layer_path("unet", path) else "text_encoder")
+    part = match["part"] or next((one for one in PARTS if is_layer_path(one, path)), "unet")
     if not is_layer_path(part, path):
         return None, None
     kind = (

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from detour.adapter_files.assemble import LOHA, LOKR, MAGNITUDE, Place, gather, layers_from
+from detour.adapter_files.fused import join_layers, split_layer
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
-from detour.adapter_files.names import kohya_key, layer_key
+from detour.adapter_files.names import DOTTED_PREFIXES, is_t5_path, kohya_key, layer_key
+from detour.adapter_files.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.adapter_files.unread import Unread
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LokrLayer
 from detour.bases.families import Family
@@ -22,6 +24,8 @@ _SUFFIXES = {
     "lora_down.weight": "down",
     "lora_up.weight": "up",
     "lora_mid.weight": "mid",
+    "lora_A.weight": "down",
+    "lora_B.weight": "up",
     "alpha": "alpha",
     "dora_scale": MAGNITUDE,
     **{name: name for name in (*LOHA, *LOKR)},
@@ -37,7 +41,7 @@ def to_kohya(adapter: Adapter, family: Family, dtype: torch.dtype) -> dict[str, 
         AdapterError: a layer that the format has no name for.
     """
     tensors: dict[str, Tensor] = {}
-    for key, layer in adapter.layers.items():
+    for key, layer in _as_original(adapter, family).items():
         name = kohya_key(key, family=family.name, text_prefixes=family.kohya_text_prefixes)
         if f"{name}.alpha" in tensors:
             raise AdapterError(
@@ -47,6 +51,39 @@ def to_kohya(adapter: Adapter, family: Family, dtype: torch.dtype) -> dict[str, 
             tensors[f"{name}.{suffix}"] = tensor.to(dtype)
         tensors[f"{name}.alpha"] = torch.tensor(float(layer.alpha), dtype=torch.float32)
     return tensors
+
+
+def _as_original(adapter: Adapter, family: Family) -> dict[str, Layer]:
+    """The layers by key, those of a transformer joined to the original code's."""
+    denoiser = "transformer" if family.name in TABLES else "unet"
+    other = next(
+        (key for key in adapter.layers if part_of(key) in {"transformer", "unet"} - {denoiser}), None
+    )
+    if other is not None:
+        raise AdapterError(
+            f"'{other}' is no layer of {family.title}, which has a {denoiser}. Save it for the family it was made for."
+        )
+    mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == "transformer"}
+    others = {key: layer for key, layer in adapter.layers.items() if part_of(key) != "transformer"}
+    if not mine:
+        return others
+    return {f"transformer.{name}": layer for name, layer in join_layers(mine, family.name).items()} | others
+
+
+def grown_ranks(adapter: Adapter, family: Family) -> dict[str, tuple[int, int]]:
+    """Layers of a kohya file that stand for several → (the largest rank of those, its own), where it is more.
+
+    Layers with factors of their own keep their change exactly only when their ranks add up.
+    """
+    mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == "transformer"}
+    if not mine:
+        return {}
+    found = {}
+    for name, layer in join_layers(mine, family.name).items():
+        largest = max(mine[path].rank for path in pieces_of_original(name) or () if path in mine)
+        if layer.rank > largest:
+            found[name] = (largest, layer.rank)
+    return found
 
 
 def _written(key: str, layer: Layer) -> dict[str, Tensor]:
@@ -71,20 +108,68 @@ def _written(key: str, layer: Layer) -> dict[str, Tensor]:
 
 
 def from_kohya(
-    tensors: Mapping[str, Tensor], *, limits: Limits = DEFAULT_LIMITS, unread: Unread
-) -> dict[str, Layer]:
-    """Layers by key; a layer without ``alpha`` has scale 1.
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    unread: Unread,
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Layers by key, and the family of a transformer; a layer without ``alpha`` has scale 1.
 
     Raises:
         AdapterError: a name that is not known, or a layer that is not whole.
     """
-    return layers_from(gather(tensors, _parse, unknown_key, unread), limits, unread)
+    layers = layers_from(gather(tensors, _parse, unknown_key, unread), limits, unread)
+    if not any(part_of(key) in ("transformer", "text_encoder_3") for key in layers):
+        return layers, {}
+    family = family_of_names(path_of(key) for key in layers) or _family_said(metadata)
+    split: dict[str, Layer] = {}
+    for key, layer in sorted(layers.items()):  # tensors come in another order each time
+        try:
+            for found, part in _in_diffusers(key, layer, family).items():
+                if found in split:
+                    raise AdapterError(f"'{found}' stands there twice, under different names.")
+                split[found] = part
+        except AdapterError as error:
+            unread.refuse(AdapterError(f"{unread.where}: {error}"))
+    return split, {} if family is None else {"detour.family": family}
+
+
+def _in_diffusers(key: str, layer: Layer, family: str | None) -> dict[str, Layer]:
+    part, path = part_of(key), path_of(key)
+    if part == "transformer" and pieces_of_original(path) is not None:
+        try:
+            return {f"transformer.{found}": one for found, one in split_layer(path, layer).items()}
+        except AdapterError as error:
+            raise AdapterError(f"'{path}': {error}") from error
+    if part == "text_encoder_3" and is_t5_path(path) and family != "sd3":
+        if family is None:
+            raise AdapterError(
+                f"'{key}' is of a T5, and nothing says whether of Flux or of SD 3. Use a file that does."
+            )
+        return {f"text_encoder_2.{path}": layer}
+    return {key: layer}
+
+
+def _family_said(metadata: Mapping[str, str]) -> str | None:
+    """What the file says of itself, for layers that both families have."""
+    for key in ("detour.family", "ss_base_model_version", "modelspec.architecture"):
+        text = metadata.get(key, "").lower()
+        for family, mark in (("flux", "flux"), ("sd3", "sd3"), ("sd3", "stable-diffusion-3")):
+            if text.startswith(mark):
+                return family
+    return None
 
 
 def _parse(name: str) -> Place:
     if len(name) > _LONGEST_NAME:
         return None, None
     module, _, suffix = name.partition(".")
+    for dotted, flat in DOTTED_PREFIXES.items():
+        if name.startswith(dotted):
+            ending = next((one for one in _SUFFIXES if name.endswith(f".{one}")), "")
+            module = flat + name.removeprefix(dotted).removesuffix(f".{ending}").replace(".", "_")
+            suffix = ending
     return layer_key(module), _SUFFIXES.get(suffix)
 
 
@@ -94,17 +179,15 @@ def unknown_key(name: str, where: str) -> AdapterError:
     is_layer = len(name) <= _LONGEST_NAME and layer_key(name.partition(".")[0]) is not None
     reason = next(
         (text for mark, text in _KNOWN_OTHERS.items() if mark in name),
-        "no algorithm known here has such a tensor" if is_layer else "it is no layer of SD 1, SD 2 or SDXL",
+        "no algorithm known here has such a tensor" if is_layer else f"it is no layer of {_FAMILIES}",
     )
     return AdapterError(f"{where}: '{shown}' cannot be read: {reason}. Use a LoRA for one of these families.")
 
 
+_FAMILIES = "SD 1, SD 2, SDXL, SD 3 or Flux"
 _KNOWN_OTHERS = {
     "oft_": "OFT is not supported",
-    "lora_unet_double_blocks": "Flux is not a family known here",
-    "lora_unet_single_blocks": "Flux is not a family known here",
-    "transformer.": "transformer models (Flux, SD 3) are not a family known here",
-    "lora_transformer": "transformer models (Flux, SD 3) are not a family known here",
+    "query_norm": "Flux's control adapters change norms, which is not supported",
     "emb_params": "a textual inversion is not an adapter",
     "model.diffusion_model": "it is a whole model, not an adapter",
     ".diff": "whole differences of weights and biases are not supported",

@@ -55,7 +55,7 @@ def kohya_metadata(
     Returns:
         Strings only, as safetensors wants them.
     """
-    metadata = network_metadata(adapter)
+    metadata = network_metadata(adapter, family)
     metadata |= _modelspec(family, identity, title, resolution_px, prediction_type)
     metadata |= {
         "ss_base_model_version": identity if _is_pocket(identity) else family.kohya_version,
@@ -78,7 +78,7 @@ def kohya_metadata(
     return metadata
 
 
-def network_metadata(adapter: Adapter) -> dict[str, str]:
+def network_metadata(adapter: Adapter, family: Family) -> dict[str, str]:
     """Module, rank and alpha as kohya and LyCORIS write them; "Dynamic" where layers differ."""
     alphas = sorted({layer.alpha for layer in adapter.layers.values()})
     convolutions = {layer.rank for layer in adapter.layers.values() if layer.kernel != (1, 1)}
@@ -93,8 +93,9 @@ def network_metadata(adapter: Adapter) -> dict[str, str]:
         arguments["algo"] = "locon" if algorithm == "lora" else algorithm
     if "dora" in adapter.kinds:
         arguments |= {"dora_wd": "True", "wd_on_output": "True"}
+    module = f"networks.lora_{family.name}" if family.name in ("flux", "sd3") else "networks.lora"
     return {
-        "ss_network_module": "networks.lora" if is_plain else "lycoris.kohya",
+        "ss_network_module": module if is_plain else "lycoris.kohya",
         "ss_network_dim": str(adapter.ranks[0]) if len(adapter.ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(alphas[0]) if len(alphas) == 1 else "Dynamic",
         "ss_network_args": json.dumps(arguments),

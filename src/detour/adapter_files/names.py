@@ -2,17 +2,38 @@
 
 kohya writes a module path with ``_`` for ``.``, which no rule on signs can undo (``to_out_0`` is
 ``to_out.0``, ``proj_in`` stays): the grammar of diffusers' UNets and CLIP's text encoders can. SDXL's UNet
-is written under the block names of the original code.
+is written under the block names of the original code, and so are Flux and SD 3
+(:mod:`detour.adapter_files.transformer_names`).
 """
 
 import re
 from collections.abc import Mapping
 
+from detour.adapter_files.transformer_names import is_transformer_path, original_from_flat, path_from_flat
 from detour.adapters.adapter import part_of, path_of
 from detour.errors import AdapterError
 
 UNET_PREFIX = "lora_unet_"
-TEXT_PREFIXES = {"lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
+TEXT_PREFIXES = {
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
+}
+FLAT_PATH_PREFIXES = ("lora_transformer_", "lycoris_")
+"""Some trainers flatten diffusers' own paths."""
+
+DOTTED_PREFIXES = {
+    "diffusion_model.": "lora_unet_",
+    "text_encoders.clip_l.transformer.": "lora_te1_",
+    "text_encoders.clip_g.transformer.": "lora_te2_",
+    "text_encoders.t5xxl.transformer.": "lora_te3_",
+}
+"""ComfyUI's own names with their dots → what stands for them in kohya's."""
+
+KOHYA_PREFIXES = (UNET_PREFIX, *TEXT_PREFIXES, *FLAT_PATH_PREFIXES, *DOTTED_PREFIXES)
+"""How the names in a file of kohya's kind begin."""
+
 OLD_TEXT_PREFIX = "text_model_"
 """kohya files name CLIP's layers as transformers before version 5 did; our keys are without it."""
 
@@ -25,6 +46,12 @@ _BLOCK = (
 _UNET = re.compile(
     rf"(?:(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?:{_BLOCK})"
     r"|(?:time|add)_embedding\.linear_[12]|time_embedding\.cond_proj|conv_in|conv_out)"
+)
+_T5 = re.compile(
+    r"encoder\.block\.\d+\.layer\.(?:0\.SelfAttention\.[qkvo]|1\.DenseReluDense\.(?:wi|wi_0|wi_1|wo))"
+)
+_FLAT_T5 = re.compile(
+    r"encoder_block_(\d+)_layer_([01])_(SelfAttention|DenseReluDense)_([qkvo]|wi|wi_0|wi_1|wo)"
 )
 _TEXT = re.compile(
     r"(?:encoder\.layers\.\d+\.(?:self_attn\.(?:[qkv]_proj|out_proj)|mlp\.fc[12])|text_projection)"
@@ -62,11 +89,23 @@ _PLAIN_PATHS = _flat_inverse(_PLAIN_NAMES)
 
 def is_layer_path(part: str, path: str) -> bool:
     """Whether a base's part can have a Linear or convolution at this (dotted) path."""
+    if part == "transformer":
+        return is_transformer_path(path)
+    if part in ("text_encoder_2", "text_encoder_3") and _T5.fullmatch(path):
+        return True
     return (_UNET if part == "unet" else _TEXT).fullmatch(path) is not None
+
+
+def is_t5_path(path: str) -> bool:
+    """Whether a text encoder that has this path is a T5."""
+    return _T5.fullmatch(path) is not None
 
 
 def dotted(part: str, flat: str) -> str | None:
     """``"mid_block_attentions_0_proj_in"`` → ``"mid_block.attentions.0.proj_in"``; None if it is no layer."""
+    if part != "unet" and (t5 := _FLAT_T5.fullmatch(flat)):
+        path = f"encoder.block.{t5[1]}.layer.{t5[2]}.{t5[3]}.{t5[4]}"
+        return path if is_layer_path(part, path) else None
     path = ".".join(_WORDS.findall(flat))
     return path if path.replace(".", "_") == flat and is_layer_path(part, path) else None
 
@@ -76,13 +115,15 @@ def kohya_key(key: str, *, family: str, text_prefixes: Mapping[str, str]) -> str
 
     Args:
         key: layer key.
-        family: "sdxl" takes the original block names.
+        family: "sdxl" takes the original block names; a transformer's layers are named as in the original.
         text_prefixes: text part → ``"lora_te"``, ``"lora_te1"`` or ``"lora_te2"``.
 
     Raises:
         AdapterError: a layer that kohya's format has no name for.
     """
     part, path = part_of(key), path_of(key)
+    if part == "transformer":  # joined already: the path is an original name
+        return UNET_PREFIX + path.replace(".", "_")
     if not is_layer_path(part, path):
         raise AdapterError(
             f"'{key}' is no layer that kohya files can name. Save it as diffusers or peft instead."
@@ -94,16 +135,26 @@ def kohya_key(key: str, *, family: str, text_prefixes: Mapping[str, str]) -> str
         raise AdapterError(
             f"'{key}': the family '{family}' has no '{part}'. Save it for the family it was made for."
         )
-    prefix = "" if path == "text_projection" else OLD_TEXT_PREFIX
+    prefix = OLD_TEXT_PREFIX if path.startswith("encoder.layers.") else ""
     return f"{text_prefixes[part]}_{prefix}{path.replace('.', '_')}"
 
 
 def layer_key(name: str) -> str | None:
-    """The layer key of a kohya name, of any family; None when it names no layer that is known."""
+    """The layer key of a kohya name, of any family; None when it names no layer that is known.
+
+    A layer of Flux or SD 3 keeps its original name behind ``transformer.``: it may stand for several.
+    """
     if name.startswith(UNET_PREFIX):
         flat = name.removeprefix(UNET_PREFIX)
+        if original := original_from_flat(flat):
+            return f"transformer.{original}"
         path = dotted("unet", flat) or _from_original(flat)
         return f"unet.{path}" if path else None
+    for prefix in FLAT_PATH_PREFIXES:
+        if name.startswith(prefix):
+            flat = name.removeprefix(prefix)
+            path, unet = path_from_flat(flat), dotted("unet", flat)
+            return f"transformer.{path}" if path else (f"unet.{unet}" if unet else None)
     for prefix, part in TEXT_PREFIXES.items():
         if name.startswith(prefix):
             path = dotted(part, name.removeprefix(prefix).removeprefix(OLD_TEXT_PREFIX))

@@ -1,21 +1,21 @@
 """Read an adapter of any supported format, trusting nothing in the file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from detour.adapter_files.container import decode, read_file
 from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
 from detour.adapter_files.kohya import from_kohya
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
-from detour.adapter_files.names import TEXT_PREFIXES, UNET_PREFIX
+from detour.adapter_files.names import KOHYA_PREFIXES
 from detour.adapter_files.peft_format import CONFIG_NAME, KEY_PREFIX, WEIGHTS_NAME, from_peft, is_peft_folder
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
 from detour.adapters.adapter import Adapter
 from detour.adapters.layers import Layer
 from detour.errors import AdapterError
-
-_KOHYA_PREFIXES = (UNET_PREFIX, *TEXT_PREFIXES)
 
 
 def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: bool = False) -> Adapter:
@@ -50,10 +50,35 @@ def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: 
         raise AdapterError(
             f"{where}: a PEFT file needs {CONFIG_NAME} beside it, for its alpha. Fetch the folder."
         )
-    if any(name.startswith(_KOHYA_PREFIXES) for name in tensors):
-        return _checked(from_kohya(tensors, limits=limits, unread=unread), metadata, unread)
-    layers, found = from_diffusers(tensors, metadata, limits=limits, unread=unread)
-    return _checked(layers, metadata | found, unread)
+    return adapter_of(tensors, metadata, limits=limits, unread=unread)
+
+
+def adapter_of(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    unread: Unread,
+) -> Adapter:
+    """The adapter of one file's tensors; the format is told from their names.
+
+    Args:
+        tensors: name → tensor; on the meta device where only shapes are asked for.
+        metadata: of the file.
+        limits: sizes above which a layer is refused.
+        unread: takes what cannot be read.
+
+    Raises:
+        AdapterError: as :func:`read_adapter`.
+    """
+    read = from_kohya if is_kohya(tensors) else from_diffusers
+    layers, found = read(tensors, metadata, limits=limits, unread=unread)
+    return _checked(layers, {**metadata, **found}, unread)
+
+
+def is_kohya(names: Iterable[str]) -> bool:
+    """Whether a file's tensors are named as kohya, or ComfyUI in its own files, names them."""
+    return any(name.startswith(KOHYA_PREFIXES) for name in names)
 
 
 def _only_file(folder: Path) -> Path:

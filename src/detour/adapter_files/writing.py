@@ -23,6 +23,9 @@ FileFormat = Literal["kohya", "diffusers", "peft"]
 FileDtype = Literal["fp32", "fp16", "bf16"]
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 
+_ALONE = (("unet",), ("transformer",), ("text_encoder",))
+"""Parts whose PEFT folder needs no name: its paths tell which they are."""
+
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -59,7 +62,7 @@ def write_adapter(
     own = _without_derived(adapter.metadata)
     if file_format == "kohya":
         tensors = to_kohya(adapter, family, _DTYPES[dtype])
-        own |= network_metadata(adapter)
+        own |= network_metadata(adapter, family)
     else:
         tensors, formal = to_diffusers(adapter, _DTYPES[dtype])
         own |= formal
@@ -71,7 +74,7 @@ def write_adapter(
 def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
     made = {part: to_peft(adapter, part, dtype) for part in adapter.parts}  # all or none
     for part, (tensors, config) in made.items():
-        place = folder if len(adapter.parts) == 1 else folder / part
+        place = folder if adapter.parts in _ALONE else folder / part
         write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         _write(place / WEIGHTS_NAME, tensors, _without_derived(adapter.metadata) | {"format": "pt"})
     return folder

@@ -21,7 +21,7 @@ __all__ = [
     "path_of",
 ]
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that can carry adapter layers; a layer key is ``part + "." + module path``."""
 
 
@@ -30,8 +30,9 @@ class Adapter:
     """All layers of one adapter.
 
     Attributes:
-        layers: layer key (``"unet.<path>"``, ``"text_encoder.<path>"``) → factors; module paths are
-            diffusers' and transformers 5's (no ``text_model.`` prefix).
+        layers: layer key (``"unet.<path>"``, ``"transformer.<path>"`` of Flux and SD 3,
+            ``"text_encoder.<path>"``) → factors; module paths are diffusers' and transformers 5's (no
+            ``text_model.`` prefix).
         metadata: what the file says about itself; all values are strings, as safetensors wants them.
         left_out: what a partial reading did not take, each a name and the reason; empty otherwise.
     """

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from detour.errors import BaseError
 
-FamilyName = Literal["sd1", "sd2", "sdxl"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Family:
         kohya_version: ``ss_base_model_version`` of the family.
         recommended_guidance: classifier-free guidance when the base names none of its own.
         hub_id: where the family's usual model is published.
+        opens: whether bases of it can be opened; of the others, adapter files are read, converted and written.
     """
 
     name: FamilyName
@@ -43,6 +44,7 @@ class Family:
     recommended_guidance: float
     hub_id: str
     dead_by_structure: tuple[str, ...] = field(default=())
+    opens: bool = True
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -87,6 +89,38 @@ FAMILIES: Mapping[str, Family] = {
         # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is
         # pooled).
         dead_by_structure=(r"text_encoder\.(text_model\.)?encoder\.layers\.11\..*",),
+    ),
+    "sd3": Family(
+        name="sd3",
+        title="Stable Diffusion 3",
+        text_parts=("text_encoder", "text_encoder_2", "text_encoder_3"),
+        native_size_px=1024,
+        uncond="empty_prompt",
+        text_states="penultimate",
+        kohya_text_prefixes={
+            "text_encoder": "lora_te1",
+            "text_encoder_2": "lora_te2",
+            "text_encoder_3": "lora_te3",
+        },
+        modelspec_architecture="stable-diffusion-3",
+        kohya_version="sd3",
+        recommended_guidance=4.5,
+        hub_id="stabilityai/stable-diffusion-3.5-medium",
+        opens=False,
+    ),
+    "flux": Family(
+        name="flux",
+        title="Flux",
+        text_parts=("text_encoder", "text_encoder_2"),
+        native_size_px=1024,
+        uncond="empty_prompt",
+        text_states="last",
+        kohya_text_prefixes={"text_encoder": "lora_te1", "text_encoder_2": "lora_te3"},  # as for SD 3's T5
+        modelspec_architecture="flux-1-dev",
+        kohya_version="flux1",
+        recommended_guidance=3.5,
+        hub_id="black-forest-labs/FLUX.1-dev",
+        opens=False,
     ),
 }
 
@@ -146,4 +180,4 @@ def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str,
 
 
 def _titles() -> str:
-    return ", ".join(family.title for family in FAMILIES.values())
+    return ", ".join(family.title for family in FAMILIES.values() if family.opens)

@@ -21,7 +21,7 @@ FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
     required=True,
     help="kohya: most web UIs. diffusers: load_lora_weights. peft: a folder for PeftModel.",
 )
-@click.option("--family", help="sd1, sd2 or sdxl. [default: told from the file]")
+@click.option("--family", help="sd1, sd2, sdxl, sd3 or flux. [default: told from the file]")
 @click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
 @click.option("--allow-partial", is_flag=True, help="Convert what can be read, and list what was left out.")
 @force_option

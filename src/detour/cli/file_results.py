@@ -45,6 +45,12 @@ def show_conversion(result: "ConvertResult", *, as_json: bool) -> None:
     click.echo(f"alpha    {counts_text(result.alphas)}")
     click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, result.at)}")
     click.echo(f"written  {result.path} ({result.to}, {result.dtype})")
+    if result.grown:
+        name, (before, after) = next(iter(result.grown.items()))
+        click.echo(
+            f"note     rank grows in {len(result.grown)} layers that stand for several (first: {name}, {before} to "
+            f"{after}): their parts have factors of their own, and the change is kept exactly"
+        )
     for reason in result.left_out:
         click.echo(f"left out {reason}")
 

@@ -4,12 +4,18 @@ import re
 from dataclasses import dataclass
 
 from detour.adapter_files.fitting import cross_attention_width
-from detour.adapters.adapter import Adapter
+from detour.adapter_files.names import is_t5_path
+from detour.adapter_files.transformer_names import family_of_names
+from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.bases.families import FAMILIES, Family
 from detour.errors import ConfigError, nearest
 
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-_MARKS = (("xl", "sdxl"), ("v2", "sd2"), ("v1", "sd1"))
+_MARKS = (
+    ("flux", "flux"), ("sd3", "sd3"), ("diffusion-3", "sd3"), ("diffusion-v3", "sd3"),
+    ("xl", "sdxl"), ("v2", "sd2"), ("v1", "sd1"),
+)  # fmt: skip
+_TRANSFORMER_WIDTHS = {3072: "flux", 1536: "sd3", 2432: "sd3"}
 _SAYS_SO = ("modelspec.architecture", "ss_base_model_version")
 _DEEP = re.compile(r"\.transformer_blocks\.[1-9]")
 
@@ -30,7 +36,7 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
         named: the user's word, which wins.
 
     Raises:
-        ConfigError: ``named`` is no family.
+        ConfigError: ``named`` is no family, or nothing tells Flux from SD 3.
     """
     if named is not None:
         if named not in FAMILIES:
@@ -45,8 +51,10 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
     for key in _SAYS_SO:
         text = adapter.metadata.get(key, "").lower()
         name = next((family for mark, family in _MARKS if mark in text), None)
-        if name is not None and text.startswith(("stable-diffusion", "sd")):
+        if name is not None and text.startswith(("stable-diffusion", "sd", "flux")):
             return FamilyGuess(family=FAMILIES[name], why=f"{key} in its metadata is '{text[:60]}'")
+    if "transformer" in adapter.parts or any(is_t5_path(path_of(key)) for key in adapter.layers):
+        return _of_transformer(adapter)
     if "text_encoder_2" in adapter.parts:
         return FamilyGuess(family=FAMILIES["sdxl"], why="it has a second text encoder")
     width = cross_attention_width(adapter)
@@ -56,3 +64,21 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
         return FamilyGuess(family=FAMILIES["sdxl"], why="it has several transformer blocks in one attention")
     why = "nothing in it tells SD 1 from SD 2, which have the same names"
     return FamilyGuess(family=FAMILIES["sd1"], why=why)
+
+
+def _of_transformer(adapter: Adapter) -> FamilyGuess:
+    mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == "transformer"}
+    told = family_of_names(mine)
+    if told is not None:
+        return FamilyGuess(family=FAMILIES[told], why="its blocks are that family's alone")
+    if "text_encoder_3" in adapter.parts:
+        return FamilyGuess(family=FAMILIES["sd3"], why="it has a third text encoder")
+    if any(is_t5_path(path_of(key)) for key in adapter.layers):
+        return FamilyGuess(family=FAMILIES["flux"], why="its second text encoder is a T5")
+    widths = {layer.in_features for path, layer in mine.items() if path.endswith((".to_q", ".to_k", ".to_v"))}
+    for width in sorted(widths & set(_TRANSFORMER_WIDTHS)):
+        family = FAMILIES[_TRANSFORMER_WIDTHS[width]]
+        return FamilyGuess(family=family, why=f"its transformer's width is {width}")
+    raise ConfigError(
+        "nothing in the adapter tells Flux from SD 3. Name it with --family flux or --family sd3."
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from detour.adapter_files.kohya import grown_ranks
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Adapter
@@ -36,6 +37,8 @@ class ConvertResult(BaseModel):
     limit: float
     left_out: tuple[str, ...]
     """What was not read, each with the reason."""
+    grown: dict[str, tuple[int, int]]
+    """Layer of the output that stands for several → (their largest rank, its own rank), where that is more."""
 
     def to_json(self) -> str:
         """Everything, indented."""
@@ -58,7 +61,7 @@ def convert_adapter(
         source: a file or folder of any format that is read.
         out: a ``.safetensors`` file; a folder for peft, and for diffusers on request.
         to: format of the output.
-        family: sd1, sd2 or sdxl, where the file does not tell it.
+        family: sd1, sd2, sdxl, sd3 or flux, where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
         allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
         force: write over what stands at ``out``.
@@ -87,6 +90,7 @@ def convert_adapter(
         at=written.at,
         limit=written.limit,
         left_out=adapter.left_out,
+        grown=grown_ranks(adapter, guess.family) if to == "kohya" else {},
     )
 
 

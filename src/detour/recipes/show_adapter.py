@@ -1,7 +1,6 @@
 """What is in an adapter file, without a base; from the header alone where that suffices."""
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
 from detour.adapter_files.hashes import data_sha256
-from detour.adapter_files.kohya import from_kohya
-from detour.adapter_files.names import TEXT_PREFIXES, UNET_PREFIX
-from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.reading import adapter_of, is_kohya, read_adapter
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
 from detour.adapters.adapter import Adapter, LoraLayer, part_of
@@ -157,22 +153,15 @@ def read_config(path: Path) -> str:
 
 
 def read_shapes(path: Path) -> Adapter:
-    """The adapter's layers with zeros for numbers: names, shapes, alphas and metadata, from the header alone.
+    """The adapter's layers without their numbers: names, shapes, alphas and metadata, from the header alone.
 
     Raises:
         AdapterError: not an adapter that can be read.
     """
     header, metadata = header_of(path)
-    where = str(path)
-    zero = torch.zeros(())  # one number stands for all: expanded, it takes no memory
-    tensors = {name: zero.expand(shape) for name, (shape, _) in header.items()}
+    tensors = {name: torch.empty(shape, device="meta") for name, (shape, _) in header.items()}
     tensors |= _alphas(path, [name for name in header if name.endswith(".alpha")])
-    unread = Unread(where, allowed=False)
-    if _is_kohya(header):
-        return Adapter(dict(sorted(from_kohya(tensors, unread=unread).items())), metadata)
-    layers, found = from_diffusers(tensors, metadata, unread=unread)
-    own = {key: text for key, text in metadata.items() if key not in ("format", CONFIG_KEY)}
-    return Adapter(dict(sorted(layers.items())), own | found)
+    return adapter_of(tensors, metadata, unread=Unread(str(path)))
 
 
 def _alphas(path: Path, names: list[str]) -> dict[str, Tensor]:
@@ -197,11 +186,7 @@ def _inside(path: Path) -> Path:
 def _format_of(path: Path) -> Literal["kohya", "diffusers", "peft"]:
     if path.is_dir():
         return "peft"
-    return "kohya" if _is_kohya(header_of(path)[0]) else "diffusers"
-
-
-def _is_kohya(names: Iterable[str]) -> bool:
-    return any(name.startswith((UNET_PREFIX, *TEXT_PREFIXES)) for name in names)
+    return "kohya" if is_kohya(header_of(path)[0]) else "diffusers"
 
 
 def _blocks(adapter: Adapter, *, figures: bool) -> tuple[BlockFigures, ...]:
