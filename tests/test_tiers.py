@@ -29,6 +29,7 @@ TIERS = {
     "cli": 5.0,
     "serving": 5.0,
     "studio": 5.0,
+    "__main__": 6.0,
 }
 
 

@@ -76,9 +76,15 @@ class MissingExtra(DetourError):
 
 
 class Interrupted(DetourError):
-    """Stopped by Ctrl-C or SIGTERM after the running step; the message says how to go on."""
+    """Stopped by Ctrl-C after the running step; the message says how to go on."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """Stopped by SIGTERM, as schedulers send it, after the running step; everything is saved."""
+
+    exit_code = 143
 
 
 def nearest(word: str, choices: list[str]) -> str:

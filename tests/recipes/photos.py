@@ -20,11 +20,14 @@ def make_photos(folder: Path, count: int = 9, *, size_px: int = 64) -> Path:
 
 
 def quick_spec(base: Path | str, photos: Path, **flags: Any) -> RunSpec:
-    """A run of seconds: rank 2, six steps of two, no sample pictures, no held-out evaluation, fp32, one thread.
+    """A run of seconds; ``flags`` are dotted keys with ``__`` for the dot."""
+    values = quick_flags(base, photos) | {key.replace("__", "."): value for key, value in flags.items()}
+    return load_run_spec(flags=values)
 
-    ``flags`` are dotted keys with ``__`` for the dot.
-    """
-    values: dict[str, Any] = {
+
+def quick_flags(base: Path | str, photos: Path) -> dict[str, Any]:
+    """Rank 2, six steps of two, no sample pictures, no held-out evaluation, fp32, one thread."""
+    return {
         "name": "quick",
         "seed": 3,
         "data.source": str(photos),
@@ -46,5 +49,3 @@ def quick_spec(base: Path | str, photos: Path, **flags: Any) -> RunSpec:
         "evaluate.proof_pictures": 1,
         "sample.steps": 1,
     }
-    values |= {key.replace("__", "."): value for key, value in flags.items()}
-    return load_run_spec(flags=values)

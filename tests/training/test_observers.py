@@ -40,7 +40,7 @@ def test_log_is_cut_back_to_the_checkpoint_and_keeps_its_seconds(tmp_path: Path)
     lines.insert(2, {"step": 2, "val_loss": 0.5})  # type: ignore[arg-type]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
-    log = MetricsLog(tmp_path, first_step=2)
+    log = MetricsLog(tmp_path, resumed_at=2)
     log.close()
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == lines[:3]

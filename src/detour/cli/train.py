@@ -31,6 +31,7 @@ KEYS = {
     "threads": "train.threads",
     "lr": "train.optim.lr",
     "keep_best": "validate.keep_best",
+    "patience": "validate.patience",
 }
 
 
@@ -66,6 +67,9 @@ KEYS = {
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
     "--keep-best", is_flag=True, default=None, help="Ship the weights of the lowest validation loss."
+)
+@click.option(
+    "--patience", type=int, help="Stop after so many validations without a new lowest loss; ship the best."
 )
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
 @click.option(

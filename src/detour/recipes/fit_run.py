@@ -63,7 +63,7 @@ def fit_run(
     state = make_state(attached, spec)
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
-    with stop_wish() as wish, contextlib.closing(MetricsLog(folder, first_step=state.step)) as log:
+    with stop_wish() as wish, contextlib.closing(_log(plan, folder)) as log:
         validator = _validator(plan, material, denoiser, log)
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(
@@ -87,6 +87,7 @@ def fit_run(
             pace,
             checkpointer,
         ]
+        state.enough = validator.enough
         with (
             repeatable_kernels(denoiser.device),
             _saved_when_stopped(plan, attached, state, checkpointer, folder),
@@ -130,10 +131,14 @@ def _proved_gradients(
     }
 
 
+def _log(plan: RunPlan, folder: Path) -> MetricsLog:
+    return MetricsLog(folder, resumed_at=plan.checkpoint.step if plan.checkpoint is not None else None)
+
+
 def _validator(plan: RunPlan, material: Material, denoiser: Denoiser, log: MetricsLog) -> Validator:
     spec = plan.spec
     if material.held_out is None:
-        return Validator(log, lambda: float("nan"), every=0, keep_best=False)
+        return Validator(log, lambda: float("nan"), every=0)
     fixed = fixed_validation(
         material.held_out,
         seed=spec.seed,
@@ -146,6 +151,7 @@ def _validator(plan: RunPlan, material: Material, denoiser: Denoiser, log: Metri
         lambda: fixed.loss(denoiser),
         every=int(spec.validate_.every),
         keep_best=spec.validate_.keep_best,
+        patience=spec.validate_.patience,
     )
     if plan.checkpoint is not None:
         validator.load(plan.checkpoint.facts, plan.checkpoint.tensors)
@@ -176,7 +182,7 @@ def _saved_when_stopped(
         yield
     except Interrupted as error:
         save_run_adapter(plan, attached, folder)
-        raise Interrupted(f"{error} Go on with: detour train --resume {folder}") from error
+        raise type(error)(f"{error} Go on with: detour train --resume {folder}") from error
     except TrainingDiverged as error:
         checkpointer.save(state)
         file = save_run_adapter(plan, attached, folder)

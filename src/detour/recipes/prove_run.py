@@ -230,7 +230,7 @@ def _gather_evidence(
 def _validation(run: FinishedRun) -> tuple[float, ...]:
     """Losses on pictures kept out up to the weights that are shipped: the last ones, or the best."""
     losses = tuple(value for _, value in run.metrics.validation)
-    if run.spec.validate_.keep_best and losses:
+    if (run.spec.validate_.keep_best or run.spec.validate_.patience) and losses:
         return losses[: losses.index(min(losses)) + 1]
     return losses
 

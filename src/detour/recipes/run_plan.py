@@ -66,9 +66,11 @@ def plan_resumed(folder: Path) -> RunPlan:
     refuse_changed_data(folder, point.checkpoint, dataset)
     pick_device(point.spec.base.device)
     set_threads(point.spec.train.threads)
-    note = f"Going on after step {point.checkpoint.step} of {point.spec.train.steps}."
+    notes = list(point.notes)
+    if point.checkpoint is not None:
+        notes.append(f"Going on after step {point.checkpoint.step} of {point.spec.train.steps}.")
     return RunPlan(
-        spec=point.spec, base=base, dataset=dataset, notes=(*point.notes, note), checkpoint=point.checkpoint
+        spec=point.spec, base=base, dataset=dataset, notes=tuple(notes), checkpoint=point.checkpoint
     )
 
 

@@ -10,17 +10,17 @@ from detour.data.folder import split_holdout
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
-from detour.files import write_json, write_text
+from detour.files import remove_temporaries, write_json, write_text
 from detour.recipes.draw_samples import keep_trained_pictures_of
 from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import save_run_adapter
-from detour.specs import RunSpec, to_toml
+from detour.specs import RunSpec, load_run_spec, to_toml
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import remember_pictures
-from detour.training.run_folder import claimed, locked
+from detour.training.resume import lacks_only_its_proof, remember_pictures
+from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
 
 GRADIENTS = "gradients.json"
@@ -74,6 +74,9 @@ def train_adapter(
         if spec is not None:
             raise ConfigError(f"--resume {resume}: a resumed run keeps its settings. Leave the others out.")
         with locked(_existing(resume)):
+            remove_temporaries(resume)
+            if lacks_only_its_proof(resume):
+                return _proved_at_last(resume, progress)
             return _run(plan_resumed(resume), resume, progress)
     if spec is None:
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
@@ -91,6 +94,25 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
+def _proved_at_last(folder: Path, progress: ProgressFn) -> TrainResult:
+    """The proof of a run that was killed after its training; what the training left is in ``run.json``."""
+    spec, state = load_run_spec(config=folder / "resolved.toml"), read_state(folder)
+    note = "It was trained, and died while it was being proved: proving it."
+    progress(Progress(stage="preparing", note=note))
+    return TrainResult(
+        name=str(spec.name),
+        run_folder=folder,
+        adapter_file=folder / f"{spec.name}.safetensors",
+        steps=int(state["step"]),
+        seconds=float(state["seconds"]),
+        final_loss=state.get("loss"),
+        val_loss=state.get("val_loss"),
+        best_step=state.get("best_step"),
+        proof=_prove(folder, progress),
+        notes=(note,),
+    )
+
+
 def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
     """All stages of a run; whatever ends it is in ``run.json``."""
     spec = plan.spec
@@ -103,11 +125,19 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
             remember_pictures(folder, plan.dataset)
         material, notes = _load_material(plan, progress)
         trained = fit_run(plan, material, folder, record, progress)
+        if trained.state.enough:
+            notes.append(_why_early(trained, spec))
+            progress(Progress(stage="training", note=notes[-1]))
         adapter = _ship(plan, trained, folder)
         keep_trained_pictures_of(
             folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
         )
-        facts = {"val_loss": trained.validator.latest, "best_step": trained.validator.best_step}
+        facts = {
+            "step": trained.state.step,
+            "loss": trained.loss,
+            "val_loss": trained.validator.latest,
+            "best_step": trained.validator.best_step,
+        }
         record.write("finished", {**facts, "seconds": trained.seconds})
     result = TrainResult(
         name=spec.name,
@@ -149,6 +179,13 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
     for note in notes:
         progress(Progress(stage="encoding pictures", note=note))
     return material, notes
+
+
+def _why_early(trained: Trained, spec: RunSpec) -> str:
+    return (
+        f"Stopped after step {trained.state.step} of {spec.train.steps}: no new lowest validation loss in "
+        f"{spec.validate_.patience} validations. The weights of step {trained.validator.best_step} are kept."
+    )
 
 
 def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:

@@ -147,6 +147,9 @@ class ValidateSpec(Spec):
     """Fixed timesteps a picture, evenly spread."""
     keep_best: bool = False
     """Ship the weights of the lowest validation loss instead of the last."""
+    patience: Count = 0
+    """End the run after so many validations without a new lowest loss, and ship the weights of the lowest;
+    0 never."""
 
 
 class CheckpointSpec(Spec):
@@ -155,7 +158,7 @@ class CheckpointSpec(Spec):
     every: Count | Auto = "auto"
     """Steps between checkpoints; 0 only at the end and on Ctrl-C; ``auto`` makes four in a run."""
     keep: PositiveInt = 2
-    """Newest checkpoints that stay on disk."""
+    """Newest checkpoints that stay on disk; with ``keep_best`` or ``patience`` the best one stays too."""
 
 
 class EvaluateSpec(Spec):

@@ -96,6 +96,11 @@ def newest_good(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, broken
 
 
+def any_marked(run_folder: Path) -> bool:
+    """Whether a checkpoint was ever finished, good or broken by now."""
+    return any((folder / MARKER).exists() for folder in _step_folders(run_folder))
+
+
 def _read(folder: Path) -> Checkpoint:
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sha256"]

@@ -31,12 +31,17 @@ class StepReport:
 
 @dataclass
 class TrainState:
-    """What changes during a run: the flat weights, the optimizer's state and how many updates were made."""
+    """What changes during a run: the flat weights, the optimizer's state and how many updates were made.
+
+    Attributes:
+        enough: an observer found that more steps would not help; the loop ends after the running one.
+    """
 
     flat: FlatParameters
     optimizer: FlatOptimizer
     rate: Callable[[int], float]
     step: int = 0
+    enough: bool = False
 
     def update(self) -> None:
         self.optimizer.update(self.rate(self.step))
@@ -58,13 +63,13 @@ def fit(
     grad_accum: int = 1,
     max_grad_norm: float = 1.0,
 ) -> None:
-    """Update ``state`` until it has made ``steps`` updates.
+    """Update ``state`` until it has made ``steps`` updates or an observer finds that it is enough.
 
     Raises:
         TrainingDiverged: the loss or the gradient norm is not finite; ``state`` is as it was after the last good
             update.
     """
-    while state.step < steps:
+    while state.step < steps and not state.enough:
         loss = accumulate(loss_fn, state.step, grad_accum)
         grad_norm = state.flat.clip_grads(max_grad_norm)
         report = StepReport(state.step + 1, loss, grad_norm, state.rate(state.step))

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from detour.errors import Interrupted
 from detour.files import storage_error, write_text
 from detour.training.checkpoints import Checkpoint, save_checkpoint
 from detour.training.loop import StepReport, TrainState
@@ -32,10 +31,10 @@ class MetricsLog:
         last_loss: of the newest step.
     """
 
-    def __init__(self, run_folder: Path, *, first_step: int = 0) -> None:
-        """Open the log of ``run_folder``; lines of steps after ``first_step`` are cut off, they come again."""
+    def __init__(self, run_folder: Path, *, resumed_at: int | None = None) -> None:
+        """Open the log of ``run_folder``; lines of steps after ``resumed_at`` are cut off, they come again."""
         self.path = run_folder / METRICS
-        kept = [line for line in _lines(self.path) if line["step"] <= first_step]
+        kept = [line for line in _lines(self.path) if resumed_at is not None and line["step"] <= resumed_at]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         try:
             self._stream = self.path.open("a", encoding="utf-8", newline="\n")
@@ -87,13 +86,30 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Validator:
-    """Writes ``val_loss`` every ``every`` steps and keeps the weights of the lowest."""
+    """Writes ``val_loss`` every ``every`` steps, keeps the weights of the lowest, and says when it is enough.
 
-    def __init__(self, log: MetricsLog, measure: Callable[[], float], *, every: int, keep_best: bool) -> None:
+    Args of the constructor:
+        measure: the validation loss of the weights of the moment.
+        every: steps between two measurements; 0 never.
+        keep_best: keep the weights of the lowest loss.
+        patience: measurements without a new lowest loss after which the run ends; 0 never.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        measure: Callable[[], float],
+        *,
+        every: int,
+        keep_best: bool = False,
+        patience: int = 0,
+    ) -> None:
         self._log = log
         self._measure = measure
         self.every = every
-        self._keep_best = keep_best
+        self._keep_best = keep_best or patience > 0
+        self._patience = patience
+        self.since_best = 0
         self.latest: float | None = None
         self.best_loss: float | None = None
         self.best_step: int | None = None
@@ -107,19 +123,34 @@ class Validator:
         """Measure now; before step 1 this is the base's own loss."""
         self.latest = self._measure()
         self._log.write({"step": state.step, "val_loss": self.latest})
-        if self._keep_best and (self.best_loss is None or self.latest < self.best_loss):
-            self.best_loss, self.best_step = self.latest, state.step
+        if not self._keep_best:
+            return
+        self.since_best += 1
+        if self.best_loss is None or self.latest < self.best_loss:
+            self.best_loss, self.best_step, self.since_best = self.latest, state.step, 0
             self.best_values = state.flat.values.detach().clone()
+        state.enough = self.enough
+
+    @property
+    def enough(self) -> bool:
+        """Whether the patience is used up."""
+        return 0 < self._patience <= self.since_best
 
     def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`facts` and :meth:`tensors` gave."""
         self.latest, self.best_loss, self.best_step = (
             facts[k] for k in ("val_loss", "best_loss", "best_step")
         )
+        self.since_best = int(facts.get("since_best", 0))
         self.best_values = tensors.get("best")
 
     def facts(self) -> dict[str, float | int | None]:
-        return {"val_loss": self.latest, "best_loss": self.best_loss, "best_step": self.best_step}
+        return {
+            "val_loss": self.latest,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "since_best": self.since_best,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {} if self.best_values is None else {"best": self.best_values}
@@ -138,7 +169,7 @@ class Sheets:
 
 
 class Checkpointer:
-    """Saves every ``every`` steps, at the end, and when somebody wants to stop; then it stops the run.
+    """Saves every ``every`` steps, at a new best one, at the end, and when somebody wants to stop; then it stops.
 
     It comes last in the list of observers: what it saves must include what the others did at the step.
     """
@@ -162,10 +193,12 @@ class Checkpointer:
 
     def on_step(self, state: TrainState, report: StepReport) -> None:
         due = bool(self._every) and report.step % self._every == 0
-        if due or report.step == self._steps or self._wish.wanted:
+        best = report.step == self._validator.best_step
+        last = report.step == self._steps or state.enough
+        if due or best or last or self._wish.wanted:
             self.save(state)
         if self._wish.wanted:
-            raise Interrupted(f"stopped after step {report.step} of {self._steps}; everything is saved.")
+            raise self._wish.error(f"stopped after step {report.step} of {self._steps}; everything is saved.")
 
     def save(self, state: TrainState) -> None:
         """Write the state as it is now.
@@ -181,7 +214,7 @@ class Checkpointer:
             tensors={**tensors, **self._validator.tensors()},
             facts={**self._facts, **self._validator.facts()},
         )
-        save_checkpoint(self._run_folder, checkpoint, keep=self._keep)
+        save_checkpoint(self._run_folder, checkpoint, keep=self._keep, best=self._validator.best_step)
 
 
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:

@@ -135,6 +135,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         set_dotted(values, "sample.prompts", spread(captions, spec.sample.count))
     resolved = parse(RunSpec, values)
     _check(resolved, base)
+    _check_patience(resolved)
     return Resolved(resolved, tuple(_sentences(resolved, taken, defaults)))
 
 
@@ -205,6 +206,16 @@ def _check(spec: RunSpec, base: "Base") -> None:
     if spec.data.trigger and re.search(r"\s{2,}|[\n\r]", spec.data.trigger):
         raise ConfigError(
             "data.trigger has line breaks or double spaces in it. Use one word or a short phrase."
+        )
+
+
+def _check_patience(spec: RunSpec) -> None:
+    """Whether there is a validation loss to be patient with."""
+    if spec.validate_.patience and not (spec.validate_.every and spec.data.holdout):
+        raise ConfigError(
+            f"validate.patience is {spec.validate_.patience}, but nothing is validated: validate.every is "
+            f"{spec.validate_.every} and data.holdout {spec.data.holdout:g}. Set data.holdout (0.125 keeps one picture "
+            "in eight out), or leave patience at 0."
         )
 
 

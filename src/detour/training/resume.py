@@ -14,7 +14,7 @@ from detour.errors import RunError
 from detour.files import write_json
 from detour.specs import RunSpec, load_run_spec, to_toml
 from detour.specs.sources import parse
-from detour.training.checkpoints import FOLDER, Checkpoint, newest_good
+from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, newest_good
 from detour.training.resolve import changed_keys
 from detour.training.run_folder import read_state
 
@@ -28,12 +28,12 @@ class ResumePoint:
 
     Attributes:
         spec: the run's settings, without any ``"auto"``.
-        checkpoint: the newest good one.
+        checkpoint: the newest good one; ``None`` where the run died before it wrote any, and begins again.
         notes: what the user should know: broken checkpoints, another torch.
     """
 
     spec: RunSpec
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     notes: tuple[str, ...]
 
 
@@ -53,30 +53,37 @@ def remember_pictures(run_folder: Path, dataset: Dataset) -> None:
     write_json(run_folder / PICTURES, _pictures(dataset))
 
 
+def lacks_only_its_proof(run_folder: Path) -> bool:
+    """Whether the run is trained and was killed while it was being proved.
+
+    Raises:
+        RunError: no run there.
+    """
+    trained = read_state(run_folder).get("state") == "finished"
+    return trained and not (run_folder / "proof.json").exists()
+
+
 def find_resume_point(run_folder: Path) -> ResumePoint:
     """Read what is needed to go on with a run.
 
     Raises:
-        RunError: no run, a finished run, no good checkpoint, or ``resolved.toml`` was edited.
+        RunError: no run, a finished run, broken checkpoints alone, or ``resolved.toml`` was edited.
         ConfigError: ``resolved.toml`` cannot be read.
     """
     state = read_state(run_folder)
     if state.get("state") == "finished":
-        if not (run_folder / "proof.json").exists():
-            raise RunError(
-                f"{run_folder}: this run is trained, but its proof was cut short. Go on with: detour prove {run_folder}"
-            )
         raise RunError(
             f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
         )
     spec = load_run_spec(config=run_folder / SETTINGS)
     checkpoint, broken = newest_good(run_folder)
     if checkpoint is None:
-        found = f"{len(broken)} broken" if broken else "none"
-        raise RunError(
-            f"{run_folder}: no checkpoint to go on from ({found}). Start again: "
-            f"detour train --config {run_folder / SETTINGS} --force."
-        )
+        if any_marked(run_folder):
+            raise RunError(
+                f"{run_folder}: no good checkpoint to go on from ({len(broken)} broken). Start again: "
+                f"detour train --config {run_folder / SETTINGS} --force."
+            )
+        return ResumePoint(spec, None, ("It died before its first checkpoint: beginning again at step 1.",))
     _refuse_changed_settings(run_folder, checkpoint, spec)
     notes = list(broken)
     before = checkpoint.facts.get("torch")
@@ -87,19 +94,21 @@ def find_resume_point(run_folder: Path) -> ResumePoint:
     return ResumePoint(spec, checkpoint, tuple(notes))
 
 
-def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint, dataset: Dataset) -> None:
+def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint | None, dataset: Dataset) -> None:
     """Stop when the pictures or captions are not those of the run.
 
     Raises:
         RunError: names the pictures that differ.
     """
-    if checkpoint.facts.get("data") == dataset.fingerprint:
+    if checkpoint is not None and checkpoint.facts.get("data") == dataset.fingerprint:
         return
     now = _pictures(dataset)
     try:
         before = json.loads((run_folder / PICTURES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        before = {}
+        before = {} if checkpoint is not None else now  # killed before it knew its pictures: these are they
+    if checkpoint is None and before == now:
+        return
     changed = [
         f"{name} ({'new' if name not in before else 'gone' if name not in now else 'changed'})"
         for name in sorted(before.keys() | now.keys())

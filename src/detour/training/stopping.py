@@ -7,12 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from detour.errors import Interrupted, Terminated
+
 
 @dataclass
 class StopWish:
-    """``wanted`` becomes true at the first signal."""
+    """``wanted`` becomes true at the first signal.
+
+    Attributes:
+        wanted: stop after the running step.
+        error: what the run then ends with; its exit code tells Ctrl-C from SIGTERM.
+    """
 
     wanted: bool = False
+    error: type[Interrupted] = Interrupted
 
 
 @contextmanager
@@ -27,8 +35,9 @@ def stop_wish() -> Iterator[StopWish]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def first(_number: int, _frame: FrameType | None) -> None:
+    def first(number: int, _frame: FrameType | None) -> None:
         wish.wanted = True
+        wish.error = Terminated if number == signal.SIGTERM else Interrupted
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
