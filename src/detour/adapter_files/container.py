@@ -5,12 +5,14 @@ here before the library sees it. It also writes metadata in another order in eac
 adapter would have other bytes; here keys are sorted.
 """
 
+import errno
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,6 +22,14 @@ from detour.adapter_files.limits import Limits
 from detour.errors import AdapterError
 
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _FILE_ORDER = ("F32", "BF16", "F16")
 """safetensors sorts by dtype, widest first, then by name; other tools' hashes of the data rely on it."""
@@ -38,24 +48,38 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
         tensors: name → float32, float16 or bfloat16 tensor.
         metadata: strings only.
     """
-    ordered = sorted(tensors.items(), key=lambda item: (_FILE_ORDER.index(_NAMES[item[1].dtype]), item[0]))
+    ordered = in_file_order((name, tensor.dtype) for name, tensor in tensors.items())
+    header = header_bytes(
+        ((name, tensors[name].dtype, tuple(tensors[name].shape)) for name in ordered), metadata
+    )
+    return b"".join([header, *(tensor_bytes(tensors[name]) for name in ordered)])
+
+
+def in_file_order(kinds: Iterable[tuple[str, torch.dtype]]) -> list[str]:
+    """The names of tensors, given with their dtypes, in the order in which a file holds them."""
+    return [name for name, _ in sorted(kinds, key=lambda kind: (_FILE_ORDER.index(_NAMES[kind[1]]), kind[0]))]
+
+
+def header_bytes(
+    entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Everything of a safetensors file that stands before its data.
+
+    Args:
+        entries: name, dtype and shape of each tensor, in the order of a file.
+        metadata: strings only.
+    """
     header: dict[str, Any] = {}
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))
-    chunks, offset = [], 0
-    for name, tensor in ordered:
-        chunk = tensor_bytes(tensor)
-        end = offset + len(chunk)
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        chunks.append(chunk)
+    offset = 0
+    for name, dtype, shape in entries:
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+    return len(text).to_bytes(8, "little") + text
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -76,24 +100,95 @@ def read_file(path: Path, limits: Limits) -> bytes:
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise _pickle(path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise AdapterError(f"{path}: not a file. Name a .safetensors file.")
-        if found.st_size > limits.max_file_bytes:
-            size = f"{found.st_size / 2**20:,.0f} MiB"
-            raise AdapterError(f"{path}: {size}, larger than an adapter can be. Is this a whole model?")
+        num_bytes = _size_of(path, limits)
         with path.open("rb") as stream:
             data = stream.read(8 + limits.max_header_bytes)
-            if found.st_size > len(data):
+            if num_bytes > len(data):
                 if not _is_pickle(data):
-                    _check_header(data, found.st_size, limits, str(path))
+                    _check_header(data, num_bytes, limits, str(path))
                 stream.seek(0)
-                data = stream.read(found.st_size)
+                data = stream.read(num_bytes)
     except OSError as error:
         raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
     if _is_pickle(data):
         raise _pickle(path)
     return data
+
+
+def _size_of(path: Path, limits: Limits) -> int:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise AdapterError(f"{path}: not a file. Name a .safetensors file.")
+    if found.st_size > limits.max_file_bytes:
+        size = f"{found.st_size / 2**20:,.0f} MiB"
+        raise AdapterError(f"{path}: {size}, larger than an adapter can be. Is this a whole model?")
+    return found.st_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Where a tensor lies in a file.
+
+    Attributes:
+        dtype: as safetensors names it: "F32", "F16", …
+        shape: at most four sizes.
+        begin: first byte, counted from the start of the file.
+        num_bytes: what the shape needs.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    num_bytes: int
+
+
+def read_header(path: Path, limits: Limits) -> tuple[dict[str, Region], dict[str, str]]:
+    """Every tensor's place and the metadata, checked as :func:`decode` does; the data is not read.
+
+    Raises:
+        AdapterError: not there, a pickle, or a header that lies or is beyond the limits.
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise _pickle(path)
+    try:
+        num_bytes = _size_of(path, limits)
+        with path.open("rb") as stream:
+            start = stream.read(9)
+            if _is_pickle(start):
+                raise _pickle(path)
+            length = min(int.from_bytes(start[:8], "little"), limits.max_header_bytes)
+            data = start + stream.read(max(0, 8 + length - len(start)))
+    except OSError as error:
+        raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
+    metadata = _check_header(data, num_bytes, limits, str(path))
+    header, begin = _header(data, limits, str(path))
+    regions = {
+        name: Region(
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            begin=begin + entry["data_offsets"][0],
+            num_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    return regions, metadata
+
+
+def read_region(stream: BinaryIO, region: Region) -> Tensor:
+    """One tensor of an open file, in the file's dtype.
+
+    Raises:
+        OSError: the file ends before it.
+    """
+    stream.seek(region.begin)
+    data = bytearray(stream.read(region.num_bytes))
+    if len(data) != region.num_bytes:
+        raise OSError(errno.EIO, "it became shorter while it was read")
+    dtype = _DTYPES[region.dtype]
+    if not data:
+        return torch.empty(region.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(region.shape)
 
 
 def _is_pickle(data: bytes) -> bool:

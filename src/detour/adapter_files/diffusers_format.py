@@ -111,14 +111,31 @@ def from_diffusers(
     Raises:
         AdapterError: a name that is not known, or a layer that is not whole.
     """
-    scales = _scales(metadata, unread.where)
+    scales = scales_of(metadata, unread.where)
+    folded = FOLDED if any(own.rank_stabilised for own in scales.values()) else {}
+    return dotted_layers(tensors, scales, limits=limits, unread=unread), dict(folded)
+
+
+def dotted_layers(
+    tensors: Mapping[str, Tensor], scales: Mapping[str, Scales], *, limits: Limits, unread: Unread
+) -> dict[str, Layer]:
+    """Layers by key, of tensors in any dotted naming; some of a file's are enough, as long as layers are whole.
+
+    Args:
+        tensors: by name.
+        scales: part → what the config says; parts without one keep their alpha tensors.
+        limits: of rank and size.
+        unread: takes what cannot be read.
+
+    Raises:
+        AdapterError: a name that is not known, or a layer that is not whole.
+    """
     groups = group(tensors, unread)
     for key, parts in groups.items():
         own = scales.get(part_of(key))
         if own is not None:
             apply_scales(parts, own, key, unread)
-    folded = FOLDED if any(own.rank_stabilised for own in scales.values()) else {}
-    return layers_from(groups, limits, unread), dict(folded)
+    return layers_from(groups, limits, unread)
 
 
 def group(tensors: Mapping[str, Tensor], unread: Unread) -> dict[str, Factors]:
@@ -174,7 +191,12 @@ def _parse(name: str) -> Place:
     return f"{part}.{path}", kind or (MAGNITUDE if match["magnitude"] else "alpha")
 
 
-def _scales(metadata: Mapping[str, str], where: str) -> dict[str, Scales]:
+def scales_of(metadata: Mapping[str, str], where: str) -> dict[str, Scales]:
+    """Part → scales, from the config in a file's metadata; empty where there is none.
+
+    Raises:
+        AdapterError: the config cannot be read.
+    """
     if CONFIG_KEY not in metadata:
         return {}
     try:

@@ -1,11 +1,14 @@
 """The hashes by which other tools know an adapter."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from detour.adapter_files.container import encode
+from detour.adapter_files.container import header_bytes, in_file_order, tensor_bytes
+
+_LEGACY = slice(0x100000, 0x110000)
+"""Bytes of a file that old web UIs hash."""
 
 
 def data_sha256(encoded: bytes) -> str:
@@ -27,12 +30,35 @@ def file_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
 
     Source: ``precalculate_safetensors_hashes``, kohya-ss/sd-scripts, library/train_util.py.
     """
-    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    encoded = encode(tensors, training)
-    digest = data_sha256(encoded)
-    legacy = hashlib.sha256(encoded[0x100000:0x110000]).hexdigest()[:8]
+    ordered = in_file_order((name, tensor.dtype) for name, tensor in tensors.items())
+    header = header_bytes(
+        ((name, tensors[name].dtype, tuple(tensors[name].shape)) for name in ordered), training_only(metadata)
+    )
+    return hashes_of(header, (tensor_bytes(tensors[name]) for name in ordered))
+
+
+def training_only(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of the metadata stands in the file over which kohya computes its hashes."""
+    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
+
+
+def hashes_of(header: bytes, data: Iterable[bytes]) -> dict[str, str]:
+    """The texts of :func:`file_hashes`, of a file in pieces.
+
+    Args:
+        header: with the metadata of :func:`training_only` alone.
+        data: the bytes behind it.
+    """
+    whole, legacy = hashlib.sha256(), hashlib.sha256()
+    legacy.update(header[_LEGACY.start : _LEGACY.stop])
+    position = len(header)
+    for piece in data:
+        whole.update(piece)
+        legacy.update(piece[max(0, _LEGACY.start - position) : max(0, _LEGACY.stop - position)])
+        position += len(piece)
+    digest = whole.hexdigest()
     return {
         "sshs_model_hash": digest,
-        "sshs_legacy_hash": legacy,
+        "sshs_legacy_hash": legacy.hexdigest()[:8],
         "modelspec.hash_sha256": f"0x{digest}",
     }

@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from detour.adapter_files.assemble import layers_from
 from detour.adapter_files.container import decode, read_file
-from detour.adapter_files.diffusers_format import FOLDED, apply_scales, factors_of, group, require_one_kind
+from detour.adapter_files.diffusers_format import FOLDED, dotted_layers, factors_of, require_one_kind
 from detour.adapter_files.limits import Limits
-from detour.adapter_files.lora_config import read_scales, to_config
+from detour.adapter_files.lora_config import Scales, read_scales, to_config
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
 from detour.adapters.layers import Layer
@@ -78,41 +78,65 @@ def from_peft(folder: Path, limits: Limits, *, unread: Unread) -> tuple[dict[str
     """
     layers: dict[str, Layer] = {}
     metadata: dict[str, str] = {}
-    for part, place in _part_folders(folder).items():
-        mine, found = _from_one(place, part, limits, unread)
-        layers |= mine
-        metadata |= found
+    for part in peft_parts(folder, limits):
+        tensors, found = decode(
+            read_file(part.weights, limits), limits, where=str(part.weights), finite=not unread.allowed
+        )
+        mine = Unread(str(part.weights), allowed=unread.allowed)
+        named = {part.dotted(name): tensor for name, tensor in tensors.items()}
+        layers |= dotted_layers(named, part.scales, limits=limits, unread=mine)
+        metadata |= found | part.said
+        unread.take(mine)
     return layers, metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftPart:
+    """The adapter of one model in a PEFT folder.
+
+    Attributes:
+        prefix: ``"text_encoder."`` where the folder has one for each part, else empty.
+        weights: the safetensors file.
+        scales: of the config, for whichever part the names turn out to be of.
+    """
+
+    prefix: str
+    weights: Path
+    scales: Mapping[str, Scales]
+
+    def dotted(self, name: str) -> str:
+        """The name of a tensor as diffusers files have it."""
+        return self.prefix + name.removeprefix(KEY_PREFIX)
+
+    @property
+    def said(self) -> dict[str, str]:
+        """Metadata that the config amounts to."""
+        return dict(FOLDED) if any(own.rank_stabilised for own in self.scales.values()) else {}
+
+
+def peft_parts(folder: Path, limits: Limits) -> list[PeftPart]:
+    """The parts of a PEFT folder, their configs read; tensors are not.
+
+    Raises:
+        AdapterError: a config is missing, broken, of a kind that is not supported, or a link leads out.
+    """
+    found = []
+    for part, place in _part_folders(folder).items():
+        weights, config_file = place / WEIGHTS_NAME, place / CONFIG_NAME
+        if not weights.exists() and (place / "adapter_model.bin").exists():
+            weights = place / "adapter_model.bin"  # read_file refuses it by name
+        for path in (weights, config_file):
+            _refuse_link_out(path, place)
+        scales = read_scales(_read_config(config_file, limits), where=str(config_file))
+        prefix = f"{part}." if part else ""
+        found.append(PeftPart(prefix=prefix, weights=weights, scales=dict.fromkeys(PARTS, scales)))
+    return found
 
 
 def _part_folders(folder: Path) -> dict[str | None, Path]:
     if (folder / CONFIG_NAME).is_file():
         return {None: folder}
     return {part: folder / part for part in PARTS if (folder / part / CONFIG_NAME).is_file()}
-
-
-def _from_one(
-    folder: Path, part: str | None, limits: Limits, unread: Unread
-) -> tuple[dict[str, Layer], dict[str, str]]:
-    weights, config_file = folder / WEIGHTS_NAME, folder / CONFIG_NAME
-    if not weights.exists() and (folder / "adapter_model.bin").exists():
-        weights = folder / "adapter_model.bin"  # read_file refuses it by name
-    for path in (weights, config_file):
-        _refuse_link_out(path, folder)
-    tensors, metadata = decode(
-        read_file(weights, limits), limits, where=str(weights), finite=not unread.allowed
-    )
-    config = _read_config(config_file, limits)
-    scales = read_scales(config, where=str(config_file))
-    prefix = f"{part}." if part else ""
-    named = {prefix + name.removeprefix(KEY_PREFIX): tensor for name, tensor in tensors.items()}
-    mine = Unread(str(weights), allowed=unread.allowed)
-    groups = group(named, mine)
-    for key, parts in groups.items():
-        apply_scales(parts, scales, key, mine)
-    layers = layers_from(groups, limits, mine)
-    unread.take(mine)
-    return layers, metadata | (FOLDED if scales.rank_stabilised else {})
 
 
 def _read_config(path: Path, limits: Limits) -> Mapping[str, Any]:

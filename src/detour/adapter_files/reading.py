@@ -35,21 +35,14 @@ def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: 
     Raises:
         AdapterError: missing, a pickle, too large, malformed, not finite, of another kind or family.
     """
+    path = located(path)
     unread = Unread(str(path), allowed=allow_partial)
     if path.is_dir():
-        if is_peft_folder(path):
-            layers, metadata = from_peft(path, limits, unread=unread)
-            return _checked(layers, metadata, unread)
-        path = _only_file(path)
-        unread = Unread(str(path), allowed=allow_partial)
-    elif path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file():
-        return read_adapter(path.parent, limits=limits, allow_partial=allow_partial)
+        layers, metadata = from_peft(path, limits, unread=unread)
+        return _checked(layers, metadata, unread)
     where = str(path)
     tensors, metadata = decode(read_file(path, limits), limits, where=where, finite=not allow_partial)
-    if any(name.startswith(KEY_PREFIX) for name in tensors):
-        raise AdapterError(
-            f"{where}: a PEFT file needs {CONFIG_NAME} beside it, for its alpha. Fetch the folder."
-        )
+    require_no_peft(tensors, where)
     return adapter_of(tensors, metadata, limits=limits, unread=unread)
 
 
@@ -81,6 +74,29 @@ def is_kohya(names: Iterable[str]) -> bool:
     return any(name.startswith(KOHYA_PREFIXES) for name in names)
 
 
+def located(path: Path) -> Path:
+    """The file, or the PEFT folder, that a user means by a file or a folder.
+
+    Raises:
+        AdapterError: a folder without an adapter, or with several.
+    """
+    if path.is_dir():
+        return path if is_peft_folder(path) else _only_file(path)
+    return path.parent if path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file() else path
+
+
+def require_no_peft(names: Iterable[str], where: str) -> None:
+    """Raise for a file of a PEFT folder that came without its config.
+
+    Raises:
+        AdapterError: it would be read with another scale.
+    """
+    if any(name.startswith(KEY_PREFIX) for name in names):
+        raise AdapterError(
+            f"{where}: a PEFT file needs {CONFIG_NAME} beside it, for its alpha. Fetch the folder."
+        )
+
+
 def _only_file(folder: Path) -> Path:
     if (folder / DIFFUSERS_NAME).is_file():
         return folder / DIFFUSERS_NAME
@@ -96,10 +112,10 @@ def _checked(layers: Mapping[str, Layer], metadata: Mapping[str, str], unread: U
     if not layers:
         rest = f" ({len(left_out)} things were left out, the first: {left_out[0]})" if left_out else ""
         raise AdapterError(f"{unread.where}: holds no adapter layers{rest}. Use another file.")
-    formal = ("format", CONFIG_KEY)
     # safetensors hands tensors out in another order each time: attach in the same one always
-    return Adapter(
-        dict(sorted(layers.items())),
-        {name: text for name, text in metadata.items() if name not in formal},
-        left_out,
-    )
+    return Adapter(dict(sorted(layers.items())), informal(metadata), left_out)
+
+
+def informal(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of the adapter, without what it says of the file's own form."""
+    return {name: text for name, text in metadata.items() if name not in ("format", CONFIG_KEY)}

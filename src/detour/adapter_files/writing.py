@@ -23,10 +23,10 @@ FileFormat = Literal["kohya", "diffusers", "peft"]
 FileDtype = Literal["fp32", "fp16", "bf16"]
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 
-_ALONE = (("unet",), ("transformer",), ("text_encoder",))
+ALONE = (("unet",), ("transformer",), ("text_encoder",))
 """Parts whose PEFT folder needs no name: its paths tell which they are."""
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def write_adapter(
@@ -56,15 +56,15 @@ def write_adapter(
     """
     if not adapter.layers:
         raise AdapterError(f"{path}: the adapter has no layers, so there is nothing to write.")
-    _require_finite(adapter, _DTYPES[dtype], path)
+    require_finite(adapter, TORCH_DTYPES[dtype], path)
     if file_format == "peft":
-        return _write_peft(path, adapter, _DTYPES[dtype])
-    own = _without_derived(adapter.metadata)
+        return _write_peft(path, adapter, TORCH_DTYPES[dtype])
+    own = without_derived(adapter.metadata)
     if file_format == "kohya":
-        tensors = to_kohya(adapter, family, _DTYPES[dtype])
+        tensors = to_kohya(adapter, family, TORCH_DTYPES[dtype])
         own |= network_metadata(adapter, family)
     else:
-        tensors, formal = to_diffusers(adapter, _DTYPES[dtype])
+        tensors, formal = to_diffusers(adapter, TORCH_DTYPES[dtype])
         own |= formal
         path = path if path.suffix else path / DIFFUSERS_NAME
     _write(path, tensors, own)
@@ -74,9 +74,9 @@ def write_adapter(
 def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
     made = {part: to_peft(adapter, part, dtype) for part in adapter.parts}  # all or none
     for part, (tensors, config) in made.items():
-        place = folder if adapter.parts in _ALONE else folder / part
+        place = folder if adapter.parts in ALONE else folder / part
         write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        _write(place / WEIGHTS_NAME, tensors, _without_derived(adapter.metadata) | {"format": "pt"})
+        _write(place / WEIGHTS_NAME, tensors, without_derived(adapter.metadata) | {"format": "pt"})
     return folder
 
 
@@ -84,7 +84,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     write_bytes(path, encode(tensors, {**metadata, **file_hashes(tensors, metadata)}))
 
 
-def _without_derived(metadata: Mapping[str, str]) -> dict[str, str]:
+def without_derived(metadata: Mapping[str, str]) -> dict[str, str]:
     """What another file's bytes said of themselves does not hold for this one."""
     derived = (
         "sshs_model_hash",
@@ -96,7 +96,12 @@ def _without_derived(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in derived}
 
 
-def _require_finite(adapter: Adapter, dtype: torch.dtype, path: Path) -> None:
+def require_finite(adapter: Adapter, dtype: torch.dtype, path: Path) -> None:
+    """Raise where a factor is, or would become, NaN or infinity.
+
+    Raises:
+        AdapterError: names the layer.
+    """
     for key, layer in adapter.layers.items():
         for factor in layer.tensors.values():
             if not bool(torch.isfinite(factor.to(dtype)).all()):
