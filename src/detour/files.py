@@ -124,3 +124,9 @@ def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
         while chunk := stream.read(chunk_bytes):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_home() -> Path:
+    """Folder of the user for what can be made again: ``detour`` under the system's cache folder."""
+    named = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
+    return (Path(named) if named else Path.home() / ".cache") / "detour"

@@ -1,6 +1,7 @@
 """Caches and batches: what is shown is a function of (seed, step, sample)."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,3 +122,37 @@ def test_caption_dropout_takes_its_share_and_mirrors_half() -> None:
     assert all(r == p for r, p in kept)
     views = torch.cat([(b.latents[:, 0, 0, 0] >= 6).float() for b in batches])
     assert float(views.mean()) == pytest.approx(0.5, abs=0.07)
+
+
+def with_class(num: int = 5, class_num: int = 7) -> TrainingData:
+    """Instance latents 0, 1, 2 …; class latents 100, 101, 102 …"""
+    of_class = data(num=class_num, views=1, std=0.0)
+    moved = LatentCache(of_class.latents.means + 100, of_class.latents.stds)
+    return replace(
+        data(num=num, views=1, std=0.0),
+        class_data=replace(of_class, latents=moved, captions=("c0",) * class_num),
+        class_weight=0.5,
+    )
+
+
+def test_pictures_and_class_pictures_take_turns_each_in_epochs_of_their_own() -> None:
+    plan = BatchPlan(seed=0, batch=3)
+    batches = [draw_batch(plan, with_class(), step, 0) for step in range(70)]
+    latents = torch.cat([b.latents[:, 0, 0, 0] for b in batches]).tolist()
+    weights = torch.cat([b.weights for b in batches if b.weights is not None]).tolist()
+    own, of_class = latents[0::2], latents[1::2]
+    assert all(Counter(own[i : i + 5]) == Counter(range(5)) for i in range(0, 100, 5))
+    assert all(Counter(of_class[i : i + 7]) == Counter(range(100, 107)) for i in range(0, 98, 7))
+    assert weights == [1.0, 0.5] * 105
+    pictures = [p for b in batches for p in b.pictures]
+    assert pictures[0::2] == [int(x) for x in own]
+    assert pictures[1::2] == [int(x) - 100 + 5 for x in of_class]
+
+
+def test_two_half_batches_with_a_class_are_the_halves_of_one_full_batch() -> None:
+    full = draw_batch(BatchPlan(seed=1, batch=6), with_class(), 3, 0)
+    halves = [draw_batch(BatchPlan(seed=1, batch=3, grad_accum=2), with_class(), 3, m) for m in (0, 1)]
+    assert torch.equal(full.latents, torch.cat([h.latents for h in halves]))
+    assert full.weights is not None
+    assert full.weights.tolist() == [1.0, 0.5] * 3
+    assert full.pictures == (*halves[0].pictures, *halves[1].pictures)

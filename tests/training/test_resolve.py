@@ -100,3 +100,36 @@ def test_rank_beyond_some_layers_is_a_note_and_beyond_all_an_error() -> None:
     assert "to_q" not in note
     with pytest.raises(ConfigError, match=r"can use more than 4\. Set --rank 4"):
         check_rank(spec, [narrow])
+
+
+def test_prior_preservation_is_on_where_a_class_is_named() -> None:
+    assert resolved(goal="subject").prior.use is False
+    spec = resolved(goal="subject", prior__class_prompts=("a robot",))
+    assert (spec.prior.use, spec.prior.guidance_scale) == (True, 2.0)
+    assert resolved(prior__class_prompts=("a robot",), prior__use=False).prior.use is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"prior__use": True}, "no class is named"),
+        ({"prior__class_prompts": ("a robot", " ")}, "an empty one"),
+        (
+            {"prior__class_prompts": ("photo of a sks robot, old",), "data__trigger": "Sks robot"},
+            "'photo of a sks robot, old' has the trigger",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_preserved_is_refused(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(**flags)
+
+
+def test_a_subject_without_a_class_is_told_what_will_drift() -> None:
+    def notes(**flags: Any) -> str:
+        spec = load_run_spec(flags={"goal": "subject", **flags})
+        return " ".join(resolve(spec, open_base("pocket"), CAPTIONS, name="x", device="cpu").notes)
+
+    assert "--class-prompt" in notes()
+    assert "will drift" in notes(**{"prior.class_prompts": ("a robot",), "prior.use": False})
+    assert "drift" not in notes(**{"prior.class_prompts": ("a robot",)})

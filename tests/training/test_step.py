@@ -131,3 +131,14 @@ def test_explicit_attention_is_for_few_keys_and_for_backward_only() -> None:
     assert processor(layer, torch.zeros(1, 4, 8, 8)) == "explicit"
     with torch.no_grad():
         assert processor(layer, few) == "plain"
+
+
+def test_a_sample_counts_by_its_weight(base: Base) -> None:
+    denoiser, _, loss_fn = assembled(base, train__batch=2)
+    batch = draw_batch(loss_fn.plan, loss_fn.data, 0, 0)
+    first, second = (
+        denoiser.loss(replace(batch, weights=torch.tensor(one))).item() for one in ([1.0, 0.0], [0.0, 1.0])
+    )
+    weighed = denoiser.loss(replace(batch, weights=torch.tensor([1.0, 0.25]))).item()
+    assert first != pytest.approx(second)
+    assert weighed == pytest.approx(first + 0.25 * second)

@@ -111,6 +111,7 @@ def shareable(run: RunSpec, identity: str) -> RunSpec:
         update={
             "base": run.base.model_copy(update={"name": identity if local else name}),
             "data": run.data.model_copy(update={"source": source, "caption": None}),
+            "prior": run.prior.model_copy(update={"folder": ""}),
             "sample": run.sample.model_copy(update={"prompts": ()}),
         }
     )
@@ -155,6 +156,7 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_lr_warmup_steps": train.schedule.warmup,
         "ss_min_snr_gamma": train.loss.snr_gamma if train.loss.weighting == "min_snr" else None,
         "ss_caption_dropout_rate": train.loss.caption_dropout,
+        "ss_prior_loss_weight": run.prior.weight if run.prior.use is True else None,
         "ss_network_dropout": run.adapter.dropout or None,
         "ss_mixed_precision": {"fp32": "no"}.get(run.base.dtype, run.base.dtype),
     }

@@ -6,6 +6,7 @@ it go before the next one comes in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from detour.bases.hub import HUB_ID, fetch
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
 from detour.errors import BaseError, nearest
+from detour.files import sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
@@ -120,6 +122,22 @@ class Base:
         if self.weights.is_dir():
             for part in ("unet", "vae", *self.family.text_parts):
                 parts.weight_variant(self.weights / part)
+
+    def weights_sha256(self) -> str:
+        """Hex SHA-256 over the weight files of all parts: another base, or one that was edited, has another.
+
+        Raises:
+            BaseError: there are none, or they cannot be read.
+        """
+        self.require_weights()
+        assert self.weights is not None
+        if self.weights.is_file():
+            return sha256_of(self.weights)
+        digest = hashlib.sha256()
+        for part in ("unet", "vae", *self.family.text_parts):
+            for file in parts.weight_files(self.weights / part):
+                digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
 
     def meta_unet(self) -> nn.Module:
         """The UNet's shapes on the meta device: no weights needed, no memory used."""

@@ -119,6 +119,21 @@ def weight_variant(folder: Path) -> str | None:
     )
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a part that are read, by name.
+
+    Raises:
+        BaseError: there are none.
+    """
+    variant = weight_variant(folder)
+    others = (".fp16", ".non_ema", ".bf16")
+    return sorted(
+        path
+        for path in folder.glob("*.safetensors")
+        if (f".{variant}" in path.name if variant else not any(mark in path.name for mark in others))
+    )
+
+
 def fill(model_part: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> nn.Module:
     """A part made of tensors under its own names; all of them must be there."""
     model = empty_part(model_part, config)

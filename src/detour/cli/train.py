@@ -19,6 +19,8 @@ KEYS = {
     "seed": "seed",
     "trigger": "data.trigger",
     "caption": "data.caption",
+    "class_prompts": "prior.class_prompts",
+    "prior": "prior.use",
     "split": "data.split",
     "resolution": "data.resolution",
     "skip_bad_images": "data.skip_bad_images",
@@ -46,6 +48,15 @@ KEYS = {
 )
 @click.option("--trigger", help="Word put in front of every caption that lacks it.")
 @click.option("--caption", help="Caption of the pictures that have no .txt beside them.")
+@click.option(
+    "--class-prompt",
+    "class_prompts",
+    multiple=True,
+    help="What the subject's class is called; the base draws it, and training keeps it as it is. May be repeated.",
+)
+@click.option(
+    "--prior/--no-prior", default=None, help="Prior preservation. [default: when there is a --class-prompt]"
+)
 @click.option("--rank", type=int, help="Width of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")
 @click.option(
@@ -102,6 +113,7 @@ def command(
     \b
     detour train photos/ --name my-style
     detour train photos/ --base stable-diffusion-v1-5/stable-diffusion-v1-5 --rank 8
+    detour train photos/ --goal subject --trigger "sks robot" --class-prompt "a robot"
     detour train --resume runs/my-style
     """
     from detour.cli.progress import shown
@@ -110,7 +122,7 @@ def command(
     from detour.recipes.train_adapter import train_adapter
     from detour.specs import load_run_spec
 
-    given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
+    given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
     if resume is not None and (given or assignments or config):
         extra = next(iter([*given, *assignments, "config"]))
         raise ConfigError(

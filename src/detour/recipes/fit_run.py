@@ -74,7 +74,7 @@ def fit_run(
             wish=wish,
             log=log,
             validator=validator,
-            facts=fingerprints(spec, plan.dataset, base_sha256),
+            facts=fingerprints(spec, plan.dataset, base_sha256, plan.class_pictures),
         )
         pace = Pace(
             _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator

@@ -23,6 +23,8 @@ class RunPlan:
     dataset: Dataset
     notes: tuple[str, ...]
     checkpoint: Checkpoint | None = None
+    class_pictures: Dataset | None = None
+    """Drawn by the base at the beginning of the run; ``None`` before that and without prior preservation."""
 
     @property
     def captions(self) -> list[str]:
@@ -36,6 +38,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     Raises:
         BaseError, DataError, ConfigError: what is missing or does not fit.
     """
+    spec = _with_instance_caption(spec)
     base, dataset = _opened(spec)
     device = pick_device(spec.base.device)
     set_threads(spec.train.threads)
@@ -78,3 +81,10 @@ def _opened(spec: RunSpec) -> tuple[Base, Dataset]:
     base = open_base(spec.base.name, revision=spec.base.revision)
     base.require_weights()
     return base, read_dataset(spec.data)
+
+
+def _with_instance_caption(spec: RunSpec) -> RunSpec:
+    """A subject's photos need no captions: the trigger says what they show."""
+    if spec.goal != "subject" or not spec.data.trigger or spec.data.caption is not None:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"caption": ""})})

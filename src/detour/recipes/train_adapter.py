@@ -1,5 +1,6 @@
 """Train an adapter and prove it: one folder in, one run folder out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,7 @@ from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
 from detour.files import remove_temporaries, write_json, write_text
+from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.draw_samples import keep_trained_pictures_of
 from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
@@ -19,7 +21,7 @@ from detour.recipes.save_run import save_run_adapter
 from detour.specs import RunSpec, load_run_spec, to_toml
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import lacks_only_its_proof, remember_pictures
+from detour.training.resume import lacks_only_its_proof, refuse_changed_class, remember_pictures
 from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
 
@@ -83,9 +85,7 @@ def train_adapter(
     plan = plan_run(spec)
     with claimed(runs, plan.spec.name, force=force) as folder:
         named = plan.spec.model_copy(update={"name": folder.name})
-        return _run(
-            RunPlan(spec=named, base=plan.base, dataset=plan.dataset, notes=plan.notes), folder, progress
-        )
+        return _run(replace(plan, spec=named), folder, progress)
 
 
 def _existing(folder: Path) -> Path:
@@ -123,6 +123,9 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
         if plan.checkpoint is None:
             write_text(folder / "resolved.toml", to_toml(spec))
             remember_pictures(folder, plan.dataset)
+        plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
+        if plan.checkpoint is not None:
+            refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
         material, notes = _load_material(plan, progress)
         trained = fit_run(plan, material, folder, record, progress)
         if trained.state.enough:
@@ -167,6 +170,8 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
         flip=spec.data.flip,
         device=str(spec.base.device),
         max_megapixels=spec.data.max_megapixels,
+        class_pictures=plan.class_pictures,
+        class_weight=spec.prior.weight,
         other_prompts=("", *spec.sample.prompts, *drawn),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )

@@ -54,6 +54,28 @@ class DataSpec(Spec):
     """Write the frequency of the captions into the adapter's metadata."""
 
 
+class PriorSpec(Spec):
+    """Prior preservation: pictures of the class, drawn by the base beforehand and trained beside the subject's.
+
+    Without them everything that shares the subject's class word turns into the subject (arXiv:2208.12242, section 3.2).
+    """
+
+    use: bool | Auto = "auto"
+    """``auto``: when there are class prompts."""
+    class_prompts: tuple[str, ...] = ()
+    """What the class is called without the subject's rare word: ``("a robot",)``; several take turns."""
+    pictures: PositiveInt = 100
+    """Class pictures in all; kept for later runs."""
+    weight: NonNegative = 1.0
+    """Loss weight of a class picture; a picture of the subject has 1."""
+    steps: PositiveInt = 25
+    """Denoising steps of a class picture."""
+    guidance_scale: NonNegative | Auto = "auto"
+    """Classifier-free guidance of a class picture; ``auto`` is the base's recommended value."""
+    folder: str = ""
+    """Where drawn class pictures are kept; empty: ``detour/class-pictures`` in the user's cache folder."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
@@ -185,6 +207,7 @@ class RunSpec(Spec):
     """Noise, timesteps, order and dropout are functions of (seed, step, sample)."""
     base: BaseSpec = BaseSpec()
     data: DataSpec = DataSpec()
+    prior: PriorSpec = PriorSpec()
     adapter: AdapterSpec = AdapterSpec()
     train: TrainSpec = TrainSpec()
     sample: SampleSpec = SampleSpec()

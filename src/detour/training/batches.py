@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detour.bases.text import Conditioning
-from detour.diffusion.randomness import chance_for, noise_for, order_for_epoch, timestep_for
+from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch, timestep_for
 from detour.training.cache import TrainingData
 
 
@@ -19,7 +19,8 @@ class Batch:
         noise: as ``latents``, standard normal.
         timesteps: (N,) int64.
         text: states of N captions, or the unconditional ones where the caption was dropped.
-        pictures: (N,) which picture each sample is.
+        pictures: (N,) which picture each sample is; class pictures are counted on after the others.
+        weights: (N,) float32, loss weight of each sample; ``None``: one each.
     """
 
     latents: Tensor
@@ -27,6 +28,7 @@ class Batch:
     timesteps: Tensor
     text: Conditioning
     pictures: tuple[int, ...]
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,33 +55,69 @@ class BatchPlan:
 
     def place_at(self, step: int, sample: int, epoch_length: int) -> int:
         """Which place of the epoch is shown: each epoch is a permutation of its own, and epochs run across steps."""
-        shown_before = step * self.batch * self.grad_accum + sample
-        epoch, position = divmod(shown_before, epoch_length)
-        return int(order_for_epoch(self.seed, epoch, epoch_length)[position])
+        return _place(self.seed, self._shown_before(step, sample), epoch_length)
+
+    def is_of_class(self, step: int, sample: int) -> bool:
+        """Whether the sample is a class picture where there are any: every second one of the run is."""
+        return self._shown_before(step, sample) % 2 == 1
+
+    def paired_place_at(self, step: int, sample: int, epoch_length: int) -> int:
+        """As :meth:`place_at` where pictures and class pictures take turns, each with epochs of their own."""
+        kind = "class" if self.is_of_class(step, sample) else "instance"
+        return _place(derive(self.seed, kind), self._shown_before(step, sample) // 2, epoch_length)
+
+    def _shown_before(self, step: int, sample: int) -> int:
+        return step * self.batch * self.grad_accum + sample
+
+
+def _place(seed: int, shown_before: int, epoch_length: int) -> int:
+    epoch, position = divmod(shown_before, epoch_length)
+    return int(order_for_epoch(seed, epoch, epoch_length)[position])
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One sample before its noise: where it comes from, and the number that keeps its randomness apart."""
+
+    number: int
+    source: TrainingData
+    picture: int
+    weight: float
+
+    def caption(self, plan: BatchPlan, step: int) -> str | None:
+        dropped = chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout
+        return None if dropped else self.source.captions[self.picture]
+
+    def latent(self, plan: BatchPlan, step: int) -> Tensor:
+        """(C, h, w) float32, drawn from the cached mean and standard deviation of a view of the picture."""
+        cache = self.source.latents
+        view = int(chance_for(plan.seed, step, self.number, purpose="flip") * cache.num_views)
+        noise = noise_for(plan.seed, step, self.number, cache.latent_shape, purpose="latent")
+        return cache.means[view, self.picture] + cache.stds[view, self.picture] * noise
 
 
 def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Batch:
     """Micro-batch ``micro`` of step ``step``, both from 0."""
-    samples = plan.samples(micro)
-    latents = data.latents
-    pictures = [data.epoch[plan.place_at(step, sample, len(data.epoch))] for sample in samples]
-    views = [int(chance_for(plan.seed, step, s, purpose="flip") * latents.num_views) for s in samples]
-
-    def normal(purpose: str) -> Tensor:
-        return torch.stack(
-            [noise_for(plan.seed, step, s, latents.latent_shape, purpose=purpose) for s in samples]
-        )
-
-    def caption(sample: int, picture: int) -> str | None:
-        dropped = chance_for(plan.seed, step, sample, purpose="caption") < plan.caption_dropout
-        return None if dropped else data.captions[picture]
-
+    samples = [_sample(plan, data, step, number) for number in plan.samples(micro)]
+    shape = data.latents.latent_shape
+    num_timesteps = plan.num_timesteps
     return Batch(
-        latents=latents.means[views, pictures] + latents.stds[views, pictures] * normal("latent"),
-        noise=normal("noise"),
+        latents=torch.stack([sample.latent(plan, step) for sample in samples]),
+        noise=torch.stack([noise_for(plan.seed, step, s.number, shape) for s in samples]),
         timesteps=torch.tensor(
-            [timestep_for(plan.seed, step, s, num_timesteps=plan.num_timesteps) for s in samples]
+            [timestep_for(plan.seed, step, s.number, num_timesteps=num_timesteps) for s in samples]
         ),
-        text=data.text.conditioning([caption(s, p) for s, p in zip(samples, pictures, strict=True)]),
-        pictures=tuple(pictures),
+        text=data.text.conditioning([sample.caption(plan, step) for sample in samples]),
+        pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
+        weights=torch.tensor([sample.weight for sample in samples]),
+    )
+
+
+def _sample(plan: BatchPlan, data: TrainingData, step: int, number: int) -> _Sample:
+    if data.class_data is None:
+        return _Sample(number, data, data.epoch[plan.place_at(step, number, len(data.epoch))], 1.0)
+    of_class = plan.is_of_class(step, number)
+    source, weight = (data.class_data, data.class_weight) if of_class else (data, 1.0)
+    return _Sample(
+        number, source, source.epoch[plan.paired_place_at(step, number, len(source.epoch))], weight
     )

@@ -87,12 +87,16 @@ class TrainingData:
         text: of all captions; may be shared with other data.
         captions: (N,) of each picture.
         epoch: indices of one epoch's pictures; a picture that is repeated stands there as often.
+        class_data: pictures of the subject's class, shown alternately with these; they have no class of their own.
+        class_weight: loss weight of a class picture.
     """
 
     latents: LatentCache
     text: TextSource
     captions: tuple[str, ...]
     epoch: tuple[int, ...]
+    class_data: "TrainingData | None" = None
+    class_weight: float = 1.0
 
 
 def cache_latents(

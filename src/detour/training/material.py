@@ -7,7 +7,7 @@ half a gigabyte out of the way of training.
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,8 @@ def load_material(
     flip: bool,
     device: str,
     max_megapixels: float,
+    class_pictures: Dataset | None = None,
+    class_weight: float = 1.0,
     other_prompts: Sequence[str] = (),
     on_picture: OnPicture | None = None,
 ) -> Material:
@@ -64,6 +66,8 @@ def load_material(
         flip: cache the mirrored training pictures as well.
         device: where encoding runs; the caches are on the CPU.
         max_megapixels: larger pictures are refused.
+        class_pictures: of the subject's class, for prior preservation.
+        class_weight: loss weight of each of them.
         other_prompts: prompts whose states are wanted besides the captions.
         on_picture: told of every few pictures.
 
@@ -71,18 +75,26 @@ def load_material(
         BaseError, DataError: a part of the base or a picture cannot be read.
     """
     vae = base.load_vae(torch.float32, device)
-    train_latents, held_latents = _encode_all(vae, train, held_out, size_px, flip, max_megapixels, on_picture)
+    kinds = [(train, flip), (held_out, False), (class_pictures or replace(train, examples=()), flip)]
+    train_latents, held_latents, class_latents = _encode_all(vae, kinds, size_px, max_megapixels, on_picture)
+    assert train_latents is not None, "there is at least one example"
     gone: weakref.ref[Any] = weakref.ref(vae)
     del vae
     _make_sure(gone)
     captions = [example.caption for example in (*train.examples, *held_out.examples)]
     stage = base.load_text(torch.float32, device)
-    text, too_long = cache_text(stage, [*captions, *other_prompts]), stage.too_long(captions)
+    class_captions = [example.caption for example in class_pictures.examples] if class_pictures else []
+    text = cache_text(stage, [*captions, *class_captions, *other_prompts])
+    too_long = stage.too_long([*captions, *class_captions])
     gone = weakref.ref(stage)
     del stage
     _make_sure(gone)
+    shown = _data(train, train_latents, text)
+    if class_pictures is not None and class_latents is not None:
+        of_class = _data(class_pictures, class_latents, text)
+        shown = replace(shown, class_data=of_class, class_weight=class_weight)
     return Material(
-        train=_data(train, train_latents, text),
+        train=shown,
         held_out=_data(held_out, held_latents, text) if held_latents is not None else None,
         text=text,
         too_long=tuple(too_long),
@@ -91,25 +103,29 @@ def load_material(
 
 def _encode_all(
     vae: nn.Module,
-    train: Dataset,
-    held_out: Dataset,
+    kinds: Sequence[tuple[Dataset, bool]],
     size_px: int,
-    flip: bool,
     max_megapixels: float,
     on_picture: OnPicture | None,
-) -> tuple[LatentCache, LatentCache | None]:
-    total = len(train) + len(held_out)
+) -> list[LatentCache | None]:
+    """Latents of each (pictures, whether mirrored as well); ``None`` where there are no pictures."""
+    total = sum(len(dataset) for dataset, _ in kinds)
+    caches: list[LatentCache | None] = []
+    done = 0
 
     def squares(dataset: Dataset) -> Iterator[np.ndarray]:
         return (to_square(e.open(max_megapixels=max_megapixels), size_px) for e in dataset.examples)
 
     def told(offset: int) -> Callable[[int], None] | None:
-        return None if on_picture is None else lambda done: on_picture(offset + done, total)
+        return None if on_picture is None else lambda count: on_picture(offset + count, total)
 
-    latents = cache_latents(vae, squares(train), flip=flip, on_picture=told(0))
-    if not len(held_out):
-        return latents, None
-    return latents, cache_latents(vae, squares(held_out), flip=False, on_picture=told(len(train)))
+    for dataset, flip in kinds:
+        pictures = squares(dataset)
+        caches.append(
+            cache_latents(vae, pictures, flip=flip, on_picture=told(done)) if len(dataset) else None
+        )
+        done += len(dataset)
+    return caches
 
 
 def _data(dataset: Dataset, latents: LatentCache, text: TextCache) -> TrainingData:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from detour.data.captions import one_line, with_trigger
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
@@ -124,6 +125,8 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "train.threads": torch.get_num_threads(),
         "train.schedule.warmup": round(0.05 * steps),
+        "prior.use": bool(spec.prior.class_prompts),
+        "prior.guidance_scale": float(base.recommended_guidance),
         "sample.every": math.ceil(steps / 4),
         "sample.guidance_scale": float(base.recommended_guidance),
         "validate.every": math.ceil(steps / 10),
@@ -207,6 +210,25 @@ def _check(spec: RunSpec, base: "Base") -> None:
         raise ConfigError(
             "data.trigger has line breaks or double spaces in it. Use one word or a short phrase."
         )
+    _check_prior(spec)
+
+
+def _check_prior(spec: RunSpec) -> None:
+    prompts, trigger = spec.prior.class_prompts, one_line(spec.data.trigger)
+    if not spec.prior.use:
+        return
+    if not prompts:
+        raise ConfigError(
+            "prior.use is on, but no class is named. Add --class-prompt, e.g. --class-prompt 'a robot'."
+        )
+    if any(not one_line(prompt) for prompt in prompts):
+        raise ConfigError("prior.class_prompts has an empty one. Name the class, e.g. 'a robot'.")
+    own = next((prompt for prompt in prompts if trigger and with_trigger(prompt, trigger) == prompt), None)
+    if own is not None:
+        raise ConfigError(
+            f"class prompt '{own}' has the trigger '{trigger}' in it: the class would be the subject. "
+            "Name the class without it."
+        )
 
 
 def _check_patience(spec: RunSpec) -> None:
@@ -229,6 +251,12 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
             for key, value in taken.items()
         )
         notes.append(f"Goal '{spec.goal}' sets {listed}: {defaults.why}.")
+    if spec.goal == "subject" and not spec.prior.use:
+        notes.append(
+            "Nothing keeps the subject's class as it is: name it with --class-prompt, e.g. 'a robot'."
+            if not spec.prior.class_prompts
+            else "Prior preservation is off: other pictures of the class will drift towards the subject."
+        )
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
     return notes

@@ -37,11 +37,14 @@ class ResumePoint:
     notes: tuple[str, ...]
 
 
-def fingerprints(spec: RunSpec, dataset: Dataset, base_sha256: str) -> dict[str, Any]:
+def fingerprints(
+    spec: RunSpec, dataset: Dataset, base_sha256: str, class_pictures: Dataset | None = None
+) -> dict[str, Any]:
     """What a checkpoint remembers of the run that it belongs to."""
     return {
         "settings": to_toml(spec),
         "data": dataset.fingerprint,
+        "class": class_pictures.fingerprint if class_pictures else None,
         "base": base_sha256,
         "threads": int(spec.train.threads),
         "torch": torch.__version__,
@@ -119,6 +122,19 @@ def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint | None, dataset
         f"{run_folder}: the pictures are not those of the run: {named or 'their order'}. "
         "Put them back, or train under a new --name."
     )
+
+
+def refuse_changed_class(run_folder: Path, checkpoint: Checkpoint, class_pictures: Dataset | None) -> None:
+    """Stop when the class pictures are not those of the run: they were deleted and drawn anew elsewhere.
+
+    Raises:
+        RunError: they differ.
+    """
+    if checkpoint.facts.get("class") != (class_pictures.fingerprint if class_pictures else None):
+        raise RunError(
+            f"{run_folder}: the class pictures are not those that the run began with (another machine, torch or "
+            "thread count draws others). Put them back, or train under a new --name."
+        )
 
 
 def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: str) -> None:

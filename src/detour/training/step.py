@@ -67,9 +67,10 @@ class Denoiser:
         timesteps = batch.timesteps.to(self.device)
         prediction = self.predict(add_noise(latents, noise, timesteps, self.alphas), timesteps, batch.text)
         wanted = target(self.kind, latents=latents, noise=noise, timesteps=timesteps, alphas=self.alphas)
-        return denoising_loss(
-            prediction, wanted, loss_weights(weighting, self.kind, timesteps, self.alphas, gamma=snr_gamma)
-        )
+        weights = loss_weights(weighting, self.kind, timesteps, self.alphas, gamma=snr_gamma)
+        if batch.weights is not None:
+            weights = weights * batch.weights.to(self.device)
+        return denoising_loss(prediction, wanted, weights)
 
 
 @dataclass(frozen=True)
