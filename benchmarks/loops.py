@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from detour.adapters.attach import attach_new
+from detour.adapters.fused import use_fused
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import Base
 from detour.bases.latents import to_pixels
@@ -95,6 +96,7 @@ def detour(setting: Setting) -> Callable[[int], None]:
         init="kaiming",
         seed=0,
     )
+    use_fused(attached)
     use_training_attention(unet, device="cpu", dtype=setting.dtype)
     latents = cache_latents(
         base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False

@@ -8,7 +8,6 @@ from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.text import Conditioning
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss
-from detour.training.attention import AttentionByShape, use_training_attention
 from detour.training.batches import draw_batch
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.resolve import resolve
@@ -107,30 +106,6 @@ def test_bf16_base_trains_fp32_adapters_towards_the_same_gradient(base: Base) ->
     assert bf16_loss_fn(0, 0).dtype == torch.float32
     a, b = gradients(exact, loss_fn), gradients(rounded, bf16_loss_fn)
     assert float(torch.cosine_similarity(a, b, dim=0)) > 0.99
-
-
-def test_explicit_attention_gives_the_gradients_of_the_plain_one(base: Base) -> None:
-    denoiser, attached, loss_fn = assembled(base)
-    plain = gradients(attached, loss_fn)
-    # In fp32 it is not installed by itself, because it gains nothing there.
-    assert not any(
-        isinstance(getattr(m, "processor", None), AttentionByShape) for m in denoiser.unet.modules()
-    )
-    use_training_attention(denoiser.unet, device="cpu", dtype=torch.bfloat16)
-    explicit = gradients(attached, loss_fn)
-    assert float((plain - explicit).norm() / plain.norm()) < 1e-5
-
-
-def test_explicit_attention_is_for_few_keys_and_for_backward_only() -> None:
-    processor = AttentionByShape(lambda *_: "plain", lambda *_: "explicit")
-    few, many = torch.zeros(1, 64, 4), torch.zeros(1, 1024, 4)
-    layer = torch.nn.Identity()
-    assert processor(layer, few) == "explicit"
-    assert processor(layer, many) == "plain"
-    assert processor(layer, many, few) == "explicit"  # keys come from the text
-    assert processor(layer, torch.zeros(1, 4, 8, 8)) == "explicit"
-    with torch.no_grad():
-        assert processor(layer, few) == "plain"
 
 
 def test_a_sample_counts_by_its_weight(base: Base) -> None:

@@ -66,6 +66,11 @@ class Attached:
             for slot in self._slots
         }
 
+    @property
+    def peft_layers(self) -> list[Any]:
+        """PEFT's wrappers (``peft.tuners.lora.LoraLayer``), in the order of attachment."""
+        return [slot.layer for slot in self._slots]
+
     def parameters(self) -> list[nn.Parameter]:
         """down, up, down, up … in the order of :attr:`factors`; a list, so that it cannot be used up."""
         return [parameter for pair in self.factors.values() for parameter in pair]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from detour.adapters.attach import Attached, attach_new
+from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.hardware import torch_dtype
 from detour.diffusion.objective import prediction_type
@@ -65,6 +66,8 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
         notes.append(
             f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."
         )
+    if spec.adapter.dropout > 0:
+        notes.append("Adapter dropout trains through PEFT's own forward, which is slower than ours.")
     return Targets(layers, dead, tuple(notes))
 
 
@@ -83,9 +86,9 @@ def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
 
 
 def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
-    """Put a fresh adapter beside the layers and choose the attention that trains fastest."""
+    """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
     use_training_attention(denoiser.unet, device=denoiser.device, dtype=denoiser.dtype)
-    return attach_new(
+    attached = attach_new(
         denoiser.unet,
         "unet",
         list(layers),
@@ -95,6 +98,8 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
         init=spec.adapter.init,
         seed=spec.seed,
     )
+    use_fused(attached)
+    return attached
 
 
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:

@@ -1,0 +1,123 @@
+"""Train plain LoRA through functions of our own where PEFT's modules do more than a frozen base needs.
+
+The factors stay PEFT's parameters, so files, strength and detaching know nothing of this. A layer looks at each call
+whether it is served; everything else, and every pass without gradients, goes through PEFT's own forward.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detour.adapters.attach import Attached
+from detour.adapters.fused_conv import Window, lora_conv
+from detour.adapters.fused_linear import lora_linears
+
+
+class FusedForward:
+    """Stands in the place of one PEFT layer's ``forward``."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        self.layer = layer
+        self.name = name
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not args and not kwargs and self.serves(x):
+            return self._fused(x.to(self.layer.base_layer.weight.dtype))
+        output: Tensor = type(self.layer).forward(self.layer, x, *args, **kwargs)
+        return output
+
+    def serves(self, x: Tensor) -> bool:
+        """Whether this call is plain LoRA in training, by this adapter alone, in the dtype of the frozen weight."""
+        layer = self.layer
+        if not torch.is_grad_enabled() or layer.disable_adapters or layer.merged_adapters:
+            return False
+        if list(layer.active_adapters) != [self.name] or self.name in layer.lora_variant:
+            return False
+        base, dropout = layer.base_layer, layer.lora_dropout[self.name]
+        return (
+            not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0)
+            and not (base._forward_hooks or base._forward_pre_hooks)
+            and not base.weight.requires_grad
+            and _dtype_of_product(x) == base.weight.dtype
+        )
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.layer.lora_A[self.name].weight, self.layer.lora_B[self.name].weight
+
+    @property
+    def scale(self) -> float:
+        return float(self.layer.scaling[self.name])
+
+    def _fused(self, x: Tensor) -> Tensor:
+        base, (down, up) = self.layer.base_layer, self.factors
+        if isinstance(base, nn.Conv2d):
+            window = Window(stride=_pair(base.stride), padding=_pair(base.padding))
+            return lora_conv(x, (base.weight, base.bias), window, down, up, self.scale)
+        return lora_linears(x, ((base.weight, base.bias),), ((down, up),), (self.scale,))[0]
+
+
+def use_fused(attached: Attached) -> int:
+    """Let every layer of a freshly attached plain LoRA train through our own functions where it can be served.
+
+    Returns:
+        The number of layers that can; the others keep PEFT's forward.
+    """
+    served = 0
+    for layer in attached.peft_layers:
+        if _is_servable(layer, attached.name):
+            layer.forward = FusedForward(layer, attached.name)
+            served += 1
+    return served
+
+
+def project_together(modules: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
+    """The answers of several linear modules to one input; adapted ones that are served share one function."""
+    fused = [module.__dict__.get("forward") for module in modules]
+    if all(
+        isinstance(forward, FusedForward)
+        and isinstance(forward.layer.base_layer, nn.Linear)
+        and not (forward.layer._forward_hooks or forward.layer._forward_pre_hooks)
+        and forward.serves(x)
+        for forward in fused
+    ):
+        layers: list[FusedForward] = [forward for forward in fused if forward is not None]
+        bases = [forward.layer.base_layer for forward in layers]
+        return lora_linears(
+            x.to(bases[0].weight.dtype),
+            tuple((base.weight, base.bias) for base in bases),
+            tuple(forward.factors for forward in layers),
+            tuple(forward.scale for forward in layers),
+        )
+    return tuple(module(x) for module in modules)
+
+
+def _is_servable(layer: Any, name: str) -> bool:
+    """What cannot change between calls: plain LoRA on a plain linear layer or convolution."""
+    base = layer.base_layer
+    if name not in layer.lora_A or name in layer.lora_variant or layer.lora_B[name].bias is not None:
+        return False
+    if type(base) is nn.Conv2d:
+        padding = base.padding
+        return (
+            base.groups == 1
+            and _pair(base.dilation) == (1, 1)
+            and base.padding_mode == "zeros"
+            and not isinstance(padding, str)
+            and all(p < k for p, k in zip(_pair(padding), base.kernel_size, strict=True))
+        )
+    return type(base) is nn.Linear
+
+
+def _dtype_of_product(x: Tensor) -> torch.dtype | None:
+    """In which dtype a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return torch.float32 if x.dtype == torch.float32 else None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
