@@ -245,7 +245,7 @@ def test_folder_with_one_file_is_read_and_with_two_is_asked_about(tmp_path: Path
     write_adapter(tmp_path / "a.safetensors", small_adapter(), family=SD1)
     assert_same(read_adapter(tmp_path), small_adapter())
     write_adapter(tmp_path / "b.safetensors", small_adapter(), family=SD1)
-    with pytest.raises(AdapterError, match=r"2 .safetensors files. Name one"):
+    with pytest.raises(AdapterError, match=r"2 adapter files. Name one"):
         read_adapter(tmp_path)
 
 

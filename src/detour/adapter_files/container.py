@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from detour.adapter_files.limits import Limits
+from detour.adapters.adapter import FileDtype
 from detour.errors import AdapterError
 
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
@@ -31,6 +32,7 @@ _DTYPES = {
     "I32": torch.int32,
 }
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_FILE_DTYPES: Mapping[torch.dtype, FileDtype] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 _FILE_ORDER = ("F32", "BF16", "F16")
 """safetensors sorts by dtype, widest first, then by name; other tools' hashes of the data rely on it."""
 
@@ -86,6 +88,12 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     """The numbers of a tensor, little-endian, row by row."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def dtype_of(tensors: Mapping[str, Tensor]) -> FileDtype:
+    """The one precision of the factors; fp32 where they are mixed. Alphas are float32 whatever the factors are."""
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.numel() > 1}
+    return _FILE_DTYPES.get(kinds.pop(), "fp32") if len(kinds) == 1 else "fp32"
 
 
 def read_file(path: Path, limits: Limits) -> bytes:
@@ -197,7 +205,11 @@ def _is_pickle(data: bytes) -> bool:
 
 
 def _pickle(path: Path) -> AdapterError:
-    return AdapterError(f"{path}: a pickle, which can run code when it is opened. Use a .safetensors file.")
+    known = path.suffix.lower() in PICKLE_SUFFIXES
+    advice = ", or pass --allow-pickle to read its tensors alone" if known else ""
+    return AdapterError(
+        f"{path}: a pickle, which can run code when it is opened. Use a .safetensors file{advice}."
+    )
 
 
 def decode(

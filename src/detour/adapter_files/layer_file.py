@@ -7,7 +7,7 @@ SD 3 in kohya's naming, where one tensor stands for several layers, are read at 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -22,6 +22,7 @@ from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.lora_config import Scales
 from detour.adapter_files.names import layer_key
 from detour.adapter_files.peft_format import peft_parts
+from detour.adapter_files.pickled import is_pickle_name
 from detour.adapter_files.reading import informal, is_kohya, located, read_adapter, require_no_peft
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import FileDtype
@@ -120,23 +121,24 @@ class LayerFile:
         self.close()
 
 
-def open_layers(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> LayerFile:
+def open_layers(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_pickle: bool = False) -> LayerFile:
     """Open an adapter of any supported format; its headers are read and checked, and its scalars.
 
     Args:
         path: as for :func:`detour.adapter_files.reading.read_adapter`.
         limits: sizes above which a file is refused.
+        allow_pickle: as for ``read_adapter``; a pickle is read whole.
 
     Raises:
         AdapterError: as ``read_adapter`` does, but for numbers that are not finite: those show when they are read.
     """
-    path = located(path)
+    path = located(path, allow_pickle=allow_pickle)
+    if allow_pickle and any(is_pickle_name(one) for one in _weights_of(path)):
+        return _whole(path, limits, allow_pickle=True)
     sources, metadata = _opened(path, limits)
     regions = [region for source in sources for region in source.regions.values()]
     if any(source.groups is None for source in sources):
-        whole = read_adapter(path, limits=limits)
-        outline = Adapter({key: outlined(layer) for key, layer in whole.layers.items()}, whole.metadata)
-        return LayerFile(path, outline, _dtype_of(regions), {}, whole=whole)
+        return _whole(path, limits, allow_pickle=False)
     layers: dict[str, Layer] = {}
     groups: dict[str, _Group] = {}
     for source in sources:
@@ -151,6 +153,16 @@ def open_layers(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> LayerFile:
     if not layers:
         raise AdapterError(f"{path}: holds no adapter layers. Use another file.")
     return LayerFile(path, Adapter(dict(sorted(layers.items())), metadata), _dtype_of(regions), groups)
+
+
+def _weights_of(path: Path) -> list[Path]:
+    return [place for place in path.rglob("adapter_model.*") if place.is_file()] if path.is_dir() else [path]
+
+
+def _whole(path: Path, limits: Limits, *, allow_pickle: bool) -> LayerFile:
+    whole = read_adapter(path, limits=limits, allow_pickle=allow_pickle)
+    outline = replace(whole, layers={key: outlined(layer) for key, layer in whole.layers.items()})
+    return LayerFile(path, outline, whole.file_dtype, {}, whole=whole)
 
 
 def _dtype_of(regions: Iterable[Region]) -> FileDtype:

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detour.adapter_files.container import decode, read_file
+from detour.adapter_files.container import dtype_of, read_file
 from detour.adapter_files.diffusers_format import FOLDED, dotted_layers, factors_of, require_one_kind
 from detour.adapter_files.limits import Limits
 from detour.adapter_files.lora_config import Scales, read_scales, to_config
+from detour.adapter_files.pickled import read_tensors
 from detour.adapter_files.unread import Unread
-from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
+from detour.adapters.adapter import PARTS, Adapter, FileDtype, part_of, path_of
 from detour.adapters.layers import Layer
 from detour.adapters.lycoris_layers import LohaLayer
 from detour.errors import AdapterError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+PICKLED_NAME = "adapter_model.bin"
 KEY_PREFIX = "base_model.model."
 _MAX_CONFIG_BYTES = 1 << 20
 
@@ -70,24 +72,28 @@ def is_peft_folder(folder: Path) -> bool:
     return bool(_part_folders(folder))
 
 
-def from_peft(folder: Path, limits: Limits, *, unread: Unread) -> tuple[dict[str, Layer], dict[str, str]]:
-    """Layers and metadata of a PEFT folder, or of a folder with one for each part.
+def from_peft(
+    folder: Path, limits: Limits, *, unread: Unread, allow_pickle: bool = False
+) -> tuple[dict[str, Layer], dict[str, str], FileDtype]:
+    """Layers, metadata and precision of a PEFT folder, or of a folder with one for each part.
 
     Raises:
         AdapterError: a file is missing, broken, links out of the folder, or is of a kind that is not supported.
     """
     layers: dict[str, Layer] = {}
     metadata: dict[str, str] = {}
+    dtypes: set[FileDtype] = set()
     for part in peft_parts(folder, limits):
-        tensors, found = decode(
-            read_file(part.weights, limits), limits, where=str(part.weights), finite=not unread.allowed
+        tensors, found = read_tensors(
+            part.weights, limits, finite=not unread.allowed, allow_pickle=allow_pickle
         )
         mine = Unread(str(part.weights), allowed=unread.allowed)
         named = {part.dotted(name): tensor for name, tensor in tensors.items()}
         layers |= dotted_layers(named, part.scales, limits=limits, unread=mine)
         metadata |= found | part.said
+        dtypes.add(dtype_of(tensors))
         unread.take(mine)
-    return layers, metadata
+    return layers, metadata, dtypes.pop() if len(dtypes) == 1 else "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ class PeftPart:
 
     Attributes:
         prefix: ``"text_encoder."`` where the folder has one for each part, else empty.
-        weights: the safetensors file.
+        weights: the safetensors file, or a pickle where there is none.
         scales: of the config, for whichever part the names turn out to be of.
     """
 
@@ -123,8 +129,8 @@ def peft_parts(folder: Path, limits: Limits) -> list[PeftPart]:
     found = []
     for part, place in _part_folders(folder).items():
         weights, config_file = place / WEIGHTS_NAME, place / CONFIG_NAME
-        if not weights.exists() and (place / "adapter_model.bin").exists():
-            weights = place / "adapter_model.bin"  # read_file refuses it by name
+        if not weights.exists() and (place / PICKLED_NAME).exists():
+            weights = place / PICKLED_NAME
         for path in (weights, config_file):
             _refuse_link_out(path, place)
         scales = read_scales(_read_config(config_file, limits), where=str(config_file))

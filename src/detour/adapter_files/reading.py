@@ -5,20 +5,34 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detour.adapter_files.container import decode, read_file
+from detour.adapter_files.container import dtype_of
 from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
 from detour.adapter_files.kohya import from_kohya
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.names import KOHYA_PREFIXES
-from detour.adapter_files.peft_format import CONFIG_NAME, KEY_PREFIX, WEIGHTS_NAME, from_peft, is_peft_folder
+from detour.adapter_files.peft_format import (
+    CONFIG_NAME,
+    KEY_PREFIX,
+    PICKLED_NAME,
+    WEIGHTS_NAME,
+    from_peft,
+    is_peft_folder,
+)
+from detour.adapter_files.pickled import is_pickle_name, read_tensors
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.adapters.layers import Layer
 from detour.errors import AdapterError
 
 
-def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: bool = False) -> Adapter:
+def read_adapter(
+    path: Path,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    allow_partial: bool = False,
+    allow_pickle: bool = False,
+) -> Adapter:
     """Read a kohya or diffusers file, or a PEFT folder; the format is told from the content.
 
     LoRA, DoRA, LoHa and LoKr are read. rsLoRA is folded into alpha, which the metadata then says.
@@ -28,6 +42,8 @@ def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: 
         limits: sizes above which a file is refused.
         allow_partial: read what can be read, and list the rest in ``left_out``; a layer of which a part is
             missing, unknown, misshapen or not finite is left out whole. A container that lies is refused always.
+        allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` file as well, its tensors alone. A file that is named
+            otherwise is never read as one.
 
     Returns:
         Factors in float32 on the CPU, finite, with an explicit alpha for each layer.
@@ -35,14 +51,13 @@ def read_adapter(path: Path, *, limits: Limits = DEFAULT_LIMITS, allow_partial: 
     Raises:
         AdapterError: missing, a pickle, too large, malformed, not finite, of another kind or family.
     """
-    path = located(path)
+    path = located(path, allow_pickle=allow_pickle)
     unread = Unread(str(path), allowed=allow_partial)
     if path.is_dir():
-        layers, metadata = from_peft(path, limits, unread=unread)
-        return _checked(layers, metadata, unread)
-    where = str(path)
-    tensors, metadata = decode(read_file(path, limits), limits, where=where, finite=not allow_partial)
-    require_no_peft(tensors, where)
+        layers, metadata, dtype = from_peft(path, limits, unread=unread, allow_pickle=allow_pickle)
+        return _checked(layers, metadata, unread, file_format="peft", file_dtype=dtype)
+    tensors, metadata = read_tensors(path, limits, finite=not allow_partial, allow_pickle=allow_pickle)
+    require_no_peft(tensors, str(path))
     return adapter_of(tensors, metadata, limits=limits, unread=unread)
 
 
@@ -66,7 +81,10 @@ def adapter_of(
     """
     read = from_kohya if is_kohya(tensors) else from_diffusers
     layers, found = read(tensors, metadata, limits=limits, unread=unread)
-    return _checked(layers, {**metadata, **found}, unread)
+    file_format: FileFormat = "kohya" if is_kohya(tensors) else "diffusers"
+    return _checked(
+        layers, {**metadata, **found}, unread, file_format=file_format, file_dtype=dtype_of(tensors)
+    )
 
 
 def is_kohya(names: Iterable[str]) -> bool:
@@ -74,15 +92,20 @@ def is_kohya(names: Iterable[str]) -> bool:
     return any(name.startswith(KOHYA_PREFIXES) for name in names)
 
 
-def located(path: Path) -> Path:
+def located(path: Path, *, allow_pickle: bool = False) -> Path:
     """The file, or the PEFT folder, that a user means by a file or a folder.
+
+    Args:
+        path: a file or a folder.
+        allow_pickle: take the one pickle of a folder without safetensors.
 
     Raises:
         AdapterError: a folder without an adapter, or with several.
     """
     if path.is_dir():
-        return path if is_peft_folder(path) else _only_file(path)
-    return path.parent if path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file() else path
+        return path if is_peft_folder(path) else _only_file(path, allow_pickle=allow_pickle)
+    is_weights = path.name in (WEIGHTS_NAME, PICKLED_NAME)
+    return path.parent if is_weights and (path.parent / CONFIG_NAME).is_file() else path
 
 
 def require_no_peft(names: Iterable[str], where: str) -> None:
@@ -97,23 +120,33 @@ def require_no_peft(names: Iterable[str], where: str) -> None:
         )
 
 
-def _only_file(folder: Path) -> Path:
+def _only_file(folder: Path, *, allow_pickle: bool) -> Path:
     if (folder / DIFFUSERS_NAME).is_file():
         return folder / DIFFUSERS_NAME
     found = sorted(folder.glob("*.safetensors"))
+    if not found and allow_pickle:
+        found = sorted(path for path in folder.iterdir() if is_pickle_name(path))
     if len(found) != 1:
-        what = f"{len(found)} .safetensors files" if found else "no adapter"
+        what = f"{len(found)} adapter files" if found else "no adapter"
         raise AdapterError(f"{folder}: a folder with {what}. Name one file.")
     return found[0]
 
 
-def _checked(layers: Mapping[str, Layer], metadata: Mapping[str, str], unread: Unread) -> Adapter:
+def _checked(
+    layers: Mapping[str, Layer],
+    metadata: Mapping[str, str],
+    unread: Unread,
+    *,
+    file_format: FileFormat,
+    file_dtype: FileDtype,
+) -> Adapter:
     left_out = unread.listed()
     if not layers:
         rest = f" ({len(left_out)} things were left out, the first: {left_out[0]})" if left_out else ""
         raise AdapterError(f"{unread.where}: holds no adapter layers{rest}. Use another file.")
     # safetensors hands tensors out in another order each time: attach in the same one always
-    return Adapter(dict(sorted(layers.items())), informal(metadata), left_out)
+    ordered = dict(sorted(layers.items()))
+    return Adapter(ordered, informal(metadata), left_out, file_format=file_format, file_dtype=file_dtype)
 
 
 def informal(metadata: Mapping[str, str]) -> dict[str, str]:

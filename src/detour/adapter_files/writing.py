@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,13 +13,13 @@ from detour.adapter_files.hashes import file_hashes
 from detour.adapter_files.kohya import to_kohya
 from detour.adapter_files.metadata import network_metadata
 from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.bases.families import Family
 from detour.errors import AdapterError
 from detour.files import write_bytes, write_text
 
-FileFormat = Literal["kohya", "diffusers", "peft"]
-FileDtype = Literal["fp32", "fp16", "bf16"]
+__all__ = ["DIFFUSERS_NAME", "FileDtype", "FileFormat", "write_adapter"]
+
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 
 ALONE = (("unet",), ("transformer",), ("text_encoder",))

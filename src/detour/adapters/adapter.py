@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from detour.adapters.layers import DoraLayer, Kind, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
@@ -12,6 +13,8 @@ __all__ = [
     "PARTS",
     "Adapter",
     "DoraLayer",
+    "FileDtype",
+    "FileFormat",
     "Kind",
     "Layer",
     "LohaLayer",
@@ -20,6 +23,9 @@ __all__ = [
     "part_of",
     "path_of",
 ]
+
+FileFormat = Literal["kohya", "diffusers", "peft"]
+FileDtype = Literal["fp32", "fp16", "bf16"]
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that can carry adapter layers; a layer key is ``part + "." + module path``."""
@@ -35,11 +41,15 @@ class Adapter:
             ``text_model.`` prefix).
         metadata: what the file says about itself; all values are strings, as safetensors wants them.
         left_out: what a partial reading did not take, each a name and the reason; empty otherwise.
+        file_format: of the file that it was read from; ``None`` where it was made here.
+        file_dtype: precision of the factors in that file; here they are float32 always.
     """
 
     layers: Mapping[str, Layer]
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    file_format: FileFormat | None = None
+    file_dtype: FileDtype = "fp32"
 
     @property
     def parts(self) -> tuple[str, ...]:

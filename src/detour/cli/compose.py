@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from detour.cli.convert import FILE_DTYPES
-from detour.cli.options import force_option, json_option
+from detour.cli.options import force_option, json_option, pickle_option
 
 
 @click.command("compose", short_help="Make one adapter of several, and predict how they get along.")
@@ -33,6 +33,7 @@ from detour.cli.options import force_option, json_option
 )
 @click.option("--family", help="sd1, sd2 or sdxl. [default: told from the files]")
 @click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the sources'.")
+@pickle_option
 @force_option
 @json_option
 def command(*, loras: tuple[str, ...], as_json: bool, **flags: Any) -> None:

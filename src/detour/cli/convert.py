@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import force_option, json_option
+from detour.cli.options import force_option, json_option, pickle_option
 
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
@@ -24,6 +24,7 @@ FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 @click.option("--family", help="sd1, sd2, sdxl, sd3 or flux. [default: told from the file]")
 @click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
 @click.option("--allow-partial", is_flag=True, help="Convert what can be read, and list what was left out.")
+@pickle_option
 @force_option
 @json_option
 def command(*, source: Path, out: Path, as_json: bool, **flags: Any) -> None:

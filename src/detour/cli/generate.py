@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, json_option
+from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -44,6 +44,7 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option
     show_default=True,
     help="Folder for the pictures; files are numbered, nothing is written over.",
 )
+@pickle_option
 @json_option
 def command(*, out: Path, grid: bool, as_json: bool, **flags: Any) -> None:
     """Draw a picture for each PROMPT.

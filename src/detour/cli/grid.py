@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option
+from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option, pickle_option
 
 
 def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
@@ -41,6 +41,7 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
     show_default=True,
     help="The sheet; its figures go beside it as .json.",
 )
+@pickle_option
 @force_option
 @json_option
 def command(*, out: Path, weights: tuple[float, ...], force: bool, as_json: bool, **flags: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import force_option, json_option
+from detour.cli.options import force_option, json_option, pickle_option
 
 
 @click.command("merge", short_help="Put adapters into a base's own weights.")
@@ -27,6 +27,7 @@ from detour.cli.options import force_option, json_option
     help="Same-seed pictures of the proof; 0 proves by weights alone.",
 )
 @click.option("--prompt", help="Of those pictures. [default: the adapters' triggers]")
+@pickle_option
 @force_option
 @json_option
 def command(*, base: str, as_json: bool, **flags: Any) -> None:

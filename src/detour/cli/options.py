@@ -44,3 +44,10 @@ def base_option(default: str | None = "pocket") -> Callable[[F], F]:
 def force_option(command: F) -> F:
     """``--force``: the only way to write over something."""
     return click.option("--force", is_flag=True, help="Write over what stands in the output place.")(command)
+
+
+def pickle_option(command: F) -> F:
+    """``--allow-pickle``: adapters that are not safetensors; refused without it."""
+    return click.option(
+        "--allow-pickle", is_flag=True, help="Read .pt, .bin and .ckpt adapters too, their tensors alone."
+    )(command)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from detour.cli.convert import FILE_DTYPES
-from detour.cli.options import force_option, json_option
+from detour.cli.options import force_option, json_option, pickle_option
 
 
 @click.command("resize", short_help="Write an adapter at a lower rank, or with other strengths by block.")
@@ -27,6 +27,7 @@ from detour.cli.options import force_option, json_option
 @click.option("--family", help="sd1, sd2 or sdxl. [default: told from the file]")
 @click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
 @click.option("--layers", is_flag=True, help="List what every layer keeps.")
+@pickle_option
 @force_option
 @json_option
 def command(*, source: Path, layers: bool, as_json: bool, **flags: Any) -> None:

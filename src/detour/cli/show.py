@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import force_option, json_option
+from detour.cli.options import force_option, json_option, pickle_option
 
 
 @click.command("show", short_help="Say what is in an adapter file.")
@@ -22,6 +22,7 @@ from detour.cli.options import force_option, json_option
     help="Draw each block's norm and how few directions carry it.",
 )
 @click.option("--config", is_flag=True, help="Print the run.toml that repeats the run that made it.")
+@pickle_option
 @force_option
 @json_option
 def command(
@@ -31,6 +32,7 @@ def command(
     norms: bool | None,
     plot: Path | None,
     config: bool,
+    allow_pickle: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +53,9 @@ def command(
         return
     if plot is not None:
         refuse_taken(plot, force=force)
-    report = show_adapter(file, base=base, norms=True if plot is not None else norms)
+    report = show_adapter(
+        file, base=base, norms=True if plot is not None else norms, allow_pickle=allow_pickle
+    )
     if plot is not None:
         draw_blocks(report, plot)
     show_report(report, as_json=as_json, plot=plot)

@@ -1,11 +1,12 @@
 """Write an adapter and prove, from the file read back, that it stands for the change that was asked for."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.reading import read_adapter
@@ -21,7 +22,7 @@ AnyDtype = Literal["auto", "fp32", "fp16", "bf16"]
 LIMITS: dict[FileDtype, float] = {"fp32": 1e-6, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """Largest relative difference of a layer's change after writing: the rounding unit in half precision."""
 
-_STORED: dict[str, FileDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +90,9 @@ def refuse_place(out: Path, file_format: FileFormat) -> None:
         raise ConfigError(f"{out}: name a file that ends in .safetensors, or a folder.")
 
 
-def stored_dtype(path: Path) -> FileDtype:
-    """The one dtype of an adapter's factors, from the headers; fp32 where they are mixed or none of the three.
-
-    Args:
-        path: a file or PEFT folder that was read before.
-    """
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
-    kinds = set()
-    for file in files:
-        for name, (shape, kind) in header_of(file)[0].items():
-            if math.prod(shape) > 1 and name != "__metadata__":  # alphas are float32 whatever the factors are
-                kinds.add(kind)
-    return _STORED.get(kinds.pop(), "fp32") if len(kinds) == 1 else "fp32"
+def torch_dtype(name: str) -> torch.dtype:
+    """``"F16"`` of a header → ``torch.float16``; whole numbers come as int64, anything else as float32."""
+    return _STORED.get(name, torch.int64 if name.startswith("I") else torch.float32)
 
 
 def header_of(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:

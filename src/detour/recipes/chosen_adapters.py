@@ -10,6 +10,7 @@ from torch import nn
 
 from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.pickled import is_pickle_name
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached, attach_adapter
@@ -32,14 +33,21 @@ class ChosenAdapter:
     use: AdapterUse
 
 
-def choose_adapter(text: str, base: Base) -> ChosenAdapter:
+def choose_adapter(text: str, base: Base, *, allow_pickle: bool = False) -> ChosenAdapter:
     """Read ``FILE`` or ``FILE:weight``; nothing of the base is loaded.
+
+    Args:
+        text: as the user wrote it.
+        base: that it is for.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
 
     Raises:
         AdapterError: missing, broken, made for another base, or the weight is no number.
     """
     path, weight = parse_lora(text)
-    adapter = read_adapter(path)  # within its limits, before anything else touches the file
+    adapter = read_adapter(
+        path, allow_pickle=allow_pickle
+    )  # within its limits, before anything else touches it
     check_fits(adapter, base)
     sha256, tensor_sha256 = _hashes(path)
     use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
@@ -77,12 +85,19 @@ def parse_lora(text: str) -> tuple[Path, float]:
 
 
 def _hashes(path: Path) -> tuple[str, str]:
-    """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes."""
+    """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes.
+
+    A pickle has no part that is its tensors: both are the file's.
+    """
     files = [path]
     if path.is_dir():
         files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+        files = files or sorted(one for one in path.rglob("*") if is_pickle_name(one))
     whole = [sha256_of(file) for file in files]
-    tensors = [data_sha256(file.read_bytes()) for file in files]
+    tensors = [
+        sha256 if is_pickle_name(file) else data_sha256(file.read_bytes())
+        for file, sha256 in zip(files, whole, strict=True)
+    ]
     if len(files) == 1:
         return whole[0], tensors[0]
     return _joint(whole), _joint(tensors)

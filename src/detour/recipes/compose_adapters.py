@@ -21,7 +21,6 @@ from detour.recipes.adapter_output import (
     AnyDtype,
     inherited_metadata,
     refuse_place,
-    stored_dtype,
     write_proved,
 )
 from detour.recipes.chosen_adapters import parse_lora
@@ -107,6 +106,7 @@ def compose_adapters(
     to: FileFormat = "kohya",
     family: str | None = None,
     dtype: AnyDtype = "auto",
+    allow_pickle: bool = False,
     force: bool = False,
 ) -> ComposeResult:
     """Predict how adapters get along, and write their weighted sum as one.
@@ -121,6 +121,7 @@ def compose_adapters(
         to: format of the output.
         family: where the files do not tell it.
         dtype: of the factors; ``auto`` is fp32 unless all sources agree on another.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
         force: write over what stands at ``out``.
 
     Raises:
@@ -130,7 +131,7 @@ def compose_adapters(
     """
     _refuse(loras, out, method, rank, energy, to, force=force)
     chosen = [parse_lora(text) for text in loras]
-    adapters = [read_adapter(path) for path, _ in chosen]
+    adapters = [read_adapter(path, allow_pickle=allow_pickle) for path, _ in chosen]
     names = [path.stem for path, _ in chosen]
     weights = [weight for _, weight in chosen]
     families = {family_of_adapter(adapter, family).family.name for adapter in adapters}
@@ -148,7 +149,7 @@ def compose_adapters(
         adapter, kept = _compose(items, method, rank, energy, density)
         described = list(zip(adapters, names, weights, strict=True))
         metadata = inherited_metadata(described, title=out.stem, how="compose")
-        stored = {stored_dtype(path) for path, _ in chosen}
+        stored = {adapter.file_dtype for adapter in adapters}
         auto = stored.pop() if len(stored) == 1 else "fp32"
         done = write_proved(
             out,

@@ -10,7 +10,7 @@ from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Adapter
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import AnyDtype, refuse_place, stored_dtype, write_proved
+from detour.recipes.adapter_output import AnyDtype, refuse_place, write_proved
 from detour.recipes.staging import refuse_taken
 
 
@@ -53,6 +53,7 @@ def convert_adapter(
     family: str | None = None,
     dtype: AnyDtype = "auto",
     allow_partial: bool = False,
+    allow_pickle: bool = False,
     force: bool = False,
 ) -> ConvertResult:
     """Write the adapter of ``source`` in another format.
@@ -64,6 +65,7 @@ def convert_adapter(
         family: sd1, sd2, sdxl, sd3 or flux, where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
         allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
+        allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` source too, its tensors alone.
         force: write over what stands at ``out``.
 
     Raises:
@@ -73,9 +75,9 @@ def convert_adapter(
     """
     refuse_place(out, to)
     refuse_taken(out, force=force)
-    adapter = read_adapter(source, allow_partial=allow_partial)
+    adapter = read_adapter(source, allow_partial=allow_partial, allow_pickle=allow_pickle)
     guess = family_of_adapter(adapter, family)
-    kept = stored_dtype(source) if dtype == "auto" else dtype
+    kept = adapter.file_dtype if dtype == "auto" else dtype
     written = write_proved(out, adapter, file_format=to, family=guess.family, dtype=kept, force=force)
     return ConvertResult(
         path=written.path,

@@ -84,7 +84,7 @@ def draw_grid(
         refuse_taken(place, force=force)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
-    chosen = [choose_adapter(text, base) for text in spec.loras]
+    chosen = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     device = pick_device(spec.device)
     engine = PictureEngine.load(base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True)
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)

@@ -85,7 +85,7 @@ def generate_pictures(
     _refuse(spec)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
-    loras = [choose_adapter(text, base) for text in spec.loras]
+    loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     requests = requests_of(spec)

@@ -93,6 +93,7 @@ def merge_adapters(
     revision: str | None = None,
     pictures: int = 2,
     prompt: str | None = None,
+    allow_pickle: bool = False,
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> MergeResult:
@@ -105,6 +106,7 @@ def merge_adapters(
         revision: of a hub base.
         pictures: pictures of the proof on each side; 0 leaves the picture proof out.
         prompt: of those pictures; by default the adapters' triggers.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone.
         force: write over what stands at ``out``.
         progress: told what is being done.
 
@@ -119,7 +121,7 @@ def merge_adapters(
     opened = open_base(base, revision=revision)
     opened.require_weights()
     kind = _kind_of(opened, out)
-    chosen = [choose_adapter(text, opened) for text in loras]
+    chosen = [choose_adapter(text, opened, allow_pickle=allow_pickle) for text in loras]
     pieces = pieces_by_layer(chosen)
     with staged(out, force=force) as place:
         progress(Progress(stage="merging", total=len(pieces)))

@@ -17,7 +17,6 @@ from detour.recipes.adapter_output import (
     AnyDtype,
     inherited_metadata,
     refuse_place,
-    stored_dtype,
     write_proved,
 )
 from detour.recipes.staging import refuse_taken
@@ -66,6 +65,7 @@ def resize_adapter(
     to: FileFormat = "kohya",
     family: str | None = None,
     dtype: AnyDtype = "auto",
+    allow_pickle: bool = False,
     force: bool = False,
 ) -> ResizeResult:
     """Write a smaller adapter: the best of its rank, layer by layer.
@@ -79,6 +79,7 @@ def resize_adapter(
         to: format of the output.
         family: where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
         force: write over what stands at ``out``.
 
     Raises:
@@ -90,7 +91,7 @@ def resize_adapter(
         raise ConfigError("nothing to do: pass --rank, --energy or --blocks.")
     refuse_place(out, to)
     refuse_taken(out, force=force)
-    adapter = read_adapter(source)
+    adapter = read_adapter(source, allow_pickle=allow_pickle)
     before = adapter.plain_layers(purpose="resizing")
     if blocks is not None:
         adapter = weigh_blocks(adapter, parse_block_weights(blocks))
@@ -106,7 +107,7 @@ def resize_adapter(
         Adapter(layers, metadata),
         file_format=to,
         family=family_of_adapter(adapter, family).family,
-        dtype=stored_dtype(source) if dtype == "auto" else dtype,
+        dtype=adapter.file_dtype if dtype == "auto" else dtype,
         force=force,
     )
     return ResizeResult(

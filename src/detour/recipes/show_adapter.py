@@ -1,18 +1,19 @@
 """What is in an adapter file, without a base; from the header alone where that suffices."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from detour.adapter_files.hashes import data_sha256
-from detour.adapter_files.reading import adapter_of, is_kohya, read_adapter
+from detour.adapter_files.pickled import is_pickle_name
+from detour.adapter_files.reading import adapter_of, read_adapter
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
-from detour.adapters.adapter import Adapter, LoraLayer, part_of
+from detour.adapters.adapter import Adapter, FileFormat, LoraLayer, part_of
 from detour.adapters.analysis import spectrum
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.adapters.places import find_layer
@@ -20,7 +21,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.parts import empty_part
 from detour.errors import AdapterError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import header_of, stored_dtype
+from detour.recipes.adapter_output import header_of, torch_dtype
 
 NORMS_UP_TO_BYTES = 64_000_000
 """Larger files are shown from their header, which answers at once; norms are computed where they are asked for."""
@@ -59,7 +60,7 @@ class AdapterReport(_Figures):
     """Everything that ``detour show`` knows."""
 
     path: Path
-    file_format: Literal["kohya", "diffusers", "peft"]
+    file_format: FileFormat | None
     num_bytes: int
     dtype: str
     family: str
@@ -90,13 +91,16 @@ class AdapterReport(_Figures):
         return self.model_dump_json(indent=2)
 
 
-def show_adapter(path: Path, *, base: str | None = None, norms: bool | None = None) -> AdapterReport:
+def show_adapter(
+    path: Path, *, base: str | None = None, norms: bool | None = None, allow_pickle: bool = False
+) -> AdapterReport:
     """Tell what is in a file or PEFT folder.
 
     Args:
         path: of any format that is read.
         base: name of a base whose layers the adapter is held against; shapes are enough.
         norms: compute figures of the change (reads all of the file); ``None`` does so up to 64 MB.
+        allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` file too, its tensors alone; it has no header.
 
     Raises:
         AdapterError: not an adapter that can be read.
@@ -106,17 +110,20 @@ def show_adapter(path: Path, *, base: str | None = None, norms: bool | None = No
     num_bytes = (
         path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
     )
-    whole = path.is_dir() or (num_bytes <= NORMS_UP_TO_BYTES if norms is None else norms)
-    adapter = read_adapter(path) if whole else read_shapes(path)
+    whole = (
+        path.is_dir() or is_pickle_name(path) or (num_bytes <= NORMS_UP_TO_BYTES if norms is None else norms)
+    )
+    adapter = read_adapter(path, allow_pickle=allow_pickle) if whole else read_shapes(path)
     guess = family_of_adapter(adapter)
     metadata = dict(adapter.metadata)
-    digest = data_sha256(path.read_bytes()) if whole and path.is_file() else None
+    has_header = path.is_file() and not is_pickle_name(path)
+    digest = data_sha256(path.read_bytes()) if whole and has_header else None
     said = metadata.get("sshs_model_hash")
     return AdapterReport(
         path=path,
-        file_format=_format_of(path),
+        file_format=adapter.file_format,
         num_bytes=num_bytes,
-        dtype=stored_dtype(path),
+        dtype=adapter.file_dtype,
         family=guess.family.name,
         family_why=guess.why,
         algorithms=dict(adapter.kinds),
@@ -146,7 +153,10 @@ def read_config(path: Path) -> str:
         AdapterError: it carries none.
     """
     path = _inside(path)
-    metadata = read_adapter(path).metadata if path.is_dir() else header_of(path)[1]
+    if is_pickle_name(path):
+        metadata: Mapping[str, str] = {}
+    else:
+        metadata = read_adapter(path).metadata if path.is_dir() else header_of(path)[1]
     if "detour.config" not in metadata:
         raise AdapterError(f"{path}: carries no settings of a run; only adapters trained by detour do.")
     return metadata["detour.config"]
@@ -159,7 +169,10 @@ def read_shapes(path: Path) -> Adapter:
         AdapterError: not an adapter that can be read.
     """
     header, metadata = header_of(path)
-    tensors = {name: torch.empty(shape, device="meta") for name, (shape, _) in header.items()}
+    tensors = {
+        name: torch.empty(shape, dtype=torch_dtype(kind), device="meta")
+        for name, (shape, kind) in header.items()
+    }
     tensors |= _alphas(path, [name for name in header if name.endswith(".alpha")])
     return adapter_of(tensors, metadata, unread=Unread(str(path)))
 
@@ -181,12 +194,6 @@ def _inside(path: Path) -> Path:
     if not path.exists():
         raise AdapterError(f"{path}: no such file. Check the name.")
     return path
-
-
-def _format_of(path: Path) -> Literal["kohya", "diffusers", "peft"]:
-    if path.is_dir():
-        return "peft"
-    return "kohya" if is_kohya(header_of(path)[0]) else "diffusers"
 
 
 def _blocks(adapter: Adapter, *, figures: bool) -> tuple[BlockFigures, ...]:

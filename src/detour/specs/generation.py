@@ -40,6 +40,8 @@ class GenerateSpec(Spec):
     """Branch, tag or commit of a hub id."""
     loras: tuple[str, ...] = ()
     """``FILE`` or ``FILE:weight``."""
+    allow_pickle: bool = False
+    """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the first picture; picture i uses ``seed + i``."""
     count: PositiveInt = 1
