@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from detour.diffusion.objective import denoising_loss, loss_weights, prediction_type, target
+from detour.diffusion.objective import (
+    Objective,
+    denoising_loss,
+    huber_thresholds,
+    loss_weights,
+    prediction_type,
+    target,
+)
 from detour.diffusion.schedule import alphas_cumprod, snr, velocity
 from detour.errors import BaseError
 
@@ -49,3 +56,84 @@ def test_uniform_loss_is_the_mean_squared_error_in_fp32() -> None:
 def test_weights_count_per_sample() -> None:
     prediction, wanted = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     assert denoising_loss(prediction, wanted, torch.tensor([0.0, 4.0])).item() == 2.0
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_equals_the_training_script_of_diffusers(kind: str) -> None:
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    every = torch.arange(1000)
+    ratio = compute_snr(scheduler, every)
+    # As examples/text_to_image/train_text_to_image_lora.py writes it.
+    expected = torch.stack([ratio, 5.0 * torch.ones_like(every)], dim=1).min(dim=1)[0]
+    expected = expected / ratio if kind == "epsilon" else expected / (ratio + 1)
+    torch.testing.assert_close(loss_weights("min_snr", kind, every, ALPHAS), expected, rtol=1e-4, atol=0)  # type: ignore[arg-type]
+
+
+def test_debiased_is_one_over_the_root_of_the_snr_and_the_same_in_every_currency() -> None:
+    ratio = snr(ALPHAS)[STEPS]
+    noise = loss_weights("debiased", "epsilon", STEPS, ALPHAS)
+    torch.testing.assert_close(noise, 1 / ratio.sqrt())
+    clean = loss_weights("debiased", "sample", STEPS, ALPHAS)
+    torch.testing.assert_close(clean, noise * ratio)
+    torch.testing.assert_close(loss_weights("debiased", "v_prediction", STEPS, ALPHAS) * (ratio + 1), clean)
+
+
+def test_weights_are_finite_at_zero_terminal_snr_of_a_velocity_base() -> None:
+    alphas = alphas_cumprod({"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True})
+    last = torch.tensor([999])
+    for weighting in ("uniform", "min_snr", "debiased"):
+        weight = loss_weights(weighting, "v_prediction", last, alphas)  # type: ignore[arg-type]
+        assert weight.item() == (1.0 if weighting == "uniform" else 0.0)
+    assert huber_thresholds("snr", last, alphas).item() == pytest.approx(0.1)
+
+
+def test_pseudo_huber_is_the_square_near_zero_and_a_line_far_away() -> None:
+    ones, c = torch.ones(1), torch.tensor([0.1])
+
+    def at(difference: float) -> float:
+        given = torch.full((1, 1, 1, 1), difference)
+        return denoising_loss(given, torch.zeros_like(given), ones, thresholds=c).item()
+
+    assert at(1e-3) == pytest.approx(1e-6, rel=1e-2)
+    assert at(100.0) == pytest.approx(2 * 0.1 * (100.0 - 0.1), rel=1e-4)
+    assert at(0.3) == pytest.approx(2 * 0.1 * ((0.3**2 + 0.1**2) ** 0.5 - 0.1), rel=1e-5)
+
+
+def test_huber_threshold_falls_from_one_to_c_as_the_noise_grows() -> None:
+    assert huber_thresholds("constant", STEPS, ALPHAS, c=0.2).tolist() == pytest.approx([0.2] * 3)
+    clean_to_noise = huber_thresholds("snr", torch.arange(1000), ALPHAS, c=0.1)
+    assert (clean_to_noise.diff() < 0).all()
+    assert 0.1 < clean_to_noise[-1] < 0.12
+    assert 0.9 < clean_to_noise[0] < 1.0
+    sigma = ((1 - ALPHAS[300]) / ALPHAS[300]) ** 0.5
+    assert clean_to_noise[300].item() == pytest.approx(0.9 / (1 + sigma.item()) ** 2 + 0.1, rel=1e-5)
+
+
+def test_a_masked_position_counts_nothing_and_the_others_as_before() -> None:
+    prediction, wanted = torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    mask = torch.ones(2, 1, 4, 4)
+    ones = torch.ones(2)
+    plain = denoising_loss(prediction, wanted, ones)
+    assert denoising_loss(prediction, wanted, ones, mask=mask) == plain
+    mask[:, :, :2] = 0
+    rest = prediction[:, :, 2:].square().sum() / prediction.numel()
+    torch.testing.assert_close(denoising_loss(prediction, wanted, ones, mask=mask), rest)
+
+
+def test_the_objective_multiplies_the_weights_of_samples_and_timesteps() -> None:
+    prediction, wanted = torch.randn(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
+    own = torch.tensor([1.0, 0.0, 2.0])
+    objective = Objective(weighting="min_snr", distance="huber", huber_schedule="constant", huber_c=0.3)
+    found = objective.loss(
+        prediction, wanted, kind="epsilon", timesteps=STEPS, alphas=ALPHAS, weights=own, mask=None
+    )
+    expected = denoising_loss(
+        prediction,
+        wanted,
+        own * loss_weights("min_snr", "epsilon", STEPS, ALPHAS),
+        thresholds=torch.full((3,), 0.3),
+    )
+    assert found == expected

@@ -133,3 +133,11 @@ def test_a_subject_without_a_class_is_told_what_will_drift() -> None:
     assert "--class-prompt" in notes()
     assert "will drift" in notes(**{"prior.class_prompts": ("a robot",), "prior.use": False})
     assert "drift" not in notes(**{"prior.class_prompts": ("a robot",)})
+
+
+def test_zero_terminal_snr_is_for_velocity_and_says_what_it_does_with_weights() -> None:
+    with pytest.raises(ConfigError, match=r"predicts epsilon.*v-prediction base"):
+        resolved(train__loss__zero_terminal_snr=True)
+    flags = {"train.loss.zero_terminal_snr": True, "train.loss.weighting": "min_snr"}
+    notes = resolve(load_run_spec(flags=flags), open_base("sd21"), CAPTIONS, name="x", device="cpu").notes
+    assert any("last timestep" in note for note in notes)

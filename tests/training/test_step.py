@@ -7,6 +7,8 @@ import torch
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.text import Conditioning
+from detour.diffusion.objective import Objective
+from detour.diffusion.schedule import add_noise
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss
 from detour.training.batches import draw_batch
 from detour.training.cache import LatentCache, TextCache, TrainingData
@@ -91,7 +93,7 @@ def test_validation_covers_the_schedule_and_stays_small() -> None:
 
 def test_weighting_of_the_settings_reaches_the_loss(base: Base) -> None:
     _, _, loss_fn = assembled(base, train__loss__weighting="min_snr", train__batch=1)
-    uniform = replace(loss_fn, weighting="uniform")
+    uniform = replace(loss_fn, objective=Objective())
     early = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] < 100)
     late = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] > 500)
     assert loss_fn(early, 0).item() < 0.9 * uniform(early, 0).item()
@@ -117,3 +119,33 @@ def test_a_sample_counts_by_its_weight(base: Base) -> None:
     weighed = denoiser.loss(replace(batch, weights=torch.tensor([1.0, 0.25]))).item()
     assert first != pytest.approx(second)
     assert weighed == pytest.approx(first + 0.25 * second)
+
+
+def test_perturbed_noise_is_on_the_latents_and_the_plain_noise_is_the_target(base: Base) -> None:
+    denoiser, _, loss_fn = assembled(base, train__loss__input_perturbation=0.5)
+    batch = draw_batch(loss_fn.plan, loss_fn.data, 2, 0)
+    assert batch.seen_noise is not None
+    with torch.no_grad():
+        noisy = add_noise(batch.latents, batch.seen_noise, batch.timesteps, denoiser.alphas)
+        predicted = denoiser.predict(noisy, batch.timesteps, batch.text)
+        assert torch.equal(loss_fn(2, 0), (predicted - batch.noise).square().flatten(1).mean(1).mean())
+
+
+def test_huber_of_the_settings_reaches_the_loss(base: Base) -> None:
+    _, _, straight = assembled(base, train__loss__distance="huber", train__loss__huber_c=1e-3)
+    _, _, square = assembled(base)
+    _, _, near = assembled(
+        base, train__loss__distance="huber", train__loss__huber_c=1e3, train__loss__huber_schedule="constant"
+    )
+    assert straight(0, 0).item() < 0.9 * square(0, 0).item()
+    assert near(0, 0).item() == pytest.approx(square(0, 0).item(), rel=1e-2)
+
+
+def test_weights_and_mask_of_a_batch_reach_the_loss(base: Base) -> None:
+    denoiser, _, loss_fn = assembled(base)
+    batch = draw_batch(loss_fn.plan, loss_fn.data, 0, 0)
+    first = replace(batch, weights=torch.tensor([2.0, 0.0]))
+    masked = replace(batch, mask=torch.zeros(2, 1, 8, 8))
+    with torch.no_grad():
+        assert denoiser.loss(masked).item() == 0.0
+        assert denoiser.loss(first).item() != denoiser.loss(batch).item()

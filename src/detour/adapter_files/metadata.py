@@ -23,6 +23,8 @@ from detour.specs import RunSpec, to_toml
 THUMBNAIL_PX = 256
 MODELSPEC_VERSION = "1.0.1"
 IMPLEMENTATION = "diffusers"
+ZERO_TERMINAL_SNR = "ss_zero_terminal_snr"
+"""Metadata key, as sd-scripts writes it: "True" where the adapter was trained to pure noise at the last timestep."""
 
 
 def kohya_metadata(
@@ -155,6 +157,13 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_lr_scheduler": train.schedule.kind,
         "ss_lr_warmup_steps": train.schedule.warmup,
         "ss_min_snr_gamma": train.loss.snr_gamma if train.loss.weighting == "min_snr" else None,
+        "ss_debiased_estimation": train.loss.weighting == "debiased",
+        "ss_loss_type": {"mse": "l2"}.get(train.loss.distance, train.loss.distance),
+        "ss_huber_c": train.loss.huber_c if train.loss.distance == "huber" else None,
+        "ss_huber_schedule": train.loss.huber_schedule if train.loss.distance == "huber" else None,
+        "ss_noise_offset": train.loss.noise_offset or None,
+        "ss_ip_noise_gamma": train.loss.input_perturbation or None,
+        ZERO_TERMINAL_SNR: train.loss.zero_terminal_snr,
         "ss_caption_dropout_rate": train.loss.caption_dropout,
         "ss_prior_loss_weight": run.prior.weight if run.prior.use is True else None,
         "ss_network_dropout": run.adapter.dropout or None,

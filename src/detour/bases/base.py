@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,11 @@ class Base:
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's settings as diffusers writes them."""
         return self.config("scheduler")
+
+    def with_zero_terminal_snr(self) -> Base:
+        """The same base on a schedule that ends in pure noise, drawn from its very last timestep."""
+        rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
 
     def require_weights(self) -> None:
         """Raise now if a part cannot be loaded later.

@@ -10,6 +10,7 @@ from torch import nn
 
 from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.metadata import ZERO_TERMINAL_SNR
 from detour.adapter_files.pickled import is_pickle_name
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
@@ -60,6 +61,15 @@ def attach_chosen(models: Mapping[str, nn.Module], chosen: Sequence[ChosenAdapte
         attach_adapter(models, one.adapter, one.use.weight, name=f"lora_{index}")
         for index, one in enumerate(chosen)
     ]
+
+
+def base_for(base: Base, chosen: Sequence[ChosenAdapter]) -> Base:
+    """The base with the noise schedule that the adapters were trained on.
+
+    An adapter of zero-terminal-SNR training draws washed-out pictures on the schedule that it was not trained on.
+    """
+    rescaled = any(one.adapter.metadata.get(ZERO_TERMINAL_SNR) == "True" for one in chosen)
+    return base.with_zero_terminal_snr() if rescaled else base
 
 
 def parse_lora(text: str) -> tuple[Path, float]:

@@ -16,7 +16,7 @@ from detour.files import write_json
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.png import save_image
-from detour.recipes.chosen_adapters import attach_chosen, choose_adapter
+from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.staging import refuse_taken
 from detour.specs.generation import GenerateSpec
@@ -85,6 +85,7 @@ def draw_grid(
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     chosen = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
+    base = base_for(base, chosen)
     device = pick_device(spec.device)
     engine = PictureEngine.load(base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True)
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)

@@ -20,7 +20,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, choose_adapter
+from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs.generation import GenerateSpec
 
@@ -86,6 +86,7 @@ def generate_pictures(
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
+    base = base_for(base, loras)
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     requests = requests_of(spec)

@@ -12,12 +12,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
+from detour.bases.parts import read_config
 from detour.bases.single_file import PART_NAMES, write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
+from detour.files import write_json
 from detour.generation.engine import PictureEngine, PictureRequest
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, choose_adapter
+from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
 from detour.recipes.merged_weights import (
     Checked,
     Pieces,
@@ -122,6 +124,7 @@ def merge_adapters(
     opened.require_weights()
     kind = _kind_of(opened, out)
     chosen = [choose_adapter(text, opened, allow_pickle=allow_pickle) for text in loras]
+    opened = base_for(opened, chosen)
     pieces = pieces_by_layer(chosen)
     with staged(out, force=force) as place:
         progress(Progress(stage="merging", total=len(pieces)))
@@ -166,6 +169,8 @@ def _write(base: Base, pieces: dict[str, Pieces], place: Path) -> Checked:
         return check_checkpoint(base, pieces, place)
     if place.suffix != ".safetensors":
         merge_folder(base, pieces, place)
+        if base.scheduler_config() != read_config(base.folder, "scheduler"):  # see base_for
+            write_json(place / "scheduler" / "scheduler_config.json", base.scheduler_config())
         return check_folder(base, pieces, place)
     with tempfile.TemporaryDirectory(prefix=".merging.", dir=place.parent.parent) as work:
         folder = Path(work) / "merged"

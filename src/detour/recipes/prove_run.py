@@ -69,10 +69,11 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
     from detour.adapter_files import read_adapter
     from detour.bases.base import open_base
     from detour.bases.hardware import set_threads
+    from detour.training.assembly import as_trained
 
     run = read_finished_run(run_folder)
     set_threads(run.spec.train.threads)
-    base = open_base(run.spec.base.name, revision=run.spec.base.revision)
+    base = as_trained(open_base(run.spec.base.name, revision=run.spec.base.revision), run.spec)
     adapter = read_adapter(run.adapter_file)
     size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
     progress(Progress(stage="gathering held-out prompts"))

@@ -7,7 +7,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, set_threads
 from detour.data.folder import Dataset, read_dataset
 from detour.specs import RunSpec
-from detour.training.assembly import choose_targets
+from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
 from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
@@ -49,6 +49,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         name=name_from(spec.data.source),
         device=device,
     )
+    base = as_trained(base, resolved.spec)
     targets = choose_targets(base.meta_unet(), base, resolved.spec)
     return RunPlan(
         spec=resolved.spec,
@@ -73,7 +74,11 @@ def plan_resumed(folder: Path) -> RunPlan:
     if point.checkpoint is not None:
         notes.append(f"Going on after step {point.checkpoint.step} of {point.spec.train.steps}.")
     return RunPlan(
-        spec=point.spec, base=base, dataset=dataset, notes=tuple(notes), checkpoint=point.checkpoint
+        spec=point.spec,
+        base=as_trained(base, point.spec),
+        dataset=dataset,
+        notes=tuple(notes),
+        checkpoint=point.checkpoint,
     )
 
 

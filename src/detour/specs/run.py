@@ -119,10 +119,28 @@ class ScheduleSpec(Spec):
 class LossSpec(Spec):
     """The denoising objective."""
 
-    weighting: Literal["uniform", "min_snr"] = "uniform"
-    """Weight of each timestep (min-SNR: arXiv:2303.09556)."""
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    """Which timesteps are shown: all alike, or more of those around the middle (arXiv:2403.03206)."""
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Middle of the logit-normal law; above 0 shows noisier pictures more often."""
+    logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Width of the logit-normal law."""
+    weighting: Literal["uniform", "min_snr", "debiased"] = "uniform"
+    """Weight of each timestep (min-SNR: arXiv:2303.09556, debiased: arXiv:2310.08442)."""
     snr_gamma: Positive = 5.0
     """Clamp of min-SNR."""
+    distance: Literal["mse", "huber"] = "mse"
+    """Squared error, or pseudo-Huber, which a few odd pictures move less (arXiv:2403.16728)."""
+    huber_c: Positive = 0.1
+    """Where pseudo-Huber turns from square to straight; smaller is straighter."""
+    huber_schedule: Literal["constant", "snr"] = "snr"
+    """Whether that place moves with the timestep: ``snr`` is 1 at the clean end and ``huber_c`` in pure noise."""
+    noise_offset: NonNegative = 0.0
+    """Size of a constant added to each channel of the noise, for very dark or bright pictures; 0.05 is usual."""
+    input_perturbation: NonNegative = 0.0
+    """Size of further noise that the UNet sees and is not asked for (arXiv:2301.11706 takes 0.1)."""
+    zero_terminal_snr: bool = False
+    """Train to pure noise at the last timestep (arXiv:2305.08891); v-prediction bases only."""
     caption_dropout: Share | Auto = "auto"
     """Share of the samples trained with the family's unconditional text; ``auto``: 0.1 for a style, 0 for a subject."""
 

@@ -12,7 +12,8 @@ from detour.adapters.attach import Attached, attach_new
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.hardware import torch_dtype
-from detour.diffusion.objective import prediction_type
+from detour.diffusion.noise import NoisePlan
+from detour.diffusion.objective import Objective, prediction_type
 from detour.diffusion.schedule import alphas_cumprod
 from detour.errors import ConfigError
 from detour.specs import RunSpec
@@ -71,6 +72,16 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
     return Targets(layers, dead, tuple(notes))
 
 
+def as_trained(base: "Base", spec: RunSpec) -> "Base":
+    """The base with the noise schedule that a resolved run trains on; pictures are drawn with the same one.
+
+    Zero terminal SNR: the last timestep is pure noise, and samplers must begin there (trailing spacing).
+
+    Source: Lin et al. 2023, arXiv:2305.08891, sections 3.1 and 3.3.
+    """
+    return base.with_zero_terminal_snr() if spec.train.loss.zero_terminal_snr else base
+
+
 def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
     """Load the UNet of a resolved run in its precision."""
     device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
@@ -125,12 +136,24 @@ def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec) -> Training
         grad_accum=spec.train.grad_accum,
         caption_dropout=float(loss.caption_dropout),
         num_timesteps=len(denoiser.alphas),
+        noise=NoisePlan(
+            timesteps=loss.timesteps,
+            logit_mean=loss.logit_mean,
+            logit_std=loss.logit_std,
+            offset=loss.noise_offset,
+            perturbation=loss.input_perturbation,
+        ),
     )
     return TrainingLoss(
         denoiser=denoiser,
         plan=plan,
         data=data,
-        weighting=loss.weighting,
-        snr_gamma=loss.snr_gamma,
+        objective=Objective(
+            weighting=loss.weighting,
+            snr_gamma=loss.snr_gamma,
+            distance=loss.distance,
+            huber_c=loss.huber_c,
+            huber_schedule=loss.huber_schedule,
+        ),
         dropout=spec.adapter.dropout > 0,
     )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from detour.bases.text import Conditioning
-from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch, timestep_for
+from detour.diffusion.noise import PLAIN_NOISE, NoisePlan
+from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch
 from detour.training.cache import TrainingData
 
 
@@ -16,11 +17,13 @@ class Batch:
 
     Attributes:
         latents: (N, C, h, w) float32, drawn from the cached mean and standard deviation.
-        noise: as ``latents``, standard normal.
+        noise: as ``latents``, what the UNet is asked for.
         timesteps: (N,) int64.
         text: states of N captions, or the unconditional ones where the caption was dropped.
         pictures: (N,) which picture each sample is; class pictures are counted on after the others.
+        seen_noise: what is put on the latents where it is not ``noise`` (input perturbation).
         weights: (N,) float32, loss weight of each sample; ``None``: one each.
+        mask: (N, 1, h, w) float32 in [0, 1], which positions count; ``None``: all.
     """
 
     latents: Tensor
@@ -28,7 +31,9 @@ class Batch:
     timesteps: Tensor
     text: Conditioning
     pictures: tuple[int, ...]
+    seen_noise: Tensor | None = None
     weights: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class BatchPlan:
         grad_accum: micro-batches in a step.
         caption_dropout: share of the samples with the unconditional text.
         num_timesteps: length of the noise schedule.
+        noise: how timesteps and noise are drawn.
     """
 
     seed: int
@@ -48,6 +54,7 @@ class BatchPlan:
     grad_accum: int = 1
     caption_dropout: float = 0.0
     num_timesteps: int = 1000
+    noise: NoisePlan = PLAIN_NOISE
 
     def samples(self, micro: int) -> range:
         """Positions in the step's whole batch: two half batches are the halves of the full one."""
@@ -100,15 +107,20 @@ def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Ba
     """Micro-batch ``micro`` of step ``step``, both from 0."""
     samples = [_sample(plan, data, step, number) for number in plan.samples(micro)]
     shape = data.latents.latent_shape
-    num_timesteps = plan.num_timesteps
+    noise = [plan.noise.noise(plan.seed, step, s.number, shape) for s in samples]
+    seen = [plan.noise.seen(plan.seed, step, s.number, n) for s, n in zip(samples, noise, strict=True)]
     return Batch(
         latents=torch.stack([sample.latent(plan, step) for sample in samples]),
-        noise=torch.stack([noise_for(plan.seed, step, s.number, shape) for s in samples]),
+        noise=torch.stack(noise),
         timesteps=torch.tensor(
-            [timestep_for(plan.seed, step, s.number, num_timesteps=num_timesteps) for s in samples]
+            [
+                plan.noise.timestep(plan.seed, step, s.number, num_timesteps=plan.num_timesteps)
+                for s in samples
+            ]
         ),
         text=data.text.conditioning([sample.caption(plan, step) for sample in samples]),
         pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
+        seen_noise=torch.stack(seen) if plan.noise.perturbation else None,
         weights=torch.tensor([sample.weight for sample in samples]),
     )
 

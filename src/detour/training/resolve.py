@@ -12,6 +12,7 @@ from detour.data.captions import one_line, with_trigger
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
+from detour.training.combinations import notes_on_objective, refuse_objective
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -206,6 +207,7 @@ def _check(spec: RunSpec, base: "Base") -> None:
         raise ConfigError(
             f"data.resolution is {size}, but base '{base.name}' wants a multiple of {factor}. Set --resolution {near}."
         )
+    refuse_objective(spec, base)
     if spec.data.trigger and re.search(r"\s{2,}|[\n\r]", spec.data.trigger):
         raise ConfigError(
             "data.trigger has line breaks or double spaces in it. Use one word or a short phrase."
@@ -257,6 +259,7 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
             if not spec.prior.class_prompts
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
+    notes += notes_on_objective(spec)
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
     return notes

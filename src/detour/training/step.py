@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from detour.bases.text import Conditioning
-from detour.diffusion.objective import PredictionType, Weighting, denoising_loss, loss_weights, target
+from detour.diffusion.objective import Objective, PredictionType, target
 from detour.diffusion.randomness import derive
 from detour.diffusion.schedule import add_noise
 from detour.training.batches import Batch, BatchPlan, draw_batch
 from detour.training.cache import TrainingData
+
+PLAIN = Objective()
+"""Mean squared error, every timestep alike: what validation measures, whatever the run trains on."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,22 @@ class Denoiser:
             )[0]
         return prediction
 
-    def loss(self, batch: Batch, *, weighting: Weighting = "uniform", snr_gamma: float = 5.0) -> Tensor:
-        """Weighted denoising error of a batch, a float32 scalar."""
+    def loss(self, batch: Batch, objective: Objective = PLAIN) -> Tensor:
+        """Denoising error of a batch, a float32 scalar."""
         latents, noise = batch.latents.to(self.device), batch.noise.to(self.device)
         timesteps = batch.timesteps.to(self.device)
-        prediction = self.predict(add_noise(latents, noise, timesteps, self.alphas), timesteps, batch.text)
+        seen = noise if batch.seen_noise is None else batch.seen_noise.to(self.device)
+        prediction = self.predict(add_noise(latents, seen, timesteps, self.alphas), timesteps, batch.text)
         wanted = target(self.kind, latents=latents, noise=noise, timesteps=timesteps, alphas=self.alphas)
-        weights = loss_weights(weighting, self.kind, timesteps, self.alphas, gamma=snr_gamma)
-        if batch.weights is not None:
-            weights = weights * batch.weights.to(self.device)
-        return denoising_loss(prediction, wanted, weights)
+        return objective.loss(
+            prediction,
+            wanted,
+            kind=self.kind,
+            timesteps=timesteps,
+            alphas=self.alphas,
+            weights=None if batch.weights is None else batch.weights.to(self.device),
+            mask=None if batch.mask is None else batch.mask.to(self.device),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,13 @@ class TrainingLoss:
     denoiser: Denoiser
     plan: BatchPlan
     data: TrainingData
-    weighting: Weighting = "uniform"
-    snr_gamma: float = 5.0
+    objective: Objective = PLAIN
     dropout: bool = False
 
     def __call__(self, step: int, micro: int) -> Tensor:
         batch = draw_batch(self.plan, self.data, step, micro)
         with self._own_dropout(step, micro):
-            return self.denoiser.loss(batch, weighting=self.weighting, snr_gamma=self.snr_gamma)
+            return self.denoiser.loss(batch, self.objective)
 
     @contextlib.contextmanager
     def _own_dropout(self, step: int, micro: int) -> Iterator[None]:
