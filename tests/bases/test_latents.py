@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from detour.bases.base import open_base
-from detour.bases.latents import decode_latents, encode_pictures, to_pixels, to_uint8
+from detour.bases import latents as latents_module
+from detour.bases.latents import decode_latents, encode_pictures, pictures_in_pass, to_pixels, to_uint8
 from detour.errors import DetourError
 
 
@@ -49,3 +50,26 @@ def test_every_pixel_value_survives_the_way_to_floats_and_back() -> None:
     pixels = to_pixels(pictures)
     assert (float(pixels.min()), float(pixels.max())) == (-1.0, 1.0)
     assert (to_uint8(pixels) == pictures).all()
+
+
+def test_large_pictures_go_through_the_vae_one_by_one() -> None:
+    assert [pictures_in_pass(side, side) for side in (64, 256, 512, 1024)] == [64, 4, 1, 1]
+
+
+def test_passes_give_what_one_pass_gives(vae: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = encode_pictures(vae, pixels)
+    drawn = decode_latents(vae, whole[0])
+    largest = []
+    encode = vae.encode
+
+    def watched(few: torch.Tensor) -> object:
+        largest.append(len(few))
+        return encode(few)
+
+    monkeypatch.setattr(vae, "encode", watched)
+    monkeypatch.setattr(latents_module, "PIXELS_IN_PASS", 2 * 64 * 64)
+    for ours, theirs in zip(encode_pictures(vae, pixels), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert largest == [2, 2, 1]
+    assert np.abs(decode_latents(vae, whole[0]).astype(int) - drawn.astype(int)).max() <= 1

@@ -7,7 +7,6 @@ import pytest
 
 from detour.errors import RunError
 from detour.evaluation.proof_pictures import (
-    PROOF_BATCH,
     TRAINED_PICTURES,
     draw_proof_pictures,
     keep_trained_pictures,
@@ -46,7 +45,7 @@ def test_every_side_draws_with_the_same_steps_size_and_batch() -> None:
     engine = RecordingEngine()
     spec = run(evaluate=EvaluateSpec(steps=7))
     draw_proof_pictures(engine, proof_requests(spec, ["a"]), spec)
-    assert (engine.asked[1].steps, engine.asked[1].width_px, engine.asked[2]) == (7, "auto", PROOF_BATCH)
+    assert (engine.asked[1].steps, engine.asked[1].width_px, engine.asked[2]) == (7, "auto", 8)
 
 
 def test_the_trained_models_pictures_come_back_as_they_were_kept(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from detour.evaluation.pixels import Pictures
 from detour.files import write_with
 from detour.specs import PictureSpec, RunSpec
 
-PROOF_BATCH = 8
-"""Pictures in one forward pass, on every side: batch 1 and 2 already differ by one step of 255."""
+PROOF_PIXELS = 8 * 256 * 256
+"""Pixels in one forward pass of the proof, on every side; fp32 and guidance make a picture cost much memory."""
 
 FIRST_PROOF_SEED = 100
 """Seed of the first proof picture; picture i uses the i-th after it."""
@@ -72,6 +72,12 @@ def proof_picture_spec(spec: RunSpec) -> PictureSpec:
     )
 
 
+def proof_batch(spec: RunSpec) -> int:
+    """Pictures in one forward pass, 1 to 8; the same on every side, for batch 1 and 2 differ by one step of 255."""
+    side = spec.data.resolution
+    return 8 if side == "auto" else min(8, max(1, PROOF_PIXELS // int(side) ** 2))
+
+
 def draw_proof_pictures(
     engine: PictureSource,
     requests: Sequence[ProofRequest],
@@ -90,10 +96,10 @@ def draw_proof_pictures(
     Returns:
         uint8 (N, H, W, 3).
     """
-    how = proof_picture_spec(spec)
+    how, batch = proof_picture_spec(spec), proof_batch(spec)
     batches: list[Pictures] = []
-    for start in range(0, len(requests), PROOF_BATCH):
-        drawn = engine.draw(requests[start : start + PROOF_BATCH], how, batch=PROOF_BATCH)
+    for start in range(0, len(requests), batch):
+        drawn = engine.draw(requests[start : start + batch], how, batch=batch)
         batches.append(drawn.pictures)
         if on_batch is not None:
             on_batch(len(batches[-1]))
