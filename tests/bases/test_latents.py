@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from detour.bases.base import open_base
 from detour.bases import latents as latents_module
+from detour.bases.base import open_base
 from detour.bases.latents import decode_latents, encode_pictures, pictures_in_pass, to_pixels, to_uint8
 from detour.errors import DetourError
 
