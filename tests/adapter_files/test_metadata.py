@@ -34,11 +34,11 @@ def metadata_of(adapter: Adapter | None = None, **settings) -> dict[str, str]:  
 
 
 def test_other_tools_find_the_keys_they_look_for() -> None:
-    found = metadata_of(run=run_of(), num_examples=24, tags={"dog": 3})
+    found = metadata_of(run=run_of(), num_examples=24, tags={"10_sks dog": {"dog": 3}})
     assert found["ss_network_module"] == "networks.lora"
     assert found["ss_base_model_version"] == "sd_v1"
     assert (found["ss_seed"], found["ss_steps"], found["ss_num_train_images"]) == ("7", "200", "24")
-    assert json.loads(found["ss_tag_frequency"]) == {"train": {"dog": 3}}
+    assert json.loads(found["ss_tag_frequency"]) == {"10_sks dog": {"dog": 3}}
     assert found["modelspec.sai_model_spec"] == "1.0.1"
     assert found["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert found["modelspec.resolution"] == "512x512"

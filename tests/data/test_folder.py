@@ -34,7 +34,7 @@ def test_pictures_with_sidecars_come_sorted_with_captions_and_sizes(tmp_path: Pa
         ("b.WEBP", "caption b.WEBP", (8, 6)),
         ("c.png", "caption c.png", (8, 6)),
     ]
-    assert data.convention == "3 pictures: pictures with .txt captions beside them"
+    assert data.found == ("3 pictures: pictures with .txt captions beside them",)
     assert data.problems == (f"1 other file in {tmp_path.name}/ left out",)
     assert np.asarray(data.examples[2].open()).shape == (6, 8, 3)
 
@@ -62,7 +62,7 @@ def test_kohya_folders_give_captions_and_proportions(tmp_path: Path) -> None:
         ("5_cat/c.png", "cat", 1),
     ]
     assert data.epoch == (0, 0, 1, 1, 2)
-    assert "kohya folders" in data.convention
+    assert "kohya folders" in data.found[0]
     assert any("1 picture beside" in problem for problem in data.problems)
 
 
@@ -148,7 +148,7 @@ def test_one_picture_can_be_named_directly(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", "a thing")
     data = read(tmp_path / "a.png")
     assert [(e.name, e.caption) for e in data.examples] == [("a.png", "a thing")]
-    assert data.convention == "one picture"
+    assert data.found == ("one picture",)
 
 
 def test_copies_are_named(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_hub_rows_become_examples_and_the_split_is_passed_on(hub: types.ModuleTy
     assert [example.caption for example in data.examples] == ["caption 0", "caption 1", "caption 2"]
     assert data.examples[1].open().getpixel((0, 0)) == (1, 1, 1)
     assert data.examples[1].path is None
-    assert data.convention == "3 pictures: hub data set owner/name, split train[:3]"
+    assert data.found == ("3 pictures: hub data set owner/name, split train[:3]",)
 
 
 def test_hub_pictures_go_through_the_same_checks(hub: types.ModuleType) -> None:

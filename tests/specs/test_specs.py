@@ -130,7 +130,7 @@ def _of(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     if origin is typing.Literal:
         return st.sampled_from(arguments)
     if origin is tuple:
-        return st.lists(TEXT, max_size=3).map(tuple)
+        return st.lists(_of(arguments[0], metadata), max_size=3).map(tuple)
     if origin is not None:
         return st.one_of([_of(argument, metadata) for argument in arguments])
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -178,3 +178,34 @@ def test_any_text_survives_toml(text: str) -> None:
 def test_any_table_gives_a_run_or_a_config_error(values: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):
         assert isinstance(parse(RunSpec, values), RunSpec)
+
+
+def test_folders_are_tables_of_the_file_and_read_back_equal(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[data]\ntrigger = "sks"\n[[data.folders]]\nsource = "dog"\nrepeats = 3\n'
+        '[[data.folders]]\nsource = "dogs"\nrole = "class"\nweight = 0.5\n'
+    )
+    spec = load_run_spec(config=file)
+    assert [(f.source, f.role, f.repeats, f.weight) for f in spec.data.folders] == [
+        ("dog", "train", 3, 1.0),
+        ("dogs", "class", None, 0.5),
+    ]
+    file.write_text(to_toml(spec))
+    assert load_run_spec(config=file) == spec
+    assert load_run_spec(assignments=['data.folders=[{source="dog"}]']).data.folders[0].source == "dog"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sorce = 'x'", r"unknown key 'data\.folders\.0\.sorce'\. Did you mean 'data\.folders\.source'"),
+        ("repeats = 0", r"'data\.folders\.0\.repeats' is 0, but it should be greater than 0"),
+        ("role = 'klass'", r"'data\.folders\.0\.role' is 'klass', but it should be 'train' or 'class'"),
+    ],
+)
+def test_a_wrong_key_of_a_folder_is_named_with_its_place(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(f"[[data.folders]]\n{line}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_run_spec(config=file)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detour.bases.text import Conditioning
-from detour.training.batches import BatchPlan, draw_batch
+from detour.training.batches import BatchPlan, draw_batch, draw_batches
 from detour.training.cache import LatentCache, TextCache, TrainingData, cache_latents, cache_text
 
 
@@ -127,11 +127,11 @@ def test_caption_dropout_takes_its_share_and_mirrors_half() -> None:
 def with_class(num: int = 5, class_num: int = 7) -> TrainingData:
     """Instance latents 0, 1, 2 …; class latents 100, 101, 102 …"""
     of_class = data(num=class_num, views=1, std=0.0)
+    assert isinstance(of_class.latents, LatentCache)
     moved = LatentCache(of_class.latents.means + 100, of_class.latents.stds)
     return replace(
         data(num=num, views=1, std=0.0),
-        class_data=replace(of_class, latents=moved, captions=("c0",) * class_num),
-        class_weight=0.5,
+        class_data=replace(of_class, latents=moved, captions=("c0",) * class_num, weights=(0.5,) * class_num),
     )
 
 
@@ -139,7 +139,7 @@ def test_pictures_and_class_pictures_take_turns_each_in_epochs_of_their_own() ->
     plan = BatchPlan(seed=0, batch=3)
     batches = [draw_batch(plan, with_class(), step, 0) for step in range(70)]
     latents = torch.cat([b.latents[:, 0, 0, 0] for b in batches]).tolist()
-    weights = torch.cat([b.weights for b in batches if b.weights is not None]).tolist()
+    weights = torch.cat([b.weights for b in batches]).tolist()
     own, of_class = latents[0::2], latents[1::2]
     assert all(Counter(own[i : i + 5]) == Counter(range(5)) for i in range(0, 100, 5))
     assert all(Counter(of_class[i : i + 7]) == Counter(range(100, 107)) for i in range(0, 98, 7))
@@ -153,6 +153,13 @@ def test_two_half_batches_with_a_class_are_the_halves_of_one_full_batch() -> Non
     full = draw_batch(BatchPlan(seed=1, batch=6), with_class(), 3, 0)
     halves = [draw_batch(BatchPlan(seed=1, batch=3, grad_accum=2), with_class(), 3, m) for m in (0, 1)]
     assert torch.equal(full.latents, torch.cat([h.latents for h in halves]))
-    assert full.weights is not None
     assert full.weights.tolist() == [1.0, 0.5] * 3
     assert full.pictures == (*halves[0].pictures, *halves[1].pictures)
+
+
+def test_class_pictures_of_another_size_become_a_batch_of_their_own() -> None:
+    wide = LatentCache(torch.zeros(2, 3, 2, 3, 5), torch.zeros(2, 3, 2, 3, 5))
+    mixed = replace(data(), class_data=replace(data(3), latents=wide))
+    batches = draw_batches(BatchPlan(seed=0, batch=4), mixed, 0, 0)
+    assert [tuple(b.latents.shape) for b in batches] == [(2, 2, 3, 3), (2, 2, 3, 5)]
+    assert len({int(t) for b in batches for t in b.timesteps}) == 4  # each sample keeps its own number

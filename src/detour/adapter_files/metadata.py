@@ -35,7 +35,7 @@ def kohya_metadata(
     title: str,
     resolution_px: int,
     run: RunSpec | None = None,
-    tags: Mapping[str, int] | None = None,
+    tags: Mapping[str, Mapping[str, int]] | None = None,
     num_examples: int | None = None,
     prediction_type: str = "epsilon",
     thumbnail: NDArray[np.uint8] | None = None,
@@ -49,7 +49,7 @@ def kohya_metadata(
         title: name shown to people.
         resolution_px: side of the training pictures.
         run: resolved settings; written without the place of the data and without captions.
-        tags: frequency of the captions' tags; None leaves the table out.
+        tags: frequency of the captions' tags by folder, as kohya writes it; None leaves the table out.
         num_examples: training pictures.
         prediction_type: "epsilon" or "v_prediction".
         thumbnail: (H, W, 3) uint8, shown by model browsers; scaled to 256 px.
@@ -71,7 +71,7 @@ def kohya_metadata(
     if num_examples is not None:
         metadata["ss_num_train_images"] = str(num_examples)
     if tags is not None:
-        metadata["ss_tag_frequency"] = json.dumps({"train": dict(tags)}, ensure_ascii=False)
+        metadata["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False)
     if run is not None:
         metadata |= _run_metadata(run)
         metadata["detour.config"] = to_toml(shareable(run, identity))
@@ -106,13 +106,21 @@ def network_metadata(adapter: Adapter, family: Family) -> dict[str, str]:
 
 def shareable(run: RunSpec, identity: str) -> RunSpec:
     """The run without the user's own places and captions, which ``resolved.toml`` keeps."""
-    source = run.data.source if run.data.source.startswith("hub:") else ""
+
+    def shared(source: str) -> str:
+        return source if source.startswith("hub:") else ""
+
+    folders = [
+        folder.model_copy(update={"source": shared(folder.source), "caption": None})
+        for folder in run.data.folders
+    ]
+    data = {"source": shared(run.data.source), "caption": None, "folders": tuple(folders)}
     name = run.base.name
     local = name != "pocket" and (Path(name).exists() or Path(name).is_absolute())
     return run.model_copy(
         update={
             "base": run.base.model_copy(update={"name": identity if local else name}),
-            "data": run.data.model_copy(update={"source": source, "caption": None}),
+            "data": run.data.model_copy(update=data),
             "prior": run.prior.model_copy(update={"folder": ""}),
             "sample": run.sample.model_copy(update={"prompts": ()}),
         }
@@ -170,9 +178,9 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_mixed_precision": {"fp32": "no"}.get(run.base.dtype, run.base.dtype),
     }
     metadata = {key: str(value) for key, value in values.items()}
-    if run.data.trigger:
-        metadata["modelspec.trigger_phrase"] = run.data.trigger
-        metadata["modelspec.usage_hint"] = f"Trigger: {run.data.trigger}"
+    if trigger := ", ".join(run.data.triggers()):
+        metadata["modelspec.trigger_phrase"] = trigger
+        metadata["modelspec.usage_hint"] = f"Trigger: {trigger}"
     return metadata
 
 

@@ -129,7 +129,8 @@ def command(
             f"--resume {resume}: a resumed run keeps its settings, but '{extra}' was given too. "
             "Leave it out, or start a new run."
         )
-    if resume is None and config is None and "data.source" not in given:
+    named = "data.source" in given or any(a.startswith("data.") for a in assignments)
+    if resume is None and config is None and not named:
         raise ConfigError(
             "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
         )

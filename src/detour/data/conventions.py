@@ -11,12 +11,16 @@ from typing import Any
 from detour.data.captions import one_line, read_sidecar, read_text
 from detour.data.pictures import OTHER_PICTURE_SUFFIXES, SUFFIXES
 from detour.errors import DataError
+from detour.specs.data import Role
 
 KOHYA_FOLDER = re.compile(r"(?P<repeats>\d+)_(?P<words>.+)")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 MAX_METADATA_BYTES = 256 * 1024 * 1024
 MAX_REPEATS = 10_000
+KOHYA_TRAIN = "img"
+KOHYA_CLASS = "reg"
+"""Folders of kohya's own layout: ``img/10_sks dog`` and, for regularisation, ``reg/1_dog``."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,18 @@ class Entry:
         source: the file, or the bytes of one.
         caption: as it stands there; None when there is none.
         repeats: how often it is shown in one epoch.
+        role: ``class`` for kohya's regularisation pictures.
+        group: kohya's folder name, under which its tags are counted; empty elsewhere.
+        words: a caption for want of a better one: the words of a kohya folder that was named itself.
     """
 
     name: str
     source: Path | bytes
     caption: str | None
     repeats: int = 1
+    role: Role = "train"
+    group: str = ""
+    words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,9 @@ def find_entries(source: Path) -> Found:
     for name in METADATA_NAMES:
         if (source / name).is_file():
             return _metadata(source, source / name)
-    kohya = [(folder, match) for folder in _folders(source) if (match := KOHYA_FOLDER.fullmatch(folder.name))]
-    if any(_pictures(folder) for folder, _ in kohya):
-        return _kohya(source, kohya)
+    for place in (source, source / KOHYA_TRAIN):
+        if any(_pictures(folder) for folder, _ in _kohya_folders(place)):
+            return _kohya(source, place)
     return _sidecars(source)
 
 
@@ -76,13 +86,36 @@ def _sidecars(source: Path) -> Found:
     pictures = _pictures(source)
     if not pictures:
         raise _no_pictures(source)
-    entries = [Entry(path.name, path, read_sidecar(path)) for path in pictures]
-    return Found(entries, "pictures with .txt captions beside them", _left_out(source, pictures))
+    named = KOHYA_FOLDER.fullmatch(source.resolve().name)
+    words = _words(named) if named else None
+    entries = [Entry(path.name, path, read_sidecar(path), words=words) for path in pictures]
+    captioned = sum(entry.caption is not None for entry in entries)
+    convention = "pictures with .txt captions beside them"
+    if words and captioned < len(entries):
+        convention = f"one kohya folder, '{words}' where a picture has no caption"
+    return Found(entries, convention, _left_out(source, pictures))
 
 
-def _kohya(source: Path, folders: list[tuple[Path, re.Match[str]]]) -> Found:
-    entries, remarks = [], []
-    for folder, match in folders:
+def _kohya(source: Path, train: Path) -> Found:
+    """Folders ``10_sks dog`` in ``train``, and those in ``reg/`` as class pictures."""
+    entries, names, remarks = _kohya_entries(source, train, "train")
+    class_entries, class_names, class_remarks = _kohya_entries(source, source / KOHYA_CLASS, "class")
+    if not entries:
+        raise _no_pictures(source)
+    if beside := _pictures(source):
+        remarks.append(f"{_count(len(beside), 'picture')} beside the repeats_name folders left out")
+    convention = f"kohya folders, repeats_name ({', '.join(names)})"
+    if class_entries:
+        found = _count(len(class_entries), "class picture")
+        convention += f", and {found} in {KOHYA_CLASS}/ ({', '.join(class_names)})"
+    return Found([*entries, *class_entries], convention, [*remarks, *class_remarks])
+
+
+def _kohya_entries(source: Path, place: Path, role: Role) -> tuple[list[Entry], list[str], list[str]]:
+    """(entries, folder names, remarks) of the ``repeats_name`` folders in ``place``."""
+    entries, names, remarks = [], list[str](), list[str]()
+    for folder, match in _kohya_folders(place):
+        names.append(folder.name)
         pictures = _pictures(folder)
         repeats = int(match["repeats"])
         if not 0 < repeats <= MAX_REPEATS:
@@ -92,15 +125,20 @@ def _kohya(source: Path, folders: list[tuple[Path, re.Match[str]]]) -> Found:
             continue
         for path in pictures:
             # kohya's own rule: a picture without a caption file is captioned by its folder's name.
-            caption = read_sidecar(path) or one_line(match["words"].replace("_", " "))
-            entries.append(Entry(f"{folder.name}/{path.name}", path, caption, repeats))
+            caption = read_sidecar(path) or _words(match)
+            name = path.relative_to(source).as_posix()
+            entries.append(Entry(name, path, caption, repeats, role, folder.name))
         remarks += _left_out(folder, pictures)
-    if not entries:
-        raise _no_pictures(source)
-    if beside := _pictures(source):
-        remarks.append(f"{_count(len(beside), 'picture')} beside the repeats_name folders left out")
-    names = ", ".join(folder.name for folder, _ in folders)
-    return Found(entries, f"kohya folders, repeats_name ({names})", remarks)
+    return entries, names, remarks
+
+
+def _kohya_folders(place: Path) -> list[tuple[Path, re.Match[str]]]:
+    folders = _folders(place) if place.is_dir() else []
+    return [(folder, match) for folder in folders if (match := KOHYA_FOLDER.fullmatch(folder.name))]
+
+
+def _words(match: re.Match[str]) -> str:
+    return one_line(match["words"].replace("_", " "))
 
 
 def _metadata(source: Path, table: Path) -> Found:

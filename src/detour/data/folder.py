@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,11 @@ from detour.data.hub import HUB_PREFIX, hub_entries
 from detour.data.pictures import check_picture, open_picture
 from detour.errors import DataError
 from detour.files import sha256_of
-from detour.specs import DataSpec
+from detour.specs import DataSpec, FolderSpec
+from detour.specs.data import Role
+
+ONE_GROUP = "train"
+"""Where tags of a plain folder are counted: its own name is nobody's business."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Example:
         repeats: how often it is shown in one epoch.
         size_px: upright (width, height).
         data: the file's bytes where there is no path.
+        weight: factor on its loss.
+        group: under which its tags are counted.
     """
 
     name: str
@@ -39,6 +45,8 @@ class Example:
     repeats: int = 1
     size_px: tuple[int, int] = (0, 0)
     data: bytes | None = None
+    weight: float = 1.0
+    group: str = ONE_GROUP
 
     def __repr__(self) -> str:
         return f"Example({self.name!r}, caption={self.caption!r})"
@@ -55,25 +63,28 @@ class Dataset:
     """Examples in the order of their names.
 
     Attributes:
-        examples: at least one, but for an empty held-out part.
+        examples: pictures to learn; at least one, but for an empty held-out part.
         problems: what was left out and why, one line each.
-        convention: what was recognised, in words.
+        found: what was recognised, one line a folder.
+        class_examples: pictures that keep the base's idea of the class; never held out.
     """
 
     examples: tuple[Example, ...]
     problems: tuple[str, ...] = ()
-    convention: str = ""
+    found: tuple[str, ...] = ()
+    class_examples: tuple[Example, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of names, contents, captions and repeats, in order."""
+        """Hex SHA-256 of names, contents, captions, repeats and weights, in order, class pictures last."""
         digest = hashlib.sha256()
-        for example in self.examples:
-            for text in (example.name, example.sha256, example.caption, str(example.repeats)):
-                digest.update(f"{len(text.encode())}:".encode() + text.encode())
+        for role, examples in (("train", self.examples), ("class", self.class_examples)):
+            for e in examples:
+                for text in (role, e.name, e.sha256, e.caption, str(e.repeats), repr(e.weight)):
+                    digest.update(f"{len(text.encode())}:".encode() + text.encode())
         return digest.hexdigest()
 
     @property
@@ -82,13 +93,16 @@ class Dataset:
         return tuple(index for index, example in enumerate(self.examples) for _ in range(example.repeats))
 
     @property
-    def tags(self) -> dict[str, int]:
-        """Frequency of the captions' comma-separated tags, most frequent first."""
-        return tag_table(example.caption for example in self.examples)
+    def tags(self) -> dict[str, dict[str, int]]:
+        """Group → frequency of its captions' comma-separated tags, most frequent first."""
+        captions: dict[str, list[str]] = {}
+        for example in (*self.examples, *self.class_examples):
+            captions.setdefault(example.group, []).append(example.caption)
+        return {group: tag_table(found) for group, found in sorted(captions.items())}
 
 
 def read_dataset(spec: DataSpec) -> Dataset:
-    """Find, check and caption the pictures of ``spec.source``.
+    """Find, check and caption the pictures of all folders.
 
     Every picture is read to its end, so that a broken one is named before training and not in its middle.
 
@@ -97,17 +111,23 @@ def read_dataset(spec: DataSpec) -> Dataset:
             (unless ``caption`` is given).
         MissingExtra: ``hub:ID`` without the ``hub`` extra.
     """
-    if not spec.source:
+    folders = spec.all_folders()
+    if not any(folder.source for folder in folders):
         raise DataError("no data was named. Give a folder of pictures, or hub:ID for a hub data set.")
-    if spec.source.startswith(HUB_PREFIX):
-        found = hub_entries(spec.source.removeprefix(HUB_PREFIX), spec.split)
-    else:
-        found = find_entries(Path(spec.source).expanduser())
-    entries = sorted(found.entries, key=lambda entry: entry.name)
-    _require_captions(entries, spec)
-    examples, problems = _check_all(entries, spec)
-    problems = [*found.remarks, *problems, *_copies(examples)]
-    return Dataset(_without_common_repeats(examples), tuple(problems), _in_words(found, len(examples)))
+    parts = [
+        _read_folder(folder, spec, name) for folder, name in zip(folders, _folder_names(folders), strict=True)
+    ]
+    examples = sorted((e for part in parts for e in part.examples), key=lambda e: e.name)
+    of_class = sorted((e for part in parts for e in part.class_examples), key=lambda e: e.name)
+    if not examples:
+        raise DataError("all pictures are class pictures. Name those to learn: a folder of role 'train'.")
+    problems = [problem for part in parts for problem in part.problems]
+    return Dataset(
+        _without_common_repeats(examples),
+        (*problems, *_copies([*examples, *of_class])),
+        tuple(line for part in parts for line in part.found),
+        _without_common_repeats(of_class),
+    )
 
 
 def split_holdout(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -134,26 +154,77 @@ def split_holdout(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, D
             chosen.update(example.name for example in group)
     train = tuple(example for example in dataset.examples if example.name not in chosen)
     held_out = tuple(example for example in dataset.examples if example.name in chosen)
-    return replace(dataset, examples=train), replace(dataset, examples=held_out)
+    return replace(dataset, examples=train), replace(dataset, examples=held_out, class_examples=())
 
 
 def _rank(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}/holdout/{name}".encode(), digest_size=16).digest()
 
 
-def _require_captions(entries: list[Entry], spec: DataSpec) -> None:
-    missing = [entry.name for entry in entries if entry.caption is None]
-    if not missing or spec.caption is not None:
-        return
-    names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-    raise DataError(
-        f"{spec.source}: {len(missing)} of {len(entries)} pictures have no caption ({names}). "
-        "Write a .txt file beside each, or give one for all of them with --caption."
+def _read_folder(folder: FolderSpec, spec: DataSpec, name: str) -> Dataset:
+    """One folder; ``name`` stands before the names of its pictures when there are several."""
+    if not folder.source:
+        raise DataError("a folder of data.folders has no 'source'. Name its pictures.")
+    if folder.source.startswith(HUB_PREFIX):
+        found = hub_entries(folder.source.removeprefix(HUB_PREFIX), folder.split)
+    else:
+        found = find_entries(Path(folder.source).expanduser())
+    entries = sorted((_captioned(entry, folder) for entry in found.entries), key=lambda entry: entry.name)
+    _require_captions(entries, folder)
+    checked, problems = _check_all(entries, folder, spec)
+    examples = [(entry, _example(entry, folder, size_px, name)) for entry, size_px in checked]
+    of_class = tuple(e for entry, e in examples if "class" in (entry.role, folder.role))
+    kept = tuple(e for entry, e in examples if "class" not in (entry.role, folder.role))
+    prefix = f"{name}/" if name else ""
+    return Dataset(
+        kept,
+        tuple(f"{prefix}{problem}" for problem in [*found.remarks, *problems]),
+        (_in_words(found, len(kept), folder.role, name),),
+        of_class,
     )
 
 
-def _check_all(entries: list[Entry], spec: DataSpec) -> tuple[list[Example], list[str]]:
-    examples, problems = [], []
+def _folder_names(folders: Sequence[FolderSpec]) -> list[str]:
+    """What tells the pictures of several folders apart: each one's own name, numbered where two are equal."""
+    if len(folders) == 1:
+        return [""]
+    names: list[str] = []
+    for folder in folders:
+        last = folder.source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or "folder"
+        own, number = last, 2
+        while own in names:
+            own, number = f"{last}-{number}", number + 1
+        names.append(own)
+    return names
+
+
+def _captioned(entry: Entry, folder: FolderSpec) -> Entry:
+    if entry.caption is not None:
+        return entry
+    return replace(entry, caption=folder.caption or entry.words or folder.caption)
+
+
+def _require_captions(entries: list[Entry], folder: FolderSpec) -> None:
+    missing = [entry.name for entry in entries if entry.caption is None]
+    if not missing:
+        return
+    names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+    mend = (
+        "give one for all of them with --caption"
+        if folder.role == "train"
+        else "name the class with that folder's caption, e.g. caption = 'a dog'"
+    )
+    raise DataError(
+        f"{folder.source}: {len(missing)} of {len(entries)} pictures have no caption ({names}). "
+        f"Write a .txt file beside each, or {mend}."
+    )
+
+
+def _check_all(
+    entries: list[Entry], folder: FolderSpec, spec: DataSpec
+) -> tuple[list[tuple[Entry, tuple[int, int]]], list[str]]:
+    """Every readable entry with its size, and what was left out."""
+    checked, problems = [], []
     for entry in entries:
         try:
             size_px = check_picture(entry.source, max_megapixels=spec.max_megapixels, name=_label(entry))
@@ -162,25 +233,33 @@ def _check_all(entries: list[Entry], spec: DataSpec) -> tuple[list[Example], lis
                 raise
             problems.append(f"{entry.name}: left out ({str(error).removeprefix(_label(entry) + ': ')})")
             continue
-        examples.append(_example(entry, spec, size_px))
-    if not examples:
+        checked.append((entry, size_px))
+    if not checked:
         raise DataError(
-            f"{spec.source}: none of the {len(entries)} pictures can be used; first: {problems[0]}"
+            f"{folder.source}: none of the {len(entries)} pictures can be used; first: {problems[0]}"
         )
-    return examples, problems
+    return checked, problems
 
 
 def _label(entry: Entry) -> str:
     return str(entry.source) if isinstance(entry.source, Path) else entry.name
 
 
-def _example(entry: Entry, spec: DataSpec, size_px: tuple[int, int]) -> Example:
-    caption = with_trigger(entry.caption if entry.caption is not None else spec.caption or "", spec.trigger)
-    if isinstance(entry.source, Path):
-        digest = sha256_of(entry.source)
-        return Example(entry.name, entry.source, caption, digest, entry.repeats, size_px)
-    digest = hashlib.sha256(entry.source).hexdigest()
-    return Example(entry.name, None, caption, digest, entry.repeats, size_px, entry.source)
+def _example(entry: Entry, folder: FolderSpec, size_px: tuple[int, int], name: str) -> Example:
+    path, data = (entry.source, None) if isinstance(entry.source, Path) else (None, entry.source)
+    # kohya's regularisation folders beside a subject's: the trigger is the subject's alone.
+    trigger = folder.trigger if entry.role == "train" else ""
+    return Example(
+        name=f"{name}/{entry.name}" if name else entry.name,
+        path=path,
+        caption=with_trigger(entry.caption or "", trigger or ""),
+        sha256=sha256_of(path) if path else hashlib.sha256(data or b"").hexdigest(),
+        repeats=folder.repeats or entry.repeats,
+        size_px=size_px,
+        data=data,
+        weight=folder.weight,
+        group=entry.group or name or ONE_GROUP,
+    )
 
 
 def _copies(examples: Iterable[Example]) -> list[str]:
@@ -199,7 +278,8 @@ def _without_common_repeats(examples: list[Example]) -> tuple[Example, ...]:
     return tuple(replace(example, repeats=example.repeats // common) for example in examples)
 
 
-def _in_words(found: Found, num_examples: int) -> str:
-    if num_examples == 1:
+def _in_words(found: Found, num_examples: int, role: Role, name: str) -> str:
+    if len(found.entries) == 1 and not name:
         return found.convention
-    return f"{num_examples} pictures: {found.convention}"
+    num, kind = (len(found.entries), "class picture") if role == "class" else (num_examples, "picture")
+    return (f"{name}: " if name else "") + f"{num} {kind}{'s' * (num != 1)}: {found.convention}"

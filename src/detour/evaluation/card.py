@@ -40,7 +40,7 @@ def write_card(path: Path, story: RunStory, *, pictures: Sequence[Path]) -> None
 def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
     """The card as Markdown, without paths of the machine it was made on."""
     proof, file_name = story.proof, f"{story.name}.safetensors"
-    trigger = story.spec.data.trigger
+    trigger = ", ".join(story.spec.data.triggers())
     lines = [
         f"# {plain(story.name)}",
         "",
@@ -115,7 +115,11 @@ def _base_argument(story: RunStory) -> str:
 
 
 def _first_prompt(story: RunStory) -> str:
-    return story.proof_pairs[0].prompt if story.proof_pairs else story.spec.data.trigger or "a picture"
+    return (
+        story.proof_pairs[0].prompt
+        if story.proof_pairs
+        else ", ".join(story.spec.data.triggers()) or "a picture"
+    )
 
 
 def plain(text: str) -> str:

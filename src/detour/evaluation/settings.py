@@ -16,7 +16,8 @@ def setting_rows(spec: RunSpec, *, base_identity: str) -> list[tuple[str, str]]:
     """
     values = spec.model_dump(by_alias=True)
     values["base"]["name"] = base_identity
-    values["data"]["source"] = public_source(spec.data.source)
+    for folder in (values["data"], *values["data"]["folders"]):
+        folder["source"] = public_source(folder["source"])
     return [(key, _shown(value)) for key, value in _flat(values) if value is not None]
 
 
@@ -28,7 +29,13 @@ def public_source(source: str) -> str:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple) and value and all(isinstance(inner, Mapping) for inner in value):
+            for place, inner in enumerate(value, start=1):
+                rows += _flat(inner, f"{prefix}{key}.{place}.")
+        else:
+            rows.append((prefix + key, value))
     return rows
 
 

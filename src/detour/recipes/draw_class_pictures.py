@@ -70,7 +70,7 @@ def draw_class_pictures(spec: RunSpec, base: "Base", *, progress: ProgressFn = s
         gc.collect()
     note = f"{len(wanted)} class pictures, {len(wanted) - len(missing)} of them drawn before: {_root(spec.prior)}"
     progress(Progress(stage=STAGE, note=note))
-    return Dataset(tuple(_example(one) for one in wanted), convention="class pictures drawn by the base")
+    return Dataset(tuple(_example(one) for one in wanted), found=("class pictures drawn by the base",))
 
 
 def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:

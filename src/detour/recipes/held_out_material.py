@@ -221,7 +221,8 @@ def _style_of_training(training: TrainingPictures | None) -> StyleTask | None:
 def _requests(spec: RunSpec, prompts: Sequence[str]) -> tuple[ProofRequest, ...]:
     from detour.data.captions import with_trigger
 
+    trigger = next(iter(spec.data.triggers()), "")
     return tuple(
-        ProofRequest(prompt=with_trigger(prompt, spec.data.trigger), seed=FIRST_HELD_OUT_SEED + i)
+        ProofRequest(prompt=with_trigger(prompt, trigger), seed=FIRST_HELD_OUT_SEED + i)
         for i, prompt in enumerate(prompts)
     )

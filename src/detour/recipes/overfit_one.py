@@ -140,9 +140,9 @@ def _fixed_batch(data: TrainingData, seed: int) -> Batch:
     """The picture at every one of :data:`TIMESTEPS`, with noise that stays."""
     num = len(TIMESTEPS)
     noise = torch.stack(
-        [noise_for(seed, 0, i, data.latents.latent_shape, purpose="overfit") for i in range(num)]
+        [noise_for(seed, 0, i, data.latents.shape_of(0), purpose="overfit") for i in range(num)]
     )
-    latents: Tensor = data.latents.means[0].expand(num, -1, -1, -1)
+    latents: Tensor = data.latents.moments(0, 0)[0].expand(num, -1, -1, -1)
     text: Conditioning = data.text.conditioning([data.captions[0]] * num)
     return Batch(latents, noise, torch.tensor(TIMESTEPS), text, pictures=(0,) * num)
 

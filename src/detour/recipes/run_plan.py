@@ -28,7 +28,7 @@ class RunPlan:
 
     @property
     def captions(self) -> list[str]:
-        """Of every picture, those kept out included."""
+        """Of every picture to learn, those kept out included."""
         return [example.caption for example in self.dataset.examples]
 
 
@@ -46,7 +46,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         spec,
         base,
         [example.caption for example in dataset.examples],
-        name=name_from(spec.data.source),
+        name=name_from(spec.data.all_folders()[0].source),
         device=device,
     )
     base = as_trained(base, resolved.spec)
@@ -55,7 +55,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         spec=resolved.spec,
         base=base,
         dataset=dataset,
-        notes=(*dataset.problems, *resolved.notes, *targets.notes),
+        notes=(*dataset.found, *dataset.problems, *resolved.notes, *targets.notes),
     )
 
 

@@ -202,9 +202,9 @@ def _forward(
         "pixels": ("the picture, from -1 to 1", to_pixels(example.picture[None])),
         "latent_mean": (
             "what the VAE makes of it: the middle of a distribution, scaled",
-            data.latents.means[0],
+            data.latents.moments(0, 0)[0][None],
         ),
-        "latent_std": ("the width of that distribution", data.latents.stds[0]),
+        "latent_std": ("the width of that distribution", data.latents.moments(0, 0)[1][None]),
         "latents": ("one draw: mean + std × ε₁, new at every step", latents),
         "timesteps": ("how noisy this step is, 0 to 999", timesteps),
         "noise": ("ε₂, standard normal", noise),

@@ -1,11 +1,11 @@
 """Frozen, strict settings. A part takes its own spec; only a recipe sees the whole run."""
 
+from detour.specs.data import DataSpec, FolderSpec
 from detour.specs.generation import GenerateSpec, PictureSpec
 from detour.specs.run import (
     AdapterSpec,
     BaseSpec,
     CheckpointSpec,
-    DataSpec,
     EvaluateSpec,
     LossSpec,
     OptimSpec,
@@ -24,6 +24,7 @@ __all__ = [
     "CheckpointSpec",
     "DataSpec",
     "EvaluateSpec",
+    "FolderSpec",
     "GenerateSpec",
     "LossSpec",
     "OptimSpec",

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detour.specs.run import Dtype, NonNegative, PositiveInt
-from detour.specs.strict import Auto, Spec
+from detour.specs.run import Dtype
+from detour.specs.strict import Auto, NonNegative, PositiveInt, Spec
 
 SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "dpm++"]
 

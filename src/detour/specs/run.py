@@ -4,13 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detour.specs.strict import Auto, Spec
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+from detour.specs.data import DataSpec
+from detour.specs.strict import Auto, Count, NonNegative, Positive, PositiveInt, Share, Spec
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cuda", "mps", "cpu"]
@@ -27,31 +22,6 @@ class BaseSpec(Spec):
     """Where the work runs; ``auto`` takes cuda, then mps, then cpu."""
     dtype: Dtype | Auto = "auto"
     """Precision of the frozen weights and of the forward pass; adapter weights are fp32 always."""
-
-
-class DataSpec(Spec):
-    """Pictures and captions."""
-
-    source: str = ""
-    """A folder of pictures with ``.txt`` sidecars, or ``hub:ID``."""
-    split: str = "train"
-    """Which part of a hub data set, e.g. ``train[:100]``."""
-    caption: str | None = None
-    """Caption of the pictures that have none; without it a missing caption is an error."""
-    trigger: str = ""
-    """Word or phrase put in front of every caption that does not contain it."""
-    resolution: PositiveInt | Auto = "auto"
-    """Side of the square training picture in pixels; ``auto`` is the base's own."""
-    flip: bool = True
-    """Show each picture mirrored half of the time (a second cache entry)."""
-    holdout: Share | Auto = "auto"
-    """Share of the pictures kept out for validation; ``auto``: one in eight, none below eight pictures."""
-    skip_bad_images: bool = False
-    """Leave unreadable pictures out instead of stopping."""
-    max_megapixels: Positive = 100.0
-    """Larger pictures are refused before they are decoded."""
-    tag_table: bool = True
-    """Write the frequency of the captions into the adapter's metadata."""
 
 
 class PriorSpec(Spec):

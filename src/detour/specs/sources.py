@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -111,12 +111,20 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(kind)
         key = ".".join(path)
-        return f"{prefix}unknown key '{key}'.{nearest(key, known) or _nearest_by_last_part(key, known)}"
-    depth = next((n for n in range(len(path), 0, -1) if ".".join(path[:n]) in _known_keys(kind)), len(path))
+        return (
+            f"{prefix}unknown key '{key}'.{nearest(_named(path), known) or _nearest_by_last_part(key, known)}"
+        )
+    known = _known_keys(kind)
+    depth = next((n for n in range(len(path), 0, -1) if _named(path[:n]) in known), len(path))
     key = ".".join(path[:depth])
     same_key = [p for p in problems if [str(part) for part in p["loc"]][:depth] == path[:depth]]
     reasons = " or ".join(dict.fromkeys(p["msg"].lower().removeprefix("input ") for p in same_key))
     return f"{prefix}'{key}' is {problem['input']!r}, but it {reasons}."
+
+
+def _named(path: list[str]) -> str:
+    """``data.folders.1.weight`` → ``data.folders.weight``: places in a list are no names."""
+    return ".".join(part for part in path if not part.isdecimal())
 
 
 def _nearest_by_last_part(key: str, known: list[str]) -> str:
@@ -132,9 +140,9 @@ def _known_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
     for name, field in kind.model_fields.items():
         key = prefix + (field.alias or name)
         keys.append(key)
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += _known_keys(inner, key + ".")
+        for inner in (field.annotation, *get_args(field.annotation)):  # ``Spec`` or ``tuple[Spec, ...]``
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += _known_keys(inner, key + ".")
     return keys
 
 
@@ -144,15 +152,24 @@ def to_toml(spec: Spec) -> str:
 
 
 def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = {
-        key: value for key, value in values.items() if not isinstance(value, Mapping) and value is not None
-    }
+    arrays = {key: value for key, value in values.items() if _is_array_of_tables(value)}
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = ["", f"[{'.'.join(path)}]"] if path and plain else []
-    lines += [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    lines = _plain_lines({key: value for key, value in values.items() if key not in tables | arrays})
+    lines = ["", f"[{'.'.join(path)}]", *lines] if path and lines else lines
+    for key, tuple_of_tables in arrays.items():
+        for table in tuple_of_tables:
+            lines += ["", f"[[{'.'.join((*path, key))}]]", *_plain_lines(table)]
     for key, value in tables.items():
         lines += _toml_lines(value, (*path, key))
     return lines
+
+
+def _plain_lines(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml_value(value)}" for key, value in values.items() if value is not None]
+
+
+def _is_array_of_tables(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(inner, Mapping) for inner in value)
 
 
 def _toml_value(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What is shown at a step, as a pure function of (seed, step, sample): nothing to save, nothing to resume."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,13 +8,14 @@ from torch import Tensor
 
 from detour.bases.text import Conditioning
 from detour.diffusion.noise import PLAIN_NOISE, NoisePlan
-from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch
+from detour.diffusion.randomness import chance_for, derive, noise_for
 from detour.training.cache import TrainingData
+from detour.training.order import Shown, ShowOrder
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the CPU.
+    """One micro-batch on the CPU, of one size.
 
     Attributes:
         latents: (N, C, h, w) float32, drawn from the cached mean and standard deviation.
@@ -34,6 +36,9 @@ class Batch:
     seen_noise: Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,30 +61,14 @@ class BatchPlan:
     num_timesteps: int = 1000
     noise: NoisePlan = PLAIN_NOISE
 
+    @property
+    def per_step(self) -> int:
+        """Samples in one step, all micro-batches together."""
+        return self.batch * self.grad_accum
+
     def samples(self, micro: int) -> range:
         """Positions in the step's whole batch: two half batches are the halves of the full one."""
         return range(micro * self.batch, (micro + 1) * self.batch)
-
-    def place_at(self, step: int, sample: int, epoch_length: int) -> int:
-        """Which place of the epoch is shown: each epoch is a permutation of its own, and epochs run across steps."""
-        return _place(self.seed, self._shown_before(step, sample), epoch_length)
-
-    def is_of_class(self, step: int, sample: int) -> bool:
-        """Whether the sample is a class picture where there are any: every second one of the run is."""
-        return self._shown_before(step, sample) % 2 == 1
-
-    def paired_place_at(self, step: int, sample: int, epoch_length: int) -> int:
-        """As :meth:`place_at` where pictures and class pictures take turns, each with epochs of their own."""
-        kind = "class" if self.is_of_class(step, sample) else "instance"
-        return _place(derive(self.seed, kind), self._shown_before(step, sample) // 2, epoch_length)
-
-    def _shown_before(self, step: int, sample: int) -> int:
-        return step * self.batch * self.grad_accum + sample
-
-
-def _place(seed: int, shown_before: int, epoch_length: int) -> int:
-    epoch, position = divmod(shown_before, epoch_length)
-    return int(order_for_epoch(seed, epoch, epoch_length)[position])
 
 
 @dataclass(frozen=True)
@@ -89,47 +78,75 @@ class _Sample:
     number: int
     source: TrainingData
     picture: int
-    weight: float
+    view: int
 
     def caption(self, plan: BatchPlan, step: int) -> str | None:
         dropped = chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout
         return None if dropped else self.source.captions[self.picture]
 
-    def latent(self, plan: BatchPlan, step: int) -> Tensor:
-        """(C, h, w) float32, drawn from the cached mean and standard deviation of a view of the picture."""
-        cache = self.source.latents
-        view = int(chance_for(plan.seed, step, self.number, purpose="flip") * cache.num_views)
-        noise = noise_for(plan.seed, step, self.number, cache.latent_shape, purpose="latent")
-        return cache.means[view, self.picture] + cache.stds[view, self.picture] * noise
+
+def stack_latents(latents: Sequence[Tensor]) -> Tensor:
+    """(C, h, w) each → (N, C, h, w), channels last.
+
+    One memory layout wherever they come from: convolutions round by layout, and a cache would show in the last bits.
+    """
+    return torch.stack(list(latents)).contiguous(memory_format=torch.channels_last)
 
 
 def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Batch:
-    """Micro-batch ``micro`` of step ``step``, both from 0."""
+    """Micro-batch ``micro`` of step ``step``, both from 0, of data whose samples are all of one size."""
+    (batch,) = draw_batches(plan, data, step, micro)
+    return batch
+
+
+def draw_batches(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> tuple[Batch, ...]:
+    """Micro-batch ``micro`` of step ``step`` as batches of one size each.
+
+    There are two where class pictures are of another size than the others of this step, else one.
+    """
     samples = [_sample(plan, data, step, number) for number in plan.samples(micro)]
-    shape = data.latents.latent_shape
-    noise = [plan.noise.noise(plan.seed, step, s.number, shape) for s in samples]
-    seen = [plan.noise.seen(plan.seed, step, s.number, n) for s, n in zip(samples, noise, strict=True)]
-    return Batch(
-        latents=torch.stack([sample.latent(plan, step) for sample in samples]),
-        noise=torch.stack(noise),
-        timesteps=torch.tensor(
-            [
-                plan.noise.timestep(plan.seed, step, s.number, num_timesteps=plan.num_timesteps)
-                for s in samples
-            ]
-        ),
-        text=data.text.conditioning([sample.caption(plan, step) for sample in samples]),
-        pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
-        seen_noise=torch.stack(seen) if plan.noise.perturbation else None,
-        weights=torch.tensor([sample.weight for sample in samples]),
-    )
+    by_size: dict[tuple[int, ...], list[_Sample]] = {}
+    for sample in samples:
+        by_size.setdefault(sample.source.latents.shape_of(sample.picture), []).append(sample)
+    return tuple(_batch(plan, data, group, step) for group in by_size.values())
 
 
 def _sample(plan: BatchPlan, data: TrainingData, step: int, number: int) -> _Sample:
-    if data.class_data is None:
-        return _Sample(number, data, data.epoch[plan.place_at(step, number, len(data.epoch))], 1.0)
-    of_class = plan.is_of_class(step, number)
-    source, weight = (data.class_data, data.class_weight) if of_class else (data, 1.0)
-    return _Sample(
-        number, source, source.epoch[plan.paired_place_at(step, number, len(source.epoch))], weight
+    flip = chance_for(plan.seed, step, number, purpose="flip")
+    source, shown = data, ShowOrder(plan.seed, data.buckets, plan.per_step).at(step, number)
+    if data.class_data is not None:
+        source, shown = _paired(plan, data, data.class_data, step, number)
+    return _Sample(number, source, source.epoch[shown.place], int(flip * source.latents.num_views))
+
+
+def _paired(
+    plan: BatchPlan, data: TrainingData, class_data: TrainingData, step: int, number: int
+) -> tuple[TrainingData, Shown]:
+    """Every second sample of the run is a class picture; each kind has epochs of its own."""
+    turn, of_class = divmod(step * plan.per_step + number, 2)
+    kind, source = ("class", class_data) if of_class else ("instance", data)
+    # Where a step has an odd number of samples its halves are not equal: sample after sample then.
+    per_step = plan.per_step // 2 if plan.per_step % 2 == 0 else 1
+    order = ShowOrder(derive(plan.seed, kind), source.buckets, per_step)
+    return source, order.at(*divmod(turn, per_step))
+
+
+def _batch(plan: BatchPlan, data: TrainingData, samples: Sequence[_Sample], step: int) -> Batch:
+    moments = [s.source.latents.moments(s.picture, s.view) for s in samples]
+    means, stds = (stack_latents(parts) for parts in zip(*moments, strict=True))
+    shape = means.shape[1:]
+    drawn = torch.stack([noise_for(plan.seed, step, s.number, shape, purpose="latent") for s in samples])
+    noise = [plan.noise.noise(plan.seed, step, s.number, shape) for s in samples]
+    seen = [plan.noise.seen(plan.seed, step, s.number, n) for s, n in zip(samples, noise, strict=True)]
+    times = [
+        plan.noise.timestep(plan.seed, step, s.number, num_timesteps=plan.num_timesteps) for s in samples
+    ]
+    return Batch(
+        latents=means + stds * drawn,
+        noise=torch.stack(noise),
+        timesteps=torch.tensor(times),
+        text=data.text.conditioning([sample.caption(plan, step) for sample in samples]),
+        pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
+        seen_noise=torch.stack(seen) if plan.noise.perturbation else None,
+        weights=torch.tensor([s.source.weight_of(s.picture) for s in samples]),
     )

@@ -4,6 +4,7 @@ Mean and standard deviation are kept, so that a latent is drawn anew every time 
 a second entry, because a mirrored latent is not the latent of the mirrored picture.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from detour.bases.latents import encode_pictures, to_pixels
 from detour.bases.text import Conditioning, TextStage
+from detour.training.order import group_places
 
 ENCODE_BATCH = 4
 """Pictures in one pass of the VAE; part of the bytes, so not a setting."""
@@ -43,6 +45,30 @@ class LatentCache:
     def latent_shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
         return tuple(self.means.shape[2:])
+
+    def shape_of(self, _picture: int) -> tuple[int, ...]:
+        """(C, h, w), the same for every picture."""
+        return self.latent_shape
+
+    def moments(self, picture: int, view: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (C, h, w) each."""
+        return self.means[view, picture], self.stds[view, picture]
+
+
+class LatentSource(Protocol):
+    """Where a batch gets its latents from: scaled, float32, on the CPU, each picture in ``num_views`` views."""
+
+    @property
+    def num_pictures(self) -> int: ...
+
+    @property
+    def num_views(self) -> int: ...
+
+    def shape_of(self, picture: int, /) -> tuple[int, ...]:
+        """(C, h, w) of a picture, the same in all of its views."""
+
+    def moments(self, picture: int, view: int, /) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (C, h, w) each."""
 
 
 class TextSource(Protocol):
@@ -84,19 +110,28 @@ class TrainingData:
 
     Attributes:
         latents: of N pictures.
-        text: of all captions; may be shared with other data.
+        text: of all captions; shared with the class pictures.
         captions: (N,) of each picture.
         epoch: indices of one epoch's pictures; a picture that is repeated stands there as often.
+        weights: (N,) factor on each picture's loss; empty: 1.
         class_data: pictures of the subject's class, shown alternately with these; they have no class of their own.
-        class_weight: loss weight of a class picture.
     """
 
-    latents: LatentCache
+    latents: LatentSource
     text: TextSource
     captions: tuple[str, ...]
     epoch: tuple[int, ...]
+    weights: tuple[float, ...] = ()
     class_data: "TrainingData | None" = None
-    class_weight: float = 1.0
+
+    @functools.cached_property
+    def buckets(self) -> tuple[tuple[int, ...], ...]:
+        """Places in the epoch, grouped by the size of their pictures."""
+        return group_places([self.latents.shape_of(picture) for picture in self.epoch])
+
+    def weight_of(self, picture: int) -> float:
+        """Factor on the loss of a picture."""
+        return self.weights[picture] if self.weights else 1.0
 
 
 def cache_latents(

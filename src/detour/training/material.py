@@ -60,7 +60,7 @@ def load_material(
 
     Args:
         base: whose VAE and text encoders are used, in float32.
-        train: at least one example.
+        train: at least one example; its class pictures come with it.
         held_out: may be empty; its pictures are not mirrored.
         size_px: side of the square pictures.
         flip: cache the mirrored training pictures as well.
@@ -75,62 +75,71 @@ def load_material(
         BaseError, DataError: a part of the base or a picture cannot be read.
     """
     vae = base.load_vae(torch.float32, device)
-    kinds = [(train, flip), (held_out, False), (class_pictures or replace(train, examples=()), flip)]
-    train_latents, held_latents, class_latents = _encode_all(vae, kinds, size_px, max_megapixels, on_picture)
-    assert train_latents is not None, "there is at least one example"
+    parts = [train, held_out, _of_class(train, class_pictures, class_weight)]
+    latents = _encode_all(vae, parts, size_px, flip, max_megapixels, on_picture)
     gone: weakref.ref[Any] = weakref.ref(vae)
     del vae
     _make_sure(gone)
-    captions = [example.caption for example in (*train.examples, *held_out.examples)]
+    captions = [example.caption for part in parts for example in part.examples]
     stage = base.load_text(torch.float32, device)
-    class_captions = [example.caption for example in class_pictures.examples] if class_pictures else []
-    text = cache_text(stage, [*captions, *class_captions, *other_prompts])
-    too_long = stage.too_long([*captions, *class_captions])
+    text, too_long = cache_text(stage, [*captions, *other_prompts]), stage.too_long(captions)
     gone = weakref.ref(stage)
     del stage
     _make_sure(gone)
-    shown = _data(train, train_latents, text)
-    if class_pictures is not None and class_latents is not None:
-        of_class = _data(class_pictures, class_latents, text)
-        shown = replace(shown, class_data=of_class, class_weight=class_weight)
+    train_data, held_data, class_data = (
+        _data(part, of_part, text) if of_part is not None else None
+        for part, of_part in zip(parts, latents, strict=True)
+    )
+    assert train_data is not None, "a training set has at least one picture"
     return Material(
-        train=shown,
-        held_out=_data(held_out, held_latents, text) if held_latents is not None else None,
+        train=replace(train_data, class_data=class_data),
+        held_out=held_data,
         text=text,
         too_long=tuple(too_long),
     )
 
 
+def _of_class(train: Dataset, drawn: Dataset | None, weight: float) -> Dataset:
+    """Class pictures of the user's folders, and those that the base drew."""
+    drawn_examples = (replace(example, weight=weight) for example in (drawn.examples if drawn else ()))
+    return Dataset((*train.class_examples, *drawn_examples))
+
+
 def _encode_all(
     vae: nn.Module,
-    kinds: Sequence[tuple[Dataset, bool]],
+    parts: Sequence[Dataset],
     size_px: int,
+    flip: bool,
     max_megapixels: float,
     on_picture: OnPicture | None,
 ) -> list[LatentCache | None]:
-    """Latents of each (pictures, whether mirrored as well); ``None`` where there are no pictures."""
-    total = sum(len(dataset) for dataset, _ in kinds)
-    caches: list[LatentCache | None] = []
-    done = 0
+    """Latents of (train, held out, class); ``None`` of an empty part. What is held out is not mirrored."""
+    total, before = sum(map(len, parts)), 0
 
     def squares(dataset: Dataset) -> Iterator[np.ndarray]:
         return (to_square(e.open(max_megapixels=max_megapixels), size_px) for e in dataset.examples)
 
     def told(offset: int) -> Callable[[int], None] | None:
-        return None if on_picture is None else lambda count: on_picture(offset + count, total)
+        return None if on_picture is None else lambda done: on_picture(offset + done, total)
 
-    for dataset, flip in kinds:
-        pictures = squares(dataset)
-        caches.append(
-            cache_latents(vae, pictures, flip=flip, on_picture=told(done)) if len(dataset) else None
+    latents: list[LatentCache | None] = []
+    for part, mirrored in zip(parts, (flip, False, flip), strict=True):
+        encoded = (
+            cache_latents(vae, squares(part), flip=mirrored, on_picture=told(before)) if len(part) else None
         )
-        done += len(dataset)
-    return caches
+        latents.append(encoded)
+        before += len(part)
+    return latents
 
 
 def _data(dataset: Dataset, latents: LatentCache, text: TextCache) -> TrainingData:
-    captions = tuple(example.caption for example in dataset.examples)
-    return TrainingData(latents=latents, text=text, captions=captions, epoch=dataset.epoch)
+    return TrainingData(
+        latents=latents,
+        text=text,
+        captions=tuple(example.caption for example in dataset.examples),
+        epoch=dataset.epoch,
+        weights=tuple(example.weight for example in dataset.examples),
+    )
 
 
 def _make_sure(gone: "weakref.ref[Any]") -> None:

@@ -208,7 +208,7 @@ def _check(spec: RunSpec, base: "Base") -> None:
             f"data.resolution is {size}, but base '{base.name}' wants a multiple of {factor}. Set --resolution {near}."
         )
     refuse_objective(spec, base)
-    if spec.data.trigger and re.search(r"\s{2,}|[\n\r]", spec.data.trigger):
+    if any(re.search(r"\s{2,}|[\n\r]", trigger) for trigger in spec.data.triggers()):
         raise ConfigError(
             "data.trigger has line breaks or double spaces in it. Use one word or a short phrase."
         )
@@ -284,6 +284,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple) and value and all(isinstance(inner, Mapping) for inner in value):
+            for place, inner in enumerate(value):
+                flat |= _flat(inner, f"{prefix}{key}.{place}.")
         else:
             flat[prefix + key] = value
     return flat

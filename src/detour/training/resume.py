@@ -164,4 +164,7 @@ def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: Run
 
 
 def _pictures(dataset: Dataset) -> dict[str, list[Any]]:
-    return {e.name: [e.sha256, e.caption, e.repeats] for e in dataset.examples}
+    return {
+        e.name: [e.sha256, e.caption, e.repeats, e.weight]
+        for e in (*dataset.examples, *dataset.class_examples)
+    }

@@ -11,7 +11,7 @@ from detour.bases.text import Conditioning
 from detour.diffusion.objective import Objective, PredictionType, target
 from detour.diffusion.randomness import derive
 from detour.diffusion.schedule import add_noise
-from detour.training.batches import Batch, BatchPlan, draw_batch
+from detour.training.batches import Batch, BatchPlan, draw_batches
 from detour.training.cache import TrainingData
 
 PLAIN = Objective()
@@ -93,9 +93,13 @@ class TrainingLoss:
     dropout: bool = False
 
     def __call__(self, step: int, micro: int) -> Tensor:
-        batch = draw_batch(self.plan, self.data, step, micro)
+        batches = draw_batches(self.plan, self.data, step, micro)
         with self._own_dropout(step, micro):
-            return self.denoiser.loss(batch, self.objective)
+            losses = [
+                self.denoiser.loss(batch, self.objective) * (len(batch) / self.plan.batch)
+                for batch in batches
+            ]
+        return torch.stack(losses).sum()
 
     @contextlib.contextmanager
     def _own_dropout(self, step: int, micro: int) -> Iterator[None]:

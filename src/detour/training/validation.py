@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from detour.diffusion.randomness import generator
-from detour.training.batches import Batch
+from detour.training.batches import Batch, stack_latents
 from detour.training.cache import TrainingData
+from detour.training.order import group_places
 from detour.training.step import Denoiser
 
 MAX_PASSES = 64
@@ -25,8 +26,8 @@ class FixedValidation:
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
         """Unweighted denoising error over all samples."""
-        total = sum(float(denoiser.loss(batch)) * len(batch.pictures) for batch in self.batches)
-        return total / sum(len(batch.pictures) for batch in self.batches)
+        total = sum(float(denoiser.loss(batch)) * len(batch) for batch in self.batches)
+        return total / sum(len(batch) for batch in self.batches)
 
 
 def fixed_validation(
@@ -49,20 +50,21 @@ def fixed_validation(
     num = max(1, min(data.latents.num_pictures, MAX_PASSES // num_timesteps))
     pictures = [i * data.latents.num_pictures // num for i in range(num)]
     times = [int((k + 0.5) * schedule_length / num_timesteps) for k in range(num_timesteps)]
-    pairs = [(picture, time) for picture in pictures for time in times]
-    return FixedValidation(
-        tuple(_batch(pairs[start : start + batch], data, seed) for start in range(0, len(pairs), batch))
-    )
+    batches = []
+    for places in group_places([data.latents.shape_of(picture) for picture in pictures]):
+        pairs = [(pictures[place], time) for place in places for time in times]
+        batches += [_batch(pairs[start : start + batch], data, seed) for start in range(0, len(pairs), batch)]
+    return FixedValidation(tuple(batches))
 
 
 def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch:
     pictures = [picture for picture, _ in pairs]
     noise = [
-        torch.randn(data.latents.latent_shape, generator=generator(seed, "validation", picture, time))
+        torch.randn(data.latents.shape_of(picture), generator=generator(seed, "validation", picture, time))
         for picture, time in pairs
     ]
     return Batch(
-        latents=data.latents.means[0, pictures],
+        latents=stack_latents([data.latents.moments(picture, 0)[0] for picture in pictures]),
         noise=torch.stack(noise),
         timesteps=torch.tensor([time for _, time in pairs]),
         text=data.text.conditioning([data.captions[picture] for picture in pictures]),

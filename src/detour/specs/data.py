@@ -1,0 +1,73 @@
+"""Settings of the pictures and captions of a training run."""
+
+from typing import Literal
+
+from detour.specs.strict import Auto, Positive, PositiveInt, Share, Spec
+
+Role = Literal["train", "class"]
+
+
+class FolderSpec(Spec):
+    """One of several folders of pictures: ``[[data.folders]]``."""
+
+    source: str = ""
+    """A folder of pictures, or ``hub:ID``; the conventions of ``data.source``."""
+    split: str = "train"
+    """Which part of a hub data set."""
+    role: Role = "train"
+    """``class``: pictures of the kind that the subject belongs to, which keep the base's idea of it (prior
+    preservation): every second sample is one of them, and they are never held out."""
+    repeats: PositiveInt | None = None
+    """How often each picture is shown in an epoch, in place of what kohya folder names say; only proportions count."""
+    weight: Positive = 1.0
+    """Factor on the loss of these pictures."""
+    caption: str | None = None
+    """Caption of the pictures that have none; unset, train folders take ``data.caption``."""
+    trigger: str | None = None
+    """Word put in front of these captions; unset, train folders take ``data.trigger`` and class folders none."""
+
+
+class DataSpec(Spec):
+    """Pictures and captions."""
+
+    source: str = ""
+    """A folder of pictures with ``.txt`` sidecars, or ``hub:ID``."""
+    folders: tuple[FolderSpec, ...] = ()
+    """More folders, each with settings of its own; with ``source``, beside it."""
+    split: str = "train"
+    """Which part of a hub data set, e.g. ``train[:100]``."""
+    caption: str | None = None
+    """Caption of the pictures that have none; without it a missing caption is an error."""
+    trigger: str = ""
+    """Word or phrase put in front of every caption that does not contain it."""
+    resolution: PositiveInt | Auto = "auto"
+    """Side of the square training picture in pixels; ``auto`` is the base's own."""
+    flip: bool = True
+    """Show each picture mirrored half of the time (a second cache entry)."""
+    holdout: Share | Auto = "auto"
+    """Share of the pictures kept out for validation; ``auto``: one in eight, none below eight pictures."""
+    skip_bad_images: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+    max_megapixels: Positive = 100.0
+    """Larger pictures are refused before they are decoded."""
+    tag_table: bool = True
+    """Write the frequency of the captions into the adapter's metadata."""
+
+    def all_folders(self) -> tuple[FolderSpec, ...]:
+        """``source`` and ``folders`` as one list in which nothing is left to inherit."""
+        first = (FolderSpec(source=self.source, split=self.split),) if self.source else ()
+        return tuple(self._complete(folder) for folder in (*first, *self.folders))
+
+    def triggers(self) -> tuple[str, ...]:
+        """The distinct triggers of the train folders, in their order."""
+        found = [f.trigger for f in self.all_folders() if f.role == "train" and f.trigger]
+        return tuple(dict.fromkeys(found)) or ((self.trigger,) if self.trigger else ())
+
+    def _complete(self, folder: FolderSpec) -> FolderSpec:
+        trains = folder.role == "train"
+        return folder.model_copy(
+            update={
+                "caption": self.caption if folder.caption is None and trains else folder.caption,
+                "trigger": (self.trigger if trains else "") if folder.trigger is None else folder.trigger,
+            }
+        )
