@@ -178,6 +178,12 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_mixed_precision": {"fp32": "no"}.get(run.base.dtype, run.base.dtype),
     }
     metadata = {key: str(value) for key, value in values.items()}
+    if run.adapter.rslora:
+        metadata["detour.rslora"] = "folded into alpha"
+    if run.adapter.init in ("pissa", "olora"):
+        metadata["detour.init"] = (
+            f"{run.adapter.init}, as the difference from its start: twice the trained rank"
+        )
     if trigger := ", ".join(run.data.triggers()):
         metadata["modelspec.trigger_phrase"] = trigger
         metadata["modelspec.usage_hint"] = f"Trigger: {trigger}"

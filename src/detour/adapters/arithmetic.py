@@ -1,5 +1,6 @@
 """How large an adapter is, from shapes alone."""
 
+import math
 from collections.abc import Iterable
 
 from detour.adapters.targets import AdaptableLayer
@@ -21,6 +22,14 @@ def lora_parameters(layer: AdaptableLayer, rank: int) -> int:
 def count(layers: Iterable[AdaptableLayer], rank: int) -> int:
     """Parameters of an adapter of one rank beside all of ``layers``."""
     return sum(lora_parameters(layer, rank) for layer in layers)
+
+
+def stabilised_alpha(alpha: float, rank: int) -> float:
+    """The alpha that makes the usual scale alpha / rank what rank-stabilised LoRA wants: alpha / √rank.
+
+    Source: Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    return alpha * math.sqrt(rank)
 
 
 def usable_rank(layer: AdaptableLayer) -> int:

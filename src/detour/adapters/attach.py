@@ -1,11 +1,10 @@
 """Put an adapter beside the frozen layers of a model and take it away again.
 
-PEFT does the forward pass of plain LoRA; layers of other kinds, which are not trained here, are hooked on.
+PEFT does the forward pass of plain LoRA; layers of other kinds are hooked on: those in training live, finished
+ones as they are.
 """
 
 import contextlib
-import hashlib
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,17 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.hooked import Hooked, is_hooked
+from detour.adapters.live import Live, make_live, plain_copy
 from detour.adapters.places import find_layer, find_path
+from detour.adapters.start import FROM_BASE, Init, lora_down
 from detour.errors import AdapterError
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
 
-Init = Literal["kaiming", "gaussian"]
+Method = Literal["lora", "dora", "loha", "lokr"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class Attached:
         slots: Sequence[_Slot],
         frozen: Sequence[tuple[nn.Parameter, bool]],
         hooked: Sequence[Hooked] = (),
+        live: Sequence[Live] = (),
     ) -> None:
         self.name = name
         self._slots = list(slots)
         self._hooked = list(hooked)
+        self._live = list(live)
         self._frozen = list(frozen)
 
     @property
@@ -71,34 +74,60 @@ class Attached:
         """PEFT's wrappers (``peft.tuners.lora.LoraLayer``), in the order of attachment."""
         return [slot.layer for slot in self._slots]
 
+    @property
+    def named_factors(self) -> dict[tuple[str, str], nn.Parameter]:
+        """(layer key, factor) → live parameter, for every method: "down" and "up", "magnitude", "w1_a" …
+
+        Layers stand in the order of attachment.
+        """
+        pairs = self.factors.items()
+        plain = {
+            (key, name): factor
+            for key, pair in pairs
+            for name, factor in zip(("down", "up"), pair, strict=True)
+        }
+        return plain | {
+            (live.key, name): factor for live in self._live for name, factor in live.factors.items()
+        }
+
+    @property
+    def _hooks(self) -> list[Hooked | Live]:
+        return [*self._hooked, *self._live]
+
     def parameters(self) -> list[nn.Parameter]:
-        """down, up, down, up … in the order of :attr:`factors`; a list, so that it cannot be used up."""
-        return [parameter for pair in self.factors.values() for parameter in pair]
+        """Those of :attr:`named_factors`; a list, so that it cannot be used up."""
+        return list(self.named_factors.values())
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:
         """A copy of the factors on the CPU in float32; the strength is not part of it."""
         layers: dict[str, Layer] = {
             slot.key: LoraLayer(
-                down=_plain_copy(slot.layer.lora_A[self.name].weight),
-                up=_plain_copy(slot.layer.lora_B[self.name].weight),
+                down=plain_copy(slot.layer.lora_A[self.name].weight),
+                up=plain_copy(slot.layer.lora_B[self.name].weight),
                 alpha=float(slot.layer.lora_alpha[self.name]),
             )
             for slot in self._slots
         }
         layers |= {hooked.key: hooked.layer for hooked in self._hooked}
+        layers |= {live.key: live.layer() for live in self._live}
         return Adapter(layers, dict(metadata or {}))
 
     def load(self, adapter: Adapter) -> None:
         """Copy the factors of ``adapter`` into the live parameters, in place.
 
         Raises:
-            AdapterError: the layers, ranks or alphas are not the same, or not all are plain LoRA.
+            AdapterError: the layers, kinds, ranks or alphas are not the same.
         """
-        factors, layers = self.factors, adapter.plain_layers(purpose="loading into an attached adapter")
-        if set(factors) != set(layers):
+        factors = self.factors
+        live = {one.key: one for one in self._live}
+        if set(factors) | set(live) != set(adapter.layers):
             raise AdapterError(
-                f"the file's {len(layers)} layers and the {len(factors)} attached ones do not match."
+                f"the file's {len(adapter.layers)} layers and the {len(factors) + len(live)} attached do not match."
             )
+        for key, one in live.items():
+            one.load(adapter.layers[key])
+        rest = Adapter({key: layer for key, layer in adapter.layers.items() if key not in live})
+        layers = rest.plain_layers(purpose="loading into an attached adapter")
         for slot in self._slots:
             layer, (down, up) = layers[slot.key], factors[slot.key]
             if layer.rank != down.shape[0] or layer.alpha != float(slot.layer.lora_alpha[self.name]):
@@ -112,14 +141,14 @@ class Attached:
             slot.layer.scaling[self.name] = (
                 weight * slot.layer.lora_alpha[self.name] / slot.layer.r[self.name]
             )
-        for hooked in self._hooked:
+        for hooked in self._hooks:
             hooked.weight = weight
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Inside, the models answer as if this adapter were not there; others stay active."""
         before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
-        were = [(hooked, hooked.active) for hooked in self._hooked]
+        were = [(hooked, hooked.active) for hooked in self._hooks]
         try:
             for hooked, _ in were:
                 hooked.active = False
@@ -141,9 +170,10 @@ class Attached:
             else:
                 setattr(slot.parent, slot.child, slot.layer.base_layer)
         self._slots.clear()
-        for hooked in self._hooked:
+        for hooked in self._hooks:
             hooked.remove()
         self._hooked.clear()
+        self._live.clear()
         for parameter, requires_grad in self._frozen:
             parameter.requires_grad_(requires_grad)
 
@@ -155,15 +185,18 @@ def attach_new(
     *,
     rank: int,
     alpha: float,
+    method: Method = "lora",
     dropout: float = 0.0,
     init: Init = "kaiming",
+    lokr_factor: int | None = None,
     seed: int = 0,
     name: str = "default",
 ) -> Attached:
     """Freeze ``model`` and put a fresh, trainable adapter beside the given layers.
 
-    ``down`` starts random, ``up`` at zero, so that the model's output is unchanged. The start is a function
-    of (seed, layer) alone: other layers, their number and order do not change it. Adapter weights are float32
+    One factor of each layer starts at zero, so that the model's output is unchanged; with PiSSA and OLoRA a
+    copy of the start is subtracted instead. The start is a function of (seed, layer, for those two the frozen
+    weight) alone: other layers, their number and order do not change it. Adapter weights are float32
     whatever the base's dtype, because updates at usual rates vanish in bfloat16. Dropout follows
     ``model.train()``.
 
@@ -173,13 +206,17 @@ def attach_new(
         layers: what is adapted (their ``path`` is read).
         rank: width of the detour, the same for every layer.
         alpha: numerator of the scale.
-        dropout: share of the adapter's inputs that are zeroed in training mode.
-        init: "kaiming": ``down`` uniform within ±1/√fan_in (PEFT's default); "gaussian": N(0, (1/rank)²).
+        method: what each layer is.
+        dropout: share of the adapter's inputs that are zeroed in training mode; plain LoRA only.
+        init: "kaiming": ``down`` uniform within ±1/√fan_in (PEFT's default); "gaussian": N(0, (1/rank)²);
+            "pissa" and "olora": plain LoRA on Linear layers that starts from the frozen weight's own factors.
+            LoHa and LoKr have starts of their own.
+        lokr_factor: wanted size of LoKr's first matrix; None takes the nearest to a square.
         seed: of the start.
         name: one adapter's name among those on the model.
 
     Raises:
-        AdapterError: no layers, a path that is not there, or a name in use.
+        AdapterError: no layers, a path that is not there, a name in use, or a method that cannot do what is asked.
     """
     if not layers:
         raise AdapterError(
@@ -188,10 +225,16 @@ def attach_new(
     for layer in layers:
         if find_path(model, layer.path) is None:
             raise AdapterError(f"the {part} has no layer '{layer.path}'. Choose layers of this base.")
-    sizes = {f"{part}.{layer.path}": (rank, alpha) for layer in layers}
+    keys = [f"{part}.{layer.path}" for layer in layers]
+    if method != "lora" or init in FROM_BASE:
+        if dropout:
+            raise AdapterError("dropout is for plain LoRA from a random start. Set adapter.dropout to 0.")
+        settings = {"rank": rank, "alpha": alpha, "init": init, "seed": seed, "lokr_factor": lokr_factor}
+        return _attach_live(model, keys, method, settings, _for_peft(name))
+    sizes = dict.fromkeys(keys, (rank, alpha))
     attached = _inject({part: model}, sizes, dropout=dropout, name=name)
     for key, (down, up) in attached.factors.items():
-        down.data = _initial_down(tuple(down.shape), init, seed, key).to(down.device)
+        down.data = lora_down(tuple(down.shape), init=init, seed=seed, key=key).to(down.device)
         up.data = torch.zeros_like(up, dtype=torch.float32)
     return attached
 
@@ -243,6 +286,33 @@ def attach_adapter(
     return attached
 
 
+def _attach_live(
+    model: nn.Module, keys: Sequence[str], method: Method, settings: Mapping[str, Any], name: str
+) -> Attached:
+    modules: dict[str, Any] = {}
+    for key in keys:
+        module = model.get_submodule(str(find_path(model, path_of(key))))
+        modules[key] = getattr(module, "base_layer", module)  # under PEFT's wrapper when it has an adapter
+        if is_hooked(modules[key], name) or name in getattr(module, "lora_A", {}):
+            raise _taken(name)
+    frozen = [(parameter, parameter.requires_grad) for parameter in _own_parameters(model)]
+    attached = Attached(name, [], frozen)
+    try:
+        for key, module in modules.items():
+            attached._live.append(make_live(method, key, module, name=name, **settings))
+    except AdapterError:
+        attached.detach()
+        raise
+    for parameter, _ in frozen:
+        parameter.requires_grad_(False)
+    return attached
+
+
+def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The model's, without those of adapters on it."""
+    return [parameter for name, parameter in model.named_parameters() if ".lora_" not in name]
+
+
 def _for_peft(name: str) -> str:
     return name.replace(".", "_")  # PEFT keeps adapters in a ModuleDict, whose keys have no dots
 
@@ -258,10 +328,7 @@ def _inject(
     name = _for_peft(name)
     parts = list(dict.fromkeys(part_of(key) for key in sizes))
     frozen = [
-        (parameter, parameter.requires_grad)
-        for part in parts
-        for module_name, parameter in models[part].named_parameters()
-        if ".lora_" not in module_name
+        (parameter, parameter.requires_grad) for part in parts for parameter in _own_parameters(models[part])
     ]
     slots: list[_Slot] = []
     paths: dict[str, dict[str, tuple[int, float]]] = {part: {} for part in parts}
@@ -318,20 +385,6 @@ def _groups(paths: Mapping[str, tuple[int, float]], which: int) -> dict[Any, lis
     return groups
 
 
-def _initial_down(shape: tuple[int, ...], init: Init, seed: int, key: str) -> Tensor:
-    """The start of ``down`` as a function of (seed, layer key), float32 on the CPU."""
-    digest = hashlib.blake2b(f"{seed}/{key}/down".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    if init == "gaussian":
-        return torch.randn(shape, generator=generator) / shape[0]
-    bound = 1.0 / math.sqrt(math.prod(shape[1:]))
-    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
-
-
 def _remove_one(layer: Any, name: str, others: list[str]) -> None:
     layer._active_adapter = others  # so that PEFT need not choose one, which it does with a warning
     layer.delete_adapter(name)
-
-
-def _plain_copy(factor: Tensor) -> Tensor:
-    return factor.detach().to("cpu", torch.float32, copy=True).contiguous()

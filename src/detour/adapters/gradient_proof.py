@@ -59,22 +59,22 @@ def prove_gradients(
     Raises:
         GradientProofFailed: names the layers without a gradient, or the base tensors with one.
     """
-    factors = attached.factors
-    dead = tuple(key for key in factors if any(re.fullmatch(pattern, key) for pattern in dead_by_structure))
+    factors = attached.named_factors
+    keys = list(dict.fromkeys(key for key, _ in factors))
+    dead = tuple(key for key in keys if any(re.fullmatch(pattern, key) for pattern in dead_by_structure))
     own = {id(parameter) for parameter in attached.parameters()}
     base = {name: p for name, p in model.named_parameters() if id(p) not in own}
     with _random_factors(factors), _fresh_gradients([*base.values(), *attached.parameters()]):
         loss = loss_fn()
         if not loss.requires_grad:
             raise GradientProofFailed(
-                f"the loss depends on none of the {len(factors)} adapter layers, so nothing can be learned. "
+                f"the loss depends on none of the {len(keys)} adapter layers, so nothing can be learned. "
                 "With gradient checkpointing, its inputs must require gradients (or use_reentrant=False)."
             )
         loss.backward()  # not autograd.grad: re-entrant checkpointing supports backward() alone
         norms = {
-            f"{key} ({kind})": _norm(factor.grad)
-            for key, pair in factors.items()
-            for kind, factor in zip(("down", "up"), pair, strict=True)
+            f"{key} ({name})": _norm(factor.grad)
+            for (key, name), factor in factors.items()
             if key not in dead
         }
         touched = [name for name, parameter in base.items() if _norm(parameter.grad) != 0.0]
@@ -127,19 +127,27 @@ def _require_all_alive(norms: Mapping[str, float]) -> None:
 
 
 @contextmanager
-def _random_factors(factors: Mapping[str, tuple[nn.Parameter, nn.Parameter]]) -> Iterator[None]:
+def _random_factors(factors: Mapping[tuple[str, str], nn.Parameter]) -> Iterator[None]:
     """Random numbers in place of the factors; seeded by layer, so that the proof is the same every time."""
-    kept = [(factor, factor.detach().clone()) for pair in factors.values() for factor in pair]
+    kept = [(factor, factor.detach().clone()) for factor in factors.values()]
+    generators: dict[str, torch.Generator] = {}
     try:
-        for key, (down, up) in factors.items():
+        for (key, name), factor in factors.items():
             seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big")
-            generator = torch.Generator().manual_seed(seed)
-            for factor, size in ((down, math.prod(down.shape[1:]) ** -0.5), (up, 0.1 * up.shape[1] ** -0.5)):
-                factor.data.copy_(size * torch.randn(factor.shape, generator=generator))
+            generator = generators.setdefault(key, torch.Generator().manual_seed(seed))
+            factor.data.copy_(_random_factor(name, factor, generator))
         yield
     finally:
         for factor, before in kept:
             factor.data.copy_(before)
+
+
+def _random_factor(name: str, factor: Tensor, generator: torch.Generator) -> Tensor:
+    numbers = torch.randn(factor.shape, generator=generator)
+    if name == "magnitude":  # sizes of the layer's outputs: others would drown what the layer does
+        return factor.cpu() * (1.0 + 0.1 * numbers)
+    size = math.prod(factor.shape[1:]) ** -0.5
+    return numbers * (0.1 * size if name == "up" else size)
 
 
 @contextmanager

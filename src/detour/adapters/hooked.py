@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detour.adapters.layers import DoraLayer, Layer
+from detour.adapters.live import Live
 
 
 class Hooked:
@@ -52,7 +53,7 @@ class Hooked:
 def is_hooked(module: nn.Module, name: str) -> bool:
     """Whether an adapter of this name has a hook on the module."""
     owners = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
-    return any(isinstance(owner, Hooked) and owner.name == name for owner in owners)
+    return any(isinstance(owner, Hooked | Live) and owner.name == name for owner in owners)
 
 
 def moved(layer: Layer, device: torch.device) -> Layer:

@@ -240,6 +240,11 @@ class DoraLayer:
             raise AdapterError("a DoRA's change of weight depends on the base's own weight. Name the base.")
         frozen = base.detach().float()
         directed = frozen + self.change.delta().to(frozen.device).reshape(frozen.shape)
-        norms = directed.flatten(1).norm(dim=1).clamp_min(_SMALLEST_NORM)
+        norms = output_norms(directed)
         sizes = (self.magnitude.to(frozen.device) / norms).reshape(-1, *[1] * (frozen.ndim - 1))
         return directed * sizes - frozen
+
+
+def output_norms(weight: Tensor) -> Tensor:
+    """(out, …) → (out,): the norm of each output's weights; a row of zeros, which has no direction, stays zero."""
+    return weight.flatten(1).norm(dim=1).clamp_min(_SMALLEST_NORM)

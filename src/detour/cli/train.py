@@ -24,6 +24,7 @@ KEYS = {
     "split": "data.split",
     "resolution": "data.resolution",
     "skip_bad_images": "data.skip_bad_images",
+    "method": "adapter.method",
     "rank": "adapter.rank",
     "alpha": "adapter.alpha",
     "targets": "adapter.targets",
@@ -56,6 +57,11 @@ KEYS = {
 )
 @click.option(
     "--prior/--no-prior", default=None, help="Prior preservation. [default: when there is a --class-prompt]"
+)
+@click.option(
+    "--method",
+    type=click.Choice(["lora", "dora", "loha", "lokr"]),
+    help="What stands beside each layer. [default: lora]",
 )
 @click.option("--rank", type=int, help="Width of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")

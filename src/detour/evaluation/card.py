@@ -10,6 +10,8 @@ from detour.files import write_text
 CARD_SETTINGS = (
     "goal",
     "seed",
+    "adapter.method",
+    "adapter.init",
     "adapter.rank",
     "adapter.alpha",
     "adapter.targets",
@@ -44,7 +46,7 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
     lines = [
         f"# {plain(story.name)}",
         "",
-        f"A LoRA adapter for **{plain(story.base_identity)}**, made with detour.",
+        f"{_kind(story)} for **{plain(story.base_identity)}**, made with detour.",
         "",
         *(line for path in pictures for line in (f"![{_alt(path)}]({path.as_posix()})", "")),
         f"**Verdict: `{proof.verdict}`.** {HEADLINES[proof.verdict]}",
@@ -103,6 +105,11 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
         "",
         *lines,
     ]
+
+
+def _kind(story: RunStory) -> str:
+    named = {"lora": "A LoRA", "dora": "A DoRA", "loha": "A LoHa", "lokr": "A LoKr"}
+    return f"{named[story.spec.adapter.method]} adapter"
 
 
 def _base_argument(story: RunStory) -> str:

@@ -49,6 +49,8 @@ class PriorSpec(Spec):
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
+    method: Literal["lora", "dora", "loha", "lokr"] = "lora"
+    """What stands beside each layer; see docs/training.md."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
     alpha: Positive | Auto = "auto"
@@ -56,10 +58,14 @@ class AdapterSpec(Spec):
     targets: str | Auto = "auto"
     """A preset (``cross-attn``, ``self-attn``, ``attn``, ``attn-proj``, ``kohya``, ``linear``, ``conv``, ``all``),
     a comma-separated list of module names, or ``re:`` and a regular expression."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead of alpha / rank (arXiv:2312.03732); folded into the file's alpha."""
     dropout: Share = 0.0
-    """Share of the adapter's inputs that are zeroed during training."""
-    init: Literal["gaussian", "kaiming"] = "kaiming"
-    """How ``down`` starts; ``up`` starts at zero."""
+    """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
+    init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
+    """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
+    lokr_factor: Count = 0
+    """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
 
 
 class OptimSpec(Spec):
@@ -67,6 +73,8 @@ class OptimSpec(Spec):
 
     lr: NonNegative | Auto = "auto"
     """Peak learning rate."""
+    up_rate: Positive = 1.0
+    """Rate of ``up`` as a multiple of that of ``down``; LoRA+ (arXiv:2402.12354) proposes 16."""
     beta1: Share = 0.9
     """Decay of the first moment."""
     beta2: Share = 0.999

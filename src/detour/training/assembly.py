@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from detour.adapters.arithmetic import stabilised_alpha
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
@@ -22,6 +23,7 @@ from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import TrainState
+from detour.training.methods import check_layers, has_up
 from detour.training.optim import FlatAdamW, learning_rate
 from detour.training.resolve import check_rank
 from detour.training.step import Denoiser, TrainingLoss
@@ -62,7 +64,8 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
             f"adapter.targets '{spec.adapter.targets}' matches only layers that can get no gradient at "
             f"{spec.data.resolution} px ({', '.join(dead[:3])}). Choose others, e.g. --targets attn."
         )
-    notes = check_rank(spec, layers)
+    check_layers(spec.adapter, layers)
+    notes = check_rank(spec, layers) if has_up(spec.adapter) else []
     if dead:
         notes.append(
             f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."
@@ -99,23 +102,46 @@ def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
 def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
     """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
     use_training_attention(denoiser.unet, device=denoiser.device, dtype=denoiser.dtype)
+    adapter, rank = spec.adapter, int(spec.adapter.rank)
+    alpha = float(adapter.alpha)
     attached = attach_new(
         denoiser.unet,
         "unet",
         list(layers),
-        rank=int(spec.adapter.rank),
-        alpha=float(spec.adapter.alpha),
-        dropout=spec.adapter.dropout,
-        init=spec.adapter.init,
+        rank=rank,
+        alpha=stabilised_alpha(alpha, rank) if adapter.rslora else alpha,
+        method=adapter.method,
+        dropout=adapter.dropout,
+        init=adapter.init,
+        lokr_factor=adapter.lokr_factor or None,
         seed=spec.seed,
     )
     use_fused(attached)
     return attached
 
 
+def parameter_groups(attached: Attached, name: str, *, rate: float, up_rate: float) -> list[ParameterGroup]:
+    """The adapter's factors as groups with their rates: one, or two where ``up`` has its own (LoRA+).
+
+    Args:
+        attached: the adapter in training.
+        name: of the group; that of ``up`` gets ``.up`` behind it.
+        rate: multiple of the run's rate.
+        up_rate: rate of ``up`` as a multiple of that of the other factors.
+
+    Source: Hayou et al. 2024, arXiv:2402.12354, section 4.
+    """
+    factors = attached.named_factors
+    ups = tuple(factor for (_, kind), factor in factors.items() if kind == "up")
+    if up_rate == 1.0 or not ups:
+        return [ParameterGroup(name, tuple(factors.values()), rate)]
+    others = tuple(factor for (_, kind), factor in factors.items() if kind != "up")
+    return [ParameterGroup(name, others, rate), ParameterGroup(f"{name}.up", ups, rate * up_rate)]
+
+
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
-    flat = FlatParameters([ParameterGroup("unet", tuple(attached.parameters()))])
+    flat = FlatParameters(parameter_groups(attached, "unet", rate=1.0, up_rate=spec.train.optim.up_rate))
     optim, schedule = spec.train.optim, spec.train.schedule
     rate = partial(
         learning_rate,

@@ -13,6 +13,7 @@ from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
 from detour.training.combinations import notes_on_objective, refuse_objective
+from detour.training.methods import check_method, method_defaults, method_notes
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -109,8 +110,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     values: dict[str, Any] = spec.model_dump(by_alias=True)
     by_goal = {
         "adapter.rank": defaults.rank,
-        "adapter.targets": defaults.targets,
-        "train.optim.lr": defaults.lr,
+        **method_defaults(spec.adapter, lr=defaults.lr, targets=defaults.targets),
         "train.steps": defaults.steps,
         "train.batch": defaults.batch,
         "train.loss.caption_dropout": CAPTION_DROPOUT[spec.goal],
@@ -196,6 +196,7 @@ def changed_keys(before: RunSpec, after: RunSpec) -> list[str]:
 
 
 def _check(spec: RunSpec, base: "Base") -> None:
+    check_method(spec)
     if spec.base.dtype == "fp16":
         raise ConfigError(
             "base.dtype is fp16, in which small gradients vanish without loss scaling. Train in bf16 or fp32; "
@@ -262,7 +263,7 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
     notes += notes_on_objective(spec)
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
-    return notes
+    return [*notes, *method_notes(spec.adapter)]
 
 
 def _get(values: Mapping[str, Any], key: str) -> Any:

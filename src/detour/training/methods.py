@@ -1,0 +1,102 @@
+"""What each method is trained with, and what it cannot be combined with."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from detour.adapters.start import FROM_BASE
+from detour.errors import ConfigError
+from detour.specs import AdapterSpec, RunSpec
+
+if TYPE_CHECKING:
+    from detour.adapters.targets import AdaptableLayer
+
+# Multiples of the goal's rate for plain LoRA from a random start.
+RATES: Mapping[str, float] = {"lora": 1.0, "dora": 1.0, "loha": 1.0, "lokr": 1.0, "pissa": 1.0, "olora": 1.0}
+
+
+def method_name(spec: AdapterSpec) -> str:
+    """What people call it: the method, or the start where that makes it another one."""
+    return spec.init if spec.init in FROM_BASE else spec.method
+
+
+def has_up(spec: AdapterSpec) -> bool:
+    """Whether its layers have ``down`` and ``up``."""
+    return spec.method in ("lora", "dora")
+
+
+def is_plain(spec: AdapterSpec) -> bool:
+    """Plain LoRA from a random start: what PEFT's own layer and the fused path train."""
+    return method_name(spec) == "lora"
+
+
+def method_defaults(spec: AdapterSpec, *, lr: float, targets: str) -> dict[str, Any]:
+    """Rate and targets that suit the method, from those that suit plain LoRA."""
+    name = method_name(spec)
+    only_linear = name in FROM_BASE and targets == "all"
+    return {
+        "train.optim.lr": lr * RATES[name],
+        "adapter.targets": "linear" if only_linear else targets,
+    }
+
+
+def method_notes(spec: AdapterSpec) -> list[str]:
+    """What a run says about its method."""
+    if is_plain(spec):
+        return []
+    return [f"Method {method_name(spec)} trains on its own layers; the fused path is for plain LoRA alone."]
+
+
+def check_method(spec: RunSpec) -> None:
+    """Refuse what a method cannot do.
+
+    Raises:
+        ConfigError: names the setting and what to set instead.
+    """
+    adapter, name = spec.adapter, method_name(spec.adapter)
+    if adapter.init in FROM_BASE and adapter.method != "lora":
+        raise ConfigError(
+            f"adapter.init is {adapter.init}, which is a start of plain LoRA; {adapter.method} has its own. "
+            "Set adapter.method to lora or adapter.init to kaiming."
+        )
+    if adapter.dropout and not is_plain(adapter):
+        raise ConfigError(
+            f"adapter.dropout is {adapter.dropout:g}, which is for plain LoRA: with {name} the base's own answer "
+            "would be dropped too, or there is no input to drop. Set adapter.dropout to 0."
+        )
+    if adapter.rslora and not has_up(adapter):
+        raise ConfigError(
+            f"adapter.rslora is for a product of two factors, and {name} is none. Set adapter.alpha instead."
+        )
+    if spec.train.optim.up_rate != 1.0 and not has_up(adapter):
+        raise ConfigError(
+            f"train.optim.up_rate is {spec.train.optim.up_rate:g}, but {name} has no 'up' factor. Set it to 1."
+        )
+    if adapter.init == "gaussian" and not has_up(adapter):
+        raise ConfigError(
+            f"adapter.init is gaussian, but {name} has a start of its own. Leave adapter.init out."
+        )
+    if adapter.lokr_factor and adapter.method != "lokr":
+        raise ConfigError(f"adapter.lokr_factor is {adapter.lokr_factor}, but this is {name}. Set it to 0.")
+
+
+def check_layers(spec: AdapterSpec, layers: "Sequence[AdaptableLayer]") -> None:
+    """Refuse layers that the method cannot adapt.
+
+    Raises:
+        ConfigError: PiSSA or OLoRA on convolutions, or at a rank that a layer does not have.
+    """
+    if spec.init not in FROM_BASE:
+        return
+    convolutions = [layer.path for layer in layers if layer.kind == "conv"]
+    if convolutions:
+        raise ConfigError(
+            f"adapter.init {spec.init} starts from factors of Linear layers, but '{spec.targets}' has "
+            f"{len(convolutions)} convolutions ({convolutions[0]}). Set --targets linear or attn."
+        )
+    narrow = min(layers, key=lambda layer: min(layer.in_features, layer.out_features))
+    most = min(narrow.in_features, narrow.out_features)
+    if int(spec.rank) > most:
+        raise ConfigError(
+            f"adapter.rank is {spec.rank}, but {spec.init} can take only {most} directions from {narrow.path}. "
+            f"Set --rank {most} or less."
+        )

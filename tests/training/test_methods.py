@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+
+from detour.adapters.targets import AdaptableLayer
+from detour.bases.base import open_base
+from detour.errors import ConfigError
+from detour.specs import RunSpec, load_run_spec
+from detour.training.methods import RATES, check_layers
+from detour.training.resolve import resolve
+
+
+def resolved(base: str = "pocket", **flags: Any) -> RunSpec:
+    spec = load_run_spec(flags={key.replace("__", "."): value for key, value in flags.items()})
+    return resolve(spec, open_base(base), ["a"] * 9, name="photos", device="cpu").spec
+
+
+def test_a_method_has_a_rate_of_its_own_unless_one_is_given() -> None:
+    lora = resolved().train.optim.lr
+    for method in ("dora", "loha", "lokr"):
+        assert resolved(adapter__method=method).train.optim.lr == pytest.approx(lora * RATES[method])
+    assert resolved(adapter__init="pissa").train.optim.lr == pytest.approx(lora * RATES["pissa"])
+    assert resolved(adapter__method="loha", train__optim__lr=0.5).train.optim.lr == 0.5
+
+
+def test_starts_from_the_base_take_linear_layers_where_the_goal_would_take_all() -> None:
+    assert resolved().adapter.targets == "all"
+    assert resolved(adapter__init="pissa").adapter.targets == "linear"
+    assert resolved("sd15", adapter__init="olora").adapter.targets == "attn"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            {"adapter.method": "lokr", "adapter.init": "pissa"},
+            r"start of plain LoRA; lokr has its own.*Set adapter",
+        ),
+        (
+            {"adapter.method": "dora", "adapter.dropout": 0.1},
+            r"with dora the base's own answer.*Set adapter.dropout to 0",
+        ),
+        ({"adapter.init": "pissa", "adapter.dropout": 0.1}, r"with pissa .*Set adapter.dropout to 0"),
+        ({"adapter.method": "loha", "adapter.rslora": True}, r"product of two factors, and loha is none"),
+        ({"adapter.method": "lokr", "train.optim.up_rate": 16.0}, r"lokr has no 'up' factor. Set it to 1"),
+        ({"adapter.method": "loha", "adapter.init": "gaussian"}, r"loha has a start of its own"),
+        ({"adapter.lokr_factor": 4}, r"lokr_factor is 4, but this is lora. Set it to 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolve(load_run_spec(flags=flags), open_base("pocket"), ["a"] * 9, name="photos", device="cpu")
+
+
+def test_only_starts_from_the_base_mind_convolutions() -> None:
+    layers = [AdaptableLayer(path="a.conv", kind="conv", in_features=4, out_features=4, kernel=(3, 3))]
+    check_layers(resolved(adapter__method="dora").adapter, layers)
+    with pytest.raises(ConfigError, match=r"1 convolutions \(a.conv\)"):
+        check_layers(resolved(adapter__init="pissa", adapter__targets="conv").adapter, layers)
