@@ -51,7 +51,10 @@ def test_specs_are_frozen_and_compare_by_value() -> None:
         ("train.steps=1.5", "'train.steps' is 1.5"),
         ('train.steps="many"', "'train.steps' is 'many'"),
         ("train.steps=true", "'train.steps' is True"),
-        ("adapter.init=best", "'adapter.init' is 'best', but it should be 'gaussian', 'kaiming', 'pissa' or 'olora'"),
+        (
+            "adapter.init=best",
+            "'adapter.init' is 'best', but it should be 'gaussian', 'kaiming', 'pissa' or 'olora'",
+        ),
         ("adapter.dropout=1.0", "'adapter.dropout' is 1.0"),
         ("train.optim.lr=nan", "'train.optim.lr' is nan"),
         ("train.optim.lr=inf", "'train.optim.lr' is inf"),
