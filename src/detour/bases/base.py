@@ -153,8 +153,8 @@ class Base:
         return self._load("unet", dtype, device)
 
     def load_vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
-        """The picture autoencoder, frozen. SDXL's overflows in fp16 and stays in fp32 there."""
-        overflows = self.family.name == "sdxl" and dtype == torch.float16
+        """The picture autoencoder, frozen. Where the family's overflows in fp16 (SDXL), it stays in fp32 there."""
+        overflows = self.family.vae_overflows_in_fp16 and dtype == torch.float16
         return self._load("vae", torch.float32 if overflows else dtype, device)
 
     def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:

@@ -29,6 +29,8 @@ class Family:
         kohya_version: ``ss_base_model_version`` of the family.
         recommended_guidance: classifier-free guidance when the base names none of its own.
         hub_id: where the family's usual model is published.
+        told_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
+        vae_overflows_in_fp16: whether the VAE has to stay in float32 there.
         opens: whether bases of it can be opened; of the others, adapter files are read, converted and written.
     """
 
@@ -43,6 +45,8 @@ class Family:
     kohya_version: str
     recommended_guidance: float
     hub_id: str
+    told_sizes: bool = False
+    vae_overflows_in_fp16: bool = False
     dead_by_structure: tuple[str, ...] = field(default=())
     opens: bool = True
 
@@ -86,6 +90,8 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="sdxl_base_v1-0",
         recommended_guidance=5.0,
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
+        told_sizes=True,
+        vae_overflows_in_fp16=True,
         # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is
         # pooled).
         dead_by_structure=(r"text_encoder\.(text_model\.)?encoder\.layers\.11\..*",),

@@ -307,7 +307,7 @@ class PictureEngine:
 
     def _added(self, conditioning: Conditioning, plan: _Plan) -> dict[str, Any]:
         """SDXL's second conditioning: pooled text, and (original size, crop corner, target size)."""
-        if self.base.family.name != "sdxl":
+        if not self.base.family.told_sizes:
             return {}
         size = (plan.height_px, plan.width_px)
         time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
