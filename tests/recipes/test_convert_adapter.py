@@ -8,14 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
-from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.adapter import Adapter, DoraLayer, LoraLayer
 from detour.adapters.analysis import relative_differences
 from detour.bases.families import FAMILIES
 from detour.cli.main import cli
-from detour.errors import AdapterError, ConfigError, ProofFailed
+from detour.errors import AdapterError, BaseError, ConfigError, ProofFailed
 from detour.recipes import adapter_output
-from detour.recipes.convert_adapter import convert_adapter
+from detour.recipes.convert_adapter import convert_adapter, through_base
 from tests.adapter_files.examples import SD1, assert_same, small_adapter
+from tests.adapter_files.lycoris_reference.make import PLACE
 
 
 @pytest.fixture
@@ -167,3 +168,51 @@ def test_what_cannot_be_read_is_an_error_or_a_list_never_silence(kohya: Path, tm
     assert len(result.left_out) == 1
     assert "lora_unet_nowhere" in result.left_out[0]
     assert_same(read_adapter(kohya), read_adapter(result.path))
+
+
+@pytest.mark.parametrize(
+    "name", ["locon-conv-cp", "locon-linear-rs", "loha-conv-tucker", "lokr-linear", "dora-conv"]
+)
+def test_files_that_lycoris_wrote_are_converted_with_their_proof(tmp_path: Path, name: str) -> None:
+    case = json.loads(PLACE.read_text(encoding="utf-8"))[name]
+    layer = "lora_unet_conv_in" if case["layer"] == "conv" else "lora_unet_time_embedding_linear_1"
+    save_file(
+        {f"{layer}.{key}": torch.tensor(value) for key, value in case["file"].items()},
+        tmp_path / "a.safetensors",
+    )
+    result = convert_adapter(tmp_path / "a.safetensors", tmp_path / "p", to="peft")
+    assert result.largest_difference < 1e-6
+    back = convert_adapter(tmp_path / "p", tmp_path / "b.safetensors", to="kohya")
+    frozen = torch.tensor(case["frozen"])
+    (change,) = read_adapter(back.path).layers.values()
+    expected = torch.tensor(case["merged"]) - frozen
+    off = change.delta(frozen).reshape(frozen.shape) - expected
+    assert off.norm() < 2e-6 * expected.norm()
+    assert result.dora_compared == ("factors" if name.startswith("dora") else None)
+
+
+def test_dora_is_compared_by_what_it_makes_of_a_bases_weights_where_one_is_named(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    layers = {
+        key: DoraLayer(change=layer, magnitude=torch.linspace(0.5, 2.0, layer.out_features))
+        for key, layer in small_adapter(text=True).layers.items()
+        if isinstance(layer, LoraLayer)
+    }
+    source = write_adapter(tmp_path / "a.safetensors", Adapter(layers), family=SD1)
+    arguments = ["convert", str(source), str(tmp_path / "p"), "--to", "peft", "--base", str(tiny_base)]
+    told = CliRunner().invoke(cli, arguments)
+    assert told.exit_code == 0, told.output
+    assert "what they make of the base's weights" in told.output
+    half = convert_adapter(
+        source, tmp_path / "h.safetensors", to="diffusers", dtype="fp16", base=str(tiny_base)
+    )
+    assert half.dora_compared == "base"
+    assert 0 < half.largest_difference < half.limit
+    compare = through_base(Adapter(layers), str(tiny_base))
+    heavier = {
+        key: DoraLayer(change=one.change, magnitude=1.1 * one.magnitude) for key, one in layers.items()
+    }
+    assert min(compare(Adapter(layers), Adapter(heavier)).values()) > 0.05
+    with pytest.raises(BaseError, match="settings alone"):
+        convert_adapter(source, tmp_path / "x.safetensors", to="diffusers", base="sdxl")

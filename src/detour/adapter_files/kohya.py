@@ -11,7 +11,7 @@ from torch import Tensor
 from detour.adapter_files.assemble import LOHA, LOKR, MAGNITUDE, Place, gather, layers_from
 from detour.adapter_files.fused import join_layers, split_layer
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
-from detour.adapter_files.names import DOTTED_PREFIXES, is_t5_path, kohya_key, layer_key
+from detour.adapter_files.names import DOTTED_PREFIXES, is_convolution, is_t5_path, kohya_key, layer_key
 from detour.adapter_files.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, part_of, path_of
@@ -47,7 +47,8 @@ def to_kohya(adapter: Adapter, family: Family, dtype: torch.dtype) -> dict[str, 
             raise AdapterError(
                 f"'{key}' has the same kohya name as another layer ({name}). Save it as diffusers."
             )
-        for suffix, tensor in _written(key, layer).items():
+        convolution = is_convolution(key, family=family.name)
+        for suffix, tensor in _written(layer, convolution=convolution).items():
             tensors[f"{name}.{suffix}"] = tensor.to(dtype)
         tensors[f"{name}.alpha"] = torch.tensor(float(layer.alpha), dtype=torch.float32)
     return tensors
@@ -86,17 +87,16 @@ def grown_ranks(adapter: Adapter, family: Family) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _written(key: str, layer: Layer) -> dict[str, Tensor]:
-    """Suffix → tensor of one layer."""
+def _written(layer: Layer, *, convolution: bool) -> dict[str, Tensor]:
+    """Suffix → tensor of one layer; ``convolution`` is asked of those whose factors do not tell."""
     if isinstance(layer, LoraLayer):
         return {"lora_down.weight": layer.down, "lora_up.weight": layer.up}
     if isinstance(layer, DoraLayer):
-        if not isinstance(layer.change, LoraLayer):
-            raise AdapterError(
-                f"'{key}' is a DoRA around {layer.change.kind}, which is read and used but not written."
-            )
-        column = (-1, *[1] * (layer.change.down.ndim - 1))  # LyCORIS: one row for each output
-        return {**_written(key, layer.change), "dora_scale": layer.magnitude.reshape(column)}
+        # LyCORIS: one row for each output, as many sizes as the weight has
+        is_conv = layer.change.tensors["down"].ndim == 4 if layer.change.kind == "lora" else convolution
+        column = (-1, 1, 1, 1) if is_conv else (-1, 1)
+        change = _written(layer.change, convolution=convolution)
+        return {**change, "dora_scale": layer.magnitude.reshape(column)}
     tensors = dict(layer.tensors)
     if isinstance(layer, LokrLayer):
         if (

@@ -38,16 +38,21 @@ class Scales:
 
 def to_config(layers: Mapping[str, Layer], *, alpha_name: str = "lora_alpha") -> dict[str, Any]:
     """``r``, alpha and ``target_modules`` of path → layer, with patterns for the exceptions."""
-    sizes = Counter((layer.rank, layer.alpha) for layer in layers.values())
-    rank, alpha = max(sizes, key=lambda size: (sizes[size], size))  # the most frequent, whatever the order
+    sizes = {path: (layer.rank, layer.alpha) for path, layer in layers.items()}
+    return sizes_config(sizes, alpha_name=alpha_name)
+
+
+def sizes_config(sizes: Mapping[str, tuple[int, float]], *, alpha_name: str) -> dict[str, Any]:
+    """As :func:`to_config`, of path → (rank, alpha)."""
+    counts = Counter(sizes.values())
+    rank, alpha = max(counts, key=lambda size: (counts[size], size))  # the most frequent, whatever the order
+    ordered = sorted(sizes.items())
     return {
         "r": rank,
         alpha_name: _whole(alpha),
-        "target_modules": sorted(layers),
-        "rank_pattern": {path: layer.rank for path, layer in sorted(layers.items()) if layer.rank != rank},
-        "alpha_pattern": {
-            path: _whole(layer.alpha) for path, layer in sorted(layers.items()) if layer.alpha != alpha
-        },
+        "target_modules": sorted(sizes),
+        "rank_pattern": {path: mine for path, (mine, _) in ordered if mine != rank},
+        "alpha_pattern": {path: _whole(mine) for path, (_, mine) in ordered if mine != alpha},
     }
 
 

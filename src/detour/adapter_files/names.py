@@ -101,6 +101,17 @@ def is_t5_path(path: str) -> bool:
     return _T5.fullmatch(path) is not None
 
 
+_CONVOLUTION = re.compile(r"(?:.*\.)?(?:conv1|conv2|conv_shortcut|conv|conv_in|conv_out)|pos_embed\.proj")
+
+
+def is_convolution(key: str, *, family: str) -> bool:
+    """Whether the layer is a convolution in bases of this family; SD 1's attention has 1×1 ones around it."""
+    path = path_of(key)
+    if _CONVOLUTION.fullmatch(path):
+        return True
+    return family == "sd1" and part_of(key) == "unet" and path.endswith((".proj_in", ".proj_out"))
+
+
 def dotted(part: str, flat: str) -> str | None:
     """``"mid_block_attentions_0_proj_in"`` → ``"mid_block.attentions.0.proj_in"``; None if it is no layer."""
     if part != "unet" and (t5 := _FLAT_T5.fullmatch(flat)):

@@ -13,11 +13,12 @@ from detour.adapter_files.container import dtype_of, read_file
 from detour.adapter_files.diffusers_format import FOLDED, dotted_layers, factors_of, require_one_kind
 from detour.adapter_files.limits import Limits
 from detour.adapter_files.lora_config import Scales, read_scales, to_config
+from detour.adapter_files.peft_lokr import lokr_config
 from detour.adapter_files.pickled import read_tensors
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import PARTS, Adapter, FileDtype, part_of, path_of
 from detour.adapters.layers import Layer
-from detour.adapters.lycoris_layers import LohaLayer
+from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError
 
 CONFIG_NAME = "adapter_config.json"
@@ -28,13 +29,19 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 
 def to_peft(adapter: Adapter, part: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and config of one part, as ``PeftModel.from_pretrained`` reads them: LoRA, DoRA or LoHa.
+    """Tensors and config of one part, as ``PeftModel.from_pretrained`` reads them: LoRA, DoRA, LoHa or LoKr.
 
     Raises:
         AdapterError: layers of several kinds, or of one that PEFT cannot be told of.
     """
     layers = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == part}
-    if all(isinstance(layer, LohaLayer) for layer in layers.values()):
+    if all(isinstance(layer, LokrLayer) for layer in layers.values()):
+        special = lokr_config(part, layers)
+        suffixes = {
+            path: {f"lokr_{name}": tensor for name, tensor in layer.tensors.items()}
+            for path, layer in layers.items()
+        }
+    elif all(isinstance(layer, LohaLayer) for layer in layers.values()):
         suffixes = {
             path: {f"hada_{name}": tensor for name, tensor in layer.tensors.items()}
             for path, layer in layers.items()

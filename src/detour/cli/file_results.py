@@ -44,6 +44,12 @@ def show_conversion(result: "ConvertResult", *, as_json: bool) -> None:
     click.echo(f"rank     {counts_text(result.ranks)}")
     click.echo(f"alpha    {counts_text(result.alphas)}")
     click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, result.at)}")
+    if result.dora_compared is not None:
+        how = {
+            "factors": "DoRA's change needs a base: factors and magnitudes were compared (--base compares weights too)",
+            "base": "DoRA layers were compared by factors, magnitudes and what they make of the base's weights",
+        }
+        click.echo(f"note     {how[result.dora_compared]}")
     click.echo(f"written  {result.path} ({result.to}, {result.dtype})")
     if result.grown:
         name, (before, after) = next(iter(result.grown.items()))

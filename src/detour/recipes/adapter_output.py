@@ -1,7 +1,7 @@
 """Write an adapter and prove, from the file read back, that it stands for the change that was asked for."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,9 +45,25 @@ class Written:
 
 
 def write_proved(
-    out: Path, adapter: Adapter, *, file_format: FileFormat, family: Family, dtype: FileDtype, force: bool
+    out: Path,
+    adapter: Adapter,
+    *,
+    file_format: FileFormat,
+    family: Family,
+    dtype: FileDtype,
+    force: bool,
+    compare: Callable[[Adapter, Adapter], dict[str, float]] = relative_differences,
 ) -> Written:
     """Write, read back, compare every layer's change; only then does the output stand in its place.
+
+    Args:
+        out: where it goes.
+        adapter: what is written.
+        file_format: of the output.
+        family: for the names.
+        dtype: of the factors.
+        force: write over what stands there.
+        compare: what was asked for and what was read back → relative difference by layer.
 
     Raises:
         ConfigError: the place is taken or does not go with the format.
@@ -58,7 +74,7 @@ def write_proved(
     refuse_place(out, file_format)
     with staged(out, force=force) as place:
         written = write_adapter(place, adapter, file_format=file_format, family=family, dtype=dtype)
-        at, largest = worst(relative_differences(adapter, read_adapter(written)))
+        at, largest = worst(compare(adapter, read_adapter(written)))
         limit = LIMITS[dtype]
         if not largest <= limit:
             raise ProofFailed(

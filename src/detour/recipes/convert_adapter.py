@@ -1,14 +1,20 @@
 """From one adapter format to another, with the proof that the weight change is the same."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.kohya import grown_ranks
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileFormat
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, DoraLayer
+from detour.adapters.analysis import relative_differences
+from detour.adapters.places import find_layer
+from detour.bases.base import open_base
 from detour.recipes.adapter_family import family_of_adapter
 from detour.recipes.adapter_output import AnyDtype, refuse_place, write_proved
 from detour.recipes.staging import refuse_taken
@@ -35,6 +41,8 @@ class ConvertResult(BaseModel):
     at: str
     """The layer with that difference."""
     limit: float
+    dora_compared: Literal["factors", "base"] | None
+    """How DoRA layers were compared: by factors and magnitudes, or by the weights of a base as well."""
     left_out: tuple[str, ...]
     """What was not read, each with the reason."""
     grown: dict[str, tuple[int, int]]
@@ -52,6 +60,7 @@ def convert_adapter(
     to: FileFormat,
     family: str | None = None,
     dtype: AnyDtype = "auto",
+    base: str | None = None,
     allow_partial: bool = False,
     allow_pickle: bool = False,
     force: bool = False,
@@ -64,6 +73,7 @@ def convert_adapter(
         to: format of the output.
         family: sd1, sd2, sdxl, sd3 or flux, where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
+        base: with whose weights the changes of DoRA layers, which depend on them, are compared as well.
         allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
         allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` source too, its tensors alone.
         force: write over what stands at ``out``.
@@ -78,7 +88,11 @@ def convert_adapter(
     adapter = read_adapter(source, allow_partial=allow_partial, allow_pickle=allow_pickle)
     guess = family_of_adapter(adapter, family)
     kept = adapter.file_dtype if dtype == "auto" else dtype
-    written = write_proved(out, adapter, file_format=to, family=guess.family, dtype=kept, force=force)
+    compare = relative_differences if base is None else through_base(adapter, base)
+    written = write_proved(
+        out, adapter, file_format=to, family=guess.family, dtype=kept, force=force, compare=compare
+    )
+    has_doras = "dora" in adapter.kinds
     return ConvertResult(
         path=written.path,
         to=to,
@@ -91,6 +105,7 @@ def convert_adapter(
         largest_difference=written.largest_difference,
         at=written.at,
         limit=written.limit,
+        dora_compared=("factors" if base is None else "base") if has_doras else None,
         left_out=adapter.left_out,
         grown=grown_ranks(adapter, guess.family) if to == "kohya" else {},
     )
@@ -99,3 +114,38 @@ def convert_adapter(
 def layers_by_part(adapter: Adapter) -> dict[str, int]:
     """Part → number of layers."""
     return {part: sum(key.startswith(f"{part}.") for key in adapter.layers) for part in adapter.parts}
+
+
+def through_base(adapter: Adapter, base: str) -> Callable[[Adapter, Adapter], dict[str, float]]:
+    """A comparison that also asks what DoRA layers make of a base's weights.
+
+    Their change is a difference of two weights of nearly the same size, so that rounding of the magnitudes shows in it
+    many times over: the difference is taken relative to the adapted weight.
+
+    Args:
+        adapter: whose layers the base must have.
+        base: name of a base with weights.
+
+    Raises:
+        BaseError: it cannot be opened, or has no weights.
+        AdapterError: it lacks a layer, or has it in another shape.
+    """
+    opened = open_base(base)
+    opened.require_weights()
+    check_fits(adapter, opened)
+    models = {"unet": opened.load_unet()} if "unet" in adapter.parts else {}
+    if any(part.startswith("text_encoder") for part in adapter.parts):
+        models |= opened.load_text().models
+
+    def compare(first: Adapter, second: Adapter) -> dict[str, float]:
+        found = relative_differences(first, second)
+        for key, layer in first.layers.items():
+            other = second.layers.get(key)
+            if isinstance(layer, DoraLayer) and other is not None:
+                weight = find_layer(models, key, layer).weight.detach()
+                adapted = layer.delta(weight) + weight
+                off = float((layer.delta(weight) - other.delta(weight)).norm() / adapted.norm())
+                found[key] = max(found[key], off)
+        return found
+
+    return compare
