@@ -380,7 +380,6 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(
             "Did you mean 'cross-attn'",
         ),
         (quick_spec(tiny_base, photos, data__resolution=100), ConfigError, "multiple of 8"),
-        (quick_spec(tiny_base, photos, base__dtype="fp16"), ConfigError, "fp16"),
         (quick_spec(tiny_base, photos, name="../out"), RunError, "cannot be the name"),
     ]
     for spec, kind, words in cases:

@@ -51,7 +51,7 @@ def test_clip_equals_torch_and_returns_the_norm_before() -> None:
     loss_of(flat.parameters).backward()
     loss_of(plain).backward()
     reference = nn.utils.clip_grad_norm_(plain, 0.5)
-    assert flat.clip_grads(0.5) == pytest.approx(float(reference), rel=1e-5)
+    assert float(flat.clip_grads(0.5)) == pytest.approx(float(reference), rel=1e-5)
     for mine, theirs in zip(flat.parameters, plain, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-7)
 
@@ -62,6 +62,14 @@ def test_small_gradients_are_not_scaled() -> None:
     before = flat.grads.clone()
     flat.clip_grads(1e6)
     assert torch.equal(flat.grads, before)
+
+
+def test_scaled_gradients_are_unscaled_before_they_are_clipped() -> None:
+    flat, plain = one_group(some_parameters()), one_group(some_parameters())
+    (1024 * loss_of(flat.parameters)).backward()
+    loss_of(plain.parameters).backward()
+    assert torch.equal(flat.clip_grads(0.5, scale=1024.0), plain.clip_grads(0.5))
+    torch.testing.assert_close(flat.grads, plain.grads, rtol=1e-6, atol=0)
 
 
 def test_a_gradient_that_left_the_buffer_is_noticed() -> None:

@@ -141,3 +141,35 @@ def test_zero_terminal_snr_is_for_velocity_and_says_what_it_does_with_weights() 
     flags = {"train.loss.zero_terminal_snr": True, "train.loss.weighting": "min_snr"}
     notes = resolve(load_run_spec(flags=flags), open_base("sd21"), CAPTIONS, name="x", device="cpu").notes
     assert any("last timestep" in note for note in notes)
+
+
+def test_an_optimizer_brings_its_own_rate_schedule_and_decay_and_says_so() -> None:
+    lion = resolved(train__optim__name="lion")
+    assert lion.train.optim.lr == pytest.approx(0.2 * resolved().train.optim.lr)  # type: ignore[operator]
+    assert (lion.train.optim.beta2, lion.train.schedule.kind) == (0.99, "cosine")
+    free = resolved(train__optim__name="schedule_free")
+    assert (free.train.optim.beta2, free.train.schedule.kind) == (0.999, "constant")
+    assert resolved(train__optim__name="prodigy").train.optim.lr == 1.0
+    given = resolved(train__optim__name="lion", train__optim__lr=3e-4, train__optim__beta2=0.95)
+    assert (given.train.optim.lr, given.train.optim.beta2) == (3e-4, 0.95)
+    spec = load_run_spec(flags={"train.optim.name": "lion"})
+    notes = resolve(spec, open_base("pocket"), CAPTIONS, name="x", device="cpu").notes
+    assert any("for Lion" in note and "fifth" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"train__schedule__kind": "cosine"}, r"'cosine' with optimizer 'schedule_free'"),
+        ({"train__ema": 0.99}, r"average already"),
+        ({"train__optim__beta1": 0.0}, r"divides by it"),
+    ],
+)
+def test_averages_of_averages_are_refused(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(train__optim__name="schedule_free", **flags)
+
+
+def test_prodigy_refuses_a_rate_of_its_own_for_up() -> None:
+    with pytest.raises(ConfigError, match=r"up_rate is 16 with optimizer 'prodigy'"):
+        resolved(train__optim__name="prodigy", train__optim__up_rate=16.0)

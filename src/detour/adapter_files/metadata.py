@@ -161,7 +161,7 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_learning_rate": train.optim.lr,
         "ss_unet_lr": train.optim.lr,
-        "ss_optimizer": f"AdamW(weight_decay={train.optim.weight_decay:g})",
+        "ss_optimizer": f"{train.optim.name}(weight_decay={train.optim.weight_decay:g})",
         "ss_lr_scheduler": train.schedule.kind,
         "ss_lr_warmup_steps": train.schedule.warmup,
         "ss_min_snr_gamma": train.loss.snr_gamma if train.loss.weighting == "min_snr" else None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.errors import Interrupted, TrainingDiverged
@@ -26,6 +28,10 @@ from detour.training.validation import fixed_validation
 
 if TYPE_CHECKING:
     from detour.training.step import TrainingLoss
+
+
+PROOF_SCALE = 2.0**10
+"""By which the loss of the gradient proof is multiplied in fp16, where small gradients would be zero."""
 
 
 @dataclass
@@ -122,7 +128,8 @@ def _proved_gradients(
     progress(Progress(stage="proving gradients"))
     plan = loss_fn.plan
     probe = replace(loss_fn, plan=replace(plan, batch=min(2, plan.batch), caption_dropout=0.0), dropout=False)
-    report = prove_gradients(denoiser.unet, attached, lambda: probe(0, 0))
+    scale = PROOF_SCALE if denoiser.dtype == torch.float16 else 1.0
+    report = prove_gradients(denoiser.unet, attached, lambda: probe(0, 0) * scale)
     return {
         "adapter_tensors": report.adapter_tensors,
         "adapter_tensors_with_gradient": report.adapter_tensors_with_gradient,
@@ -181,11 +188,13 @@ def _saved_when_stopped(
     try:
         yield
     except Interrupted as error:
-        save_run_adapter(plan, attached, folder)
+        with state.as_shipped():
+            save_run_adapter(plan, attached, folder)
         raise type(error)(f"{error} Go on with: detour train --resume {folder}") from error
     except TrainingDiverged as error:
         checkpointer.save(state)
-        file = save_run_adapter(plan, attached, folder)
+        with state.as_shipped():
+            file = save_run_adapter(plan, attached, folder)
         lr = plan.spec.train.optim.lr
         raise TrainingDiverged(
             f"{error} The weights after step {state.step} are saved in {file}. "

@@ -223,7 +223,7 @@ def _backward(
     """Gradients by block, then one update."""
     loss.backward()
     grads = {key: (_copy(down.grad), _copy(up.grad)) for key, (down, up) in attached.factors.items()}
-    grad_norm = state.flat.clip_grads(max_grad_norm)
+    grad_norm = float(state.flat.clip_grads(max_grad_norm))
     ups = {key: up.detach().clone() for key, (_, up) in attached.factors.items()}
     state.update()
     moved = {key: up.detach() - ups[key] for key, (_, up) in attached.factors.items()}

@@ -19,6 +19,7 @@ from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import save_run_adapter
 from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
 from detour.training.resume import lacks_only_its_proof, refuse_changed_class, remember_pictures
@@ -131,6 +132,9 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
         if trained.state.enough:
             notes.append(_why_early(trained, spec))
             progress(Progress(stage="training", note=notes[-1]))
+        if trained.state.scale is not None and trained.state.scale.repeated:
+            notes.append(_what_overflowed(trained.state.scale))
+            progress(Progress(stage="training", note=notes[-1]))
         adapter = _ship(plan, trained, folder)
         keep_trained_pictures_of(
             folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
@@ -193,10 +197,17 @@ def _why_early(trained: Trained, spec: RunSpec) -> str:
     )
 
 
+def _what_overflowed(scale: LossScale) -> str:
+    return (
+        f"A gradient overflowed in fp16 {scale.repeated} times; each time the step was made again with half the loss "
+        f"scale, which is {scale.scale:g} now. No update was lost."
+    )
+
+
 def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:
     """Choose the weights, write the adapter, and check that the base is what it was."""
-    if trained.validator.best_values is not None:
-        trained.state.flat.load(trained.validator.best_values)
+    best = trained.validator.best_values
+    trained.state.flat.load(trained.state.shipped() if best is None else best)
     save_run_adapter(plan, trained.attached, folder)
     unchanged = hash_base(trained.denoiser.unet) == trained.base_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})

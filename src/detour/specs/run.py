@@ -69,18 +69,20 @@ class AdapterSpec(Spec):
 
 
 class OptimSpec(Spec):
-    """AdamW over one flat fp32 buffer."""
+    """What turns gradients into updates."""
 
+    name: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "schedule_free"] = "adamw"
+    """AdamW runs fused over one flat buffer; see docs/training.md for the others and what they need."""
     lr: NonNegative | Auto = "auto"
-    """Peak learning rate."""
+    """Peak learning rate; ``auto`` suits the goal and the optimizer."""
     up_rate: Positive = 1.0
     """Rate of ``up`` as a multiple of that of ``down``; LoRA+ (arXiv:2402.12354) proposes 16."""
     beta1: Share = 0.9
     """Decay of the first moment."""
-    beta2: Share = 0.999
-    """Decay of the second moment."""
+    beta2: Share | Auto = "auto"
+    """Decay of the second moment; ``auto``: 0.99 for Lion, 0.999 for the others."""
     eps: Positive = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator; Lion and Adafactor have none."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
 
@@ -88,8 +90,10 @@ class OptimSpec(Spec):
 class ScheduleSpec(Spec):
     """Learning rate over the run."""
 
-    kind: Literal["constant", "cosine", "linear"] = "cosine"
-    """Shape after the warm-up; cosine and linear end at zero."""
+    kind: Literal["constant", "cosine", "linear", "cosine_restarts"] | Auto = "auto"
+    """Shape after the warm-up; all but constant end at zero; ``auto``: constant for schedule_free, else cosine."""
+    cycles: PositiveInt = 3
+    """How often ``cosine_restarts`` falls."""
     warmup: Count | Auto = "auto"
     """Steps of linear warm-up; ``auto`` is 5 % of the run."""
 
@@ -134,6 +138,8 @@ class TrainSpec(Spec):
     """Forward passes in one step."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
+    ema: Share = 0.0
+    """Decay of a running average of the adapter, which is validated, drawn with and shipped; 0: none, 0.99 is usual."""
     threads: PositiveInt | Auto = "auto"
     """CPU threads; recorded, because a resumed run is the same run only at the same count."""
     optim: OptimSpec = OptimSpec()

@@ -21,10 +21,13 @@ from detour.specs import RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
+from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
+from detour.training.library_optim import new_optimizer
 from detour.training.loop import TrainState
+from detour.training.loss_scale import LossScale
 from detour.training.methods import check_layers, has_up
-from detour.training.optim import FlatAdamW, learning_rate
+from detour.training.rates import learning_rate
 from detour.training.resolve import check_rank
 from detour.training.step import Denoiser, TrainingLoss
 
@@ -143,14 +146,22 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
     flat = FlatParameters(parameter_groups(attached, "unet", rate=1.0, up_rate=spec.train.optim.up_rate))
     optim, schedule = spec.train.optim, spec.train.schedule
+    assert schedule.kind != "auto"
     rate = partial(
         learning_rate,
         peak=float(optim.lr),
         kind=schedule.kind,
         warmup=int(schedule.warmup),
         steps=int(spec.train.steps),
+        cycles=schedule.cycles,
     )
-    return TrainState(flat=flat, optimizer=FlatAdamW(flat, optim), rate=rate)
+    return TrainState(
+        flat=flat,
+        optimizer=new_optimizer(flat, optim),
+        rate=rate,
+        ema=Ema(flat.values, decay=spec.train.ema) if spec.train.ema else None,
+        scale=LossScale() if spec.base.dtype == "fp16" else None,
+    )
 
 
 def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec) -> TrainingLoss:

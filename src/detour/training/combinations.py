@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from detour.errors import ConfigError
 from detour.specs import RunSpec
+from detour.training.optimizers import require_package
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -21,6 +22,37 @@ def refuse_objective(spec: RunSpec, base: "Base") -> None:
             f"train.loss.zero_terminal_snr needs a base that predicts velocity, but '{base.name}' predicts {predicts}: "
             "in pure noise the noise is the input, so that there is nothing to learn. Leave it out, or choose a "
             "v-prediction base."
+        )
+
+
+def refuse_optimizer(spec: RunSpec) -> None:
+    """An optimizer that is not installed, and averages of averages.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    name, train = spec.train.optim.name, spec.train
+    require_package(name)
+    if name == "prodigy" and train.optim.up_rate != 1:
+        raise ConfigError(
+            f"train.optim.up_rate is {train.optim.up_rate:g} with optimizer 'prodigy', which finds one rate for "
+            "everything. Set it to 1, or choose adamw."
+        )
+    if name != "schedule_free":
+        return
+    if train.schedule.kind != "constant":
+        raise ConfigError(
+            f"train.schedule.kind '{train.schedule.kind}' with optimizer 'schedule_free', which averages weights "
+            "instead of lowering the rate. Set train.schedule.kind to constant, or choose adamw."
+        )
+    if train.optim.beta1 == 0:
+        raise ConfigError(
+            "train.optim.beta1 is 0 with optimizer 'schedule_free', which divides by it. Set it to 0.9, the default."
+        )
+    if train.ema:
+        raise ConfigError(
+            f"train.ema is {train.ema:g} with optimizer 'schedule_free', whose weights are an average already. "
+            "Set train.ema to 0, or choose adamw."
         )
 
 

@@ -63,15 +63,16 @@ class FlatParameters:
         """Set every gradient to zero, in place: ``None`` would break the views."""
         self.grads.zero_()
 
-    def clip_grads(self, max_norm: float) -> float:
-        """Scale the gradients down to ``max_norm`` if they are above it; returns the norm before.
+    def clip_grads(self, max_norm: float, *, scale: float = 1.0) -> Tensor:
+        """Divide the gradients by ``scale``, then bring them down to ``max_norm`` if they are above it.
 
-        A non-finite norm leaves the gradients as they are: whoever called must stop.
+        Returns:
+            The norm before clipping, a float32 scalar on the device, so that nothing waits for it. When it is not
+            finite, whoever called must not use the gradients.
         """
         self._check_views()
-        norm = float(torch.linalg.vector_norm(self.grads))
-        if max_norm < norm < float("inf"):
-            self.grads.mul_(max_norm / norm)
+        norm = torch.linalg.vector_norm(self.grads) / scale
+        self.grads.mul_((max_norm / norm).clamp(max=1.0) / scale)
         return norm
 
     def load(self, values: Tensor) -> None:

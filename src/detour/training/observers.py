@@ -19,12 +19,11 @@ from detour.training.stopping import StopWish
 
 METRICS = "metrics.jsonl"
 
-OPTIMIZER = "optimizer."
-"""Prefix of the optimizer's tensors in a checkpoint."""
-
 
 class MetricsLog:
     """One JSON line a step: step, loss, grad_norm, lr, and seconds, the only key that differs from run to run.
+
+    In fp16 the loss scale, too, and how often the step was made again because a gradient overflowed.
 
     Attributes:
         seconds: of all steps so far, those before a resume included.
@@ -50,6 +49,8 @@ class MetricsLog:
         self.seconds += seconds
         self.last_loss = report.loss
         line = {"step": report.step, "loss": report.loss, "grad_norm": report.grad_norm, "lr": report.lr}
+        if report.loss_scale is not None:
+            line |= {"loss_scale": report.loss_scale, "repeated": report.repeated}
         self.write({**line, "seconds": seconds})
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -120,15 +121,16 @@ class Validator:
             self.validate(state)
 
     def validate(self, state: TrainState) -> None:
-        """Measure now; before step 1 this is the base's own loss."""
-        self.latest = self._measure()
+        """Measure the weights that would be shipped now; before step 1 this is the base's own loss."""
+        with state.as_shipped():
+            self.latest = self._measure()
         self._log.write({"step": state.step, "val_loss": self.latest})
         if not self._keep_best:
             return
         self.since_best += 1
         if self.best_loss is None or self.latest < self.best_loss:
             self.best_loss, self.best_step, self.since_best = self.latest, state.step, 0
-            self.best_values = state.flat.values.detach().clone()
+            self.best_values = state.shipped().clone()
         state.enough = self.enough
 
     @property
@@ -163,9 +165,10 @@ class Sheets:
         self._draw = draw
         self._every = every
 
-    def on_step(self, _state: TrainState, report: StepReport) -> None:
+    def on_step(self, state: TrainState, report: StepReport) -> None:
         if self._every and report.step % self._every == 0:
-            self._draw(report.step)
+            with state.as_shipped():
+                self._draw(report.step)
 
 
 class Checkpointer:
@@ -207,11 +210,9 @@ class Checkpointer:
             StorageError: disk full; older checkpoints are untouched.
         """
         self._log.sync()
-        optimizer = {OPTIMIZER + name: tensor for name, tensor in state.optimizer.tensors().items()}
-        tensors = {"values": state.flat.values, **optimizer}
         checkpoint = Checkpoint(
             step=state.step,
-            tensors={**tensors, **self._validator.tensors()},
+            tensors={**state.tensors(), **self._validator.tensors()},
             facts={**self._facts, **self._validator.facts()},
         )
         save_checkpoint(self._run_folder, checkpoint, keep=self._keep, best=self._validator.best_step)
@@ -220,13 +221,7 @@ class Checkpointer:
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights, optimizer and step into ``state``, in place."""
     device = state.flat.values.device
-    tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
-    state.flat.load(tensors["values"])
-    optimizer = {
-        name.removeprefix(OPTIMIZER): tensor for name, tensor in tensors.items() if name.startswith(OPTIMIZER)
-    }
-    state.optimizer.load(optimizer, updates=checkpoint.step)
-    state.step = checkpoint.step
+    state.load({name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}, step=checkpoint.step)
 
 
 class Pace:

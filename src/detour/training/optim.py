@@ -1,40 +1,27 @@
-"""AdamW over the flat buffer and the learning rate as a function of the step."""
+"""AdamW over the flat buffer, and what every optimizer of a run can do."""
 
-import math
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from detour.specs import OptimSpec
 from detour.training.flat import FlatParameters
-
-
-def learning_rate(
-    step: int, *, peak: float, kind: Literal["constant", "cosine", "linear"], warmup: int, steps: int
-) -> float:
-    """Rate of update ``step`` (counted from 0) of ``steps``.
-
-    Linear warm-up reaches ``peak`` at update ``warmup``; its first update is not zero, so none is wasted. Cosine
-    and linear then fall towards zero, which the update after the last one would have.
-    """
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    if kind == "constant":
-        return peak
-    share = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.5 * (1 + math.cos(math.pi * share)) if kind == "cosine" else 1 - share)
+from detour.training.optimizers import OPTIMIZERS
 
 
 class FlatOptimizer(Protocol):
-    """An element-wise optimizer over a flat buffer, whose state can be saved and put back exactly."""
+    """An optimizer over a flat buffer, whose state can be saved and put back exactly."""
 
     def update(self, lr: float, /) -> None:
         """One update at the run's rate ``lr`` (times each group's own); the gradients are zero afterwards."""
 
+    def averaged(self) -> Tensor | None:
+        """(numel,) float32: the weights to use and ship where they are not those that are trained."""
+
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name, float32 tensors; what :meth:`load` takes."""
+        """The state by name; what :meth:`load` takes."""
 
     def load(self, tensors: Mapping[str, Tensor], *, updates: int) -> None:
         """Put back the state as it was after ``updates`` updates."""
@@ -46,11 +33,11 @@ class FlatAdamW:
     def __init__(self, flat: FlatParameters, spec: OptimSpec) -> None:
         self.flat = flat
         self._rates = [group.rate for group in flat.groups]
-        self._views = [_view(flat, window) for window in flat.windows()]
+        self._views = [window_of(flat, window) for window in flat.windows()]
         self._adamw = torch.optim.AdamW(
             [{"params": [view]} for view in self._views],
             lr=0.0,
-            betas=(spec.beta1, spec.beta2),
+            betas=betas(spec),
             eps=spec.eps,
             weight_decay=spec.weight_decay,
             fused=flat.values.device.type in ("cpu", "cuda"),
@@ -63,6 +50,10 @@ class FlatAdamW:
             settings["lr"] = lr * rate
         self._adamw.step()
         self.flat.zero_grads()
+
+    def averaged(self) -> Tensor | None:
+        """``None``: the trained weights are the ones to use."""
+        return None
 
     def tensors(self) -> dict[str, Tensor]:
         """First and second moment over the whole buffer."""
@@ -80,7 +71,13 @@ class FlatAdamW:
             }
 
 
-def _view(flat: FlatParameters, window: slice) -> nn.Parameter:
+def betas(spec: OptimSpec) -> tuple[float, float]:
+    """Decays of the moments, the optimizer's own where the settings leave them to it."""
+    own = OPTIMIZERS[spec.name].beta2
+    return spec.beta1, own if spec.beta2 == "auto" else spec.beta2
+
+
+def window_of(flat: FlatParameters, window: slice) -> nn.Parameter:
     """A window of the buffer as a parameter of its own, sharing values and gradient."""
     view = nn.Parameter(flat.values.data[window])
     view.grad = flat.grads[window]
