@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from detour.data.captions import read_sidecar, tag_table, with_trigger
+from detour.data.captions import completed, one_line, read_sidecar, tag_orders, tag_table, with_trigger
 from detour.errors import DataError
 
 
@@ -57,3 +57,45 @@ def test_tags_are_counted_most_frequent_first() -> None:
         "red": 1,
     }
     assert list(tag_table(["b, a", "b"])) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "trigger", "template", "expected"),
+    [
+        ("sitting", "sks", "a photo of {trigger}, {caption}", "a photo of sks, sitting"),
+        ("", "sks", "a photo of {trigger}, {caption}", "a photo of sks"),
+        ("a  dog", "", "{trigger}, {caption} in ink", "a dog in ink"),
+        ("a dog", "sks", "a painting of {caption}", "sks, a painting of a dog"),
+        ("a {dog}", "sks", "{trigger}: {caption}", "sks: a {dog}"),
+        ("a dog", "sks", "", "sks, a dog"),
+    ],
+)
+def test_template_is_filled_without_empty_places(
+    caption: str, trigger: str, template: str, expected: str
+) -> None:
+    assert completed(one_line(caption), trigger=trigger, template=template) == expected
+
+
+@pytest.mark.parametrize("template", ["{subject}", "{", "{0}", "{caption.x}"])
+def test_a_template_that_names_something_else_says_what_it_may_name(template: str) -> None:
+    with pytest.raises(DataError, match=r"not a template .*\{trigger\} and \{caption\}"):
+        completed("a", trigger="b", template=template)
+
+
+def test_tag_orders_are_different_keep_the_first_and_lose_nothing() -> None:
+    caption = "one, two, a, b, c, d, e"
+    orders = tag_orders(caption, keep=2, count=20)
+    assert len(set(orders)) == 20
+    assert all(order.startswith("one, two, ") for order in orders)
+    assert {tuple(sorted(order.split(", "))) for order in orders} == {tuple(sorted(caption.split(", ")))}
+    assert orders == tag_orders(caption, keep=2, count=20)
+    assert orders[:5] == tag_orders(caption, keep=2, count=5)
+    assert len({order.split(", ")[2] for order in orders}) == 5
+
+
+def test_few_tags_give_all_of_their_orders_and_one_tag_gives_itself() -> None:
+    assert sorted(tag_orders("a, b, c", keep=0, count=6)) == sorted(
+        {"a, b, c", "a, c, b", "b, a, c", "b, c, a", "c, a, b", "c, b, a"}
+    )
+    assert tag_orders("a dog", keep=0, count=8) == ("a dog",)
+    assert tag_orders("a, b", keep=1, count=8) == ("a, b",)

@@ -118,3 +118,21 @@ def test_one_kohya_folder_named_itself_gives_its_words_where_nothing_better_is(t
     assert [(e.caption, e.repeats) for e in data.examples] == [("sks dog", 1), ("a sleeping dog", 1)]
     assert data.found == ("2 pictures: one kohya folder, 'sks dog' where a picture has no caption",)
     assert read_dataset(DataSpec(source=source, caption="x")).examples[0].caption == "x"
+
+
+def test_template_and_shuffling_leave_the_trigger_in_front_and_class_captions_alone(place: Path) -> None:
+    picture(place / "dog" / "a.png", "sitting, outdoors, dark")
+    data = read(
+        FolderSpec(source=str(place / "any dogs"), role="class", caption="a dog"),
+        source=str(place / "dog"),
+        caption="a dog",
+        trigger="sks",
+        template="{trigger}, {caption}, in ink",
+        shuffle_tags=True,
+        keep_tags=1,
+    )
+    first, second = data.examples
+    assert first.caption == "sks, sitting, outdoors, dark, in ink"
+    assert set(first.shuffled) == {first.caption, "sks, sitting, dark, outdoors, in ink"}
+    assert (second.caption, second.shuffled) == ("sks, a dog, in ink", ("sks, a dog, in ink",))
+    assert [e.caption for e in data.class_examples] == ["a dog", "a dog"]

@@ -163,3 +163,19 @@ def test_class_pictures_of_another_size_become_a_batch_of_their_own() -> None:
     batches = draw_batches(BatchPlan(seed=0, batch=4), mixed, 0, 0)
     assert [tuple(b.latents.shape) for b in batches] == [(2, 2, 3, 3), (2, 2, 3, 5)]
     assert len({int(t) for b in batches for t in b.timesteps}) == 4  # each sample keeps its own number
+
+
+def test_shuffled_captions_are_drawn_by_step_and_sample_and_dropped_like_others() -> None:
+    shuffling = replace(data(), shuffled=(("c0", "c1", "c2"),) + ((),) * 5)
+    plan = BatchPlan(seed=0, batch=6, caption_dropout=0.2)
+    rows: list[float] = []
+    for step in range(150):
+        batch = draw_batch(plan, shuffling, step, 0)
+        shown = batch.text.states.flatten().tolist()
+        assert all(
+            row in (picture, 6.0) for row, picture in zip(shown, batch.pictures, strict=True) if picture
+        )
+        rows += [row for row, picture in zip(shown, batch.pictures, strict=True) if picture == 0]
+    assert draw_batch(plan, shuffling, 7, 0).text.states.equal(draw_batch(plan, shuffling, 7, 0).text.states)
+    share = {row: count / len(rows) for row, count in Counter(rows).items()}
+    assert share == pytest.approx({0.0: 0.27, 1.0: 0.27, 2.0: 0.27, 6.0: 0.2}, abs=0.1)

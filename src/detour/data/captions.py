@@ -1,5 +1,8 @@
 """Captions: read, completed by a trigger word, counted."""
 
+import hashlib
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,6 +53,55 @@ def with_trigger(caption: str, trigger: str) -> str:
     if not trigger or f" {trigger.lower()} " in f" {_words(caption)} ":
         return caption
     return f"{trigger}, {caption}" if caption else trigger
+
+
+def completed(caption: str, *, trigger: str, template: str) -> str:
+    """The caption as it is trained on.
+
+    ``"a photo of {trigger}, {caption}"`` makes ``"a photo of sks, sitting"`` of ``"sitting"``, and ``"a photo of sks"``
+    of an empty caption. A trigger that the template does not name is put in front.
+
+    Raises:
+        DataError: the template names something else, or has a lone brace.
+    """
+    if not template:
+        return with_trigger(caption, trigger)
+    try:
+        filled = template.format(trigger=one_line(trigger), caption=caption)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"data.template '{template}': not a template ({error}). It may name {{trigger}} and {{caption}}, "
+            "e.g. 'a photo of {trigger}, {caption}'."
+        ) from error
+    parts = [part for part in map(one_line, filled.split(",")) if part]  # no comma before or after nothing
+    return with_trigger(", ".join(parts), trigger)
+
+
+def tag_orders(caption: str, *, keep: int, count: int) -> tuple[str, ...]:
+    """At most ``count`` different orders of a caption's tags, its first ``keep`` tags staying in front.
+
+    A function of its arguments alone, so that what was encoded for one run serves the next. Where there are no more
+    than ``count`` orders, these are all of them.
+    """
+    tags = [tag for part in caption.split(",") if (tag := part.strip())]
+    kept, free = tags[:keep], tags[keep:]
+    if len(free) < 2:
+        return (caption,)
+    if math.factorial(len(free)) <= count:
+        orders = [list(order) for order in itertools.permutations(free)]
+    else:
+        orders = [_order(free, caption, number) for number in range(4 * count)]
+    found = dict.fromkeys(", ".join([*kept, *order]) for order in orders)
+    return tuple(itertools.islice(found, count))
+
+
+def _order(tags: list[str], caption: str, number: int) -> list[str]:
+    """One of all orders, drawn by the caption and a number."""
+
+    def drawn(place: int) -> bytes:
+        return hashlib.blake2b(f"{number}/{place}/{caption}".encode(), digest_size=8).digest()
+
+    return [tags[place] for place in sorted(range(len(tags)), key=drawn)]
 
 
 def _words(text: str) -> str:

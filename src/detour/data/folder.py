@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detour.data.captions import tag_table, with_trigger
+from detour.data.captions import completed, tag_orders, tag_table
 from detour.data.conventions import Entry, Found, find_entries
 from detour.data.hub import HUB_PREFIX, hub_entries
 from detour.data.pictures import check_picture, open_picture
@@ -30,6 +30,7 @@ class Example:
         name: relative to the data set, with ``/``; never a path of the user's machine.
         path: the file; None when the picture came from a hub data set (use :meth:`open`).
         caption: complete, trigger included.
+        shuffled: orders of its tags that are shown instead, complete; empty: the caption alone.
         sha256: hex digest of the file's bytes.
         repeats: how often it is shown in one epoch.
         size_px: upright (width, height).
@@ -47,6 +48,7 @@ class Example:
     data: bytes | None = None
     weight: float = 1.0
     group: str = ONE_GROUP
+    shuffled: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Example({self.name!r}, caption={self.caption!r})"
@@ -172,7 +174,7 @@ def _read_folder(folder: FolderSpec, spec: DataSpec, name: str) -> Dataset:
     entries = sorted((_captioned(entry, folder) for entry in found.entries), key=lambda entry: entry.name)
     _require_captions(entries, folder)
     checked, problems = _check_all(entries, folder, spec)
-    examples = [(entry, _example(entry, folder, size_px, name)) for entry, size_px in checked]
+    examples = [(entry, _example(entry, folder, spec, size_px, name)) for entry, size_px in checked]
     of_class = tuple(e for entry, e in examples if "class" in (entry.role, folder.role))
     kept = tuple(e for entry, e in examples if "class" not in (entry.role, folder.role))
     prefix = f"{name}/" if name else ""
@@ -245,20 +247,26 @@ def _label(entry: Entry) -> str:
     return str(entry.source) if isinstance(entry.source, Path) else entry.name
 
 
-def _example(entry: Entry, folder: FolderSpec, size_px: tuple[int, int], name: str) -> Example:
+def _example(
+    entry: Entry, folder: FolderSpec, spec: DataSpec, size_px: tuple[int, int], name: str
+) -> Example:
     path, data = (entry.source, None) if isinstance(entry.source, Path) else (None, entry.source)
-    # kohya's regularisation folders beside a subject's: the trigger is the subject's alone.
-    trigger = folder.trigger if entry.role == "train" else ""
+    # kohya's regularisation folders beside a subject's: trigger and template are the subject's alone.
+    trigger, template = (folder.trigger, folder.template) if entry.role == "train" else ("", "")
+    complete = functools.partial(completed, trigger=trigger or "", template=template or "")
+    own = entry.caption or ""
+    orders = tag_orders(own, keep=spec.keep_tags, count=spec.shuffles) if spec.shuffle_tags else ()
     return Example(
         name=f"{name}/{entry.name}" if name else entry.name,
         path=path,
-        caption=with_trigger(entry.caption or "", trigger or ""),
+        caption=complete(own),
         sha256=sha256_of(path) if path else hashlib.sha256(data or b"").hexdigest(),
         repeats=folder.repeats or entry.repeats,
         size_px=size_px,
         data=data,
         weight=folder.weight,
         group=entry.group or name or ONE_GROUP,
+        shuffled=tuple(dict.fromkeys(map(complete, orders))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from detour.specs.strict import Auto, Positive, PositiveInt, Share, Spec
+from detour.specs.strict import Auto, Count, Positive, PositiveInt, Share, Spec
 
 Role = Literal["train", "class"]
 
@@ -25,6 +25,8 @@ class FolderSpec(Spec):
     """Caption of the pictures that have none; unset, train folders take ``data.caption``."""
     trigger: str | None = None
     """Word put in front of these captions; unset, train folders take ``data.trigger`` and class folders none."""
+    template: str | None = None
+    """What these captions become; unset, train folders take ``data.template`` and class folders none."""
 
 
 class DataSpec(Spec):
@@ -40,6 +42,14 @@ class DataSpec(Spec):
     """Caption of the pictures that have none; without it a missing caption is an error."""
     trigger: str = ""
     """Word or phrase put in front of every caption that does not contain it."""
+    template: str = ""
+    """What every caption becomes, e.g. ``a photo of {trigger}, {caption}``; empty leaves it as it is."""
+    shuffle_tags: bool = False
+    """Show the comma-separated parts of a caption in another order each time."""
+    keep_tags: Count = 0
+    """How many first tags of a caption stay where they are when tags are shuffled."""
+    shuffles: PositiveInt = 8
+    """Orders of each caption that are encoded beforehand and taken in turns; more cost memory only."""
     resolution: PositiveInt | Auto = "auto"
     """Side of the square training picture in pixels; ``auto`` is the base's own."""
     flip: bool = True
@@ -69,5 +79,6 @@ class DataSpec(Spec):
             update={
                 "caption": self.caption if folder.caption is None and trains else folder.caption,
                 "trigger": (self.trigger if trains else "") if folder.trigger is None else folder.trigger,
+                "template": (self.template if trains else "") if folder.template is None else folder.template,
             }
         )

@@ -81,8 +81,12 @@ class _Sample:
     view: int
 
     def caption(self, plan: BatchPlan, step: int) -> str | None:
-        dropped = chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout
-        return None if dropped else self.source.captions[self.picture]
+        if chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout:
+            return None
+        orders = self.source.shuffled[self.picture] if self.source.shuffled else ()
+        if not orders:
+            return self.source.captions[self.picture]
+        return orders[int(chance_for(plan.seed, step, self.number, purpose="tags") * len(orders))]
 
 
 def stack_latents(latents: Sequence[Tensor]) -> Tensor:

@@ -114,6 +114,7 @@ class TrainingData:
         captions: (N,) of each picture.
         epoch: indices of one epoch's pictures; a picture that is repeated stands there as often.
         weights: (N,) factor on each picture's loss; empty: 1.
+        shuffled: (N,) captions of each picture with its tags in other orders, shown in the caption's place; or empty.
         class_data: pictures of the subject's class, shown alternately with these; they have no class of their own.
     """
 
@@ -122,6 +123,7 @@ class TrainingData:
     captions: tuple[str, ...]
     epoch: tuple[int, ...]
     weights: tuple[float, ...] = ()
+    shuffled: tuple[tuple[str, ...], ...] = ()
     class_data: "TrainingData | None" = None
 
     @functools.cached_property

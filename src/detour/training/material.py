@@ -82,7 +82,8 @@ def load_material(
     _make_sure(gone)
     captions = [example.caption for part in parts for example in part.examples]
     stage = base.load_text(torch.float32, device)
-    text, too_long = cache_text(stage, [*captions, *other_prompts]), stage.too_long(captions)
+    shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
+    text, too_long = cache_text(stage, [*captions, *shuffled, *other_prompts]), stage.too_long(captions)
     gone = weakref.ref(stage)
     del stage
     _make_sure(gone)
@@ -139,6 +140,7 @@ def _data(dataset: Dataset, latents: LatentCache, text: TextCache) -> TrainingDa
         captions=tuple(example.caption for example in dataset.examples),
         epoch=dataset.epoch,
         weights=tuple(example.weight for example in dataset.examples),
+        shuffled=tuple(example.shuffled for example in dataset.examples),
     )
 
 
