@@ -1,10 +1,18 @@
 import pytest
 import torch
 
-from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.blocks import block_of, blocks_in_order, parse_block_weights, weigh_blocks
-from detour.adapters.delta import lora_delta
-from detour.errors import ConfigError
+from detour.adapters.blocks import (
+    KINDS_IN_ORDER,
+    block_of,
+    blocks_in_order,
+    kind_of,
+    parse_block_weights,
+    weigh_layer,
+    weight_of_blocks,
+)
+from detour.adapters.layers import DoraLayer
+from detour.errors import AdapterError, ConfigError
+from tests.adapters.kinds import EVERY, IDS
 
 KEYS = {
     "unet.down_blocks.0.attentions.0.proj_in": "down.0",
@@ -17,23 +25,16 @@ KEYS = {
     "text_encoder.encoder.layers.0.mlp.fc1": "text_encoder",
     "text_encoder_2.encoder.layers.0.mlp.fc1": "text_encoder_2",
 }
-
-
-def adapter() -> Adapter:
-    layer = LoraLayer(down=torch.ones(2, 3), up=torch.ones(4, 2), alpha=6.0)
-    return Adapter(dict.fromkeys(KEYS, layer), {"modelspec.title": "neon"})
-
-
-def change(adapter: Adapter, key: str) -> float:
-    if key not in adapter.layers:
-        return 0.0
-    layer = adapter.layers[key]
-    assert isinstance(layer, LoraLayer)
-    return float(lora_delta(layer.down, layer.up, alpha=layer.alpha)[0, 0])
+FLUX = {
+    "transformer.x_embedder": "rest",
+    "transformer.transformer_blocks.2.attn.to_q": "block.2",
+    "transformer.single_transformer_blocks.10.proj_out": "single.10",
+}
 
 
 def test_every_layer_stands_in_its_block() -> None:
-    assert {key: block_of(key) for key in KEYS} == KEYS
+    assert {key: block_of(key) for key in KEYS | FLUX} == KEYS | FLUX
+    assert blocks_in_order(FLUX) == ["rest", "block.2", "single.10"]
 
 
 def test_blocks_are_told_the_way_the_latents_go() -> None:
@@ -42,14 +43,39 @@ def test_blocks_are_told_the_way_the_latents_go() -> None:
     ]  # fmt: skip
 
 
-def test_a_block_weight_multiplies_the_change_and_the_nearer_name_wins() -> None:
-    weighed = weigh_blocks(adapter(), parse_block_weights("up=0.5, up.2=0.25, mid=0, text_encoder=-1"))
-    before = 6.0
+def test_the_nearer_name_of_a_block_wins() -> None:
+    found = weight_of_blocks(KEYS, parse_block_weights("up=0.5, up.2=0.25, mid=0, text_encoder=-1"))
     expected = {"up.1": 0.5, "up.2": 0.25, "mid": 0.0, "text_encoder": -1.0}
-    for key, block in KEYS.items():
-        assert change(weighed, key) == before * expected.get(block, 1.0), key
-    assert "unet.mid_block.attentions.0.proj_in" not in weighed.layers
-    assert weighed.metadata == {"modelspec.title": "neon"}
+    assert found == {key: expected.get(block, 1.0) for key, block in KEYS.items()}
+
+
+@pytest.mark.parametrize(("name", "make", "shape"), EVERY, ids=IDS)
+def test_a_weight_multiplies_the_change_of_every_kind_but_dora(name, make, shape) -> None:  # type: ignore[no-untyped-def]
+    layer = make(shape)
+    assert weigh_layer("unet.x", layer, 1.0) is layer
+    if isinstance(layer, DoraLayer):
+        with pytest.raises(AdapterError, match=r"unet\.x.*dora"):
+            weigh_layer("unet.x", layer, 0.5)
+        return
+    torch.testing.assert_close(weigh_layer("unet.x", layer, -0.5).delta(), -0.5 * layer.delta())
+
+
+def test_every_layer_has_a_kind_that_pictures_know() -> None:
+    kinds = {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0": "self out",
+        "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": "cross k",
+        "unet.mid_block.attentions.0.transformer_blocks.3.ff.net.0.proj": "feed-forward",
+        "unet.mid_block.attentions.0.proj_in": "in/out",
+        "unet.mid_block.resnets.0.time_emb_proj": "time",
+        "unet.mid_block.resnets.0.conv_shortcut": "conv",
+        "unet.time_embedding.linear_1": "other",
+        "text_encoder.encoder.layers.0.self_attn.q_proj": "self q",
+        "text_encoder.encoder.layers.0.mlp.fc1": "feed-forward",
+        "transformer.transformer_blocks.0.attn.to_add_out": "attn out",
+        "transformer.transformer_blocks.0.norm1.linear": "other",
+    }
+    assert {key: kind_of(key) for key in kinds} == kinds
+    assert set(kinds.values()) <= set(KINDS_IN_ORDER)
 
 
 @pytest.mark.parametrize("text", ["down", "down=", "down=x", "=1", "down=nan", "down=1,down=2", "", ","])
@@ -60,12 +86,11 @@ def test_what_is_no_list_of_weights_is_refused(text: str) -> None:
 
 def test_a_block_without_layers_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no layers in block 'middle'.*mid"):
-        weigh_blocks(adapter(), [("middle", 1.0)])
+        weight_of_blocks(KEYS, [("middle", 1.0)])
     with pytest.raises(ConfigError, match=r"up\.7"):
-        weigh_blocks(adapter(), [("up.7", 1.0)])
+        weight_of_blocks(KEYS, [("up.7", 1.0)])
 
 
 def test_nothing_left_is_refused() -> None:
-    one = Adapter({"unet.mid_block.x": LoraLayer(down=torch.ones(1, 2), up=torch.ones(2, 1), alpha=1.0)})
     with pytest.raises(ConfigError, match="nothing would be left"):
-        weigh_blocks(one, [("mid", 0.0)])
+        weight_of_blocks(["unet.mid_block.x"], [("mid", 0.0)])

@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 
 from detour.adapter_files.reading import read_adapter
-from detour.adapter_files.writing import write_adapter
+from detour.adapter_files.writing import FileFormat, write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError
@@ -54,7 +54,42 @@ def test_the_composed_file_holds_the_weighted_sum(files: tuple[Path, Path], tmp_
         assert float((layer.delta() - expected).norm() / expected.norm()) < 1e-6, key
     assert len(composed.layers) == 4
     assert (result.written.kept, result.written.ranks) == (1.0, (3, 7))
-    assert json.loads(composed.metadata["detour.compose"])[1] == {"name": "b", "weight": 0.5}
+    said = json.loads(composed.metadata["detour.compose"])
+    assert [(one["name"], one["weight"]) for one in said] == [("a", 0.8), ("b", 0.5)]
+    assert said[1]["sha256"] == read_adapter(files[1]).metadata["sshs_model_hash"]
+
+
+@pytest.mark.parametrize(("to", "name"), [("diffusers", "c.safetensors"), ("peft", "c")])
+def test_other_formats_hold_the_weighted_sum_in_half_precision(
+    files: tuple[Path, Path], tmp_path: Path, to: FileFormat, name: str
+) -> None:
+    result = compose_adapters(texts(files), out=tmp_path / name, to=to, dtype="fp16")
+    assert result.written is not None
+    assert 0 < result.written.largest_difference < 2**-11
+    composed = read_adapter(result.written.path)
+    assert len(composed.layers) == 4
+    for key, layer in composed.layers.items():
+        expected = summed(files, key)
+        assert float((layer.delta() - expected).norm() / expected.norm()) < 2**-11, key
+
+
+def test_nothing_of_how_the_parents_were_trained_is_said_of_the_sum(tmp_path: Path) -> None:
+    said = {"ss_steps": "120", "ss_seed": "3", "detour.config": "seed = 3\n", "detour.family": "sd1"}
+    for name, trigger in (("a", "sks robot"), ("b", "glass")):
+        metadata = said | {"modelspec.trigger_phrase": trigger, "modelspec.title": name}
+        adapter = Adapter(small_adapter().layers, metadata)
+        write_adapter(tmp_path / f"{name}.safetensors", adapter, family=SD1)
+    out = tmp_path / "both.safetensors"
+    compose_adapters([str(tmp_path / f"{name}.safetensors") for name in "ab"], out=out)
+    metadata = read_adapter(out).metadata
+    assert not {"ss_steps", "ss_seed", "detour.config"} & set(metadata)
+    assert metadata["modelspec.trigger_phrase"] == "sks robot, glass"
+    assert (metadata["modelspec.title"], metadata["detour.family"]) == ("both", "sd1")
+
+
+def test_a_file_that_is_not_there_is_named_as_it_was_written(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=f"^{tmp_path}/none: no such file"):
+        compose_adapters([f"{tmp_path}/none", f"{tmp_path}/none"], out=None)
 
 
 def test_a_lower_rank_keeps_what_it_says(files: tuple[Path, Path], tmp_path: Path) -> None:

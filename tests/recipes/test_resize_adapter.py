@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from detour.adapter_files.reading import read_adapter
@@ -9,11 +10,17 @@ from detour.adapter_files.writing import write_adapter
 from detour.adapters.adapter import Adapter
 from detour.adapters.analysis import relative_differences
 from detour.cli.main import cli
-from detour.errors import ConfigError
+from detour.errors import AdapterError, ConfigError
 from detour.recipes.resize_adapter import resize_adapter
 from tests.adapter_files.examples import SD1, small_adapter
+from tests.adapters.kinds import LINEAR, dora, loha, lokr, lokr_whole
 
-METADATA = {"detour.config": "seed = 1\n", "detour.family": "sd1", "modelspec.trigger_phrase": "sks"}
+METADATA = {
+    "detour.config": "seed = 1\n",
+    "ss_steps": "120",
+    "detour.family": "sd1",
+    "modelspec.trigger_phrase": "sks",
+}
 
 
 @pytest.fixture
@@ -45,7 +52,31 @@ def test_blocks_alone_keep_every_rank(file: Path, tmp_path: Path) -> None:
     for key, layer in after.layers.items():
         share = 0.5 if ".down_blocks." in key else 1.0
         assert layer.alpha == share * before.layers[key].alpha
+        assert next(one for one in result.layers if one.layer == key).weight == share
     assert result.kept == 1.0
+    assert result.switched_off == ("text_encoder.encoder.layers.1.self_attn.q_proj",)
+    assert after.metadata["detour.resize_blocks"] == "down=0.5,text_encoder=0"
+
+
+@pytest.mark.parametrize("make", [loha, lokr, lokr_whole], ids=["loha", "lokr", "lokr-whole"])
+def test_blocks_of_other_algorithms_are_weighed_exactly(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    adapter = Adapter({"unet.mid_block.attentions.0.proj_in": make(LINEAR), "unet.conv_in": make(LINEAR)})
+    source = write_adapter(tmp_path / "a.safetensors", adapter, family=SD1)
+    result = resize_adapter(source, out=tmp_path / "s.safetensors", blocks="mid=0.25,rest=0")
+    ((key, layer),) = read_adapter(result.path).layers.items()
+    torch.testing.assert_close(layer.delta(), 0.25 * adapter.layers[key].delta())
+    with pytest.raises(AdapterError, match="a lower rank needs plain LoRA"):
+        resize_adapter(source, out=tmp_path / "t.safetensors", rank=1)
+
+
+def test_a_dora_can_be_switched_off_by_block_but_not_halved(tmp_path: Path) -> None:
+    adapter = Adapter({"unet.mid_block.attentions.0.proj_in": dora(LINEAR), "unet.conv_in": dora(LINEAR)})
+    source = write_adapter(tmp_path / "a.safetensors", adapter, family=SD1)
+    out = tmp_path / "s.safetensors"
+    with pytest.raises(AdapterError, match=r"mid_block.*dora"):
+        resize_adapter(source, out=out, blocks="mid=0.5")
+    assert not out.exists()
+    assert set(read_adapter(resize_adapter(source, out=out, blocks="mid=0").path).layers) == {"unet.conv_in"}
 
 
 def test_the_trigger_stays_and_the_settings_that_no_longer_hold_go(file: Path, tmp_path: Path) -> None:
@@ -55,7 +86,10 @@ def test_the_trigger_stays_and_the_settings_that_no_longer_hold_go(file: Path, t
     assert metadata["modelspec.title"] == "small"
     assert metadata["ss_network_dim"] == "1"
     assert "detour.config" not in metadata
-    assert json.loads(metadata["detour.resize"]) == [{"name": "a", "weight": 1.0}]
+    source = read_adapter(file).metadata
+    parent = {"name": "a", "weight": 1.0, "sha256": source["sshs_model_hash"]}
+    assert json.loads(metadata["detour.resize"]) == [parent]
+    assert "ss_steps" not in metadata
 
 
 def test_nothing_to_do_and_bad_settings_are_refused(file: Path, tmp_path: Path) -> None:

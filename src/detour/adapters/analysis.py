@@ -50,14 +50,19 @@ class ThinSvd:
     right: Tensor
 
 
-def flat_factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:
-    """(down, up) as float64 matrices (rank, in · kh · kw) and (out, rank), the scale multiplied into ``up``."""
-    return layer.down.double().flatten(1), layer.up.double().flatten(1) * layer.scale
+def flat_factors(layer: LoraLayer, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """(down, up) as matrices (rank, in · kh · kw) and (out, rank), the scale multiplied into ``up``."""
+    return layer.down.to(dtype).flatten(1), layer.up.to(dtype).flatten(1) * layer.scale
 
 
-def thin_svd(layer: LoraLayer) -> ThinSvd:
-    """Singular value decomposition of a layer's change, from its factors."""
-    return svd_of_product(*flat_factors(layer))
+def thin_svd(layer: LoraLayer, dtype: torch.dtype = torch.float64) -> ThinSvd:
+    """Singular value decomposition of a layer's change, from its factors.
+
+    Args:
+        layer: any rank.
+        dtype: of the computation and the result; float32 does for figures in per cent and takes a sixth.
+    """
+    return svd_of_product(*flat_factors(layer, dtype))
 
 
 def svd_of_product(down: Tensor, up: Tensor) -> ThinSvd:
@@ -118,16 +123,26 @@ def relative_difference(a: LoraLayer, b: LoraLayer) -> float:
     Raises:
         ShapeMismatch: they belong to layers of different shapes.
     """
-    down_a, up_a = flat_factors(a)
-    down_b, up_b = flat_factors(b)
-    if down_a.shape[1] != down_b.shape[1] or up_a.shape[0] != up_b.shape[0]:
+    wide, tall = a.down.flatten(1).shape[1], a.out_features
+    if (wide, tall) != (b.down.flatten(1).shape[1], b.out_features):
         raise ShapeMismatch(
-            f"a change of {up_a.shape[0]}×{down_a.shape[1]} against one of {up_b.shape[0]}×{down_b.shape[1]}."
+            f"a change of {tall}×{wide} against one of {b.out_features}×{b.down.flatten(1).shape[1]}."
         )
-    if down_a.shape == down_b.shape and torch.equal(down_a, down_b) and torch.equal(up_a, up_b):
-        return 0.0
-    difference = _norm_of_product(torch.cat([down_a, down_b]), torch.cat([up_a, -up_b], dim=1))
-    norm = _norm_of_product(down_a, up_a)
+    if a.down.shape == b.down.shape and torch.equal(a.down, b.down):
+        if torch.equal(a.up, b.up) and a.alpha == b.alpha:
+            return 0.0
+        # What rounding leaves of factors side by side: nothing cancels in this product, so no QR is needed.
+        down, up = flat_factors(a, torch.float32)
+        gram = down @ down.T
+        difference, norm = (
+            _norm_by_gram(gram, up - flat_factors(b, torch.float32)[1]),
+            _norm_by_gram(gram, up),
+        )
+    else:
+        down_a, up_a = flat_factors(a)
+        down_b, up_b = flat_factors(b)
+        difference = _norm_of_product(torch.cat([down_a, down_b]), torch.cat([up_a, -up_b], dim=1))
+        norm = _norm_of_product(down_a, up_a)
     if norm > 0.0:
         return difference / norm
     return float("inf") if difference > 0.0 else 0.0
@@ -162,3 +177,8 @@ def _norm_of_product(down: Tensor, up: Tensor) -> float:
     up_r = torch.linalg.qr(up, mode="r").R
     down_r = torch.linalg.qr(down.T, mode="r").R
     return float(torch.linalg.matrix_norm(up_r @ down_r.T))
+
+
+def _norm_by_gram(down_gram: Tensor, up: Tensor) -> float:
+    """‖up @ down‖ from ``down @ down.T``, in their precision: a tenth of the work of two QR decompositions."""
+    return float((down_gram * (up.T @ up)).sum().clamp_min(0.0).sqrt())

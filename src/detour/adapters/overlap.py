@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from detour.adapters.adapter import Adapter, LoraLayer
@@ -16,7 +17,7 @@ SHARED_FEW, SHARED_MANY = 0.05, 0.20
 
 Verdict = Literal["apart", "touch", "clash"]
 
-_RELEVANT = 1e-12
+_RELEVANT = 1e-10
 """Directions below this share of the energy are rounding and span nothing."""
 
 
@@ -83,31 +84,55 @@ def interference_of(
     Source: principal angles as in Björck & Golub 1973, Math. Comp. 27.
     """
     layers_a, layers_b = (adapter.plain_layers(purpose="interference") for adapter in (a, b))
-    found: dict[str, LayerOverlap] = {}
-    energies = [0.0, 0.0]
+    found = OverlapSum(weight_a, weight_b, names=names)
     for key in sorted(set(layers_a) | set(layers_b)):
-        first, second = layers_a.get(key), layers_b.get(key)
-        svd_a = None if first is None else thin_svd(first)
-        svd_b = None if second is None else thin_svd(second)
-        energies[0] += _energy(svd_a, weight_a)
-        energies[1] += _energy(svd_b, weight_b)
-        if first is not None and second is not None and svd_a is not None and svd_b is not None:
+        found.add(key, layers_a.get(key), layers_b.get(key))
+    return found.interference()
+
+
+class OverlapSum:
+    """Holds two adapters against each other one layer at a time, so that neither has to be in memory.
+
+    Args:
+        weight_a: at which the first is used.
+        weight_b: at which the second is used.
+        names: of both, for the suggestion.
+    """
+
+    def __init__(self, weight_a: float, weight_b: float, *, names: tuple[str, str] = ("A", "B")) -> None:
+        self._weights = (weight_a, weight_b)
+        self._names = names
+        self._found: dict[str, LayerOverlap] = {}
+        self._energies = [0.0, 0.0]
+
+    def add(self, key: str, first: LoraLayer | None, second: LoraLayer | None) -> None:
+        """Count one layer; ``None`` where an adapter does not have it.
+
+        Raises:
+            ShapeMismatch: the adapters are of different bases.
+        """
+        svds = [None if layer is None else thin_svd(layer, torch.float32) for layer in (first, second)]
+        for index, (svd, weight) in enumerate(zip(svds, self._weights, strict=True)):
+            self._energies[index] += _energy(svd, weight)
+        if first is not None and second is not None and svds[0] is not None and svds[1] is not None:
             require_same_shape(key, [first, second])
-            found[key] = _overlap(svd_a, svd_b, weight_a, weight_b)
-    total = sum(energies)
-    shared = sum(one.shared * one.energy for one in found.values()) / total if total else 0.0
-    cancelled = sum(one.cancelled * one.energy for one in found.values()) / total if total else 0.0
-    weaker = min(energies)
-    imbalance = max(energies) / weaker if weaker > 0 else float("inf")
-    verdict = verdict_of(shared)
-    return Interference(
-        layers=found,
-        interference=shared,
-        cancelled=cancelled,
-        imbalance=imbalance,
-        verdict=verdict,
-        suggestion=_suggestion(found, energies, verdict, (weight_a, weight_b), names),
-    )
+            self._found[key] = _overlap(svds[0], svds[1], *self._weights)
+
+    def interference(self) -> Interference:
+        """The figures of all layers so far."""
+        total, weaker = sum(self._energies), min(self._energies)
+        layers = self._found.values()
+        shared = sum(one.shared * one.energy for one in layers) / total if total else 0.0
+        cancelled = sum(one.cancelled * one.energy for one in layers) / total if total else 0.0
+        verdict = verdict_of(shared)
+        return Interference(
+            layers=self._found,
+            interference=shared,
+            cancelled=cancelled,
+            imbalance=max(self._energies) / weaker if weaker > 0 else float("inf"),
+            verdict=verdict,
+            suggestion=_suggestion(self._found, self._energies, verdict, self._weights, self._names),
+        )
 
 
 def verdict_of(interference: float) -> Verdict:

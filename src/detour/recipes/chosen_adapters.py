@@ -73,7 +73,20 @@ def base_for(base: Base, chosen: Sequence[ChosenAdapter]) -> Base:
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:weight``, as ``--lora`` takes it; see :func:`parse_weighted`.
+
+    Raises:
+        AdapterError: no such file, or the weight is no number.
+    """
+    return parse_weighted(text, said="--lora ")
+
+
+def parse_weighted(text: str, *, said: str = "") -> tuple[Path, float]:
     """``FILE`` or ``FILE:weight``; a file whose name ends in a number wins over a weight.
+
+    Args:
+        text: as the user wrote it.
+        said: what stood before it on the command line, for the message.
 
     Raises:
         AdapterError: no such file, or the weight is no number.
@@ -84,13 +97,13 @@ def parse_lora(text: str) -> tuple[Path, float]:
     head, colon, tail = text.rpartition(":")
     path = Path(head).expanduser()
     if not colon or not path.exists():
-        raise AdapterError(f"--lora {text}: no such file. Write FILE or FILE:weight.")
+        raise AdapterError(f"{said}{text}: no such file. Write FILE or FILE:weight.")
     try:
         weight = float(tail)
     except ValueError:
         weight = float("nan")
     if not math.isfinite(weight):
-        raise AdapterError(f"--lora {text}: '{tail}' is no weight. Write FILE:weight, e.g. {path.name}:0.8.")
+        raise AdapterError(f"{said}{text}: '{tail}' is no weight. Write FILE:weight, e.g. {path.name}:0.8.")
     return path, weight
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.layer_file import LayerFile, open_layers
 from detour.adapter_files.writing import FileFormat
-from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.analysis import norm_of_change
-from detour.adapters.compose import concatenate, pieces_of, require_same_shape, ties, truncated_sum
-from detour.adapters.overlap import Verdict, interference_of, shared_by_block
+from detour.adapters.adapter import LoraLayer
+from detour.adapters.compose import require_same_shape, side_by_side, ties, truncated_sum
+from detour.adapters.overlap import Interference, OverlapSum, Verdict, shared_by_block
 from detour.errors import AdapterError, ConfigError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import (
-    AnyDtype,
-    inherited_metadata,
-    refuse_place,
-    write_proved,
-)
-from detour.recipes.chosen_adapters import parse_lora
+from detour.recipes.adapter_output import AnyDtype, Parent, made_from, refuse_place, write_layers_proved
+from detour.recipes.chosen_adapters import parse_weighted
 from detour.recipes.staging import refuse_taken
 
 Method = Literal["sum", "ties"]
@@ -130,47 +126,71 @@ def compose_adapters(
         ProofFailed: the file read back is not what was computed; there is no output.
     """
     _refuse(loras, out, method, rank, energy, to, force=force)
-    chosen = [parse_lora(text) for text in loras]
-    adapters = [read_adapter(path, allow_pickle=allow_pickle) for path, _ in chosen]
-    names = [path.stem for path, _ in chosen]
-    weights = [weight for _, weight in chosen]
-    families = {family_of_adapter(adapter, family).family.name for adapter in adapters}
-    if len(families) > 1:
-        raise AdapterError(
-            f"these adapters are of different families ({', '.join(sorted(families))}). Compose those of one base."
-        )
-    pairs = tuple(
-        _predict(adapters[i], adapters[j], (weights[i], weights[j]), (names[i], names[j]))
-        for i, j in itertools.combinations(range(len(adapters)), 2)
-    )
-    written = None
-    if out is not None:
-        items = list(zip(adapters, weights, strict=True))
-        adapter, kept = _compose(items, method, rank, energy, density)
-        described = list(zip(adapters, names, weights, strict=True))
-        metadata = inherited_metadata(described, title=out.stem, how="compose")
-        stored = {adapter.file_dtype for adapter in adapters}
-        auto = stored.pop() if len(stored) == 1 else "fp32"
-        done = write_proved(
-            out,
-            Adapter(adapter.layers, metadata),
-            file_format=to,
-            family=family_of_adapter(adapters[0], family).family,
-            dtype=auto if dtype == "auto" else dtype,
-            force=force,
-        )
-        written = Composed(
-            path=done.path,
-            dtype=done.dtype,
-            layers=len(adapter.layers),
-            ranks=(adapter.ranks[0], adapter.ranks[-1]),
-            kept=kept,
-            largest_difference=done.largest_difference,
-            limit=done.limit,
-        )
+    with ExitStack() as stack:
+        parts = _opened(loras, stack, allow_pickle=allow_pickle)
+        families = {family_of_adapter(part.file.outline, family).family.name for part in parts}
+        if len(families) > 1:
+            raise AdapterError(
+                f"these adapters are of different families ({', '.join(sorted(families))}). Compose those of one base."
+            )
+        pairs = _predict(parts)
+        written = None
+        if out is not None:
+            sums = _Sums(parts, method, rank, energy, density)
+            auto = {part.file.dtype for part in parts}
+            done = write_layers_proved(
+                out,
+                sums.keys,
+                sums.layer,
+                metadata=made_from([part.parent for part in parts], title=out.stem, how="compose"),
+                file_format=to,
+                family=family_of_adapter(parts[0].file.outline, family).family,
+                dtype=dtype if dtype != "auto" else auto.pop() if len(auto) == 1 else "fp32",
+                force=force,
+            )
+            written = Composed(
+                path=done.path,
+                dtype=done.dtype,
+                layers=len(sums.ranks),
+                ranks=(min(sums.ranks.values()), max(sums.ranks.values())),
+                kept=sums.kept,
+                largest_difference=done.largest_difference,
+                limit=done.limit,
+            )
     return ComposeResult(
-        names=tuple(names), weights=tuple(weights), method=method, pairs=pairs, written=written
+        names=tuple(part.parent.name for part in parts),
+        weights=tuple(part.parent.weight for part in parts),
+        method=method,
+        pairs=pairs,
+        written=written,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One of the adapters: open, and how it is named and weighed."""
+
+    file: LayerFile
+    parent: Parent
+
+    def layer(self, key: str) -> LoraLayer | None:
+        """``None`` where it has no such layer."""
+        if key not in self.file.outline.layers:
+            return None
+        layer = self.file.layer(key)
+        assert isinstance(layer, LoraLayer)  # the outline was looked at before
+        return layer
+
+
+def _opened(loras: Sequence[str], stack: ExitStack, *, allow_pickle: bool) -> list[_Part]:
+    parts = []
+    for text in loras:
+        path, weight = parse_weighted(text)
+        file = stack.enter_context(open_layers(path, allow_pickle=allow_pickle))
+        file.outline.plain_layers(purpose=f"composing {path.name}")
+        parent = Parent(name=path.stem, weight=weight, metadata=file.outline.metadata)
+        parts.append(_Part(file=file, parent=parent))
+    return parts
 
 
 def _refuse(
@@ -192,38 +212,65 @@ def _refuse(
         refuse_taken(out, force=force)
 
 
-def _compose(
-    items: list[tuple[Adapter, float]],
-    method: Method,
-    rank: int | None,
-    energy: float | None,
-    density: float,
-) -> tuple[Adapter, float]:
-    """The adapter, and the share of the energy that it keeps."""
-    if method == "sum" and rank is None and energy is None:
-        return concatenate(items), 1.0
-    layers: dict[str, LoraLayer] = {}
-    total = left = 0.0
-    for key, pieces in pieces_of(items).items():
+class _Sums:
+    """Layer by layer, the adapter that is asked for; remembers ranks and what truncation kept."""
+
+    def __init__(
+        self, parts: Sequence[_Part], method: Method, rank: int | None, energy: float | None, density: float
+    ) -> None:
+        self._parts = [part for part in parts if part.parent.weight != 0.0]
+        if not self._parts:
+            raise AdapterError("nothing would be left: every weight is 0. Give one of the adapters a weight.")
+        self._method, self._rank, self._energy, self._density = method, rank, energy, density
+        self.keys = sorted({key for part in self._parts for key in part.file.outline.layers})
+        self.ranks: dict[str, int] = {}
+        self._energies: dict[str, tuple[float, float]] = {}
+
+    @property
+    def kept(self) -> float:
+        """Share of all energy that is left."""
+        total = sum(energy for energy, _ in self._energies.values())
+        return sum(energy * kept for energy, kept in self._energies.values()) / total if total > 0 else 1.0
+
+    def layer(self, key: str) -> LoraLayer:
+        read = [(part.layer(key), part.parent.weight) for part in self._parts]
+        pieces = [(layer, weight) for layer, weight in read if layer is not None]
         require_same_shape(key, [layer for layer, _ in pieces])
-        if method == "ties":
-            assert rank is not None
-            cut = ties(pieces, density=density, rank=rank)
+        if self._method == "sum" and self._rank is None and self._energy is None:
+            made = side_by_side(key, pieces)
         else:
-            cut = truncated_sum(pieces, rank=rank, energy=energy)
-        layers[key] = cut.layer
-        remaining = norm_of_change(cut.layer) ** 2
-        left += remaining
-        total += remaining / cut.kept if cut.kept > 0 else 0.0
-    return Adapter(layers), left / total if total > 0 else 1.0
+            if self._method == "ties":
+                assert self._rank is not None
+                cut = ties(pieces, density=self._density, rank=self._rank)
+            else:
+                cut = truncated_sum(pieces, rank=self._rank, energy=self._energy)
+            made = cut.layer
+            self._energies[key] = (cut.energy, cut.kept)
+        self.ranks[key] = made.rank
+        return made
 
 
-def _predict(a: Adapter, b: Adapter, weights: tuple[float, float], names: tuple[str, str]) -> PairPrediction:
-    found = interference_of(a, b, *weights, names=names)
+def _predict(parts: Sequence[_Part]) -> tuple[PairPrediction, ...]:
+    """Each pair held against each other, in one pass over the files."""
+    pairs = list(itertools.combinations(parts, 2))
+    sums = [
+        OverlapSum(a.parent.weight, b.parent.weight, names=(a.parent.name, b.parent.name)) for a, b in pairs
+    ]
+    for key in sorted({key for part in parts for key in part.file.outline.layers}):
+        layers = {id(part): part.layer(key) for part in parts}
+        for (a, b), found in zip(pairs, sums, strict=True):
+            found.add(key, layers[id(a)], layers[id(b)])
+    return tuple(
+        _prediction(found.interference(), a.parent.name, b.parent.name)
+        for (a, b), found in zip(pairs, sums, strict=True)
+    )
+
+
+def _prediction(found: Interference, first: str, second: str) -> PairPrediction:
     by_shared = sorted(found.layers.items(), key=lambda item: -item[1].shared * item[1].energy)
     return PairPrediction(
-        first=names[0],
-        second=names[1],
+        first=first,
+        second=second,
         interference=found.interference,
         cancelled=found.cancelled,
         imbalance=found.imbalance if found.imbalance != float("inf") else None,

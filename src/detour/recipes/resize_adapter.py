@@ -1,24 +1,17 @@
 """An adapter at a lower rank, or with other strengths block by block."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.layer_file import LayerFile, open_layers
 from detour.adapter_files.writing import FileFormat
-from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.analysis import norm_of_change
-from detour.adapters.blocks import parse_block_weights, weigh_blocks
-from detour.adapters.compose import Truncated, truncate
+from detour.adapters.adapter import Layer, LoraLayer
+from detour.adapters.blocks import parse_block_weights, weigh_layer, weight_of_blocks
+from detour.adapters.compose import truncate
 from detour.errors import ConfigError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import (
-    AnyDtype,
-    inherited_metadata,
-    refuse_place,
-    write_proved,
-)
+from detour.recipes.adapter_output import AnyDtype, Parent, made_from, refuse_place, write_layers_proved
 from detour.recipes.staging import refuse_taken
 
 
@@ -30,8 +23,10 @@ class KeptLayer(BaseModel):
     layer: str
     rank_before: int
     rank: int
+    weight: float = 1.0
+    """Of its block."""
     kept: float
-    """Share of the energy of its change that is left."""
+    """Share of the energy of its change, at that weight, that is left."""
 
 
 class ResizeResult(BaseModel):
@@ -42,8 +37,10 @@ class ResizeResult(BaseModel):
     path: Path
     dtype: str
     layers: tuple[KeptLayer, ...]
+    switched_off: tuple[str, ...] = ()
+    """Layers of blocks with the weight 0, which are not in the file."""
     kept: float
-    """Share of the energy of all changes together."""
+    """Share of the energy of all changes together, at their weights."""
     parameters_before: int
     parameters: int
     largest_difference: float
@@ -84,49 +81,83 @@ def resize_adapter(
 
     Raises:
         ConfigError: nothing to do, or settings that do not go.
-        AdapterError: the source cannot be read, or is not plain LoRA.
+        AdapterError: the source cannot be read, a lower rank is asked of what is not plain LoRA, or another strength
+            of a DoRA.
         ProofFailed: the file read back is not what was computed; there is no output.
     """
     if rank is None and energy is None and blocks is None:
         raise ConfigError("nothing to do: pass --rank, --energy or --blocks.")
     refuse_place(out, to)
     refuse_taken(out, force=force)
-    adapter = read_adapter(source, allow_pickle=allow_pickle)
-    before = adapter.plain_layers(purpose="resizing")
-    if blocks is not None:
-        adapter = weigh_blocks(adapter, parse_block_weights(blocks))
-    weighed = adapter.plain_layers()
-    if rank is None and energy is None:
-        smaller = {key: Truncated(layer=layer, kept=1.0) for key, layer in weighed.items()}
-    else:
-        smaller = {key: truncate(layer, rank=rank, energy=energy) for key, layer in weighed.items()}
-    layers = {key: one.layer for key, one in smaller.items()}
-    metadata = inherited_metadata([(adapter, source.stem, 1.0)], title=out.stem, how="resize")
-    written = write_proved(
-        out,
-        Adapter(layers, metadata),
-        file_format=to,
-        family=family_of_adapter(adapter, family).family,
-        dtype=adapter.file_dtype if dtype == "auto" else dtype,
-        force=force,
-    )
+    with open_layers(source, allow_pickle=allow_pickle) as opened:
+        cut = _Resized(opened, rank, energy, blocks)
+        parent = Parent(name=source.stem, weight=1.0, metadata=opened.outline.metadata)
+        metadata = made_from([parent], title=out.stem, how="resize") | cut.asked
+        written = write_layers_proved(
+            out,
+            cut.keys,
+            cut.layer,
+            metadata=metadata,
+            file_format=to,
+            family=family_of_adapter(opened.outline, family).family,
+            dtype=opened.dtype if dtype == "auto" else dtype,
+            force=force,
+        )
+        before = opened.outline.num_parameters
+    layers = tuple(cut.done[key] for key in cut.keys)
     return ResizeResult(
         path=written.path,
         dtype=written.dtype,
-        layers=tuple(
-            KeptLayer(layer=key, rank_before=before[key].rank, rank=one.layer.rank, kept=one.kept)
-            for key, one in smaller.items()
-        ),
-        kept=kept_of_all([(weighed[key], one.kept) for key, one in smaller.items()]),
-        parameters_before=sum(layer.num_parameters for layer in before.values()),
-        parameters=sum(layer.num_parameters for layer in layers.values()),
+        layers=layers,
+        switched_off=cut.switched_off,
+        kept=cut.kept,
+        parameters_before=before,
+        parameters=cut.parameters,
         largest_difference=written.largest_difference,
         limit=written.limit,
     )
 
 
-def kept_of_all(layers: Sequence[tuple[LoraLayer, float]]) -> float:
-    """Share of all energy that is left, from each layer and its own share."""
-    energies = [(norm_of_change(layer) ** 2, kept) for layer, kept in layers]
-    total = sum(energy for energy, _ in energies)
-    return sum(energy * kept for energy, kept in energies) / total if total > 0 else 1.0
+class _Resized:
+    """Layer by layer, the adapter that is asked for; remembers what each layer kept."""
+
+    def __init__(self, opened: LayerFile, rank: int | None, energy: float | None, blocks: str | None) -> None:
+        self._opened, self._rank, self._energy = opened, rank, energy
+        self._cuts = rank is not None or energy is not None
+        if self._cuts:
+            opened.outline.plain_layers(purpose="a lower rank")
+        every = dict.fromkeys(opened.outline.layers, 1.0)
+        self._weights = every if blocks is None else weight_of_blocks(every, parse_block_weights(blocks))
+        for key, weight in self._weights.items():
+            if weight != 0.0:
+                weigh_layer(key, opened.outline.layers[key], weight)  # refuses before any work is done
+        self.keys = [key for key, weight in self._weights.items() if weight != 0.0]
+        self.switched_off = tuple(key for key, weight in self._weights.items() if weight == 0.0)
+        self.asked = {} if blocks is None else {"detour.resize_blocks": blocks}
+        self.done: dict[str, KeptLayer] = {}
+        self.parameters = 0
+        self._energies: dict[str, float] = {}
+
+    @property
+    def kept(self) -> float:
+        """Share of the energy of all changes together, at their weights."""
+        total = sum(self._energies.values())
+        return (
+            sum(self._energies[key] * self.done[key].kept for key in self.keys) / total if total > 0 else 1.0
+        )
+
+    def layer(self, key: str) -> Layer:
+        weight = self._weights[key]
+        layer = weigh_layer(key, self._opened.layer(key), weight)
+        made, kept = layer, 1.0
+        if self._cuts:
+            assert isinstance(layer, LoraLayer)  # the outline was looked at before
+            cut = truncate(layer, rank=self._rank, energy=self._energy)
+            made, kept = cut.layer, cut.kept
+            self._energies[key] = cut.energy
+        if key not in self.done:
+            self.parameters += made.num_parameters
+        self.done[key] = KeptLayer(
+            layer=key, rank_before=layer.rank, rank=made.rank, weight=weight, kept=kept
+        )
+        return made
