@@ -40,7 +40,9 @@ MODEL_INDEX: dict[str, Any] = {
 }
 
 
-def make_tiny_base(folder: Path, *, seed: int = 0, heads: int = 1, norm_groups: int = 8) -> Path:
+def make_tiny_base(
+    folder: Path, *, seed: int = 0, heads: int = 1, norm_groups: int = 8, linear_projection: bool = False
+) -> Path:
     """Write a random SD 1.x in diffusers folder layout: 64 px pictures, latents 8x8x4, text width 32.
 
     Args:
@@ -49,6 +51,7 @@ def make_tiny_base(folder: Path, *, seed: int = 0, heads: int = 1, norm_groups: 
         heads: attention heads of the UNet (diffusers calls it ``attention_head_dim`` in SD 1.x configs). The
             true SD 1.x has 8, which shapes cannot tell.
         norm_groups: of the UNet and the VAE; 32 in the true SD 1.x.
+        linear_projection: ``proj_in`` and ``proj_out`` as SD 2.x has them, which makes it one.
 
     Returns:
         ``folder``.
@@ -69,6 +72,7 @@ def make_tiny_base(folder: Path, *, seed: int = 0, heads: int = 1, norm_groups: 
             cross_attention_dim=TEXT_WIDTH,
             attention_head_dim=heads,
             norm_num_groups=norm_groups,
+            use_linear_projection=linear_projection,
         )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,

@@ -161,6 +161,17 @@ class Attached:
             for hooked, active_before in were:
                 hooked.active = active_before
 
+    def joined(self, *others: "Attached") -> "Attached":
+        """This and the others as one, in this order: adapters of one name beside several models."""
+        every = (self, *others)
+        return Attached(
+            self.name,
+            [slot for one in every for slot in one._slots],
+            [pair for one in every for pair in one._frozen],
+            [hooked for one in every for hooked in one._hooked],
+            [live for one in every for live in one._live],
+        )
+
     def detach(self) -> None:
         """Take the adapter away; where no other one is left, the same plain modules stand again."""
         for slot in self._slots:

@@ -33,6 +33,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 PROJECTIONS = ("proj_in", "proj_out")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_FEED_FORWARD = ("fc1", "fc2")
+
 CROSS_ATTENTION = tuple(f"attn2.{name}" for name in ATTENTION)
 SELF_ATTENTION = tuple(f"attn1.{name}" for name in ATTENTION)
 
@@ -49,14 +52,17 @@ def _by_suffix(*suffixes: str) -> Callable[[AdaptableLayer], bool]:
 PRESETS: Mapping[str, Callable[[AdaptableLayer], bool]] = {
     "cross-attn": _by_suffix(*CROSS_ATTENTION),
     "self-attn": _by_suffix(*SELF_ATTENTION),
-    "attn": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION),
+    "attn": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *TEXT_ATTENTION),
     "attn-proj": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS),
-    "kohya": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS, *FEED_FORWARD),
+    "kohya": _by_suffix(
+        *CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS, *FEED_FORWARD, *TEXT_ATTENTION, *TEXT_FEED_FORWARD
+    ),
     "linear": lambda layer: layer.kind == "linear",
     "conv": lambda layer: layer.kind == "conv" and layer.kernel == (3, 3),
     "all": lambda _: True,
 }
-"""Preset → whether a layer belongs to it. ``kohya`` is what kohya's scripts adapt by default.
+"""Preset → whether a layer belongs to it. ``kohya`` is what kohya's scripts adapt by default. CLIP's text encoders
+name their layers otherwise than UNets do, so ``attn`` and ``kohya`` can serve both.
 
 As bare suffixes ``to_q, to_k, to_v`` match self-attention too; ``attn2.to_k`` is the cross-attention alone.
 """

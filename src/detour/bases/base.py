@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from detour.bases import parts, single_file
-from detour.bases.families import FAMILIES, Family, dead_at_size, family_of
+from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
 from detour.bases.hub import HUB_ID, fetch
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
@@ -101,7 +101,7 @@ class Base:
     def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
         """Patterns of layer keys that can get no gradient when pictures of ``size_px`` are trained on."""
         latent_size = (size_px or self.native_size_px) // self.latent_factor
-        return (*self.family.dead_by_structure, *dead_at_size(self.config("unet"), latent_size))
+        return (*dead_in_text(self.family, self.configs), *dead_at_size(self.config("unet"), latent_size))
 
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's settings as diffusers writes them."""
@@ -147,6 +147,10 @@ class Base:
     def meta_unet(self) -> nn.Module:
         """The UNet's shapes on the meta device: no weights needed, no memory used."""
         return parts.empty_part("unet", self.config("unet"))
+
+    def meta_text(self) -> dict[str, nn.Module]:
+        """The text encoders' shapes on the meta device, by part."""
+        return {part: parts.empty_part(part, self.config(part)) for part in self.family.text_parts}
 
     def load_unet(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
         """The denoiser, frozen."""

@@ -1,7 +1,7 @@
 """The families of base models that are known, and the facts in which they differ."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from detour.errors import BaseError
@@ -24,7 +24,6 @@ class Family:
         text_states: the layer that conditions the UNet: the last one behind the final norm, or the last but
             one.
         kohya_text_prefixes: text part → the prefix of its keys in kohya files.
-        dead_by_structure: regular expressions of layer keys that can never get a gradient in this family.
         modelspec_architecture: ModelSpec 1.0.1 name of the base.
         kohya_version: ``ss_base_model_version`` of the family.
         recommended_guidance: classifier-free guidance when the base names none of its own.
@@ -47,7 +46,6 @@ class Family:
     hub_id: str
     told_sizes: bool = False
     vae_overflows_in_fp16: bool = False
-    dead_by_structure: tuple[str, ...] = field(default=())
     opens: bool = True
 
 
@@ -92,9 +90,6 @@ FAMILIES: Mapping[str, Family] = {
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         told_sizes=True,
         vae_overflows_in_fp16=True,
-        # The UNet reads the last but one layer; nothing reads the first encoder's last one (the second's is
-        # pooled).
-        dead_by_structure=(r"text_encoder\.(text_model\.)?encoder\.layers\.11\..*",),
     ),
     "sd3": Family(
         name="sd3",
@@ -159,6 +154,31 @@ def family_of(unet_config: Mapping[str, Any], *, where: str) -> Family:
     ):
         raise BaseError(f"{where}: its UNet has extra conditioning; the families known are {_titles()}.")
     return FAMILIES["sd2"] if unet_config.get("use_linear_projection") else FAMILIES["sd1"]
+
+
+def dead_in_text(family: Family, configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Layer keys of the text encoders that nothing reads.
+
+    Where the UNet reads the last but one layer (SDXL), the last one's output is read of the second encoder alone,
+    which is pooled. A projection behind an encoder whose pooled state is not read is dead as well.
+
+    Args:
+        family: whose text states are read how.
+        configs: part → settings.
+
+    Returns:
+        Regular expressions that match whole keys.
+    """
+    dead = []
+    for part in family.text_parts:
+        if part == "text_encoder_2":  # pooled
+            continue
+        if "CLIPTextModelWithProjection" in configs[part].get("architectures", ()):
+            dead.append(rf"{part}\.text_projection")
+        if family.text_states == "penultimate":
+            last = int(configs[part]["num_hidden_layers"]) - 1
+            dead.append(rf"{part}\.encoder\.layers\.{last}\..*")
+    return tuple(dead)
 
 
 def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str, ...]:

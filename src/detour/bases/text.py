@@ -71,12 +71,34 @@ class TextStage:
         neighbours.
         """
         distinct = list(dict.fromkeys(prompts))
-        rows = {prompt: self._encode_one(prompt) for prompt in distinct}
+        rows = {prompt: self.encode_together([prompt]) for prompt in distinct}
         if not distinct:
-            return self._encode_one("").select([])
+            return self.encode_together([""]).select([])
         states = torch.cat([rows[prompt].states for prompt in prompts])
         pooled = [row for prompt in prompts if (row := rows[prompt].pooled) is not None]
         return Conditioning(states, torch.cat(pooled) if pooled else None)
+
+    def encode_together(self, prompts: Sequence[str]) -> Conditioning:
+        """States of the prompts, (N, 77, D), in one pass of each encoder, with a graph where something asks for one.
+
+        A prompt's states depend on its neighbours by rounding, so finished pictures take :meth:`encode`.
+        """
+        states, pooled = [], None
+        for part, model in self.models.items():
+            device = next(model.parameters()).device
+            tokens = self.tokenizers[part](
+                list(prompts),
+                padding="max_length",
+                truncation=True,
+                max_length=self._length(part),
+                return_tensors="pt",
+            )
+            wants_hidden = self.family.text_states == "penultimate"
+            output = model(tokens.input_ids.to(device), output_hidden_states=wants_hidden)
+            states.append(output.hidden_states[-2] if wants_hidden else output[0])
+            if part == "text_encoder_2":
+                pooled = output[0]  # CLIPTextModelWithProjection gives text_embeds first
+        return Conditioning(torch.cat(states, dim=-1), pooled)
 
     def unconditional(self, num: int) -> Conditioning:
         """What guidance steers away from and a dropped caption becomes, N times: the family's own choice.
@@ -97,24 +119,6 @@ class TextStage:
             for prompt in dict.fromkeys(prompts)
             if any(len(self._token_ids(part, prompt)) > limit for part, limit in limits.items())
         ]
-
-    def _encode_one(self, prompt: str) -> Conditioning:
-        states, pooled = [], None
-        for part, model in self.models.items():
-            device = next(model.parameters()).device
-            tokens = self.tokenizers[part](
-                prompt,
-                padding="max_length",
-                truncation=True,
-                max_length=self._length(part),
-                return_tensors="pt",
-            )
-            wants_hidden = self.family.text_states == "penultimate"
-            output = model(tokens.input_ids.to(device), output_hidden_states=wants_hidden)
-            states.append(output.hidden_states[-2] if wants_hidden else output[0])
-            if part == "text_encoder_2":
-                pooled = output[0]  # CLIPTextModelWithProjection gives text_embeds first
-        return Conditioning(torch.cat(states, dim=-1), pooled)
 
     def _length(self, part: str) -> int:
         config: Any = self.models[part].config

@@ -28,6 +28,7 @@ KEYS = {
     "rank": "adapter.rank",
     "alpha": "adapter.alpha",
     "targets": "adapter.targets",
+    "text_rank": "adapter.text_encoder.rank",
     "steps": "train.steps",
     "batch": "train.batch",
     "grad_accum": "train.grad_accum",
@@ -69,6 +70,7 @@ KEYS = {
     "--targets",
     help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX.",
 )
+@click.option("--text-rank", type=int, help="Train the text encoders too, with an adapter of this width.")
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
 @click.option("--grad-accum", type=int, help="Forward passes in one step.")

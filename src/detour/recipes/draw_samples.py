@@ -12,6 +12,7 @@ from detour.evaluation.proof_pictures import draw_proof_pictures, keep_trained_p
 from detour.recipes.generate_pictures import versions
 from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import PictureSpec, RunSpec
+from detour.training.live_text import LiveText
 
 if TYPE_CHECKING:
     from detour.adapters.adapter import Adapter
@@ -31,7 +32,12 @@ class SampleSheets:
     """Draws ``samples/step-000050/00-prompt.png`` and so on with the UNet that is being trained."""
 
     def __init__(
-        self, run_folder: Path, base: "Base", spec: RunSpec, denoiser: "Denoiser", text: "TextCache"
+        self,
+        run_folder: Path,
+        base: "Base",
+        spec: RunSpec,
+        denoiser: "Denoiser",
+        text: "TextCache | LiveText",
     ) -> None:
         self._folder = run_folder / "samples"
         self._base, self._spec, self._denoiser, self._text = base, spec, denoiser, text
@@ -107,7 +113,7 @@ def keep_trained_pictures_of(
     base: "Base",
     spec: RunSpec,
     captions: Sequence[str],
-    text: "TextCache",
+    text: "TextCache | LiveText",
     denoiser: "Denoiser",
     adapter: "Adapter",
     progress: ProgressFn,
@@ -123,7 +129,11 @@ def keep_trained_pictures_of(
     unet = denoiser.unet
     if denoiser.dtype != torch.float32:
         unet = base.load_unet(torch.float32, device)
-        attach_adapter({"unet": unet}, adapter)
+        models = {"unet": unet}
+        if isinstance(text, LiveText):
+            text = LiveText(base.load_text(torch.float32, device))
+            models |= text.stage.models
+        attach_adapter(models, adapter)
     vae = base.load_vae(torch.float32, device)
     engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype="fp32")
     requests = proof_requests(spec, captions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
@@ -17,6 +18,7 @@ from detour.recipes.run_plan import RunPlan
 from detour.recipes.save_run import save_run_adapter
 from detour.specs import RunSpec
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
@@ -24,6 +26,7 @@ from detour.training.resume import fingerprints, refuse_changed_base
 from detour.training.run_record import RunRecord
 from detour.training.step import Denoiser, repeatable_kernels
 from detour.training.stopping import stop_wish
+from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.validation import fixed_validation
 
 if TYPE_CHECKING:
@@ -36,9 +39,10 @@ PROOF_SCALE = 2.0**10
 
 @dataclass
 class Trained:
-    """What the loop leaves: the model with the adapter still beside it."""
+    """What the loop leaves: the models with the adapter still beside them."""
 
     denoiser: Denoiser
+    models: nn.Module
     attached: Attached
     state: TrainState
     validator: Validator
@@ -59,13 +63,17 @@ def fit_run(
     """
     spec = plan.spec
     denoiser = make_denoiser(plan.base, spec)
-    base_sha256 = hash_base(denoiser.unet)
+    encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
+    models = models_together({"unet": denoiser.unet, **encoders})
+    base_sha256 = hash_base(models)
     if plan.checkpoint is not None:
         refuse_changed_base(folder, plan.checkpoint, base_sha256)
     targets = choose_targets(denoiser.unet, plan.base, spec)
+    text_targets = choose_text_targets(plan.base, spec)
     attached = attach_trainable(denoiser, targets.layers, spec)
+    attached = attached.joined(*attach_text(encoders, text_targets, spec))
     loss_fn = make_loss(denoiser, material.train, spec)
-    gradients = _proved_gradients(denoiser, attached, loss_fn, targets.dead, progress)
+    gradients = _proved_gradients(models, attached, loss_fn, (*targets.dead, *text_targets.dead), progress)
     state = make_state(attached, spec)
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
@@ -109,12 +117,20 @@ def fit_run(
                 max_grad_norm=spec.train.max_grad_norm,
             )
         return Trained(
-            denoiser, attached, state, validator, base_sha256, gradients, log.last_loss, round(log.seconds, 2)
+            denoiser,
+            models,
+            attached,
+            state,
+            validator,
+            base_sha256,
+            gradients,
+            log.last_loss,
+            round(log.seconds, 2),
         )
 
 
 def _proved_gradients(
-    denoiser: Denoiser,
+    models: nn.Module,
     attached: Attached,
     loss_fn: "TrainingLoss",
     dead: tuple[str, ...],
@@ -128,8 +144,8 @@ def _proved_gradients(
     progress(Progress(stage="proving gradients"))
     plan = loss_fn.plan
     probe = replace(loss_fn, plan=replace(plan, batch=min(2, plan.batch), caption_dropout=0.0), dropout=False)
-    scale = PROOF_SCALE if denoiser.dtype == torch.float16 else 1.0
-    report = prove_gradients(denoiser.unet, attached, lambda: probe(0, 0) * scale)
+    scale = PROOF_SCALE if loss_fn.denoiser.dtype == torch.float16 else 1.0
+    report = prove_gradients(models, attached, lambda: probe(0, 0) * scale)
     return {
         "adapter_tensors": report.adapter_tensors,
         "adapter_tensors_with_gradient": report.adapter_tensors_with_gradient,

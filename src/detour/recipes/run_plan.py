@@ -12,6 +12,7 @@ from detour.training.checkpoints import Checkpoint
 from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
+from detour.training.text_adapter import choose_text_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,18 @@ def plan_run(spec: RunSpec) -> RunPlan:
     )
     base = as_trained(base, resolved.spec)
     targets = choose_targets(base.meta_unet(), base, resolved.spec)
+    text_targets = choose_text_targets(base, resolved.spec)
     return RunPlan(
         spec=resolved.spec,
         base=base,
         dataset=dataset,
-        notes=(*dataset.found, *dataset.problems, *resolved.notes, *targets.notes),
+        notes=(
+            *dataset.found,
+            *dataset.problems,
+            *resolved.notes,
+            *targets.notes,
+            *text_targets.notes,
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.adapters.adapter import Adapter
 from detour.adapters.gradient_proof import hash_base
+from detour.bases.hardware import torch_dtype
 from detour.data.folder import split_holdout
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
@@ -176,6 +177,7 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
         max_megapixels=spec.data.max_megapixels,
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
+        live_text=torch_dtype(str(spec.base.dtype)) if spec.adapter.text_encoder.rank else None,
         other_prompts=("", *spec.sample.prompts, *drawn),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )
@@ -209,7 +211,7 @@ def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:
     best = trained.validator.best_values
     trained.state.flat.load(trained.state.shipped() if best is None else best)
     save_run_adapter(plan, trained.attached, folder)
-    unchanged = hash_base(trained.denoiser.unet) == trained.base_sha256
+    unchanged = hash_base(trained.models) == trained.base_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
     return trained.attached.to_adapter()
 

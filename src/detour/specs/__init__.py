@@ -13,6 +13,7 @@ from detour.specs.run import (
     RunSpec,
     SampleSpec,
     ScheduleSpec,
+    TextEncoderSpec,
     TrainSpec,
     ValidateSpec,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "RunSpec",
     "SampleSpec",
     "ScheduleSpec",
+    "TextEncoderSpec",
     "TrainSpec",
     "ValidateSpec",
     "load_run_spec",

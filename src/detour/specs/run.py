@@ -46,6 +46,20 @@ class PriorSpec(Spec):
     """Where drawn class pictures are kept; empty: ``detour/class-pictures`` in the user's cache folder."""
 
 
+class TextEncoderSpec(Spec):
+    """Adapters beside the text encoders' layers; the encoders then stay in memory and are run in every step."""
+
+    rank: Count = 0
+    """Width of the detour; 0 leaves the text encoders alone."""
+    alpha: Positive | Auto = "auto"
+    """Scale numerator; ``auto`` equals the rank."""
+    targets: str = "attn"
+    """``attn`` (q, k, v, out), ``kohya`` (and the feed-forward), ``linear``, a list of names, or ``re:`` and a regular
+    expression."""
+    rate: Positive = 0.5
+    """Learning rate as a multiple of the run's: text encoders forget faster than UNets."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
@@ -66,6 +80,7 @@ class AdapterSpec(Spec):
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
+    text_encoder: TextEncoderSpec = TextEncoderSpec()
 
 
 class OptimSpec(Spec):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from detour.adapters.adapter import part_of
 from detour.adapters.arithmetic import stabilised_alpha
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.fused import use_fused
@@ -123,28 +124,36 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
     return attached
 
 
-def parameter_groups(attached: Attached, name: str, *, rate: float, up_rate: float) -> list[ParameterGroup]:
-    """The adapter's factors as groups with their rates: one, or two where ``up`` has its own (LoRA+).
+def parameter_groups(attached: Attached, part: str, *, rate: float, up_rate: float) -> list[ParameterGroup]:
+    """A part's factors as groups with their rates: one, or two where ``up`` has its own (LoRA+).
 
     Args:
         attached: the adapter in training.
-        name: of the group; that of ``up`` gets ``.up`` behind it.
+        part: of the base; names the group, that of ``up`` gets ``.up`` behind it.
         rate: multiple of the run's rate.
         up_rate: rate of ``up`` as a multiple of that of the other factors.
 
     Source: Hayou et al. 2024, arXiv:2402.12354, section 4.
     """
-    factors = attached.named_factors
+    factors = {place: factor for place, factor in attached.named_factors.items() if part_of(place[0]) == part}
     ups = tuple(factor for (_, kind), factor in factors.items() if kind == "up")
     if up_rate == 1.0 or not ups:
-        return [ParameterGroup(name, tuple(factors.values()), rate)]
+        return [ParameterGroup(part, tuple(factors.values()), rate)]
     others = tuple(factor for (_, kind), factor in factors.items() if kind != "up")
-    return [ParameterGroup(name, others, rate), ParameterGroup(f"{name}.up", ups, rate * up_rate)]
+    return [ParameterGroup(part, others, rate), ParameterGroup(f"{part}.up", ups, rate * up_rate)]
 
 
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
-    flat = FlatParameters(parameter_groups(attached, "unet", rate=1.0, up_rate=spec.train.optim.up_rate))
+    text_rate, up_rate = spec.adapter.text_encoder.rate, spec.train.optim.up_rate
+    groups = [
+        group
+        for part in dict.fromkeys(part_of(key) for key, _ in attached.named_factors)
+        for group in parameter_groups(
+            attached, part, rate=1.0 if part == "unet" else text_rate, up_rate=up_rate
+        )
+    ]
+    flat = FlatParameters(groups)
     optim, schedule = spec.train.optim, spec.train.schedule
     assert schedule.kind != "auto"
     rate = partial(

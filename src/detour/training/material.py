@@ -16,7 +16,8 @@ from torch import nn
 
 from detour.data.folder import Dataset
 from detour.data.transform import to_square
-from detour.training.cache import LatentCache, TextCache, TrainingData, cache_latents, cache_text
+from detour.training.cache import LatentCache, TextCache, TextSource, TrainingData, cache_latents, cache_text
+from detour.training.live_text import LiveText
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -32,13 +33,13 @@ class Material:
     Attributes:
         train: pictures that are trained on.
         held_out: pictures kept out for validation, if any.
-        text: states of every caption and of the prompts that are drawn during training.
+        text: states of every caption and of the prompts that are drawn during training, or encoders that train.
         too_long: captions of which the text encoder sees only the beginning.
     """
 
     train: TrainingData
     held_out: TrainingData | None
-    text: TextCache
+    text: TextCache | LiveText
     too_long: tuple[str, ...]
 
 
@@ -54,9 +55,12 @@ def load_material(
     class_pictures: Dataset | None = None,
     class_weight: float = 1.0,
     other_prompts: Sequence[str] = (),
+    live_text: torch.dtype | None = None,
     on_picture: OnPicture | None = None,
 ) -> Material:
     """Encode all pictures and texts; VAE and text encoders are gone from memory when this returns.
+
+    With ``live_text`` the text encoders stay, in that precision, because they train.
 
     Args:
         base: whose VAE and text encoders are used, in float32.
@@ -69,6 +73,7 @@ def load_material(
         class_pictures: of the subject's class, for prior preservation.
         class_weight: loss weight of each of them.
         other_prompts: prompts whose states are wanted besides the captions.
+        live_text: precision of text encoders that train; ``None`` where they do not.
         on_picture: told of every few pictures.
 
     Raises:
@@ -81,12 +86,17 @@ def load_material(
     del vae
     _make_sure(gone)
     captions = [example.caption for part in parts for example in part.examples]
-    stage = base.load_text(torch.float32, device)
-    shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
-    text, too_long = cache_text(stage, [*captions, *shuffled, *other_prompts]), stage.too_long(captions)
-    gone = weakref.ref(stage)
-    del stage
-    _make_sure(gone)
+    stage = base.load_text(live_text or torch.float32, device)
+    too_long = stage.too_long(captions)
+    text: TextCache | LiveText
+    if live_text is not None:
+        text = LiveText(stage)
+    else:
+        shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
+        text = cache_text(stage, [*captions, *shuffled, *other_prompts])
+        gone = weakref.ref(stage)
+        del stage
+        _make_sure(gone)
     train_data, held_data, class_data = (
         _data(part, of_part, text) if of_part is not None else None
         for part, of_part in zip(parts, latents, strict=True)
@@ -133,7 +143,7 @@ def _encode_all(
     return latents
 
 
-def _data(dataset: Dataset, latents: LatentCache, text: TextCache) -> TrainingData:
+def _data(dataset: Dataset, latents: LatentCache, text: TextSource) -> TrainingData:
     return TrainingData(
         latents=latents,
         text=text,

@@ -3,10 +3,11 @@
 The training loss is mostly the luck of its timesteps; here every number but the weights stays the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from detour.bases.text import Conditioning
 from detour.diffusion.randomness import generator
 from detour.training.batches import Batch, stack_latents
 from detour.training.cache import TrainingData
@@ -19,15 +20,25 @@ MAX_PASSES = 64
 
 @dataclass(frozen=True)
 class FixedValidation:
-    """Samples (picture, timestep) and their noise; the same at every step of a run."""
+    """Samples (picture, timestep) and their noise; the same at every step of a run.
+
+    Attributes:
+        batches: without their texts' newest states.
+        data: where those come from; text encoders that train answer otherwise at every step.
+    """
 
     batches: tuple[Batch, ...]
+    data: TrainingData
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
         """Unweighted denoising error over all samples."""
-        total = sum(float(denoiser.loss(batch)) * len(batch) for batch in self.batches)
+        total = sum(float(denoiser.loss(self._now(batch))) * len(batch) for batch in self.batches)
         return total / sum(len(batch) for batch in self.batches)
+
+    def _now(self, batch: Batch) -> Batch:
+        captions = [self.data.captions[picture] for picture in batch.pictures]
+        return replace(batch, text=self.data.text.conditioning(captions))
 
 
 def fixed_validation(
@@ -54,7 +65,7 @@ def fixed_validation(
     for places in group_places([data.latents.shape_of(picture) for picture in pictures]):
         pairs = [(pictures[place], time) for place in places for time in times]
         batches += [_batch(pairs[start : start + batch], data, seed) for start in range(0, len(pairs), batch)]
-    return FixedValidation(tuple(batches))
+    return FixedValidation(tuple(batches), data)
 
 
 def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch:
@@ -67,6 +78,6 @@ def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch
         latents=stack_latents([data.latents.moments(picture, 0)[0] for picture in pictures]),
         noise=torch.stack(noise),
         timesteps=torch.tensor([time for _, time in pairs]),
-        text=data.text.conditioning([data.captions[picture] for picture in pictures]),
+        text=Conditioning(torch.empty(len(pairs), 0, 0)),
         pictures=tuple(pictures),
     )

@@ -1,0 +1,101 @@
+"""An adapter beside the text encoders, with a rank and a rate of its own, trained in one run with the UNet's."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from detour.adapters.arithmetic import stabilised_alpha
+from detour.adapters.attach import Attached, attach_new
+from detour.adapters.places import LEGACY_TEXT_PREFIX
+from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
+from detour.errors import ConfigError
+from detour.specs import RunSpec
+from detour.training.methods import check_layers
+
+if TYPE_CHECKING:
+    from detour.bases.base import Base
+
+
+@dataclass(frozen=True)
+class TextTargets:
+    """Which layers of the text encoders get an adapter.
+
+    Attributes:
+        layers: text part → those that can learn; a part without any is left out.
+        dead: keys of those that the targets name and that nothing reads in this family.
+    """
+
+    layers: Mapping[str, tuple[AdaptableLayer, ...]]
+    dead: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.dead:
+            return ()
+        first = ", ".join(self.dead[:2])
+        return (
+            f"{len(self.dead)} layers of the text encoders are read by nothing and are left out: {first} …",
+        )
+
+
+def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
+    """Select the layers of a resolved run; works on the meta device. Empty where text encoders do not train.
+
+    Raises:
+        ConfigError: the targets match nothing in an encoder, or nothing that can learn.
+    """
+    if not spec.adapter.text_encoder.rank:
+        return TextTargets({}, ())
+    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
+    layers: dict[str, tuple[AdaptableLayer, ...]] = {}
+    dead: list[str] = []
+    for part, model in base.meta_text().items():
+        chosen = select(_without_old_prefix(model), spec.adapter.text_encoder.targets)
+        lost = {layer.path for layer in chosen if any(p.fullmatch(f"{part}.{layer.path}") for p in patterns)}
+        dead += [f"{part}.{path}" for path in sorted(lost)]
+        layers[part] = tuple(layer for layer in chosen if layer.path not in lost)
+        if layers[part]:
+            check_layers(
+                spec.adapter.model_copy(update={"rank": spec.adapter.text_encoder.rank}), layers[part]
+            )
+    if not any(layers.values()):
+        raise ConfigError(
+            f"adapter.text_encoder.targets '{spec.adapter.text_encoder.targets}' matches only layers that nothing "
+            "reads. Choose others, e.g. attn."
+        )
+    return TextTargets({part: found for part, found in layers.items() if found}, tuple(dead))
+
+
+def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: RunSpec) -> list[Attached]:
+    """Put a fresh adapter beside the chosen layers of each encoder; all of them freeze."""
+    adapter, text = spec.adapter, spec.adapter.text_encoder
+    alpha = float(text.alpha)
+    return [
+        attach_new(
+            models[part],
+            part,
+            list(layers),
+            rank=text.rank,
+            alpha=stabilised_alpha(alpha, text.rank) if adapter.rslora else alpha,
+            method=adapter.method,
+            init=adapter.init,
+            lokr_factor=adapter.lokr_factor or None,
+            seed=spec.seed,
+        )
+        for part, layers in targets.layers.items()
+    ]
+
+
+def models_together(models: Mapping[str, nn.Module]) -> nn.Module:
+    """All models of a run as one, for what looks at every tensor; a UNet alone stays itself."""
+    return models["unet"] if list(models) == ["unet"] else nn.ModuleDict(dict(models))
+
+
+def _without_old_prefix(model: nn.Module) -> list[AdaptableLayer]:
+    """Layers under the names that adapters have, whatever transformers calls them in this class."""
+    return [
+        replace(layer, path=layer.path.removeprefix(LEGACY_TEXT_PREFIX)) for layer in adaptable_layers(model)
+    ]
