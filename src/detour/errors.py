@@ -75,6 +75,12 @@ class MissingExtra(DetourError):
     exit_code = 11
 
 
+class ProcessLost(DetourError):
+    """Of several processes that train together, another one ended."""
+
+    exit_code = 12
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

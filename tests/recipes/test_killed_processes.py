@@ -15,6 +15,7 @@ from tests.recipes.killed_runs import VARIANTS, differences
 from tests.recipes.photos import make_photos, quick_flags
 
 SERVER = multiprocessing.get_context("forkserver")
+"""Of this file alone: it holds all that a run imports, so that a kill meets the run and not its imports."""
 
 POCKET = {
     "base.name": "pocket",
@@ -40,7 +41,7 @@ def detour(arguments: Sequence[str], log: Path) -> None:
 
 def live(arguments: Sequence[str], log: Path, *, kill_after_s: float | None = None) -> int:
     """Exit code of one process; -9 when it was killed."""
-    SERVER.set_forkserver_preload(["detour.cli.train", "detour.recipes.train_adapter", __name__])
+    SERVER.set_forkserver_preload([__name__])
     process = SERVER.Process(target=detour, args=(arguments, log))
     process.start()
     process.join(timeout=kill_after_s)

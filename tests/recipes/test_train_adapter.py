@@ -230,6 +230,9 @@ def test_resume_without_a_run_or_a_checkpoint_says_what_to_do(tmp_path: Path) ->
         train_adapter(None, resume=tmp_path / "nothing")
     with pytest.raises(RunError, match=r"no readable run\.json"):
         train_adapter(None, resume=tmp_path)
+    (tmp_path / "run.json").write_text('{"state": "running"}')
+    with pytest.raises(RunError, match=r"died before it wrote resolved\.toml.*Start it again"):
+        train_adapter(None, resume=tmp_path)
 
 
 @pytest.mark.usefixtures("unproved")

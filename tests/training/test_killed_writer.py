@@ -4,7 +4,6 @@ A random moment needs a wait: of two saves, some milliseconds.
 """
 
 import contextlib
-import multiprocessing
 import random
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from detour.training.checkpoints import MARKER, newest_good
+from tests.forked import SERVER
 from tests.training import killed_writer
 from tests.training.killed_writer import expected_files, is_whole
 
@@ -38,8 +38,6 @@ class Writers:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        self._server = multiprocessing.get_context("forkserver")
-        self._server.set_forkserver_preload([killed_writer.__name__])
         self.unfinished = 0
         self.seconds_a_save = 0.01
 
@@ -47,9 +45,9 @@ class Writers:
         """Start a writer, let it be killed after that time or before that system call, check what it leaves."""
         found, _ = newest_good(self.folder)
         begun_at = found.step if found else 0
-        ours, theirs = self._server.Pipe(duplex=False)
+        ours, theirs = SERVER.Pipe(duplex=False)
         arguments = (self.folder, SIZE, self.keep, kill_at, theirs)
-        writer = self._server.Process(target=killed_writer.write_until_killed, args=arguments)
+        writer = SERVER.Process(target=killed_writer.write_until_killed, args=arguments)
         writer.start()
         theirs.close()
         assert ours.recv() == (None, 0)

@@ -71,7 +71,8 @@ def run(arguments: list[str] | None = None) -> None:
     from detour.errors import DetourError
 
     try:
-        code = cli.main(args=arguments, prog_name="detour", standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)  # what --processes starts again
+        code = cli.main(args=arguments, prog_name="detour", standalone_mode=False, obj=given)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:

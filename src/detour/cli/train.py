@@ -1,5 +1,6 @@
 """``detour train``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ KEYS = {
 @click.option(
     "--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes that share every step, one GPU each (or cores of the CPU). [default: 1]",
+)
 @runs_option
 @force_option
 @json_option
@@ -108,6 +114,7 @@ def command(
     config: Path | None,
     assignments: tuple[str, ...],
     resume: Path | None,
+    processes: int | None,
     runs: Path,
     force: bool,
     as_json: bool,
@@ -124,6 +131,7 @@ def command(
     detour train photos/ --goal subject --trigger "sks robot" --class-prompt "a robot"
     detour train --resume runs/my-style
     """
+    from detour.cli.processes import is_first
     from detour.cli.progress import shown
     from detour.cli.results import show_train_result
     from detour.errors import ConfigError
@@ -142,7 +150,25 @@ def command(
         raise ConfigError(
             "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
         )
+    if processes is not None:
+        _share(processes)
     spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
-    with shown(quiet=as_json) as progress:
+    with shown(quiet=as_json or not is_first()) as progress:
         result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
-    show_train_result(result, as_json=as_json)
+    if is_first():
+        show_train_result(result, as_json=as_json)
+
+
+def _share(count: int) -> None:
+    """Become the launcher of ``count`` processes, unless this is one of them already."""
+    from detour.cli.processes import is_launched, run_in_processes
+    from detour.errors import ConfigError
+
+    if not is_launched():
+        if count > 1:
+            arguments: list[str] = click.get_current_context().find_root().obj
+            raise click.exceptions.Exit(run_in_processes(arguments, count))
+    elif count != int(os.environ["WORLD_SIZE"]):
+        raise ConfigError(
+            f"--processes {count}, but the launcher started {os.environ['WORLD_SIZE']}. Leave --processes out."
+        )

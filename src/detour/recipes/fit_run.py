@@ -11,7 +11,7 @@ from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
-from detour.errors import Interrupted, TrainingDiverged
+from detour.errors import Interrupted, ProcessLost, TrainingDiverged
 from detour.recipes.draw_samples import SampleSheets
 from detour.recipes.progress import Progress, ProgressFn
 from detour.recipes.run_plan import RunPlan
@@ -21,7 +21,8 @@ from detour.training.assembly import attach_trainable, choose_targets, make_deno
 from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
-from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
+from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
+from detour.training.processes import ALONE, Processes, share_of
 from detour.training.resume import fingerprints, refuse_changed_base
 from detour.training.run_record import RunRecord
 from detour.training.step import Denoiser, repeatable_kernels
@@ -53,15 +54,30 @@ class Trained:
 
 
 def fit_run(
-    plan: RunPlan, material: Material, folder: Path, record: RunRecord, progress: ProgressFn
+    plan: RunPlan,
+    material: Material,
+    folder: Path,
+    record: RunRecord | None,
+    progress: ProgressFn,
+    processes: Processes = ALONE,
 ) -> Trained:
     """Attach, prove the gradients, and run the loop with its observers until the last step.
+
+    Args:
+        plan: of the run.
+        material: what is shown.
+        folder: of the run.
+        record: of the first process; the others have none.
+        progress: told of steps.
+        processes: those that share the run's steps.
 
     Raises:
         GradientProofFailed: a layer of the adapter cannot learn, or a tensor of the base would.
         Interrupted, TrainingDiverged: what was learned is saved, and the message says how to go on.
+        ProcessLost: of several processes another one ended; the message says how to go on.
     """
     spec = plan.spec
+    share = share_of(processes, batch=int(spec.train.batch), grad_accum=spec.train.grad_accum)
     denoiser = make_denoiser(plan.base, spec)
     encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
     models = models_together({"unet": denoiser.unet, **encoders})
@@ -72,13 +88,13 @@ def fit_run(
     text_targets = choose_text_targets(plan.base, spec)
     attached = attach_trainable(denoiser, targets.layers, spec)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
-    loss_fn = make_loss(denoiser, material.train, spec)
+    loss_fn = make_loss(denoiser, material.train, spec, share)
     gradients = _proved_gradients(models, attached, loss_fn, (*targets.dead, *text_targets.dead), progress)
     state = make_state(attached, spec)
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
-    with stop_wish() as wish, contextlib.closing(_log(plan, folder)) as log:
-        validator = _validator(plan, material, denoiser, log)
+    with stop_wish() as wish, contextlib.closing(_log(plan, folder, processes)) as log:
+        validator = _validator(plan, material, denoiser, log, processes)
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(
             folder,
@@ -88,23 +104,21 @@ def fit_run(
             wish=wish,
             log=log,
             validator=validator,
-            facts=fingerprints(spec, plan.dataset, base_sha256, plan.class_pictures),
+            facts=fingerprints(
+                spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
+            ),
+            processes=processes,
         )
         pace = Pace(
             _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator
         )
-        watching: list[Observer] = [
-            log,
-            validator,
-            Sheets(lambda step: _draw_sheet(sheets, step, progress), every=int(spec.sample.every)),
-            record,
-            pace,
-            checkpointer,
-        ]
+        drawing = Sheets(lambda step: _draw_sheet(sheets, step, progress), every=int(spec.sample.every))
+        of_first: list[Observer] = [] if record is None else [drawing, record, pace]
+        watching: list[Observer] = [log, validator, *of_first, checkpointer]
         state.enough = validator.enough
         with (
             repeatable_kernels(denoiser.device),
-            _saved_when_stopped(plan, attached, state, checkpointer, folder),
+            _saved_when_stopped(plan, attached, state, checkpointer, folder, processes),
         ):
             if plan.checkpoint is None and validator.every:
                 validator.validate(state)
@@ -115,6 +129,7 @@ def fit_run(
                 steps=int(spec.train.steps),
                 grad_accum=spec.train.grad_accum,
                 max_grad_norm=spec.train.max_grad_norm,
+                share=share,
             )
         return Trained(
             denoiser,
@@ -143,7 +158,8 @@ def _proved_gradients(
     """
     progress(Progress(stage="proving gradients"))
     plan = loss_fn.plan
-    probe = replace(loss_fn, plan=replace(plan, batch=min(2, plan.batch), caption_dropout=0.0), dropout=False)
+    samples = replace(plan, batch=min(2, plan.batch), caption_dropout=0.0, slice=0, slices=1)
+    probe = replace(loss_fn, plan=samples, dropout=False)
     scale = PROOF_SCALE if loss_fn.denoiser.dtype == torch.float16 else 1.0
     report = prove_gradients(models, attached, lambda: probe(0, 0) * scale)
     return {
@@ -154,11 +170,15 @@ def _proved_gradients(
     }
 
 
-def _log(plan: RunPlan, folder: Path) -> MetricsLog:
+def _log(plan: RunPlan, folder: Path, processes: Processes) -> MetricsLog:
+    if not processes.first:
+        return NoLog()
     return MetricsLog(folder, resumed_at=plan.checkpoint.step if plan.checkpoint is not None else None)
 
 
-def _validator(plan: RunPlan, material: Material, denoiser: Denoiser, log: MetricsLog) -> Validator:
+def _validator(
+    plan: RunPlan, material: Material, denoiser: Denoiser, log: MetricsLog, processes: Processes
+) -> Validator:
     spec = plan.spec
     if material.held_out is None:
         return Validator(log, lambda: float("nan"), every=0)
@@ -171,7 +191,7 @@ def _validator(plan: RunPlan, material: Material, denoiser: Denoiser, log: Metri
     )
     validator = Validator(
         log,
-        lambda: fixed.loss(denoiser),
+        lambda: processes.from_first(fixed.loss(denoiser) if processes.first else 0.0),
         every=int(spec.validate_.every),
         keep_best=spec.validate_.keep_best,
         patience=spec.validate_.patience,
@@ -198,17 +218,27 @@ def _draw_sheet(sheets: SampleSheets, step: int, progress: ProgressFn) -> None:
 
 @contextlib.contextmanager
 def _saved_when_stopped(
-    plan: RunPlan, attached: Attached, state: TrainState, checkpointer: Checkpointer, folder: Path
+    plan: RunPlan,
+    attached: Attached,
+    state: TrainState,
+    checkpointer: Checkpointer,
+    folder: Path,
+    processes: Processes,
 ) -> Iterator[None]:
     """Whatever stops the loop in a foreseen way leaves an adapter file and says how to go on."""
     try:
         yield
+    except ProcessLost as error:
+        raise ProcessLost(f"{error} Go on with: detour train --resume {folder}") from error
     except Interrupted as error:
-        with state.as_shipped():
-            save_run_adapter(plan, attached, folder)
+        if processes.first:
+            with state.as_shipped():
+                save_run_adapter(plan, attached, folder)
         raise type(error)(f"{error} Go on with: detour train --resume {folder}") from error
     except TrainingDiverged as error:
         checkpointer.save(state)
+        if not processes.first:
+            raise
         with state.as_shipped():
             file = save_run_adapter(plan, attached, folder)
         lr = plan.spec.train.optim.lr

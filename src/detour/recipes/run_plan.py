@@ -67,13 +67,13 @@ def plan_run(spec: RunSpec) -> RunPlan:
     )
 
 
-def plan_resumed(folder: Path) -> RunPlan:
+def plan_resumed(folder: Path, *, processes: int = 1) -> RunPlan:
     """A run that goes on from its newest good checkpoint, with the settings that it began with.
 
     Raises:
         RunError: nothing to go on from, or data that changed.
     """
-    point = find_resume_point(folder)
+    point = find_resume_point(folder, processes=processes)
     base, dataset = _opened(point.spec)
     refuse_changed_data(folder, point.checkpoint, dataset)
     pick_device(point.spec.base.device)

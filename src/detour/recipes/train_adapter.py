@@ -1,5 +1,6 @@
 """Train an adapter and prove it: one folder in, one run folder out."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,17 @@ from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import save_run_adapter
-from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.specs import RunSpec, to_toml
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import lacks_only_its_proof, refuse_changed_class, remember_pictures
+from detour.training.processes import Processes, joined, leave
+from detour.training.resume import (
+    lacks_only_its_proof,
+    read_settings,
+    refuse_changed_class,
+    remember_pictures,
+)
 from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
 
@@ -73,21 +80,42 @@ def train_adapter(
         DetourError: every foreseen failure, each with its own class and one line.
         Interrupted: Ctrl-C or SIGTERM; state and adapter so far are saved.
         TrainingDiverged: the last good weights are saved.
+        ProcessLost: of several processes that a launcher started, another one ended.
     """
     if resume is not None:
         if spec is not None:
             raise ConfigError(f"--resume {resume}: a resumed run keeps its settings. Leave the others out.")
-        with locked(_existing(resume)):
-            remove_temporaries(resume)
-            if lacks_only_its_proof(resume):
-                return _proved_at_last(resume, progress)
-            return _run(plan_resumed(resume), resume, progress)
+        return _resume(_existing(resume), progress)
     if spec is None:
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
     plan = plan_run(spec)
-    with claimed(runs, plan.spec.name, force=force) as folder:
-        named = plan.spec.model_copy(update={"name": folder.name})
-        return _run(replace(plan, spec=named), folder, progress)
+    with joined(str(plan.spec.base.device)) as processes:
+        if not processes.first:
+            folder = runs / processes.from_first("")
+            return _follow(_named(plan, folder), folder, processes)
+        with claimed(runs, plan.spec.name, force=force) as folder:
+            processes.from_first(folder.name)
+            return _run(_named(plan, folder), folder, progress, processes)
+
+
+def _named(plan: RunPlan, folder: Path) -> RunPlan:
+    return replace(plan, spec=plan.spec.model_copy(update={"name": folder.name}))
+
+
+def _resume(folder: Path, progress: ProgressFn) -> TrainResult:
+    with joined(str(read_settings(folder).base.device)) as processes:
+        if not processes.first:
+            trained = processes.from_first(False)  # the first one has the lock, and the folder is in order
+            if trained:
+                return _trained_before(folder)
+            return _follow(plan_resumed(folder, processes=processes.count), folder, processes)
+        with locked(folder):
+            remove_temporaries(folder)
+            trained = processes.from_first(lacks_only_its_proof(folder))
+            if trained:
+                leave()
+                return _proved_at_last(folder, progress)
+            return _run(plan_resumed(folder, processes=processes.count), folder, progress, processes)
 
 
 def _existing(folder: Path) -> Path:
@@ -97,10 +125,16 @@ def _existing(folder: Path) -> Path:
 
 
 def _proved_at_last(folder: Path, progress: ProgressFn) -> TrainResult:
-    """The proof of a run that was killed after its training; what the training left is in ``run.json``."""
-    spec, state = load_run_spec(config=folder / "resolved.toml"), read_state(folder)
+    """The proof of a run that was killed after its training."""
     note = "It was trained, and died while it was being proved: proving it."
     progress(Progress(stage="preparing", note=note))
+    result = _trained_before(folder)
+    return result.model_copy(update={"notes": (note,), "proof": _prove(folder, progress)})
+
+
+def _trained_before(folder: Path) -> TrainResult:
+    """What the training left is in ``run.json``."""
+    spec, state = read_settings(folder), read_state(folder)
     return TrainResult(
         name=str(spec.name),
         run_folder=folder,
@@ -110,12 +144,22 @@ def _proved_at_last(folder: Path, progress: ProgressFn) -> TrainResult:
         final_loss=state.get("loss"),
         val_loss=state.get("val_loss"),
         best_step=state.get("best_step"),
-        proof=_prove(folder, progress),
-        notes=(note,),
+        proof=None,
+        notes=(),
     )
 
 
-def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
+def _follow(plan: RunPlan, folder: Path, processes: Processes) -> TrainResult:
+    """The run as a process that is not the first one: it trains on its share, and writes and proves nothing."""
+    with memory_errors_explained(plan.spec.train):
+        processes.from_first(None)  # the class pictures are drawn
+        plan = replace(plan, class_pictures=draw_class_pictures(plan.spec, plan.base))
+        material, _ = _load_material(plan, silent)
+        trained = fit_run(plan, material, folder, None, silent, processes)
+    return _result(plan, trained, folder, ())
+
+
+def _run(plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes) -> TrainResult:
     """All stages of a run; whatever ends it is in ``run.json``."""
     spec = plan.spec
     for note in plan.notes:
@@ -126,10 +170,12 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
             write_text(folder / "resolved.toml", to_toml(spec))
             remember_pictures(folder, plan.dataset)
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
+        processes.from_first(None)
         if plan.checkpoint is not None:
             refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
         material, notes = _load_material(plan, progress)
-        trained = fit_run(plan, material, folder, record, progress)
+        trained = fit_run(plan, material, folder, record, progress, processes)
+        leave()  # what follows is the first one's alone
         if trained.state.enough:
             notes.append(_why_early(trained, spec))
             progress(Progress(stage="training", note=notes[-1]))
@@ -147,10 +193,16 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
             "best_step": trained.validator.best_step,
         }
         record.write("finished", {**facts, "seconds": trained.seconds})
-    result = TrainResult(
-        name=spec.name,
+    result = _result(plan, trained, folder, notes)
+    del trained, material  # the proof loads a base of its own
+    return result.model_copy(update={"proof": _prove(folder, progress)})
+
+
+def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str]) -> TrainResult:
+    return TrainResult(
+        name=str(plan.spec.name),
         run_folder=folder,
-        adapter_file=folder / f"{spec.name}.safetensors",
+        adapter_file=folder / f"{plan.spec.name}.safetensors",
         steps=trained.state.step,
         seconds=trained.seconds,
         final_loss=trained.loss,
@@ -159,8 +211,6 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn) -> TrainResult:
         proof=None,
         notes=(*plan.notes, *notes),
     )
-    del trained, material  # the proof loads a base of its own
-    return result.model_copy(update={"proof": _prove(folder, progress)})
 
 
 def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[str]]:

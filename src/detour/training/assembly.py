@@ -28,6 +28,7 @@ from detour.training.library_optim import new_optimizer
 from detour.training.loop import TrainState
 from detour.training.loss_scale import LossScale
 from detour.training.methods import check_layers, has_up
+from detour.training.processes import WHOLE, Share
 from detour.training.rates import learning_rate
 from detour.training.resolve import check_rank
 from detour.training.step import Denoiser, TrainingLoss
@@ -173,8 +174,8 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     )
 
 
-def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec) -> TrainingLoss:
-    """The loss of a resolved run."""
+def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Share = WHOLE) -> TrainingLoss:
+    """The loss of a resolved run, on this process's share of each micro-batch."""
     loss = spec.train.loss
     plan = BatchPlan(
         seed=spec.seed,
@@ -189,6 +190,8 @@ def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec) -> Training
             offset=loss.noise_offset,
             perturbation=loss.input_perturbation,
         ),
+        slice=share.slice,
+        slices=share.slices,
     )
     return TrainingLoss(
         denoiser=denoiser,

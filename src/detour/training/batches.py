@@ -52,6 +52,7 @@ class BatchPlan:
         caption_dropout: share of the samples with the unconditional text.
         num_timesteps: length of the noise schedule.
         noise: how timesteps and noise are drawn.
+        slice, slices: with several processes, which of equal slices of every micro-batch is drawn.
     """
 
     seed: int
@@ -60,15 +61,19 @@ class BatchPlan:
     caption_dropout: float = 0.0
     num_timesteps: int = 1000
     noise: NoisePlan = PLAIN_NOISE
+    slice: int = 0
+    slices: int = 1
 
     @property
     def per_step(self) -> int:
-        """Samples in one step, all micro-batches together."""
+        """Samples in one step, all micro-batches and slices together."""
         return self.batch * self.grad_accum
 
     def samples(self, micro: int) -> range:
         """Positions in the step's whole batch: two half batches are the halves of the full one."""
-        return range(micro * self.batch, (micro + 1) * self.batch)
+        size = self.batch // self.slices
+        start = micro * self.batch + self.slice * size
+        return range(start, start + size)
 
 
 @dataclass(frozen=True)

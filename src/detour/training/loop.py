@@ -14,9 +14,12 @@ from detour.training.ema import Ema
 from detour.training.flat import FlatParameters
 from detour.training.loss_scale import LossScale
 from detour.training.optim import FlatOptimizer
+from detour.training.processes import WHOLE, Share
 
 LossFn = Callable[[int, int], Tensor]
-"""(step, micro) → scalar loss with a graph; a pure function of its arguments and of the adapter's weights."""
+"""(step, micro) → scalar loss with a graph; a pure function of its arguments and of the adapter's weights.
+
+With several processes it is this process's part of the micro-batch's mean, so that the parts add up to it."""
 
 OPTIMIZER = "optimizer."
 """Prefix of the optimizer's tensors among those of a state."""
@@ -124,6 +127,7 @@ def fit(
     steps: int,
     grad_accum: int = 1,
     max_grad_norm: float = 1.0,
+    share: Share = WHOLE,
 ) -> None:
     """Update ``state`` until it has made ``steps`` updates or an observer finds that it is enough.
 
@@ -132,13 +136,15 @@ def fit(
             update.
     """
     while state.step < steps and not state.enough:
-        report = attempt(state, loss_fn, grad_accum=grad_accum, max_grad_norm=max_grad_norm)
+        report = attempt(state, loss_fn, grad_accum=grad_accum, max_grad_norm=max_grad_norm, share=share)
         state.update()
         for observer in observers:
             observer.on_step(state, report)
 
 
-def attempt(state: TrainState, loss_fn: LossFn, *, grad_accum: int, max_grad_norm: float) -> StepReport:
+def attempt(
+    state: TrainState, loss_fn: LossFn, *, grad_accum: int, max_grad_norm: float, share: Share = WHOLE
+) -> StepReport:
     """Gradients of one step, clipped, in the flat buffer; with fp16 at the largest scale that does not overflow.
 
     Raises:
@@ -147,7 +153,8 @@ def attempt(state: TrainState, loss_fn: LossFn, *, grad_accum: int, max_grad_nor
     repeated = 0
     while True:
         scale = None if state.scale is None else state.scale.scale
-        total = accumulate(loss_fn, state.step, grad_accum, scale=scale or 1.0)
+        total = accumulate(loss_fn, state.step, grad_accum, scale=scale or 1.0, share=share)
+        share.add_up(state.flat.grads, total)
         norm = state.flat.clip_grads(max_grad_norm, scale=scale or 1.0)
         # The only read of the step: on a GPU each one waits for everything that was asked for before.
         loss, grad_norm = torch.stack([total, norm]).tolist()
@@ -171,14 +178,16 @@ def attempt(state: TrainState, loss_fn: LossFn, *, grad_accum: int, max_grad_nor
     )
 
 
-def accumulate(loss_fn: LossFn, step: int, grad_accum: int, *, scale: float = 1.0) -> Tensor:
-    """Add the gradients of ``grad_accum`` equal micro-batches, times ``scale``.
+def accumulate(
+    loss_fn: LossFn, step: int, grad_accum: int, *, scale: float = 1.0, share: Share = WHOLE
+) -> Tensor:
+    """Add the gradients of this process's share of ``grad_accum`` equal micro-batches, times ``scale``.
 
     Returns:
-        The loss of the whole batch without the scale, a float32 scalar on the device: nothing waits for it here.
+        The loss of that share without the scale, a float32 scalar on the device: nothing waits for it here.
     """
     losses = []
-    for micro in range(grad_accum):
+    for micro in share.micros(grad_accum):
         loss = loss_fn(step, micro) / grad_accum
         (loss * scale).backward()
         losses.append(loss.detach())

@@ -15,6 +15,7 @@ from torch import Tensor
 from detour.files import storage_error, write_text
 from detour.training.checkpoints import Checkpoint, save_checkpoint
 from detour.training.loop import StepReport, TrainState
+from detour.training.processes import ALONE, Processes
 from detour.training.stopping import StopWish
 
 METRICS = "metrics.jsonl"
@@ -71,6 +72,24 @@ class MetricsLog:
 
     def close(self) -> None:
         self._stream.close()
+
+
+class NoLog(MetricsLog):
+    """The log of a process that is not the first: it counts, and writes nothing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.last_loss = None
+        self._last = time.perf_counter()
+
+    def write(self, _line: Mapping[str, Any]) -> None:
+        """Nothing: the first process writes it."""
+
+    def sync(self) -> None:
+        """Nothing to make durable."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -174,7 +193,8 @@ class Sheets:
 class Checkpointer:
     """Saves every ``every`` steps, at a new best one, at the end, and when somebody wants to stop; then it stops.
 
-    It comes last in the list of observers: what it saves must include what the others did at the step.
+    It comes last in the list of observers: what it saves must include what the others did at the step. With several
+    processes each has one; all stop at the same step, and the first one writes.
     """
 
     def __init__(
@@ -188,7 +208,9 @@ class Checkpointer:
         log: MetricsLog,
         validator: Validator,
         facts: Mapping[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._run_folder = run_folder
         self._every, self._keep, self._steps = every, keep, steps
         self._wish, self._log, self._validator = wish, log, validator
@@ -198,9 +220,10 @@ class Checkpointer:
         due = bool(self._every) and report.step % self._every == 0
         best = report.step == self._validator.best_step
         last = report.step == self._steps or state.enough
-        if due or best or last or self._wish.wanted:
+        stop = self._processes.any_of(self._wish.wanted)
+        if due or best or last or stop:
             self.save(state)
-        if self._wish.wanted:
+        if stop:
             raise self._wish.error(f"stopped after step {report.step} of {self._steps}; everything is saved.")
 
     def save(self, state: TrainState) -> None:
@@ -208,7 +231,11 @@ class Checkpointer:
 
         Raises:
             StorageError: disk full; older checkpoints are untouched.
+            RunError: the processes' weights are not the same.
         """
+        self._processes.check_same(state.flat.values, step=state.step)
+        if not self._processes.first:
+            return
         self._log.sync()
         checkpoint = Checkpoint(
             step=state.step,

@@ -38,7 +38,12 @@ class ResumePoint:
 
 
 def fingerprints(
-    spec: RunSpec, dataset: Dataset, base_sha256: str, class_pictures: Dataset | None = None
+    spec: RunSpec,
+    dataset: Dataset,
+    base_sha256: str,
+    class_pictures: Dataset | None = None,
+    *,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What a checkpoint remembers of the run that it belongs to."""
     return {
@@ -47,6 +52,7 @@ def fingerprints(
         "class": class_pictures.fingerprint if class_pictures else None,
         "base": base_sha256,
         "threads": int(spec.train.threads),
+        "processes": processes,
         "torch": torch.__version__,
     }
 
@@ -66,7 +72,22 @@ def lacks_only_its_proof(run_folder: Path) -> bool:
     return trained and not (run_folder / "proof.json").exists()
 
 
-def find_resume_point(run_folder: Path) -> ResumePoint:
+def read_settings(run_folder: Path) -> RunSpec:
+    """The settings of a run.
+
+    Raises:
+        RunError: no run, or one that died before its settings were written.
+        ConfigError: ``resolved.toml`` cannot be read.
+    """
+    read_state(run_folder)
+    if not (run_folder / SETTINGS).exists():
+        raise RunError(
+            f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+        )
+    return load_run_spec(config=run_folder / SETTINGS)
+
+
+def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
     """Read what is needed to go on with a run.
 
     Raises:
@@ -78,7 +99,7 @@ def find_resume_point(run_folder: Path) -> ResumePoint:
         raise RunError(
             f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
         )
-    spec = load_run_spec(config=run_folder / SETTINGS)
+    spec = read_settings(run_folder)
     checkpoint, broken = newest_good(run_folder)
     if checkpoint is None:
         if any_marked(run_folder):
@@ -94,7 +115,17 @@ def find_resume_point(run_folder: Path) -> ResumePoint:
         notes.append(
             f"torch was {before} and is {torch.__version__} now: the run goes on, but not bit for bit."
         )
+    shared_by = checkpoint.facts.get("processes", 1)
+    if shared_by != processes:
+        notes.append(
+            f"{_counted(shared_by)} trained it and {_counted(processes)} now: sums are rounded in another order, so "
+            "the run goes on, but not bit for bit."
+        )
     return ResumePoint(spec, checkpoint, tuple(notes))
+
+
+def _counted(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint | None, dataset: Dataset) -> None:

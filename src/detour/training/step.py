@@ -113,7 +113,9 @@ class TrainingLoss:
         kind = torch.device(self.denoiser.device).type
         devices = [torch.device(self.denoiser.device)] if kind != "cpu" else []
         with torch.random.fork_rng(devices=devices, device_type=kind if kind != "cpu" else "cuda"):
-            torch.manual_seed(derive(self.plan.seed, "dropout", step, micro))
+            torch.manual_seed(
+                derive(self.plan.seed, "dropout", step, micro * self.plan.slices + self.plan.slice)
+            )
             with adapter_dropout(self.denoiser.unet):
                 yield
 

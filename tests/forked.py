@@ -1,0 +1,8 @@
+"""Processes for tests that kill some: a fork server imports once for all of them, then each costs milliseconds."""
+
+import multiprocessing
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch", "accelerate", "tests.training.killed_writer", "tests.training.test_processes"]
+)
