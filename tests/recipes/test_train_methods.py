@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detour.adapter_files import read_adapter
+from detour.bases.base import open_base
 from detour.errors import ConfigError, Interrupted
 from detour.recipes import train_adapter as recipe
+from detour.recipes.list_runs import list_runs
 from detour.recipes.train_adapter import train_adapter
 from tests.recipes.photos import make_photos, quick_spec
 from tests.recipes.test_train_adapter import files, metrics, stop_after
@@ -115,3 +118,52 @@ def test_a_run_tells_that_its_method_is_off_the_fused_path(
 
     assert any("Method loha trains on its own layers" in note for note in told("loha"))
     assert not any("own layers" in note for note in told("rslora"))
+
+
+FULL: dict[str, Any] = {"adapter__method": "full", "train__optim__lr": 3e-3}
+
+
+@pytest.mark.parametrize("targets", ["all", "cross-attn"])
+def test_full_fine_tuning_changes_the_chosen_weights_alone_and_leaves_a_whole_base(
+    tiny_base: Path, photos: Path, tmp_path: Path, targets: str
+) -> None:
+    spec = quick_spec(tiny_base, photos, **FULL, adapter__targets=targets)
+    result = train_adapter(spec, runs=tmp_path / "runs")
+    assert result.adapter_file == result.run_folder / "quick-full"
+    assert not list(result.run_folder.glob("*.safetensors"))
+    before, after = (
+        open_base(str(place)).load_unet().state_dict() for place in (tiny_base, result.adapter_file)
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert list(before) == list(after)
+    if targets == "all":
+        assert len(changed) > 0.95 * len(before)
+    else:
+        assert changed == {name for name in before if ".attn2." in name}
+    proof = result.proof
+    assert proof is not None
+    assert proof.gradients is not None
+    assert proof.gradients.base_unchanged
+    assert proof.gradients.base_tensors_with_gradient == 0
+    assert proof.gradients.adapter_tensors >= len(changed)
+    assert (proof.reload.max_abs_diff, proof.merge.max_abs_diff) == (0, None)
+    assert proof.pixels.mean_abs_diff > 0.2
+    assert "quick-full" in (result.run_folder / "README.md").read_text()
+    assert [run.method for run in list_runs(tmp_path / "runs")] == ["full"]
+
+
+def test_full_fine_tuning_resumes_bit_for_bit_and_force_replaces_its_folder(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    spec = quick_spec(tiny_base, photos, **FULL, train__steps=3, checkpoint__every=0)
+    straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
+    with pytest.raises(Interrupted):
+        train_adapter(spec, runs=tmp_path / "broken", progress=stop_after(1))
+    broken = tmp_path / "broken" / "quick"
+    train_adapter(None, resume=broken)
+    assert len(files(straight, "quick-full/**/*.safetensors")) == 3
+    assert files(straight, "quick-full/**/*.*") == files(broken, "quick-full/**/*.*")
+    assert metrics(straight) == metrics(broken)
+    train_adapter(quick_spec(tiny_base, photos, train__steps=1), runs=tmp_path / "broken", force=True)
+    assert not (broken / "quick-full").exists()

@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detour.adapters.targets import AdaptableLayer
 from detour.bases.base import open_base
+from detour.bases.single_file import write_single_file
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec
 from detour.training.methods import RATES, check_layers
@@ -44,12 +46,31 @@ def test_starts_from_the_base_take_linear_layers_where_the_goal_would_take_all()
         ({"adapter.method": "loha", "adapter.rslora": True}, r"product of two factors, and loha is none"),
         ({"adapter.method": "lokr", "train.optim.up_rate": 16.0}, r"lokr has no 'up' factor. Set it to 1"),
         ({"adapter.method": "loha", "adapter.init": "gaussian"}, r"loha has a start of its own"),
+        ({"adapter.method": "full", "base.dtype": "bf16"}, r"base.dtype is bf16, .* Set --dtype fp32"),
+        ({"adapter.method": "full", "adapter.text_encoder.rank": 4}, r"--method full has none. Set it to 0"),
+        ({"adapter.method": "full", "train.optim.up_rate": 2.0}, r"full has no 'up' factor"),
         ({"adapter.lokr_factor": 4}, r"lokr_factor is 4, but this is lora. Set it to 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(flags: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolve(load_run_spec(flags=flags), open_base("pocket"), ["a"] * 9, name="photos", device="cpu")
+
+
+def test_full_fine_tuning_takes_everything_in_fp32_and_says_what_it_costs() -> None:
+    spec = load_run_spec(flags={"adapter.method": "full"})
+    made = resolve(spec, open_base("pocket"), ["a"] * 9, name="photos", device="cpu")
+    assert (made.spec.adapter.targets, made.spec.base.dtype) == ("all", "fp32")
+    assert any("16 bytes a parameter" in note for note in made.notes)
+
+
+def test_full_fine_tuning_of_a_single_file_is_refused(tmp_path: Path, tiny_base: Path) -> None:
+    single = write_single_file(open_base(str(tiny_base)), tmp_path / "one.safetensors")
+    spec = load_run_spec(flags={"adapter.method": "full", "base.name": str(single)})
+    with pytest.raises(
+        ConfigError, match=r"'.*one.safetensors' is a single file. Name a base that is a folder"
+    ):
+        resolve(spec, open_base(str(single)), ["a"] * 9, name="photos", device="cpu")
 
 
 def test_only_starts_from_the_base_mind_convolutions() -> None:

@@ -47,6 +47,9 @@ class Attached:
     Not for use from two threads at once on the same model: PEFT keeps the active adapters in the modules.
     """
 
+    starts_silent = True
+    """Whether it adds nothing at the start, so that some factors have no gradient before the first step."""
+
     def __init__(
         self,
         name: str,
@@ -89,6 +92,11 @@ class Attached:
         return plain | {
             (live.key, name): factor for live in self._live for name, factor in live.factors.items()
         }
+
+    @property
+    def changed_tensors(self) -> frozenset[str]:
+        """Tensors of the model itself that training changes: none."""
+        return frozenset()
 
     @property
     def _hooks(self) -> list[Hooked | Live]:
@@ -164,6 +172,8 @@ class Attached:
     def joined(self, *others: "Attached") -> "Attached":
         """This and the others as one, in this order: adapters of one name beside several models."""
         every = (self, *others)
+        if not others:
+            return self
         return Attached(
             self.name,
             [slot for one in every for slot in one._slots],

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,7 +64,10 @@ def prove_gradients(
     dead = tuple(key for key in keys if any(re.fullmatch(pattern, key) for pattern in dead_by_structure))
     own = {id(parameter) for parameter in attached.parameters()}
     base = {name: p for name, p in model.named_parameters() if id(p) not in own}
-    with _random_factors(factors), _fresh_gradients([*base.values(), *attached.parameters()]):
+    with (
+        _random_factors(factors if attached.starts_silent else {}),
+        _fresh_gradients([*base.values(), *attached.parameters()]),
+    ):
         loss = loss_fn()
         if not loss.requires_grad:
             raise GradientProofFailed(
@@ -91,14 +94,14 @@ def prove_gradients(
     )
 
 
-def hash_base(model: nn.Module) -> str:
+def hash_base(model: nn.Module, *, without: Collection[str] = ()) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of all tensors that are not an adapter's.
 
-    The same with an adapter attached and without.
+    The same with an adapter attached and without. Tensors named in ``without`` are left out.
     """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        if ".lora_" in name:
+        if ".lora_" in name or name in without:
             continue
         plain = name.replace(".base_layer.", ".")
         digest.update(f"{plain}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

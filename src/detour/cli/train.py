@@ -62,8 +62,8 @@ KEYS = {
 )
 @click.option(
     "--method",
-    type=click.Choice(["lora", "dora", "loha", "lokr"]),
-    help="What stands beside each layer. [default: lora]",
+    type=click.Choice(["lora", "dora", "loha", "lokr", "full"]),
+    help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
 )
 @click.option("--rank", type=int, help="Width of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")

@@ -79,14 +79,15 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
 def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     prompt = story.held_out_pairs[0].prompt if story.held_out_pairs else _first_prompt(story)
     spoken = _code(prompt).replace('"', "'")
-    lines = [
-        "- detour:",
-        "",
-        "  ```",
-        f'  detour generate "{spoken}" --base {_base_argument(story)} --lora {file_name}',
-        "  ```",
-        "",
-    ]
+    method = story.spec.adapter.method
+    chosen = (
+        f"--base {story.name}-full"
+        if method == "full"
+        else f"--base {_base_argument(story)} --lora {file_name}"
+    )
+    lines = ["- detour:", "", "  ```", f'  detour generate "{spoken}" {chosen}', "  ```", ""]
+    if method == "full":
+        return [*lines, f'- diffusers: `StableDiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
     if story.base_identity.startswith("pocket"):
         return [
             *lines,
@@ -97,19 +98,35 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     return [
         f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
         f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
+        *_in_diffusers(method, file_name),
+        *lines,
+    ]
+
+
+def _in_diffusers(method: str, file_name: str) -> list[str]:
+    """What its loader does with each kind of file (diffusers 0.42)."""
+    if method == "dora":
+        return [
+            f"- diffusers drops magnitudes in this form: `detour convert {file_name} --to diffusers` first.",
+            "",
+        ]
+    if method != "lora":
+        return ["- diffusers does not read LoHa and LoKr.", ""]
+    return [
         "- diffusers:",
         "",
         "  ```python",
         f'  pipeline.load_lora_weights(".", weight_name="{file_name}")',
         "  ```",
         "",
-        *lines,
     ]
 
 
 def _kind(story: RunStory) -> str:
-    named = {"lora": "A LoRA", "dora": "A DoRA", "loha": "A LoHa", "lokr": "A LoKr"}
-    return f"{named[story.spec.adapter.method]} adapter"
+    method = story.spec.adapter.method
+    if method == "full":
+        return "Fully fine-tuned weights, trained for comparison with adapters,"
+    return f"A {({'lora': 'LoRA', 'dora': 'DoRA', 'loha': 'LoHa', 'lokr': 'LoKr'})[method]} adapter"
 
 
 def _base_argument(story: RunStory) -> str:

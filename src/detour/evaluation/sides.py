@@ -61,17 +61,7 @@ def draw_sides(
     models = models_of(engine)
     matched = layers_in(models, adapter)
     total = (4 * len(proof) + 2 * len(held_out)) if matched else len(proof) + len(held_out)
-    done = 0
-
-    def drawn(requests: Sequence[ProofRequest]) -> Pictures:
-        def on_batch(count: int) -> None:
-            nonlocal done
-            done += count
-            if on_pictures is not None:
-                on_pictures(done, total)
-
-        return draw_proof_pictures(engine, requests, spec, on_batch=on_batch)
-
+    drawn = _drawing(engine, spec, total, on_pictures)
     base = drawn(proof)
     held_out_base = drawn(held_out) if held_out else base[:0]
     if not matched:
@@ -96,6 +86,56 @@ def draw_sides(
         base=base, switched_off=switched_off, adapter=adapted, merged=merged,
         held_out_base=held_out_base, held_out_adapter=held_out_adapter, layers_matched=matched,
     )  # fmt: skip
+
+
+def draw_full_sides(
+    engine: "PictureEngine",
+    unet: "nn.Module",
+    *,
+    proof: Sequence[ProofRequest],
+    held_out: Sequence[ProofRequest],
+    spec: RunSpec,
+    on_pictures: Callable[[int, int], None] | None = None,
+) -> Sides:
+    """The same where a UNet of the run's own takes the place of the base's: it is its own merge.
+
+    Args:
+        engine: a fresh base in fp32; as before when this returns.
+        unet: read back from what the run wrote.
+        proof: at least one request.
+        held_out: may be empty.
+        spec: the run.
+        on_pictures: told (pictures done, pictures in all) after each batch.
+    """
+    drawn = _drawing(engine, spec, 3 * len(proof) + 2 * len(held_out), on_pictures)
+    base, again = drawn(proof), drawn(proof)
+    held_out_base = drawn(held_out) if held_out else base[:0]
+    before = engine.unet
+    engine.unet = unet
+    try:
+        trained = drawn(proof)
+        held_out_trained = drawn(held_out) if held_out else base[:0]
+    finally:
+        engine.unet = before
+    return Sides(
+        base=base, switched_off=again, adapter=trained, merged=trained,
+        held_out_base=held_out_base, held_out_adapter=held_out_trained, layers_matched=1,
+    )  # fmt: skip
+
+
+def _drawing(
+    engine: "PictureEngine", spec: RunSpec, total: int, on_pictures: Callable[[int, int], None] | None
+) -> Callable[[Sequence[ProofRequest]], Pictures]:
+    """Draws requests and counts the pictures over all calls."""
+    done = 0
+
+    def on_batch(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_pictures is not None:
+            on_pictures(done, total)
+
+    return lambda requests: draw_proof_pictures(engine, requests, spec, on_batch=on_batch)
 
 
 def models_of(engine: "PictureEngine") -> dict[str, "nn.Module"]:

@@ -40,14 +40,14 @@ PROOF_SCALE = 2.0**10
 
 @dataclass
 class Trained:
-    """What the loop leaves: the models with the adapter still beside them."""
+    """What the loop leaves: the models with the adapter still beside them, and the hash of what must be as before."""
 
     denoiser: Denoiser
     models: nn.Module
     attached: Attached
     state: TrainState
     validator: Validator
-    base_sha256: str
+    frozen_sha256: str
     gradients: dict[str, Any]
     loss: float | None
     seconds: float
@@ -89,6 +89,8 @@ def fit_run(
     attached = attach_trainable(denoiser, targets.layers, spec)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
     loss_fn = make_loss(denoiser, material.train, spec, share)
+    changed = attached.changed_tensors
+    frozen_sha256 = hash_base(models, without=changed) if changed else base_sha256
     gradients = _proved_gradients(models, attached, loss_fn, (*targets.dead, *text_targets.dead), progress)
     state = make_state(attached, spec)
     if plan.checkpoint is not None:
@@ -137,7 +139,7 @@ def fit_run(
             attached,
             state,
             validator,
-            base_sha256,
+            frozen_sha256,
             gradients,
             log.last_loss,
             round(log.seconds, 2),

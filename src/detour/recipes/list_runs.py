@@ -23,6 +23,8 @@ class RunSummary(BaseModel):
     steps: int | None
     base: str
     goal: str
+    method: str
+    """lora, dora, loha, lokr, pissa, olora, or full: the base's own weights."""
     verdict: str | None
     final_loss: float | None
     val_loss: float | None
@@ -58,6 +60,7 @@ def _summary(folder: Path) -> RunSummary:
         steps=int(steps) if (steps := _number(state.get("steps"))) is not None else None,
         base=str(state.get("base", "")),
         goal=str(state.get("goal", "")),
+        method=str(state.get("method", "lora")),
         verdict=_verdict(folder),
         final_loss=_number(state.get("loss")),
         val_loss=_number(state.get("val_loss")),

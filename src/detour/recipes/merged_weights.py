@@ -68,7 +68,7 @@ def merge_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> None:
     """Write a diffusers folder: weights of the parts that adapters touch merged, all else copied."""
     assert base.weights is not None
     touched = {part_of(key) for key in pieces}
-    for source in _files_of_base(base):
+    for source in files_of_base(base):
         target = out / source.relative_to(base.weights)
         part = source.relative_to(base.weights).parts[0]
         if part in touched and source.suffix == ".safetensors":
@@ -95,7 +95,7 @@ def check_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Checked
     """
     assert base.weights is not None
     found = []
-    for source in _files_of_base(base):
+    for source in files_of_base(base):
         place = source.relative_to(base.weights)
         if source.suffix == ".safetensors":
             found.append(_check_file(source, out / place, _in_folder(pieces, place.parts[0])))
@@ -108,7 +108,7 @@ def check_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Che
     return _joined([_check_file(base.weights, out, _in_checkpoint(base, pieces))], pieces)
 
 
-def _files_of_base(base: Base) -> Iterator[Path]:
+def files_of_base(base: Base) -> Iterator[Path]:
     """The files of the parts that the base's index names, one precision of weights, and the index itself."""
     assert base.weights is not None
     parts = ("unet", "vae", *base.family.text_parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from detour.adapters.adapter import Adapter
 from detour.errors import RunError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.card import write_card
@@ -18,7 +19,7 @@ from detour.evaluation.proof import GradientFigures, LargestDifference, PixelFig
 from detour.evaluation.proof_pictures import ProofRequest, proof_requests, read_trained_pictures
 from detour.evaluation.report import Metrics, Pair, RunStory, read_metrics, write_report
 from detour.evaluation.sheet import write_sheet
-from detour.evaluation.sides import Sides, draw_sides
+from detour.evaluation.sides import Sides, draw_full_sides, draw_sides
 from detour.evaluation.verdict import Evidence, decide, has_effect
 from detour.recipes.held_out_material import (
     HeldOutMaterial,
@@ -27,10 +28,10 @@ from detour.recipes.held_out_material import (
     training_pictures_or_note,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.save_run import product_of
 from detour.specs import RunSpec, load_run_spec
 
 if TYPE_CHECKING:
-    from detour.adapters.adapter import Adapter
     from detour.bases.base import Base
 
 SHEET = Path("samples") / "sheet.png"
@@ -40,7 +41,7 @@ SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What a run folder holds before the proof."""
+    """What a run folder holds before the proof; the adapter file is a folder after full fine-tuning."""
 
     folder: Path
     spec: RunSpec
@@ -74,7 +75,8 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
     run = read_finished_run(run_folder)
     set_threads(run.spec.train.threads)
     base = as_trained(open_base(run.spec.base.name, revision=run.spec.base.revision), run.spec)
-    adapter = read_adapter(run.adapter_file)
+    full = run.spec.adapter.method == "full"
+    adapter = Adapter({}) if full else read_adapter(run.adapter_file)
     size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
     progress(Progress(stage="gathering held-out prompts"))
     training, notes = training_pictures_or_note(run.spec, size_px=size_px)
@@ -102,8 +104,8 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
     if not resolved.is_file():
         raise RunError(f"{run_folder}: no resolved.toml, so no run of detour. Name a folder under runs/.")
     spec = load_run_spec(config=resolved)
-    adapter_file = run_folder / f"{spec.name}.safetensors"
-    if not adapter_file.is_file():
+    adapter_file = product_of(run_folder, spec)
+    if not adapter_file.exists():
         raise RunError(
             f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
         )
@@ -137,18 +139,31 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _draw(
     run: FinishedRun,
     base: "Base",
-    adapter: "Adapter",
+    adapter: Adapter,
     requests: Sequence[ProofRequest],
     material: HeldOutMaterial,
     weight: float,
     progress: ProgressFn,
 ) -> Sides:
+    import torch
+
+    from detour.bases.base import open_base
     from detour.bases.hardware import pick_device
     from detour.generation.engine import PictureEngine
 
     stage = "drawing proof pictures"
     progress(Progress(stage=stage))
-    engine = PictureEngine.load(base, device=pick_device(run.spec.base.device), dtype="fp32")
+    device = pick_device(run.spec.base.device)
+    engine = PictureEngine.load(base, device=device, dtype="fp32")
+
+    def tell(done: int, total: int) -> None:
+        progress(Progress(stage=stage, done=done, total=total))
+
+    if run.spec.adapter.method == "full":
+        unet = open_base(str(run.adapter_file)).load_unet(torch.float32, device)
+        return draw_full_sides(
+            engine, unet, proof=requests, held_out=material.requests, spec=run.spec, on_pictures=tell
+        )
     return draw_sides(
         engine,
         adapter,
@@ -156,7 +171,7 @@ def _draw(
         held_out=material.requests,
         spec=run.spec,
         weight=weight,
-        on_pictures=lambda done, total: progress(Progress(stage=stage, done=done, total=total)),
+        on_pictures=tell,
     )
 
 
@@ -176,7 +191,7 @@ def _score(base: "Base", sides: Sides, material: HeldOutMaterial) -> Scores:
 
 def _gather_evidence(
     run: FinishedRun,
-    adapter: "Adapter",
+    adapter: Adapter,
     sides: Sides,
     trained: Pictures | None,
     scores: Scores,
@@ -200,9 +215,8 @@ def _gather_evidence(
         weight=weight,
         layers=tuple(adapter.layers),
         layers_matched=sides.layers_matched,
-        up_is_zero=all(
-            layer.kind == "lora" and not layer.tensors["up"].any() for layer in adapter.layers.values()
-        ),
+        up_is_zero=bool(adapter.layers)
+        and all(layer.kind == "lora" and not layer.tensors["up"].any() for layer in adapter.layers.values()),
         trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
     )
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
@@ -212,7 +226,7 @@ def _gather_evidence(
         gradients=run.gradients,
         pixels=moved,
         reload_diff=None if trained is None else pixels.max_abs_diff(trained, sides.adapter),
-        merge_diff=pixels.max_abs_diff(sides.merged, sides.adapter),
+        merge_diff=pixels.max_abs_diff(sides.merged, sides.adapter) if adapter.layers else None,
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
         causes=()

@@ -1,16 +1,32 @@
-"""The adapter file that a run leaves."""
+"""The adapter file that a run leaves; or, where the base's own weights were trained, the whole base."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from detour.adapter_files import kohya_metadata, write_adapter
 from detour.adapters.attach import Attached
+from detour.adapters.full import FullWeights
+from detour.bases.base import Base
+from detour.files import write_with
+from detour.recipes.merged_weights import files_of_base
 from detour.recipes.run_plan import RunPlan
+from detour.recipes.staging import staged
+from detour.specs import RunSpec
+
+WHOLE_UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+
+
+def product_of(folder: Path, spec: RunSpec) -> Path:
+    """What a run ships: ``NAME.safetensors``, or the folder ``NAME-full`` of a fully fine-tuned base."""
+    return folder / (f"{spec.name}-full" if spec.adapter.method == "full" else f"{spec.name}.safetensors")
 
 
 def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path) -> Path:
     """Write the adapter with all that its file says about itself; same settings and weights, same bytes."""
-    path = folder / f"{plan.spec.name}.safetensors"
+    path = product_of(folder, plan.spec)
+    if isinstance(attached, FullWeights):
+        return _save_base(path, plan.base, attached)
     spec, base = plan.spec, plan.base
     plain = attached.to_adapter()
     metadata = kohya_metadata(
@@ -27,4 +43,25 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path) -> Path:
     write_adapter(
         path, replace(plain, metadata=metadata), file_format="kohya", family=base.family, dtype="fp32"
     )
+    return path
+
+
+def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
+    """The base as a diffusers folder with the UNet as it is now, in float32; all else copied.
+
+    Raises:
+        StorageError: disk full, no permission; what stood there before stays.
+    """
+    from safetensors.torch import save_file
+
+    assert base.weights is not None
+    with staged(path, force=True) as fresh:
+        for source in files_of_base(base):
+            place = source.relative_to(base.weights)
+            if place.parts[0] != "unet" or source.suffix == ".json":
+                (fresh / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, fresh / place)
+        # Parameters are views of the optimizer's buffer: clones, because a view would be saved with all of it.
+        tensors = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
+        write_with(fresh / WHOLE_UNET, lambda at: save_file(tensors, at, metadata={"format": "pt"}))
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapters.adapter import Adapter
+from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
 from detour.bases.hardware import torch_dtype
 from detour.data.folder import split_holdout
@@ -19,7 +20,7 @@ from detour.recipes.draw_samples import keep_trained_pictures_of
 from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
-from detour.recipes.save_run import save_run_adapter
+from detour.recipes.save_run import product_of, save_run_adapter
 from detour.specs import RunSpec, to_toml
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
@@ -45,6 +46,7 @@ class TrainResult(BaseModel):
     name: str
     run_folder: Path
     adapter_file: Path
+    """The folder of the whole base where its own weights were trained."""
     steps: int
     seconds: float
     """Of the training alone, proof and pictures left out."""
@@ -138,7 +140,7 @@ def _trained_before(folder: Path) -> TrainResult:
     return TrainResult(
         name=str(spec.name),
         run_folder=folder,
-        adapter_file=folder / f"{spec.name}.safetensors",
+        adapter_file=product_of(folder, spec),
         steps=int(state["step"]),
         seconds=float(state["seconds"]),
         final_loss=state.get("loss"),
@@ -202,7 +204,7 @@ def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str])
     return TrainResult(
         name=str(plan.spec.name),
         run_folder=folder,
-        adapter_file=folder / f"{plan.spec.name}.safetensors",
+        adapter_file=product_of(folder, plan.spec),
         steps=trained.state.step,
         seconds=trained.seconds,
         final_loss=trained.loss,
@@ -258,12 +260,12 @@ def _what_overflowed(scale: LossScale) -> str:
 
 def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:
     """Choose the weights, write the adapter, and check that the base is what it was."""
-    best = trained.validator.best_values
+    best, attached = trained.validator.best_values, trained.attached
     trained.state.flat.load(trained.state.shipped() if best is None else best)
-    save_run_adapter(plan, trained.attached, folder)
-    unchanged = hash_base(trained.models) == trained.base_sha256
+    save_run_adapter(plan, attached, folder)
+    unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
-    return trained.attached.to_adapter()
+    return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter()
 
 
 def _prove(folder: Path, progress: ProgressFn) -> Proof:

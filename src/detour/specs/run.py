@@ -63,8 +63,8 @@ class TextEncoderSpec(Spec):
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
-    method: Literal["lora", "dora", "loha", "lokr"] = "lora"
-    """What stands beside each layer; see docs/training.md."""
+    method: Literal["lora", "dora", "loha", "lokr", "full"] = "lora"
+    """What stands beside each layer; ``full`` trains the base's own weights, for comparison. See docs/training.md."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
     alpha: Positive | Auto = "auto"

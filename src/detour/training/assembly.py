@@ -11,6 +11,7 @@ from torch import nn
 from detour.adapters.adapter import part_of
 from detour.adapters.arithmetic import stabilised_alpha
 from detour.adapters.attach import Attached, attach_new
+from detour.adapters.full import attach_full
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.hardware import torch_dtype
@@ -108,6 +109,8 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
     """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
     use_training_attention(denoiser.unet, device=denoiser.device, dtype=denoiser.dtype)
     adapter, rank = spec.adapter, int(spec.adapter.rank)
+    if adapter.method == "full":
+        return attach_full(denoiser.unet, "unet", layers, with_others=adapter.targets == "all")
     alpha = float(adapter.alpha)
     attached = attach_new(
         denoiser.unet,

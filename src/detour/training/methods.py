@@ -9,9 +9,18 @@ from detour.specs import AdapterSpec, RunSpec
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
+    from detour.bases.base import Base
 
 # Multiples of the goal's rate for plain LoRA from a random start.
-RATES: Mapping[str, float] = {"lora": 1.0, "dora": 1.0, "loha": 1.0, "lokr": 1.0, "pissa": 1.0, "olora": 1.0}
+RATES: Mapping[str, float] = {
+    "lora": 1.0,
+    "dora": 1.0,
+    "loha": 1.0,
+    "lokr": 1.0,
+    "pissa": 1.0,
+    "olora": 1.0,
+    "full": 0.05,
+}
 
 
 def method_name(spec: AdapterSpec) -> str:
@@ -32,27 +41,34 @@ def is_plain(spec: AdapterSpec) -> bool:
 def method_defaults(spec: AdapterSpec, *, lr: float, targets: str) -> dict[str, Any]:
     """Rate and targets that suit the method, from those that suit plain LoRA."""
     name = method_name(spec)
-    only_linear = name in FROM_BASE and targets == "all"
-    return {
-        "train.optim.lr": lr * RATES[name],
-        "adapter.targets": "linear" if only_linear else targets,
-    }
+    if name == "full":
+        targets = "all"
+    elif name in FROM_BASE and targets == "all":
+        targets = "linear"
+    return {"train.optim.lr": lr * RATES[name], "adapter.targets": targets}
 
 
 def method_notes(spec: AdapterSpec) -> list[str]:
     """What a run says about its method."""
     if is_plain(spec):
         return []
+    if spec.method == "full":
+        return [
+            "Full fine-tuning, for comparison: the UNet's own weights are trained and saved whole, no adapter comes "
+            "out. Weights, gradients and two moments take 16 bytes a parameter; rank and alpha mean nothing here."
+        ]
     return [f"Method {method_name(spec)} trains on its own layers; the fused path is for plain LoRA alone."]
 
 
-def check_method(spec: RunSpec) -> None:
+def check_method(spec: RunSpec, base: "Base") -> None:
     """Refuse what a method cannot do.
 
     Raises:
         ConfigError: names the setting and what to set instead.
     """
     adapter, name = spec.adapter, method_name(spec.adapter)
+    if adapter.method == "full":
+        _check_full(spec, base)
     if adapter.init in FROM_BASE and adapter.method != "lora":
         raise ConfigError(
             f"adapter.init is {adapter.init}, which is a start of plain LoRA; {adapter.method} has its own. "
@@ -77,6 +93,23 @@ def check_method(spec: RunSpec) -> None:
         )
     if adapter.lokr_factor and adapter.method != "lokr":
         raise ConfigError(f"adapter.lokr_factor is {adapter.lokr_factor}, but this is {name}. Set it to 0.")
+
+
+def _check_full(spec: RunSpec, base: "Base") -> None:
+    if spec.base.dtype != "fp32":
+        raise ConfigError(
+            f"base.dtype is {spec.base.dtype}, but --method full trains the base's own weights, whose updates would "
+            "vanish in it. Set --dtype fp32."
+        )
+    if spec.adapter.text_encoder.rank:
+        raise ConfigError(
+            "adapter.text_encoder.rank is for adapters beside text encoders, and --method full has none. Set it to 0."
+        )
+    if base.weights is not None and base.weights.is_file():
+        raise ConfigError(
+            f"--method full saves the base as a diffusers folder, but '{base.name}' is a single file. "
+            "Name a base that is a folder."
+        )
 
 
 def check_layers(spec: AdapterSpec, layers: "Sequence[AdaptableLayer]") -> None:

@@ -123,7 +123,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     steps = int(_get(values, "train.steps"))
     plain = {
         "base.device": device,
-        "base.dtype": training_dtype(device),
+        "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
         "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
         "adapter.alpha": float(_get(values, "adapter.rank")),
@@ -202,7 +202,7 @@ def changed_keys(before: RunSpec, after: RunSpec) -> list[str]:
 
 
 def _check(spec: RunSpec, base: "Base") -> None:
-    check_method(spec)
+    check_method(spec, base)
     size, factor = int(spec.data.resolution), base.latent_factor
     if size % factor:
         near = max(factor, round(size / factor) * factor)

@@ -60,8 +60,10 @@ def holds_run(folder: Path) -> bool:
 
 
 def _adapter_files(folder: Path) -> list[Path]:
-    """The adapter in its formats; files of other names are the user's."""
-    return sorted(folder.glob(f"{glob.escape(folder.name)}*.safetensors"))
+    """The adapter in its formats, or the fully fine-tuned base; files of other names are the user's."""
+    whole = folder / f"{folder.name}-full"
+    files = sorted(folder.glob(f"{glob.escape(folder.name)}*.safetensors"))
+    return [*files, *([whole] if whole.is_dir() else [])]
 
 
 def free_name(runs: Path, name: str) -> str:

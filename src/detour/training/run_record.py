@@ -11,6 +11,7 @@ import torch
 from detour.errors import Interrupted, TrainingDiverged
 from detour.specs import RunSpec
 from detour.training.loop import StepReport, TrainState
+from detour.training.methods import method_name
 from detour.training.run_folder import State, write_state
 
 SECONDS_BETWEEN_WRITES = 2.0
@@ -28,6 +29,7 @@ class RunRecord:
             "steps": spec.train.steps,
             "name": spec.name,
             "goal": spec.goal,
+            "method": method_name(spec.adapter),
             "base": base_identity,
             "device": spec.base.device,
             "dtype": spec.base.dtype,
