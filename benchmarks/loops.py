@@ -22,6 +22,7 @@ from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.flat import FlatParameters, ParameterGroup
+from detour.training.frozen import use_frozen_paths
 from detour.training.loop import TrainState, accumulate
 from detour.training.optim import FlatAdamW
 from detour.training.step import Denoiser, TrainingLoss
@@ -98,6 +99,7 @@ def detour(setting: Setting) -> Callable[[int], None]:
     )
     use_fused(attached)
     use_training_attention(unet, device="cpu", dtype=setting.dtype)
+    use_frozen_paths(unet)
     latents = cache_latents(
         base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
     )

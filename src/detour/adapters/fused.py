@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detour.adapters.attach import Attached
-from detour.adapters.fused_conv import Window, lora_conv
+from detour.adapters.fused_conv import lora_conv, slides_plainly, window_of
 from detour.adapters.fused_linear import lora_linears
 
 
@@ -40,7 +40,7 @@ class FusedForward:
             not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0)
             and not (base._forward_hooks or base._forward_pre_hooks)
             and not base.weight.requires_grad
-            and _dtype_of_product(x) == base.weight.dtype
+            and product_dtype(x) == base.weight.dtype
         )
 
     @property
@@ -54,8 +54,7 @@ class FusedForward:
     def _fused(self, x: Tensor) -> Tensor:
         base, (down, up) = self.layer.base_layer, self.factors
         if isinstance(base, nn.Conv2d):
-            window = Window(stride=_pair(base.stride), padding=_pair(base.padding))
-            return lora_conv(x, (base.weight, base.bias), window, down, up, self.scale)
+            return lora_conv(x, (base.weight, base.bias), window_of(base), down, up, self.scale)
         return lora_linears(x, ((base.weight, base.bias),), ((down, up),), (self.scale,))[0]
 
 
@@ -99,25 +98,12 @@ def _is_servable(layer: Any, name: str) -> bool:
     base = layer.base_layer
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_B[name].bias is not None:
         return False
-    if type(base) is nn.Conv2d:
-        padding = base.padding
-        return (
-            base.groups == 1
-            and _pair(base.dilation) == (1, 1)
-            and base.padding_mode == "zeros"
-            and not isinstance(padding, str)
-            and all(p < k for p, k in zip(_pair(padding), base.kernel_size, strict=True))
-        )
-    return type(base) is nn.Linear
+    return type(base) is nn.Linear or (type(base) is nn.Conv2d and slides_plainly(base))
 
 
-def _dtype_of_product(x: Tensor) -> torch.dtype | None:
+def product_dtype(x: Tensor) -> torch.dtype | None:
     """In which dtype a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return torch.float32 if x.dtype == torch.float32 else None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -25,6 +25,25 @@ class Window:
 
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+
+def slides_plainly(conv: nn.Conv2d) -> bool:
+    """Whether :class:`Window` describes it."""
+    padding = conv.padding
+    return (
+        conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and not isinstance(padding, str)
+        and all(p < k for p, k in zip(padding, conv.kernel_size, strict=True))
+    )
+
+
+def window_of(conv: nn.Conv2d) -> Window:
+    """Of a convolution that :func:`slides_plainly`."""
+    assert not isinstance(conv.padding, str)
+    (sy, sx), (py, px) = conv.stride, conv.padding
+    return Window((sy, sx), (py, px))
 
 
 def lora_conv(x: Tensor, frozen: Frozen, window: Window, down: Tensor, up: Tensor, scale: float) -> Tensor:

@@ -25,6 +25,7 @@ from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
 from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
+from detour.training.frozen import use_frozen_paths
 from detour.training.library_optim import new_optimizer
 from detour.training.loop import TrainState
 from detour.training.loss_scale import LossScale
@@ -125,6 +126,7 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
         seed=spec.seed,
     )
     use_fused(attached)
+    use_frozen_paths(denoiser.unet)
     return attached
 
 
