@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detour.adapters.attach import Attached
 from detour.adapters.fused_conv import lora_conv, slides_plainly, window_of
-from detour.adapters.fused_linear import lora_linears
+from detour.adapters.fused_linear import Frozen, lora_linears
 
 
 class FusedForward:
@@ -38,7 +39,7 @@ class FusedForward:
         base, dropout = layer.base_layer, layer.lora_dropout[self.name]
         return (
             not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0)
-            and not (base._forward_hooks or base._forward_pre_hooks)
+            and not _is_hooked(base)
             and not base.weight.requires_grad
             and product_dtype(x) == base.weight.dtype
         )
@@ -78,7 +79,7 @@ def project_together(modules: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, .
     if all(
         isinstance(forward, FusedForward)
         and isinstance(forward.layer.base_layer, nn.Linear)
-        and not (forward.layer._forward_hooks or forward.layer._forward_pre_hooks)
+        and not _is_hooked(forward.layer)
         and forward.serves(x)
         for forward in fused
     ):
@@ -91,6 +92,35 @@ def project_together(modules: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, .
             tuple(forward.scale for forward in layers),
         )
     return tuple(module(x) for module in modules)
+
+
+def project_halves(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of a linear module's answer, each laid out for itself.
+
+    What follows works on whole halves, and on a half of each row it takes up to 2.5 times as long.
+    """
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, FusedForward) and not _is_hooked(forward.layer) and forward.serves(x):
+        base, (down, up) = forward.layer.base_layer, forward.factors
+        (first, second), (up_first, up_second) = _halves(base), up.chunk(2)
+        both = (down, up_first), (down, up_second)
+        halves = lora_linears(x.to(base.weight.dtype), (first, second), both, (forward.scale,) * 2)
+        return halves[0], halves[1]
+    if type(module) is nn.Linear and not _is_hooked(module) and not module.weight.requires_grad:
+        first, second = _halves(module)
+        return functional.linear(x, *first), functional.linear(x, *second)
+    value, gate = module(x).chunk(2, dim=-1)
+    return value, gate
+
+
+def _halves(linear: nn.Linear) -> tuple[Frozen, Frozen]:
+    biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
+    first, second = linear.weight.chunk(2)
+    return (first, biases[0]), (second, biases[1])
+
+
+def _is_hooked(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_servable(layer: Any, name: str) -> bool:

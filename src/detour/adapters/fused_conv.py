@@ -94,7 +94,7 @@ class _LoraConv(torch.autograd.Function):
         d_taps = torch.bmm(spread, x.flatten(2).transpose(1, 2)).sum(0, dtype=torch.float32)
         if hidden is None:
             hidden = _low(x, down.to(x.dtype), window)
-        d_up = torch.bmm(wide, hidden.flatten(2).transpose(1, 2)).sum(0, dtype=torch.float32)
+        d_up = torch.bmm(hidden.flatten(2), wide.transpose(1, 2)).sum(0, dtype=torch.float32).t()
         d_x = None
         if ctx.needs_input_grad[0]:
             whole = _merged(weight, down, up, ctx.scale) if ctx.merged else weight
@@ -102,12 +102,12 @@ class _LoraConv(torch.autograd.Function):
             if not ctx.merged:
                 taps = _taps(down).to(x.dtype).t()
                 d_x.view(*d_x.shape[:2], -1).baddbmm_(taps.expand(len(x), *taps.shape), spread)
-        return d_x, None, None, None, _from_taps(d_taps, down.shape), (d_up * ctx.scale).view(up.shape)
+        return d_x, None, None, None, _from_taps(d_taps, down.shape), (d_up * ctx.scale).reshape(up.shape)
 
 
 def conv_input_gradient(grad: Tensor, shape: torch.Size, weight: Tensor, window: Window) -> Tensor:
     """What reaches the input of a convolution; ``shape`` is the input's, whose values are not needed."""
-    inputs = grad.new_empty(1).expand(shape)
+    inputs = grad.new_empty(shape)  # never read; expanded from one number it would be copied
     d_x: Tensor = torch.ops.aten.convolution_backward(
         grad,
         inputs,

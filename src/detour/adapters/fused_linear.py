@@ -55,7 +55,7 @@ class _LoraLinears(torch.autograd.Function):
             merges(x.dtype, rows=len(rows), weight=w, out_features=w.shape[0], in_features=w.shape[1])
             for w, _ in frozen
         )
-        hidden = None if all(merged) else functional.linear(rows, _stacked(downs, x.dtype))
+        hidden = None if all(merged) else _stacked(downs, x.dtype) @ rows.t()
         outputs, start = [], 0
         for (weight, bias), merge, scale, down, up in zip(frozen, merged, scales, downs, ups, strict=True):
             end = start + len(down)
@@ -64,7 +64,7 @@ class _LoraLinears(torch.autograd.Function):
             else:
                 assert hidden is not None
                 y = functional.linear(x, weight, bias)
-                y.view(-1, y.shape[-1]).addmm_(hidden[:, start:end], (up * scale).to(x.dtype).t())
+                y.view(-1, y.shape[-1]).addmm_(hidden[start:end].t(), _across(up, scale, x.dtype))
             outputs.append(y)
             start = end
         ctx.save_for_backward(x, hidden, *factors)
@@ -79,18 +79,18 @@ class _LoraLinears(torch.autograd.Function):
         downs, ups = factors[0::2], factors[1::2]
         grads = tuple(grad.reshape(-1, grad.shape[-1]) for grad in grads)
         stacked = _stacked(downs, dtype)
-        inner = _side_by_side(
-            [g @ (up * s).to(dtype) for g, up, s in zip(grads, ups, ctx.scales, strict=True)]
+        inner = _joined(
+            [_across(up, s, dtype) @ g.t() for g, up, s in zip(grads, ups, ctx.scales, strict=True)]
         )
-        d_stacked = (inner.t() @ rows).float()
+        d_stacked = (inner @ rows).float()
         if hidden is None:
-            hidden = functional.linear(rows, stacked)
+            hidden = stacked @ rows.t()
         d_x = _input_gradient(ctx, grads, downs, ups, inner) if ctx.needs_input_grad[0] else None
         d_factors: list[Tensor] = []
         start = 0
         for grad, scale, down in zip(grads, ctx.scales, downs, strict=True):
             end = start + len(down)
-            d_factors += [d_stacked[start:end], (grad.t() @ hidden[:, start:end]).float() * scale]
+            d_factors += [d_stacked[start:end], (hidden[start:end] @ grad).t().float() * scale]
             start = end
         return None if d_x is None else d_x.view(x.shape), None, None, *d_factors
 
@@ -108,15 +108,20 @@ def _input_gradient(
         whole = torch.addmm(weight, up, down, alpha=scale) if merge else weight
         total = grad @ whole if total is None else total.addmm_(grad, whole)
         if not merge:
-            total.addmm_(inner[:, start:end], down.to(grad.dtype))
+            total.addmm_(inner[start:end].t(), down.to(grad.dtype))
         start = end
     assert total is not None
     return total
 
 
-def _stacked(downs: "list[Tensor] | tuple[Tensor, ...]", dtype: torch.dtype) -> Tensor:
-    return (downs[0] if len(downs) == 1 else torch.cat(tuple(downs))).to(dtype)
+def _stacked(downs: list[Tensor] | tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    return _joined(downs).to(dtype)
 
 
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+def _across(up: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """``scale · upᵀ``, (rank, out_features)."""
+    return (up.t() * scale).to(dtype).contiguous()
+
+
+def _joined(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))

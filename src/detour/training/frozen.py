@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from detour.adapters.fused import product_dtype
+from detour.adapters.fused import product_dtype, project_halves
 from detour.adapters.fused_conv import Window, conv_input_gradient, slides_plainly, window_of
 
 
@@ -60,13 +60,26 @@ class FrozenResnet:
         if args or kwargs or not (torch.is_grad_enabled() and _serves_norm(block.norm1, x)):
             output: Tensor = type(block).forward(block, x, temb, *args, **kwargs)
             return output
-        hidden = block.conv1(_norm_silu(block.norm1, x))
+        shift = None
         if temb is not None and block.time_emb_proj is not None:
-            hidden = hidden + block.time_emb_proj(functional.silu(temb))[:, :, None, None]
+            shift = block.time_emb_proj(functional.silu(temb))[:, :, None, None]
+        if self._is_frozen(x, shift):
+            whole: Tensor = _Resnet.apply(x, shift, block)
+            return whole
+        hidden = block.conv1(_norm_silu(block.norm1, x))
+        hidden = hidden if shift is None else hidden + shift
         hidden = block.conv2(_norm_silu(block.norm2, hidden))
-        if block.conv_shortcut is not None:
-            x = block.conv_shortcut(x)
-        return x + hidden
+        return (x if block.conv_shortcut is None else block.conv_shortcut(x)) + hidden
+
+    def _is_frozen(self, x: Tensor, shift: Tensor | None) -> bool:
+        """Whether nothing inside learns: no adapter, no hook, no gradient but the input's."""
+        convs = [self.block.conv1, self.block.conv2, self.block.conv_shortcut]
+        return (
+            x.requires_grad
+            and not (shift is not None and shift.requires_grad)
+            and product_dtype(x) == x.dtype
+            and all(_is_frozen_conv(conv, x.dtype) for conv in convs if conv is not None)
+        )
 
 
 class FrozenGeglu:
@@ -79,7 +92,7 @@ class FrozenGeglu:
         if args or kwargs or not torch.is_grad_enabled():
             output: Tensor = type(self.geglu).forward(self.geglu, x, *args, **kwargs)
             return output
-        gated: Tensor = _Geglu.apply(self.geglu.proj(x))
+        gated: Tensor = _Geglu.apply(*project_halves(self.geglu.proj, x))
         return gated
 
 
@@ -106,6 +119,15 @@ def _is_plain_resnet(block: Any) -> bool:
     )
 
 
+def _is_frozen_conv(conv: nn.Module, dtype: torch.dtype) -> bool:
+    return (
+        isinstance(vars(conv).get("forward"), FrozenConv)
+        and isinstance(conv, nn.Conv2d)
+        and not (conv.weight.requires_grad or conv._forward_hooks or conv._forward_pre_hooks)
+        and conv.weight.dtype == dtype
+    )
+
+
 def _serves_norm(norm: nn.GroupNorm, x: Tensor) -> bool:
     return not norm.weight.requires_grad and x.dtype == norm.weight.dtype
 
@@ -113,7 +135,7 @@ def _serves_norm(norm: nn.GroupNorm, x: Tensor) -> bool:
 def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     if not x.requires_grad or not _serves_norm(norm, x):
         return functional.silu(norm(x))
-    output: Tensor = _NormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    output: Tensor = _NormSilu.apply(x, norm)
     return output
 
 
@@ -133,32 +155,78 @@ class _NormSilu(torch.autograd.Function):
     """``silu(group_norm(x))`` of (N, C, H, W)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.weight, ctx.bias, ctx.groups, ctx.eps = weight, bias, groups, eps
-        normed, mean, rstd = _group_norm(ctx, x)
+    def forward(ctx: Any, x: Tensor, norm: nn.GroupNorm) -> Tensor:
+        y, mean, rstd = _activated(x, norm)
         ctx.save_for_backward(x, mean, rstd)
-        return functional.silu(normed, inplace=True)
+        ctx.norm = norm
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, mean, rstd = ctx.saved_tensors
-        d_normed = torch.ops.aten.silu_backward(grad, _group_norm(ctx, x)[0])
-        # The kernel wants both in one layout.
-        nhwc = x.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if nhwc else torch.contiguous_format
-        x, d_normed = x.contiguous(memory_format=layout), d_normed.contiguous(memory_format=layout)
-        d_x = torch.ops.aten.native_group_norm_backward(
-            d_normed, x, mean, rstd, ctx.weight, *_sizes(x), ctx.groups, (True, False, False)
-        )[0]
-        return d_x, None, None, None, None
+        return _through_activated(grad, x, mean, rstd, ctx.norm), None
 
 
-def _group_norm(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    normed: tuple[Tensor, Tensor, Tensor] = torch.native_group_norm(
-        x, ctx.weight, ctx.bias, *_sizes(x), ctx.groups, ctx.eps
+class _Resnet(torch.autograd.Function):
+    """A residual block in which nothing learns; it keeps what enters its two norms."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor | None, block: Any) -> Tensor:
+        hidden, mean1, rstd1 = _activated(x, block.norm1)
+        middle = _convolved(hidden, block.conv1)
+        if shift is not None:
+            middle += shift
+        hidden, mean2, rstd2 = _activated(middle, block.norm2)
+        output = _convolved(hidden, block.conv2)
+        output += x if block.conv_shortcut is None else _convolved(x, block.conv_shortcut)
+        ctx.save_for_backward(x, mean1, rstd1, middle, mean2, rstd2)
+        ctx.block = block
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, mean1, rstd1, middle, mean2, rstd2 = ctx.saved_tensors
+        block = ctx.block
+        d = _through_conv(grad, middle.shape, block.conv2)
+        d = _through_activated(d, middle, mean2, rstd2, block.norm2)
+        d = _through_conv(d, x.shape, block.conv1)
+        d = _through_activated(d, x, mean1, rstd1, block.norm1)
+        d += grad if block.conv_shortcut is None else _through_conv(grad, x.shape, block.conv_shortcut)
+        return d, None, None
+
+
+def _convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    window = window_of(conv)
+    return torch.conv2d(x, conv.weight, conv.bias, window.stride, window.padding)
+
+
+def _through_conv(grad: Tensor, shape: torch.Size, conv: nn.Conv2d) -> Tensor:
+    shape = torch.Size((shape[0], conv.in_channels, *shape[2:]))
+    return conv_input_gradient(grad, shape, conv.weight, window_of(conv))
+
+
+def _activated(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """``silu(norm(x))`` with the mean and the inverse deviation of each group."""
+    normed, mean, rstd = torch.native_group_norm(
+        x, norm.weight, norm.bias, *_sizes(x), norm.num_groups, norm.eps
     )
-    return normed
+    return functional.silu(normed, inplace=True), mean, rstd
+
+
+def _through_activated(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, norm: nn.GroupNorm) -> Tensor:
+    sizes, groups = _sizes(x), norm.num_groups
+    normed = torch.native_group_norm(x, norm.weight, norm.bias, *sizes, groups, norm.eps)[0]
+    d_normed = torch.ops.aten.silu_backward(grad, normed)
+    # The kernel wants both in one layout.
+    nhwc = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if nhwc else torch.contiguous_format
+    x, d_normed = x.contiguous(memory_format=layout), d_normed.contiguous(memory_format=layout)
+    d_x: Tensor = torch.ops.aten.native_group_norm_backward(
+        d_normed, x, mean, rstd, norm.weight, *sizes, groups, (True, False, False)
+    )[0]
+    return d_x
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
@@ -166,23 +234,17 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
 
 
 class _Geglu(torch.autograd.Function):
-    """``value · gelu(gate)`` of (..., 2 n), value first. Source: Shazeer 2020, arXiv:2002.05202."""
+    """``value · gelu(gate)``. Source: Shazeer 2020, arXiv:2002.05202."""
 
     @staticmethod
-    def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
-        value, gate = both.chunk(2, dim=-1)
+    def forward(ctx: Any, value: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(value, gate)
         return functional.gelu(gate).mul_(value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (both,) = ctx.saved_tensors
-        value, gate = both.chunk(2, dim=-1)
-        d_both = torch.empty_like(
-            both
-        )  # each half is written in its place: autograd would join two by a copy
-        d_value, d_gate = d_both.chunk(2, dim=-1)
-        torch.mul(grad, functional.gelu(gate), out=d_value)
-        torch.ops.aten.gelu_backward.grad_input(grad * value, gate, grad_input=d_gate)
-        return d_both
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        value, gate = ctx.saved_tensors
+        d_gate = grad * value
+        torch.ops.aten.gelu_backward.grad_input(d_gate, gate, grad_input=d_gate)
+        return functional.gelu(gate).mul_(grad), d_gate
