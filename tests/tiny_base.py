@@ -204,3 +204,29 @@ def make_tiny_sdxl(folder: Path, *, seed: int = 0) -> Path:
     }
     _write_json(folder / "model_index.json", index)
     return folder
+
+
+def make_tiny_sd2(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random SD 2.x in diffusers folder layout: linear projections, v prediction, text width 32."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    make_tiny_base(folder, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        unet = UNet2DConditionModel(
+            sample_size=LATENT_SIZE,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+            norm_num_groups=8,
+        )
+    unet.save_pretrained(folder / "unet")
+    _write_json(
+        folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "prediction_type": "v_prediction"}
+    )
+    return folder

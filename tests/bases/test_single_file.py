@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from detour.bases.base import Base, open_base
 from detour.bases.single_file import config_folder, read_shapes, write_single_file
-from detour.bases.single_file_names import original_name
+from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import infer_configs
 from detour.errors import BaseError
 from tests.tiny_base import make_tiny_base
@@ -76,7 +76,7 @@ def test_true_sd15_has_the_names_that_were_published() -> None:
         "conv_norm_out.weight": "out.0.weight",
     }
     for ours, theirs in published.items():
-        assert original_name("unet", ours, unet) == f"model.diffusion_model.{theirs}"
+        assert place_of("sd1", "unet", ours, unet).name == f"model.diffusion_model.{theirs}"
     published_vae = {
         "encoder.down_blocks.1.resnets.0.conv_shortcut.weight": "encoder.down.1.block.0.nin_shortcut.weight",
         "decoder.up_blocks.0.resnets.2.norm1.weight": "decoder.up.3.block.2.norm1.weight",
@@ -86,7 +86,7 @@ def test_true_sd15_has_the_names_that_were_published() -> None:
         "decoder.conv_norm_out.bias": "decoder.norm_out.bias",
     }
     for ours, theirs in published_vae.items():
-        assert original_name("vae", ours, vae) == f"first_stage_model.{theirs}"
+        assert place_of("sd1", "vae", ours, vae).name == f"first_stage_model.{theirs}"
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -95,7 +95,7 @@ def test_every_tensor_of_true_sd15_has_a_name_of_its_own(part: str) -> None:
 
     config = open_base("sd15").config(part)
     names = list(empty_part(part, config).state_dict())
-    assert len({original_name(part, name, config) for name in names}) == len(names)
+    assert len({place_of("sd1", part, name, config).name for name in names}) == len(names)
 
 
 def test_shapes_alone_bring_back_sd15s_settings() -> None:
@@ -105,8 +105,8 @@ def test_shapes_alone_bring_back_sd15s_settings() -> None:
     shapes = {}
     for part in PARTS:
         for name, tensor in empty_part(part, base.config(part)).state_dict().items():
-            shapes[original_name(part, name, base.config(part))] = tuple(tensor.shape)
-    for part, inferred in infer_configs(shapes, where="x").items():
+            shapes[place_of("sd1", part, name, base.config(part)).name] = tuple(tensor.shape)
+    for part, inferred in infer_configs(shapes, "sd1", where="x").items():
         assert {key: base.config(part)[key] for key in inferred} == inferred
 
 
@@ -165,10 +165,11 @@ def damage(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor
     first = "model.diffusion_model.input_blocks.0.0.weight"
     if how == "adapter":
         return {"lora_unet_x.lora_down.weight": torch.zeros(1)}
-    if how == "xl":
-        return {"conditioner.embedders.0.x": torch.zeros(1)}
-    if how == "sd2":
-        return {**tensors, "cond_stage_model.model.x": torch.zeros(1)}
+    if how == "refiner":
+        text = {"conditioner.embedders.0.model.x": torch.zeros(1)}
+        return text | {name: one for name, one in tensors.items() if not name.startswith("cond_stage")}
+    if how == "no text":
+        return {name: tensor for name, tensor in tensors.items() if "cond_stage" not in name}
     if how == "no vae":
         return {name: tensor for name, tensor in tensors.items() if "first_stage" not in name}
     if how == "lacks one":
@@ -182,12 +183,12 @@ def damage(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor
     ("how", "words"),
     [
         ("adapter", "this is an adapter"),
-        ("xl", "Stable Diffusion XL"),
-        ("sd2", "Stable Diffusion 2.x"),
+        ("refiner", "the refining model of Stable Diffusion XL"),
+        ("no text", "lacks its text encoder"),
         ("no vae", "lacks its VAE"),
         ("lacks one", "lacks 'model.diffusion_model.input_blocks.0.0.weight'"),
         ("other shape", "(5, 4, 3, 3)"),
-        ("else", "no checkpoint of the SD 1.x layout"),
+        ("else", "no checkpoint of the layout"),
     ],
 )
 def test_other_files_are_refused_in_one_line(single: Path, tmp_path: Path, how: str, words: str) -> None:

@@ -164,7 +164,10 @@ class Base:
     def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
         """Tokenizers and text encoders, frozen."""
         self.require_weights()
-        tokenizers = {part: parts.load_tokenizer(self.folder, part) for part in self.family.text_parts}
+        tokenizers = {
+            part: parts.load_tokenizer(self.folder, part, pad_token=self.pad_token(part))
+            for part in self.family.text_parts
+        }
         models = {part: self._load(part, dtype, device) for part in self.family.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
@@ -174,6 +177,11 @@ class Base:
                     f"Put the tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
                 )
         return TextStage(self.family, tokenizers, models)
+
+    def pad_token(self, part: str) -> str:
+        """What stands behind a prompt's end: "!" (token 0) for open_clip's text encoders, the end itself for CLIP's."""
+        open_clip = part == "text_encoder_2" or self.family.name == "sd2"
+        return "!" if open_clip else "<|endoftext|>"
 
     def load_safety_checker(self, device: str = "cpu") -> SafetyChecker | None:
         """The base's own picture checker, or ``None`` where it has none."""
@@ -185,7 +193,7 @@ class Base:
         self.require_weights()
         assert self.weights is not None
         if self.weights.is_file():
-            tensors = single_file.read_part(self.weights, part, self.config(part), dtype)
+            tensors = single_file.read_part(self.weights, self.family.name, part, self.config(part), dtype)
             return parts.fill(part, self.config(part), tensors, device)
         return parts.load_from_folder(self.weights, part, dtype, device)
 
@@ -195,7 +203,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
 
     Args:
         name: ``pocket``; ``sd15``, ``sd21`` or ``sdxl`` (settings alone); a diffusers folder; a single
-            ``.safetensors`` checkpoint of the SD 1.x layout; or a hub id ``owner/name``.
+            ``.safetensors`` checkpoint of SD 1.x, SD 2.x or SDXL; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
 
@@ -273,10 +281,11 @@ def _from_file(name: str, path: Path) -> Base:
             f"{name}: only .safetensors checkpoints are read; pickles ({path.suffix or 'this file'}) can run "
             "code when they are opened. Convert it first."
         )
-    folder, configs = single_file.open_checkpoint(path, CONFIGS / "sd15")
+    family, folder, configs = single_file.open_checkpoint(path, CONFIGS)
+    family_of(configs["unet"], where=name)  # refuses variants that text-to-image adapters do not fit
     return Base(
         name=name,
-        family=FAMILIES["sd1"],
+        family=FAMILIES[family],
         folder=folder,
         weights=path,
         identity=_clean(path.stem),

@@ -153,8 +153,8 @@ def _refill_buffers(model: nn.Module, config: Mapping[str, Any], part: str) -> N
             owner.register_buffer("position_ids", positions, persistent=False)
 
 
-def load_tokenizer(folder: Path, part: str) -> Any:
-    """The CLIP tokenizer of a text part; without files of its own, CLIP's published one.
+def load_tokenizer(folder: Path, part: str, *, pad_token: str = "<|endoftext|>") -> Any:
+    """The CLIP tokenizer of a text part; without files of its own, CLIP's published one with that padding.
 
     Raises:
         BaseError: the folder's tokenizer is not readable.
@@ -164,7 +164,7 @@ def load_tokenizer(folder: Path, part: str) -> Any:
     place = folder / part.replace("text_encoder", "tokenizer")
     with quiet_libraries():
         if not place.is_dir():
-            return clip_tokenizer(pad_token="!" if part == "text_encoder_2" else "<|endoftext|>")
+            return clip_tokenizer(pad_token=pad_token)
         try:
             return CLIPTokenizer.from_pretrained(place, local_files_only=True)
         except Exception as error:  # a damaged JSON, merges that do not fit: many kinds, one meaning

@@ -1,12 +1,11 @@
-"""Single-file checkpoints of the SD 1.x layout: read part by part, and written.
+"""Single-file checkpoints of Stable Diffusion 1.x, 2.x and XL: read part by part, and written.
 
-The names inside are those of the original latent diffusion code (``model.diffusion_model.input_blocks…``).
-They are mapped one by one to the names of the parts, so that only the tensors of one part are in memory at a
-time. What the tensors' shapes cannot tell (heads, groups of the norms, picture size, another tokenizer than
-CLIP's) may stand in a folder ``NAME.config/`` beside ``NAME.safetensors``, in diffusers layout without
-weights.
+The names inside are those of the original code (``model.diffusion_model.input_blocks…``). They are mapped one
+by one to the names of the parts, so that only the tensors of one part are in memory at a time. What the tensors'
+shapes cannot tell (heads, groups of the norms, picture size, whether SD 2 predicts noise or v, another tokenizer than
+CLIP's) may stand in a folder ``NAME.config/`` beside ``NAME.safetensors``, in diffusers layout without weights.
 
-Source: Rombach et al. 2022, arXiv:2112.10752, and its published checkpoints.
+Source: Rombach et al. 2022, arXiv:2112.10752, Podell et al. 2023, arXiv:2307.01952, and their published checkpoints.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,40 +21,61 @@ import torch
 from torch import Tensor
 
 from detour.bases import parts
-from detour.bases.single_file_names import original_name
-from detour.bases.single_file_shapes import infer_configs
+from detour.bases.families import FAMILIES, FamilyName
+from detour.bases.single_file_names import place_of
+from detour.bases.single_file_shapes import family_of_shapes, infer_configs
+from detour.bases.single_file_text import put_together
 from detour.errors import BaseError
 from detour.files import write_text, write_with
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
 
-PART_NAMES = ("unet", "vae", "text_encoder")
+SHIPPED: Mapping[FamilyName, str] = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}
+"""Families whose single files are known → the folder of their settings that comes with detour."""
+
 MAX_HEADER_BYTES = 64 << 20
 STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def open_checkpoint(path: Path, shipped: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
+def open_checkpoint(path: Path, shipped: Path) -> tuple[FamilyName, Path, dict[str, Mapping[str, Any]]]:
     """Settings of a single file: from ``NAME.config/`` beside it, else from the shapes of its tensors.
 
     Args:
         path: the checkpoint.
-        shipped: the family's settings that come with detour.
+        shipped: the folder of the settings that come with detour.
 
     Returns:
-        The folder of the tokenizer and of what was not inferred, and the settings of each part.
+        The family, the folder of the tokenizer and of what was not inferred, and the settings of each part.
 
     Raises:
         BaseError: damaged, of another family, or an adapter instead of a base.
     """
     shapes = read_shapes(path)
-    _refuse_other_kinds(path, shapes)
+    family = family_of_shapes(shapes, where=path.name)
     beside = config_folder(path)
     if beside.is_dir():
-        return beside, {part: parts.read_config(beside, part) for part in (*PART_NAMES, "scheduler")}
-    configs = {part: parts.read_config(shipped, part) for part in (*PART_NAMES, "scheduler")}
-    inferred = infer_configs(shapes, where=path.name)
-    return shipped, {part: {**config, **inferred.get(part, {})} for part, config in configs.items()}
+        return family, beside, {part: parts.read_config(beside, part) for part in _config_names(family)}
+    return family, shipped / SHIPPED[family], _known_configs(shapes, family, shipped, where=path.name)
+
+
+def part_names(family: FamilyName) -> tuple[str, ...]:
+    """The parts that stand in a single file."""
+    return ("unet", "vae", *FAMILIES[family].text_parts)
+
+
+def _config_names(family: FamilyName) -> tuple[str, ...]:
+    return (*part_names(family), "scheduler")
+
+
+def _known_configs(
+    shapes: Mapping[str, tuple[int, ...]], family: FamilyName, shipped: Path, *, where: str
+) -> dict[str, Mapping[str, Any]]:
+    folder = shipped / SHIPPED[family]
+    inferred = infer_configs(shapes, family, where=where)
+    return {
+        part: {**parts.read_config(folder, part), **inferred.get(part, {})} for part in _config_names(family)
+    }
 
 
 def config_folder(path: Path) -> Path:
@@ -89,7 +109,9 @@ def _read_header(path: Path) -> dict[str, dict[str, Any]]:
         raise BaseError(f"{path.name}: not a readable safetensors file ({error}). Fetch it again.") from error
 
 
-def read_part(path: Path, part: str, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+def read_part(
+    path: Path, family: FamilyName, part: str, config: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """The tensors of one part under its own names.
 
     Raises:
@@ -103,51 +125,51 @@ def read_part(path: Path, part: str, config: Mapping[str, Any], dtype: torch.dty
         with safe_open(path, framework="pt") as checkpoint:
             there = set(checkpoint.keys())
             for name, shape in wanted.items():
-                original = _find(part, name, config, there)
+                place = place_of(family, part, name, config)
+                original = _find(place.name, there)
                 if original is None:
-                    raise BaseError(
-                        f"{path.name}: lacks '{original_name(part, name, config)}' of the {part}."
-                    )
-                tensor = checkpoint.get_tensor(original)
-                tensors[name] = _reshaped(path, original, tensor, shape).to(dtype)
+                    raise BaseError(f"{path.name}: lacks '{place.name}' of the {part}.")
+                tensor = place.of(checkpoint.get_tensor(original))
+                tensors[name] = _reshaped(path, original, tensor, shape).to(dtype).contiguous()
     except SafetensorError as error:
         raise BaseError(f"{path.name}: damaged ({error}). Fetch it again.") from error
     return tensors
 
 
 def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | None = None) -> Path:
-    """Write a base as one checkpoint of the SD 1.x layout, in the precision of its weights.
+    """Write a base as one checkpoint of the original layout, in the precision of its weights.
 
     Settings and tokenizer go into ``NAME.config/`` beside it where the shapes alone would not bring them
     back.
 
     Args:
-        base: of family SD 1.x, with weights.
+        base: of family SD 1.x, SD 2.x or SDXL, with weights.
         path: ends in ``.safetensors``.
         models: parts to write instead of the base's own, e.g. ``{"unet": merged}``.
 
     Raises:
         BaseError: of another family.
     """
-    if base.family.name != "sd1":
-        raise BaseError(
-            f"base '{base.name}' is {base.family.title}; single files are written for SD 1.x alone."
-        )
+    family = base.family.name
+    if family not in SHIPPED:
+        raise BaseError(f"base '{base.name}' is {base.family.title}, of which no single files are written.")
     tensors: dict[str, Tensor] = {}
-    for part in PART_NAMES:
+    for part in part_names(family):
         given = models or {}
-        model = given[part] if part in given else _load_as_stored(base, part)
-        for name, tensor in model.state_dict().items():
-            original = original_name(part, name, base.config(part))
-            tensors[original] = _as_original(part, name, tensor.detach()).contiguous().cpu()
+        model = given[part] if part in given else load_as_stored(base, part)
+        placed = {
+            place_of(family, part, name, base.config(part)): _as_original(part, name, tensor.detach())
+            for name, tensor in model.state_dict().items()
+        }
+        tensors |= {name: tensor.contiguous().cpu() for name, tensor in put_together(placed).items()}
     from safetensors.torch import save_file
 
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    _write_configs(base, path)
+    write_configs(base, path)
     return path
 
 
-def _load_as_stored(base: Base, part: str) -> Any:
+def load_as_stored(base: Base, part: str) -> Any:
     """A part in the one precision of its weights; fp32 where they are mixed."""
     assert base.weights is not None
     files = [base.weights] if base.weights.is_file() else sorted((base.weights / part).glob("*.safetensors"))
@@ -158,63 +180,40 @@ def _load_as_stored(base: Base, part: str) -> Any:
     return base.load_unet(dtype) if part == "unet" else base.load_vae(dtype)
 
 
-def _write_configs(base: Base, path: Path) -> None:
-    inferred = infer_configs(read_shapes(path), where=path.name)
-    shipped = Path(__file__).parent / "configs" / "sd15"
-    known = {
-        part: {**parts.read_config(shipped, part), **inferred.get(part, {})}
-        for part in (*PART_NAMES, "scheduler")
-    }
+def write_configs(base: Base, path: Path) -> None:
+    """Write ``NAME.config/`` beside a single file where its shapes alone would not bring the base's settings back.
+
+    Raises:
+        StorageError: disk full, no permission.
+    """
+    shipped = Path(__file__).parent / "configs"
+    known = _known_configs(read_shapes(path), base.family.name, shipped, where=path.name)
     own = {part: base.config(part) for part in known}
     same = all(
         _plain(own[part].get(key)) == _plain(value) for part in known for key, value in known[part].items()
     )
-    if same and own["text_encoder"]["vocab_size"] == 49408:
+    if same and all(own[part]["vocab_size"] == 49408 for part in base.family.text_parts):
         return
     folder = config_folder(path)
     for part, config in own.items():
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         write_text(folder / part / name, json.dumps(config, indent=2) + "\n")
-    if (base.folder / "tokenizer").is_dir():
-        shutil.copytree(base.folder / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        if (base.folder / tokenizer).is_dir():
+            shutil.copytree(base.folder / tokenizer, folder / tokenizer, dirs_exist_ok=True)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _refuse_other_kinds(path: Path, names: Iterable[str]) -> None:
-    there = set(names)
-    if any(".lora_down." in name or ".lora_A." in name for name in there):
-        raise BaseError(f"{path.name}: this is an adapter, not a base. Pass it with --lora.")
-    if any(name.startswith("conditioner.embedders.") for name in there):
-        raise BaseError(
-            f"{path.name}: a single file of Stable Diffusion XL; pass its diffusers folder or hub id."
-        )
-    if any(name.startswith("cond_stage_model.model.") for name in there):
-        raise BaseError(
-            f"{path.name}: a single file of Stable Diffusion 2.x; pass its diffusers folder or hub id."
-        )
-    if not any(name.startswith("model.diffusion_model.input_blocks.") for name in there):
-        raise BaseError(
-            f"{path.name}: no checkpoint of the SD 1.x layout (no 'model.diffusion_model.input_blocks…' "
-            "inside)."
-        )
-    for prefix, part in (("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder")):
-        if not any(name.startswith(prefix) for name in there):
-            raise BaseError(
-                f"{path.name}: the base lacks its {part} ('{prefix}…'). Use a complete checkpoint."
-            )
-
-
 def _empty_state(part: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(parts.empty_part(part, config).state_dict())
 
 
-def _find(part: str, name: str, config: Mapping[str, Any], there: set[str]) -> str | None:
+def _find(name: str, there: set[str]) -> str | None:
     """The tensor's name in the file; some writers leave out ``text_model.``."""
-    original = original_name(part, name, config)
-    choices = (original, original.replace(".text_model.", ".", 1))
+    choices = (name, name.replace(".text_model.", ".", 1))
     return next((choice for choice in choices if choice in there), None)
 
 

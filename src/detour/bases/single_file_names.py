@@ -1,8 +1,11 @@
-"""Names of the parts' tensors in single-file checkpoints of the SD 1.x layout."""
+"""Names of the parts' tensors in single-file checkpoints of Stable Diffusion 1.x, 2.x and XL."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from detour.bases.families import FamilyName
+from detour.bases.single_file_text import TensorPlace, text_place
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -16,30 +19,31 @@ UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
-    """Name of a part's tensor in the checkpoint.
+def place_of(family: FamilyName, part: str, name: str, config: Mapping[str, Any]) -> TensorPlace:
+    """Where a part's tensor stands in the checkpoint.
 
     Args:
-        part: ``unet``, ``vae`` or ``text_encoder``.
+        family: of the checkpoint; it decides on the text encoders' names alone.
+        part: ``unet``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
         name: the tensor's name in the part, e.g. ``down_blocks.0.resnets.1.conv1.weight``.
         config: the part's settings.
 
     Returns:
-        For example ``model.diffusion_model.input_blocks.2.0.in_layers.2.weight``.
+        For example the place named ``model.diffusion_model.input_blocks.2.0.in_layers.2.weight``.
     """
     if part == "unet":
-        return "model.diffusion_model." + _unet_name(name, config)
+        return TensorPlace(name="model.diffusion_model." + _unet_name(name, config))
     if part == "vae":
-        return "first_stage_model." + _vae_name(name, len(config["block_out_channels"]))
-    # transformers 5 has no ``text_model.`` in front of a text encoder's names; older ones and checkpoints
-    # have.
-    return "cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")
+        return TensorPlace(name="first_stage_model." + _vae_name(name, len(config["block_out_channels"])))
+    return text_place(family, part, name)
 
 
 def _unet_name(name: str, config: Mapping[str, Any]) -> str:

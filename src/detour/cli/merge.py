@@ -16,7 +16,7 @@ from detour.cli.options import force_option, json_option, pickle_option
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR|FILE.safetensors",
-    help="A diffusers folder, or a single-file checkpoint (SD 1.x).",
+    help="A diffusers folder, or a single-file checkpoint, whichever the base is.",
 )
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
+from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import PART_NAMES, write_single_file
+from detour.bases.single_file import part_names, write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
@@ -104,7 +105,7 @@ def merge_adapters(
     Args:
         base: name of a base with weights.
         loras: ``FILE`` or ``FILE:weight`` each; a negative weight takes one out again.
-        out: a ``.safetensors`` file (SD 1.x) or a diffusers folder.
+        out: a ``.safetensors`` file or a diffusers folder.
         revision: of a hub base.
         pictures: pictures of the proof on each side; 0 leaves the picture proof out.
         prompt: of those pictures; by default the adapters' triggers.
@@ -149,51 +150,50 @@ def merge_adapters(
 def _kind_of(base: Base, out: Path) -> Literal["folder", "file"]:
     assert base.weights is not None
     if out.suffix == ".safetensors":
-        if base.family.name != "sd1":
-            raise ConfigError(
-                f"{out}: single files are written for SD 1.x alone, and base '{base.name}' is "
-                f"{base.family.title}. Name a folder."
-            )
         return "file"
-    if base.weights.is_file():
-        raise ConfigError(
-            f"{out}: base '{base.name}' is a single file and is merged into one. Let the name end in .safetensors."
-        )
     return "folder"
 
 
 def _write(base: Base, pieces: dict[str, Pieces], place: Path) -> Checked:
     assert base.weights is not None
-    if base.weights.is_file():
+    to_file = place.suffix == ".safetensors"
+    if base.weights.is_file() and to_file:
         merge_checkpoint(base, pieces, place)
         return check_checkpoint(base, pieces, place)
-    if place.suffix != ".safetensors":
-        merge_folder(base, pieces, place)
-        if base.scheduler_config() != read_config(base.folder, "scheduler"):  # see base_for
-            write_json(place / "scheduler" / "scheduler_config.json", base.scheduler_config())
-        return check_folder(base, pieces, place)
+    if base.weights.is_dir() and not to_file:
+        return _merge_folder(base, pieces, place)
     with tempfile.TemporaryDirectory(prefix=".merging.", dir=place.parent.parent) as work:
-        folder = Path(work) / "merged"
-        merge_folder(base, pieces, folder)
-        checked = check_folder(base, pieces, folder)
-        merged = open_base(str(folder))
-        write_single_file(merged, place)
-        _require_same_parts(merged, open_base(str(place)))
-    return checked
+        if to_file:
+            folder = Path(work) / "merged"
+            checked = _merge_folder(base, pieces, folder)
+            merged = open_base(str(folder))
+            write_single_file(merged, place)
+            _require_same_parts(merged, open_base(str(place)))
+            return checked
+        unpacked = open_base(str(write_folder(base, Path(work) / "base")))
+        _require_same_parts(unpacked, base)
+        return _merge_folder(unpacked, pieces, place)
+
+
+def _merge_folder(base: Base, pieces: dict[str, Pieces], place: Path) -> Checked:
+    merge_folder(base, pieces, place)
+    if base.scheduler_config() != read_config(base.folder, "scheduler"):  # see base_for
+        write_json(place / "scheduler" / "scheduler_config.json", base.scheduler_config())
+    return check_folder(base, pieces, place)
 
 
 def _require_same_parts(folder: Base, file: Base) -> None:
-    for part in PART_NAMES:
+    for part in part_names(folder.family.name):
         first, second = (_state(base, part) for base in (folder, file))
         for name, tensor in first.items():
             if name not in second or not torch.equal(tensor, second[name]):
                 raise ProofFailed(
-                    f"the {part}'s '{name}' is another one in the single file; nothing was written."
+                    f"the {part}'s '{name}' is another one in the other layout; nothing was written."
                 )
 
 
 def _state(base: Base, part: str) -> dict[str, torch.Tensor]:
-    if part == "text_encoder":
+    if part.startswith("text_encoder"):
         return dict(base.load_text().models[part].state_dict())
     return dict((base.load_unet() if part == "unet" else base.load_vae()).state_dict())
 

@@ -16,13 +16,33 @@ from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.bases import single_file
 from detour.bases.base import Base
 from detour.bases.parts import weight_variant
-from detour.bases.single_file_names import original_name
+from detour.bases.single_file_names import place_of
+from detour.bases.single_file_text import TensorPlace
 from detour.errors import BaseError, ProofFailed
 from detour.files import write_with
 from detour.recipes.chosen_adapters import ChosenAdapter
 
 Pieces = list[tuple[Layer, float]]
 """What is added to one weight: (layer, strength) of each adapter that has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """What is merged into one tensor of a file.
+
+    Attributes:
+        key: the layer.
+        pieces: what is added to its weight.
+        place: where in the tensor that weight stands: single files keep some together, and some transposed.
+    """
+
+    key: str
+    pieces: Pieces
+    place: TensorPlace
+
+
+_Changes = Mapping[str, list[_Change]]
+"""Tensor name → what is merged into it."""
 
 _ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 _SMALLEST_STEP = {torch.float32: 0.0, torch.float16: 2.0**-25, torch.bfloat16: 0.0}
@@ -79,12 +99,10 @@ def merge_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> None:
 
 
 def merge_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> None:
-    """Write a single-file checkpoint from a single-file base; its settings come along."""
+    """Write a single-file checkpoint from a single-file base; its settings come along where shapes do not tell them."""
     assert base.weights is not None
     _merge_file(base.weights, out, _in_checkpoint(base, pieces))
-    settings = single_file.config_folder(base.weights)
-    if settings.is_dir():
-        shutil.copytree(settings, single_file.config_folder(out))
+    single_file.write_configs(base, out)
 
 
 def check_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Checked:
@@ -131,36 +149,46 @@ def files_of_base(base: Base) -> Iterator[Path]:
                 yield file
 
 
-def _in_folder(pieces: Mapping[str, Pieces], part: str) -> dict[str, tuple[str, Pieces]]:
-    """Tensor name → (layer key, pieces), under both names that text encoders have had."""
+def _in_folder(pieces: Mapping[str, Pieces], part: str) -> _Changes:
+    """Under both names that text encoders have had."""
     named = {}
     for key, mine in pieces.items():
         if part_of(key) == part:
-            named[f"{path_of(key)}.weight"] = (key, mine)
-            if part != "unet":
-                named[f"{LEGACY_TEXT_PREFIX}{path_of(key)}.weight"] = (key, mine)
+            for name in dict.fromkeys((path_of(key), LEGACY_TEXT_PREFIX + path_of(key))):
+                place = TensorPlace(name=f"{name}.weight")
+                named[place.name] = [_Change(key=key, pieces=mine, place=place)]
     return named
 
 
-def _in_checkpoint(base: Base, pieces: Mapping[str, Pieces]) -> dict[str, tuple[str, Pieces]]:
-    named = {}
+def _in_checkpoint(base: Base, pieces: Mapping[str, Pieces]) -> _Changes:
+    named: dict[str, list[_Change]] = {}
     for key, mine in pieces.items():
         part = part_of(key)
-        name = original_name(part, f"{path_of(key)}.weight", base.config(part))
-        named[name] = (key, mine)
-        named[name.replace(".text_model.", ".", 1)] = (key, mine)
+        place = place_of(base.family.name, part, f"{path_of(key)}.weight", base.config(part))
+        for name in dict.fromkeys((place.name, place.name.replace(".text_model.", ".", 1))):
+            named.setdefault(name, []).append(_Change(key=key, pieces=mine, place=place))
     return named
 
 
-def _merge_file(source: Path, target: Path, named: Mapping[str, tuple[str, Pieces]]) -> None:
+def _merge_file(source: Path, target: Path, named: _Changes) -> None:
     from safetensors.torch import save_file
 
     metadata, tensors = {}, {}
     for name, tensor, about in _tensors(source):
         metadata = about
-        tensors[name] = merged_tensor(tensor, named[name][1]) if name in named else tensor
+        tensors[name] = _merged(tensor, named.get(name, []))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_with(target, lambda temporary: save_file(tensors, temporary, metadata=metadata or {"format": "pt"}))
+
+
+def _merged(tensor: Tensor, changes: Sequence[_Change]) -> Tensor:
+    if not changes:
+        return tensor
+    made = tensor.clone()
+    for change in changes:
+        weight = change.place.of(made)  # a view
+        weight.copy_(merged_tensor(weight, change.pieces))
+    return made
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor, dict[str, str]]]:
@@ -175,9 +203,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor, dict[str, str]]]:
         raise BaseError(f"{path.name}: damaged ({error}). Fetch it again.") from error
 
 
-def _check_file(
-    source: Path, target: Path, named: Mapping[str, tuple[str, Pieces]]
-) -> tuple[dict[str, float], int, set[str]]:
+def _check_file(source: Path, target: Path, named: _Changes) -> tuple[dict[str, float], int, set[str]]:
     """(layer key → relative difference of its change, tensors that are the same, dtypes of the merged)."""
     differences: dict[str, float] = {}
     untouched, dtypes = 0, set()
@@ -191,8 +217,13 @@ def _check_file(
                 raise ProofFailed(f"{target.name}: '{name}' changed, though no adapter has it. Merge again.")
             untouched += 1
             continue
-        key, pieces = named[name]
-        differences[key] = _difference(key, before, after, pieces)
+        expected = before.clone()
+        for change in named[name]:
+            old, new = change.place.of(before), change.place.of(after)
+            differences[change.key] = _difference(change.key, old, new, change.pieces)
+            change.place.of(expected).copy_(new)
+        if not torch.equal(expected, after):
+            raise ProofFailed(f"{target.name}: '{name}' changed beside what adapters have. Merge again.")
         dtypes.add(str(before.dtype).removeprefix("torch."))
     if written:
         raise ProofFailed(f"{target.name}: holds '{min(written)}', which the base has not. Merge again.")
