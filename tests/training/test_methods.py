@@ -25,6 +25,12 @@ def test_a_method_has_a_rate_of_its_own_unless_one_is_given() -> None:
     assert resolved(adapter__method="loha", train__optim__lr=0.5).train.optim.lr == 0.5
 
 
+def test_own_scales_and_own_rates_of_factors_leave_the_step_as_large_as_plain_loras() -> None:
+    lora = resolved().train.optim.lr
+    assert resolved(adapter__rslora=True, adapter__rank=16).train.optim.lr == pytest.approx(lora / 4)
+    assert resolved(train__optim__up_rate=16.0).train.optim.lr == pytest.approx(lora / 4)
+
+
 def test_starts_from_the_base_take_linear_layers_where_the_goal_would_take_all() -> None:
     assert resolved().adapter.targets == "all"
     assert resolved(adapter__init="pissa").adapter.targets == "linear"

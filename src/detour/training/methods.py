@@ -1,11 +1,13 @@
 """What each method is trained with, and what it cannot be combined with."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from detour.adapters.start import FROM_BASE
 from detour.errors import ConfigError
 from detour.specs import AdapterSpec, RunSpec
+from detour.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
 RATES: Mapping[str, float] = {
     "lora": 1.0,
     "dora": 1.0,
-    "loha": 1.0,
+    "loha": 0.5,
     "lokr": 1.0,
-    "pissa": 1.0,
-    "olora": 1.0,
+    "pissa": 0.25,
+    "olora": 0.25,
     "full": 0.05,
 }
 
@@ -38,14 +40,23 @@ def is_plain(spec: AdapterSpec) -> bool:
     return method_name(spec) == "lora"
 
 
-def method_defaults(spec: AdapterSpec, *, lr: float, targets: str) -> dict[str, Any]:
-    """Rate and targets that suit the method, from those that suit plain LoRA."""
-    name = method_name(spec)
+def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dict[str, Any]:
+    """Rate and targets that suit the method, from those that suit plain LoRA.
+
+    rsLoRA's scale is √rank times as large, so that a step at 1/√rank of the rate moves the weights as far. With LoRA+
+    the two rates have plain LoRA's rate as their geometric mean.
+    """
+    name = method_name(spec.adapter)
     if name == "full":
         targets = "all"
     elif name in FROM_BASE and targets == "all":
         targets = "linear"
-    return {"train.optim.lr": lr * RATES[name], "adapter.targets": targets}
+    factor = RATES[name] / math.sqrt(spec.train.optim.up_rate)
+    if spec.adapter.rslora:
+        factor /= math.sqrt(rank)
+    if OPTIMIZERS[spec.train.optim.name].sets_rate:
+        factor = 1.0
+    return {"train.optim.lr": lr * factor, "adapter.targets": targets}
 
 
 def method_notes(spec: AdapterSpec) -> list[str]:

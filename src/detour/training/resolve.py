@@ -112,7 +112,10 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     by_goal = {
         "adapter.rank": defaults.rank,
         **method_defaults(
-            spec.adapter, lr=default_rate(spec.train.optim.name, defaults.lr), targets=defaults.targets
+            spec,
+            lr=default_rate(spec.train.optim.name, defaults.lr),
+            rank=defaults.rank if spec.adapter.rank == "auto" else spec.adapter.rank,
+            targets=defaults.targets,
         ),
         "train.steps": defaults.steps,
         "train.batch": defaults.batch,
