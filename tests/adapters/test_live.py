@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detour.adapters.arithmetic import count
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.delta import merge_into
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.adapters.layers import LoraLayer
 from detour.adapters.start import base_factors, split_size
+from detour.adapters.targets import adaptable_layers
 from detour.errors import AdapterError
 from tests.adapters.small_model import At
 
@@ -298,3 +300,11 @@ def test_loading_another_kind_or_another_start_is_refused() -> None:
         dora.load(attach(net(), "dora", alpha=4.0).to_adapter())
     with pytest.raises(AdapterError, match="began from another start"):
         attach(net(), "pissa").load(attach(net(3), "pissa").to_adapter())
+
+
+@pytest.mark.parametrize("name", ["dora", "loha", "lokr", "lokr-whole"])
+def test_arithmetic_counts_what_is_attached(name: str) -> None:
+    model = net()
+    rank = METHODS[name].get("rank", 2)
+    expected = count(adaptable_layers(model), rank, METHODS[name]["method"])
+    assert sum(factor.numel() for factor in attach(model, name).parameters()) == expected

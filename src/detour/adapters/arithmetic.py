@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from detour.adapters.start import Method, split_size
 from detour.adapters.targets import AdaptableLayer
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -19,9 +20,24 @@ def lora_parameters(layer: AdaptableLayer, rank: int) -> int:
     return rank * (layer.in_features * height * width + layer.out_features)
 
 
-def count(layers: Iterable[AdaptableLayer], rank: int) -> int:
+def layer_parameters(layer: AdaptableLayer, rank: int, method: Method = "lora") -> int:
+    """Parameters of one layer of any method; LoKr's first matrix as near to a square as it can be."""
+    plain = lora_parameters(layer, rank)
+    if method == "lora":
+        return plain
+    if method == "dora":
+        return plain + layer.out_features  # a magnitude for each output
+    if method == "loha":
+        return 2 * plain
+    (out1, out2), (in1, in2) = split_size(layer.out_features), split_size(layer.in_features)
+    kernel = math.prod(layer.kernel)
+    whole = rank >= max(out2, in2) / 2
+    return out1 * in1 + (out2 * in2 * kernel if whole else rank * (out2 + in2 * kernel))
+
+
+def count(layers: Iterable[AdaptableLayer], rank: int, method: Method = "lora") -> int:
     """Parameters of an adapter of one rank beside all of ``layers``."""
-    return sum(lora_parameters(layer, rank) for layer in layers)
+    return sum(layer_parameters(layer, rank, method) for layer in layers)
 
 
 def stabilised_alpha(alpha: float, rank: int) -> float:
@@ -41,6 +57,6 @@ def usable_rank(layer: AdaptableLayer) -> int:
     return min(layer.in_features * height * width, layer.out_features)
 
 
-def file_bytes(layers: Iterable[AdaptableLayer], rank: int, dtype: str) -> int:
+def file_bytes(layers: Iterable[AdaptableLayer], rank: int, dtype: str, method: Method = "lora") -> int:
     """Bytes of the factors in a file of ``dtype`` (fp32, fp16, bf16); header and metadata come on top."""
-    return count(layers, rank) * BYTES[dtype]
+    return count(layers, rank, method) * BYTES[dtype]

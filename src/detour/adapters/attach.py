@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,13 +18,11 @@ from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.hooked import Hooked, is_hooked
 from detour.adapters.live import Live, make_live, plain_copy
 from detour.adapters.places import find_layer, find_path
-from detour.adapters.start import FROM_BASE, Init, lora_down
+from detour.adapters.start import FROM_BASE, Init, Method, lora_down
 from detour.errors import AdapterError
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
-
-Method = Literal["lora", "dora", "loha", "lokr"]
 
 
 @dataclass(frozen=True)

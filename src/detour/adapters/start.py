@@ -14,6 +14,8 @@ from torch import Tensor
 from detour.errors import AdapterError
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
+Method = Literal["lora", "dora", "loha", "lokr"]
+"""What an adapted layer is."""
 FROM_BASE = ("pissa", "olora")
 """Starts that are factors of the base's own weight."""
 
@@ -88,7 +90,7 @@ def lokr_factors(
     return factors
 
 
-def split_size(size: int, factor: int | None) -> tuple[int, int]:
+def split_size(size: int, factor: int | None = None) -> tuple[int, int]:
     """Two whole numbers with product ``size``, the smaller one first unless ``factor`` divides ``size``.
 
     Args:

@@ -1,10 +1,14 @@
 """``detour inspect``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from detour.cli.options import json_option
+
+if TYPE_CHECKING:
+    from detour.adapters.start import Method
 
 
 def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -29,6 +33,13 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
 @click.option(
     "--rank", "ranks", default="4,8,16", show_default=True, callback=parse_ranks, help="Ranks to count for."
 )
+@click.option(
+    "--method",
+    type=click.Choice(["lora", "dora", "loha", "lokr"]),
+    default="lora",
+    show_default=True,
+    help="What stands beside each layer.",
+)
 @click.option("--layers", is_flag=True, help="List every adaptable layer that the targets match.")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
@@ -43,6 +54,7 @@ def command(
     base: str,
     targets: str,
     ranks: tuple[int, ...],
+    method: "Method",
     layers: bool,
     revision: str | None,
     plot: Path | None,
@@ -59,7 +71,7 @@ def command(
     from detour.cli.inspection import show_inspection
     from detour.recipes.inspect_base import inspect_base, plot_unet
 
-    inspection = inspect_base(base, targets=targets, ranks=ranks, revision=revision)
+    inspection = inspect_base(base, targets=targets, ranks=ranks, method=method, revision=revision)
     if plot is not None:
         plot_unet(inspection, plot)
     show_inspection(inspection, as_json=as_json, layers=layers, plot=plot)

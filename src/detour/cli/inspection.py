@@ -90,4 +90,4 @@ def _cost_table(inspection: "BaseInspection") -> "Table":
     heads = [("targets", "left"), ("modules", "right")]
     heads += [(f"r={rank}", "right") for rank in ranks]
     heads += [(f"share, r={ranks[0]}", "right"), ("fp32 file", "right"), ("fp16 file", "right")]
-    return table_of("Adapter parameters", heads, rows)
+    return table_of(f"Adapter parameters, {inspection.method}", heads, rows)

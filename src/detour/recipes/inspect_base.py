@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from detour.adapters.arithmetic import BYTES, count, file_bytes, usable_rank
+from detour.adapters.start import Method
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
 from detour.bases import parts
 from detour.bases.base import Base, open_base
@@ -100,6 +101,7 @@ class BaseInspection(_Figures):
     prediction: str
     has_weights: bool
     targets: str
+    method: Method
     parts: tuple[PartInfo, ...]
     blocks: tuple[BlockInfo, ...]
     layers: tuple[LayerInfo, ...]
@@ -117,6 +119,7 @@ def inspect_base(
     *,
     targets: str = "attn",
     ranks: Sequence[int] = (4, 8, 16),
+    method: Method = "lora",
     revision: str | None = None,
 ) -> BaseInspection:
     """Count a base's parts, blocks and layers, and what adapters beside it would cost.
@@ -125,6 +128,7 @@ def inspect_base(
         name: as for :func:`detour.bases.base.open_base`; ``sd15``, ``sd21`` and ``sdxl`` need no weights.
         targets: preset, list of names or ``re:`` expression that is marked as adapted.
         ranks: ranks to count at; the first one stands in the blocks.
+        method: what the layers would be.
         revision: of a hub id.
 
     Raises:
@@ -155,10 +159,11 @@ def inspect_base(
         prediction=str(base.scheduler_config().get("prediction_type", "epsilon")),
         has_weights=_has_weights(base),
         targets=targets,
+        method=method,
         parts=_parts(base, total),
-        blocks=_blocks(base, unet, chosen, ranks[0]),
+        blocks=_blocks(base, unet, chosen, ranks[0], method),
         layers=tuple(_layer(layer, layer in chosen) for layer in layers),
-        costs=tuple(_cost(label, found, rank, total) for label, found in choices for rank in ranks),
+        costs=tuple(_cost(label, found, rank, method, total) for label, found in choices for rank in ranks),
         warnings=_warnings(chosen, ranks),
     )
 
@@ -180,7 +185,7 @@ def _parts(base: Base, unet_parameters: int) -> tuple[PartInfo, ...]:
 
 
 def _blocks(
-    base: Base, unet: nn.Module, chosen: Sequence[AdaptableLayer], rank: int
+    base: Base, unet: nn.Module, chosen: Sequence[AdaptableLayer], rank: int, method: Method
 ) -> tuple[BlockInfo, ...]:
     sizes: dict[str, int] = {}
     for name, parameter in unet.named_parameters():
@@ -194,7 +199,9 @@ def _blocks(
             name=block,
             side=_side(block, latent, levels),
             parameters=sizes[block],
-            adapter_parameters=count([layer for layer in chosen if block_of(layer.path) == block], rank),
+            adapter_parameters=count(
+                [layer for layer in chosen if block_of(layer.path) == block], rank, method
+            ),
             groups=_groups([layer for layer in layers if block_of(layer.path) == block], chosen),
         )
         for block in sorted(sizes, key=_forward_order)
@@ -252,15 +259,15 @@ def _layer(layer: AdaptableLayer, selected: bool) -> LayerInfo:
     )
 
 
-def _cost(label: str, layers: Sequence[AdaptableLayer], rank: int, total: int) -> AdapterCost:
-    parameters = count(layers, rank)
+def _cost(label: str, layers: Sequence[AdaptableLayer], rank: int, method: Method, total: int) -> AdapterCost:
+    parameters = count(layers, rank, method)
     return AdapterCost(
         targets=label,
         modules=len(layers),
         rank=rank,
         parameters=parameters,
         share=parameters / (total + parameters),
-        file_bytes={dtype: file_bytes(layers, rank, dtype) for dtype in BYTES},
+        file_bytes={dtype: file_bytes(layers, rank, dtype, method) for dtype in BYTES},
     )
 
 
