@@ -1,0 +1,110 @@
+"""``detour data``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from detour.cli.options import json_option
+
+if TYPE_CHECKING:
+    from detour.recipes.check_data import DataReport
+
+
+@click.group("data", short_help="Look at a data set before training on it.")
+def command() -> None:
+    """Pictures and captions: check them before training."""
+
+
+@command.command("check")
+@click.argument("source", metavar="DATA")
+@click.option(
+    "--goal",
+    type=click.Choice(["style", "subject"]),
+    default="style",
+    show_default=True,
+    help="What the adapter is for.",
+)
+@click.option(
+    "--resolution", type=int, default=512, show_default=True, help="Side of the training pictures, pixels."
+)
+@click.option("--caption", help="Caption of the pictures that have none.")
+@click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
+)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw the pictures on one sheet, those with a flaw framed in red.",
+)
+@json_option
+def check(
+    *,
+    source: str,
+    goal: str,
+    resolution: int,
+    caption: str | None,
+    trigger: str,
+    seed: int,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what DATA holds and what is wrong with it; exits with 1 when training would stop.
+
+    Finds unreadable pictures, missing or equal captions, copies (also across the held-out split), blurred and small
+    pictures, frames, and marks that stand in the same place of most pictures.
+
+    \b
+    detour data check photos/ --sheet photos.png
+    detour data check dog/ --goal subject --trigger "sks dog"
+    """
+    from detour.cli.progress import shown
+    from detour.recipes.check_data import check_data
+    from detour.specs import DataSpec
+
+    spec = DataSpec(source=source, caption=caption, trigger=trigger)
+    with shown(quiet=as_json) as progress:
+        report = check_data(
+            spec,
+            goal="subject" if goal == "subject" else "style",
+            resolution_px=resolution,
+            seed=seed,
+            sheet=sheet,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        show(report, sheet)
+    if not report.usable:
+        raise SystemExit(1)
+
+
+def show(report: "DataReport", sheet: Path | None) -> None:
+    """The report as a person reads it: what is there, then what to do."""
+    for line in report.found:
+        click.echo(line)
+    ratios = ", ".join(f"{ratio} ×{count}" for ratio, count in list(report.aspect_ratios.items())[:5])
+    low, middle, high = (f"{w} × {h}" for w, h in zip(report.width_px, report.height_px, strict=True))
+    click.echo(f"sizes in pixels: median {middle}, from {low} to {high}; aspect ratios {ratios}")
+    click.echo(
+        f"captions: {report.captions} of {report.pictures}, {report.distinct_captions} different; "
+        f"{report.held_out} pictures would be held out"
+    )
+    if report.tags:
+        tags = ", ".join(f"{tag} ×{count}" for tag, count in list(report.tags.items())[:10])
+        click.echo(f"most frequent: {tags}")
+    click.echo("")
+    for finding in report.findings:
+        click.echo(f"{finding.severity}: {finding.what}")
+        click.echo(f"  next: {finding.next}")
+        for name in finding.pictures[:5]:
+            click.echo(f"  - {name}")
+        if len(finding.pictures) > 5:
+            click.echo(f"  - and {len(finding.pictures) - 5} more")
+    if not report.findings:
+        click.echo("nothing is wrong with it, as far as this can be seen")
+    if sheet is not None:
+        click.echo(f"sheet: {sheet}")

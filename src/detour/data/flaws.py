@@ -1,0 +1,137 @@
+"""What makes a picture a poor example, as figures: blur, and marks that stand in the same place of many pictures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BLUR_WINDOW = 11
+LONG_SIDE_PX = 512
+THUMB = 96
+COHERENCE = 0.7
+"""Share of the mean edge strength that is left when the edges of all pictures are added with their direction."""
+MIN_EDGE = 3.0
+"""Mean edge strength, in steps of 255, below which a place says nothing."""
+MIN_MARK_PX = 12
+"""Places of a 96 × 96 picture that a mark covers at least."""
+MIN_DENSITY = 0.3
+"""Share of the places around one that agree as well, inside a mark."""
+MAX_MARK_SHARE = 0.2
+"""Of the picture's area; more is no mark on it."""
+MAX_ELSEWHERE = 0.25
+"""Agreeing places outside the mark, as a share of those inside."""
+MIN_PICTURES = 8
+"""Below this, chance alone leaves too many edges in the same place."""
+
+
+def blur(image: Image.Image) -> float:
+    """How little a picture changes when it is blurred, 0 (sharp) to 1; above 0.6 looks blurred to most people.
+
+    Source: Crété-Roffet et al. 2007, "The blur effect: perception and estimation with a new no-reference perceptual
+    blur metric".
+    """
+    small = image.convert("L")
+    small.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX), Image.Resampling.LANCZOS)
+    grey = np.asarray(small, dtype=np.float64)
+    return max(_blur_along(grey), _blur_along(grey.T))
+
+
+def _blur_along(grey: NDArray[np.float64]) -> float:
+    if grey.shape[0] <= BLUR_WINDOW:
+        return 0.0
+    sums = np.cumsum(np.pad(grey, ((1, 0), (0, 0))), axis=0)
+    smooth = (sums[BLUR_WINDOW:] - sums[:-BLUR_WINDOW]) / BLUR_WINDOW
+    inner = grey[BLUR_WINDOW // 2 : grey.shape[0] - BLUR_WINDOW // 2]
+    sharp_steps, smooth_steps = np.abs(np.diff(inner, axis=0)), np.abs(np.diff(smooth, axis=0))
+    total = float(sharp_steps.sum())
+    lost = float(np.maximum(0.0, sharp_steps - smooth_steps).sum())
+    return 1.0 - lost / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that stands in the same place of many pictures, such as a watermark.
+
+    Attributes:
+        left, top, right, bottom: its box as shares of the picture's sides.
+        strength: 0 to 1; 1 is the same in every picture.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    strength: float
+
+    @property
+    def where(self) -> str:
+        """In words: ``bottom right``."""
+        x, y = (self.left + self.right) / 2, (self.top + self.bottom) / 2
+        row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else "middle"
+        column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "centre"
+        return f"{row} {column}"
+
+
+def thumbnail(image: Image.Image) -> NDArray[np.float32]:
+    """What :func:`common_mark` compares: the picture squeezed to 96 × 96, grey, float32 in [0, 255]."""
+    grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def common_mark(thumbs: NDArray[np.float32]) -> Mark | None:
+    """A mark in most of the pictures, or ``None``.
+
+    Edges of different pictures point anywhere, so their sum is about √n of n; edges of a mark add up. Finds what is
+    compact and stands in three pictures of four and more. Says nothing where edges agree all over: that is a style
+    with a fixed texture, or a layout that repeats.
+
+    Args:
+        thumbs: float32 (N, 96, 96), from :func:`thumbnail`.
+    """
+    if len(thumbs) < MIN_PICTURES:
+        return None
+    down, right = np.gradient(thumbs, axis=(1, 2))
+    strength = np.hypot(down, right).mean(axis=0)
+    together = np.hypot(down.mean(axis=0), right.mean(axis=0))
+    agreeing = (together > COHERENCE * strength) & (strength > MIN_EDGE)
+    dense = _density(agreeing) > MIN_DENSITY
+    if agreeing.sum() < MIN_MARK_PX or not dense.any():
+        return None
+    rows, columns = np.nonzero(dense)
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    inside = agreeing[top:bottom, left:right]
+    if (
+        inside.size > MAX_MARK_SHARE * agreeing.size
+        or agreeing.sum() - inside.sum() > MAX_ELSEWHERE * inside.sum()
+    ):
+        return None
+    share = together[top:bottom, left:right][inside] / strength[top:bottom, left:right][inside]
+    box = (float(side) / THUMB for side in (left, top, right, bottom))
+    return Mark(*box, strength=float(share.mean()))
+
+
+def _density(places: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of the places in the 7 × 7 window around each."""
+    padded = np.pad(places.astype(np.float64), 3)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))
+    return np.asarray(windows.mean(axis=(2, 3)))
+
+
+def border_px(image: Image.Image) -> int:
+    """Width of a frame of one colour around the picture, pixels; 0 without one.
+
+    Two opposite sides count (bars), when they have the same colour; a picture of one colour has no frame.
+    """
+    pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
+    return max(_bars(pixels), _bars(pixels.transpose(1, 0, 2)))
+
+
+def _bars(pixels: NDArray[np.int16]) -> int:
+    """Rows of one colour at both ends."""
+    colour = pixels[0, 0]
+    flat = np.abs(pixels - colour).max(axis=(1, 2)) <= 6
+    if flat.all():
+        return 0
+    first, last = int(np.argmin(flat)), int(np.argmin(flat[::-1]))
+    return min(first, last) if min(first, last) >= 2 else 0
