@@ -107,8 +107,8 @@ def common_mark(thumbs: NDArray[np.float32]) -> Mark | None:
     ):
         return None
     share = together[top:bottom, left:right][inside] / strength[top:bottom, left:right][inside]
-    box = (float(side) / THUMB for side in (left, top, right, bottom))
-    return Mark(*box, strength=float(share.mean()))
+    x0, y0, x1, y1 = (float(side) / THUMB for side in (left, top, right, bottom))
+    return Mark(x0, y0, x1, y1, strength=float(share.mean()))
 
 
 def _density(places: NDArray[np.bool_]) -> NDArray[np.float64]:
