@@ -75,6 +75,12 @@ class MissingExtra(DetourError):
     exit_code = 11
 
 
+class HubError(DetourError):
+    """The hub did not take what was pushed; what is here is as it was."""
+
+    exit_code = 13
+
+
 class ProcessLost(DetourError):
     """Of several processes that train together, another one ended."""
 

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
     "grid": ("grid", "Base, A, B and A+B at several weights on one sheet."),
     "extract": ("extract", "Make an adapter from the difference of two bases."),
+    "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, from its files."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),

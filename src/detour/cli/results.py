@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from detour.evaluation.proof import Proof
     from detour.recipes.generate_pictures import GenerateResult
     from detour.recipes.list_runs import RunSummary
+    from detour.recipes.push_run import PushResult
     from detour.recipes.run_demo import DemoResult
     from detour.recipes.train_adapter import TrainResult
 
@@ -152,6 +153,15 @@ def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
     click.echo(f"adapter: {result.adapter_file} ({bytes_text(result.adapter_file.stat().st_size)})")
     if result.proof is not None:
         show_proof(result.proof, run=result.run_folder, as_json=False)
+
+
+def show_push_result(result: "PushResult", *, as_json: bool) -> None:
+    """``detour push``: where it is, and who sees it."""
+    if as_json:
+        click.echo(result.model_dump_json(indent=2))
+        return
+    seen = "private; make it public in its settings there" if result.private else "public"
+    click.echo(f"pushed {len(result.files)} files: {result.url} ({seen})")
 
 
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ KEYS = {
     "device": "base.device",
     "dtype": "base.dtype",
     "name": "name",
+    "track": "track",
     "goal": "goal",
     "seed": "seed",
     "trigger": "data.trigger",
@@ -102,6 +103,13 @@ KEYS = {
     "--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run."
 )
 @click.option(
+    "--track",
+    type=click.Choice(["none", "tensorboard", "wandb"]),
+    help="Send curves and sample pictures there too. [default: none]",
+)
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Put the proved run on the hub; see detour push.")
+@click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see it. [default: private]")
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     help="Processes that share every step, one GPU each (or cores of the CPU). [default: 1]",
@@ -115,6 +123,8 @@ def command(
     assignments: tuple[str, ...],
     resume: Path | None,
     processes: int | None,
+    push_to_hub: str | None,
+    public: bool,
     runs: Path,
     force: bool,
     as_json: bool,
@@ -131,10 +141,13 @@ def command(
     detour train photos/ --goal subject --trigger "sks robot" --class-prompt "a robot"
     detour train --resume runs/my-style
     """
+    if processes is not None:
+        _share(processes)
     from detour.cli.processes import is_first
     from detour.cli.progress import shown
-    from detour.cli.results import show_train_result
+    from detour.cli.results import show_push_result, show_train_result
     from detour.errors import ConfigError
+    from detour.recipes.push_run import check_push, push_run
     from detour.recipes.train_adapter import train_adapter
     from detour.specs import load_run_spec
 
@@ -150,13 +163,19 @@ def command(
         raise ConfigError(
             "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
         )
-    if processes is not None:
-        _share(processes)
+    if push_to_hub is not None:
+        check_push(push_to_hub)  # before hours of work
     spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
     with shown(quiet=as_json or not is_first()) as progress:
         result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
-    if is_first():
-        show_train_result(result, as_json=as_json)
+    if not is_first():
+        return
+    show_train_result(result, as_json=as_json)
+    if push_to_hub is not None:
+        with shown(quiet=as_json) as progress:
+            pushed = push_run(result.run_folder, push_to_hub, public=public, progress=progress)
+        if not as_json:
+            show_push_result(pushed, as_json=False)
 
 
 def _share(count: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detour.evaluation.report import HEADLINES, RunStory
-from detour.evaluation.settings import setting_rows
+from detour.evaluation.settings import hub_id, setting_rows
 from detour.files import write_text
 
 CARD_SETTINGS = (
@@ -132,10 +132,7 @@ def _kind(story: RunStory) -> str:
 def _base_argument(story: RunStory) -> str:
     """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
     name = story.spec.base.name
-    if name == "pocket":
-        return name
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
-    return name if is_hub_id else "YOUR-COPY-OF-THE-BASE"
+    return name if name == "pocket" else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
 
 
 def _first_prompt(story: RunStory) -> str:

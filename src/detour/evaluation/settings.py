@@ -1,7 +1,7 @@
 """A run's settings as rows to read, without paths of the machine it ran on."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from detour.specs import RunSpec
@@ -19,6 +19,29 @@ def setting_rows(spec: RunSpec, *, base_identity: str) -> list[tuple[str, str]]:
     for folder in (values["data"], *values["data"]["folders"]):
         folder["source"] = public_source(folder["source"])
     return [(key, _shown(value)) for key, value in _flat(values) if value is not None]
+
+
+def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
+    """The settings without paths of the machine: folders by their own names, a local base by its identity."""
+    data = spec.data.model_copy(
+        update={
+            "source": public_source(spec.data.source),
+            "folders": tuple(
+                folder.model_copy(update={"source": public_source(folder.source)})
+                for folder in spec.data.folders
+            ),
+        }
+    )
+    name = spec.base.name if hub_id(spec.base.name) or spec.base.name == "pocket" else base_identity
+    base = spec.base.model_copy(update={"name": name})
+    prior = spec.prior.model_copy(update={"folder": ""})
+    return spec.model_copy(update={"data": data, "base": base, "prior": prior})
+
+
+def hub_id(base_name: str) -> str | None:
+    """``base_name`` if it is an id of the hub and no path of this machine."""
+    is_id = base_name.count("/") == 1 and not base_name.startswith((".", "/", "~"))
+    return base_name if is_id and not Path(base_name).exists() else None
 
 
 def public_source(source: str) -> str:

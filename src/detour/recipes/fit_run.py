@@ -12,6 +12,7 @@ from torch import nn
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
+from detour.evaluation.settings import public_settings
 from detour.recipes.draw_samples import SampleSheets
 from detour.recipes.progress import Progress, ProgressFn
 from detour.recipes.run_plan import RunPlan
@@ -28,6 +29,7 @@ from detour.training.run_record import RunRecord
 from detour.training.step import Denoiser, repeatable_kernels
 from detour.training.stopping import stop_wish
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
+from detour.training.tracking import Tracking, open_tracker
 from detour.training.validation import fixed_validation
 
 if TYPE_CHECKING:
@@ -95,7 +97,11 @@ def fit_run(
     state = make_state(attached, spec)
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
-    with stop_wish() as wish, contextlib.closing(_log(plan, folder, processes)) as log:
+    with (
+        stop_wish() as wish,
+        contextlib.closing(_log(plan, folder, processes)) as log,
+        contextlib.ExitStack() as stack,
+    ):
         validator = _validator(plan, material, denoiser, log, processes)
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(
@@ -114,8 +120,13 @@ def fit_run(
         pace = Pace(
             _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator
         )
-        drawing = Sheets(lambda step: _draw_sheet(sheets, step, progress), every=int(spec.sample.every))
-        of_first: list[Observer] = [] if record is None else [drawing, record, pace]
+        tracking = stack.enter_context(
+            contextlib.closing(_tracking(plan, folder, validator, processes, progress))
+        )
+        drawing = Sheets(
+            lambda step: _draw_sheet(sheets, step, tracking, progress), every=int(spec.sample.every)
+        )
+        of_first: list[Observer] = [] if record is None else [tracking, drawing, record, pace]
         watching: list[Observer] = [log, validator, *of_first, checkpointer]
         state.enough = validator.enough
         with (
@@ -124,6 +135,7 @@ def fit_run(
         ):
             if plan.checkpoint is None and validator.every:
                 validator.validate(state)
+                tracking.validated(state.step)
             fit(
                 state,
                 loss_fn,
@@ -213,8 +225,28 @@ def _teller(spec: RunSpec, progress: ProgressFn) -> Callable[[int, float, Mappin
     return tell
 
 
-def _draw_sheet(sheets: SampleSheets, step: int, progress: ProgressFn) -> None:
+def _tracking(
+    plan: RunPlan, folder: Path, validator: Validator, processes: Processes, progress: ProgressFn
+) -> Tracking:
+    settings = public_settings(plan.spec, base_identity=plan.base.identity).model_dump(
+        mode="json", by_alias=True
+    )
+    tracker = open_tracker(
+        plan.spec.track if processes.first else "none",
+        folder,
+        settings=settings,
+        resumed_at=plan.checkpoint.step if plan.checkpoint is not None else None,
+    )
+    return Tracking(
+        tracker,
+        val_loss=validator.loss_at,
+        tell=lambda note: progress(Progress(stage="training", note=note)),
+    )
+
+
+def _draw_sheet(sheets: SampleSheets, step: int, tracking: Tracking, progress: ProgressFn) -> None:
     folder = sheets.draw(step)
+    tracking.drew(step, folder)
     progress(Progress(stage="training", note=f"Sample pictures of step {step}: {folder}"))
 
 

@@ -13,6 +13,7 @@ from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
 from detour.training.text_adapter import choose_text_targets
+from detour.training.tracking import require_tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     Raises:
         BaseError, DataError, ConfigError: what is missing or does not fit.
     """
+    require_tracker(spec.track)
     spec = _with_instance_caption(spec)
     base, dataset = _opened(spec)
     device = pick_device(spec.base.device)

@@ -222,6 +222,8 @@ class RunSpec(Spec):
     """Sets what is known to suit each; see docs/training.md."""
     seed: Count = 0
     """Noise, timesteps, order and dropout are functions of (seed, step, sample)."""
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where curves and sample pictures go besides the run folder (``pip install detour-lora[track]``)."""
     base: BaseSpec = BaseSpec()
     data: DataSpec = DataSpec()
     prior: PriorSpec = PriorSpec()

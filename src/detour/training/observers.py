@@ -131,6 +131,7 @@ class Validator:
         self._patience = patience
         self.since_best = 0
         self.latest: float | None = None
+        self.latest_step: int | None = None
         self.best_loss: float | None = None
         self.best_step: int | None = None
         self.best_values: Tensor | None = None
@@ -143,6 +144,7 @@ class Validator:
         """Measure the weights that would be shipped now; before step 1 this is the base's own loss."""
         with state.as_shipped():
             self.latest = self._measure()
+        self.latest_step = state.step
         self._log.write({"step": state.step, "val_loss": self.latest})
         if not self._keep_best:
             return
@@ -172,6 +174,10 @@ class Validator:
             "best_step": self.best_step,
             "since_best": self.since_best,
         }
+
+    def loss_at(self, step: int) -> float | None:
+        """The loss that was measured at ``step``; ``None`` where none was."""
+        return self.latest if step == self.latest_step else None
 
     def tensors(self) -> dict[str, Tensor]:
         return {} if self.best_values is None else {"best": self.best_values}

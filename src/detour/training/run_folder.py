@@ -24,6 +24,9 @@ ARTEFACTS = (
     "report.html",
     "README.md",
     "samples",
+    "tensorboard",
+    "wandb",
+    "wandb.json",
     "checkpoints",
 )
 """What a run leaves beside its adapter; a folder with any of them holds a run."""
