@@ -39,14 +39,28 @@ def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[P
     Raises:
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
     """
-    folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
+    folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
     if weights and not list((folder / "unet").glob("*.safetensors")):
-        folder = _snapshot(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
+        folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return folder, commit
 
 
-def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[str]) -> Path:
+def fetch_files(
+    hub_id: str, revision: str | None, allow: list[str], ignore: list[str], *, what: str = "base"
+) -> Path:
+    """Some files of a hub model, from the local cache where they are.
+
+    Args:
+        hub_id: ``owner/name``.
+        revision: branch, tag or commit; ``None`` is the main branch.
+        allow: patterns of the files that are wanted.
+        ignore: patterns of those that are not.
+        what: how messages call the model.
+
+    Raises:
+        BaseError: not there, not allowed, not reachable, or offline and not in the cache.
+    """
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -57,14 +71,14 @@ def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[
         )
     except errors.GatedRepoError as error:
         raise BaseError(
-            f"base '{hub_id}' is gated. Accept its terms on the hub, log in with 'hf auth login' and run "
+            f"{what} '{hub_id}' is gated. Accept its terms on the hub, log in with 'hf auth login' and run "
             "again."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise BaseError(f"base '{hub_id}' has no revision '{revision}'. Check --revision.") from error
+        raise BaseError(f"{what} '{hub_id}' has no revision '{revision}'. Check --revision.") from error
     except errors.RepositoryNotFoundError as error:
         raise BaseError(
-            f"base '{hub_id}' is neither a folder here nor a model on the hub (or it is private: 'hf auth "
+            f"{what} '{hub_id}' is neither a folder here nor a model on the hub (or it is private: 'hf auth "
             "login')."
         ) from error
     except (
@@ -75,11 +89,11 @@ def _snapshot(hub_id: str, revision: str | None, allow: list[str], ignore: list[
     ) as error:
         if constants.HF_HUB_OFFLINE:
             raise BaseError(
-                f"base '{hub_id}'{at} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it. "
+                f"{what} '{hub_id}'{at} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it. "
                 "Fetch it once with the network on, or pass a folder."
             ) from error
         raise BaseError(
-            f"base '{hub_id}'{at} is neither a folder here nor could it be fetched ({_first_line(error)}). "
+            f"{what} '{hub_id}'{at} is neither a folder here nor could it be fetched ({_first_line(error)}). "
             "Check the name and the network, or pass a folder."
         ) from error
     return Path(folder)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import json_option
+from detour.cli.options import DEVICES, json_option
 
 if TYPE_CHECKING:
     from detour.recipes.check_data import DataReport
@@ -108,3 +108,40 @@ def show(report: "DataReport", sheet: Path | None) -> None:
         click.echo("nothing is wrong with it, as far as this can be seen")
     if sheet is not None:
         click.echo(f"sheet: {sheet}")
+
+
+@command.command("caption")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--model",
+    default="Salesforce/blip-image-captioning-base",
+    show_default=True,
+    help="A BLIP captioning model: hub id or folder.",
+)
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--prompt", default="", help="Words that each caption begins with, e.g. 'a drawing of'.")
+@click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where the work runs.")
+@json_option
+def caption(
+    *, folder: Path, model: str, revision: str | None, prompt: str, device: str, as_json: bool
+) -> None:
+    """Write a caption beside every picture of FOLDER that has none, with a BLIP model.
+
+    Captions that are there stay. Read what it wrote before training: a caption that names the style keeps the adapter
+    from learning it.
+    """
+    from detour.cli.progress import shown
+    from detour.recipes.caption_pictures import caption_pictures
+
+    with shown(quiet=as_json) as progress:
+        result = caption_pictures(
+            folder, model=model, revision=revision, prompt=prompt, device=device, progress=progress
+        )
+    if as_json:
+        click.echo(result.to_json())
+        return
+    for name, text in result.written.items():
+        click.echo(f"{name}: {text}")
+    click.echo(
+        f"{len(result.written)} captions written, {result.kept} were there. Next: detour data check {folder}"
+    )
