@@ -41,9 +41,9 @@ def test_each_folder_has_its_own_settings(place: Path) -> None:
         ("any dogs/y.png", "a dog", 1),
     ]
     assert data.found == (
-        "dog: 2 pictures: pictures with .txt captions beside them",
+        "dog: 2 pictures: 1 of them with .txt captions beside them",
         "style: 1 picture: pictures with .txt captions beside them",
-        "any dogs: 2 class pictures: pictures with .txt captions beside them",
+        "any dogs: 2 class pictures: 0 of them with .txt captions beside them",
     )
     assert data.tags == {
         "dog": {"sks": 2, "a dog": 1, "sitting": 1},

@@ -73,6 +73,16 @@ class Base:
         return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
 
     @property
+    def bucket_step_px(self) -> int:
+        """What sides of pictures are multiples of, so that the UNet halves their latents without a remainder.
+
+        ``latent_factor · 2^(levels − 1)``: 64 for SD 1 and 2. SDXL, which needs 32, was trained on multiples of 64
+        (arXiv:2307.01952, appendix I).
+        """
+        needed = self.latent_factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1)
+        return 64 if self.native_size_px >= 512 and 64 % needed == 0 else int(needed)
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
         return int(self.config("unet")["in_channels"])

@@ -25,6 +25,7 @@ KEYS = {
     "prior": "prior.use",
     "split": "data.split",
     "resolution": "data.resolution",
+    "buckets": "data.buckets",
     "skip_bad_images": "data.skip_bad_images",
     "method": "adapter.method",
     "rank": "adapter.rank",
@@ -79,6 +80,9 @@ KEYS = {
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--seed", type=int, help="Noise, timesteps, order and dropout follow from it.")
 @click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
+@click.option(
+    "--buckets", is_flag=True, default=None, help="Keep each picture's shape instead of cutting squares."
+)
 @click.option("--device", type=DEVICES, help="Where the work runs.")
 @click.option("--dtype", type=DTYPES, help="Precision of the frozen base; adapter weights are fp32 always.")
 @click.option(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detour.data.captions import one_line, read_sidecar, read_text
+from detour.data.masks import is_mask
 from detour.data.pictures import OTHER_PICTURE_SUFFIXES, SUFFIXES
 from detour.errors import DataError
 from detour.specs.data import Role
@@ -91,8 +92,9 @@ def _sidecars(source: Path) -> Found:
     entries = [Entry(path.name, path, read_sidecar(path), words=words) for path in pictures]
     captioned = sum(entry.caption is not None for entry in entries)
     convention = "pictures with .txt captions beside them"
-    if words and captioned < len(entries):
-        convention = f"one kohya folder, '{words}' where a picture has no caption"
+    if captioned < len(entries):
+        convention = f"{captioned} of them with .txt captions beside them"
+        convention = f"one kohya folder, '{words}' where a picture has no caption" if words else convention
     return Found(entries, convention, _left_out(source, pictures))
 
 
@@ -200,7 +202,10 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not is_mask(path)
+        and path.is_file()
     )
 
 
@@ -209,7 +214,7 @@ def _left_out(folder: Path, pictures: list[Path]) -> list[str]:
     captions = {path.with_suffix(suffix).name for path in pictures for suffix in (".txt", ".caption")}
     taken = captions | {path.name for path in pictures}
     others = [path for path in folder.iterdir() if path.is_file() and path.name not in taken]
-    others = [path for path in others if not path.name.startswith(".")]
+    others = [path for path in others if not path.name.startswith(".") and not is_mask(path)]
     unread = sorted(path.name for path in others if path.suffix.lower() in OTHER_PICTURE_SUFFIXES)
     remarks = []
     if unread:

@@ -12,6 +12,7 @@ from PIL import Image
 from detour.data.captions import completed, tag_orders, tag_table
 from detour.data.conventions import Entry, Found, find_entries
 from detour.data.hub import HUB_PREFIX, hub_entries
+from detour.data.masks import mask_beside, open_mask
 from detour.data.pictures import check_picture, open_picture
 from detour.errors import DataError
 from detour.files import sha256_of
@@ -30,6 +31,8 @@ class Example:
         name: relative to the data set, with ``/``; never a path of the user's machine.
         path: the file; None when the picture came from a hub data set (use :meth:`open`).
         caption: complete, trigger included.
+        mask: file beside it that says which part counts.
+        mask_sha256: hex digest of the mask's file; empty without one.
         shuffled: orders of its tags that are shown instead, complete; empty: the caption alone.
         sha256: hex digest of the file's bytes.
         repeats: how often it is shown in one epoch.
@@ -49,6 +52,8 @@ class Example:
     weight: float = 1.0
     group: str = ONE_GROUP
     shuffled: tuple[str, ...] = ()
+    mask: Path | None = None
+    mask_sha256: str = ""
 
     def __repr__(self) -> str:
         return f"Example({self.name!r}, caption={self.caption!r})"
@@ -58,6 +63,18 @@ class Example:
         source = self.path if self.path is not None else self.data
         assert source is not None, "an example has a path or data"
         return open_picture(source, max_megapixels=max_megapixels, name=self.name)
+
+    def open_mask(self, *, alpha: bool) -> Image.Image | None:
+        """Which part counts, 0 to 255 at the picture's size: the alpha channel, or the mask file; ``None``: all of it.
+
+        Raises:
+            DataError: unreadable, or of another size than the picture.
+        """
+        if not alpha:
+            return open_mask(self.mask, self.size_px, name=self.mask.name, alpha=False) if self.mask else None
+        source = self.path if self.path is not None else self.data
+        assert source is not None, "an example has a path or data"
+        return open_mask(source, self.size_px, name=self.name, alpha=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,15 @@ class Dataset:
         digest = hashlib.sha256()
         for role, examples in (("train", self.examples), ("class", self.class_examples)):
             for e in examples:
-                for text in (role, e.name, e.sha256, e.caption, str(e.repeats), repr(e.weight)):
+                for text in (
+                    role,
+                    e.name,
+                    e.sha256,
+                    e.caption,
+                    str(e.repeats),
+                    repr(e.weight),
+                    e.mask_sha256,
+                ):
                     digest.update(f"{len(text.encode())}:".encode() + text.encode())
         return digest.hexdigest()
 
@@ -255,6 +280,7 @@ def _example(
     trigger, template = (folder.trigger, folder.template) if entry.role == "train" else ("", "")
     complete = functools.partial(completed, trigger=trigger or "", template=template or "")
     own = entry.caption or ""
+    mask = mask_beside(path) if path and spec.mask == "file" else None
     orders = tag_orders(own, keep=spec.keep_tags, count=spec.shuffles) if spec.shuffle_tags else ()
     return Example(
         name=f"{name}/{entry.name}" if name else entry.name,
@@ -266,6 +292,8 @@ def _example(
         data=data,
         weight=folder.weight,
         group=entry.group or name or ONE_GROUP,
+        mask=mask,
+        mask_sha256=sha256_of(mask) if mask else "",
         shuffled=tuple(dict.fromkeys(map(complete, orders))),
     )
 

@@ -2,12 +2,16 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detour.errors import DataError
+
+T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -25,6 +29,24 @@ def open_picture(source: Path | bytes, *, max_megapixels: float, name: str = "")
     Raises:
         DataError: missing, unreadable, truncated, of another format, or too large.
     """
+    return _opened(source, max_megapixels, name, _upright_rgb)
+
+
+def open_channel(
+    source: Path | bytes, *, alpha: bool, max_megapixels: float = 100.0, name: str = ""
+) -> Image.Image | None:
+    """One channel of a picture, upright, 0 to 255: its transparency with ``alpha``, else its brightness.
+
+    Returns:
+        Mode ``L``; ``None`` when a picture has no transparency.
+
+    Raises:
+        DataError: as :func:`open_picture`.
+    """
+    return _opened(source, max_megapixels, name, _upright_alpha if alpha else _upright_grey)
+
+
+def _opened(source: Path | bytes, max_megapixels: float, name: str, read: Callable[[Image.Image], T]) -> T:
     name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
         with warnings.catch_warnings():
@@ -35,7 +57,7 @@ def open_picture(source: Path | bytes, *, max_megapixels: float, name: str = "")
                 io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
             ) as image:
                 _check_size(image.size, max_megapixels, name)
-                return _upright_rgb(image)
+                return read(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -72,6 +94,15 @@ def _unreadable(name: str, source: Path | bytes, error: Exception) -> DataError:
         reason = f"truncated after {num_bytes:,} bytes"
     formats = ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
     return DataError(f"{name}: not readable as {formats} ({reason}). Remove it, or pass --skip-bad-images.")
+
+
+def _upright_alpha(image: Image.Image) -> Image.Image | None:
+    upright = ImageOps.exif_transpose(image)
+    return upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+
+
+def _upright_grey(image: Image.Image) -> Image.Image | None:
+    return _upright_rgb(image).convert("L")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -53,7 +53,7 @@ class Objective:
             timesteps: (N,) int64.
             alphas: (T,) float32.
             weights: (N,) of each sample, on top of its timestep's.
-            mask: (N, 1, H, W) in [0, 1].
+            mask: (N, 1, H, W), of mean 1 a sample.
         """
         counted = loss_weights(self.weighting, kind, timesteps, alphas, gamma=self.snr_gamma)
         thresholds = None
@@ -155,8 +155,8 @@ def denoising_loss(
         prediction: (N, C, H, W), any float dtype.
         wanted: as ``prediction``.
         weights: (N,) from :func:`loss_weights`.
-        mask: (N, 1, H, W) in [0, 1], multiplied onto the error of each position. The mean stays that over all
-            positions: a position counts the same whatever the mask leaves of the others.
+        mask: (N, 1, H, W), multiplied onto the error of each position. The mean stays that over all positions: a mask
+            of mean 1 keeps the scale of the loss, whatever share it leaves.
         thresholds: (N,) from :func:`huber_thresholds`.
 
     Returns:

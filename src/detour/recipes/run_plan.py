@@ -9,6 +9,7 @@ from detour.data.folder import Dataset, read_dataset
 from detour.specs import RunSpec
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
+from detour.training.data_fit import check_data
 from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
@@ -53,6 +54,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         device=device,
     )
     base = as_trained(base, resolved.spec)
+    data_notes = check_data(resolved.spec, dataset, base)
     targets = choose_targets(base.meta_unet(), base, resolved.spec)
     text_targets = choose_text_targets(base, resolved.spec)
     return RunPlan(
@@ -62,6 +64,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         notes=(
             *dataset.found,
             *dataset.problems,
+            *data_notes,
             *resolved.notes,
             *targets.notes,
             *text_targets.notes,

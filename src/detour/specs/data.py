@@ -52,6 +52,18 @@ class DataSpec(Spec):
     """Orders of each caption that are encoded beforehand and taken in turns; more cost memory only."""
     resolution: PositiveInt | Auto = "auto"
     """Side of the square training picture in pixels; ``auto`` is the base's own."""
+    buckets: bool = False
+    """Keep each picture's shape: train it at the nearest of several sizes of equal area, in place of a square."""
+    upscale: bool = False
+    """Enlarge pictures that are smaller than their bucket, which they otherwise get a smaller one for."""
+    crop: Literal["center", "random"] = "center"
+    """Where a picture is cut that has another shape than what is trained on."""
+    crops: PositiveInt = 4
+    """Places of a random crop that are encoded for each picture and shown in turns."""
+    mask: Literal["off", "alpha", "file"] = "off"
+    """Which part of a picture counts: its alpha channel, or ``NAME.mask.png`` beside it or ``mask/NAME.png``."""
+    mask_floor: Share = 0.0
+    """Weight of what a mask leaves out; what it shows has 1."""
     flip: bool = True
     """Show each picture mirrored half of the time (a second cache entry)."""
     holdout: Share | Auto = "auto"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detour.bases.text import Conditioning
 from detour.diffusion.noise import PLAIN_NOISE, NoisePlan
-from detour.diffusion.randomness import chance_for, derive, noise_for
+from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch
 from detour.training.cache import TrainingData
 from detour.training.order import Shown, ShowOrder
 
@@ -25,7 +25,9 @@ class Batch:
         pictures: (N,) which picture each sample is; class pictures are counted on after the others.
         seen_noise: what is put on the latents where it is not ``noise`` (input perturbation).
         weights: (N,) float32, loss weight of each sample; ``None``: one each.
-        mask: (N, 1, h, w) float32 in [0, 1], which positions count; ``None``: all.
+        mask: (N, 1, h, w) float32 of mean 1 a sample, how much each position counts; ``None``: all alike.
+        size_ids: (N, 6) float32, original height and width, top and left of the crop, height and width: what SDXL is
+            told. ``None``: squares of the run's own size.
     """
 
     latents: Tensor
@@ -36,6 +38,7 @@ class Batch:
     seen_noise: Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
+    size_ids: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -84,6 +87,7 @@ class _Sample:
     source: TrainingData
     picture: int
     view: int
+    frame: int
 
     def caption(self, plan: BatchPlan, step: int) -> str | None:
         if chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout:
@@ -100,6 +104,19 @@ def stack_latents(latents: Sequence[Tensor]) -> Tensor:
     One memory layout wherever they come from: convolutions round by layout, and a cache would show in the last bits.
     """
     return torch.stack(list(latents)).contiguous(memory_format=torch.channels_last)
+
+
+def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:
+    """(1, h, w) each → (N, 1, h, w); where there is none every position counts alike, and with none at all ``None``."""
+    if all(mask is None for mask in masks):
+        return None
+    return torch.stack([torch.ones(1, *shape[-2:]) if mask is None else mask for mask in masks])
+
+
+def stack_size_ids(ids: Sequence[tuple[int, ...] | None]) -> Tensor | None:
+    """Six numbers each → (N, 6) float32; ``None`` where they are not known."""
+    known = [of_one for of_one in ids if of_one is not None]
+    return torch.tensor(known, dtype=torch.float32) if len(known) == len(ids) else None
 
 
 def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Batch:
@@ -125,7 +142,19 @@ def _sample(plan: BatchPlan, data: TrainingData, step: int, number: int) -> _Sam
     source, shown = data, ShowOrder(plan.seed, data.buckets, plan.per_step).at(step, number)
     if data.class_data is not None:
         source, shown = _paired(plan, data, data.class_data, step, number)
-    return _Sample(number, source, source.epoch[shown.place], int(flip * source.latents.num_views))
+    picture = source.epoch[shown.place]
+    frame = _frame(plan.seed, source, picture, shown)
+    return _Sample(number, source, picture, int(flip * source.latents.num_views), frame)
+
+
+def _frame(seed: int, source: TrainingData, picture: int, shown: Shown) -> int:
+    """Which crop is shown: all of a picture's crops in turns, before one comes again."""
+    num = source.num_frames(picture)
+    if num == 1:
+        return 0
+    repeat = shown.place - source.epoch.index(picture)
+    turn, position = divmod(shown.epoch * source.repeats[picture] + repeat, num)
+    return int(order_for_epoch(derive(seed, "crop", picture), turn, num)[position])
 
 
 def _paired(
@@ -141,7 +170,7 @@ def _paired(
 
 
 def _batch(plan: BatchPlan, data: TrainingData, samples: Sequence[_Sample], step: int) -> Batch:
-    moments = [s.source.latents.moments(s.picture, s.view) for s in samples]
+    moments = [s.source.latents.moments(s.picture, s.view, s.frame) for s in samples]
     means, stds = (stack_latents(parts) for parts in zip(*moments, strict=True))
     shape = means.shape[1:]
     drawn = torch.stack([noise_for(plan.seed, step, s.number, shape, purpose="latent") for s in samples])
@@ -158,4 +187,6 @@ def _batch(plan: BatchPlan, data: TrainingData, samples: Sequence[_Sample], step
         pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
         seen_noise=torch.stack(seen) if plan.noise.perturbation else None,
         weights=torch.tensor([s.source.weight_of(s.picture) for s in samples]),
+        mask=stack_masks([s.source.mask_of(s.picture, s.view, s.frame) for s in samples], shape),
+        size_ids=stack_size_ids([s.source.size_ids_of(s.picture, s.view, s.frame) for s in samples]),
     )

@@ -5,6 +5,7 @@ a second entry, because a mirrored latent is not the latent of the mirrored pict
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from detour.bases.latents import encode_pictures, to_pixels
 from detour.bases.text import Conditioning, TextStage
+from detour.data.framing import Frame
 from detour.training.order import group_places
 
 ENCODE_BATCH = 4
@@ -50,13 +52,16 @@ class LatentCache:
         """(C, h, w), the same for every picture."""
         return self.latent_shape
 
-    def moments(self, picture: int, view: int) -> tuple[Tensor, Tensor]:
+    def moments(self, picture: int, view: int, _frame: int = 0) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (C, h, w) each."""
         return self.means[view, picture], self.stds[view, picture]
 
 
 class LatentSource(Protocol):
-    """Where a batch gets its latents from: scaled, float32, on the CPU, each picture in ``num_views`` views."""
+    """Where a batch gets its latents from: scaled, float32, on the CPU.
+
+    View 1 of a picture is the mirrored one, where there are two; its frames are the places of the crop.
+    """
 
     @property
     def num_pictures(self) -> int: ...
@@ -67,7 +72,7 @@ class LatentSource(Protocol):
     def shape_of(self, picture: int, /) -> tuple[int, ...]:
         """(C, h, w) of a picture, the same in all of its views."""
 
-    def moments(self, picture: int, view: int, /) -> tuple[Tensor, Tensor]:
+    def moments(self, picture: int, view: int, frame: int = 0, /) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (C, h, w) each."""
 
 
@@ -115,6 +120,8 @@ class TrainingData:
         epoch: indices of one epoch's pictures; a picture that is repeated stands there as often.
         weights: (N,) factor on each picture's loss; empty: 1.
         shuffled: (N,) captions of each picture with its tags in other orders, shown in the caption's place; or empty.
+        frames: (N,) the parts of each picture that were encoded; empty: one square each.
+        masks: (N,) for each frame (1, h, w) float32 of mean 1, which positions count; an empty tuple: all alike.
         class_data: pictures of the subject's class, shown alternately with these; they have no class of their own.
     """
 
@@ -124,12 +131,34 @@ class TrainingData:
     epoch: tuple[int, ...]
     weights: tuple[float, ...] = ()
     shuffled: tuple[tuple[str, ...], ...] = ()
+    frames: tuple[tuple[Frame, ...], ...] = ()
+    masks: tuple[tuple[Tensor, ...], ...] = ()
     class_data: "TrainingData | None" = None
 
     @functools.cached_property
     def buckets(self) -> tuple[tuple[int, ...], ...]:
         """Places in the epoch, grouped by the size of their pictures."""
         return group_places([self.latents.shape_of(picture) for picture in self.epoch])
+
+    @functools.cached_property
+    def repeats(self) -> Counter[int]:
+        """How often each picture stands in the epoch."""
+        return Counter(self.epoch)
+
+    def num_frames(self, picture: int) -> int:
+        """How many frames a picture has."""
+        return len(self.frames[picture]) if self.frames else 1
+
+    def size_ids_of(self, picture: int, view: int, frame: int) -> tuple[int, ...] | None:
+        """What SDXL is told of one view, see :meth:`detour.data.framing.Frame.size_ids`."""
+        return self.frames[picture][frame].size_ids(mirrored=view == 1) if self.frames else None
+
+    def mask_of(self, picture: int, view: int, frame: int) -> Tensor | None:
+        """(1, h, w) float32 of mean 1; ``None``: every position counts alike."""
+        if not self.masks or not self.masks[picture]:
+            return None
+        mask = self.masks[picture][frame]
+        return mask.flip(-1) if view == 1 else mask
 
     def weight_of(self, picture: int) -> float:
         """Factor on the loss of a picture."""

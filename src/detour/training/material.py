@@ -6,17 +6,19 @@ half a gigabyte out of the way of training.
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from detour.data.folder import Dataset
-from detour.data.transform import to_square
-from detour.training.cache import LatentCache, TextCache, TextSource, TrainingData, cache_latents, cache_text
+from detour.data.framing import Frame, Framing
+from detour.specs import DataSpec
+from detour.training.cache import LatentSource, TextCache, TextSource, TrainingData, cache_text
+from detour.training.data_fit import framing_of, latent_masks
+from detour.training.framed import FramedLatents, cache_framed
 from detour.training.live_text import LiveText
 
 if TYPE_CHECKING:
@@ -48,10 +50,8 @@ def load_material(
     train: Dataset,
     held_out: Dataset,
     *,
-    size_px: int,
-    flip: bool,
+    spec: DataSpec,
     device: str,
-    max_megapixels: float,
     class_pictures: Dataset | None = None,
     class_weight: float = 1.0,
     other_prompts: Sequence[str] = (),
@@ -65,11 +65,9 @@ def load_material(
     Args:
         base: whose VAE and text encoders are used, in float32.
         train: at least one example; its class pictures come with it.
-        held_out: may be empty; its pictures are not mirrored.
-        size_px: side of the square pictures.
-        flip: cache the mirrored training pictures as well.
+        held_out: may be empty; its pictures are neither mirrored nor cut at random.
+        spec: without any ``"auto"``; says how pictures are framed, mirrored and masked.
         device: where encoding runs; the caches are on the CPU.
-        max_megapixels: larger pictures are refused.
         class_pictures: of the subject's class, for prior preservation.
         class_weight: loss weight of each of them.
         other_prompts: prompts whose states are wanted besides the captions.
@@ -81,7 +79,8 @@ def load_material(
     """
     vae = base.load_vae(torch.float32, device)
     parts = [train, held_out, _of_class(train, class_pictures, class_weight)]
-    latents = _encode_all(vae, parts, size_px, flip, max_megapixels, on_picture)
+    frames = _frames(parts, framing_of(spec, base))
+    latents = _encode_all(vae, parts, frames, spec, on_picture)
     gone: weakref.ref[Any] = weakref.ref(vae)
     del vae
     _make_sure(gone)
@@ -98,8 +97,8 @@ def load_material(
         del stage
         _make_sure(gone)
     train_data, held_data, class_data = (
-        _data(part, of_part, text) if of_part is not None else None
-        for part, of_part in zip(parts, latents, strict=True)
+        _data(part, encoded, of_part, text, spec, base.latent_factor) if encoded is not None else None
+        for part, encoded, of_part in zip(parts, latents, frames, strict=True)
     )
     assert train_data is not None, "a training set has at least one picture"
     return Material(
@@ -116,34 +115,50 @@ def _of_class(train: Dataset, drawn: Dataset | None, weight: float) -> Dataset:
     return Dataset((*train.class_examples, *drawn_examples))
 
 
+def _frames(parts: Sequence[Dataset], framing: Framing) -> list[tuple[tuple[Frame, ...], ...]]:
+    """Of (train, held out, class). Of what is held out the centre alone."""
+    return [
+        tuple(framing.frames(example, crops=part is not parts[1]) for example in part.examples)
+        for part in parts
+    ]
+
+
 def _encode_all(
     vae: nn.Module,
     parts: Sequence[Dataset],
-    size_px: int,
-    flip: bool,
-    max_megapixels: float,
+    frames: Sequence[Sequence[Sequence[Frame]]],
+    spec: DataSpec,
     on_picture: OnPicture | None,
-) -> list[LatentCache | None]:
+) -> list[FramedLatents | None]:
     """Latents of (train, held out, class); ``None`` of an empty part. What is held out is not mirrored."""
-    total, before = sum(map(len, parts)), 0
+    counts = [sum(map(len, of_part)) for of_part in frames]
 
-    def squares(dataset: Dataset) -> Iterator[np.ndarray]:
-        return (to_square(e.open(max_megapixels=max_megapixels), size_px) for e in dataset.examples)
+    def told(before: int) -> Callable[[int], None] | None:
+        return None if on_picture is None else lambda done: on_picture(before + done, sum(counts))
 
-    def told(offset: int) -> Callable[[int], None] | None:
-        return None if on_picture is None else lambda done: on_picture(offset + done, total)
-
-    latents: list[LatentCache | None] = []
-    for part, mirrored in zip(parts, (flip, False, flip), strict=True):
-        encoded = (
-            cache_latents(vae, squares(part), flip=mirrored, on_picture=told(before)) if len(part) else None
+    return [
+        cache_framed(
+            vae,
+            part.examples,
+            frames[index],
+            flip=spec.flip and index != 1,
+            max_megapixels=spec.max_megapixels,
+            on_picture=told(sum(counts[:index])),
         )
-        latents.append(encoded)
-        before += len(part)
-    return latents
+        if len(part)
+        else None
+        for index, part in enumerate(parts)
+    ]
 
 
-def _data(dataset: Dataset, latents: LatentCache, text: TextSource) -> TrainingData:
+def _data(
+    dataset: Dataset,
+    latents: LatentSource,
+    frames: tuple[tuple[Frame, ...], ...],
+    text: TextSource,
+    spec: DataSpec,
+    factor: int,
+) -> TrainingData:
     return TrainingData(
         latents=latents,
         text=text,
@@ -151,6 +166,8 @@ def _data(dataset: Dataset, latents: LatentCache, text: TextSource) -> TrainingD
         epoch=dataset.epoch,
         weights=tuple(example.weight for example in dataset.examples),
         shuffled=tuple(example.shuffled for example in dataset.examples),
+        frames=frames,
+        masks=latent_masks(dataset, frames, spec, factor),
     )
 
 

@@ -196,6 +196,6 @@ def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: Run
 
 def _pictures(dataset: Dataset) -> dict[str, list[Any]]:
     return {
-        e.name: [e.sha256, e.caption, e.repeats, e.weight]
+        e.name: [e.sha256, e.caption, e.repeats, e.weight, e.mask_sha256]
         for e in (*dataset.examples, *dataset.class_examples)
     }

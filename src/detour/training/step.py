@@ -40,20 +40,24 @@ class Denoiser:
     kind: PredictionType
     size_px: int
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, text: Conditioning, size_ids: Tensor | None = None
+    ) -> Tensor:
         """The UNet's answer, (N, C, h, w).
 
         Args:
             noisy: (N, C, h, w) float32 on ``device``.
             timesteps: (N,) int64 on ``device``.
             text: states of N captions, anywhere.
+            size_ids: (N, 6) what SDXL is told of each picture; ``None``: squares of ``size_px``, not cut.
         """
         text = text.to(self.device, self.dtype)
         added: dict[str, Tensor] | None = None
         if text.pooled is not None:
-            side = float(self.size_px)
-            ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.device, dtype=self.dtype)
-            added = {"text_embeds": text.pooled, "time_ids": ids.expand(len(text), 6)}
+            if size_ids is None:
+                side = float(self.size_px)
+                size_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]]).expand(len(text), 6)
+            added = {"text_embeds": text.pooled, "time_ids": size_ids.to(self.device, self.dtype)}
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32):
             prediction: Tensor = self.unet(
                 noisy.to(self.dtype),
@@ -69,7 +73,9 @@ class Denoiser:
         latents, noise = batch.latents.to(self.device), batch.noise.to(self.device)
         timesteps = batch.timesteps.to(self.device)
         seen = noise if batch.seen_noise is None else batch.seen_noise.to(self.device)
-        prediction = self.predict(add_noise(latents, seen, timesteps, self.alphas), timesteps, batch.text)
+        prediction = self.predict(
+            add_noise(latents, seen, timesteps, self.alphas), timesteps, batch.text, batch.size_ids
+        )
         wanted = target(self.kind, latents=latents, noise=noise, timesteps=timesteps, alphas=self.alphas)
         return objective.loss(
             prediction,

@@ -9,7 +9,7 @@ import torch
 
 from detour.bases.text import Conditioning
 from detour.diffusion.randomness import generator
-from detour.training.batches import Batch, stack_latents
+from detour.training.batches import Batch, stack_latents, stack_masks, stack_size_ids
 from detour.training.cache import TrainingData
 from detour.training.order import group_places
 from detour.training.step import Denoiser
@@ -80,4 +80,6 @@ def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch
         timesteps=torch.tensor([time for _, time in pairs]),
         text=Conditioning(torch.empty(len(pairs), 0, 0)),
         pictures=tuple(pictures),
+        mask=stack_masks([data.mask_of(picture, 0, 0) for picture in pictures], noise[0].shape),
+        size_ids=stack_size_ids([data.size_ids_of(picture, 0, 0) for picture in pictures]),
     )
