@@ -15,6 +15,7 @@ from detour.recipes.list_runs import list_runs
 from detour.recipes.train_adapter import train_adapter
 from tests.recipes.photos import make_photos, quick_spec
 from tests.recipes.test_train_adapter import files, metrics, stop_after
+from tests.tiny_base import make_tiny_sd2, make_tiny_sdxl
 
 METHODS: dict[str, dict[str, Any]] = {
     "dora": {"adapter__method": "dora", "adapter__targets": "attn,conv_in,conv1"},
@@ -167,3 +168,30 @@ def test_full_fine_tuning_resumes_bit_for_bit_and_force_replaces_its_folder(
     assert metrics(straight) == metrics(broken)
     train_adapter(quick_spec(tiny_base, photos, train__steps=1), runs=tmp_path / "broken", force=True)
     assert not (broken / "quick-full").exists()
+
+
+OTHERS: dict[str, dict[str, Any]] = {**METHODS, "lora": {}, "full": FULL}
+
+
+@pytest.fixture(scope="module", params=["sd2", "sdxl"])
+def other_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make = {"sd2": make_tiny_sd2, "sdxl": make_tiny_sdxl}[request.param]
+    return make(tmp_path_factory.mktemp("others") / request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_is_proved_on_the_other_families(
+    other_base: Path, photos: Path, tmp_path: Path, method: str
+) -> None:
+    flags = {"train__optim__lr": 1e-2, "train__steps": 2, "validate__every": 0, **OTHERS[method]}
+    if "adapter__targets" in flags:
+        flags["adapter__targets"] = "attn,conv_in,conv1"
+    proof = train_adapter(quick_spec(other_base, photos, **flags), runs=tmp_path).proof
+    assert proof is not None
+    assert proof.gradients is not None
+    assert proof.gradients.base_unchanged
+    assert proof.gradients.adapter_tensors_with_gradient == proof.gradients.adapter_tensors > 0
+    assert proof.pixels.mean_abs_diff > 0.01
+    assert (proof.reload.max_abs_diff or 0) <= 1
+    assert (proof.merge.max_abs_diff or 0) <= 1
