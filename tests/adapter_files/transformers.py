@@ -7,6 +7,7 @@ from torch import Tensor
 
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.targets import adaptable_layers
+from tests.adapter_files.reference_keys.make import flux, sd3
 
 WIDTH = 16
 DEPTH = 2
@@ -37,31 +38,14 @@ def tiny_sd3() -> Any:
         ).eval().requires_grad_(False)  # fmt: skip
 
 
-def flux_names(doubles: int = DEPTH, singles: int = DEPTH) -> list[str]:
+def flux_names() -> list[str]:
     """Every Linear of the original Flux, with its dots."""
-    names = ["img_in", "txt_in", "final_layer.linear", "final_layer.adaLN_modulation.1"]
-    names += [f"{one}_in.{layer}_layer" for one in ("time", "vector", "guidance") for layer in ("in", "out")]
-    for index in range(doubles):
-        for side in ("img", "txt"):
-            block = f"double_blocks.{index}.{side}"
-            names += [f"{block}_{end}" for end in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2", "mod.lin")]
-    for index in range(singles):
-        names += [f"single_blocks.{index}.{end}" for end in ("linear1", "linear2", "modulation.lin")]
-    return names
+    return flux(DEPTH, DEPTH)
 
 
-def sd3_names(depth: int = DEPTH, dual: tuple[int, ...] = (0,)) -> list[str]:
-    """Every Linear and convolution of the original MMDiT; the last context block ends behind its attention's input."""
-    names = ["x_embedder.proj", "context_embedder", "final_layer.linear", "final_layer.adaLN_modulation.1"]
-    names += [f"{one}_embedder.mlp.{layer}" for one in ("t", "y") for layer in (0, 2)]
-    for index in range(depth):
-        ends = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1"]
-        names += [f"joint_blocks.{index}.x_block.{end}" for end in ends]
-        if index in dual:
-            names += [f"joint_blocks.{index}.x_block.attn2.{end}" for end in ("qkv", "proj")]
-        context = ends if index < depth - 1 else ["attn.qkv", "adaLN_modulation.1"]
-        names += [f"joint_blocks.{index}.context_block.{end}" for end in context]
-    return names
+def sd3_names() -> list[str]:
+    """Every Linear and convolution of the original MMDiT."""
+    return sd3(DEPTH, range(1))
 
 
 def lora_on(model: Any, *, part: str = "transformer", rank: int = 2) -> Adapter:
