@@ -9,13 +9,16 @@ from PIL import Image
 from detour.adapter_files.container import encode
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, DoraLayer
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
+from detour.bases.families import FAMILIES
 from detour.cli.main import cli
 from detour.errors import AdapterError
 from detour.recipes.show_adapter import read_config, read_shapes, show_adapter
 from tests.adapter_files.examples import SD1, adapter_for, small_adapter
+from tests.adapter_files.transformers import lora_on, tiny_flux
+from tests.adapters.kinds import LINEAR, LINEAR_KINDS
 
 METADATA = {
     "detour.config": 'seed = 7\n\n[base]\nname = "pocket"\n',
@@ -138,3 +141,30 @@ def test_the_command_shows_and_draws(file: Path, tmp_path: Path) -> None:
     assert "is there already" in str(again.exception)
     told = json.loads(CliRunner().invoke(cli, ["show", str(file), "--json"]).output)
     assert told["parts"] == {"unet": 3, "text_encoder": 1}
+
+
+def test_every_algorithm_has_figures_by_block(tmp_path: Path) -> None:
+    block = "unet.mid_block.attentions.0.transformer_blocks.{}.attn1.to_q"
+    layers = {block.format(index): make(LINEAR) for index, make in enumerate(LINEAR_KINDS.values())}
+    path = write_adapter(tmp_path / "a.safetensors", Adapter(layers), family=SD1)
+    report = show_adapter(path)
+    (mid,) = report.blocks
+    changes = [
+        layer.change if isinstance(layer, DoraLayer) else layer
+        for layer in read_adapter(path).layers.values()
+    ]
+    assert mid.norm == pytest.approx(
+        sum(float(one.delta().square().sum()) for one in changes) ** 0.5, rel=1e-5
+    )
+    assert 1.0 <= (mid.stable_rank or 0.0) < 6.0
+    printed = CliRunner().invoke(cli, ["show", str(path)]).output
+    assert "of DoRA layers, the change of direction" in printed
+
+
+def test_flux_and_sd3_files_are_shown_from_header_and_whole(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a.safetensors", lora_on(tiny_flux()), family=FAMILIES["flux"])
+    whole, header = show_adapter(path), show_adapter(path, norms=False)
+    assert whole.family == header.family == "flux"
+    assert whole.parts == {"transformer": 50}
+    assert whole.blocks[0].norm is not None
+    assert header.blocks[0].norm is None

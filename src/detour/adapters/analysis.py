@@ -91,13 +91,21 @@ def _values_of_product(down: Tensor, up: Tensor) -> Tensor:
 
 
 def spectrum(layers: Iterable[LoraLayer]) -> Spectrum:
-    """Figures of several layers taken together: energies add up, so large changes count for more.
+    """Figures of several layers taken together, by :func:`spectrum_of_values`."""
+    return spectrum_of_values(singular_values(layer) for layer in layers)
+
+
+def spectrum_of_values(values: Iterable[Tensor]) -> Spectrum:
+    """Figures of several changes taken together: energies add up, so large changes count for more.
 
     The stable rank is the energy over the energy of the first directions.
+
+    Args:
+        values: singular values of each, falling.
     """
     total = first = first_four = 0.0
-    for layer in layers:
-        energies = singular_values(layer).square()
+    for one in values:
+        energies = one.square()
         total += float(energies.sum())
         first += float(energies[:1].sum())
         first_four += float(energies[:4].sum())

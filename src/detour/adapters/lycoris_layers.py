@@ -176,10 +176,16 @@ class LokrLayer:
 
     def delta(self, base: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(out, in), (out, in · kh · kw) or (out, in, kh, kw); ``base`` is not read."""
-        first, second = (_form_matrix(form) for form in self._forms)
+        first, second = self.matrices
         if second.ndim == 4:
             first = first[:, :, None, None]
         return torch.kron(first, second.contiguous()) * (self.alpha / self.rank)
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Both matrices in float32, multiplied out where they are in factors; the second may have a kernel."""
+        first, second = (_form_matrix(form) for form in self._forms)
+        return first, second
 
     @property
     def _forms(self) -> "tuple[_Form, _Form]":

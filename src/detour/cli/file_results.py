@@ -110,6 +110,8 @@ def _print_blocks(report: "AdapterReport") -> None:
             )
         rows.append(row)
     print_table(table_of("Blocks", heads, rows))
+    if measured and "dora" in report.algorithms:
+        click.echo("of DoRA layers, the change of direction: what their magnitudes do needs a base")
     if not measured:
         click.echo("norms were left out, only the header was read; --norms computes them")
 

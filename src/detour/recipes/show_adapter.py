@@ -13,10 +13,11 @@ from detour.adapter_files.pickled import is_pickle_name
 from detour.adapter_files.reading import adapter_of, read_adapter
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import DIFFUSERS_NAME
-from detour.adapters.adapter import Adapter, FileFormat, LoraLayer, part_of
-from detour.adapters.analysis import spectrum
+from detour.adapters.adapter import Adapter, FileFormat, part_of
+from detour.adapters.analysis import spectrum_of_values
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.adapters.places import find_layer
+from detour.adapters.spectra import singular_values_of
 from detour.bases.base import Base, open_base
 from detour.bases.parts import empty_part
 from detour.errors import AdapterError
@@ -200,12 +201,11 @@ def _blocks(adapter: Adapter, *, figures: bool) -> tuple[BlockFigures, ...]:
     found = []
     for block in blocks_in_order(adapter.layers):
         layers = [layer for key, layer in adapter.layers.items() if block_of(key) == block]
-        plain = [layer for layer in layers if isinstance(layer, LoraLayer)]
         sizes = {"layers": len(layers), "parameters": sum(layer.num_parameters for layer in layers)}
-        if not figures or len(plain) < len(layers):
+        if not figures:
             found.append(BlockFigures(block=block, **sizes))
             continue
-        values = spectrum(plain)
+        values = spectrum_of_values(singular_values_of(layer) for layer in layers)
         found.append(
             BlockFigures(
                 block=block,
