@@ -4,6 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from detour.adapter_files import kohya_metadata, write_adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
@@ -22,8 +26,16 @@ def product_of(folder: Path, spec: RunSpec) -> Path:
     return folder / (f"{spec.name}-full" if spec.adapter.method == "full" else f"{spec.name}.safetensors")
 
 
-def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path) -> Path:
-    """Write the adapter with all that its file says about itself; same settings and weights, same bytes."""
+def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: int | None = None) -> Path:
+    """Write the adapter with all that its file says about itself; same settings and weights, same bytes.
+
+    Args:
+        plan: the run's.
+        attached: the factors.
+        folder: the run's.
+        step: that these are the weights of; the first sample picture of that step, where one was drawn, goes into the
+            file as its thumbnail.
+    """
     path = product_of(folder, plan.spec)
     if isinstance(attached, FullWeights):
         return _save_base(path, plan.base, attached)
@@ -39,11 +51,21 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path) -> Path:
         tags=plan.dataset.tags if spec.data.tag_table else None,
         num_examples=len(plan.dataset),
         prediction_type=str(base.scheduler_config().get("prediction_type", "epsilon")),
+        thumbnail=None if step is None else first_sample(folder, step),
     )
     write_adapter(
         path, replace(plain, metadata=metadata), file_format="kohya", family=base.family, dtype="fp32"
     )
     return path
+
+
+def first_sample(folder: Path, step: int) -> NDArray[np.uint8] | None:
+    """(H, W, 3) uint8: what the weights of a step drew for the first sample prompt; None where nothing was drawn."""
+    pictures = sorted((folder / "samples" / f"step-{step:06d}").glob("00-*.png"))
+    if not pictures:
+        return None
+    with Image.open(pictures[0], formats=["PNG"]) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:

@@ -260,7 +260,8 @@ def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:
     """Choose the weights, write the adapter, and check that the base is what it was."""
     best, attached = trained.validator.best_values, trained.attached
     trained.state.flat.load(trained.state.shipped() if best is None else best)
-    save_run_adapter(plan, attached, folder)
+    step = trained.state.step if best is None else trained.validator.best_step
+    save_run_adapter(plan, attached, folder, step=step)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
     return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter()

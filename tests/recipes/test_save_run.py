@@ -1,0 +1,48 @@
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detour.adapter_files.container import decode, read_file
+from detour.adapter_files.hashes import data_sha256, file_hashes
+from detour.adapter_files.limits import DEFAULT_LIMITS
+from detour.adapter_files.metadata import thumbnail_url
+from detour.recipes import train_adapter as recipe
+from detour.recipes.save_run import first_sample
+from detour.recipes.train_adapter import train_adapter
+from tests.recipes.photos import make_photos, quick_spec
+
+
+@pytest.fixture
+def run(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    return train_adapter(
+        quick_spec(tiny_base, make_photos(tmp_path / "photos"), sample__every=3), runs=tmp_path / "runs"
+    ).run_folder
+
+
+def test_the_file_carries_a_picture_that_these_weights_drew_and_its_hashes_stay_right(run: Path) -> None:
+    data = read_file(run / "quick.safetensors", DEFAULT_LIMITS)
+    tensors, metadata = decode(data, DEFAULT_LIMITS, where="x")
+    shown = metadata["modelspec.thumbnail"]
+    with Image.open(next((run / "samples" / "step-000006").glob("00-*.png"))) as sample:
+        assert shown == thumbnail_url(np.asarray(sample.convert("RGB")))
+        earlier = first_sample(run, 3)
+        assert earlier is not None
+        assert shown != thumbnail_url(earlier)
+    kind, _, text = shown.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        assert (image.format, image.size) == ("JPEG", (64, 64))  # never enlarged
+    assert metadata["sshs_model_hash"] == data_sha256(data)
+    assert metadata["modelspec.hash_sha256"] == f"0x{data_sha256(data)}"
+    without = {key: value for key, value in metadata.items() if key != "modelspec.thumbnail"}
+    assert file_hashes(tensors, metadata) == file_hashes(tensors, without)
+    assert file_hashes(tensors, metadata)["sshs_legacy_hash"] == metadata["sshs_legacy_hash"]
+
+
+def test_a_step_without_samples_has_no_thumbnail(tmp_path: Path) -> None:
+    assert first_sample(tmp_path, 4) is None
