@@ -1,26 +1,28 @@
-"""Three ways to make one LoRA training step, written so that they do the same work on the same batch.
+"""Ways to make one training step, written so that they do the same work on the same batch.
 
 ``official`` does what the text-to-image LoRA script of diffusers does: VAE and text encoder inside the step, PEFT,
 AdamW over one tensor for each factor, clipping over the same list. ``peft`` keeps PEFT and the per-tensor optimizer
-but takes latents and text from caches. ``detour`` is this package's own step.
+but takes latents and text from caches. ``detour`` is this package's own step. ``full`` trains every weight of the
+UNet, with caches. ``forward`` is the plain UNet's forward pass, the yardstick.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
-from detour.adapters.attach import attach_new
+from benchmarks.shapes import Shape
+from detour.adapters.attach import Attached, attach_new
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import adaptable_layers, select
-from detour.bases.base import Base
-from detour.bases.latents import to_pixels
-from detour.diffusion.schedule import add_noise, alphas_cumprod
+from detour.bases.text import Conditioning
+from detour.diffusion.schedule import add_noise
 from detour.specs import OptimSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
-from detour.training.cache import TrainingData, cache_latents, cache_text
+from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.frozen import use_frozen_paths
 from detour.training.loop import TrainState, accumulate
@@ -28,142 +30,187 @@ from detour.training.optim import FlatAdamW
 from detour.training.step import Denoiser, TrainingLoss
 
 LEARNING_RATE = 1e-4
+Step = Callable[[int], float | None]
+"""Makes step number ``index``; returns its seconds where only a part of it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What every variant trains on."""
 
-    base: Base
-    pictures: np.ndarray  # uint8 (N, H, W, 3)
-    captions: list[str]
-    batch: int
+    shape: Shape
     rank: int
     targets: str
     dtype: torch.dtype
 
+    @property
+    def batch(self) -> int:
+        return self.shape.batch
 
-def official(setting: Setting) -> Callable[[int], None]:
-    """The loop of the official script; a call makes one step."""
-    base = setting.base
-    unet = base.load_unet(dtype=setting.dtype, device="cpu")
-    vae = base.load_vae(dtype=setting.dtype, device="cpu")
-    text = base.load_text(dtype=setting.dtype, device="cpu")
-    step = _peft_step(setting, unet)
+    def rows(self, index: int) -> list[int]:
+        return [(index * self.batch + k) % len(self.shape.pixels) for k in range(self.batch)]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32)
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Latents and text states of every picture, made once in float32."""
+
+    means: Tensor
+    stds: Tensor
+    states: Tensor
+
+    def data(self) -> TrainingData:
+        names = tuple(str(place) for place in range(len(self.means)))
+        text = TextCache(Conditioning(self.states), {name: place for place, name in enumerate(names)})
+        return TrainingData(
+            LatentCache(self.means[None], self.stds[None]),
+            text,
+            captions=names,
+            epoch=tuple(range(len(names))),
+        )
+
+
+@torch.no_grad()
+def make_caches(shape: Shape) -> Caches:
+    vae, text = shape.vae(torch.float32), shape.text(torch.float32)
+    drawn = [vae.encode(picture[None]).latent_dist for picture in shape.pixels]
+    factor = vae.config.scaling_factor
+    return Caches(
+        torch.cat([d.mean for d in drawn]) * factor,
+        torch.cat([d.std for d in drawn]) * factor,
+        torch.cat([text([place]) for place in range(len(shape.pixels))]),
+    )
+
+
+def official(setting: Setting, _: Caches) -> Step:
+    """The loop of the official script."""
+    vae, text = setting.shape.vae(setting.dtype), setting.shape.text(setting.dtype)
+    unet, parameters = with_peft(setting)
+    step = _separate_step(setting, unet, parameters)
 
     def run(index: int) -> None:
-        rows = _rows(setting, index)
+        rows = setting.rows(index)
         with torch.no_grad():
-            pixels = to_pixels(setting.pictures[rows]).to(setting.dtype)
+            pixels = setting.shape.pixels[rows].to(setting.dtype)
             latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
-            states = text.encode([setting.captions[row] for row in rows]).states
+            states = text(rows)
         step(latents, states)
 
     return run
 
 
-def peft(setting: Setting) -> Callable[[int], None]:
-    """PEFT with caches and the per-tensor optimizer; a call makes one step."""
-    base = setting.base
-    unet = base.load_unet(dtype=setting.dtype, device="cpu")
-    latents = cache_latents(
-        base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
-    )
-    texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
-    step = _peft_step(setting, unet)
-
-    def run(index: int) -> None:
-        rows = _rows(setting, index)
-        drawn = latents.means[0, rows] + latents.stds[0, rows] * torch.randn_like(latents.stds[0, rows])
-        step(
-            drawn.to(setting.dtype),
-            texts.encode([setting.captions[row] for row in rows]).states.to(setting.dtype),
-        )
-
-    return run
+def peft(setting: Setting, caches: Caches) -> Step:
+    """PEFT with caches and the per-tensor optimizer."""
+    unet, parameters = with_peft(setting)
+    return _cached(setting, caches, _separate_step(setting, unet, parameters))
 
 
-def detour(setting: Setting) -> Callable[[int], None]:
-    """This package's step: caches, flat buffer, fused optimizer, attention by shape."""
-    base = setting.base
-    unet = base.load_unet(dtype=setting.dtype, device="cpu")
-    attached = attach_new(
-        unet,
-        "unet",
-        select(adaptable_layers(unet), setting.targets),
-        rank=setting.rank,
-        alpha=float(setting.rank),
-        dropout=0.0,
-        init="kaiming",
-        seed=0,
-    )
-    use_fused(attached)
-    use_training_attention(unet, device="cpu", dtype=setting.dtype)
-    use_frozen_paths(unet)
-    latents = cache_latents(
-        base.load_vae(dtype=torch.float32, device="cpu"), list(setting.pictures), flip=False
-    )
-    texts = cache_text(base.load_text(dtype=torch.float32, device="cpu"), setting.captions)
-    flat = FlatParameters([ParameterGroup("unet", tuple(attached.parameters()))])
-    state = TrainState(flat, FlatAdamW(flat, OptimSpec()), rate=lambda _: LEARNING_RATE)
+def full(setting: Setting, caches: Caches) -> Step:
+    """Every weight of the UNet, in its own dtype, with caches and the per-tensor optimizer."""
+    unet = setting.shape.unet(setting.dtype).requires_grad_(True)
+    return _cached(setting, caches, _separate_step(setting, unet, list(unet.parameters())))
+
+
+def detour(setting: Setting, caches: Caches) -> Step:
+    """This package's step."""
+    unet, attached = with_detour(setting)
+    state = make_state(attached.parameters())
     loss_fn = TrainingLoss(
-        denoiser=Denoiser(
-            unet=unet,
-            device="cpu",
-            dtype=setting.dtype,
-            alphas=alphas_cumprod(base.scheduler_config()),
-            kind="epsilon",
-            size_px=base.native_size_px,
-        ),
-        plan=BatchPlan(seed=0, batch=setting.batch),
-        data=TrainingData(
-            latents,
-            texts,
-            captions=tuple(setting.captions),
-            epoch=tuple(range(len(setting.captions))),
-        ),
+        denoiser=denoiser(setting, unet), plan=BatchPlan(seed=0, batch=setting.batch), data=caches.data()
     )
-
-    def run(_: int) -> None:
-        accumulate(loss_fn, state.step, 1)
-        flat.clip_grads(1.0)
-        state.update()
-
-    return run
+    return lambda _: _own_step(state, loss_fn)
 
 
-def forward_only(setting: Setting) -> Callable[[int], None]:
-    """The plain UNet's forward pass without gradients, the yardstick of a step's cost."""
-    unet = setting.base.load_unet(dtype=setting.dtype, device="cpu")
-    side = setting.base.native_size_px // setting.base.latent_factor
-    latents = torch.randn(setting.batch, unet.config.in_channels, side, side, dtype=setting.dtype)
-    states = torch.randn(setting.batch, 77, unet.config.cross_attention_dim, dtype=setting.dtype)
-    timesteps = torch.randint(0, 1000, (setting.batch,))
+def around_the_unet(setting: Setting, caches: Caches) -> Step:
+    """``detour`` with a UNet that does nothing: what a step costs besides the UNet, optimizer included."""
+    _, attached = with_detour(setting)
+    state = make_state(attached.parameters())
+    loss_fn = TrainingLoss(
+        denoiser=denoiser(setting, _Nothing(attached.parameters()[0])),
+        plan=BatchPlan(seed=0, batch=setting.batch),
+        data=caches.data(),
+    )
+    return lambda _: _own_step(state, loss_fn)
+
+
+def forward(setting: Setting, caches: Caches) -> Step:
+    """The plain UNet's forward pass without gradients."""
+    unet = setting.shape.unet(setting.dtype)
 
     @torch.no_grad()
-    def run(_: int) -> None:
-        unet(latents, timesteps, encoder_hidden_states=states)
+    def run(index: int) -> None:
+        rows = setting.rows(index)
+        timesteps = torch.randint(0, len(setting.shape.alphas), (setting.batch,))
+        states = caches.states[rows].to(setting.dtype)
+        unet(caches.means[rows].to(setting.dtype), timesteps, encoder_hidden_states=states)
 
     return run
 
 
-def _peft_step(setting: Setting, unet: torch.nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
+def with_peft(setting: Setting) -> tuple[Any, list[nn.Parameter]]:
+    """The UNet with PEFT's layers and their float32 factors."""
     from peft import LoraConfig, inject_adapter_in_model
 
+    unet = setting.shape.unet(setting.dtype)
     names = [layer.path for layer in select(adaptable_layers(unet), setting.targets)]
     config = LoraConfig(r=setting.rank, lora_alpha=setting.rank, target_modules=names)
     inject_adapter_in_model(config, unet)
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
-    alphas = alphas_cumprod(setting.base.scheduler_config())
+    return unet, parameters
 
-    def step(latents: torch.Tensor, states: torch.Tensor) -> None:
+
+def with_detour(setting: Setting) -> tuple[Any, Attached]:
+    """The UNet as a run trains it (:func:`detour.training.assembly.attach_trainable`)."""
+    unet = setting.shape.unet(setting.dtype)
+    use_training_attention(unet, device="cpu", dtype=setting.dtype)
+    layers = select(adaptable_layers(unet), setting.targets)
+    attached = attach_new(unet, "unet", layers, rank=setting.rank, alpha=float(setting.rank))
+    use_fused(attached)
+    use_frozen_paths(unet)
+    return unet, attached
+
+
+def denoiser(setting: Setting, unet: nn.Module) -> Denoiser:
+    size = int(setting.shape.pixels.shape[-1])
+    return Denoiser(unet, "cpu", setting.dtype, setting.shape.alphas, "epsilon", size)
+
+
+def make_state(parameters: list[nn.Parameter]) -> TrainState:
+    flat = FlatParameters([ParameterGroup("unet", tuple(parameters))])
+    return TrainState(flat, FlatAdamW(flat, OptimSpec()), rate=lambda _: LEARNING_RATE)
+
+
+def _own_step(state: TrainState, loss_fn: TrainingLoss) -> None:
+    accumulate(loss_fn, state.step, 1)
+    state.flat.clip_grads(1.0)
+    state.update()
+
+
+def _cached(setting: Setting, caches: Caches, step: Callable[[Tensor, Tensor], None]) -> Step:
+    def run(index: int) -> None:
+        rows = setting.rows(index)
+        drawn = caches.means[rows] + caches.stds[rows] * torch.randn_like(caches.stds[rows])
+        step(drawn.to(setting.dtype), caches.states[rows].to(setting.dtype))
+
+    return run
+
+
+def _separate_step(
+    setting: Setting, unet: Any, parameters: list[nn.Parameter]
+) -> Callable[[Tensor, Tensor], None]:
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    alphas = setting.shape.alphas
+
+    def step(latents: Tensor, states: Tensor) -> None:
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, len(alphas), (len(latents),))
         noisy = add_noise(latents.float(), noise.float(), timesteps, alphas).to(setting.dtype)
-        with torch.autocast("cpu", setting.dtype, enabled=setting.dtype != torch.float32):
+        with setting.autocast():
             prediction = unet(noisy, timesteps, encoder_hidden_states=states).sample
         loss = torch.nn.functional.mse_loss(prediction.float(), noise.float())
         loss.backward()
@@ -174,5 +221,12 @@ def _peft_step(setting: Setting, unet: torch.nn.Module) -> Callable[[torch.Tenso
     return step
 
 
-def _rows(setting: Setting, index: int) -> list[int]:
-    return [(index * setting.batch + k) % len(setting.captions) for k in range(setting.batch)]
+class _Nothing(nn.Module):
+    """Answers with its input, in a way that a gradient can follow."""
+
+    def __init__(self, factor: nn.Parameter) -> None:
+        super().__init__()
+        self.factor = [factor]  # not a parameter of this module
+
+    def forward(self, noisy: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        return (noisy * self.factor[0].view(-1)[0],)
