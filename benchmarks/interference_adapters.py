@@ -104,12 +104,3 @@ def _spec(name: str, source: Path) -> RunSpec:
         validate=ValidateSpec(every=0),
         evaluate=EvaluateSpec(num_prompts=0, proof_pictures=1),
     )
-
-
-if __name__ == "__main__":
-    import sys
-    import time
-
-    for name in TRAININGS:
-        started = time.monotonic()
-        print(name, trained(name, Path(sys.argv[1])), f"{time.monotonic() - started:.0f} s", flush=True)

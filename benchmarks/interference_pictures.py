@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.interference_adapters import TRAININGS, trained
+from benchmarks.interference_adapters import trained
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.attach import attach_adapter
 from detour.bases.base import open_base
@@ -28,7 +27,6 @@ PAIRS: tuple[tuple[str, str], ...] = (
 )
 WEIGHTS: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.5, 0.5), (1.0, 0.5))
 NUM_PROMPTS = 16
-NUM_SUBJECT_PROMPTS = 12
 STEPS = 12
 SEED = 41
 FIRST_PICTURE_SEED = 3000
@@ -59,57 +57,45 @@ def mixes() -> list[Mix]:
     return [Mix(parts=()), *alone, *pairs]
 
 
-def prompts_of(kind: str) -> list[PromptedScene]:
-    """``combination``: things that the base knows; else a subject that it does not."""
-    if kind == "combination":
-        return held_out_prompts(NUM_PROMPTS, seed=SEED)
-    asked = held_out_prompts(3 * NUM_SUBJECT_PROMPTS * 2, seed=SEED, kind="subject")
-    return [one for one in asked if one.object == kind][:NUM_SUBJECT_PROMPTS]
+def asked_scenes() -> list[PromptedScene]:
+    """Things that the base knows, in combinations that it has never seen."""
+    return held_out_prompts(NUM_PROMPTS, seed=SEED)
 
 
-def kinds_of(mix: Mix) -> list[str]:
-    """Which prompts a mix draws: always known things, and the subjects that its adapters learned."""
-    subjects = [TRAININGS[name].learns for name, _ in mix.parts if TRAININGS[name].goal == "subject"]
-    everything = sorted({one.learns for one in TRAININGS.values() if one.goal == "subject"})
-    return ["combination", *(subjects if mix.parts else everything)]
-
-
-def pictures_of(mix: Mix, kind: str, folder: Path) -> Pictures:
+def pictures_of(mix: Mix, folder: Path) -> Pictures:
     """Drawn before.
 
     Raises:
         FileNotFoundError: not drawn yet.
     """
-    loaded: Pictures = np.load(_place(mix, kind, folder))["pictures"]
+    loaded: Pictures = np.load(_place(mix, folder))["pictures"]
     return loaded
 
 
-def _place(mix: Mix, kind: str, folder: Path) -> Path:
-    return folder / "pictures" / f"{mix.name}.{kind}.npz"
+def _place(mix: Mix, folder: Path) -> Path:
+    return folder / "pictures" / f"{mix.name}.npz"
 
 
 def draw_missing(folder: Path) -> Iterator[str]:
     """Draw what is not there yet; yields the name of each file."""
-    missing = [
-        (mix, kind) for mix in mixes() for kind in kinds_of(mix) if not _place(mix, kind, folder).exists()
-    ]
+    missing = [mix for mix in mixes() if not _place(mix, folder).exists()]
     if not missing:
         return
     engine = PictureEngine.load(open_base("pocket"), device="cpu", dtype="fp32")
     models = {"unet": engine.unet, **engine.text.models}
-    for mix, kind in missing:
+    for mix in missing:
         attached = [
             attach_adapter(models, read_adapter(trained(name, folder)), weight, name=f"lora_{index}")
             for index, (name, weight) in enumerate(mix.parts)
         ]
         requests = [
             PictureRequest(prompt=one.prompt, seed=FIRST_PICTURE_SEED + index)
-            for index, one in enumerate(prompts_of(kind))
+            for index, one in enumerate(asked_scenes())
         ]
         drawn = engine.draw(requests, PictureSpec(steps=STEPS), batch=8).pictures
         for one in reversed(attached):
             one.detach()
-        place = _place(mix, kind, folder)
+        place = _place(mix, folder)
         write_with(place, lambda temporary, drawn=drawn: _save(temporary, drawn))  # type: ignore[misc]
         yield place.name
 
@@ -117,13 +103,3 @@ def draw_missing(folder: Path) -> Iterator[str]:
 def _save(path: Path, pictures: Pictures) -> None:
     with path.open("wb") as stream:
         np.savez_compressed(stream, pictures=pictures)
-
-
-if __name__ == "__main__":
-    import sys
-    import time
-
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    for name in draw_missing(Path(sys.argv[1])):
-        print(f"{time.monotonic() - started:.0f} s", name, flush=True)

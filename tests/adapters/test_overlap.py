@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.overlap import interference_of, overlap_of, verdict_of
+from detour.adapters.blocks import block_of
+from detour.adapters.overlap import (
+    RELATED,
+    SHARED_MOST,
+    interference_of,
+    over_chance_by,
+    overlap_of,
+    verdict_of,
+)
 
 KEY, OTHER = "unet.mid_block.a", "unet.up_blocks.1.b"
 
@@ -63,10 +71,22 @@ def test_figures_are_those_of_the_dense_changes() -> None:
     assert one.shared == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_same_layers_clash_and_others_stand_apart() -> None:
-    a = Adapter({KEY: random_layer(0)})
+def test_random_directions_share_what_chance_says() -> None:
+    """The unit of the summary: over many pairs of random changes it is one."""
+    pairs = [overlap_of(random_layer(seed), random_layer(seed + 1, rank=2)) for seed in range(0, 400, 2)]
+    shared = sum(one.shared * one.energy for one in pairs)
+    chance = sum(one.chance * one.energy for one in pairs)
+    assert shared / chance == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_adapter_goes_together_with_itself_against_its_opposite_and_apart_from_other_layers() -> None:
+    a = Adapter({KEY: random_layer(0, rank=1)})
     same = interference_of(a, a, 1.0, 1.0)
-    assert (same.verdict, same.interference) == ("clash", pytest.approx(1.0))
+    assert (same.verdict, same.shared) == ("together", pytest.approx(1.0))
+    assert same.interference == pytest.approx(9 * 12)
+    assert "add up" in same.suggestion
+    undone = interference_of(a, a, 1.0, -1.0)
+    assert (undone.verdict, undone.cancelled) == ("against", pytest.approx(1.0))
     apart = interference_of(a, Adapter({OTHER: random_layer(0)}), 1.0, 1.0)
     assert (apart.verdict, apart.interference, apart.layers) == ("apart", 0.0, {})
     assert "as they are" in apart.suggestion
@@ -75,7 +95,7 @@ def test_the_same_layers_clash_and_others_stand_apart() -> None:
 def test_layers_of_one_adapter_alone_dilute_the_summary() -> None:
     a = Adapter({KEY: unit(0, 0)})
     b = Adapter({KEY: unit(0, 0), OTHER: unit(1, 1)})
-    assert interference_of(a, b, 1.0, 1.0).interference == pytest.approx(2 / 3)
+    assert interference_of(a, b, 1.0, 1.0).shared == pytest.approx(2 / 3)
 
 
 def test_the_suggestion_names_the_block_or_the_weight() -> None:
@@ -91,6 +111,15 @@ def test_the_suggestion_names_the_block_or_the_weight() -> None:
 
 
 def test_verdicts_follow_the_stated_thresholds() -> None:
-    assert [verdict_of(value) for value in (0.0, 0.049, 0.05, 0.19, 0.2, 1.0)] == [
-        "apart", "apart", "touch", "touch", "clash", "clash",
-    ]  # fmt: skip
+    assert verdict_of(RELATED - 0.1, 0.1, -0.1) == "apart"
+    assert verdict_of(RELATED, 0.1, -0.1) == "together"
+    assert verdict_of(RELATED, 0.1, 0.1) == "against"
+    assert verdict_of(2.0, SHARED_MOST, -0.1) == "together"
+
+
+def test_groups_of_layers_are_counted_by_energy() -> None:
+    a = Adapter({KEY: unit(0, 0), OTHER: unit(0, 0)})
+    b = Adapter({KEY: unit(0, 0), OTHER: unit(1, 1)})
+    found = interference_of(a, b, 1.0, 1.0).layers
+    assert over_chance_by(found, block_of) == {"mid": pytest.approx(36.0), "up.1": 0.0}
+    assert over_chance_by(found, lambda _: "all") == {"all": pytest.approx(18.0)}

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileFormat, write_adapter
@@ -121,13 +122,29 @@ def test_without_a_place_it_only_predicts(files: tuple[Path, Path], tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     (pair,) = result.pairs
     assert (pair.first, pair.second, pair.shared_layers) == ("a", "b", 3)
-    assert 0 < pair.interference < 1
+    assert 0 < pair.shared < 1
+    assert pair.interference > 0
 
 
-def test_an_adapter_clashes_with_itself(files: tuple[Path, Path]) -> None:
+def test_an_adapter_goes_against_its_opposite(files: tuple[Path, Path]) -> None:
     (pair,) = compose_adapters([str(files[0]), f"{files[0]}:-1"], out=None).pairs
-    assert pair.verdict == "clash"
+    assert pair.verdict == "against"
     assert pair.cancelled == pytest.approx(1.0)
+
+
+def test_the_heat_map_has_a_cell_for_each_block_and_kind(files: tuple[Path, Path], tmp_path: Path) -> None:
+    plot = tmp_path / "shared.png"
+    (pair,) = compose_adapters(texts(files), out=None, plot=plot).pairs
+    assert {block: set(row) for block, row in pair.map.items()} == {
+        "rest": {"conv"}, "down.0": {"cross k", "cross out"},
+    }  # fmt: skip
+    with Image.open(plot) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 200
+    with pytest.raises(ConfigError, match="is there already"):
+        compose_adapters(texts(files), out=None, plot=plot)
+    with pytest.raises(ConfigError, match=r"\.png"):
+        compose_adapters(texts(files), out=None, plot=tmp_path / "shared.jpg")
 
 
 def test_adapters_that_do_not_belong_together_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:

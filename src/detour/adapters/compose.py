@@ -103,17 +103,24 @@ def require_same_shape(key: str, layers: Sequence[LoraLayer]) -> None:
         )
 
 
-def truncate(layer: LoraLayer, *, rank: int | None = None, energy: float | None = None) -> Truncated:
+def truncate(
+    layer: LoraLayer,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Truncated:
     """The best approximation of a layer's change at a lower rank.
 
     Args:
         layer: any rank.
         rank: at most this many directions.
         energy: as few directions as keep this share of ``‖ΔW‖²``.
+        dtype: of the computation; float32 does where the result is kept in half precision, in half of the time.
 
     Source: Eckart & Young 1936; on the factors as in :mod:`detour.adapters.analysis`.
     """
-    return from_svd(thin_svd(layer), layer, rank=rank, energy=energy)
+    return from_svd(thin_svd(layer, dtype), layer, rank=rank, energy=energy)
 
 
 def from_svd(svd: ThinSvd, like: LoraLayer, *, rank: int | None, energy: float | None) -> Truncated:
@@ -204,10 +211,14 @@ def _leading_svd(matrix: Tensor, rank: int) -> ThinSvd:
 
 
 def truncated_sum(
-    pieces: Sequence[tuple[LoraLayer, float]], *, rank: int | None = None, energy: float | None = None
+    pieces: Sequence[tuple[LoraLayer, float]],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Truncated:
-    """The weighted sum of layers of one shape at a lower rank, from the factors."""
-    factors = [flat_factors(layer) for layer, _ in pieces]
+    """The weighted sum of layers of one shape at a lower rank, from the factors; ``dtype`` as in :func:`truncate`."""
+    factors = [flat_factors(layer, dtype) for layer, _ in pieces]
     down = torch.cat([down for down, _ in factors])
     up = torch.cat([up * weight for (_, up), (_, weight) in zip(factors, pieces, strict=True)], dim=1)
     return from_svd(svd_of_product(down, up), pieces[0][0], rank=rank, energy=energy)

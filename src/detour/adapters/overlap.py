@@ -1,6 +1,6 @@
 """Do two adapters get in each other's way? Predicted from their factors, before anything is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,10 +12,17 @@ from detour.adapters.analysis import ThinSvd, thin_svd
 from detour.adapters.blocks import block_of
 from detour.adapters.compose import require_same_shape
 
-SHARED_FEW, SHARED_MANY = 0.05, 0.20
-"""Interference below the first is ``apart``, above the second ``clash``, between them ``touch``."""
+RELATED = 12.0
+"""From this many times chance on, two adapters share more than unrelated ones do; ``docs/interference.md`` has the
+figures behind it."""
 
-Verdict = Literal["apart", "touch", "clash"]
+SHARED_MOST = 0.5
+"""From this share on they are related whatever chance is: high ranks in narrow layers share much by chance."""
+
+STRONGER = 9.0
+"""From this ratio of the energies on, the stronger adapter may drown the weaker."""
+
+Verdict = Literal["apart", "together", "against"]
 
 _RELEVANT = 1e-10
 """Directions below this share of the energy are rounding and span nothing."""
@@ -32,6 +39,7 @@ class LayerOverlap:
         cancelled: share of the two energies that is gone in the sum at the chosen weights; negative where they
             amplify each other.
         shared: share of the two energies in directions that both read and both write.
+        chance: that share for random directions of the same ranks: narrow layers and high ranks share much by chance.
         energy: of both changes at the chosen weights, ``w_a²‖ΔWa‖² + w_b²‖ΔWb‖²``.
     """
 
@@ -40,7 +48,13 @@ class LayerOverlap:
     cosine: float
     cancelled: float
     shared: float
+    chance: float
     energy: float
+
+    @property
+    def over_chance(self) -> float:
+        """How many times chance is shared."""
+        return self.shared / self.chance if self.chance > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +63,19 @@ class Interference:
 
     Attributes:
         layers: layer key → figures, for layers that both have.
-        interference: the summary number: share of all energy of both, layers of one alone included, that lies in
-            directions which both read and both write.
+        interference: the summary number: how many times chance is the share of the energy that lies in directions
+            which both read and both write; 1 for random directions.
+        shared: that share, of all energy of both, layers of one alone included.
         cancelled: share of all energy that is gone in the sum; negative where they amplify each other.
         imbalance: energy of the stronger one over that of the weaker.
-        verdict: ``apart``, ``touch`` or ``clash``.
+        verdict: ``apart``; or, from :data:`RELATED` times chance (or half of the energy) on, ``together`` where the
+            changes point the same way and ``against`` where they cancel.
         suggestion: one sentence.
     """
 
     layers: Mapping[str, LayerOverlap]
     interference: float
+    shared: float
     cancelled: float
     imbalance: float
     verdict: Verdict
@@ -123,11 +140,14 @@ class OverlapSum:
         total, weaker = sum(self._energies), min(self._energies)
         layers = self._found.values()
         shared = sum(one.shared * one.energy for one in layers) / total if total else 0.0
+        chance = sum(one.chance * one.energy for one in layers) / total if total else 0.0
+        over_chance = shared / chance if chance > 0 else 0.0
         cancelled = sum(one.cancelled * one.energy for one in layers) / total if total else 0.0
-        verdict = verdict_of(shared)
+        verdict = verdict_of(over_chance, shared, cancelled)
         return Interference(
             layers=self._found,
-            interference=shared,
+            interference=over_chance,
+            shared=shared,
             cancelled=cancelled,
             imbalance=max(self._energies) / weaker if weaker > 0 else float("inf"),
             verdict=verdict,
@@ -135,11 +155,11 @@ class OverlapSum:
         )
 
 
-def verdict_of(interference: float) -> Verdict:
-    """The word for a summary number."""
-    if interference < SHARED_FEW:
+def verdict_of(over_chance: float, shared: float, cancelled: float) -> Verdict:
+    """The word for a summary number, the share behind it and the share of the energy that cancels."""
+    if over_chance < RELATED and shared < SHARED_MOST:
         return "apart"
-    return "touch" if interference < SHARED_MANY else "clash"
+    return "against" if cancelled > 0 else "together"
 
 
 def overlap_of(a: LoraLayer, b: LoraLayer, weight_a: float = 1.0, weight_b: float = 1.0) -> LayerOverlap:
@@ -163,8 +183,19 @@ def _overlap(a: ThinSvd, b: ThinSvd, weight_a: float, weight_b: float) -> LayerO
         cosine=_clamped(product / norms) if norms > 0 else 0.0,
         cancelled=-2.0 * product / energy if energy > 0 else 0.0,
         shared=(a_in_b + b_in_a) / energy if energy > 0 else 0.0,
+        chance=_by_chance(a, b, energy_a, energy_b),
         energy=energy,
     )
+
+
+def _by_chance(a: ThinSvd, b: ThinSvd, energy_a: float, energy_b: float) -> float:
+    """What random directions share: of a change, ``rank / size`` of each side lies in a space of that rank."""
+    energy = energy_a + energy_b
+    if energy == 0:
+        return 0.0
+    tall, wide = a.left.shape[0], a.right.shape[1]
+    shares = [len(one.values) ** 2 / (tall * wide) for one in (b, a)]
+    return (shares[0] * energy_a + shares[1] * energy_b) / energy
 
 
 def _spanning(svd: ThinSvd) -> ThinSvd:
@@ -187,26 +218,31 @@ def _clamped(value: float) -> float:
     return max(-1.0, min(1.0, value))
 
 
-def shared_by_block(found: Mapping[str, LayerOverlap]) -> dict[str, float]:
-    """Block → share of its energy in directions that both use."""
+def over_chance_by(found: Mapping[str, LayerOverlap], group_of: Callable[[str], str]) -> dict[str, float]:
+    """Group of layers → how many times chance they share, large changes counting for more.
+
+    Args:
+        found: layer key → figures.
+        group_of: layer key → name of its group, e.g. :func:`detour.adapters.blocks.block_of`.
+    """
     sums: dict[str, list[float]] = {}
     for key, one in found.items():
-        mine = sums.setdefault(block_of(key), [0.0, 0.0])
+        mine = sums.setdefault(group_of(key), [0.0, 0.0])
         mine[0] += one.shared * one.energy
-        mine[1] += one.energy
-    return {block: shared / energy if energy > 0 else 0.0 for block, (shared, energy) in sums.items()}
+        mine[1] += one.chance * one.energy
+    return {group: shared / chance if chance > 0 else 0.0 for group, (shared, chance) in sums.items()}
 
 
 def _suggestion(
     found: Mapping[str, LayerOverlap],
-    energies: list[float],
+    energies: Sequence[float],
     verdict: Verdict,
     weights: tuple[float, float],
     names: tuple[str, str],
 ) -> str:
     strong = 0 if energies[0] >= energies[1] else 1
     weak = 1 - strong
-    if energies[weak] > 0 and energies[strong] > 9.0 * energies[weak]:
+    if energies[weak] > 0 and energies[strong] > STRONGER * energies[weak]:
         even = weights[strong] * (energies[weak] / energies[strong]) ** 0.5
         return (
             f"{names[strong]} is {(energies[strong] / energies[weak]) ** 0.5:.1f} times as strong and may drown "
@@ -221,5 +257,7 @@ def _suggestion(
     share = sums[block] / sum(sums.values())
     if share >= 0.5 and len(sums) > 1:
         return f"{share:.0%} of it is in block {block}: switch that off in {names[weak]} (detour resize --blocks)."
-    lower = " and ".join(f"{name} at {0.7 * weight:.2g}" for name, weight in zip(names, weights, strict=True))
-    return f"it is spread over the blocks: try {lower}."
+    lower = " and ".join(f"{name} at {0.5 * weight:.2g}" for name, weight in zip(names, weights, strict=True))
+    if verdict == "together":
+        return f"their effects add up, and prompts suffer from too much of it: try {lower}."
+    return f"they undo each other: choose one of them, or give one most of the weight ({names[strong]} is stronger)."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from detour.adapters.overlap import RELATED
 from detour.cli.results import bytes_text, print_table, table_of
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from detour.recipes.convert_adapter import ConvertResult
     from detour.recipes.draw_grid import GridResult
     from detour.recipes.extract_adapter import ExtractResult
+    from detour.recipes.measure_overlap import MeasuredPair
     from detour.recipes.merge_adapters import MergeResult
     from detour.recipes.resize_adapter import ResizeResult
     from detour.recipes.show_adapter import AdapterReport, BaseMatch
@@ -155,18 +157,22 @@ def show_merge(result: "MergeResult", *, as_json: bool) -> None:
 
 VERDICTS = {
     "apart": "APART: they use different directions",
-    "touch": "TOUCH: some of their directions are the same",
-    "clash": "CLASH: many of their directions are the same",
+    "together": "TOGETHER: they push the same way",
+    "against": "AGAINST: they push opposite ways",
 }
 
 
-def show_composition(result: "ComposeResult", *, as_json: bool) -> None:
+def show_composition(result: "ComposeResult", *, as_json: bool, plot: Path | None) -> None:
     """``detour compose``: the prediction for each pair, then what was written."""
     if as_json:
         click.echo(result.to_json())
         return
     for pair in result.pairs:
         _print_pair(pair)
+    for measured in result.measured:
+        _print_measured(measured)
+    if plot is not None:
+        click.echo(f"picture   {plot}")
     done = result.written
     if done is None:
         click.echo("nothing was written: pass --out FILE.safetensors to compose them")
@@ -180,21 +186,30 @@ def show_composition(result: "ComposeResult", *, as_json: bool) -> None:
     click.echo(f"written   {done.path} ({done.dtype})")
 
 
+def _print_measured(pair: "MeasuredPair") -> None:
+    click.secho(f"{pair.first} and {pair.second}, measured on the base: {VERDICTS[pair.verdict]}", bold=True)
+    click.echo(
+        f"  agreement {pair.agreement:+.2f}; together {pair.louder:.2f} times the stronger one; of its effect "
+        f"{pair.first} keeps {pair.kept_first:.0%}, {pair.second} {pair.kept_second:.0%}"
+    )
+    click.echo(f"  {pair.suggestion}")
+
+
 def _print_pair(pair: "PairPrediction") -> None:
     click.secho(f"{pair.first} and {pair.second}: {VERDICTS[pair.verdict]}", bold=True)
     click.echo(
-        f"  {pair.interference:.1%} of their energy is in directions that both read and both write "
-        "(below 5 % apart, from 20 % clash)"
+        f"  {pair.interference:.1f} times chance ({pair.shared:.2%} of their energy) is in directions that both "
+        f"read and write; from {RELATED:g} on they are related"
     )
     word = "cancels" if pair.cancelled >= 0 else "is added by agreement"
-    click.echo(f"  {abs(pair.cancelled):.1%} of it {word} in the sum; {pair.shared_layers} layers in common")
+    click.echo(f"  {abs(pair.cancelled):.2%} of it {word} in the sum; {pair.shared_layers} layers in common")
     if pair.worst and pair.verdict != "apart":
-        heads = [("layer", "left"), ("shared", "right"), ("cosine", "right"), ("cancelled", "right")]
+        heads = [("layer", "left"), ("times chance", "right"), ("shared", "right"), ("cosine", "right")]
         rows = [
-            (one.layer, f"{one.shared:.0%}", f"{one.cosine:+.2f}", f"{one.cancelled:.0%}")
+            (one.layer, f"{one.over_chance:.0f}", f"{one.shared:.1%}", f"{one.cosine:+.2f}")
             for one in pair.worst
         ]
-        print_table(table_of("", heads, rows))
+        print_table(table_of("Layers with most in common", heads, rows))
     click.echo(f"  {pair.suggestion}")
 
 
@@ -205,10 +220,23 @@ def show_resize(result: "ResizeResult", *, as_json: bool, layers: bool) -> None:
         return
     ranked = sorted(result.layers, key=lambda one: one.kept)
     shown = result.layers if layers else ranked[:5]
+    weighed = any(one.weight != 1.0 for one in result.layers) or bool(result.switched_off)
     if layers or result.kept < 1.0:
-        rows = [(one.layer, f"{one.rank_before} → {one.rank}", f"{one.kept:.2%}") for one in shown]
-        title = "Layers" if layers else "Layers that keep least"
-        print_table(table_of(title, (("layer", "left"), ("rank", "right"), ("kept", "right")), rows))
+        heads = [("layer", "left"), ("rank", "right"), ("kept", "right")]
+        heads += [("strength", "right")] if weighed else []
+        rows = [
+            (
+                one.layer,
+                f"{one.rank_before} → {one.rank}",
+                f"{one.kept:.2%}",
+                *([f"{one.weight:g}"] if weighed else []),
+            )
+            for one in shown
+        ]
+        print_table(table_of("Layers" if layers else "Layers that keep least", heads, rows))
+    if weighed:
+        touched = sum(one.weight != 1.0 for one in result.layers)
+        click.echo(f"blocks   {touched} layers at another strength, {len(result.switched_off)} switched off")
     click.echo(f"kept     {result.kept:.2%} of the change's energy over all {len(result.layers)} layers")
     click.echo(f"size     {result.parameters_before:,} → {result.parameters:,} parameters")
     click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, '').replace(' at ', '')}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option, pickle_option
+from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
 
 
 def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
@@ -31,9 +31,7 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
 @click.option("--seed", type=int, default=0, show_default=True, help="Prompt i uses seed + i in every cell.")
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
-@click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
-@click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
-@click.option("--dtype", type=DTYPES, default="auto", show_default=True, help="Precision.")
+@drawing_options()
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

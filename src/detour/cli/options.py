@@ -10,6 +10,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEVICES = click.Choice(["auto", "cuda", "mps", "cpu"])
 DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
+FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 
 def json_option(command: F) -> F:
@@ -51,3 +52,44 @@ def pickle_option(command: F) -> F:
     return click.option(
         "--allow-pickle", is_flag=True, help="Read .pt, .bin and .ckpt adapters too, their tensors alone."
     )(command)
+
+
+def smaller_options(command: F) -> F:
+    """``--rank`` and ``--energy``: how much of each layer's change is kept."""
+    energy = click.option(
+        "--energy", type=float, help="As few directions as keep this share of each layer's change: 0.95."
+    )
+    rank = click.option("--rank", type=click.IntRange(min=1), help="At most this many directions a layer.")
+    return rank(energy(command))
+
+
+def adapter_out_options(command: F) -> F:
+    """``--to``, ``--family`` and ``--dtype``: the form of an adapter that is made from others."""
+    to = click.option(
+        "--to",
+        type=click.Choice(["kohya", "diffusers", "peft"]),
+        default="kohya",
+        show_default=True,
+        help="Format.",
+    )
+    family = click.option("--family", help="sd1, sd2, sdxl, sd3 or flux. [default: told from the adapter]")
+    dtype = click.option(
+        "--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's."
+    )
+    return to(family(dtype(command)))
+
+
+def drawing_options(*, batch: int = 4) -> Callable[[F], F]:
+    """``--batch``, ``--device`` and ``--dtype``: where and in what precision pictures are drawn."""
+
+    def add(command: F) -> F:
+        pictures = click.option(
+            "--batch", type=int, default=batch, show_default=True, help="Pictures in one forward pass."
+        )
+        device = click.option(
+            "--device", type=DEVICES, default="auto", show_default=True, help="Where it runs."
+        )
+        dtype = click.option("--dtype", type=DTYPES, default="auto", show_default=True, help="Precision.")
+        return pictures(device(dtype(command)))
+
+    return add

@@ -5,27 +5,15 @@ from typing import Any
 
 import click
 
-from detour.cli.convert import FILE_DTYPES
-from detour.cli.options import force_option, json_option, pickle_option
+from detour.cli.options import adapter_out_options, force_option, json_option, pickle_option, smaller_options
 
 
 @click.command("resize", short_help="Write an adapter at a lower rank, or with other strengths by block.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where it goes.")
-@click.option("--rank", type=click.IntRange(min=1), help="At most this many directions a layer.")
-@click.option(
-    "--energy", type=float, help="As few directions as keep this share of each layer's change: 0.95."
-)
+@smaller_options
 @click.option("--blocks", metavar="BLOCK=WEIGHT,...", help="Strengths, e.g. down=1,mid=0.5,up.1=0.")
-@click.option(
-    "--to",
-    type=click.Choice(["kohya", "diffusers", "peft"]),
-    default="kohya",
-    show_default=True,
-    help="Format.",
-)
-@click.option("--family", help="sd1, sd2 or sdxl. [default: told from the file]")
-@click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
+@adapter_out_options
 @click.option("--layers", is_flag=True, help="List what every layer keeps.")
 @pickle_option
 @force_option

@@ -28,6 +28,12 @@ AnyDtype = Literal["auto", "fp32", "fp16", "bf16"]
 LIMITS: dict[FileDtype, float] = {"fp32": 1e-6, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """Largest relative difference of a layer's change after writing: the rounding unit in half precision."""
 
+
+def precision_of(dtype: FileDtype) -> torch.dtype:
+    """In what to compute factors that are kept in ``dtype``."""
+    return torch.float64 if dtype == "fp32" else torch.float32
+
+
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 

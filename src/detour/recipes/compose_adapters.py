@@ -9,18 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.layer_file import LayerFile, open_layers
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import LoraLayer
+from detour.adapters.blocks import block_of, blocks_in_order, kind_of
 from detour.adapters.compose import require_same_shape, side_by_side, ties, truncated_sum
-from detour.adapters.overlap import Interference, OverlapSum, Verdict, shared_by_block
+from detour.adapters.overlap import Interference, OverlapSum, Verdict, over_chance_by
 from detour.errors import AdapterError, ConfigError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import AnyDtype, Parent, made_from, refuse_place, write_layers_proved
+from detour.recipes.adapter_output import (
+    AnyDtype,
+    Parent,
+    made_from,
+    precision_of,
+    refuse_place,
+    write_layers_proved,
+)
 from detour.recipes.chosen_adapters import parse_weighted
-from detour.recipes.staging import refuse_taken
+from detour.recipes.interference_figure import draw_interference
+from detour.recipes.measure_overlap import MeasuredPair, measure_overlap
+from detour.recipes.staging import refuse_no_png, refuse_taken
 
 Method = Literal["sum", "ties"]
 
@@ -35,6 +46,7 @@ class ClashingLayer(_Figures):
     """Two changes of one weight; see ``detour.adapters.overlap.LayerOverlap``."""
 
     layer: str
+    over_chance: float
     shared: float
     cosine: float
     cancelled: float
@@ -48,7 +60,9 @@ class PairPrediction(_Figures):
     first: str
     second: str
     interference: float
-    """Share of all energy in directions that both read and both write."""
+    """How many times chance is the share of all energy in directions that both read and both write."""
+    shared: float
+    """That share."""
     cancelled: float
     """Share of all energy that is gone in the sum; negative where they amplify each other."""
     imbalance: float | None
@@ -58,8 +72,8 @@ class PairPrediction(_Figures):
     shared_layers: int
     worst: tuple[ClashingLayer, ...]
     """The layers with the most shared energy."""
-    blocks: dict[str, float]
-    """Block → share of its energy in shared directions."""
+    map: dict[str, dict[str, float]]
+    """Block → kind of layer → how many times chance is shared; what the picture shows."""
 
 
 class Composed(_Figures):
@@ -84,6 +98,8 @@ class ComposeResult(_Figures):
     weights: tuple[float, ...]
     method: Method
     pairs: tuple[PairPrediction, ...]
+    measured: tuple[MeasuredPair, ...] = ()
+    """The same pairs on a base, where one was named."""
     written: Composed | None
 
     def to_json(self) -> str:
@@ -103,6 +119,8 @@ def compose_adapters(
     family: str | None = None,
     dtype: AnyDtype = "auto",
     allow_pickle: bool = False,
+    plot: Path | None = None,
+    base: str | None = None,
     force: bool = False,
 ) -> ComposeResult:
     """Predict how adapters get along, and write their weighted sum as one.
@@ -118,7 +136,9 @@ def compose_adapters(
         family: where the files do not tell it.
         dtype: of the factors; ``auto`` is fp32 unless all sources agree on another.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
-        force: write over what stands at ``out``.
+        base: measure the pairs on this base as well, which predicts damage better than the factors do.
+        plot: where a heat map of what they share goes, a ``.png``.
+        force: write over what stands at ``out`` and ``plot``.
 
     Raises:
         ConfigError: fewer than two adapters, or settings that do not go together.
@@ -126,6 +146,9 @@ def compose_adapters(
         ProofFailed: the file read back is not what was computed; there is no output.
     """
     _refuse(loras, out, method, rank, energy, to, force=force)
+    if plot is not None:
+        refuse_no_png(plot)
+        refuse_taken(plot, force=force)
     with ExitStack() as stack:
         parts = _opened(loras, stack, allow_pickle=allow_pickle)
         families = {family_of_adapter(part.file.outline, family).family.name for part in parts}
@@ -134,10 +157,14 @@ def compose_adapters(
                 f"these adapters are of different families ({', '.join(sorted(families))}). Compose those of one base."
             )
         pairs = _predict(parts)
+        if plot is not None:
+            draw_interference(pairs, plot)
+        measured = () if base is None else measure_overlap(loras, base=base, allow_pickle=allow_pickle)
         written = None
         if out is not None:
-            sums = _Sums(parts, method, rank, energy, density)
             auto = {part.file.dtype for part in parts}
+            kept_in = dtype if dtype != "auto" else auto.pop() if len(auto) == 1 else "fp32"
+            sums = _Sums(parts, method, rank, energy, density, precision_of(kept_in))
             done = write_layers_proved(
                 out,
                 sums.keys,
@@ -145,7 +172,7 @@ def compose_adapters(
                 metadata=made_from([part.parent for part in parts], title=out.stem, how="compose"),
                 file_format=to,
                 family=family_of_adapter(parts[0].file.outline, family).family,
-                dtype=dtype if dtype != "auto" else auto.pop() if len(auto) == 1 else "fp32",
+                dtype=kept_in,
                 force=force,
             )
             written = Composed(
@@ -162,6 +189,7 @@ def compose_adapters(
         weights=tuple(part.parent.weight for part in parts),
         method=method,
         pairs=pairs,
+        measured=measured,
         written=written,
     )
 
@@ -216,12 +244,19 @@ class _Sums:
     """Layer by layer, the adapter that is asked for; remembers ranks and what truncation kept."""
 
     def __init__(
-        self, parts: Sequence[_Part], method: Method, rank: int | None, energy: float | None, density: float
+        self,
+        parts: Sequence[_Part],
+        method: Method,
+        rank: int | None,
+        energy: float | None,
+        density: float,
+        precision: torch.dtype,
     ) -> None:
         self._parts = [part for part in parts if part.parent.weight != 0.0]
         if not self._parts:
             raise AdapterError("nothing would be left: every weight is 0. Give one of the adapters a weight.")
         self._method, self._rank, self._energy, self._density = method, rank, energy, density
+        self._precision = precision
         self.keys = sorted({key for part in self._parts for key in part.file.outline.layers})
         self.ranks: dict[str, int] = {}
         self._energies: dict[str, tuple[float, float]] = {}
@@ -243,7 +278,7 @@ class _Sums:
                 assert self._rank is not None
                 cut = ties(pieces, density=self._density, rank=self._rank)
             else:
-                cut = truncated_sum(pieces, rank=self._rank, energy=self._energy)
+                cut = truncated_sum(pieces, rank=self._rank, energy=self._energy, dtype=self._precision)
             made = cut.layer
             self._energies[key] = (cut.energy, cut.kept)
         self.ranks[key] = made.rank
@@ -272,6 +307,7 @@ def _prediction(found: Interference, first: str, second: str) -> PairPrediction:
         first=first,
         second=second,
         interference=found.interference,
+        shared=found.shared,
         cancelled=found.cancelled,
         imbalance=found.imbalance if found.imbalance != float("inf") else None,
         verdict=found.verdict,
@@ -280,6 +316,7 @@ def _prediction(found: Interference, first: str, second: str) -> PairPrediction:
         worst=tuple(
             ClashingLayer(
                 layer=key,
+                over_chance=one.over_chance,
                 shared=one.shared,
                 cosine=one.cosine,
                 cancelled=one.cancelled,
@@ -288,5 +325,14 @@ def _prediction(found: Interference, first: str, second: str) -> PairPrediction:
             )
             for key, one in by_shared[:NUM_WORST]
         ),
-        blocks=shared_by_block(found.layers),
+        map=_map(found),
     )
+
+
+def _map(found: Interference) -> dict[str, dict[str, float]]:
+    return {
+        block: over_chance_by(
+            {key: one for key, one in found.layers.items() if block_of(key) == block}, kind_of
+        )
+        for block in blocks_in_order(found.layers)
+    }

@@ -18,7 +18,7 @@ from detour.generation.grids import grid
 from detour.generation.png import save_image
 from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.staging import refuse_taken
+from detour.recipes.staging import refuse_no_png, refuse_taken
 from detour.specs.generation import GenerateSpec
 
 
@@ -77,8 +77,7 @@ def draw_grid(
         raise ConfigError(f"a grid compares two adapters, {len(spec.loras)} were named. Pass --lora twice.")
     if not weights or not spec.prompts:
         raise ConfigError("a grid needs a prompt and a weight.")
-    if out.suffix != ".png":
-        raise ConfigError(f"{out}: the sheet is a PNG. Let its name end in .png.")
+    refuse_no_png(out)
     figures = out.with_suffix(".json")
     for place in (out, figures):
         refuse_taken(place, force=force)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.layer_file import LayerFile, open_layers
@@ -11,7 +12,14 @@ from detour.adapters.blocks import parse_block_weights, weigh_layer, weight_of_b
 from detour.adapters.compose import truncate
 from detour.errors import ConfigError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import AnyDtype, Parent, made_from, refuse_place, write_layers_proved
+from detour.recipes.adapter_output import (
+    AnyDtype,
+    Parent,
+    made_from,
+    precision_of,
+    refuse_place,
+    write_layers_proved,
+)
 from detour.recipes.staging import refuse_taken
 
 
@@ -90,7 +98,8 @@ def resize_adapter(
     refuse_place(out, to)
     refuse_taken(out, force=force)
     with open_layers(source, allow_pickle=allow_pickle) as opened:
-        cut = _Resized(opened, rank, energy, blocks)
+        kept_in = opened.dtype if dtype == "auto" else dtype
+        cut = _Resized(opened, rank, energy, blocks, precision_of(kept_in))
         parent = Parent(name=source.stem, weight=1.0, metadata=opened.outline.metadata)
         metadata = made_from([parent], title=out.stem, how="resize") | cut.asked
         written = write_layers_proved(
@@ -100,7 +109,7 @@ def resize_adapter(
             metadata=metadata,
             file_format=to,
             family=family_of_adapter(opened.outline, family).family,
-            dtype=opened.dtype if dtype == "auto" else dtype,
+            dtype=kept_in,
             force=force,
         )
         before = opened.outline.num_parameters
@@ -121,7 +130,15 @@ def resize_adapter(
 class _Resized:
     """Layer by layer, the adapter that is asked for; remembers what each layer kept."""
 
-    def __init__(self, opened: LayerFile, rank: int | None, energy: float | None, blocks: str | None) -> None:
+    def __init__(
+        self,
+        opened: LayerFile,
+        rank: int | None,
+        energy: float | None,
+        blocks: str | None,
+        precision: torch.dtype,
+    ) -> None:
+        self._precision = precision
         self._opened, self._rank, self._energy = opened, rank, energy
         self._cuts = rank is not None or energy is not None
         if self._cuts:
@@ -152,7 +169,7 @@ class _Resized:
         made, kept = layer, 1.0
         if self._cuts:
             assert isinstance(layer, LoraLayer)  # the outline was looked at before
-            cut = truncate(layer, rank=self._rank, energy=self._energy)
+            cut = truncate(layer, rank=self._rank, energy=self._energy, dtype=self._precision)
             made, kept = cut.layer, cut.kept
             self._energies[key] = cut.energy
         if key not in self.done:

@@ -20,6 +20,16 @@ def refuse_taken(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out}: is there already. Choose another --out, or pass --force.")
 
 
+def refuse_no_png(place: Path) -> None:
+    """Raise where a picture's name does not end in ``.png``.
+
+    Raises:
+        ConfigError: another ending.
+    """
+    if place.suffix != ".png":
+        raise ConfigError(f"{place}: pictures are written as PNG. Let its name end in .png.")
+
+
 @contextmanager
 def staged(out: Path, *, force: bool) -> Iterator[Path]:
     """Inside, a free path of the same name in a hidden folder beside ``out``; at the end it becomes ``out``.
