@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from detour.adapter_files import Limits, read_adapter, write_adapter
 from detour.adapter_files.container import encode
 from detour.adapters.adapter import Adapter
+from detour.adapters.layers import Layer
+from detour.adapters.lycoris_layers import LokrLayer
+from detour.bases.families import FAMILIES
 from detour.errors import AdapterError
 from tests.adapter_files.examples import SD1, small_adapter
 from tests.adapters.kinds import (
@@ -26,6 +29,8 @@ from tests.adapters.kinds import (
     lokr_both,
     lokr_tucker,
     lokr_whole,
+    lora,
+    numbers,
 )
 
 FUZZ = settings(
@@ -45,7 +50,20 @@ def every_kind() -> Adapter:
     return Adapter({**layers, **small_adapter(text=True).layers})
 
 
+def fused() -> Adapter:
+    """Parts of one layer of Flux and SD 3 in kohya's format, and a T5's layer."""
+    block = "transformer.transformer_blocks.0"
+    square = (8, 8)
+    layers: dict[str, Layer] = {f"{block}.attn.to_{name}": lora(square) for name in "qk"}
+    layers |= {f"{block}.attn.add_{name}_proj": lora(square) for name in "qkv"}
+    layers |= {f"{block}.ff.net.2": lora(square), "transformer.norm_out.linear": lora((16, 8))}
+    return Adapter({**layers, "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q": lora(square)})
+
+
 def only(kind: str) -> Adapter:
+    if kind == "lokr":
+        layer = LokrLayer(w1=numbers(2, 2), w2_a=numbers(4, 1), w2_b=numbers(1, 3), alpha=2.0)
+        return Adapter({PLACES.format(index): layer for index in (0, 1)})
     make = {"dora": dora, "loha": loha}[kind]
     return Adapter({PLACES.format(0): make(LINEAR), PLACES.format(1): make(CONV)})
 
@@ -55,16 +73,25 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, str | N
     """Whole files, each with the text of the config beside it where it has one."""
     folder = tmp_path_factory.mktemp("valid")
     found: list[tuple[bytes, str | None]] = []
-    for index, (adapter, file_format) in enumerate(
+    for index, (adapter, file_format, family) in enumerate(
         [
-            (every_kind(), "kohya"),
-            (small_adapter(text=True), "diffusers"),
-            (only("dora"), "diffusers"),
-            (only("dora"), "peft"),
-            (only("loha"), "peft"),
+            (every_kind(), "kohya", "sd1"),
+            (small_adapter(text=True), "diffusers", "sd1"),
+            (only("dora"), "diffusers", "sd1"),
+            (only("dora"), "peft", "sd1"),
+            (only("loha"), "peft", "sd1"),
+            (only("lokr"), "peft", "sd1"),
+            (fused(), "kohya", "flux"),
+            (fused(), "kohya", "sd3"),
+            (fused(), "diffusers", "sd3"),
         ]
     ):
-        path = write_adapter(folder / f"{index}.safetensors", adapter, file_format=file_format, family=SD1)  # type: ignore[arg-type]
+        path = write_adapter(
+            folder / f"{index}.safetensors",
+            adapter,
+            file_format=file_format,  # type: ignore[arg-type]
+            family=FAMILIES[family],  # type: ignore[index]
+        )
         if path.is_dir():
             config = (path / "adapter_config.json").read_text()
             found.append(((path / "adapter_model.safetensors").read_bytes(), config))

@@ -6,14 +6,18 @@ from safetensors.torch import load_file, save_file
 
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
+from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.analysis import relative_differences
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
+from detour.bases.families import FAMILIES
 from detour.cli.main import cli
 from detour.errors import AdapterError, BaseError, ConfigError
 from detour.recipes.extract_adapter import extract_adapter
 from detour.recipes.merge_adapters import merge_adapters
 from tests.adapter_files.examples import SD1, adapter_for
+from tests.adapters.kinds import numbers
+from tests.tiny_base import make_tiny_sdxl
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
@@ -71,3 +75,19 @@ def test_bases_that_are_the_same_or_do_not_belong_together_are_refused(
     with pytest.raises(ConfigError, match="end in"):
         extract_adapter(str(tiny_base), str(tiny_base), out=tmp_path / "e")
     assert not out.exists()
+
+
+def test_changes_of_both_text_encoders_come_out_as_well(tmp_path: Path) -> None:
+    """SDXL, from single files: open_clip's fused q, k and v are layers of their own."""
+    base = make_tiny_sdxl(tmp_path / "xl")
+    keys = ("text_encoder.encoder.layers.0.mlp.fc1", "text_encoder_2.encoder.layers.1.self_attn.k_proj")
+    shapes = ((64, 32), (32, 32))
+    layers = {
+        key: LoraLayer(down=numbers(2, size[1]), up=numbers(size[0], 2), alpha=3.0)
+        for key, size in zip(keys, shapes, strict=True)
+    }
+    adapter = write_adapter(tmp_path / "a.safetensors", Adapter(layers), family=FAMILIES["sdxl"])
+    tuned = merge_adapters(str(base), [str(adapter)], out=tmp_path / "t.safetensors", pictures=0).path
+    result = extract_adapter(str(base), str(tuned), out=tmp_path / "e.safetensors", rank=2)
+    assert {one.layer for one in result.layers} == set(keys)
+    assert max(relative_differences(Adapter(layers), read_adapter(result.path)).values()) < 1e-4

@@ -40,7 +40,7 @@ from detour.cli.options import force_option, json_option
 @force_option
 @json_option
 def command(*, base: str, tuned: str, layers: bool, as_json: bool, **flags: Any) -> None:
-    """Write the adapter that makes BASE's UNet into TUNED's, as near as its rank allows.
+    """Write the adapter that makes BASE's UNet and text encoders into TUNED's, as near as its rank allows.
 
     Linear and convolution weights are taken apart by SVD; biases and norms that differ cannot go into an
     adapter and are counted.

@@ -11,6 +11,7 @@ from detour.adapter_files.writing import FileDtype, FileFormat
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.analysis import ThinSvd
 from detour.adapters.compose import from_svd
+from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.adapters.targets import AdaptableLayer, adaptable_layers
 from detour.bases.base import Base, open_base
 from detour.errors import AdapterError, BaseError
@@ -39,7 +40,7 @@ def extract_adapter(
     force: bool = False,
     progress: ProgressFn = silent,
 ) -> ExtractResult:
-    """Write the adapter that makes ``base``'s UNet into ``tuned``'s, as near as its rank allows.
+    """Write the adapter that makes ``base``'s UNet and text encoders into ``tuned``'s, as near as its rank allows.
 
     Args:
         base: name of a base with weights.
@@ -53,35 +54,37 @@ def extract_adapter(
         progress: told layer by layer.
 
     Raises:
-        BaseError: one of them cannot be loaded, or their UNets have other shapes.
+        BaseError: one of them cannot be loaded, or a part of theirs has other shapes.
         AdapterError: they do not differ.
         ConfigError: settings that do not go, or ``out`` is taken.
         ProofFailed: the file read back is not what was computed; there is no output.
     """
     refuse_place(out, to)
     refuse_taken(out, force=force)
-    opened = open_base(base)
-    before, after = _two_unets(opened, open_base(tuned))
+    opened, other = open_base(base), open_base(tuned)
     layers: dict[str, LoraLayer] = {}
     kept: list[KeptLayer] = []
+    left_out: list[str] = []
     total = left = 0.0
     numbers = 0
-    candidates = adaptable_layers(before)
-    for index, layer in enumerate(candidates):
-        progress(Progress(stage="taking differences apart", done=index, total=len(candidates)))
-        change = _weight(after, layer.path) - _weight(before, layer.path)
-        if not change.any():
-            continue
-        cut = from_svd(_svd(change), _shaped_like(layer), rank=rank, energy=energy)
-        key = f"unet.{layer.path}"
-        layers[key] = cut.layer
-        size = float(change.square().sum())
-        total, left, numbers = total + size, left + size * cut.kept, numbers + change.numel()
-        kept.append(
-            KeptLayer(layer=key, rank_before=min(change.flatten(1).shape), rank=cut.layer.rank, kept=cut.kept)
-        )
+    for part in ("unet", *opened.family.text_parts):
+        before, after = _two_models(opened, other, part)
+        candidates = adaptable_layers(before)
+        for index, layer in enumerate(candidates):
+            progress(Progress(stage=f"taking the {part} apart", done=index, total=len(candidates)))
+            change = _weight(after, layer.path) - _weight(before, layer.path)
+            if not change.any():
+                continue
+            cut = from_svd(_svd(change), _shaped_like(layer), rank=rank, energy=energy)
+            key = f"{part}.{layer.path.removeprefix(LEGACY_TEXT_PREFIX)}"
+            layers[key] = cut.layer
+            size = float(change.square().sum())
+            total, left, numbers = total + size, left + size * cut.kept, numbers + change.numel()
+            most = min(change.flatten(1).shape)
+            kept.append(KeptLayer(layer=key, rank_before=most, rank=cut.layer.rank, kept=cut.kept))
+        left_out += (f"{part}.{name}" for name in _left_out(before, after, candidates))
     if not layers:
-        raise AdapterError(f"the UNets of '{base}' and '{tuned}' have the same weights: nothing to extract.")
+        raise AdapterError(f"'{base}' and '{tuned}' have the same weights: nothing to extract.")
     adapter = Adapter(layers, _metadata(opened, out.stem))
     written = write_proved(out, adapter, file_format=to, family=opened.family, dtype=dtype, force=force)
     return ExtractResult(
@@ -93,13 +96,13 @@ def extract_adapter(
         parameters=adapter.num_parameters,
         largest_difference=written.largest_difference,
         limit=written.limit,
-        left_out=_left_out(before, after, candidates),
+        left_out=tuple(left_out),
     )
 
 
-def _two_unets(first: Base, second: Base) -> tuple[nn.Module, nn.Module]:
-    before, after = first.load_unet(), second.load_unet()
-    shapes = [{name: tuple(t.shape) for name, t in unet.state_dict().items()} for unet in (before, after)]
+def _two_models(first: Base, second: Base, part: str) -> tuple[nn.Module, nn.Module]:
+    before, after = (_part(base, part) for base in (first, second))
+    shapes = [{name: tuple(t.shape) for name, t in model.state_dict().items()} for model in (before, after)]
     if shapes[0] != shapes[1]:
         odd = next(
             name
@@ -107,10 +110,21 @@ def _two_unets(first: Base, second: Base) -> tuple[nn.Module, nn.Module]:
             if shapes[0].get(name) != shapes[1].get(name)
         )
         raise BaseError(
-            f"the UNets of '{first.name}' and '{second.name}' are of different shapes, the first at '{odd}'. "
+            f"the {part}s of '{first.name}' and '{second.name}' are of different shapes, the first at '{odd}'. "
             "Name a base and what was fine-tuned from it."
         )
     return before, after
+
+
+def _part(base: Base, part: str) -> nn.Module:
+    if part == "unet":
+        return base.load_unet()
+    if part not in base.family.text_parts:
+        raise BaseError(
+            f"base '{base.name}' is {base.family.title}, which has no {part}. Name two of one family."
+        )
+    model: nn.Module = base.load_text().models[part]
+    return model
 
 
 def _weight(unet: nn.Module, path: str) -> Tensor:
