@@ -292,6 +292,15 @@ def test_what_a_method_cannot_do_is_refused_and_leaves_the_model_as_it_was() -> 
         assert torch.equal(model(X), net()(X))
 
 
+def test_a_method_that_reads_the_frozen_weight_refuses_a_quantised_one() -> None:
+    model = net()
+    model.first.weight = nn.Parameter(torch.zeros(20, 16, dtype=torch.uint8), requires_grad=False)
+    for name in ("dora", "pissa"):
+        with pytest.raises(AdapterError, match="is quantised; DoRA, PiSSA and OLoRA read"):
+            attach(model, name, paths=("first",))
+    attach(model, "loha", paths=("first",))
+
+
 def test_loading_another_kind_or_another_start_is_refused() -> None:
     dora, loha = attach(net(), "dora"), attach(net(), "loha")
     with pytest.raises(AdapterError, match="is loha in the adapter and another kind as attached"):

@@ -244,7 +244,8 @@ def make_live(
     """Hook a fresh layer of ``method`` beside ``module``; a function of (seed, key) and, for PiSSA and OLoRA, of W.
 
     Raises:
-        AdapterError: PiSSA or OLoRA on a convolution, or at a rank that the weight does not have.
+        AdapterError: PiSSA or OLoRA on a convolution, or at a rank that the weight does not have; a method that
+            reads the frozen weight on a quantised one.
     """
     out, inputs, *kernel = module.weight.shape
     if method == "loha":
@@ -254,6 +255,10 @@ def make_live(
         shape = tuple(module.weight.shape)
         factors = start.lokr_factors(shape, rank=rank, factor=lokr_factor, seed=seed, key=key)
         return LiveLokr(key, module, factors, alpha=alpha, name=name)
+    if not module.weight.is_floating_point():
+        raise AdapterError(
+            f"'{key}' is quantised; DoRA, PiSSA and OLoRA read the frozen weight. Choose LoRA."
+        )
     if init in start.FROM_BASE:
         if not isinstance(module, nn.Linear):
             raise AdapterError(
