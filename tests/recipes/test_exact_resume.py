@@ -21,6 +21,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "lion": {"train__optim__name": "lion"},
     "schedule_free": {"train__optim__name": "schedule_free"},
     "ema": {"train__ema": 0.9, "train__schedule__kind": "cosine_restarts"},
+    "nf4": {"base__quantize": "nf4", "train__gradient_checkpointing": True, "adapter__dropout": 0.2},
+    "int8": {"base__quantize": "int8", "base__dtype": "bf16"},
+    "checkpointing": {"train__gradient_checkpointing": True, "adapter__dropout": 0.2},
     "fp16": {"base__dtype": "fp16", "train__loss__timesteps": "logit_normal"},
 }
 
@@ -29,6 +32,8 @@ ROWS: dict[str, dict[str, Any]] = {
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("data") / "photos", 5)
 
+
+NEEDS = {"adamw8bit": "bitsandbytes", "nf4": "bitsandbytes", "int8": "torchao"}
 
 QUICK = ("schedule_free", "ema", "fp16")
 """The state of every optimizer is put back exactly in tests/training/test_library_optim.py; these carry more."""
@@ -40,8 +45,8 @@ QUICK = ("schedule_free", "ema", "fp16")
 def test_resume_is_bit_exact(
     row: str, tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if row == "adamw8bit":
-        pytest.importorskip("bitsandbytes", reason="125 MB installed; an extra")
+    if row in NEEDS:
+        pytest.importorskip(NEEDS[row], reason="large; an extra (detour-lora[quant])")
     monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
 
     def spec() -> RunSpec:

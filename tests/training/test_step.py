@@ -23,10 +23,10 @@ def base(tiny_base: Path) -> Base:
     return open_base(str(tiny_base))
 
 
-def random_data(num: int = 4) -> TrainingData:
+def random_data(num: int = 4, *, size: int = 8, width: int = 32) -> TrainingData:
     generator = torch.Generator().manual_seed(0)
-    means = torch.randn(1, num, 4, 8, 8, generator=generator)
-    states = Conditioning(torch.randn(num + 1, 77, 32, generator=generator))
+    means = torch.randn(1, num, 4, size, size, generator=generator)
+    states = Conditioning(torch.randn(num + 1, 77, width, generator=generator))
     text = TextCache(states, {f"c{i}": i for i in range(num)})
     return TrainingData(
         LatentCache(means, torch.full_like(means, 0.1)),
@@ -42,7 +42,9 @@ def assembled(base: Base, **flags: object) -> tuple[Denoiser, Attached, Training
     attached = attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
     for _, up in attached.factors.values():
         torch.nn.init.normal_(up, std=0.05, generator=torch.Generator().manual_seed(1))
-    return denoiser, attached, make_loss(denoiser, random_data(), spec)
+    size = base.native_size_px // base.latent_factor
+    data = random_data(size=size, width=base.cross_attention_width)
+    return denoiser, attached, make_loss(denoiser, data, spec)
 
 
 def gradients(attached: Attached, loss_fn: TrainingLoss) -> torch.Tensor:

@@ -6,6 +6,7 @@ ones as they are.
 
 import contextlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -380,7 +381,9 @@ def _inject_into(model: nn.Module, paths: Mapping[str, tuple[int, float]], dropo
     wrapped: list[Any] = [module for module in model.modules() if getattr(module, "lora_A", None)]
     before = [(layer, list(layer.active_adapters)) for layer in wrapped]
     # PEFT draws a start, which is replaced: the caller's random numbers stay as they were.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 warns that it could not merge into such a layer; nothing is ever merged into a quantised base.
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")
         inject_adapter_in_model(config, model, adapter_name=name)
     del model.peft_config  # left on the model, it would make a second injection warn
     # PEFT makes the new name the only active one, also on layers that it does not adapt.

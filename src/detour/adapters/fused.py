@@ -5,7 +5,7 @@ whether it is served; everything else, and every pass without gradients, goes th
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ def project_halves(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         both = (down, up_first), (down, up_second)
         halves = lora_linears(x.to(base.weight.dtype), (first, second), both, (forward.scale,) * 2)
         return halves[0], halves[1]
-    if type(module) is nn.Linear and not _is_hooked(module) and not module.weight.requires_grad:
+    if _is_plain_linear(module) and not _is_hooked(module) and not module.weight.requires_grad:
         first, second = _halves(module)
         return functional.linear(x, *first), functional.linear(x, *second)
     value, gate = module(x).chunk(2, dim=-1)
@@ -128,7 +128,14 @@ def _is_servable(layer: Any, name: str) -> bool:
     base = layer.base_layer
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_B[name].bias is not None:
         return False
-    return type(base) is nn.Linear or (type(base) is nn.Conv2d and slides_plainly(base))
+    if type(base) is nn.Conv2d:
+        return slides_plainly(base)
+    return _is_plain_linear(base)
+
+
+def _is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """A quantised weight is a tensor of another class: its layer computes as its library wants it to."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +105,20 @@ def hash_base(model: nn.Module, *, without: Collection[str] = ()) -> str:
         if ".lora_" in name or name in without:
             continue
         plain = name.replace(".base_layer.", ".")
-        digest.update(f"{plain}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        for place, stored in _stored(plain, tensor):
+            digest.update(f"{place}|{stored.dtype}|{tuple(stored.shape)}|".encode())
+            flat = stored.detach().cpu().contiguous().reshape(-1)
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def _stored(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """The plain tensors that a tensor is made of: of a quantised one its integers and scales, else itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for inner in tensor.__tensor_flatten__()[0]:
+        yield from _stored(f"{name}.{inner}", getattr(tensor, inner))
 
 
 def _require_all_alive(norms: Mapping[str, float]) -> None:

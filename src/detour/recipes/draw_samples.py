@@ -120,14 +120,15 @@ def keep_trained_pictures_of(
 ) -> None:
     """Draw the proof's pictures in fp32 with the factors still in memory, for the reload proof.
 
-    A run in lower precision trained beside rounded weights; its factors are drawn on the base's own fp32 ones.
+    A run in lower precision or beside a quantised base trained beside rounded weights; its factors are drawn on the
+    base's own fp32 ones.
     """
     from detour.generation.engine import PictureEngine
 
     progress(Progress(stage="drawing with the trained model"))
     device = denoiser.device
     unet = denoiser.unet
-    if denoiser.dtype != torch.float32:
+    if denoiser.dtype != torch.float32 or spec.base.quantize != "none":
         unet = base.load_unet(torch.float32, device)
         models = {"unet": unet}
         if isinstance(text, LiveText):

@@ -11,6 +11,7 @@ from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
+from detour.bases.quantize import Quantized
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
 from detour.evaluation.settings import public_settings
 from detour.recipes.draw_samples import SampleSheets
@@ -81,6 +82,8 @@ def fit_run(
     spec = plan.spec
     share = share_of(processes, batch=int(spec.train.batch), grad_accum=spec.train.grad_accum)
     denoiser = make_denoiser(plan.base, spec)
+    if denoiser.quantized is not None:
+        progress(Progress(stage="preparing", note=_what_was_quantised(denoiser.quantized, spec)))
     encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
     models = models_together({"unet": denoiser.unet, **encoders})
     base_sha256 = hash_base(models)
@@ -156,6 +159,14 @@ def fit_run(
             log.last_loss,
             round(log.seconds, 2),
         )
+
+
+def _what_was_quantised(done: Quantized, spec: RunSpec) -> str:
+    before, after = done.bytes_before / 2**20, done.bytes_after / 2**20
+    return (
+        f"{done.layers} linear layers of the base are kept in {spec.base.quantize}: {before:.0f} → {after:.0f} MiB. "
+        "The proof draws with the base as it is."
+    )
 
 
 def _proved_gradients(

@@ -22,6 +22,8 @@ class BaseSpec(Spec):
     """Where the work runs; ``auto`` takes cuda, then mps, then cpu."""
     dtype: Dtype | Auto = "auto"
     """Precision of the frozen weights and of the forward pass; adapter weights are fp32 always."""
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """Keep the frozen linear layers in 4 or 8 bits while training (QLoRA, arXiv:2305.14314); plain LoRA only."""
 
 
 class PriorSpec(Spec):
@@ -155,6 +157,10 @@ class TrainSpec(Spec):
     """Gradients are scaled down to this norm."""
     ema: Share = 0.0
     """Decay of a running average of the adapter, which is validated, drawn with and shipped; 0: none, 0.99 is usual."""
+    gradient_checkpointing: bool = False
+    """Keep a block's input alone and make its pass again when its gradients are wanted: less memory, more time."""
+    compile: bool = False
+    """Compile the transformer blocks (``torch.compile``); on GPUs only."""
     threads: PositiveInt | Auto = "auto"
     """CPU threads; recorded, because a resumed run is the same run only at the same count."""
     optim: OptimSpec = OptimSpec()

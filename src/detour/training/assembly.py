@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from detour.adapters.adapter import part_of
@@ -15,6 +16,7 @@ from detour.adapters.full import attach_full
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.hardware import torch_dtype
+from detour.bases.quantize import Quantized, quantize_linears
 from detour.diffusion.noise import NoisePlan
 from detour.diffusion.objective import Objective, prediction_type
 from detour.diffusion.schedule import alphas_cumprod
@@ -96,14 +98,33 @@ def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
     """Load the UNet of a resolved run in its precision."""
     device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
     scheduler = base.scheduler_config()
+    unet, quantized = _load_unet(base, spec, dtype, device)
     return Denoiser(
-        unet=base.load_unet(dtype, device),
+        unet=unet,
         device=device,
         dtype=dtype,
         alphas=alphas_cumprod(scheduler).to(device),
         kind=prediction_type(str(scheduler.get("prediction_type", "epsilon"))),
         size_px=int(spec.data.resolution),
+        quantized=quantized,
     )
+
+
+def _load_unet(
+    base: "Base", spec: RunSpec, dtype: torch.dtype, device: str
+) -> tuple[nn.Module, Quantized | None]:
+    quantize, quantized = spec.base.quantize, None
+    unet: Any = base.load_unet(dtype, device if quantize == "none" else "cpu")
+    if quantize != "none":
+        quantized = quantize_linears(unet, quantize, dtype=dtype, device=device)
+    if spec.train.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet, quantized
+
+
+def compile_blocks(unet: Any, *, backend: str = "inductor") -> None:
+    """Compile the transformer blocks, each kind once: minutes less than the whole UNet, and as fast (diffusers)."""
+    unet.compile_repeated_blocks(backend=backend)
 
 
 def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
@@ -127,6 +148,8 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
     )
     use_fused(attached)
     use_frozen_paths(denoiser.unet)
+    if spec.train.compile and denoiser.device.startswith("cuda"):
+        compile_blocks(denoiser.unet)
     return attached
 
 

@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from detour.bases.quantize import require_quantizer
 from detour.errors import ConfigError
 from detour.specs import RunSpec
+from detour.training.methods import is_plain, method_name
 from detour.training.optimizers import require_package
 
 if TYPE_CHECKING:
@@ -54,6 +56,29 @@ def refuse_optimizer(spec: RunSpec) -> None:
             f"train.ema is {train.ema:g} with optimizer 'schedule_free', whose weights are an average already. "
             "Set train.ema to 0, or choose adamw."
         )
+
+
+def refuse_quantized(spec: RunSpec) -> None:
+    """A quantised base under a method that reads or rewrites the frozen weights.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    if spec.base.quantize == "none":
+        return
+    if not is_plain(spec.adapter):
+        raise ConfigError(
+            f"base.quantize '{spec.base.quantize}' with method {method_name(spec.adapter)}, which needs the frozen "
+            "weights as they are. Leave one of them out; plain LoRA trains beside a quantised base."
+        )
+    require_quantizer(spec.base.quantize)
+
+
+def notes_on_compiling(spec: RunSpec) -> list[str]:
+    """That it is left out where it gains nothing: a CPU compiles for minutes and is no faster."""
+    if not spec.train.compile or str(spec.base.device).startswith("cuda"):
+        return []
+    return [f"train.compile is for CUDA GPUs; on this {spec.base.device} nothing is compiled."]
 
 
 def notes_on_objective(spec: RunSpec) -> list[str]:

@@ -77,7 +77,7 @@ def require_package(name: OptimizerName) -> None:
         ConfigError: names the pip command.
     """
     facts = OPTIMIZERS[name]
-    if importlib.util.find_spec(facts.module) is None:
+    if facts.extra and importlib.util.find_spec(facts.module) is None:
         raise ConfigError(
             f"train.optim.name '{name}' needs the package '{facts.module}', which is not installed. "
             f"Run: pip install detour-lora[{facts.extra}]"

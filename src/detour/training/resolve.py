@@ -12,7 +12,13 @@ from detour.data.captions import one_line, with_trigger
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
-from detour.training.combinations import notes_on_objective, refuse_objective, refuse_optimizer
+from detour.training.combinations import (
+    notes_on_compiling,
+    notes_on_objective,
+    refuse_objective,
+    refuse_optimizer,
+    refuse_quantized,
+)
 from detour.training.methods import check_method, method_defaults, method_notes
 from detour.training.optimizers import OPTIMIZERS, default_rate
 
@@ -214,6 +220,7 @@ def _check(spec: RunSpec, base: "Base") -> None:
         )
     refuse_objective(spec, base)
     refuse_optimizer(spec)
+    refuse_quantized(spec)
     if any(re.search(r"\s{2,}|[\n\r]", trigger) for trigger in spec.data.triggers()):
         raise ConfigError(
             "data.trigger has line breaks or double spaces in it. Use one word or a short phrase."
@@ -268,7 +275,7 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
             if not spec.prior.class_prompts
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
-    notes += notes_on_objective(spec)
+    notes += [*notes_on_objective(spec), *notes_on_compiling(spec)]
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
     return [*notes, *method_notes(spec.adapter)]

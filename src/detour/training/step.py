@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from detour.bases.quantize import Quantized
 from detour.bases.text import Conditioning
 from detour.diffusion.objective import Objective, PredictionType, target
 from detour.diffusion.randomness import derive
@@ -31,6 +32,7 @@ class Denoiser:
         alphas: (T,) float32 on ``device``.
         kind: what the base predicts.
         size_px: side of the picture; SDXL is told it.
+        quantized: what of the base is kept in fewer bits, if anything.
     """
 
     unet: nn.Module
@@ -39,6 +41,7 @@ class Denoiser:
     alphas: Tensor
     kind: PredictionType
     size_px: int
+    quantized: Quantized | None = None
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, text: Conditioning, size_ids: Tensor | None = None
@@ -116,29 +119,25 @@ class TrainingLoss:
         if not self.dropout:
             yield
             return
+        set_adapter_dropout(self.denoiser.unet, on=True)
         kind = torch.device(self.denoiser.device).type
         devices = [torch.device(self.denoiser.device)] if kind != "cpu" else []
         with torch.random.fork_rng(devices=devices, device_type=kind if kind != "cpu" else "cuda"):
             torch.manual_seed(
                 derive(self.plan.seed, "dropout", step, micro * self.plan.slices + self.plan.slice)
             )
-            with adapter_dropout(self.denoiser.unet):
-                yield
+            yield
 
 
-@contextlib.contextmanager
-def adapter_dropout(unet: nn.Module) -> Iterator[None]:
-    """Switch the adapter's dropout on; the base stays in evaluation mode."""
-    dropouts = [
-        module for name, module in unet.named_modules() if name.rpartition(".")[0].endswith("lora_dropout")
-    ]
-    for module in dropouts:
-        module.train()
-    try:
-        yield
-    finally:
-        for module in dropouts:
-            module.eval()
+def set_adapter_dropout(unet: nn.Module, *, on: bool) -> None:
+    """Switch the adapter's dropout on or off; the base stays in evaluation mode.
+
+    It stays on after a training pass: gradient checkpointing makes the pass again during the backward one, and must
+    find it as it was. Whoever measures or draws switches it off.
+    """
+    for name, module in unet.named_modules():
+        if name.rpartition(".")[0].endswith("lora_dropout"):
+            module.train(on)
 
 
 @contextlib.contextmanager

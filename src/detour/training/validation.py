@@ -12,7 +12,7 @@ from detour.diffusion.randomness import generator
 from detour.training.batches import Batch, stack_latents, stack_masks, stack_size_ids
 from detour.training.cache import TrainingData
 from detour.training.order import group_places
-from detour.training.step import Denoiser
+from detour.training.step import Denoiser, set_adapter_dropout
 
 MAX_PASSES = 64
 """Samples of one validation; more pictures than fit are spread evenly."""
@@ -32,7 +32,8 @@ class FixedValidation:
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
-        """Unweighted denoising error over all samples."""
+        """Unweighted denoising error over all samples, without dropout."""
+        set_adapter_dropout(denoiser.unet, on=False)
         total = sum(float(denoiser.loss(self._now(batch))) * len(batch) for batch in self.batches)
         return total / sum(len(batch) for batch in self.batches)
 

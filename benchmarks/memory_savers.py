@@ -1,0 +1,178 @@
+"""What gradient checkpointing and a quantised base save, and what they cost: ``python -m benchmarks.memory_savers``.
+
+Bytes kept for the backward pass are those of the tensors that a forward pass makes and that outlive it. At SD 1.5's
+shape they are counted on fake tensors, which have shapes and no numbers.
+"""
+
+import importlib.util
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from detour.adapters.attach import Attached
+from detour.bases.base import Base, open_base
+from detour.bases.quantize import PACKAGES, quantize_linears, stored_bytes
+from detour.bases.text import Conditioning
+from detour.specs import RunSpec, load_run_spec
+from detour.training.assembly import attach_trainable, choose_targets, make_denoiser
+from detour.training.batches import Batch
+from detour.training.resolve import resolve
+from detour.training.step import Denoiser
+
+MIB = 1 << 20
+REPEATS = 7
+
+
+class StillThere(TorchDispatchMode):
+    """Remembers every tensor that a block makes, and counts the bytes of those that outlive it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._storages[storage._cdata] = weakref.ref(storage)
+        return made
+
+    @property
+    def bytes(self) -> int:
+        return sum(s.nbytes() for ref in self._storages.values() if (s := ref()) is not None)
+
+
+def resolved(base: Base, **flags: Any) -> RunSpec:
+    values = {"base.name": base.name, "train.batch": 1, "train.threads": 1, "adapter.rank": 4}
+    values |= {
+        "adapter.targets": "attn",
+        "train.optim.lr": 1e-4,
+        **{k.replace("__", "."): v for k, v in flags.items()},
+    }
+    return resolve(load_run_spec(flags=values), base, ["a"], name="x", device="cpu").spec
+
+
+def random_batch(base: Base, num: int) -> Batch:
+    size = base.native_size_px // base.latent_factor
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        latents=torch.randn(num, 4, size, size, generator=generator),
+        noise=torch.randn(num, 4, size, size, generator=generator),
+        timesteps=torch.arange(num) * 100 + 50,
+        text=Conditioning(torch.randn(num, 77, base.cross_attention_width, generator=generator)),
+        pictures=tuple(range(num)),
+    )
+
+
+def assembled(base: Base, **flags: Any) -> tuple[Denoiser, Attached]:
+    spec = resolved(base, **flags)
+    denoiser = make_denoiser(base, spec)
+    return denoiser, attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
+
+
+def kept(denoiser: Denoiser, batch: Batch) -> int:
+    with StillThere() as made:
+        loss = denoiser.loss(batch)
+    assert loss.requires_grad
+    return made.bytes
+
+
+def step_seconds(denoiser: Denoiser, attached: Attached, batch: Batch) -> float:
+    begun = time.perf_counter()
+    denoiser.loss(batch).backward()
+    for parameter in attached.parameters():
+        parameter.grad = None
+    return time.perf_counter() - begun
+
+
+def checkpointing() -> None:
+    base = open_base("pocket")
+    batch = random_batch(base, 8)
+    plain, saving = assembled(base), assembled(base, train__gradient_checkpointing=True)
+    a, b = kept(plain[0], batch), kept(saving[0], batch)
+    print(
+        f"pocket, batch 8, {plain[0].dtype}: kept for the backward pass {a / MIB:.1f} → {b / MIB:.1f} MiB ({b / a:.2f})"
+    )
+    ratios = []
+    for _ in range(REPEATS):  # interleaved, because the machine's speed drifts
+        first = step_seconds(*plain, batch)
+        ratios.append(step_seconds(*saving, batch) / first)
+    print(f"pocket, batch 8: a step takes {sorted(ratios)[REPEATS // 2]:.2f} times as long")
+
+
+def checkpointing_at_true_shape(name: str) -> None:
+    from diffusers import UNet2DConditionModel
+
+    base = open_base(name)
+    found = []
+    for saves in (False, True):
+        with FakeTensorMode():
+            torch.set_default_dtype(torch.bfloat16)
+            unet: Any = UNet2DConditionModel.from_config(base.config("unet"))
+            torch.set_default_dtype(torch.float32)
+            unet.eval().requires_grad_(False)
+            if saves:
+                unet.enable_gradient_checkpointing()
+            spec = resolved(base, base__dtype="bf16")
+            alphas = torch.ones(1000)
+            denoiser = Denoiser(unet, "cpu", torch.bfloat16, alphas, "epsilon", base.native_size_px)
+            attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
+            found.append(kept(denoiser, random_batch(base, 1)))
+    a, b = found
+    print(
+        f"{name}, batch 1, bf16: kept for the backward pass {a / MIB:.0f} → {b / MIB:.0f} MiB ({b / a:.2f})"
+    )
+
+
+def quantised(kind: Any) -> None:
+    base = open_base("pocket")
+    exact, small = base.load_unet(), base.load_unet()
+    done = quantize_linears(small, kind, dtype=torch.float32, device="cpu")
+    batch = random_batch(base, 8)
+    with torch.no_grad():
+        a, b = (unet(batch.latents, batch.timesteps, batch.text.states)[0] for unet in (exact, small))
+    error = float((a - b).norm() / a.norm())
+    print(
+        f"pocket, {kind}: {done.layers} layers, {done.bytes_before / MIB:.1f} → {done.bytes_after / MIB:.1f} MiB "
+        f"(from fp32), the UNet's answer moves by {error:.4f} of its size"
+    )
+
+
+def weights_at_true_shape(name: str) -> None:
+    """Counted on shapes: NF4 with double quantisation takes 4.127 bits a weight, int8 8 and a scale an output."""
+    from detour.bases.quantize import chosen_linears
+
+    unet = open_base(name).meta_unet()
+    whole = stored_bytes(unet) // 2  # bf16
+    linears = [unet.get_submodule(path) for path in chosen_linears(unet)]
+    numel = sum(layer.weight.numel() for layer in linears)
+    nf4 = whole - 2 * numel + numel * 4.127 / 8
+    int8 = whole - 2 * numel + numel + 2 * sum(layer.out_features for layer in linears)
+    print(
+        f"{name}: {len(linears)} layers hold {2 * numel / whole:.0%} of the weights; bf16 {whole / MIB:.0f} MiB, "
+        f"int8 {int8 / MIB:.0f} MiB, nf4 {nf4 / MIB:.0f} MiB"
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread; {Path(__file__).name}")
+    for kind in PACKAGES:
+        if importlib.util.find_spec(PACKAGES[kind]) is None:
+            print(f"{kind}: left out, {PACKAGES[kind]} is not installed")
+        else:
+            quantised(kind)
+    for name in ("sd15", "sdxl"):
+        weights_at_true_shape(name)
+    checkpointing()
+    checkpointing_at_true_shape("sd15")
+
+
+if __name__ == "__main__":
+    main()
