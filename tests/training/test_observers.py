@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detour.errors import Interrupted
+from detour.errors import Interrupted, StorageError
 from detour.specs import OptimSpec
 from detour.training.checkpoints import newest_good
 from detour.training.flat import FlatParameters, ParameterGroup
@@ -46,6 +47,15 @@ def test_log_is_cut_back_to_the_checkpoint_and_keeps_its_seconds(tmp_path: Path)
     assert kept == lines[:3]
     assert log.seconds == 4.0
     assert log.last_loss == 2.0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_line_and_closing_does_not_hide_it(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log._stream.close()
+    log._stream = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: disk full"), contextlib.closing(log):
+        log.on_step(state(1), report(1))
 
 
 def test_sheets_come_every_so_many_steps_and_never_with_zero() -> None:

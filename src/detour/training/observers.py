@@ -3,6 +3,7 @@
 Each is told of every finished step; the order in which the recipe lists them is the order in which they act.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -67,11 +68,20 @@ class MetricsLog:
             raise storage_error(self.path, error) from error
 
     def sync(self) -> None:
-        """Make the lines durable, so that a checkpoint never knows more than the log."""
-        os.fsync(self._stream.fileno())
+        """Make the lines durable, so that a checkpoint never knows more than the log.
+
+        Raises:
+            StorageError: disk full or folder gone.
+        """
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise storage_error(self.path, error) from error
 
     def close(self) -> None:
-        self._stream.close()
+        """Close the file; every line was flushed, or its failure was said when it was written."""
+        with contextlib.suppress(OSError):  # it tries once more to write a line that did not fit
+            self._stream.close()
 
 
 class NoLog(MetricsLog):
