@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from detour.adapter_files import container
 from detour.errors import StorageError
 from detour.files import storage_error
+from detour.recipes import save_run
 from detour.recipes import train_adapter as recipe
 from detour.recipes.progress import Progress
 from detour.recipes.train_adapter import train_adapter
@@ -78,7 +78,7 @@ def test_an_adapter_that_does_not_fit_is_written_when_the_run_goes_on(
         raise storage_error(path, OSError(errno.ENOSPC, "No space left on device"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(container, "write_with", full)
+        patch.setattr(save_run, "write_adapter", full)
         with pytest.raises(StorageError, match=r"quick\.safetensors: disk full"):
             train_adapter(spec, runs=tmp_path)
     train_adapter(None, resume=tmp_path / "quick")
