@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ class OneLayerEngine:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.unet = nn.Sequential(nn.Linear(4, 48)).requires_grad_(False)
-        self.text = SimpleNamespace(models={})
+        self.text = SimpleNamespace(models={}, with_words=lambda words: nullcontext())
 
     def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
         start = torch.stack(

@@ -28,8 +28,21 @@ def check_fits(adapter: Adapter, base: Base) -> None:
         )
     try:
         _check_layers(adapter, base)
+        _check_words(adapter, base)
     except AdapterError as error:
         raise AdapterError(f"adapter '{name}' does not fit base '{base.name}': {error}") from error
+
+
+def _check_words(adapter: Adapter, base: Base) -> None:
+    for word, parts in adapter.words.items():
+        if set(parts) != set(base.family.text_parts):
+            raise AdapterError(f"its word '{word}' has vectors for {', '.join(parts)} alone.")
+        for part, vectors in parts.items():
+            width = base.config(part)["hidden_size"]
+            if vectors.shape[1] != width:
+                raise AdapterError(
+                    f"its word '{word}' has vectors of {vectors.shape[1]} numbers; the {part} takes {width}."
+                )
 
 
 def cross_attention_width(adapter: Adapter) -> int | None:

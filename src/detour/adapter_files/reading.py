@@ -1,6 +1,7 @@
 """Read an adapter of any supported format, trusting nothing in the file."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from detour.adapter_files.peft_format import (
 )
 from detour.adapter_files.pickled import is_pickle_name, read_tensors
 from detour.adapter_files.unread import Unread
+from detour.adapter_files.words import split_words
 from detour.adapter_files.writing import DIFFUSERS_NAME
 from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.adapters.layers import Layer
@@ -79,12 +81,14 @@ def adapter_of(
     Raises:
         AdapterError: as :func:`read_adapter`.
     """
+    tensors, words = split_words(tensors, unread)
     read = from_kohya if is_kohya(tensors) else from_diffusers
     layers, found = read(tensors, metadata, limits=limits, unread=unread)
     file_format: FileFormat = "kohya" if is_kohya(tensors) else "diffusers"
-    return _checked(
+    adapter = _checked(
         layers, {**metadata, **found}, unread, file_format=file_format, file_dtype=dtype_of(tensors)
     )
+    return replace(adapter, words=words)
 
 
 def is_kohya(names: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from detour.adapter_files.hashes import file_hashes
 from detour.adapter_files.kohya import to_kohya
 from detour.adapter_files.metadata import network_metadata
 from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
+from detour.adapter_files.words import to_bundle, write_words
 from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.bases.families import Family
 from detour.errors import AdapterError
@@ -38,6 +39,8 @@ def write_adapter(
 ) -> Path:
     """Write ``adapter``, with its metadata and hashes.
 
+    New words go into a kohya file; beside one of another format each is a textual inversion of its own.
+
     Args:
         path: a file for kohya and diffusers (a place without a suffix gets diffusers' usual name inside), a
             folder for peft (with a folder for each part when there are several).
@@ -61,16 +64,19 @@ def write_adapter(
     own = without_derived(adapter.metadata)
     if file_format == "kohya":
         tensors = to_kohya(adapter, family, TORCH_DTYPES[dtype])
+        tensors |= to_bundle(adapter.words, TORCH_DTYPES[dtype])
         own |= network_metadata(adapter, family)
     else:
         tensors, formal = to_diffusers(adapter, TORCH_DTYPES[dtype])
         own |= formal
         path = path if path.suffix else path / DIFFUSERS_NAME
+        write_words(path, adapter.words)
     _write(path, tensors, own)
     return path
 
 
 def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
+    write_words(folder / WEIGHTS_NAME, adapter.words)
     made = {part: to_peft(adapter, part, dtype) for part in adapter.parts}  # all or none
     for part, (tensors, config) in made.items():
         place = folder if adapter.parts in ALONE else folder / part

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from detour.adapters.layers import DoraLayer, Kind, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError
@@ -20,6 +22,7 @@ __all__ = [
     "LohaLayer",
     "LokrLayer",
     "LoraLayer",
+    "Words",
     "part_of",
     "path_of",
 ]
@@ -31,6 +34,10 @@ PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_
 """Parts of a base that can carry adapter layers; a layer key is ``part + "." + module path``."""
 
 
+Words = Mapping[str, Mapping[str, Tensor]]
+"""New word → text part → (n, D) vectors."""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """All layers of one adapter.
@@ -40,6 +47,8 @@ class Adapter:
             ``"text_encoder.<path>"``) → factors; module paths are diffusers' and transformers 5's (no
             ``text_model.`` prefix).
         metadata: what the file says about itself; all values are strings, as safetensors wants them.
+        words: new word → text part → its vectors, (n, D) float32; where a prompt has the word, they stand in for the
+            embeddings of n tokens.
         left_out: what a partial reading did not take, each a name and the reason; empty otherwise.
         file_format: of the file that it was read from; ``None`` where it was made here.
         file_dtype: precision of the factors in that file; here they are float32 always.
@@ -50,6 +59,7 @@ class Adapter:
     left_out: tuple[str, ...] = ()
     file_format: FileFormat | None = None
     file_dtype: FileDtype = "fp32"
+    words: Words = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class Attached:
         self._hooked = list(hooked)
         self._live = list(live)
         self._frozen = list(frozen)
+        self.words: dict[str, dict[str, nn.Parameter]] = {}
+        """New word → text part → live vectors, (n, D) float32; whoever encodes prompts puts them in."""
 
     @property
     def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
@@ -88,9 +90,11 @@ class Attached:
             for key, pair in pairs
             for name, factor in zip(("down", "up"), pair, strict=True)
         }
-        return plain | {
-            (live.key, name): factor for live in self._live for name, factor in live.factors.items()
+        others = {(live.key, name): factor for live in self._live for name, factor in live.factors.items()}
+        words = {
+            (f"words.{word}", part): v for word, parts in self.words.items() for part, v in parts.items()
         }
+        return plain | others | words
 
     @property
     def changed_tensors(self) -> frozenset[str]:
@@ -117,7 +121,10 @@ class Attached:
         }
         layers |= {hooked.key: hooked.layer for hooked in self._hooked}
         layers |= {live.key: live.layer() for live in self._live}
-        return Adapter(layers, dict(metadata or {}))
+        words = {
+            word: {part: plain_copy(v) for part, v in parts.items()} for word, parts in self.words.items()
+        }
+        return Adapter(layers, dict(metadata or {}), words=words)
 
     def load(self, adapter: Adapter) -> None:
         """Copy the factors of ``adapter`` into the live parameters, in place.

@@ -171,13 +171,17 @@ class Base:
         overflows = self.family.vae_overflows_in_fp16 and dtype == torch.float16
         return self._load("vae", torch.float32 if overflows else dtype, device)
 
-    def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
-        """Tokenizers and text encoders, frozen."""
-        self.require_weights()
-        tokenizers = {
+    def load_tokenizers(self) -> dict[str, Any]:
+        """The tokenizers, by text part."""
+        return {
             part: parts.load_tokenizer(self.folder, part, pad_token=self.pad_token(part))
             for part in self.family.text_parts
         }
+
+    def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
+        """Tokenizers and text encoders, frozen."""
+        self.require_weights()
+        tokenizers = self.load_tokenizers()
         models = {part: self._load(part, dtype, device) for part in self.family.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])

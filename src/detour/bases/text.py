@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from detour.bases.families import Family
+from detour.bases.words import WordVectors, padded, place_words, vectors_in, word_pattern
+from detour.errors import AdapterError
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class TextStage:
         self.family = family
         self.tokenizers = dict(tokenizers)
         self.models = dict(models)
+        self.words: WordVectors = {}
+        """New word → text part → its vectors, (n, D); prompts that have the word use them."""
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -84,17 +89,11 @@ class TextStage:
         A prompt's states depend on its neighbours by rounding, so finished pictures take :meth:`encode`.
         """
         states, pooled = [], None
+        wants_hidden = self.family.text_states == "penultimate"
         for part, model in self.models.items():
-            device = next(model.parameters()).device
-            tokens = self.tokenizers[part](
-                list(prompts),
-                padding="max_length",
-                truncation=True,
-                max_length=self._length(part),
-                return_tensors="pt",
-            )
-            wants_hidden = self.family.text_states == "penultimate"
-            output = model(tokens.input_ids.to(device), output_hidden_states=wants_hidden)
+            ids, vectors = self._tokens(part, prompts)
+            with vectors:
+                output = model(ids.to(next(model.parameters()).device), output_hidden_states=wants_hidden)
             states.append(output.hidden_states[-2] if wants_hidden else output[0])
             if part == "text_encoder_2":
                 pooled = output[0]  # CLIPTextModelWithProjection gives text_embeds first
@@ -120,10 +119,65 @@ class TextStage:
             if any(len(self._token_ids(part, prompt)) > limit for part, limit in limits.items())
         ]
 
+    @contextlib.contextmanager
+    def with_words(self, words: WordVectors) -> Iterator[None]:
+        """Inside, prompts know these words too.
+
+        Raises:
+            AdapterError: a word that is known already.
+        """
+        before = self.words
+        twice = next((word for word in words if word.lower() in {known.lower() for known in before}), None)
+        if twice is not None:
+            raise AdapterError(f"two adapters have the word '{twice}'. Use one of them.")
+        self.words = {**before, **words}
+        try:
+            yield
+        finally:
+            self.words = before
+
+    @contextlib.contextmanager
+    def without_words(self) -> Iterator[None]:
+        """Inside, prompts are the base's own."""
+        before, self.words = self.words, {}
+        try:
+            yield
+        finally:
+            self.words = before
+
+    def _tokens(
+        self, part: str, prompts: Sequence[str]
+    ) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
+        """(N, 77) token ids of the prompts, and a block in which the words among them have their vectors."""
+        tokenizer, length = self.tokenizers[part], self._length(part)
+        if not self._has_words(prompts):
+            options: Any = {"padding": "max_length", "truncation": True, "max_length": length}
+            return tokenizer(
+                list(prompts), return_tensors="pt", **options
+            ).input_ids, contextlib.nullcontext()
+        placed = [place_words(tokenizer, prompt, self._counts(part)) for prompt in prompts]
+        found = [
+            ((row, position + 1), self.words[word][part][index])
+            for row, one in enumerate(placed)
+            for position, (word, index) in one.vectors.items()
+            if position + 2 < length
+        ]
+        ids = torch.tensor([padded(tokenizer, one.ids, length) for one in placed])
+        places, vectors = [place for place, _ in found], [vector for _, vector in found]
+        return ids, vectors_in(self.models[part], places, vectors) if found else contextlib.nullcontext()
+
+    def _has_words(self, prompts: Sequence[str]) -> bool:
+        return bool(self.words) and any(word_pattern(list(self.words)).search(prompt) for prompt in prompts)
+
+    def _counts(self, part: str) -> dict[str, int]:
+        return {word: int(parts[part].shape[0]) for word, parts in self.words.items()}
+
     def _length(self, part: str) -> int:
         config: Any = self.models[part].config
         return min(int(config.max_position_embeddings), int(self.tokenizers[part].model_max_length))
 
     def _token_ids(self, part: str, prompt: str) -> list[int]:
+        if self._has_words([prompt]):
+            return [0, *place_words(self.tokenizers[part], prompt, self._counts(part)).ids, 0]
         # Splitting by hand keeps transformers from warning about the length that is being asked for.
         return list(self.tokenizers[part](prompt, truncation=False, verbose=False).input_ids)

@@ -74,6 +74,13 @@ KEYS = {
     help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX.",
 )
 @click.option("--text-rank", type=int, help="Train the text encoders too, with an adapter of this width.")
+@click.option(
+    "--new-word",
+    "new_words",
+    multiple=True,
+    metavar="WORD=KNOWN",
+    help="Train vectors of a new WORD too, started from a word that the base knows: <bob>=robot. May be repeated.",
+)
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
 @click.option("--grad-accum", type=int, help="Forward passes in one step.")
@@ -125,6 +132,7 @@ def command(
     *,
     config: Path | None,
     assignments: tuple[str, ...],
+    new_words: tuple[str, ...],
     resume: Path | None,
     processes: int | None,
     push_to_hub: str | None,
@@ -156,6 +164,10 @@ def command(
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    if new_words:
+        pairs = [text.rpartition("=") for text in new_words]
+        given |= {"adapter.tokens.words": tuple(pair[0] for pair in pairs)}
+        given |= {"adapter.tokens.init": tuple(pair[2] for pair in pairs)}
     if resume is not None and (given or assignments or config):
         extra = next(iter([*given, *assignments, "config"]))
         raise ConfigError(

@@ -73,13 +73,15 @@ def draw_sides(
     try:
         switched_off = drawn(proof)
         attached.set_weight(weight)
-        adapted = drawn(proof)
-        held_out_adapter = drawn(held_out) if held_out else base[:0]
+        with engine.text.with_words(adapter.words):
+            adapted = drawn(proof)
+            held_out_adapter = drawn(held_out) if held_out else base[:0]
     finally:
         attached.detach()
     merge = merge_into(models, adapter, weight)
     try:
-        merged = drawn(proof)
+        with engine.text.with_words(adapter.words):  # no weight of the base holds a new word
+            merged = drawn(proof)
     finally:
         merge.undo()
     return Sides(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.hashes import data_sha256
@@ -61,6 +61,21 @@ def attach_chosen(models: Mapping[str, nn.Module], chosen: Sequence[ChosenAdapte
         attach_adapter(models, one.adapter, one.use.weight, name=f"lora_{index}")
         for index, one in enumerate(chosen)
     ]
+
+
+def words_of(chosen: Sequence[ChosenAdapter]) -> dict[str, Mapping[str, Tensor]]:
+    """The new words of all adapters; strengths do not apply to words.
+
+    Raises:
+        AdapterError: two adapters have the same word.
+    """
+    words: dict[str, Mapping[str, Tensor]] = {}
+    for one in chosen:
+        twice = next((word for word in one.adapter.words if word in words), None)
+        if twice is not None:
+            raise AdapterError(f"two adapters have the word '{twice}'. Use one of them.")
+        words |= one.adapter.words
+    return words
 
 
 def base_for(base: Base, chosen: Sequence[ChosenAdapter]) -> Base:

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.layer_file import LayerFile, open_layers
+from detour.adapter_files.words import refuse_words
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import LoraLayer
 from detour.adapters.blocks import block_of, blocks_in_order, kind_of
@@ -215,6 +216,7 @@ def _opened(loras: Sequence[str], stack: ExitStack, *, allow_pickle: bool) -> li
     for text in loras:
         path, weight = parse_weighted(text)
         file = stack.enter_context(open_layers(path, allow_pickle=allow_pickle))
+        refuse_words(file.outline, "composing", str(path))
         file.outline.plain_layers(purpose=f"composing {path.name}")
         parent = Parent(name=path.stem, weight=weight, metadata=file.outline.metadata)
         parts.append(_Part(file=file, parent=parent))

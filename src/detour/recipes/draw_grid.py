@@ -16,7 +16,7 @@ from detour.files import write_json
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.png import save_image
-from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter
+from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter, words_of
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.staging import refuse_no_png, refuse_taken
 from detour.specs.generation import GenerateSpec
@@ -88,6 +88,7 @@ def draw_grid(
     device = pick_device(spec.device)
     engine = PictureEngine.load(base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True)
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    engine.text.words = words_of(chosen)
     requests = [
         PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(spec.prompts)
     ]

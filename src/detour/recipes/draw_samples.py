@@ -134,6 +134,7 @@ def keep_trained_pictures_of(
         if isinstance(text, LiveText):
             text = LiveText(base.load_text(torch.float32, device))
             models |= text.stage.models
+            text.stage.words = adapter.words
         attach_adapter(models, adapter)
     vae = base.load_vae(torch.float32, device)
     engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype="fp32")

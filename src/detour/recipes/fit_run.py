@@ -32,6 +32,7 @@ from detour.training.stopping import stop_wish
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.tracking import Tracking, open_tracker
 from detour.training.validation import fixed_validation
+from detour.training.words import new_vectors, steps_with_words
 
 if TYPE_CHECKING:
     from detour.training.step import TrainingLoss
@@ -93,6 +94,9 @@ def fit_run(
     text_targets = choose_text_targets(plan.base, spec)
     attached = attach_trainable(denoiser, targets.layers, spec)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
+    if isinstance(material.text, LiveText):
+        attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
+        material.text.stage.words = attached.words
     loss_fn = make_loss(denoiser, material.train, spec, share)
     changed = attached.changed_tensors
     frozen_sha256 = hash_base(models, without=changed) if changed else base_sha256
@@ -186,7 +190,10 @@ def _proved_gradients(
     samples = replace(plan, batch=min(2, plan.batch), caption_dropout=0.0, slice=0, slices=1)
     probe = replace(loss_fn, plan=samples, dropout=False)
     scale = PROOF_SCALE if loss_fn.denoiser.dtype == torch.float16 else 1.0
-    report = prove_gradients(models, attached, lambda: probe(0, 0) * scale)
+    steps = steps_with_words(probe.plan, probe.data, list(attached.words))
+    report = prove_gradients(
+        models, attached, lambda: torch.stack([probe(step, 0) for step in steps]).sum() * scale
+    )
     return {
         "adapter_tensors": report.adapter_tensors,
         "adapter_tensors_with_gradient": report.adapter_tensors_with_gradient,

@@ -20,7 +20,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
+from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs.generation import GenerateSpec
 
@@ -93,6 +93,7 @@ def generate_pictures(
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True)
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
+    engine.text.words = words_of(loras)
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
     numbers = _Numbers(out, force=force)
     count = _StepCount(progress, len(requests), spec)
@@ -148,6 +149,7 @@ def _without(
     with ExitStack() as stack:
         for adapter in attached:
             stack.enter_context(adapter.disabled())
+        stack.enter_context(engine.text.without_words())
         return engine.draw(requests, spec.picture, batch=spec.batch, on_step=count.of(len(requests)))
 
 

@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.layer_file import LayerFile, open_layers
+from detour.adapter_files.words import refuse_words
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Layer, LoraLayer
 from detour.adapters.blocks import parse_block_weights, weigh_layer, weight_of_blocks
@@ -98,6 +99,7 @@ def resize_adapter(
     refuse_place(out, to)
     refuse_taken(out, force=force)
     with open_layers(source, allow_pickle=allow_pickle) as opened:
+        refuse_words(opened.outline, "resizing", str(source))
         kept_in = opened.dtype if dtype == "auto" else dtype
         cut = _Resized(opened, rank, energy, blocks, precision_of(kept_in))
         parent = Parent(name=source.stem, weight=1.0, metadata=opened.outline.metadata)

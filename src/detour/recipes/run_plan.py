@@ -15,6 +15,7 @@ from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
 from detour.training.text_adapter import choose_text_targets
 from detour.training.tracking import require_tracker
+from detour.training.words import check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     )
     base = as_trained(base, resolved.spec)
     data_notes = check_data(resolved.spec, dataset, base)
+    check_words(base, resolved.spec, [example.caption for example in dataset.examples])
     targets = choose_targets(base.meta_unet(), base, resolved.spec)
     text_targets = choose_text_targets(base, resolved.spec)
     return RunPlan(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
+from detour.adapter_files.words import write_words
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
 from detour.bases.base import Base
@@ -56,6 +57,7 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
     write_adapter(
         path, replace(plain, metadata=metadata), file_format="kohya", family=base.family, dtype="fp32"
     )
+    write_words(path, plain.words)
     return path
 
 

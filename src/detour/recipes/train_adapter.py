@@ -34,6 +34,7 @@ from detour.training.resume import (
 )
 from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
+from detour.training.text_adapter import trains_text
 
 GRADIENTS = "gradients.json"
 
@@ -227,7 +228,7 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
         device=str(spec.base.device),
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
-        live_text=torch_dtype(str(spec.base.dtype)) if spec.adapter.text_encoder.rank else None,
+        live_text=torch_dtype(str(spec.base.dtype)) if trains_text(spec) else None,
         other_prompts=("", *spec.sample.prompts, *drawn),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )

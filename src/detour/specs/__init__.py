@@ -14,6 +14,7 @@ from detour.specs.run import (
     SampleSpec,
     ScheduleSpec,
     TextEncoderSpec,
+    TokensSpec,
     TrainSpec,
     ValidateSpec,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "SampleSpec",
     "ScheduleSpec",
     "TextEncoderSpec",
+    "TokensSpec",
     "TrainSpec",
     "ValidateSpec",
     "load_run_spec",

@@ -62,6 +62,21 @@ class TextEncoderSpec(Spec):
     """Learning rate as a multiple of the run's: text encoders forget faster than UNets."""
 
 
+class TokensSpec(Spec):
+    """New words with vectors of their own, trained beside the adapter (textual inversion, arXiv:2208.01618)."""
+
+    words: tuple[str, ...] = ()
+    """Words that the captions have and the base's vocabulary has not, e.g. ``<bob>``."""
+    init: tuple[str, ...] = ()
+    """For each word one that the base knows: where its vectors start."""
+    vectors: PositiveInt = 1
+    """Vectors of each word; it takes as many of the 75 places of a prompt."""
+    rate: Positive = 5.0
+    """Learning rate as a multiple of the run's."""
+    weight_decay: NonNegative = 0.0
+    """Of the vectors alone, which have no reason to be small."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
@@ -83,6 +98,7 @@ class AdapterSpec(Spec):
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
     text_encoder: TextEncoderSpec = TextEncoderSpec()
+    tokens: TokensSpec = TokensSpec()
 
 
 class OptimSpec(Spec):

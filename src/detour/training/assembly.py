@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -174,15 +174,18 @@ def parameter_groups(attached: Attached, part: str, *, rate: float, up_rate: flo
 
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
-    text_rate, up_rate = spec.adapter.text_encoder.rate, spec.train.optim.up_rate
+    tokens, up_rate = spec.adapter.tokens, spec.train.optim.up_rate
+    rates = {"unet": 1.0, "words": tokens.rate}
     groups = [
         group
         for part in dict.fromkeys(part_of(key) for key, _ in attached.named_factors)
         for group in parameter_groups(
-            attached, part, rate=1.0 if part == "unet" else text_rate, up_rate=up_rate
+            attached, part, rate=rates.get(part, spec.adapter.text_encoder.rate), up_rate=up_rate
         )
     ]
-    flat = FlatParameters(groups)
+    flat = FlatParameters(
+        [replace(one, weight_decay=tokens.weight_decay) if one.name == "words" else one for one in groups]
+    )
     optim, schedule = spec.train.optim, spec.train.schedule
     assert schedule.kind != "auto"
     rate = partial(

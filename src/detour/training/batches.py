@@ -119,6 +119,12 @@ def stack_size_ids(ids: Sequence[tuple[int, ...] | None]) -> Tensor | None:
     return torch.tensor(known, dtype=torch.float32) if len(known) == len(ids) else None
 
 
+def captions_shown(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> list[str]:
+    """Captions of a micro-batch, before any is dropped."""
+    samples = [_sample(plan, data, step, number) for number in plan.samples(micro)]
+    return [sample.source.captions[sample.picture] for sample in samples]
+
+
 def draw_batch(plan: BatchPlan, data: TrainingData, step: int, micro: int) -> Batch:
     """Micro-batch ``micro`` of step ``step``, both from 0, of data whose samples are all of one size."""
     (batch,) = draw_batches(plan, data, step, micro)

@@ -19,11 +19,13 @@ class ParameterGroup:
         name: unique in a run; part of no file.
         parameters: float32, on one device.
         rate: multiple of the run's learning rate.
+        weight_decay: in place of the run's; ``None`` takes that.
     """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     rate: float = 1.0
+    weight_decay: float | None = None
 
 
 class FlatParameters:

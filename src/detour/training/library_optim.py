@@ -11,7 +11,7 @@ from torch import Tensor
 from detour.errors import ConfigError
 from detour.specs import OptimSpec
 from detour.training.flat import FlatParameters
-from detour.training.optim import FlatAdamW, FlatOptimizer, betas, window_of
+from detour.training.optim import FlatAdamW, FlatOptimizer, betas, own_decay, window_of
 from detour.training.optimizers import require_package
 
 Make = Callable[[list[dict[str, Any]]], Any]
@@ -37,7 +37,10 @@ class LibraryOptimizer:
         self._rates = [group.rate for group in flat.groups]
         self._optimizer = make(
             [
-                {"params": list(group.parameters) if separate else [window_of(flat, window)]}
+                {
+                    "params": list(group.parameters) if separate else [window_of(flat, window)],
+                    **own_decay(group),
+                }
                 for group, window in zip(flat.groups, flat.windows(), strict=True)
             ]
         )

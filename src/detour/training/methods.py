@@ -112,6 +112,10 @@ def _check_full(spec: RunSpec, base: "Base") -> None:
             f"base.dtype is {spec.base.dtype}, but --method full trains the base's own weights, whose updates would "
             "vanish in it. Set --dtype fp32."
         )
+    if spec.adapter.tokens.words:
+        raise ConfigError(
+            "adapter.tokens.words go into an adapter file, and --method full makes none. Leave --new-word out."
+        )
     if spec.adapter.text_encoder.rank:
         raise ConfigError(
             "adapter.text_encoder.rank is for adapters beside text encoders, and --method full has none. Set it to 0."

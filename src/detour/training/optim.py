@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detour.specs import OptimSpec
-from detour.training.flat import FlatParameters
+from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.optimizers import OPTIMIZERS
 
 
@@ -35,7 +35,10 @@ class FlatAdamW:
         self._rates = [group.rate for group in flat.groups]
         self._views = [window_of(flat, window) for window in flat.windows()]
         self._adamw = torch.optim.AdamW(
-            [{"params": [view]} for view in self._views],
+            [
+                {"params": [view], **own_decay(group)}
+                for view, group in zip(self._views, flat.groups, strict=True)
+            ],
             lr=0.0,
             betas=betas(spec),
             eps=spec.eps,
@@ -75,6 +78,11 @@ def betas(spec: OptimSpec) -> tuple[float, float]:
     """Decays of the moments, the optimizer's own where the settings leave them to it."""
     own = OPTIMIZERS[spec.name].beta2
     return spec.beta1, own if spec.beta2 == "auto" else spec.beta2
+
+
+def own_decay(group: ParameterGroup) -> dict[str, float]:
+    """The group's own weight decay as a setting of its optimizer group, where it has one."""
+    return {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
 
 
 def window_of(flat: FlatParameters, window: slice) -> nn.Parameter:

@@ -41,6 +41,11 @@ class TextTargets:
         )
 
 
+def trains_text(spec: RunSpec) -> bool:
+    """Whether text states change during the run, so that they cannot be cached."""
+    return bool(spec.adapter.text_encoder.rank or spec.adapter.tokens.words)
+
+
 def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
     """Select the layers of a resolved run; works on the meta device. Empty where text encoders do not train.
 
