@@ -50,77 +50,71 @@ class _LoraLinears(torch.autograd.Function):
         ctx: Any, x: Tensor, frozen: tuple[Frozen, ...], scales: tuple[float, ...], *factors: Tensor
     ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        downs, ups = factors[0::2], factors[1::2]
+        down = _joined(factors[0::2]).to(x.dtype)
+        ups = [_across(up, scale, x.dtype) for up, scale in zip(factors[1::2], scales, strict=True)]
         merged = tuple(
             merges(x.dtype, rows=len(rows), weight=w, out_features=w.shape[0], in_features=w.shape[1])
             for w, _ in frozen
         )
-        hidden = None if all(merged) else _stacked(downs, x.dtype) @ rows.t()
+        hidden = None if all(merged) else down @ rows.t()
         outputs, start = [], 0
-        for (weight, bias), merge, scale, down, up in zip(frozen, merged, scales, downs, ups, strict=True):
-            end = start + len(down)
+        for (weight, bias), merge, up in zip(frozen, merged, ups, strict=True):
+            end = start + len(up)
             if merge:
-                y = functional.linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
+                y = functional.linear(x, torch.addmm(weight, up.t(), down[start:end]), bias)
             else:
                 assert hidden is not None
                 y = functional.linear(x, weight, bias)
-                y.view(-1, y.shape[-1]).addmm_(hidden[start:end].t(), _across(up, scale, x.dtype))
+                y.view(-1, y.shape[-1]).addmm_(hidden[start:end].t(), up)
             outputs.append(y)
             start = end
-        ctx.save_for_backward(x, hidden, *factors)
+        ctx.save_for_backward(x, hidden, down, *ups)
         ctx.frozen, ctx.scales, ctx.merged = frozen, scales, merged
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, hidden, *factors = ctx.saved_tensors
-        rows, dtype = x.reshape(-1, x.shape[-1]), x.dtype
-        downs, ups = factors[0::2], factors[1::2]
+        x, hidden, down, *ups = ctx.saved_tensors
+        rows = x.reshape(-1, x.shape[-1])
         grads = tuple(grad.reshape(-1, grad.shape[-1]) for grad in grads)
-        stacked = _stacked(downs, dtype)
-        inner = _joined(
-            [_across(up, s, dtype) @ g.t() for g, up, s in zip(grads, ups, ctx.scales, strict=True)]
-        )
-        d_stacked = (inner @ rows).float()
+        inner = _joined([up @ grad.t() for up, grad in zip(ups, grads, strict=True)])
+        d_down = (inner @ rows).float()
         if hidden is None:
-            hidden = stacked @ rows.t()
-        d_x = _input_gradient(ctx, grads, downs, ups, inner) if ctx.needs_input_grad[0] else None
+            hidden = down @ rows.t()
+        d_x = _input_gradient(ctx, grads, down, ups, inner).view(x.shape) if ctx.needs_input_grad[0] else None
         d_factors: list[Tensor] = []
         start = 0
-        for grad, scale, down in zip(grads, ctx.scales, downs, strict=True):
-            end = start + len(down)
-            d_factors += [d_stacked[start:end], (hidden[start:end] @ grad).t().float() * scale]
+        for grad, scale, up in zip(grads, ctx.scales, ups, strict=True):
+            end = start + len(up)
+            d_up = (hidden[start:end] @ grad).t().float()
+            d_factors += [d_down[start:end], d_up if scale == 1.0 else d_up * scale]
             start = end
-        return None if d_x is None else d_x.view(x.shape), None, None, *d_factors
+        return d_x, None, None, *d_factors
 
 
 def _input_gradient(
-    ctx: Any, grads: tuple[Tensor, ...], downs: list[Tensor], ups: list[Tensor], inner: Tensor
+    ctx: Any, grads: tuple[Tensor, ...], down: Tensor, ups: list[Tensor], inner: Tensor
 ) -> Tensor:
     """Σ grad_i @ (W_i + scale_i · up_i down_i), (rows, in_features)."""
     total: Tensor | None = None
     start = 0
-    for grad, (weight, _), merge, scale, down, up in zip(
-        grads, ctx.frozen, ctx.merged, ctx.scales, downs, ups, strict=True
-    ):
-        end = start + len(down)
-        whole = torch.addmm(weight, up, down, alpha=scale) if merge else weight
+    for grad, (weight, _), merge, up in zip(grads, ctx.frozen, ctx.merged, ups, strict=True):
+        end = start + len(up)
+        whole = torch.addmm(weight, up.t(), down[start:end]) if merge else weight
         total = grad @ whole if total is None else total.addmm_(grad, whole)
         if not merge:
-            total.addmm_(inner[start:end].t(), down.to(grad.dtype))
+            total.addmm_(inner[start:end].t(), down[start:end])
         start = end
     assert total is not None
     return total
 
 
-def _stacked(downs: list[Tensor] | tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    return _joined(downs).to(dtype)
-
-
 def _across(up: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """``scale · upᵀ``, (rank, out_features)."""
-    return (up.t() * scale).to(dtype).contiguous()
+    return (
+        (up if scale == 1.0 else up * scale).t().to(dtype, memory_format=torch.contiguous_format, copy=True)
+    )
 
 
 def _joined(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
