@@ -97,7 +97,7 @@ def kill_runs(place: Path, flags: Mapping[str, object], kills: int, *, seed: int
 def last_stage(log: Path) -> str:
     """What the process said last, without its figures."""
     line = log.read_text().splitlines()[-1].split(" · ")[0].rstrip("0123456789/ ")
-    return "drawing samples" if line.startswith("Sample pictures") else line
+    return "training after a sample sheet" if line.startswith("Sample pictures") else line
 
 
 def report(died: Counter[str], capsys: pytest.CaptureFixture[str]) -> None:
