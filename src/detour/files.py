@@ -21,13 +21,16 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names that :func:`tempfile.mkstemp` makes for :func:`write_with`."""
 
 
-def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644) -> None:
+def write_with(
+    path: Path, produce: Callable[[Path], None], *, mode: int = 0o644, durable: bool = True
+) -> None:
     """Let ``produce`` write a temporary file beside ``path``, then make it ``path`` in one step.
 
     Args:
         path: final place; its folder is made when missing.
         produce: gets the path of an empty temporary file in the same folder and fills it.
         mode: permission bits of the finished file.
+        durable: wait until it is on the disk; caches, which are checked when they are read, need not.
 
     Raises:
         StorageError: disk full, no permission, or the folder cannot be made; nothing is left behind.
@@ -40,10 +43,12 @@ def write_with(path: Path, produce: Callable[[Path], None], *, mode: int = 0o644
         temporary = Path(name)
         produce(temporary)
         temporary.chmod(mode)
-        _fsync(temporary)
+        if durable:
+            _fsync(temporary)
         temporary.replace(path)
         temporary = None
-        _fsync(path.parent)
+        if durable:
+            _fsync(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
@@ -127,6 +132,8 @@ def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
 
 
 def cache_home() -> Path:
-    """Folder of the user for what can be made again: ``detour`` under the system's cache folder."""
+    """Folder of the user for what can be made again: ``$DETOUR_CACHE``, or ``detour`` in the system's cache folder."""
+    if own := os.environ.get("DETOUR_CACHE"):
+        return Path(own).expanduser()
     named = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
     return (Path(named) if named else Path.home() / ".cache") / "detour"

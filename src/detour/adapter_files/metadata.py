@@ -114,7 +114,7 @@ def shareable(run: RunSpec, identity: str) -> RunSpec:
         folder.model_copy(update={"source": shared(folder.source), "caption": None})
         for folder in run.data.folders
     ]
-    data = {"source": shared(run.data.source), "caption": None, "folders": tuple(folders)}
+    data = {"source": shared(run.data.source), "caption": None, "folders": tuple(folders), "cache_folder": ""}
     name = run.base.name
     local = name != "pocket" and (Path(name).exists() or Path(name).is_absolute())
     return run.model_copy(

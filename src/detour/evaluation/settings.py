@@ -16,6 +16,7 @@ def setting_rows(spec: RunSpec, *, base_identity: str) -> list[tuple[str, str]]:
     """
     values = spec.model_dump(by_alias=True)
     values["base"]["name"] = base_identity
+    values["data"]["cache_folder"] = values["prior"]["folder"] = ""
     for folder in (values["data"], *values["data"]["folders"]):
         folder["source"] = public_source(folder["source"])
     return [(key, _shown(value)) for key, value in _flat(values) if value is not None]
@@ -25,6 +26,7 @@ def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
     """The settings without paths of the machine: folders by their own names, a local base by its identity."""
     data = spec.data.model_copy(
         update={
+            "cache_folder": "",
             "source": public_source(spec.data.source),
             "folders": tuple(
                 folder.model_copy(update={"source": public_source(folder.source)})

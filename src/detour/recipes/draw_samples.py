@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detour.generation.png import PictureMetadata
     from detour.training.cache import TextCache
     from detour.training.step import Denoiser
+    from detour.training.stored import StoredText
 
 KEEP_VAE_BYTES = 200 << 20
 """A VAE up to this size stays in memory between sheets; a larger one is loaded for each."""
@@ -37,7 +38,7 @@ class SampleSheets:
         base: "Base",
         spec: RunSpec,
         denoiser: "Denoiser",
-        text: "TextCache | LiveText",
+        text: "TextCache | StoredText | LiveText",
     ) -> None:
         self._folder = run_folder / "samples"
         self._base, self._spec, self._denoiser, self._text = base, spec, denoiser, text
@@ -113,7 +114,7 @@ def keep_trained_pictures_of(
     base: "Base",
     spec: RunSpec,
     captions: Sequence[str],
-    text: "TextCache | LiveText",
+    text: "TextCache | StoredText | LiveText",
     denoiser: "Denoiser",
     adapter: "Adapter",
     progress: ProgressFn,

@@ -238,6 +238,7 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
             f"{len(material.too_long)} captions are longer than 77 tokens; the text encoder sees only their beginning, "
             f"e.g. '{material.too_long[0][:60]}…'."
         )
+    notes += material.notes
     for note in notes:
         progress(Progress(stage="encoding pictures", note=note))
     return material, notes

@@ -66,6 +66,12 @@ class DataSpec(Spec):
     """Weight of what a mask leaves out; what it shows has 1."""
     flip: bool = True
     """Show each picture mirrored half of the time (a second cache entry)."""
+    cache: Literal["memory", "disk"] = "memory"
+    """Where encoded pictures and texts are kept: in memory for this run, or on disk for all runs, read when shown."""
+    cache_folder: str = ""
+    """Folder of the cache on disk; empty: ``encoded`` in ``$DETOUR_CACHE`` or ``detour`` in the user's cache folder."""
+    cache_gib: Positive = 20.0
+    """Bound of the cache on disk; what was used longest ago goes first, what a run reads stays."""
     holdout: Share | Auto = "auto"
     """Share of the pictures kept out for validation; ``auto``: one in eight, none below eight pictures."""
     skip_bad_images: bool = False

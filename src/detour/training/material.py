@@ -4,22 +4,21 @@ The VAE is loaded, used and released before the text encoder comes; the UNet com
 half a gigabyte out of the way of training.
 """
 
-import gc
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from detour.data.folder import Dataset
 from detour.data.framing import Frame, Framing
 from detour.specs import DataSpec
 from detour.training.cache import LatentSource, TextCache, TextSource, TrainingData, cache_text
 from detour.training.data_fit import framing_of, latent_masks
-from detour.training.framed import FramedLatents, cache_framed
+from detour.training.entry_store import EntryStore
+from detour.training.framed import cache_framed
 from detour.training.live_text import LiveText
+from detour.training.stored import Lazy, StoredText, open_store, store_latents, store_text, stored_encoder
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -37,12 +36,14 @@ class Material:
         held_out: pictures kept out for validation, if any.
         text: states of every caption and of the prompts that are drawn during training, or encoders that train.
         too_long: captions of which the text encoder sees only the beginning.
+        notes: what the user should know of the caches.
     """
 
     train: TrainingData
     held_out: TrainingData | None
-    text: TextCache | LiveText
+    text: TextCache | StoredText | LiveText
     too_long: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_material(
@@ -77,25 +78,19 @@ def load_material(
     Raises:
         BaseError, DataError: a part of the base or a picture cannot be read.
     """
-    vae = base.load_vae(torch.float32, device)
     parts = [train, held_out, _of_class(train, class_pictures, class_weight)]
     frames = _frames(parts, framing_of(spec, base))
-    latents = _encode_all(vae, parts, frames, spec, on_picture)
-    gone: weakref.ref[Any] = weakref.ref(vae)
-    del vae
-    _make_sure(gone)
+    store = open_store(spec)
+    latents = _encode_all(base, parts, frames, spec, device, store, on_picture)
     captions = [example.caption for part in parts for example in part.examples]
-    stage = base.load_text(live_text or torch.float32, device)
-    too_long = stage.too_long(captions)
-    text: TextCache | LiveText
+    shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
+    prompts = [*captions, *shuffled, *other_prompts]
+    text: TextCache | StoredText | LiveText
     if live_text is not None:
-        text = LiveText(stage)
+        stage = base.load_text(live_text, device)
+        text, too_long = LiveText(stage), stage.too_long(captions)
     else:
-        shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
-        text = cache_text(stage, [*captions, *shuffled, *other_prompts])
-        gone = weakref.ref(stage)
-        del stage
-        _make_sure(gone)
+        text, too_long = _encode_text(base, prompts, captions, device, store)
     train_data, held_data, class_data = (
         _data(part, encoded, of_part, text, spec, base.latent_factor) if encoded is not None else None
         for part, encoded, of_part in zip(parts, latents, frames, strict=True)
@@ -106,6 +101,7 @@ def load_material(
         held_out=held_data,
         text=text,
         too_long=tuple(too_long),
+        notes=tuple(_closed(store, spec)),
     )
 
 
@@ -124,31 +120,76 @@ def _frames(parts: Sequence[Dataset], framing: Framing) -> list[tuple[tuple[Fram
 
 
 def _encode_all(
-    vae: nn.Module,
+    base: "Base",
     parts: Sequence[Dataset],
     frames: Sequence[Sequence[Sequence[Frame]]],
     spec: DataSpec,
+    device: str,
+    store: EntryStore | None,
     on_picture: OnPicture | None,
-) -> list[FramedLatents | None]:
+) -> list[LatentSource | None]:
     """Latents of (train, held out, class); ``None`` of an empty part. What is held out is not mirrored."""
     counts = [sum(map(len, of_part)) for of_part in frames]
+    vae = Lazy(lambda: base.load_vae(torch.float32, device))
+    encoder = stored_encoder(base, ["vae"], lambda: {"vae": vae()}, store, device) if store else ""
 
-    def told(before: int) -> Callable[[int], None] | None:
-        return None if on_picture is None else lambda done: on_picture(before + done, sum(counts))
+    def encoded(index: int, part: Dataset) -> LatentSource:
+        before, limit = sum(counts[:index]), spec.max_megapixels
+        flip = spec.flip and index != 1
 
-    return [
-        cache_framed(
+        def told(done: int) -> None:
+            if on_picture is not None:
+                on_picture(before + done, sum(counts))
+
+        if store is None:
+            return cache_framed(
+                vae(), part.examples, frames[index], flip=flip, max_megapixels=limit, on_picture=told
+            )
+        return store_latents(
+            store,
             vae,
+            encoder,
             part.examples,
             frames[index],
-            flip=spec.flip and index != 1,
-            max_megapixels=spec.max_megapixels,
-            on_picture=told(sum(counts[:index])),
+            flip=flip,
+            latent=(base.latent_channels, base.latent_factor),
+            max_megapixels=limit,
+            on_frames=told,
         )
-        if len(part)
-        else None
-        for index, part in enumerate(parts)
-    ]
+
+    latents = [encoded(index, part) if len(part) else None for index, part in enumerate(parts)]
+    vae.release()
+    return latents
+
+
+def _encode_text(
+    base: "Base", prompts: Sequence[str], captions: Sequence[str], device: str, store: EntryStore | None
+) -> tuple[TextCache | StoredText, list[str]]:
+    """States of the prompts, and the captions that are too long."""
+    stage = Lazy(lambda: base.load_text(torch.float32, device))
+    if store is None:
+        cached, too_long = cache_text(stage(), prompts), stage().too_long(captions)
+        stage.release()
+        return cached, too_long
+    names = list(base.family.text_parts)
+    encoder = stored_encoder(base, names, lambda: stage().models, store, device)
+    stored, too_long = store_text(store, stage, encoder, prompts)
+    stage.release()
+    return stored, [caption for caption in too_long if caption in set(captions)]
+
+
+def _closed(store: EntryStore | None, spec: DataSpec) -> list[str]:
+    """Keep the cache's bound; sentences on what the user should know of it."""
+    if store is None:
+        return []
+    notes = []
+    if store.damaged:
+        notes.append(f"{store.damaged} entries of the cache were damaged and made again ({store.folder}).")
+    if over := store.evict():
+        notes.append(
+            f"The cache is {over / 2**30:.1f} GiB above data.cache_gib ({spec.cache_gib:g}): runs read all of it."
+        )
+    return notes
 
 
 def _data(
@@ -169,11 +210,3 @@ def _data(
         frames=frames,
         masks=latent_masks(dataset, frames, spec, factor),
     )
-
-
-def _make_sure(gone: "weakref.ref[Any]") -> None:
-    """Give memory back; where modules hold each other in a circle, counting references is not enough."""
-    if gone() is not None:
-        gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

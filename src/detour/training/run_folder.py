@@ -130,7 +130,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise storage_error(path, error) from error
     try:
-        if not _lock_now(descriptor):
+        if not lock_now(descriptor):
             pid = os.read(descriptor, 32).decode(errors="replace").strip()
             raise RunError(
                 f"{folder}: process {pid or '?'} is training here. Wait for it, or choose another --name."
@@ -151,12 +151,13 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock_now(descriptor)
+        return not lock_now(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock_now(descriptor: int) -> bool:
+def lock_now(descriptor: int) -> bool:
+    """Take the lock of an open file without waiting; whether nobody else has it."""
     try:
         import fcntl
     except ImportError:  # Windows: msvcrt locks a byte range; it falls with the process as well
