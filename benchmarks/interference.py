@@ -2,7 +2,8 @@
 
 Trains the adapters, draws each alone and each pair at several weights, scores the pictures, and holds two predictions
 against the scores: from the factors alone, and from the base's noise predictions. What is finished in FOLDER is kept,
-so that a run that was stopped goes on. Writes ``interference.json`` and ``interference.png`` there.
+so that a run that was stopped goes on. Writes ``interference.json``, ``interference.png`` and
+``interference-pictures.jpg`` there.
 """
 
 import argparse
@@ -23,14 +24,28 @@ from detour.adapters.overlap import interference_of
 from detour.bases.base import open_base
 from detour.evaluation.distance import style_distance
 from detour.evaluation.judge import Judge, PromptFacts
-from detour.files import write_json
+from detour.files import write_json, write_with
 from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.grids import grid
 from detour.generation.pushes import compare_pushes, predictions, record_latents
 from detour.pocket.world import NAMED_STYLES, VOCABULARY, compose_scene, plain_prompt, render
 from detour.recipes.measure_overlap import FIRST_SEED, PROMPTS
 
 VOCABULARIES = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
 REFERENCES_A_PROMPT = 4
+
+SHOWN: tuple[tuple[tuple[str, float], ...], ...] = (
+    (),
+    (("glass", 1.0),),
+    (("glass-again", 1.0),),
+    (("glass", 1.0), ("glass-again", 1.0)),
+    (("glass", 0.5), ("glass-again", 0.5)),
+    (("watercolour", 1.0),),
+    (("glass", 1.0), ("watercolour", 1.0)),
+    (("robot", 1.0),),
+    (("glass", 1.0), ("robot", 1.0)),
+)
+SHOWN_PICTURES = [1, 3, 4, 5, 7]
 
 
 def scores(folder: Path) -> dict[str, dict[str, Any]]:
@@ -164,6 +179,15 @@ def relations(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found | {"kept": {"style_lost": rank_correlation(kept, lost)}}
 
 
+def draw_examples(folder: Path) -> None:
+    """Some of the pictures, one row for each mix, for people to look at."""
+    rows = [Mix(parts=tuple(parts)) for parts in SHOWN]
+    pictures = np.concatenate([pictures_of(row, folder)[SHOWN_PICTURES] for row in rows])
+    labels = [row.name.replace("@1", "").replace("+", " + ") for row in rows]
+    sheet = grid(pictures, len(SHOWN_PICTURES), row_labels=labels)
+    write_with(folder / "interference-pictures.jpg", lambda path: sheet.save(path, "JPEG", quality=85))
+
+
 def main() -> None:
     """Do what is missing, then write the figures and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -179,6 +203,7 @@ def main() -> None:
     result = {"pairs": rows, "rank_correlation": relations(rows), "alone": scored}
     write_json(folder / "interference.json", result)
     draw_relation(rows, folder / "interference.png")
+    draw_examples(folder)
     print(json.dumps(result["rank_correlation"], indent=2))
     for row in rows:
         lost = ", ".join(f"{name} {share:+.2f}" for name, share in row["style_lost"].items())
