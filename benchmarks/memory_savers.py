@@ -1,7 +1,6 @@
 """What gradient checkpointing and a quantised base save, and what they cost: ``python -m benchmarks.memory_savers``.
 
-Bytes kept for the backward pass are those of the tensors that a forward pass makes and that outlive it. At SD 1.5's
-shape they are counted on fake tensors, which have shapes and no numbers.
+Bytes kept for the backward pass are those of the tensors that a forward pass makes and that outlive it.
 """
 
 import importlib.util
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detour.adapters.attach import Attached
@@ -106,30 +104,6 @@ def checkpointing() -> None:
     print(f"pocket, batch 8: a step takes {sorted(ratios)[REPEATS // 2]:.2f} times as long")
 
 
-def checkpointing_at_true_shape(name: str) -> None:
-    from diffusers import UNet2DConditionModel
-
-    base = open_base(name)
-    found = []
-    for saves in (False, True):
-        with FakeTensorMode():
-            torch.set_default_dtype(torch.bfloat16)
-            unet: Any = UNet2DConditionModel.from_config(base.config("unet"))
-            torch.set_default_dtype(torch.float32)
-            unet.eval().requires_grad_(False)
-            if saves:
-                unet.enable_gradient_checkpointing()
-            spec = resolved(base, base__dtype="bf16")
-            alphas = torch.ones(1000)
-            denoiser = Denoiser(unet, "cpu", torch.bfloat16, alphas, "epsilon", base.native_size_px)
-            attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
-            found.append(kept(denoiser, random_batch(base, 1)))
-    a, b = found
-    print(
-        f"{name}, batch 1, bf16: kept for the backward pass {a / MIB:.0f} → {b / MIB:.0f} MiB ({b / a:.2f})"
-    )
-
-
 def quantised(kind: Any) -> None:
     base = open_base("pocket")
     exact, small = base.load_unet(), base.load_unet()
@@ -171,7 +145,6 @@ def main() -> None:
     for name in ("sd15", "sdxl"):
         weights_at_true_shape(name)
     checkpointing()
-    checkpointing_at_true_shape("sd15")
 
 
 if __name__ == "__main__":

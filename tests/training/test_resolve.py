@@ -170,6 +170,9 @@ def test_averages_of_averages_are_refused(flags: dict[str, Any], words: str) -> 
         resolved(train__optim__name="schedule_free", **flags)
 
 
-def test_prodigy_refuses_a_rate_of_its_own_for_up() -> None:
+def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_method() -> None:
     with pytest.raises(ConfigError, match=r"up_rate is 16 with optimizer 'prodigy'"):
         resolved(train__optim__name="prodigy", train__optim__up_rate=16.0)
+    with pytest.raises(ConfigError, match=r"text_encoder\.rate is 0\.5 with optimizer 'prodigy'"):
+        resolved(train__optim__name="prodigy", adapter__text_encoder__rank=4)
+    assert resolved(train__optim__name="prodigy", adapter__method="full").train.optim.lr == 1.0

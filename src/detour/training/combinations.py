@@ -40,6 +40,12 @@ def refuse_optimizer(spec: RunSpec) -> None:
             f"train.optim.up_rate is {train.optim.up_rate:g} with optimizer 'prodigy', which finds one rate for "
             "everything. Set it to 1, or choose adamw."
         )
+    text = spec.adapter.text_encoder
+    if name == "prodigy" and text.rank and text.rate != 1:
+        raise ConfigError(
+            f"adapter.text_encoder.rate is {text.rate:g} with optimizer 'prodigy', which finds one rate for "
+            "everything. Set it to 1, or choose adamw."
+        )
     if name != "schedule_free":
         return
     if train.schedule.kind != "constant":

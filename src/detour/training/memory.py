@@ -37,5 +37,6 @@ def _explained(spec: TrainSpec) -> DetourError:
             else f"Try --batch {half}, or a smaller --resolution."
         )
     else:
-        advice = "Try a smaller --resolution, --dtype bf16, or fewer targets (--targets cross-attn)."
+        again = "" if spec.gradient_checkpointing else "--set train.gradient_checkpointing=true, "
+        advice = f"Try {again}a smaller --resolution, --dtype bf16, or fewer targets (--targets cross-attn)."
     return RunError(f"out of memory at batch {batch}. {advice}")

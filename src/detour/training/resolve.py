@@ -119,7 +119,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "adapter.rank": defaults.rank,
         **method_defaults(
             spec,
-            lr=default_rate(spec.train.optim.name, defaults.lr),
+            lr=defaults.lr,
             rank=defaults.rank if spec.adapter.rank == "auto" else spec.adapter.rank,
             targets=defaults.targets,
         ),
@@ -127,6 +127,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "train.batch": defaults.batch,
         "train.loss.caption_dropout": CAPTION_DROPOUT[spec.goal],
     }
+    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, by_goal["train.optim.lr"])
     taken = {key: value for key, value in by_goal.items() if _fill(values, key, value)}
     _fill(values, "name", name)
     steps = int(_get(values, "train.steps"))
