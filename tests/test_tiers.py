@@ -18,6 +18,7 @@ TIERS = {
     "pocket.world": 0.5,
     "adapters": 1.0,
     "diffusion": 1.0,
+    "scratch": 1.0,
     "bases": 2.0,
     "data": 2.1,
     "adapter_files": 2.1,
