@@ -153,6 +153,8 @@ def test_adapters_that_do_not_belong_together_are_refused(files: tuple[Path, Pat
     )
     with pytest.raises(AdapterError, match="different families"):
         compose_adapters([str(files[0]), str(other)], out=tmp_path / "c.safetensors")
+    with pytest.raises(AdapterError, match="every weight is 0"):
+        compose_adapters([f"{files[0]}:0", f"{files[1]}:0"], out=tmp_path / "c.safetensors")
     with pytest.raises(ConfigError, match="two adapters or more"):
         compose_adapters([str(files[0])], out=None)
     assert not (tmp_path / "c.safetensors").exists()

@@ -7,17 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.adapter import LoraLayer
 from detour.adapters.analysis import ThinSvd, flat_factors, svd_of_product, thin_svd
-from detour.errors import AdapterError, ConfigError, ShapeMismatch
+from detour.errors import ConfigError, ShapeMismatch
 
 _MORE_DIRECTIONS, _ITERATIONS = 8, 2
 """Of subspace iteration: what a merged change of flat spectrum keeps is within a hundredth of the best."""
 
 _SMALL_MATRIX = 192
 """Side up to which a decomposition in full costs no more."""
-
-Weighted = Sequence[tuple[Adapter, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,37 +31,6 @@ class Truncated:
     layer: LoraLayer
     kept: float
     energy: float
-
-
-def concatenate(items: Weighted) -> Adapter:
-    """The weighted sum, exactly: factors side by side, so that ranks add up.
-
-    Where one adapter alone has a layer, its factors are kept and alpha is multiplied.
-
-    Raises:
-        AdapterError: layers that are not plain LoRA, or nothing is left at these weights.
-        ShapeMismatch: the adapters are of different bases.
-    """
-    layers: dict[str, LoraLayer] = {}
-    for key, pieces in pieces_of(items).items():
-        layers[key] = side_by_side(key, pieces)
-    return Adapter(layers)
-
-
-def pieces_of(items: Weighted) -> dict[str, list[tuple[LoraLayer, float]]]:
-    """Layer key → the layers that add to it, with their weights; weight 0 adds nothing.
-
-    Raises:
-        AdapterError: layers that are not plain LoRA, or nothing is left at these weights.
-    """
-    found: dict[str, list[tuple[LoraLayer, float]]] = {}
-    for adapter, weight in items:
-        for key, layer in adapter.plain_layers(purpose="composing").items():
-            if weight != 0.0:
-                found.setdefault(key, []).append((layer, weight))
-    if not found:
-        raise AdapterError("nothing would be left: every weight is 0. Give one of the adapters a weight.")
-    return dict(sorted(found.items()))
 
 
 def side_by_side(key: str, pieces: Sequence[tuple[LoraLayer, float]]) -> LoraLayer:
