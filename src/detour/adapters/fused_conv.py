@@ -1,8 +1,8 @@
 """Plain LoRA on a frozen convolution as one autograd function.
 
 A convolution with ``rank`` channels wastes most of a processor's lanes, and autograd makes three of them. Here the
-k × k taps of ``down`` are the rows of one matrix: shifts are done on maps of ``rank`` channels, and the work on the
-wide input is a plain matrix product.
+k × k taps of ``down`` are the rows of one matrix: shifts (fold, unfold) are done on maps of ``rank`` channels, and the
+work on the wide input is a plain matrix product.
 """
 
 from dataclasses import dataclass
@@ -89,8 +89,9 @@ class _LoraConv(torch.autograd.Function):
         x, hidden, down, up = ctx.saved_tensors
         weight, window = ctx.frozen[0], ctx.window
         wide = grad.flatten(2)
-        inner = torch.matmul((up.flatten(1).t() * ctx.scale).to(x.dtype), wide).unflatten(2, grad.shape[2:])
-        spread = _spread(inner, window, kernel=weight.shape[2:], size=x.shape[2:]).flatten(2)
+        across = (up.flatten(1).t() * ctx.scale).to(x.dtype)
+        inner = torch.bmm(across.expand(len(x), *across.shape), wide).unflatten(2, grad.shape[2:])
+        spread = _spread(inner, window, kernel=weight.shape[2:], size=x.shape[2:])
         d_taps = torch.bmm(spread, x.flatten(2).transpose(1, 2)).sum(0, dtype=torch.float32)
         if hidden is None:
             hidden = _low(x, down.to(x.dtype), window)
@@ -129,57 +130,46 @@ def _merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
 
 
 def _taps(down: Tensor) -> Tensor:
-    """(rank, C, k, k) → (k · k · rank, C), tap by tap."""
-    return down.permute(2, 3, 0, 1).reshape(-1, down.shape[1])
+    """(rank, C, k, k) → (rank · k · k, C), each kernel turned by half a circle: so fold and unfold want it."""
+    return down.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, down.shape[1])
 
 
 def _from_taps(taps: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of :func:`_taps`."""
     rank, channels, height, width = shape
-    return taps.view(height, width, rank, channels).permute(2, 3, 0, 1)
+    return taps.view(rank, height, width, channels).permute(0, 3, 1, 2).flip(2, 3)
 
 
 def _low(x: Tensor, down: Tensor, window: Window) -> Tensor:
     """``conv(x, down)``: (N, rank, H', W')."""
-    kernel, (sy, sx), (py, px) = down.shape[2:], window.stride, window.padding
-    rank = len(down)
-    narrow = x.dtype == torch.float32 and rank <= NARROW_RANK and (sy, sx) == (1, 1) and kernel != (1, 1)
+    (ky, kx), (py, px) = down.shape[2:], window.padding
+    narrow = (
+        x.dtype == torch.float32
+        and len(down) <= NARROW_RANK
+        and window.stride == (1, 1)
+        and (ky, kx) != (1, 1)
+    )
     if not narrow:
         return torch.conv2d(x, down, None, window.stride, window.padding)
     maps = torch.conv2d(x, _taps(down)[:, :, None, None])  # each tap at each place, not yet shifted
-    maps = functional.pad(maps, (px, px, py, py)).unflatten(1, (-1, rank))
-    height, width = maps.shape[3] - kernel[0] + 1, maps.shape[4] - kernel[1] + 1
-    shifted = (
-        maps[:, i * kernel[1] + j, :, i : i + height, j : j + width]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    )
-    total = next(shifted).clone()
-    for part in shifted:
-        total += part
-    return total
+    size = (x.shape[2] + 2 * py - ky + 1, x.shape[3] + 2 * px - kx + 1)
+    return functional.fold(maps.flatten(2), size, (ky, kx), padding=(ky - 1 - py, kx - 1 - px))
 
 
 def _spread(inner: Tensor, window: Window, *, kernel: torch.Size, size: torch.Size) -> Tensor:
     """For each tap, the gradient of ``hidden`` moved to the places of the input that the tap read.
 
     Returns:
-        (N, k · k · rank, H, W), in the order of :func:`_taps`.
+        (N, rank · k · k, H · W), in the order of :func:`_taps`.
     """
     (ky, kx), (height, width) = kernel, size
     (sy, sx), (py, px) = window.stride, window.padding
-    if (ky, kx, sy, sx) == (1, 1, 1, 1):
-        return inner
-    canvas = inner.new_zeros(*inner.shape[:2], height + ky - 1, width + kx - 1)
     top, left = ky - 1 - py, kx - 1 - px
-    canvas[
-        :, :, top : top + (inner.shape[2] - 1) * sy + 1 : sy, left : left + (inner.shape[3] - 1) * sx + 1 : sx
-    ] = inner
-    return torch.cat(
-        [
-            canvas[:, :, ky - 1 - i : ky - 1 - i + height, kx - 1 - j : kx - 1 - j + width]
-            for i in range(ky)
-            for j in range(kx)
-        ],
-        1,
-    )
+    if (ky, kx, sy, sx) == (1, 1, 1, 1):
+        return inner.flatten(2)
+    if (sy, sx) == (1, 1):
+        return functional.unfold(inner, (ky, kx), padding=(top, left))
+    canvas = inner.new_zeros(*inner.shape[:2], height + ky - 1, width + kx - 1)
+    bottom, right = top + (inner.shape[2] - 1) * sy + 1, left + (inner.shape[3] - 1) * sx + 1
+    canvas[:, :, top:bottom:sy, left:right:sx] = inner
+    return functional.unfold(canvas, (ky, kx))
