@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prove": ("prove", "Prove a finished run again, from its files."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
+    "forward": ("forward", "Drown a picture in noise, and find the way back."),
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
     "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
 }

@@ -102,6 +102,26 @@ def target(
     return latents
 
 
+def clean_latents(
+    kind: PredictionType, prediction: Tensor, *, noisy: Tensor, timesteps: Tensor, alphas: Tensor
+) -> Tensor:
+    """The clean latents that a prediction stands for, (N, C, H, W): the inverse of :func:`target`.
+
+    Args:
+        kind: the base's ``prediction_type``.
+        prediction: (N, C, H, W).
+        noisy: as ``prediction``, what was predicted from.
+        timesteps: (N,) int64.
+        alphas: (T,) float32.
+    """
+    if kind == "sample":
+        return prediction
+    alpha = alphas[timesteps].view(-1, *([1] * (noisy.ndim - 1)))
+    if kind == "v_prediction":
+        return alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
+    return (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+
+
 def loss_weights(
     weighting: Weighting, kind: PredictionType, timesteps: Tensor, alphas: Tensor, *, gamma: float = 5.0
 ) -> Tensor:

@@ -15,7 +15,7 @@ from detour.adapters.gradient_proof import hash_base
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents, to_pixels
-from detour.diffusion.objective import denoising_loss, target
+from detour.diffusion.objective import clean_latents, denoising_loss, target
 from detour.diffusion.schedule import add_noise
 from detour.errors import ConfigError, ProofFailed
 from detour.recipes.open_example import OneExample, open_example
@@ -149,7 +149,7 @@ def step_once(
         base_unchanged=True,
         base_sha256=after,
         remarks=_remarks(gradients, chosen.notes, at, float(denoiser.alphas[at].sqrt())),
-        pictures=_pictures(opened, denoiser, example, values, at),
+        pictures=_pictures(opened, denoiser, example, values),
     )
 
 
@@ -301,18 +301,12 @@ def _pictures(
     denoiser: Denoiser,
     example: OneExample,
     values: Mapping[str, tuple[str, Tensor]],
-    timestep: int,
 ) -> dict[str, np.ndarray]:
     """What the step looks like, decoded: the picture, its noisy form, and what the UNet believes is under it."""
     vae = base.load_vae(torch.float32, denoiser.device)
-    alpha = float(denoiser.alphas[timestep])
     noisy, prediction = values["noisy_latents"][1].float(), values["prediction"][1].detach().float()
-    if denoiser.kind == "epsilon":
-        clean = (noisy - (1 - alpha) ** 0.5 * prediction) / alpha**0.5
-    elif denoiser.kind == "v_prediction":
-        clean = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * prediction
-    else:
-        clean = prediction
+    at = values["timesteps"][1]
+    clean = clean_latents(denoiser.kind, prediction, noisy=noisy, timesteps=at, alphas=denoiser.alphas)
     shown = {"latents": values["latents"][1], "noisy_latents": noisy, "guess": clean}
     decoded = {name: decode_latents(vae, latents)[0] for name, latents in shown.items()}
     shown_maps = ("latents", "target", "prediction")

@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from detour.bases.base import open_base
+from detour.cli.main import cli
+from detour.errors import ConfigError
+from detour.recipes.forward_figure import plot_forward
+from detour.recipes.trace_forward import ForwardTrace, schedule_config, trace_forward
+from tests.recipes.photos import make_photos
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos"), 1) / "0.png"
+
+
+@pytest.fixture(scope="module")
+def trace(tiny_base: Path, photo: Path) -> ForwardTrace:
+    return trace_forward(picture=photo, base=str(tiny_base), levels=4)
+
+
+def test_walk_and_jump_agree_at_every_level(trace: ForwardTrace) -> None:
+    assert [level.timestep for level in trace.levels] == [0, 333, 666, 999]
+    assert trace.largest_difference < 1e-10
+    assert max(level.largest_difference for level in trace.levels) == trace.largest_difference
+
+
+def test_variance_is_that_of_the_formula_and_not_one(trace: ForwardTrace) -> None:
+    for level in trace.levels:
+        share = level.alpha_cumprod
+        assert level.variance_expected == pytest.approx(share * trace.clean_variance + 1 - share)
+        assert level.variance == pytest.approx(level.variance_expected, rel=0.03)
+    assert abs(trace.levels[0].variance - 1) > 0.1  # these latents' own variance is not one
+    assert trace.levels[-1].snr == pytest.approx(0.0047 / 0.9953, rel=0.02)
+
+
+def test_another_schedule_is_walked_too_and_pure_noise_has_no_way_back(tiny_base: Path, photo: Path) -> None:
+    trace = trace_forward(
+        picture=photo, base=str(tiny_base), levels=3, schedule="linear", zero_terminal_snr=True
+    )
+    assert trace.schedule == "linear 0.0001 to 0.02, zero terminal SNR"
+    assert trace.levels[-1].alpha_cumprod == 0.0
+    assert trace.largest_difference < 1e-10
+    assert [level.way_back for level in trace.levels] == [True, True, False]
+    assert trace.caption == "picture 0"
+
+
+def test_betas_that_make_no_schedule_are_refused(tiny_base: Path) -> None:
+    base = open_base(str(tiny_base))
+    assert schedule_config(base, "base") == base.scheduler_config()
+    with pytest.raises(ConfigError, match=r"betas from 0.0001 to 1.5: need 0 < start <= end < 1"):
+        schedule_config(base, "linear", beta_end=1.5)
+    with pytest.raises(ConfigError, match="cosine schedule has no betas"):
+        schedule_config(base, "squaredcos_cap_v2", beta_start=0.1)
+
+
+def test_command_writes_figure_and_json(tiny_base: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.png"
+    arguments = ["forward", str(photo), "--base", str(tiny_base), "--levels", "2", "--out", str(out)]
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes().startswith(b"\x89PNG")
+    again = ForwardTrace.model_validate(json.loads(result.output))
+    with pytest.raises(ConfigError, match="has no pictures"):
+        plot_forward(again, tmp_path / "no.png")
+    taken = CliRunner().invoke(cli, arguments)
+    assert "is there already" in str(taken.exception)
