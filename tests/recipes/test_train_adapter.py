@@ -32,7 +32,7 @@ from detour.recipes.train_adapter import train_adapter
 from detour.specs import load_run_spec
 from detour.training import checkpoints
 from detour.training.run_folder import read_state
-from detour.training.step import Denoiser
+from detour.training.step import Denoiser, TrainingLoss
 from tests.recipes.photos import make_photos, quick_spec
 
 
@@ -419,9 +419,9 @@ def test_a_full_disk_is_one_line_and_the_state_says_failed(
 def test_running_out_of_memory_names_the_setting(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(self: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def exhausted(self: TrainingLoss, *args: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Denoiser, "loss", exhausted)
-    with pytest.raises(RunError, match=r"out of memory at batch 2\. Try --batch 1 --grad-accum 2"):
+    monkeypatch.setattr(TrainingLoss, "__call__", exhausted)
+    with pytest.raises(RunError, match=r"at batch 2, whose step takes .* GiB .*Try --batch 1 --grad-accum 2"):
         train_adapter(quick_spec(tiny_base, photos), runs=tmp_path)

@@ -11,6 +11,7 @@ from detour import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Train, prove and draw a style on the embedded base, in minutes on a CPU."),
     "inspect": ("inspect", "Say where adapters go in a base, and what they cost."),
+    "plan": ("plan", "Will it fit? Memory of a run by stage, and settings for common cards."),
     "data": ("data", "Look at a data set before training on it."),
     "train": ("train", "Train an adapter and prove that it learned."),
     "generate": ("generate", "Draw pictures, with and without adapters."),

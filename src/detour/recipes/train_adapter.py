@@ -154,7 +154,7 @@ def _trained_before(folder: Path) -> TrainResult:
 
 def _follow(plan: RunPlan, folder: Path, processes: Processes) -> TrainResult:
     """The run as a process that is not the first one: it trains on its share, and writes and proves nothing."""
-    with memory_errors_explained(plan.spec.train):
+    with memory_errors_explained(plan.spec, plan.base):
         processes.from_first(None)  # the class pictures are drawn
         plan = replace(plan, class_pictures=draw_class_pictures(plan.spec, plan.base))
         material, _ = _load_material(plan, silent)
@@ -168,7 +168,7 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes
     for note in plan.notes:
         progress(Progress(stage="preparing", note=note))
     record = RunRecord(folder, spec, plan.base.identity)
-    with record.watched(), memory_errors_explained(spec.train):
+    with record.watched(), memory_errors_explained(spec, plan.base):
         if plan.checkpoint is None:
             write_text(folder / "resolved.toml", to_toml(spec))
             remember_pictures(folder, plan.dataset)

@@ -93,6 +93,18 @@ def parse(kind: type[S], values: Mapping[str, Any], *, where: str = "") -> S:
         raise ConfigError(_explain(kind, error, where)) from error
 
 
+def with_changes(spec: S, changes: Mapping[str, Any]) -> S:
+    """The spec with some dotted keys set, e.g. ``{"train.batch": 1}``; checked like any other.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+    """
+    values: dict[str, Any] = spec.model_dump(by_alias=True)
+    for key, value in changes.items():
+        set_dotted(values, key, value)
+    return parse(type(spec), values)
+
+
 def _lists_to_tuples(value: Any) -> Any:
     """TOML and JSON have lists; frozen specs hold tuples. Whole numbers stay valid for float fields in strict mode."""
     if isinstance(value, Mapping):

@@ -1,0 +1,234 @@
+"""Will it fit? The memory of every stage of a run before anything is downloaded or trained, and what to change."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from detour.bases.base import Base, open_base
+from detour.bases.hardware import pick_device, torch_dtype
+from detour.evaluation.proof_pictures import proof_batch
+from detour.specs import RunSpec
+from detour.specs.sources import with_changes
+from detour.training.footprint import (
+    Footprint,
+    drawing_footprint,
+    encoding_footprint,
+    process_bytes,
+    proving_footprint,
+    saved_by_quantising,
+    text_footprint,
+    training_footprint,
+)
+from detour.training.resolve import changed_keys, resolve
+
+GIB = 2**30
+CUDA_CONTEXT_BYTES = 600 << 20
+"""Assumed, not measured: what a CUDA context, its libraries and the allocator's rounding take on a GPU."""
+
+
+class StageMemory(BaseModel):
+    """One stage of the run at its peak, bytes by part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    parts: Mapping[str, int]
+    total: int
+
+
+class CardAdvice(BaseModel):
+    """What to change so that the run fits into a memory."""
+
+    model_config = ConfigDict(frozen=True)
+
+    card: str
+    memory_bytes: int
+    fits: bool
+    """Whether some proposal fits."""
+    settings: Mapping[str, Any]
+    """``--set`` keys and values that differ from what was asked for."""
+    peak_bytes: int
+    """With those settings, everything that the process holds included."""
+    words: str
+
+
+class MemoryPlan(BaseModel):
+    """Predicted memory of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    settings: Mapping[str, Any]
+    stages: tuple[StageMemory, ...]
+    process_bytes: int
+    """Interpreter and libraries on a CPU, measured in this process."""
+    peak_stage: str
+    peak_bytes: int
+    cards: tuple[CardAdvice, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return self.model_dump_json(indent=2)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A memory to fit into.
+
+    Attributes:
+        name: as a person calls it.
+        memory_bytes: all of it.
+        bf16: whether it computes bf16 natively.
+    """
+
+    name: str
+    memory_bytes: int
+    bf16: bool = True
+
+
+CARDS: Sequence[Card] = (
+    Card("8 GB", 8 * GIB),
+    Card("12 GB", 12 * GIB),
+    Card("16 GB", 16 * GIB),
+    Card("T4, 16 GB, no bf16", 15 * GIB, bf16=False),
+    Card("24 GB", 24 * GIB),
+)
+
+PROPOSALS: Sequence[tuple[Mapping[str, Any], str]] = (
+    ({}, "the same result in smaller micro-batches"),
+    (
+        {"train.gradient_checkpointing": True},
+        "the same result, activations computed twice: a step takes about a third longer",
+    ),
+    (
+        {"train.gradient_checkpointing": True, "base.quantize": "nf4"},
+        "the frozen base in 4 bits, which moves its predictions a little",
+    ),
+)
+"""What to change, in this order: what leaves the result as it is comes first."""
+
+
+def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
+    """Predict the memory of a run and propose settings for each card.
+
+    Args:
+        spec: the run; its data need not exist. Names that are settings alone (``sd15``, ``sdxl``) do.
+        cards: what to propose settings for.
+
+    Raises:
+        BaseError, ConfigError: the base is not there, or a setting does not fit it.
+    """
+    base = open_base(spec.base.name, revision=spec.base.revision, weights=False)
+    resolved = resolve(spec, base, ("a picture",) * 8, name="plan", device=pick_device(spec.base.device))
+    stages, trainer = _stages(base, resolved.spec), _Trainer(base, resolved.spec)
+    process = process_bytes() if resolved.spec.base.device == "cpu" else CUDA_CONTEXT_BYTES
+    peak = max(stages, key=lambda stage: stage.total)
+    return MemoryPlan(
+        base=base.identity,
+        settings=_shown(resolved.spec),
+        stages=tuple(_stage(stage) for stage in stages),
+        process_bytes=process,
+        peak_stage=peak.stage,
+        peak_bytes=peak.total + process,
+        cards=tuple(_advice(trainer, card) for card in cards),
+        notes=resolved.notes,
+    )
+
+
+class _Trainer:
+    """Bytes of the training stage under changed settings, from one run without storage a kind of pass.
+
+    Activations are taken as proportional to the micro-batch; what does not depend on it is a hundredth of them.
+    """
+
+    def __init__(self, base: Base, spec: RunSpec) -> None:
+        self.spec = spec
+        self._base = base
+        self._passes: dict[tuple[int, bool], Footprint] = {}
+
+    def bytes_at(self, changes: Mapping[str, Any]) -> int:
+        """Of one training step, all parts."""
+        changed = with_changes(self.spec, changes)
+        parts = dict(self._pass_of(changed).parts)
+        parts["weights"] -= saved_by_quantising(self._base, changed)
+        parts["activations"] *= int(changed.train.batch)
+        return sum(parts.values())
+
+    def _pass_of(self, spec: RunSpec) -> Footprint:
+        """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
+        width = torch_dtype(str(spec.base.dtype)).itemsize
+        key = (width, spec.train.gradient_checkpointing)
+        if key not in self._passes:
+            plain = {"train.batch": 1, "train.grad_accum": 1, "base.quantize": "none"}
+            dtype = {"base.dtype": "bf16"} if width == 2 else {}
+            self._passes[key] = training_footprint(self._base, with_changes(spec, plain | dtype))
+        return self._passes[key]
+
+
+def _stages(base: Base, spec: RunSpec) -> list[Footprint]:
+    training = training_footprint(base, spec)
+    stages = [encoding_footprint(base, spec), text_footprint(base), training]
+    if int(spec.sample.every):
+        stages.append(drawing_footprint(base, spec, training))
+    stages.append(proving_footprint(base, spec, pictures=proof_batch(spec)))
+    return [stage.on_cpu() for stage in stages] if spec.base.device == "cpu" else stages
+
+
+def _stage(footprint: Footprint) -> StageMemory:
+    return StageMemory(stage=footprint.stage, parts=dict(footprint.parts), total=footprint.total)
+
+
+def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
+    """The first proposal that fits, those that leave the result as it is before those that do not."""
+    spec = trainer.spec
+    asked = int(spec.train.batch)
+    whole = asked * spec.train.grad_accum
+    smallest = 0
+    for changes, why in PROPOSALS:
+        for batch in (size for size in range(asked, 0, -1) if whole % size == 0):
+            settings = {
+                "base.dtype": "bf16" if card.bf16 else "fp16",
+                "train.batch": batch,
+                "train.grad_accum": whole // batch,
+                **changes,
+            }
+            needed = trainer.bytes_at(settings) + CUDA_CONTEXT_BYTES
+            smallest = min(smallest or needed, needed)
+            if needed <= card.memory_bytes:
+                differs = set(changed_keys(spec, with_changes(spec, settings)))
+                return CardAdvice(
+                    card=card.name,
+                    memory_bytes=card.memory_bytes,
+                    fits=True,
+                    settings={
+                        k: v for k, v in settings.items() if any(d.startswith(f"{k} ") for d in differs)
+                    },
+                    peak_bytes=needed,
+                    words="as asked" if batch == asked and not changes else why,
+                )
+    return CardAdvice(
+        card=card.name,
+        memory_bytes=card.memory_bytes,
+        fits=False,
+        settings={},
+        peak_bytes=smallest,
+        words="does not fit: train at a lower --resolution, or choose a smaller base",
+    )
+
+
+def _shown(spec: RunSpec) -> dict[str, Any]:
+    """The settings on which memory depends."""
+    return {
+        "resolution": spec.data.resolution,
+        "batch": spec.train.batch,
+        "dtype": spec.base.dtype,
+        "device": spec.base.device,
+        "rank": spec.adapter.rank,
+        "targets": spec.adapter.targets,
+        "method": spec.adapter.method,
+        "quantize": spec.base.quantize,
+        "gradient_checkpointing": spec.train.gradient_checkpointing,
+    }

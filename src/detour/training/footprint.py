@@ -1,0 +1,302 @@
+"""How much memory a run will take, found by running its stages on tensors that have shapes and no storage.
+
+The real code runs: the base's own architecture, the attached adapter, the loss, the backward pass. Every storage that
+an operator makes is counted while it lives. What stays invisible is scratch memory inside kernels and what the
+allocator keeps; figures against measured peaks are in docs/training.md.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from detour.bases import parts
+from detour.bases.hardware import torch_dtype
+from detour.bases.latents import encode_pictures, pictures_in_pass
+from detour.bases.quantize import chosen_linears
+from detour.bases.text import Conditioning
+from detour.diffusion.objective import prediction_type
+from detour.diffusion.schedule import alphas_cumprod
+from detour.training.assembly import attach_trainable, choose_targets
+from detour.training.batches import Batch
+from detour.training.cache import ENCODE_BATCH
+from detour.training.step import Denoiser
+
+if TYPE_CHECKING:
+    from detour.bases.base import Base
+    from detour.specs import RunSpec
+
+SAMPLE_BATCH = 4
+"""Pictures that sample sheets draw at once."""
+
+OPTIMIZER_TENSORS: Mapping[str, float] = {
+    "adamw": 2,
+    "adamw8bit": 0.5,
+    "adafactor": 0.1,
+    "prodigy": 4,
+    "lion": 1,
+    "schedule_free": 2,
+}
+"""State of an optimizer as a multiple of the adapter's own bytes."""
+
+BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those."""
+
+
+ALLOCATOR_SHARE = 0.3
+"""What malloc and the kernels' scratch memory add to the activations on a CPU; the slow test holds it."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of one stage by part, bytes.
+
+    Attributes:
+        stage: what the run does then.
+        parts: "weights", "adapter", "optimizer", "activations" …, those that live at the stage's peak.
+    """
+
+    stage: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def on_cpu(self) -> "Footprint":
+        """With what the allocator of a CPU adds."""
+        return Footprint(
+            self.stage, {**self.parts, "allocator": int(ALLOCATOR_SHARE * self.parts.get("activations", 0))}
+        )
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operators make, while they live.
+
+    Attributes:
+        live: bytes alive now.
+        peak: the most that were alive at once since the last :meth:`reset`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def reset(self) -> None:
+        self.peak = self.live
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.live += self._sizes[key]
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
+    """Memory of a training step of a resolved run: one micro-batch, forward and backward."""
+    dtype = torch_dtype(str(spec.base.dtype))
+    unet = base.meta_unet()
+    targets = choose_targets(unet, base, spec)
+    denoiser = _denoiser(base, spec, unet, dtype)
+    attached = attach_trainable(denoiser, targets.layers, spec)
+    if spec.train.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()  # type: ignore[operator]
+    adapter = sum(4 * p.numel() for p in attached.parameters())
+    with _shapes_only() as bytes_:
+        _fill(unet, dtype)
+        for parameter in attached.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        weights = bytes_.live - 2 * adapter
+        batch = _batch(base, spec)
+        bytes_.reset()
+        standing = bytes_.live
+        denoiser.loss(batch).backward()
+        activations = bytes_.peak - standing
+    kept = {
+        "weights": weights - saved_by_quantising(base, spec),
+        "adapter": adapter,
+        "gradients": adapter,
+        "optimizer": int(OPTIMIZER_TENSORS[spec.train.optim.name] * adapter),
+        "average": adapter if spec.train.ema else 0,
+        "text encoders": _live_text_bytes(base, spec),
+        "activations": activations,
+    }
+    return Footprint("training", {name: size for name, size in kept.items() if size})
+
+
+def encoding_footprint(base: "Base", spec: "RunSpec") -> Footprint:
+    """Memory of turning pictures into latents, before the UNet is loaded."""
+    vae = parts.empty_part("vae", base.config("vae"))
+    side = int(spec.data.resolution)
+    with _shapes_only() as bytes_:
+        _fill(vae, torch.float32)
+        weights = bytes_.live
+        pixels = torch.empty(ENCODE_BATCH, 3, side, side)
+        bytes_.reset()
+        encode_pictures(vae, pixels)
+        return Footprint("encoding pictures", {"weights": weights, "activations": bytes_.peak - weights})
+
+
+def text_footprint(base: "Base") -> Footprint:
+    """Memory of the text encoders, which are loaded after the VAE and released before the UNet; fp32."""
+    models = [parts.empty_part(part, base.config(part)) for part in base.family.text_parts]
+    return Footprint(
+        "encoding captions", {"weights": sum(4 * p.numel() for m in models for p in m.parameters())}
+    )
+
+
+def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint) -> Footprint:
+    """Memory of drawing sample pictures beside the training state: the VAE's decoder is the largest part."""
+    vae = parts.empty_part("vae", base.config("vae"))
+    weights, activations = _decoding(vae, base, spec, SAMPLE_BATCH)
+    kept = {name: size for name, size in training.parts.items() if name != "activations"}
+    return Footprint("drawing samples", {**kept, "decoder": weights, "activations": activations})
+
+
+def proving_footprint(base: "Base", spec: "RunSpec", *, pictures: int) -> Footprint:
+    """Memory of the proof: a fresh base in float32 draws ``pictures`` at a time, guidance on."""
+    unet = base.meta_unet()
+    vae = parts.empty_part("vae", base.config("vae"))
+    decoder, decoding = _decoding(vae, base, spec, pictures)
+    doubled = spec.model_copy(update={"train": spec.train.model_copy(update={"batch": 2 * pictures})})
+    with _shapes_only() as bytes_:
+        _fill(unet, torch.float32)
+        weights = bytes_.live
+        batch = _batch(base, doubled)
+        denoiser = _denoiser(base, spec, unet, torch.float32)
+        bytes_.reset()
+        standing = bytes_.live
+        with torch.no_grad():
+            denoiser.predict(batch.latents, batch.timesteps, batch.text)
+        activations = bytes_.peak - standing
+    text = text_footprint(base).total
+    return Footprint(
+        "proving",
+        {
+            "weights": weights,
+            "decoder": decoder,
+            "text encoders": text,
+            "activations": max(activations, decoding),
+        },
+    )
+
+
+def process_bytes() -> int:
+    """Memory of this process now: interpreter and libraries, before any model is loaded."""
+    import resource
+    import sys
+
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    except (OSError, ValueError, IndexError):  # no procfs: the most that was ever used
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def saved_by_quantising(base: "Base", spec: "RunSpec") -> int:
+    """Bytes that a quantised base is smaller than one in the run's precision; 0 without."""
+    kind = spec.base.quantize
+    if kind == "none":
+        return 0
+    before = torch_dtype(str(spec.base.dtype)).itemsize
+    unet = base.meta_unet()
+    weights = sum(unet.get_parameter(f"{path}.weight").numel() for path in chosen_linears(unet))
+    return int(weights * (before - BYTES_A_WEIGHT[kind]))
+
+
+def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
+    """Text encoders that stay loaded because they train: weights, and what one micro-batch of captions keeps."""
+    if not spec.adapter.text_encoder.rank and not spec.adapter.tokens.words:
+        return 0
+    total = 0
+    for part in base.family.text_parts:
+        model = parts.empty_part(part, base.config(part))
+        with _shapes_only() as bytes_:
+            _fill(model.requires_grad_(True), torch.float32)
+            ids = torch.zeros(int(spec.train.batch), 77, dtype=torch.long)
+            model(ids, output_hidden_states=True)[0].sum()
+            total += bytes_.peak
+    return total
+
+
+def _decoding(vae: nn.Module, base: "Base", spec: "RunSpec", batch: int) -> tuple[int, int]:
+    """Weights and activations of the VAE that decodes up to ``batch`` pictures, bytes."""
+    size = int(spec.data.resolution)
+    side = size // base.latent_factor
+    with _shapes_only() as bytes_:
+        _fill(vae, torch.float32)
+        weights = bytes_.live
+        latents = torch.empty(min(batch, pictures_in_pass(size, size)), base.latent_channels, side, side)
+        bytes_.reset()
+        with torch.no_grad():
+            vae.decode(latents)  # type: ignore[operator]
+        return weights, bytes_.peak - weights
+
+
+def _denoiser(base: "Base", spec: "RunSpec", unet: nn.Module, dtype: torch.dtype) -> Denoiser:
+    scheduler = base.scheduler_config()
+    return Denoiser(
+        unet=unet,
+        device="cpu",
+        dtype=dtype,
+        alphas=alphas_cumprod(scheduler),
+        kind=prediction_type(str(scheduler.get("prediction_type", "epsilon"))),
+        size_px=int(spec.data.resolution),
+    )
+
+
+@contextlib.contextmanager
+def _shapes_only() -> Iterator[LiveBytes]:
+    """Inside, tensors have a device, a dtype and a shape, and no storage; so matrix products take no time."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as bytes_:
+        yield bytes_
+
+
+def _fill(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model of the meta device tensors of the mode, frozen ones in ``dtype``, trained ones in float32."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                kind = torch.float32 if parameter.requires_grad else dtype
+                values = torch.empty(parameter.shape, dtype=kind)
+                module._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _batch(base: "Base", spec: "RunSpec") -> Batch:
+    num, side = int(spec.train.batch), int(spec.data.resolution) // base.latent_factor
+    latents = torch.empty(num, base.latent_channels, side, side)
+    pooled = None
+    if base.family.told_sizes:
+        pooled = torch.empty(num, int(base.config("text_encoder_2")["projection_dim"]))
+    return Batch(
+        latents=latents,
+        noise=torch.empty_like(latents),
+        timesteps=torch.zeros(num, dtype=torch.long),
+        text=Conditioning(torch.empty(num, 77, base.cross_attention_width), pooled),
+        pictures=tuple(range(num)),
+    )

@@ -1,0 +1,70 @@
+"""The plan names the largest stage and proposes the mildest change that fits."""
+
+import pytest
+
+from detour.recipes.plan_memory import CUDA_CONTEXT_BYTES, Card, MemoryPlan, plan_memory
+from detour.specs import load_run_spec
+
+MIB = 2**20
+
+
+def plan(*cards: Card, **flags: object) -> MemoryPlan:
+    values = {"base.name": "pocket", "base.device": "cpu", "base.dtype": "bf16", "train.batch": 8}
+    return plan_memory(
+        load_run_spec(flags=values | {k.replace("__", "."): v for k, v in flags.items()}), cards=cards
+    )
+
+
+@pytest.fixture(scope="module")
+def training_bytes() -> int:
+    """Of one step of eight samples, driver included."""
+    [advice] = plan(Card("large", 1 << 40)).cards
+    assert advice.words == "as asked"
+    assert advice.settings == {}
+    return advice.peak_bytes
+
+
+def test_every_stage_is_there_and_the_peak_is_the_largest() -> None:
+    found = plan()
+    assert [stage.stage for stage in found.stages] == [
+        "encoding pictures",
+        "encoding captions",
+        "training",
+        "drawing samples",
+        "proving",
+    ]
+    assert all(stage.total == sum(stage.parts.values()) > 0 for stage in found.stages)
+    largest = max(found.stages, key=lambda stage: stage.total)
+    assert found.peak_stage == largest.stage
+    assert found.peak_bytes == largest.total + found.process_bytes
+
+
+def test_less_memory_asks_for_smaller_batches_first_then_for_checkpointing(training_bytes: int) -> None:
+    tight = Card("tight", training_bytes - MIB)
+    [advice] = plan(tight).cards
+    assert advice.settings == {"train.batch": 4, "train.grad_accum": 2}
+    assert advice.peak_bytes <= tight.memory_bytes
+    one = plan(Card("one", 1 << 40), train__batch=1).cards[0].peak_bytes
+    [tighter] = plan(Card("tighter", one - MIB // 4), train__batch=1).cards
+    assert tighter.settings == {"train.gradient_checkpointing": True}
+    assert tighter.peak_bytes < one
+
+
+def test_a_card_without_bf16_gets_fp16(training_bytes: int) -> None:
+    [advice] = plan(Card("old", training_bytes, bf16=False)).cards
+    assert advice.settings == {"base.dtype": "fp16"}
+    assert advice.fits
+
+
+def test_what_cannot_fit_is_said_with_the_least_that_is_needed() -> None:
+    [advice] = plan(Card("tiny", CUDA_CONTEXT_BYTES + MIB)).cards
+    assert not advice.fits
+    assert advice.settings == {}
+    assert advice.peak_bytes > CUDA_CONTEXT_BYTES + MIB
+    assert "--resolution" in advice.words
+
+
+def test_shapes_alone_are_enough_for_a_base_without_weights() -> None:
+    found = plan(base__name="sd15", train__batch=1, adapter__targets="cross-attn")
+    training = next(stage for stage in found.stages if stage.stage == "training")
+    assert training.parts["weights"] == pytest.approx(2 * 859_520_964, rel=1e-3)
