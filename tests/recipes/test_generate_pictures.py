@@ -91,6 +91,31 @@ def test_nothing_is_written_over_unless_forced(tiny_base: Path, tmp_path: Path) 
     assert first.read_bytes() == kept
 
 
+def test_strength_along_the_steps_goes_from_the_base_to_the_adapter(
+    tiny_base: Path, lora: Path, tmp_path: Path
+) -> None:
+    def drawn(name: str, *steps: tuple[float, float], loras: tuple[str, ...] = (str(lora),)) -> np.ndarray:
+        picture = PictureSpec(steps=4)
+        spec = spec_of(tiny_base, loras=loras, lora_steps=steps, picture=picture, compare=bool(steps))
+        files = generate_pictures(spec, out=tmp_path / name).files
+        if steps:  # the base beside it is the plain one, whatever factor came last
+            kinds = {file.kind: pixels(file.path) for file in files}
+            assert (kinds["base"] == plain).all()
+            metadata = read_png_metadata(files[0].path)
+            assert metadata is not None
+            assert metadata.adapter_steps == steps
+        return pixels(files[0].path)
+
+    plain, full = drawn("plain", loras=()), drawn("full")
+    assert (drawn("never", (0.0, 0.0)) == plain).all()
+    assert (drawn("always", (0.0, 1.0)) == full).all()
+    early, late = drawn("early", (0.0, 1.0), (0.5, 0.0)), drawn("late", (0.0, 0.0), (0.5, 1.0))
+    for one, other in [(early, plain), (early, full), (late, plain), (late, full), (early, late)]:
+        assert not (one == other).all()
+    with pytest.raises(ConfigError, match="name one with --lora"):
+        generate_pictures(spec_of(tiny_base, lora_steps=((0.0, 1.0),)), out=tmp_path / "no")
+
+
 def test_compare_draws_each_seed_with_and_without_the_adapter(
     tiny_base: Path, lora: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,11 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
 @click.option(
     "--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to switch on; repeatable."
 )
+@click.option(
+    "--lora-steps",
+    metavar="SHARE=WEIGHT,...",
+    help="Factor on the adapters' weights along the steps; 0=1,0.5=0 switches them off halfway.",
+)
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
@@ -46,7 +51,7 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
 )
 @pickle_option
 @json_option
-def command(*, out: Path, grid: bool, as_json: bool, **flags: Any) -> None:
+def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **flags: Any) -> None:
     """Draw a picture for each PROMPT.
 
     The same command writes the same bytes: every picture has its own seed, and its PNG carries all settings.
@@ -57,6 +62,7 @@ def command(*, out: Path, grid: bool, as_json: bool, **flags: Any) -> None:
     """
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
+    from detour.generation.strength import parse_step_weights
     from detour.recipes.generate_pictures import generate_pictures
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
@@ -64,6 +70,8 @@ def command(*, out: Path, grid: bool, as_json: bool, **flags: Any) -> None:
     picture_keys = ("negative_prompt", "steps", "guidance_scale", "width_px", "height_px", "scheduler")
     picture = {key: flags.pop(key) for key in picture_keys}
     values = {key: value for key, value in flags.items() if value is not None}
+    if lora_steps is not None:
+        values["lora_steps"] = parse_step_weights(lora_steps)
     values["picture"] = {key: value for key, value in picture.items() if value is not None}
     spec = parse(GenerateSpec, values)
     with shown(quiet=as_json) as progress:

@@ -29,6 +29,9 @@ from detour.specs.generation import PictureSpec
 
 OnStep = Callable[[int, int], None]
 
+BeforeStep = Callable[[int, int], None]
+"""Told (finished steps, steps in all) before each step of each batch; may change what is attached."""
+
 
 class Request(Protocol):
     """What the engine reads of a request."""
@@ -175,6 +178,7 @@ class PictureEngine:
         *,
         batch: int = 4,
         on_step: OnStep | None = None,
+        before_step: BeforeStep | None = None,
         trace: int = 0,
     ) -> Drawn:
         """Draw the requests in order.
@@ -187,6 +191,7 @@ class PictureEngine:
             spec: how; ``auto`` values are the base's own.
             batch: pictures in one forward pass.
             on_step: told (finished steps, steps in all) over all batches.
+            before_step: may set the strength of adapters for the step; the prompt is encoded before the first one.
             trace: keep the pictures at this many moments, evenly spread, the last one at the end.
 
         Raises:
@@ -199,7 +204,8 @@ class PictureEngine:
         pictures, moments = [], []
         with torch.no_grad(), _evaluating(self.unet):
             for index, chunk in enumerate(chunks):
-                latents, kept = self._denoise(chunk, spec, plan, _counted(on_step, index, len(chunks)))
+                counted = _counted(on_step, index, len(chunks))
+                latents, kept = self._denoise(chunk, spec, plan, counted, before_step)
                 pictures.append(decode_latents(self.vae, latents))
                 moments.append({step: decode_latents(self.vae, then) for step, then in kept.items()})
         traced = tuple(
@@ -236,7 +242,12 @@ class PictureEngine:
         )
 
     def _denoise(
-        self, requests: Sequence[Request], spec: PictureSpec, plan: _Plan, on_step: OnStep | None
+        self,
+        requests: Sequence[Request],
+        spec: PictureSpec,
+        plan: _Plan,
+        on_step: OnStep | None,
+        before_step: BeforeStep | None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Latents (n, C, h, w) fp32 of one batch, and those at the moments that are kept."""
         scheduler = make_scheduler(spec.scheduler, self.base.scheduler_config())
@@ -252,6 +263,8 @@ class PictureEngine:
         kept_at = {-(-step * len(timesteps) // spec.steps): step for step in plan.moments}
         kept: dict[int, Tensor] = {}
         for done, timestep in enumerate(timesteps, start=1):
+            if before_step is not None:
+                before_step(done - 1, len(timesteps))
             prediction = self._predict(scheduler, latents, timestep, conditioning, added, plan)
             latents = scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
             if done in kept_at:

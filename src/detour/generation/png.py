@@ -48,6 +48,8 @@ class PictureMetadata(BaseModel):
     base: str
     base_revision: str | None = None
     adapters: tuple[AdapterUse, ...] = ()
+    adapter_steps: tuple[tuple[float, float], ...] = ()
+    """(share of the steps that are done, factor on the adapters' weights from there on)."""
     device: str
     dtype: str
     batch: int

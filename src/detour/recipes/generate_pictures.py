@@ -17,9 +17,10 @@ from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.errors import ConfigError
-from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
+from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
+from detour.generation.strength import check_step_weights, following
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs.generation import GenerateSpec
@@ -68,6 +69,9 @@ def generate_pictures(
 ) -> GenerateResult:
     """Draw a picture for each prompt (times ``count``) and write it with all its settings.
 
+    With ``lora_steps`` the adapters of the UNet change their strength along the way; what an adapter does to a text
+    encoder is in the prompt, which is read once, at full weight.
+
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
         out: folder; files are numbered from the first free number, nothing is written over.
@@ -104,8 +108,15 @@ def generate_pictures(
     for start in range(0, len(requests), spec.batch):
         chunk = requests[start : start + spec.batch]
         drawn = engine.draw(
-            chunk, spec.picture, batch=spec.batch, on_step=count.of(len(chunk)), trace=spec.trace
+            chunk,
+            spec.picture,
+            batch=spec.batch,
+            on_step=count.of(len(chunk)),
+            before_step=_along_steps(spec, attached, loras),
+            trace=spec.trace,
         )
+        for adapter, lora in zip(attached, loras, strict=True):
+            adapter.set_weight(lora.use.weight)
         plain = _without(engine, attached, chunk, spec, count) if spec.compare else None
         files += _write(numbers, told, chunk, start, drawn, plain)
         with_adapters.append(drawn)
@@ -133,10 +144,28 @@ def _refuse(spec: GenerateSpec) -> None:
         raise ConfigError("no prompts: name at least one picture to draw.")
     if spec.compare and not spec.loras:
         raise ConfigError("--compare shows pictures with and without adapters: name one with --lora FILE.")
+    if spec.lora_steps:
+        check_step_weights(spec.lora_steps)
+        if not spec.loras:
+            raise ConfigError("--lora-steps sets the strength of adapters: name one with --lora FILE.")
     if spec.trace > spec.picture.steps:
         raise ConfigError(
             f"--trace {spec.trace}: there are only {spec.picture.steps} steps. Ask for as many or fewer."
         )
+
+
+def _along_steps(
+    spec: GenerateSpec, attached: Sequence[Attached], loras: Sequence[ChosenAdapter]
+) -> BeforeStep | None:
+    """Sets every adapter to its own weight times the step's factor."""
+    if not spec.lora_steps:
+        return None
+
+    def set_factor(factor: float) -> None:
+        for adapter, lora in zip(attached, loras, strict=True):
+            adapter.set_weight(lora.use.weight * factor)
+
+    return following(spec.lora_steps, set_factor)
 
 
 def _without(
@@ -212,6 +241,7 @@ class _Teller:
             base=self.base.identity,
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
+            adapter_steps=self.spec.lora_steps if adapted else (),
             device=self.device.partition(":")[0],
             dtype=self.dtype,
             batch=self.spec.batch,

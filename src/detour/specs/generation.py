@@ -40,6 +40,8 @@ class GenerateSpec(Spec):
     """Branch, tag or commit of a hub id."""
     loras: tuple[str, ...] = ()
     """``FILE`` or ``FILE:weight``."""
+    lora_steps: tuple[tuple[float, float], ...] = ()
+    """(share of the steps that are done, factor on every adapter's weight from there on); empty is 1 throughout."""
     allow_pickle: bool = False
     """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
     seed: Annotated[int, Field(ge=0)] = 0
