@@ -176,3 +176,19 @@ def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_
     with pytest.raises(ConfigError, match=r"text_encoder\.rate is 0\.5 with optimizer 'prodigy'"):
         resolved(train__optim__name="prodigy", adapter__text_encoder__rank=4)
     assert resolved(train__optim__name="prodigy", adapter__method="full").train.optim.lr == 1.0
+
+
+def test_the_page_shows_the_values_of_every_goal() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    titles = {"pocket": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+    for (base, goal), row in GOALS.items():
+        cells = (
+            titles[base],
+            goal,
+            str(row.rank),
+            row.targets,
+            f"{row.lr:g}",
+            str(row.steps),
+            str(row.batch),
+        )
+        assert f"| {' | '.join(cells)} |" in page

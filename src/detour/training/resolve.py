@@ -41,7 +41,7 @@ class GoalDefaults:
     why: str
 
 
-# (base, goal) → defaults; a base that is not named takes the family's, a family that is not named takes "any".
+# (pocket or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
 # A style changes how everything is drawn, so it wants every attention layer or more and few samples of each picture;
 # a subject has to be told apart from its kind, so it wants more steps on fewer pictures and a caption that is always
 # there, lest the unconditional picture becomes the subject.
@@ -62,7 +62,7 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=8,
         why="measured in docs/subjects.md: the subject is seen in new places and its class keeps its looks",
     ),
-    ("any", "style"): GoalDefaults(
+    ("sd1", "style"): GoalDefaults(
         rank=8,
         targets="attn",
         lr=1e-4,
@@ -70,13 +70,45 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=4,
         why="published recipes for styles sit near rank 8, all attention, rate 1e-4",
     ),
-    ("any", "subject"): GoalDefaults(
+    ("sd1", "subject"): GoalDefaults(
         rank=16,
         targets="attn",
         lr=1e-4,
         steps=800,
         batch=2,
         why="published recipes for subjects sit near rank 16, all attention, rate 1e-4",
+    ),
+    ("sd2", "style"): GoalDefaults(
+        rank=8,
+        targets="attn",
+        lr=1e-4,
+        steps=1000,
+        batch=4,
+        why="as SD 1.x: its attention is as wide",
+    ),
+    ("sd2", "subject"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=1e-4,
+        steps=800,
+        batch=2,
+        why="as SD 1.x: its attention is as wide",
+    ),
+    ("sdxl", "style"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=1e-4,
+        steps=1200,
+        batch=2,
+        why="published recipes take twice SD 1.x's rank; a sample costs eight times as much, so fewer at once",
+    ),
+    ("sdxl", "subject"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=1e-4,
+        steps=800,
+        batch=1,
+        why="published recipes for subjects on SDXL take rank 16 to 32, rate 1e-4, one or two pictures at once",
     ),
 }
 
@@ -92,9 +124,8 @@ class Resolved:
 
 
 def defaults_for(identity: str, family: str, goal: Goal) -> GoalDefaults:
-    """The row of :data:`GOALS` for a base: ``pocket`` by name, others by family, else "any"."""
-    name = "pocket" if identity.startswith("pocket-v") else family
-    return GOALS.get((name, goal), GOALS[("any", goal)])
+    """The row of :data:`GOALS` for a base: ``pocket`` by name, others by family."""
+    return GOALS["pocket" if identity.startswith("pocket-v") else family, goal]
 
 
 def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, device: str) -> Resolved:
