@@ -12,6 +12,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "validate__keep_best": True,
     },
     "patient": {"validate__patience": 2, "validate__every": 1, "train__schedule__kind": "constant"},
+    "averaged": {"train__optim__name": "schedule_free", "train__schedule__kind": "constant"},
+    "everything": {
+        "base__dtype": "fp16",
+        "train__ema": 0.9,
+        "adapter__method": "dora",
+        "adapter__text_encoder__rank": 2,
+        "train__loss__weighting": "min_snr",
+        "train__gradient_checkpointing": True,
+        "train__loss__caption_dropout": 0.3,
+    },
 }
 """Settings, with ``__`` for the dot, under which a killed run must be the straight one: whatever adds to the state of
 a run adds a row."""
