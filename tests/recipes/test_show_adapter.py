@@ -1,5 +1,8 @@
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +129,75 @@ def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
     path.write_bytes(encode({"lora_unet_conv_in.lora_down.weight": torch.ones(2, 4)}, {})[:-8])
     with pytest.raises(AdapterError):
         read_shapes(path)
+
+
+def header(table: Any, data: bytes = b"") -> bytes:
+    text = json.dumps(table).encode() if not isinstance(table, bytes) else table
+    return len(text).to_bytes(8, "little") + text + data
+
+
+NAME = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
+ENTRY = f'"{NAME}": {{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            header({NAME: {"dtype": "F32", "shape": [2**40] * 2, "data_offsets": [0, 8]}}, bytes(8)),
+            "its shape",
+        ),
+        (
+            header({NAME: {"dtype": "F32", "shape": [-4, -4], "data_offsets": [0, 64]}}, bytes(64)),
+            "the shape",
+        ),
+        (header(f"{{{ENTRY}, {ENTRY}}}".encode(), bytes(4)), "stands there twice"),
+        (header({NAME: {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4)), "has dtype"),
+        (header(b"[" * 100_000), "its header is not valid"),
+        (b"PK\x03\x04" + bytes(64), "a pickle"),
+        (b"", "0 bytes"),
+    ],
+)
+def test_the_header_alone_is_checked_as_a_whole_file_is(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    for norms in (True, False):
+        with pytest.raises(AdapterError, match=words):
+            show_adapter(path, norms=norms)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    for call in (lambda path: show_adapter(path, norms=False), read_config):
+        with pytest.raises(AdapterError, match="not a file"):
+            call(tmp_path / "x.safetensors")
+
+
+def test_a_link_that_leads_out_of_a_folder_is_not_followed(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "pytorch_lora_weights.safetensors").symlink_to(file)
+    for norms in (True, False):
+        with pytest.raises(AdapterError, match="a link that leads out"):
+            show_adapter(tmp_path / "f", norms=norms)
+    assert show_adapter(file.parent / file.name).num_bytes == file.stat().st_size
+
+
+def test_a_peft_folder_is_shown_from_its_header_as_from_its_numbers(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "p", small_adapter(), file_format="peft", family=SD1, dtype="fp16")
+    whole, header = show_adapter(path, norms=True), show_adapter(path, norms=False)
+    assert all(block.norm is None for block in header.blocks)
+    for name in ("file_format", "dtype", "family", "parts", "ranks", "alphas", "metadata", "algorithms"):
+        assert getattr(header, name) == getattr(whole, name), name
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_words_of_its_own_are_named(norms: bool, tmp_path: Path) -> None:
+    words = {"<bob>": {"text_encoder": torch.ones(3, 8)}}
+    path = write_adapter(tmp_path / "w.safetensors", replace(small_adapter(), words=words), family=SD1)
+    assert show_adapter(path, norms=norms).words == {"<bob>": 3}
+    flag = "--norms" if norms else "--no-norms"
+    shown = CliRunner().invoke(cli, ["show", str(path), flag])
+    assert "<bob> (3 vectors of its own)" in shown.output
 
 
 def test_the_command_shows_and_draws(file: Path, tmp_path: Path) -> None:

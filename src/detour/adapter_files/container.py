@@ -123,6 +123,17 @@ def read_file(path: Path, limits: Limits) -> bytes:
     return data
 
 
+def refuse_link_out(path: Path, folder: Path) -> None:
+    """A folder from elsewhere must not point at other files; the hub's own cache links to its ``blobs``.
+
+    Raises:
+        AdapterError: it does.
+    """
+    real, home = path.resolve(), folder.resolve()
+    if not (real.is_relative_to(home) or real.is_relative_to(home.parent.parent / "blobs")):
+        raise AdapterError(f"{path}: a link that leads out of its folder. Copy the file itself there.")
+
+
 def _size_of(path: Path, limits: Limits) -> int:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -148,6 +159,11 @@ class Region:
     shape: tuple[int, ...]
     begin: int
     num_bytes: int
+
+    @property
+    def empty(self) -> Tensor:
+        """A tensor of this shape and dtype on the meta device."""
+        return torch.empty(self.shape, dtype=_DTYPES[self.dtype], device="meta")
 
 
 def read_header(path: Path, limits: Limits) -> tuple[dict[str, Region], dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detour.adapter_files.container import dtype_of, read_file
+from detour.adapter_files.container import dtype_of, read_file, refuse_link_out
 from detour.adapter_files.diffusers_format import FOLDED, dotted_layers, factors_of, require_one_kind
 from detour.adapter_files.limits import Limits
 from detour.adapter_files.lora_config import Scales, read_scales, to_config
@@ -139,7 +139,7 @@ def peft_parts(folder: Path, limits: Limits) -> list[PeftPart]:
         if not weights.exists() and (place / PICKLED_NAME).exists():
             weights = place / PICKLED_NAME
         for path in (weights, config_file):
-            _refuse_link_out(path, place)
+            refuse_link_out(path, place)
         scales = read_scales(_read_config(config_file, limits), where=str(config_file))
         prefix = f"{part}." if part else ""
         found.append(PeftPart(prefix=prefix, weights=weights, scales=dict.fromkeys(PARTS, scales)))
@@ -163,10 +163,3 @@ def _read_config(path: Path, limits: Limits) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: holds a {type(config).__name__}, expected a table of settings.")
     return config
-
-
-def _refuse_link_out(path: Path, folder: Path) -> None:
-    """A folder from elsewhere must not point at other files; the hub's own cache links to its ``blobs``."""
-    real, home = path.resolve(), folder.resolve()
-    if not (real.is_relative_to(home) or real.is_relative_to(home.parent.parent / "blobs")):
-        raise AdapterError(f"{path}: a link that leads out of its folder. Copy the file itself there.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detour.adapter_files.container import dtype_of
+from detour.adapter_files.container import dtype_of, refuse_link_out
 from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
 from detour.adapter_files.kohya import from_kohya
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
@@ -104,10 +104,14 @@ def located(path: Path, *, allow_pickle: bool = False) -> Path:
         allow_pickle: take the one pickle of a folder without safetensors.
 
     Raises:
-        AdapterError: a folder without an adapter, or with several.
+        AdapterError: a folder without an adapter, or with several, or with a link that leads out of it.
     """
     if path.is_dir():
-        return path if is_peft_folder(path) else _only_file(path, allow_pickle=allow_pickle)
+        if is_peft_folder(path):
+            return path
+        file = _only_file(path, allow_pickle=allow_pickle)
+        refuse_link_out(file, path)
+        return file
     is_weights = path.name in (WEIGHTS_NAME, PICKLED_NAME)
     return path.parent if is_weights and (path.parent / CONFIG_NAME).is_file() else path
 

@@ -76,6 +76,8 @@ def show_report(report: "AdapterReport", *, as_json: bool, plot: Path | None) ->
     click.echo(f"rank       {counts_text(report.ranks)}")
     click.echo(f"alpha      {counts_text(report.alphas)}")
     click.echo(f"trigger    {report.trigger or 'none named'}")
+    for word, vectors in report.words.items():
+        click.echo(f"word       {_shortened(word)} ({vectors} vector{'s' if vectors > 1 else ''} of its own)")
     if report.tensor_sha256 is not None:
         agrees = {True: ", as the file says", False: ", NOT what the file says", None: ""}[report.hash_agrees]
         click.echo(f"sha-256    {report.tensor_sha256} of the tensors{agrees}")

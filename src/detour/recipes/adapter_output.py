@@ -12,7 +12,6 @@ import torch
 
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.layer_writer import LayerWriter
-from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import TORCH_DTYPES, FileDtype, FileFormat, write_adapter
 from detour.adapters.adapter import Adapter
@@ -20,7 +19,7 @@ from detour.adapters.analysis import relative_differences
 from detour.adapters.layers import Layer
 from detour.adapters.outline import rounded
 from detour.bases.families import Family
-from detour.errors import AdapterError, ConfigError, ProofFailed
+from detour.errors import ConfigError, ProofFailed
 from detour.recipes.staging import staged
 
 AnyDtype = Literal["auto", "fp32", "fp16", "bf16"]
@@ -32,9 +31,6 @@ LIMITS: dict[FileDtype, float] = {"fp32": 1e-6, "fp16": 2.0**-11, "bf16": 2.0**-
 def precision_of(dtype: FileDtype) -> torch.dtype:
     """In what to compute factors that are kept in ``dtype``."""
     return torch.float64 if dtype == "fp32" else torch.float32
-
-
-_STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,37 +215,6 @@ def refuse_place(out: Path, file_format: FileFormat) -> None:
         raise ConfigError(f"{out}: a PEFT adapter is a folder. Name one without .safetensors.")
     if file_format == "diffusers" and out.suffix and not is_file:
         raise ConfigError(f"{out}: name a file that ends in .safetensors, or a folder.")
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """``"F16"`` of a header → ``torch.float16``; whole numbers come as int64, anything else as float32."""
-    return _STORED.get(name, torch.int64 if name.startswith("I") else torch.float32)
-
-
-def header_of(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
-    """Tensor name → (shape, dtype) and the metadata, from the header alone.
-
-    Raises:
-        AdapterError: no safetensors file, or a header beyond the limits.
-    """
-    try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= DEFAULT_LIMITS.max_header_bytes:
-                raise ValueError(f"claims a header of {length:,} bytes")
-            header = json.loads(stream.read(length))
-        metadata = header.pop("__metadata__", {})
-        tensors = {
-            str(name): (tuple(int(side) for side in entry["shape"]), str(entry["dtype"]))
-            for name, entry in header.items()
-        }
-        if len(tensors) > DEFAULT_LIMITS.max_tensors:
-            raise ValueError(f"{len(tensors):,} tensors")
-        return tensors, {str(key): str(value) for key, value in metadata.items()}
-    except OSError as error:
-        raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise AdapterError(f"{path}: not a safetensors file ({error}). Fetch it again.") from error
 
 
 _OF_THE_BASE = (

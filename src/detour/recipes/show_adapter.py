@@ -1,18 +1,20 @@
 """What is in an adapter file, without a base; from the header alone where that suffices."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
+from detour.adapter_files.container import read_header, read_region
 from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.layer_file import open_layers
+from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.pickled import is_pickle_name
-from detour.adapter_files.reading import adapter_of, read_adapter
+from detour.adapter_files.reading import adapter_of, located, read_adapter, require_no_peft
 from detour.adapter_files.unread import Unread
-from detour.adapter_files.writing import DIFFUSERS_NAME
 from detour.adapters.adapter import Adapter, FileFormat, part_of
 from detour.adapters.analysis import spectrum_of_values
 from detour.adapters.blocks import block_of, blocks_in_order
@@ -22,7 +24,6 @@ from detour.bases.base import Base, open_base
 from detour.bases.parts import empty_part
 from detour.errors import AdapterError
 from detour.recipes.adapter_family import family_of_adapter
-from detour.recipes.adapter_output import header_of, torch_dtype
 
 NORMS_UP_TO_BYTES = 64_000_000
 """Larger files are shown from their header, which answers at once; norms are computed where they are asked for."""
@@ -76,6 +77,8 @@ class AdapterReport(_Figures):
     alphas: dict[float, int]
     """Alpha → layers that have it."""
     trigger: str | None
+    words: dict[str, int]
+    """New word with vectors of its own → how many."""
     metadata: dict[str, str]
     """Without the settings of the run and the thumbnail, which have their own flags."""
     has_config: bool
@@ -107,13 +110,11 @@ def show_adapter(
         AdapterError: not an adapter that can be read.
         BaseError: the base cannot be opened.
     """
-    path = _inside(path)
+    path = _inside(path, allow_pickle=allow_pickle)
     num_bytes = (
         path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
     )
-    whole = (
-        path.is_dir() or is_pickle_name(path) or (num_bytes <= NORMS_UP_TO_BYTES if norms is None else norms)
-    )
+    whole = _is_pickled(path) or (num_bytes <= NORMS_UP_TO_BYTES if norms is None else norms)
     adapter = read_adapter(path, allow_pickle=allow_pickle) if whole else read_shapes(path)
     guess = family_of_adapter(adapter)
     metadata = dict(adapter.metadata)
@@ -133,6 +134,7 @@ def show_adapter(
         ranks=dict(sorted(Counter(layer.rank for layer in adapter.layers.values()).items())),
         alphas=dict(sorted(Counter(layer.alpha for layer in adapter.layers.values()).items())),
         trigger=metadata.get("modelspec.trigger_phrase"),
+        words={word: next(iter(parts.values())).shape[0] for word, parts in adapter.words.items()},
         has_config="detour.config" in metadata,
         has_thumbnail="modelspec.thumbnail" in metadata,
         metadata={
@@ -153,11 +155,10 @@ def read_config(path: Path) -> str:
     Raises:
         AdapterError: it carries none.
     """
-    path = _inside(path)
-    if is_pickle_name(path):
-        metadata: Mapping[str, str] = {}
-    else:
-        metadata = read_adapter(path).metadata if path.is_dir() else header_of(path)[1]
+    path = _inside(path, allow_pickle=True)
+    metadata: Mapping[str, str] = {}
+    if not _is_pickled(path):
+        metadata = read_shapes(path).metadata if path.is_dir() else read_header(path, DEFAULT_LIMITS)[1]
     if "detour.config" not in metadata:
         raise AdapterError(f"{path}: carries no settings of a run; only adapters trained by detour do.")
     return metadata["detour.config"]
@@ -169,32 +170,35 @@ def read_shapes(path: Path) -> Adapter:
     Raises:
         AdapterError: not an adapter that can be read.
     """
-    header, metadata = header_of(path)
-    tensors = {
-        name: torch.empty(shape, dtype=torch_dtype(kind), device="meta")
-        for name, (shape, kind) in header.items()
-    }
-    tensors |= _alphas(path, [name for name in header if name.endswith(".alpha")])
+    if path.is_dir():
+        with open_layers(path) as file:
+            return replace(file.outline, file_format="peft", file_dtype=file.dtype)
+    regions, metadata = read_header(path, DEFAULT_LIMITS)
+    require_no_peft(regions, str(path))
+    tensors = {name: region.empty for name, region in regions.items()}
+    try:
+        with path.open("rb") as stream:
+            tensors |= {
+                name: read_region(stream, region)
+                for name, region in regions.items()
+                if name.endswith(".alpha") and math.prod(region.shape) == 1
+            }
+    except OSError as error:
+        raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
     return adapter_of(tensors, metadata, unread=Unread(str(path)))
 
 
-def _alphas(path: Path, names: list[str]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path}: not a safetensors file ({error}). Fetch it again.") from error
-
-
-def _inside(path: Path) -> Path:
+def _inside(path: Path, *, allow_pickle: bool) -> Path:
     """The file of a folder that holds one adapter file; PEFT folders stay folders."""
-    if path.is_dir() and (path / DIFFUSERS_NAME).is_file():
-        return path / DIFFUSERS_NAME
     if not path.exists():
         raise AdapterError(f"{path}: no such file. Check the name.")
-    return path
+    return located(path, allow_pickle=allow_pickle)
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file, or the weights of a PEFT folder, have no header that could be read alone."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return any(is_pickle_name(file) for file in files)
 
 
 def _blocks(adapter: Adapter, *, figures: bool) -> tuple[BlockFigures, ...]:
