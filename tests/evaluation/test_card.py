@@ -4,7 +4,7 @@ import pytest
 
 from detour.evaluation.card import plain, render_card
 from detour.evaluation.report import HEADLINES
-from detour.specs import BaseSpec, DataSpec, RunSpec
+from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, TokensSpec
 from tests.evaluation.stories import pair, story
 
 SHEET = [Path("samples/sheet.png")]
@@ -21,6 +21,14 @@ def test_it_shows_the_pictures_by_relative_links_and_says_the_verdict() -> None:
     assert "![sheet](samples/sheet.png)" in card
     assert f"**Verdict: `learned`.** {HEADLINES['learned']}" in card
     assert "Trigger: `nn-style`" in card
+
+
+def test_new_words_are_triggers_too_and_none_is_named_twice() -> None:
+    tokens = TokensSpec(words=("<bob>", "<ink>"), init=("robot", "pen"))
+    spec = RunSpec(name="neon", adapter=AdapterSpec(tokens=tokens))
+    assert "Trigger: `<bob>, <ink>`" in render_card(story(spec=spec), pictures=SHEET)
+    spec = spec.model_copy(update={"data": DataSpec(trigger="a <BOB>")})
+    assert "Trigger: `a <BOB>, <ink>`" in render_card(story(spec=spec), pictures=SHEET)
 
 
 def test_no_path_of_the_machine_stands_in_it() -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from detour.adapter_files import read_adapter
+from detour.cli.main import run as cli
 from detour.errors import ConfigError, HubError, RunError
 from detour.recipes.push_run import check_push, gather_files, push_run
 from detour.recipes.train_adapter import train_adapter
@@ -83,6 +84,27 @@ def test_the_card_has_a_header_that_the_hub_reads(run: Path, hub: Hub) -> None:
     assert "lora" in facts["tags"]
     assert "base_model" not in facts  # the base is a folder of this machine
     assert card.lstrip().startswith("# quick")
+
+
+def test_files_of_new_words_go_up_too(run: Path, hub: Hub, tmp_path: Path) -> None:
+    copied = tmp_path / "quick"
+    shutil.copytree(run, copied)
+    for name in ("quick-tokens-1.safetensors", "quick-tokens-2.safetensors", "other-tokens.safetensors"):
+        (copied / name).write_bytes(name.encode())
+    push_run(copied, "ada/quick")
+    assert hub.files["quick-tokens-2.safetensors"] == b"quick-tokens-2.safetensors"
+    assert {name for name in hub.files if "tokens" in name} == {
+        "quick-tokens-1.safetensors",
+        "quick-tokens-2.safetensors",
+    }
+
+
+def test_a_whole_base_is_refused_before_the_run(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli(["train", "photos", "--method", "full", "--push-to-hub", "ada/quick"])
+    assert stop.value.code == ConfigError.exit_code
+    assert "leaves a whole base and no adapter" in capsys.readouterr().err
+    assert hub.private is None
 
 
 def test_the_settings_that_go_up_can_be_read_back(run: Path, hub: Hub, tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_
         resolved(train__optim__name="prodigy", train__optim__up_rate=16.0)
     with pytest.raises(ConfigError, match=r"text_encoder\.rate is 0\.5 with optimizer 'prodigy'"):
         resolved(train__optim__name="prodigy", adapter__text_encoder__rank=4)
+    with pytest.raises(ConfigError, match=r"tokens\.rate is 5 with optimizer 'prodigy'"):
+        resolved(train__optim__name="prodigy", adapter__tokens__words=("<bob>",))
     assert resolved(train__optim__name="prodigy", adapter__method="full").train.optim.lr == 1.0
 
 
@@ -192,3 +194,14 @@ def test_the_page_shows_the_values_of_every_goal() -> None:
             str(row.batch),
         )
         assert f"| {' | '.join(cells)} |" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [({"validate__patience": 2}, "patience is 2"), ({"validate__keep_best": True}, "keep_best is on")],
+)
+def test_the_best_of_nothing_is_refused(flags: dict[str, Any], words: str) -> None:
+    for nothing in ({"data__holdout": 0.0}, {"validate__every": 0}):
+        with pytest.raises(ConfigError, match=f"{words}, but nothing is validated"):
+            resolved(**flags, **nothing)
+    assert resolved(**flags).data.holdout == 0.125

@@ -190,7 +190,7 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         metadata["detour.init"] = (
             f"{run.adapter.init}, as the difference from its start: twice the trained rank"
         )
-    if trigger := ", ".join(run.data.triggers()):
+    if trigger := ", ".join(run.called_by()):
         metadata["modelspec.trigger_phrase"] = trigger
         metadata["modelspec.usage_hint"] = f"Trigger: {trigger}"
     return metadata

@@ -61,7 +61,7 @@ def bytes_text(count: int) -> str:
 
 
 VERDICTS = {
-    "learned": "LEARNED: the adapter does what it was trained for, and what the base knew is kept",
+    "learned": "LEARNED: something measured got better, and nothing measured got worse",
     "no_effect": "NO EFFECT: pictures with and without the adapter are the same",
     "forgot_prompts": "FORGOT PROMPTS: the adapter has an effect, but prompts are no longer kept",
     "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
@@ -139,18 +139,20 @@ def show_demo_result(result: "DemoResult", *, as_json: bool) -> None:
 
 
 def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
-    """``detour train``: what was decided for the user, the proof, where things are."""
+    """``detour train``: what was trained, where it is, the proof; the notes were shown when they were made."""
     from detour.cli.progress import duration_text
 
     if as_json:
         click.echo(result.model_dump_json(indent=2, by_alias=True))
         return
-    for note in result.notes:
-        click.echo(f"note: {note}")
     losses = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
     best = "" if result.best_step is None else f", best step {result.best_step} kept"
     click.echo(f"trained {result.steps} steps in {duration_text(result.seconds)}{losses}{best}")
-    click.echo(f"adapter: {result.adapter_file} ({bytes_text(result.adapter_file.stat().st_size)})")
+    product = result.adapter_file
+    whole = product.is_dir()  # full fine-tuning leaves a base
+    files = [path for path in product.rglob("*") if path.is_file()] if whole else [product]
+    size = bytes_text(sum(path.stat().st_size for path in files))
+    click.echo(f"{'base' if whole else 'adapter'}: {product} ({size})")
     if result.proof is not None:
         show_proof(result.proof, run=result.run_folder, as_json=False)
 

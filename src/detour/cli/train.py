@@ -159,7 +159,7 @@ def command(
     from detour.cli.progress import shown
     from detour.cli.results import show_push_result, show_train_result
     from detour.errors import ConfigError
-    from detour.recipes.push_run import check_push, push_run
+    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
     from detour.recipes.train_adapter import train_adapter
     from detour.specs import load_run_spec
 
@@ -182,6 +182,8 @@ def command(
     if push_to_hub is not None:
         check_push(push_to_hub)  # before hours of work
     spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
+    if push_to_hub is not None and spec is not None:
+        refuse_whole_bases(spec)
     with shown(quiet=as_json or not is_first()) as progress:
         result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
     if not is_first():

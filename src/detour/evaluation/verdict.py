@@ -95,9 +95,10 @@ def has_effect(pixels: PixelFigures) -> bool:
 
 
 def _effect_sentence(pixels: PixelFigures) -> str:
-    effect = "have an effect" if has_effect(pixels) else "show no effect"
+    effect = "an effect" if has_effect(pixels) else "no effect"
+    counted = "1 picture shows" if pixels.pictures == 1 else f"{pixels.pictures} pictures show"
     return (
-        f"{pixels.pictures} pictures {effect}: they move by {pixels.mean_abs_diff:.2f} of 255 on average, "
+        f"{counted} {effect}: a mean change of {pixels.mean_abs_diff:.2f} of 255, "
         f"against a noise floor of {pixels.noise_floor:.2f}."
     )
 

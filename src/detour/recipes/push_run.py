@@ -1,5 +1,6 @@
 """Put a finished run on the hub: the adapter, its model card with pictures, its proof and its settings."""
 
+import glob
 import io
 import re
 from collections.abc import Mapping
@@ -91,9 +92,11 @@ def gather_files(run_folder: Path) -> dict[str, bytes]:
     """Name in the repository → content of everything that a push uploads.
 
     Raises:
+        ConfigError: the run left no adapter.
         RunError: the run is not finished and proved, or a file tells a path of this machine.
     """
     spec = read_settings(run_folder)
+    refuse_whole_bases(spec)
     wanted = [f"{spec.name}.safetensors", "proof.json", "report.html", "README.md"]
     missing = [name for name in wanted if not (run_folder / name).is_file()]
     if missing:
@@ -103,11 +106,25 @@ def gather_files(run_folder: Path) -> dict[str, bytes]:
     card = (run_folder / "README.md").read_text(encoding="utf-8")
     pictures = [name for name in SHOWN.findall(card) if _is_inside(run_folder, name)]
     base = str(read_state(run_folder).get("base", spec.base.name))
-    files = {name: (run_folder / name).read_bytes() for name in (*wanted[:3], *pictures)}
+    words = sorted(path.name for path in run_folder.glob(f"{glob.escape(str(spec.name))}-tokens*.safetensors"))
+    files = {name: (run_folder / name).read_bytes() for name in (*wanted[:3], *words, *pictures)}
     files["README.md"] = (_header(spec) + card).encode()
     files["resolved.toml"] = to_toml(public_settings(spec, base_identity=base)).encode()
     _refuse_paths(run_folder, spec, files)
     return files
+
+
+def refuse_whole_bases(spec: RunSpec) -> None:
+    """Full fine-tuning leaves a base of gigabytes, for comparison, and no adapter.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    if spec.adapter.method == "full":
+        raise ConfigError(
+            "method 'full' leaves a whole base and no adapter, and only adapters are pushed. Leave --push-to-hub out, "
+            "or train with --method lora."
+        )
 
 
 def _header(spec: RunSpec) -> str:
@@ -116,8 +133,8 @@ def _header(spec: RunSpec) -> str:
 
     facts: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
     tags = ["lora", "text-to-image", "stable-diffusion", "diffusers", "detour"]
-    if spec.data.trigger:
-        facts["instance_prompt"] = spec.data.trigger
+    if spec.called_by():
+        facts["instance_prompt"] = ", ".join(spec.called_by())
     base = hub_id(spec.base.name)
     if base:
         facts |= {"base_model": base, "base_model_relation": "adapter"}

@@ -255,3 +255,9 @@ class RunSpec(Spec):
     validate_: ValidateSpec = Field(default=ValidateSpec(), alias="validate")
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+
+    def called_by(self) -> tuple[str, ...]:
+        """What a prompt must say to call on what was learned: the triggers, and the new words that are not in them."""
+        triggers = self.data.triggers()
+        said = " ".join(triggers).lower()
+        return (*triggers, *(word for word in self.adapter.tokens.words if word.lower() not in said))

@@ -46,6 +46,12 @@ def refuse_optimizer(spec: RunSpec) -> None:
             f"adapter.text_encoder.rate is {text.rate:g} with optimizer 'prodigy', which finds one rate for "
             "everything. Set it to 1, or choose adamw."
         )
+    tokens = spec.adapter.tokens
+    if name == "prodigy" and tokens.words and tokens.rate != 1:
+        raise ConfigError(
+            f"adapter.tokens.rate is {tokens.rate:g} with optimizer 'prodigy', which finds one rate for everything. "
+            "Set it to 1, or choose adamw."
+        )
     if name != "schedule_free":
         return
     if train.schedule.kind != "constant":

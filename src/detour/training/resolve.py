@@ -186,7 +186,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         set_dotted(values, "sample.prompts", spread(captions, spec.sample.count))
     resolved = parse(RunSpec, values)
     _check(resolved, base)
-    _check_patience(resolved)
+    _check_best(resolved)
     return Resolved(resolved, tuple(_sentences(resolved, taken, defaults)))
 
 
@@ -278,14 +278,20 @@ def _check_prior(spec: RunSpec) -> None:
         )
 
 
-def _check_patience(spec: RunSpec) -> None:
-    """Whether there is a validation loss to be patient with."""
-    if spec.validate_.patience and not (spec.validate_.every and spec.data.holdout):
-        raise ConfigError(
-            f"validate.patience is {spec.validate_.patience}, but nothing is validated: validate.every is "
-            f"{spec.validate_.every} and data.holdout {spec.data.holdout:g}. Set data.holdout (0.125 keeps one picture "
-            "in eight out), or leave patience at 0."
-        )
+def _check_best(spec: RunSpec) -> None:
+    """Whether there is a validation loss, where something asks for the lowest.
+
+    Raises:
+        ConfigError: nothing is validated.
+    """
+    validate, holdout = spec.validate_, float(spec.data.holdout)
+    if not (validate.patience or validate.keep_best) or (validate.every and holdout):
+        return
+    asked = f"patience is {validate.patience}" if validate.patience else "keep_best is on"
+    raise ConfigError(
+        f"validate.{asked}, but nothing is validated: validate.every is {validate.every} and data.holdout "
+        f"{holdout:g}. Set data.holdout (0.125 keeps one picture in eight out), or leave --patience and --keep-best out."
+    )
 
 
 def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) -> list[str]:

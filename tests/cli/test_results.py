@@ -1,0 +1,46 @@
+"""What people read on a terminal when a run has ended."""
+
+from pathlib import Path
+
+import pytest
+
+from detour.cli.results import VERDICTS, show_train_result
+from detour.recipes.train_adapter import TrainResult
+
+
+def result_of(product: Path) -> TrainResult:
+    return TrainResult(
+        name="ink",
+        run_folder=product.parent,
+        adapter_file=product,
+        steps=3,
+        seconds=2.0,
+        final_loss=0.1,
+        val_loss=None,
+        best_step=None,
+        proof=None,
+        notes=("told when it was found",),
+    )
+
+
+def test_a_whole_base_is_shown_as_one_with_all_its_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ink-full" / "unet").mkdir(parents=True)
+    (tmp_path / "ink-full" / "unet" / "weights").write_bytes(bytes(3_000_000))
+    (tmp_path / "ink-full" / "index").write_bytes(bytes(500_000))
+    show_train_result(result_of(tmp_path / "ink-full"), as_json=False)
+    assert f"base: {tmp_path / 'ink-full'} (3.5 MB)" in capsys.readouterr().out
+
+
+def test_notes_are_not_said_a_second_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ink.safetensors").write_bytes(bytes(2_000))
+    show_train_result(result_of(tmp_path / "ink.safetensors"), as_json=False)
+    shown = capsys.readouterr().out
+    assert f"adapter: {tmp_path / 'ink.safetensors'} (2.0 kB)" in shown
+    assert "told when" not in shown
+
+
+def test_learned_claims_no_more_than_was_measured() -> None:
+    assert "what the base knew" not in VERDICTS["learned"]
+    assert "measured" in VERDICTS["learned"]
