@@ -106,7 +106,9 @@ def gather_files(run_folder: Path) -> dict[str, bytes]:
     card = (run_folder / "README.md").read_text(encoding="utf-8")
     pictures = [name for name in SHOWN.findall(card) if _is_inside(run_folder, name)]
     base = str(read_state(run_folder).get("base", spec.base.name))
-    words = sorted(path.name for path in run_folder.glob(f"{glob.escape(str(spec.name))}-tokens*.safetensors"))
+    words = sorted(
+        path.name for path in run_folder.glob(f"{glob.escape(str(spec.name))}-tokens*.safetensors")
+    )
     files = {name: (run_folder / name).read_bytes() for name in (*wanted[:3], *words, *pictures)}
     files["README.md"] = (_header(spec) + card).encode()
     files["resolved.toml"] = to_toml(public_settings(spec, base_identity=base)).encode()

@@ -290,7 +290,7 @@ def _check_best(spec: RunSpec) -> None:
     asked = f"patience is {validate.patience}" if validate.patience else "keep_best is on"
     raise ConfigError(
         f"validate.{asked}, but nothing is validated: validate.every is {validate.every} and data.holdout "
-        f"{holdout:g}. Set data.holdout (0.125 keeps one picture in eight out), or leave --patience and --keep-best out."
+        f"{holdout:g}. Set data.holdout (0.125 keeps one picture in eight out), or leave both settings out."
     )
 
 
