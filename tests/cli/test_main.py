@@ -68,3 +68,12 @@ def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str]) ->
     code, lines = failing(["train", "--resume", "runs/x", "--rank", "8"], capsys)
     assert code == 2
     assert "'adapter.rank' was given too" in lines[0]
+
+
+@pytest.mark.parametrize("given", ["bob", "bob=", "=robot"])
+def test_a_new_word_without_one_to_start_from_says_how_it_is_written(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(["train", "photos", "--new-word", given])
+    assert f"--new-word '{given}' does not say" in capsys.readouterr().err

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from detour.cli.results import VERDICTS, show_train_result
+from detour.cli.results import VERDICTS, show_runs, show_train_result
+from detour.recipes.list_runs import RunSummary
 from detour.recipes.train_adapter import TrainResult
 
 
@@ -44,3 +45,26 @@ def test_notes_are_not_said_a_second_time(tmp_path: Path, capsys: pytest.Capture
 def test_learned_claims_no_more_than_was_measured() -> None:
     assert "what the base knew" not in VERDICTS["learned"]
     assert "measured" in VERDICTS["learned"]
+
+
+def test_why_a_run_failed_is_one_line_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "train.optim.name 'prodigy' finds one rate for everything. " * 3
+    run = RunSummary(
+        name="ink",
+        folder=tmp_path / "ink",
+        state="failed",
+        step=0,
+        steps=4,
+        base="pocket-v1",
+        goal="style",
+        method="lora",
+        verdict=None,
+        final_loss=None,
+        val_loss=None,
+        seconds=None,
+        error=why,
+    )
+    show_runs([run], folder=tmp_path, as_json=False)
+    assert f"ink: {why}" in capsys.readouterr().out.splitlines()

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import json
 import os
@@ -31,6 +32,7 @@ from detour.recipes.progress import Progress
 from detour.recipes.train_adapter import train_adapter
 from detour.specs import load_run_spec
 from detour.training import checkpoints
+from detour.training.processes import Processes
 from detour.training.run_folder import read_state
 from detour.training.step import Denoiser, TrainingLoss
 from tests.recipes.photos import make_photos, quick_spec
@@ -425,3 +427,12 @@ def test_running_out_of_memory_names_the_setting(
     monkeypatch.setattr(TrainingLoss, "__call__", exhausted)
     with pytest.raises(RunError, match=r"at batch 2, whose step takes .* GiB .*Try --batch 1 --grad-accum 2"):
         train_adapter(quick_spec(tiny_base, photos), runs=tmp_path)
+
+
+def test_a_step_that_processes_cannot_share_is_refused_before_anything_is_written(
+    tiny_base: Path, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "joined", lambda device: contextlib.nullcontext(Processes(count=2)))
+    with pytest.raises(ConfigError, match="2 processes cannot share the 3 samples"):
+        train_adapter(quick_spec(tiny_base, photos, train__batch=3), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -68,5 +68,15 @@ def test_layers_that_nothing_reads_are_left_out(tiny_sdxl: Path) -> None:
     assert len(chosen("attn")["text_encoder_2"]) == 3 * 4
     assert len(chosen("kohya")["text_encoder_2"]) == 3 * 6
     assert set(chosen("re:layers\\.2\\..*q_proj")) == {"text_encoder_2"}
-    with pytest.raises(ConfigError, match="match no layer"):
-        chosen("text_projection")  # the first encoder has none
+    # the first encoder has none; presets of UNets are no advice here
+    named = r"adapter\.text_encoder\.targets 'text_projection' match no layer\..*Presets: attn, kohya, linear, all\.$"
+    with pytest.raises(ConfigError, match=named):
+        chosen("text_projection")
+
+
+def test_a_rank_that_no_layer_of_a_text_encoder_can_use_is_refused(tiny_sdxl: Path) -> None:
+    opened = open_base(str(tiny_sdxl))
+    flags = {"adapter.text_encoder.rank": 999}
+    spec = resolve(quick_spec(tiny_sdxl, Path("x"), **flags), opened, ["a"], name="x", device="cpu").spec
+    with pytest.raises(ConfigError, match=r"text_encoder\.rank is 999.*Set --text-rank \d+ or less"):
+        choose_text_targets(opened, spec)

@@ -93,13 +93,12 @@ def test_changed_keys_are_named_with_both_values() -> None:
 def test_rank_beyond_some_layers_is_a_note_and_beyond_all_an_error() -> None:
     wide = AdaptableLayer(path="a.to_q", kind="linear", in_features=64, out_features=64)
     narrow = AdaptableLayer(path="conv_out", kind="conv", in_features=32, out_features=4, kernel=(3, 3))
-    spec = resolved(adapter__rank=8)
-    assert check_rank(spec, [wide]) == []
-    (note,) = check_rank(spec, [wide, narrow])
+    assert check_rank(8, "all", [wide]) == []
+    (note,) = check_rank(8, "all", [wide, narrow])
     assert "conv_out (4)" in note
     assert "to_q" not in note
     with pytest.raises(ConfigError, match=r"can use more than 4\. Set --rank 4"):
-        check_rank(spec, [narrow])
+        check_rank(8, "all", [narrow])
 
 
 def test_prior_preservation_is_on_where_a_class_is_named() -> None:

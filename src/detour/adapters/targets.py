@@ -117,8 +117,13 @@ def select(layers: Sequence[AdaptableLayer], targets: str) -> list[AdaptableLaye
         names = [name.strip() for name in targets.split(",") if name.strip()]
         wanted = {layer.path for name in names for layer in _named(layers, name)}
     if not wanted:
-        raise ConfigError(f"targets '{targets}' match no layer. Presets: {', '.join(PRESETS)}.")
+        raise ConfigError(f"targets '{targets}' match no layer. Presets: {_presets_of(layers)}.")
     return [layer for layer in layers if layer.path in wanted]
+
+
+def _presets_of(layers: Sequence[AdaptableLayer]) -> str:
+    """Names of the presets that match any of the layers: text encoders have fewer than UNets."""
+    return ", ".join(name for name, belongs in PRESETS.items() if any(belongs(layer) for layer in layers))
 
 
 def _matching(layers: Sequence[AdaptableLayer], expression: str) -> set[str]:
@@ -135,7 +140,7 @@ def _named(layers: Sequence[AdaptableLayer], name: str) -> list[AdaptableLayer]:
     if found:
         return found
     if name in PRESETS:
-        raise ConfigError(f"targets '{name}': this model has no such layers. Presets: {', '.join(PRESETS)}.")
+        raise ConfigError(f"targets '{name}': this model has no such layers. Presets: {_presets_of(layers)}.")
     endings = {".".join(layer.path.split(".")[-depth:]) for layer in layers for depth in (1, 2, 3)}
     hint = nearest(name, list(PRESETS)) or nearest(name, sorted(endings))
-    raise ConfigError(f"targets '{name}' match no layer.{hint} Presets: {', '.join(PRESETS)}.")
+    raise ConfigError(f"targets '{name}' match no layer.{hint} Presets: {_presets_of(layers)}.")

@@ -196,10 +196,12 @@ def show_runs(runs: Sequence["RunSummary"], *, folder: Path, as_json: bool) -> N
             run.base,
             run.method,
             "-" if run.val_loss is None else f"{run.val_loss:.4f}",
-            run.error or "",
         )
         for run in runs
     ]
     heads = [("run", "left"), ("state", "left"), ("step", "right"), ("verdict", "left"), ("base", "left")]
     heads += [("method", "left")]
-    print_table(table_of("", [*heads, ("validation loss", "right"), ("", "left")], rows))
+    print_table(table_of("", [*heads, ("validation loss", "right")], rows))
+    for run in runs:
+        if run.error:
+            click.echo(f"{run.name}: {run.error}")

@@ -166,6 +166,11 @@ def command(
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
     if new_words:
         pairs = [text.rpartition("=") for text in new_words]
+        alone = next((text for text, pair in zip(new_words, pairs, strict=True) if not (pair[0] and pair[2])), None)
+        if alone is not None:
+            raise ConfigError(
+                f"--new-word '{alone}' does not say which word to start from. Write WORD=KNOWN, e.g. '<bob>=robot'."
+            )
         given |= {"adapter.tokens.words": tuple(pair[0] for pair in pairs)}
         given |= {"adapter.tokens.init": tuple(pair[2] for pair in pairs)}
     if resume is not None and (given or assignments or config):

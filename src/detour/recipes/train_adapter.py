@@ -25,7 +25,7 @@ from detour.specs import RunSpec, to_toml
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
-from detour.training.processes import Processes, joined, leave
+from detour.training.processes import Processes, joined, leave, share_of
 from detour.training.resume import (
     lacks_only_its_proof,
     read_settings,
@@ -93,6 +93,7 @@ def train_adapter(
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
     plan = plan_run(spec)
     with joined(str(plan.spec.base.device)) as processes:
+        share_of(processes, batch=int(plan.spec.train.batch), grad_accum=plan.spec.train.grad_accum)
         if not processes.first:
             folder = runs / processes.from_first("")
             return _follow(_named(plan, folder), folder, processes)

@@ -211,23 +211,35 @@ def spread(captions: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(distinct[i * len(distinct) // count] for i in range(count))
 
 
-def check_rank(spec: RunSpec, layers: "Sequence[AdaptableLayer]") -> list[str]:
+def check_rank(
+    rank: int,
+    targets: str,
+    layers: "Sequence[AdaptableLayer]",
+    *,
+    key: str = "adapter.rank",
+    flag: str = "--rank",
+) -> list[str]:
     """A sentence when the rank is larger than some layers can use.
+
+    Args:
+        rank: of the adapter.
+        targets: that chose the layers.
+        layers: that get it.
+        key: of the setting.
+        flag: that sets it.
 
     Raises:
         ConfigError: it is larger than every layer can use.
     """
     from detour.adapters.arithmetic import usable_rank
 
-    rank = int(spec.adapter.rank)
     narrow = [layer for layer in layers if usable_rank(layer) < rank]
     if not narrow:
         return []
     if len(narrow) == len(layers):
         most = max(usable_rank(layer) for layer in layers)
         raise ConfigError(
-            f"adapter.rank is {rank}, but no layer of '{spec.adapter.targets}' can use more than {most}. "
-            f"Set --rank {most} or less."
+            f"{key} is {rank}, but no layer of '{targets}' can use more than {most}. Set {flag} {most} or less."
         )
     named = ", ".join(f"{layer.path} ({usable_rank(layer)})" for layer in narrow[:6])
     more = f" and {len(narrow) - 6} more" if len(narrow) > 6 else ""

@@ -13,7 +13,8 @@ from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.errors import ConfigError
 from detour.specs import RunSpec
-from detour.training.methods import check_layers
+from detour.training.methods import check_layers, has_up
+from detour.training.resolve import check_rank
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -26,19 +27,12 @@ class TextTargets:
     Attributes:
         layers: text part → those that can learn; a part without any is left out.
         dead: keys of those that the targets name and that nothing reads in this family.
+        notes: what the user should know.
     """
 
     layers: Mapping[str, tuple[AdaptableLayer, ...]]
     dead: tuple[str, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        if not self.dead:
-            return ()
-        first = ", ".join(self.dead[:2])
-        return (
-            f"{len(self.dead)} layers of the text encoders are read by nothing and are left out: {first} …",
-        )
+    notes: tuple[str, ...] = ()
 
 
 def trains_text(spec: RunSpec) -> bool:
@@ -52,26 +46,40 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
     Raises:
         ConfigError: the targets match nothing in an encoder, or nothing that can learn.
     """
-    if not spec.adapter.text_encoder.rank:
+    text = spec.adapter.text_encoder
+    if not text.rank:
         return TextTargets({}, ())
     patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
     layers: dict[str, tuple[AdaptableLayer, ...]] = {}
     dead: list[str] = []
     for part, model in base.meta_text().items():
-        chosen = select(_without_old_prefix(model), spec.adapter.text_encoder.targets)
+        chosen = _selected(model, text.targets)
         lost = {layer.path for layer in chosen if any(p.fullmatch(f"{part}.{layer.path}") for p in patterns)}
         dead += [f"{part}.{path}" for path in sorted(lost)]
         layers[part] = tuple(layer for layer in chosen if layer.path not in lost)
         if layers[part]:
-            check_layers(
-                spec.adapter.model_copy(update={"rank": spec.adapter.text_encoder.rank}), layers[part]
-            )
-    if not any(layers.values()):
+            check_layers(spec.adapter.model_copy(update={"rank": text.rank}), layers[part])
+    learning = [layer for found in layers.values() for layer in found]
+    if not learning:
         raise ConfigError(
-            f"adapter.text_encoder.targets '{spec.adapter.text_encoder.targets}' matches only layers that nothing "
-            "reads. Choose others, e.g. attn."
+            f"adapter.text_encoder.targets '{text.targets}' matches only layers that nothing reads. Choose others, "
+            "e.g. attn."
         )
-    return TextTargets({part: found for part, found in layers.items() if found}, tuple(dead))
+    notes = []
+    if has_up(spec.adapter):
+        key = "adapter.text_encoder.rank"
+        notes += check_rank(text.rank, text.targets, learning, key=key, flag="--text-rank")
+    if dead:
+        first = ", ".join(dead[:2])
+        notes.append(f"{len(dead)} layers of the text encoders are read by nothing and are left out: {first} …")
+    return TextTargets({part: found for part, found in layers.items() if found}, tuple(dead), tuple(notes))
+
+
+def _selected(model: nn.Module, targets: str) -> list[AdaptableLayer]:
+    try:
+        return select(_without_old_prefix(model), targets)
+    except ConfigError as error:
+        raise ConfigError(f"adapter.text_encoder.{error}") from error
 
 
 def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: RunSpec) -> list[Attached]:
