@@ -166,7 +166,9 @@ def command(
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
     if new_words:
         pairs = [text.rpartition("=") for text in new_words]
-        alone = next((text for text, pair in zip(new_words, pairs, strict=True) if not (pair[0] and pair[2])), None)
+        alone = next(
+            (text for text, pair in zip(new_words, pairs, strict=True) if not (pair[0] and pair[2])), None
+        )
         if alone is not None:
             raise ConfigError(
                 f"--new-word '{alone}' does not say which word to start from. Write WORD=KNOWN, e.g. '<bob>=robot'."

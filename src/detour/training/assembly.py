@@ -74,7 +74,9 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
             f"{spec.data.resolution} px ({', '.join(dead[:3])}). Choose others, e.g. --targets attn."
         )
     check_layers(spec.adapter, layers)
-    notes = check_rank(int(spec.adapter.rank), str(spec.adapter.targets), layers) if has_up(spec.adapter) else []
+    notes = (
+        check_rank(int(spec.adapter.rank), str(spec.adapter.targets), layers) if has_up(spec.adapter) else []
+    )
     if dead:
         notes.append(
             f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."

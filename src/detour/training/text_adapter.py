@@ -71,7 +71,9 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
         notes += check_rank(text.rank, text.targets, learning, key=key, flag="--text-rank")
     if dead:
         first = ", ".join(dead[:2])
-        notes.append(f"{len(dead)} layers of the text encoders are read by nothing and are left out: {first} …")
+        notes.append(
+            f"{len(dead)} layers of the text encoders are read by nothing and are left out: {first} …"
+        )
     return TextTargets({part: found for part, found in layers.items() if found}, tuple(dead), tuple(notes))
 
 
