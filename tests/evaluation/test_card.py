@@ -31,6 +31,15 @@ def test_new_words_are_triggers_too_and_none_is_named_twice() -> None:
     assert "Trigger: `a <BOB>, <ink>`" in render_card(story(spec=spec), pictures=SHEET)
 
 
+def test_a_file_with_words_is_not_promised_to_a_loader_that_refuses_it() -> None:
+    tokens = TokensSpec(words=("<bob>",), init=("robot",))
+    spec = on_sd15().model_copy(update={"adapter": AdapterSpec(tokens=tokens)})
+    card = render_card(story(spec=spec, base_identity="stable-diffusion-v1-5"), pictures=SHEET)
+    assert "load_lora_weights" not in card
+    assert "`detour convert neon.safetensors neon-diffusers.safetensors --to diffusers`" in card
+    assert "load_textual_inversion" in card
+
+
 def test_no_path_of_the_machine_stands_in_it() -> None:
     spec = RunSpec(
         name="neon", base=BaseSpec(name="/srv/models/mine"), data=DataSpec(source="/home/ada/photos")

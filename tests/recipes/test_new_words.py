@@ -116,6 +116,19 @@ def test_the_word_is_bundled_as_other_tools_read_it(family: str, straight: Train
     assert names == (one if family != "sdxl" else {"bundle_emb.<bob>.clip_l", "bundle_emb.<bob>.clip_g"})
 
 
+def test_diffusers_refuses_the_bundle_and_reads_what_it_is_converted_to(
+    family: str, straight: TrainResult, tmp_path: Path
+) -> None:
+    """Why the model card says to convert first; once this fails, it need not say so any more."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+
+    assert any("lora" not in key for key in Loader.lora_state_dict(str(straight.adapter_file))[0])
+    out = tmp_path / "d.safetensors"
+    convert_adapter(straight.adapter_file, out, to="diffusers", family=family)
+    assert all("lora" in key for key in Loader.lora_state_dict(str(out))[0])
+    assert (tmp_path / "d-tokens.safetensors").exists()
+
+
 def test_diffusers_own_loader_gives_the_same_text_states(
     family: str, straight: TrainResult, spec: RunSpec
 ) -> None:

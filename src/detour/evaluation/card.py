@@ -98,18 +98,24 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     return [
         f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
         f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
-        *_in_diffusers(method, file_name),
+        *_in_diffusers(method, file_name, story.spec.adapter.tokens.words),
         *lines,
     ]
 
 
-def _in_diffusers(method: str, file_name: str) -> list[str]:
+def _in_diffusers(method: str, file_name: str, words: Sequence[str]) -> list[str]:
     """What its loader does with each kind of file (diffusers 0.42)."""
-    if method == "dora":
+    converted = f"{file_name.removesuffix('.safetensors')}-diffusers.safetensors"
+    convert = f"`detour convert {file_name} {converted} --to diffusers`"
+    if words and method in ("lora", "dora"):
+        named = ", ".join(f"`{_code(word)}`" for word in words)
         return [
-            f"- diffusers drops magnitudes in this form: `detour convert {file_name} --to diffusers` first.",
+            f"- diffusers refuses a file that holds words ({named}): {convert} first;",
+            "  each word then comes from its `-tokens` file with `load_textual_inversion`.",
             "",
         ]
+    if method == "dora":
+        return [f"- diffusers drops magnitudes in this form: {convert} first.", ""]
     if method != "lora":
         return ["- diffusers does not read LoHa and LoKr.", ""]
     return [
