@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detour.adapters.adapter import LoraLayer
-from detour.adapters.compose import side_by_side, ties, truncate, truncated_sum
+from detour.adapters.compose import side_by_side, ties, truncate, truncate_matrix, truncated_sum
 from detour.errors import ConfigError, ShapeMismatch
 
 KEY = "unet.mid_block.a"
@@ -122,3 +122,30 @@ def test_what_cannot_be_composed_is_refused() -> None:
             truncate(linear(0), **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         ties([(linear(0), 1.0)], density=0.0, rank=1)
+
+
+@pytest.mark.parametrize("shape", [(8, 10), (10, 8), (6, 4, 3, 3), (24, 1, 1, 1)])
+@pytest.mark.parametrize("energy", [None, 0.7])
+def test_a_dense_change_is_taken_apart_as_a_whole_decomposition_does(
+    shape: tuple[int, ...], energy: float | None
+) -> None:
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    kernel = shape[2:]
+    like = LoraLayer(
+        down=torch.zeros(1, shape[1], *kernel), up=torch.zeros(shape[0], 1, *(1 for _ in kernel)), alpha=1.0
+    )
+    cut = truncate_matrix(change, like, rank=3, energy=energy)
+    left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
+    shares = values.square().cumsum(0) / values.square().sum()
+    rank = min(3, len(values)) if energy is None else min(3, int((shares >= energy).int().argmax()) + 1)
+    assert cut.layer.rank == rank
+    assert cut.kept == pytest.approx(float(shares[rank - 1]), rel=1e-12)
+    assert cut.energy == pytest.approx(float(values.square().sum()), rel=1e-12)
+    best = (left[:, :rank] * values[:rank]) @ right[:rank]
+    torch.testing.assert_close(cut.layer.delta().flatten(1), best.float(), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_taken_apart_to_nothing() -> None:
+    cut = truncate_matrix(torch.zeros(8, 10), linear(0), rank=2, energy=0.9)
+    assert cut.kept == 1.0
+    assert not cut.layer.delta().any()

@@ -109,6 +109,8 @@ def test_ties_needs_a_rank_and_writes_one(files: tuple[Path, Path], tmp_path: Pa
     out = tmp_path / "c.safetensors"
     with pytest.raises(ConfigError, match="needs --rank"):
         compose_adapters(texts(files), out=out, method="ties")
+    with pytest.raises(ConfigError, match="of --method ties alone"):
+        compose_adapters(texts(files), out=out, density=0.3)
     result = compose_adapters(texts(files), out=out, method="ties", rank=4)
     assert result.written is not None
     assert result.written.ranks == (4, 4)

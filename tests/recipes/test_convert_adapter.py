@@ -98,6 +98,16 @@ def test_a_family_that_is_named_wins(kohya: Path, tmp_path: Path) -> None:
         convert_adapter(kohya, tmp_path / "x.safetensors", to="kohya", family="sdx")
 
 
+def test_a_family_that_is_named_must_have_the_adapters_widths(tmp_path: Path) -> None:
+    source = write_adapter(tmp_path / "u.safetensors", small_adapter(width=768), family=SD1)
+    with pytest.raises(ConfigError, match="768 wide, which is sd1's"):
+        convert_adapter(source, tmp_path / "x.safetensors", to="kohya", family="sdxl")
+    said = Adapter(small_adapter().layers, {"detour.family": "sd1"})
+    source = write_adapter(tmp_path / "s.safetensors", said, family=SD1)
+    why = convert_adapter(source, tmp_path / "x.safetensors", to="kohya", family="sd2").family_why
+    assert why == "named by you; its metadata says sd1"
+
+
 @pytest.mark.parametrize(
     ("out", "to", "message"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -15,6 +16,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapter_files.words import split_words
 from detour.bases.base import open_base
 from detour.bases.text import TextStage
+from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError, Interrupted
 from detour.generation.engine import PictureEngine
 from detour.recipes import train_adapter as recipe
@@ -226,6 +228,15 @@ def test_words_go_along_when_a_file_is_converted_and_are_not_lost_in_silence(
     assert set(beside) == ({"<bob>"} if family != "sdxl" else {"clip_l", "clip_g"})
     with pytest.raises(AdapterError, match="resizing would lose"):
         resize_adapter(straight.adapter_file, out=tmp_path / "small.safetensors", rank=1)
+
+
+def test_a_merge_says_which_words_a_base_cannot_hold(
+    spec: RunSpec, straight: TrainResult, tmp_path: Path
+) -> None:
+    arguments = ["merge", spec.base.name, "--lora", str(straight.adapter_file), "--pictures", "0"]
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "m")])
+    assert result.exit_code == 0, result.output
+    assert "left out  <bob>: words with vectors of their own" in result.output
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from detour.cli.options import (
     help="sum is the weighted sum; ties trims, elects signs and takes the mean of those that agree.",
 )
 @smaller_options
-@click.option("--density", type=float, default=0.5, show_default=True, help="Of ties: share of weights kept.")
+@click.option("--density", type=float, help="Of ties: share of weights kept. [default: 0.5]")
 @adapter_out_options
 @base_option(None)
 @click.option(

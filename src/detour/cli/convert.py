@@ -5,9 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import force_option, json_option, pickle_option
-
-FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
+from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_option, pickle_option
 
 
 @click.command(
@@ -17,7 +15,7 @@ FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
 @click.option(
     "--to",
-    type=click.Choice(["kohya", "diffusers", "peft"]),
+    type=FILE_FORMATS,
     required=True,
     help="kohya: most web UIs. diffusers: load_lora_weights. peft: a folder for PeftModel.",
 )

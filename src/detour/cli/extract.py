@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import force_option, json_option
+from detour.cli.options import FILE_FORMATS, force_option, json_option
 
 
 @click.command("extract", short_help="Make an adapter from the difference of two bases.")
@@ -24,7 +24,7 @@ from detour.cli.options import force_option, json_option
 )
 @click.option(
     "--to",
-    type=click.Choice(["kohya", "diffusers", "peft"]),
+    type=FILE_FORMATS,
     default="kohya",
     show_default=True,
     help="Format.",

@@ -154,6 +154,11 @@ def show_merge(result: "MergeResult", *, as_json: bool) -> None:
             f"pictures  merged against adapters: {proof.merged_mean:.3f} of 255 on average, at most "
             f"{proof.merged_max}; the adapters' own effect: {proof.effect:.2f} ({proof.pictures} pictures)"
         )
+    if result.words:
+        click.echo(
+            f"left out  {', '.join(_shortened(word) for word in result.words)}: words with vectors of their own, which "
+            "no base holds; detour convert FILE OUT --to diffusers writes them beside OUT"
+        )
     click.echo(f"written   {result.path}")
 
 

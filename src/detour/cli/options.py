@@ -10,6 +10,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEVICES = click.Choice(["auto", "cuda", "mps", "cpu"])
 DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
+FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 
@@ -67,7 +68,7 @@ def adapter_out_options(command: F) -> F:
     """``--to``, ``--family`` and ``--dtype``: the form of an adapter that is made from others."""
     to = click.option(
         "--to",
-        type=click.Choice(["kohya", "diffusers", "peft"]),
+        type=FILE_FORMATS,
         default="kohya",
         show_default=True,
         help="Format.",

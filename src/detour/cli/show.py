@@ -46,12 +46,13 @@ def command(
     from detour.cli.file_results import show_report
     from detour.recipes.block_figure import draw_blocks
     from detour.recipes.show_adapter import read_config, show_adapter
-    from detour.recipes.staging import refuse_taken
+    from detour.recipes.staging import refuse_no_png, refuse_taken
 
     if config:
         click.echo(read_config(file), nl=False)
         return
     if plot is not None:
+        refuse_no_png(plot)
         refuse_taken(plot, force=force)
     report = show_adapter(
         file, base=base, norms=True if plot is not None else norms, allow_pickle=allow_pickle

@@ -36,7 +36,7 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
         named: the user's word, which wins.
 
     Raises:
-        ConfigError: ``named`` is no family, or nothing tells Flux from SD 3.
+        ConfigError: ``named`` is no family or has other widths, or nothing tells Flux from SD 3.
     """
     if named is not None:
         if named not in FAMILIES:
@@ -44,7 +44,7 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
             raise ConfigError(
                 f"family '{named}' is not known.{nearest(named, list(FAMILIES))} Known: {known}."
             )
-        return FamilyGuess(family=FAMILIES[named], why="named by you")
+        return FamilyGuess(family=FAMILIES[named], why=_why_named(adapter, named))
     said = adapter.metadata.get("detour.family")
     if said is not None and said in FAMILIES:
         return FamilyGuess(family=FAMILIES[said], why="detour.family in its metadata")
@@ -64,6 +64,22 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
         return FamilyGuess(family=FAMILIES["sdxl"], why="it has several transformer blocks in one attention")
     why = "nothing in it tells SD 1 from SD 2, which have the same names"
     return FamilyGuess(family=FAMILIES["sd1"], why=why)
+
+
+def _why_named(adapter: Adapter, named: str) -> str:
+    """What the user's word stands against; layers of another width would be named as layers that are not there.
+
+    Raises:
+        ConfigError: the adapter's cross-attention is as wide as another family's.
+    """
+    width = cross_attention_width(adapter)
+    of_width = _WIDTHS.get(width) if width is not None else None
+    if of_width is not None and of_width != named:
+        raise ConfigError(
+            f"family '{named}': the adapter's cross-attention is {width} wide, which is {of_width}'s. Drop --family."
+        )
+    said = adapter.metadata.get("detour.family", named)
+    return "named by you" if said == named else f"named by you; its metadata says {said[:20]}"
 
 
 def _of_transformer(adapter: Adapter) -> FamilyGuess:

@@ -39,6 +39,10 @@ Method = Literal["sum", "ties"]
 NUM_WORST = 5
 
 
+DENSITY = 0.5
+"""Share of weights that TIES keeps where nothing else is asked for."""
+
+
 class _Figures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,7 +119,7 @@ def compose_adapters(
     method: Method = "sum",
     rank: int | None = None,
     energy: float | None = None,
-    density: float = 0.5,
+    density: float | None = None,
     to: FileFormat = "kohya",
     family: str | None = None,
     dtype: AnyDtype = "auto",
@@ -132,7 +136,7 @@ def compose_adapters(
         method: ``sum`` is exact without ``rank`` and ``energy``; ``ties`` needs a rank.
         rank: at most this many directions a layer.
         energy: as few directions as keep this share of each layer's energy.
-        density: of TIES: share of each change's weights that is kept.
+        density: of TIES: share of each change's weights that is kept; half of them by default.
         to: format of the output.
         family: where the files do not tell it.
         dtype: of the factors; ``auto`` is fp32 unless all sources agree on another.
@@ -147,6 +151,8 @@ def compose_adapters(
         ProofFailed: the file read back is not what was computed; there is no output.
     """
     _refuse(loras, out, method, rank, energy, to, force=force)
+    if method != "ties" and density is not None:
+        raise ConfigError("--density is of --method ties alone: a sum keeps every weight.")
     if plot is not None:
         refuse_no_png(plot)
         refuse_taken(plot, force=force)
@@ -165,7 +171,9 @@ def compose_adapters(
         if out is not None:
             auto = {part.file.dtype for part in parts}
             kept_in = dtype if dtype != "auto" else auto.pop() if len(auto) == 1 else "fp32"
-            sums = _Sums(parts, method, rank, energy, density, precision_of(kept_in))
+            sums = _Sums(
+                parts, method, rank, energy, DENSITY if density is None else density, precision_of(kept_in)
+            )
             done = write_layers_proved(
                 out,
                 sums.keys,

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from detour.adapter_files.writing import FileDtype, FileFormat
 from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.analysis import ThinSvd
-from detour.adapters.compose import from_svd
+from detour.adapters.compose import truncate_matrix
 from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.adapters.targets import AdaptableLayer, adaptable_layers
 from detour.bases.base import Base, open_base
@@ -75,11 +74,10 @@ def extract_adapter(
             change = _weight(after, layer.path) - _weight(before, layer.path)
             if not change.any():
                 continue
-            cut = from_svd(_svd(change), _shaped_like(layer), rank=rank, energy=energy)
+            cut = truncate_matrix(change, _shaped_like(layer), rank=rank, energy=energy)
             key = f"{part}.{layer.path.removeprefix(LEGACY_TEXT_PREFIX)}"
             layers[key] = cut.layer
-            size = float(change.square().sum())
-            total, left, numbers = total + size, left + size * cut.kept, numbers + change.numel()
+            total, left, numbers = total + cut.energy, left + cut.energy * cut.kept, numbers + change.numel()
             most = min(change.flatten(1).shape)
             kept.append(KeptLayer(layer=key, rank_before=most, rank=cut.layer.rank, kept=cut.kept))
         left_out += (f"{part}.{name}" for name in _left_out(before, after, candidates))
@@ -131,11 +129,6 @@ def _weight(unet: nn.Module, path: str) -> Tensor:
     weight = unet.get_submodule(path).weight
     assert isinstance(weight, Tensor)
     return weight.detach().double()
-
-
-def _svd(change: Tensor) -> ThinSvd:
-    left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
-    return ThinSvd(left=left, values=values, right=right)
 
 
 def _shaped_like(layer: AdaptableLayer) -> LoraLayer:

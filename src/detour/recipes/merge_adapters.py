@@ -82,6 +82,8 @@ class MergeResult(_Figures):
     """Of a weight's change, relative, after rounding to the base's precision."""
     at: str
     pictures: PictureProof | None
+    words: tuple[str, ...] = ()
+    """New words of the adapters: a base's weights have no place for their vectors, so they are not in it."""
 
     def to_json(self) -> str:
         """Everything, indented."""
@@ -144,6 +146,7 @@ def merge_adapters(
         largest_difference=checked.largest_difference,
         at=checked.at,
         pictures=proof,
+        words=tuple(word for one in chosen for word in one.adapter.words),
     )
 
 
