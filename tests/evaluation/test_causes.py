@@ -20,6 +20,7 @@ SOUND = {
         ({"weight": 0.0}, "weight 0"),
         ({"up_is_zero": True}, "still zero"),
         ({"trained_diff": 9.0}, "lost on reload"),
+        ({"best_step": 0}, "from before the first one were kept"),
         ({}, "too small to see"),
     ],
 )

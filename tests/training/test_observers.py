@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detour.errors import Interrupted, StorageError
+from detour.errors import Interrupted, StorageError, TrainingDiverged
 from detour.specs import OptimSpec
 from detour.training.checkpoints import newest_good
 from detour.training.flat import FlatParameters, ParameterGroup
@@ -84,6 +84,18 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
     assert (other.best_step, other.best_loss, other.latest) == (2, 0.4, 0.6)
     assert other.best_values is not None
     assert torch.equal(other.best_values, validator.best_values)
+    log.close()
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_kept_nowhere(tmp_path: Path) -> None:
+    losses = iter([0.9, float("nan")])
+    log = MetricsLog(tmp_path)
+    validator = Validator(log, lambda: next(losses), every=1, keep_best=True)
+    validator.on_step(state(1), report(1))
+    with pytest.raises(TrainingDiverged, match="step 2: the validation loss is nan"):
+        validator.on_step(state(2), report(2))
+    assert validator.facts()["val_loss"] == 0.9
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     log.close()
 
 

@@ -16,6 +16,7 @@ class AdapterState:
         up_is_zero: every ``up`` factor in the file is zero.
         trained_diff: mean absolute difference of the trained model's pictures to the base's, steps of 255;
             ``None`` when the trained model's pictures were not kept.
+        best_step: whose weights were kept for their validation loss; ``None`` where the last were.
     """
 
     learning_rate: float | None
@@ -24,6 +25,7 @@ class AdapterState:
     layers_matched: int
     up_is_zero: bool
     trained_diff: float | None
+    best_step: int | None = None
 
 
 def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple[str, ...]:
@@ -41,6 +43,11 @@ def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple
         found.append("The adapter was attached with weight 0, which switches it off: use a weight above 0.")
     if state.learning_rate == 0:
         found.append("The learning rate was 0, so nothing was trained: set train.optim.lr above 0.")
+    if state.best_step == 0:
+        found.append(
+            "No step lowered the validation loss, so the weights from before the first one were kept: set a lower "
+            "train.optim.lr, or leave validate.patience and validate.keep_best out."
+        )
     if state.layers_matched == 0:
         example = f", for example '{state.layers[0]}'" if state.layers else ""
         found.append(

@@ -218,6 +218,7 @@ def _gather_evidence(
         up_is_zero=bool(adapter.layers)
         and all(layer.kind == "lora" and not layer.tensors["up"].any() for layer in adapter.layers.values()),
         trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
+        best_step=run.state.get("best_step"),
     )
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
     plain = sides.held_out_base if len(sides.held_out_base) else sides.base

@@ -5,6 +5,7 @@ Each is told of every finished step; the order in which the recipe lists them is
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from detour.errors import TrainingDiverged
 from detour.files import storage_error, write_text
 from detour.training.checkpoints import Checkpoint, save_checkpoint
 from detour.training.loop import StepReport, TrainState
@@ -151,9 +153,16 @@ class Validator:
             self.validate(state)
 
     def validate(self, state: TrainState) -> None:
-        """Measure the weights that would be shipped now; before step 1 this is the base's own loss."""
+        """Measure the weights that would be shipped now; before step 1 this is the base's own loss.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
         with state.as_shipped():
-            self.latest = self._measure()
+            measured = self._measure()
+        if not math.isfinite(measured):
+            raise TrainingDiverged(f"step {state.step}: the validation loss is {measured:g}.")
+        self.latest = measured
         self.latest_step = state.step
         self._log.write({"step": state.step, "val_loss": self.latest})
         if not self._keep_best:
