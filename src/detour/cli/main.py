@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
     "forward": ("forward", "Drown a picture in noise, and find the way back."),
+    "schedulers": ("schedulers", "Samplers over step counts: quality, time, and the fewest steps that do."),
+    "guidance": ("guidance", "Guidance scales: prompts kept against saturation and artefacts."),
+    "timesteps": ("timesteps", "Where along the schedule an adapter acts."),
+    "blocks": ("blocks", "Which blocks carry an adapter."),
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
     "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
 }

@@ -164,22 +164,37 @@ class Judge:
         Raises:
             ConfigError: not one fact a picture, or a true word that its vocabulary does not have.
         """
+        hits = self.prompt_hits(pictures, facts, vocabulary, phrase)
+        return {slot: sum(row) / len(row) for slot, row in hits.items()}
+
+    def prompt_hits(
+        self,
+        pictures: Pictures,
+        facts: Sequence[PromptFacts],
+        vocabulary: Mapping[str, Sequence[str]],
+        phrase: Phrase,
+    ) -> dict[str, list[bool]]:
+        """The same picture by picture: slot → whether the true word won; arguments as in :meth:`prompt_accuracy`.
+
+        Raises:
+            ConfigError: not one fact a picture, or a true word that its vocabulary does not have.
+        """
         if len(pictures) != len(facts):
             raise ConfigError(
                 f"{len(pictures)} pictures with {len(facts)} prompts: each picture needs its own."
             )
         looks = self.picture_features(pictures)
         return {
-            slot: self._slot_accuracy(looks, facts, slot, words, phrase) for slot, words in vocabulary.items()
+            slot: self._slot_hits(looks, facts, slot, words, phrase) for slot, words in vocabulary.items()
         }
 
-    def _slot_accuracy(
+    def _slot_hits(
         self, looks: Tensor, facts: Sequence[PromptFacts], slot: str, words: Sequence[str], phrase: Phrase
-    ) -> float:
+    ) -> list[bool]:
         candidates = [[phrase(replace(fact, **{slot: word})) for word in words] for fact in facts]
         distinct = list(dict.fromkeys(prompt for row in candidates for prompt in row))
         rows = dict(zip(distinct, self.text_features(distinct), strict=True))
-        correct = 0
+        hits = []
         for look, fact, prompts in zip(looks, facts, candidates, strict=True):
             true_word = getattr(fact, slot)
             if true_word not in words:
@@ -187,8 +202,8 @@ class Judge:
                     f"{slot} '{true_word}' is not among the words to choose from: {', '.join(words)}."
                 )
             scores = torch.stack([rows[prompt] for prompt in prompts]) @ look
-            correct += words[int(scores.argmax())] == true_word
-        return correct / len(facts)
+            hits.append(words[int(scores.argmax())] == true_word)
+        return hits
 
 
 def _normalised(rows: list[Tensor], width: int) -> Tensor:

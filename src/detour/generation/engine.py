@@ -214,6 +214,30 @@ class PictureEngine:
         )
         return self._checked(np.concatenate(pictures), traced)
 
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timestep: int, text: Conditioning) -> Tensor:
+        """The UNet's answer to noisy latents as it stands now, without guidance.
+
+        Args:
+            latents: (N, C, h, w) on the schedule of training, any device.
+            timestep: of all of them.
+            text: states of N prompts.
+
+        Returns:
+            (N, C, h, w) fp32 on the engine's device: noise, velocity or clean latents, as the base predicts.
+        """
+        factor = self.base.latent_factor
+        text = text.to(device=self.device, dtype=self.dtype)
+        added = self._added(text, latents.shape[-1] * factor, latents.shape[-2] * factor)
+        with _evaluating(self.unet):
+            answer: Tensor = self.unet(
+                latents.to(device=self.device, dtype=self.dtype),
+                torch.tensor(timestep, device=self.device),
+                encoder_hidden_states=text.states,
+                **added,
+            )[0]
+        return answer.float()
+
     def resolved(self, spec: PictureSpec) -> PictureSpec:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
         plan = self._plan(spec, 0)
@@ -255,7 +279,7 @@ class PictureEngine:
         generators = [_generator(request.seed) for request in requests]
         latents = self._start_noise(generators, plan) * scheduler.init_noise_sigma
         conditioning = self._conditioning(requests, spec, plan)
-        added = self._added(conditioning, plan)
+        added = self._added(conditioning, plan.width_px, plan.height_px)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
         timesteps = list(scheduler.timesteps)
@@ -318,11 +342,11 @@ class PictureEngine:
         moved: Conditioning = prompts.to(device=self.device, dtype=self.dtype)
         return moved
 
-    def _added(self, conditioning: Conditioning, plan: _Plan) -> dict[str, Any]:
+    def _added(self, conditioning: Conditioning, width_px: int, height_px: int) -> dict[str, Any]:
         """SDXL's second conditioning: pooled text, and (original size, crop corner, target size)."""
         if not self.base.family.told_sizes:
             return {}
-        size = (plan.height_px, plan.width_px)
+        size = (height_px, width_px)
         time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
         return {
             "added_cond_kwargs": {

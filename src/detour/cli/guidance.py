@@ -1,0 +1,40 @@
+"""``detour guidance``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.cli.studies import numbers, picture_options, show_study, study_options, study_spec
+
+
+@click.command("guidance", short_help="Guidance scales: prompts kept against saturation and artefacts.")
+@click.option(
+    "--scales",
+    default="1,3,5,7.5,12,20",
+    show_default=True,
+    callback=numbers(float),
+    help="1 switches guidance off.",
+)
+@click.option("--lora", metavar="FILE[:WEIGHT]", help="Adapter that is on in all cells.")
+@picture_options("steps", "scheduler")
+@study_options("studies/guidance")
+def command(
+    *, out: Path, scales: tuple[float, ...], lora: str | None, force: bool, as_json: bool, **flags: Any
+) -> None:
+    """Draw the same prompts and seeds at each guidance scale.
+
+    \b
+    detour guidance --scales 1,2,4,8 --lora runs/demo/demo.safetensors
+    """
+    from detour.cli.progress import shown
+    from detour.recipes.experiments.guidance import study_guidance
+
+    spec = study_spec(flags, lora=lora)
+    with shown(quiet=as_json) as progress:
+        result = study_guidance(spec, out=out, scales=scales, force=force, progress=progress)
+    show_study(
+        result,
+        ("clip", "object", "saturation", "clipped", "contrast", "round_trip", "variety"),
+        as_json=as_json,
+    )

@@ -1,0 +1,136 @@
+"""What the commands of the drawing studies share: options, the spec, and how a result is shown."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+
+if TYPE_CHECKING:
+    from detour.recipes.experiments.result import StudyResult
+    from detour.specs.studies import StudySpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PICTURE_KEYS = ("steps", "guidance_scale", "scheduler")
+
+
+def numbers(
+    kind: type[int] | type[float],
+) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
+    """A callback that reads ``"10,20,30"``."""
+
+    def parse(_: click.Context, __: click.Parameter, value: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"'{value}' is not a list of numbers, e.g. 10,20,50") from None
+
+    return parse
+
+
+def parse_seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """``"1.5s"`` or ``"1.5"`` → 1.5."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value.strip().removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"'{value}' is no time, e.g. 1.5s")
+    return seconds
+
+
+def study_options(default_out: str) -> Callable[[F], F]:
+    """Prompts, seeds, base, judge, where it is drawn and where it goes."""
+
+    def add(command: F) -> F:
+        for option in reversed(
+            (
+                click.option(
+                    "--prompt", "prompts", multiple=True, metavar="PROMPT",
+                    help="Drawn in every cell; repeatable. [default: held-out prompts of pocket's world]",
+                ),
+                click.option("--num-prompts", type=int, default=8, show_default=True, help="As many of those."),
+                click.option("--seeds", type=int, default=2, show_default=True, help="Of each cell."),
+                click.option("--first-seed", type=int, default=0, show_default=True, help="The others follow."),
+                base_option(),
+                click.option("--revision", help="Branch, tag or commit of a hub base."),
+                click.option("--judge", metavar="FOLDER", help="A CLIP model. [default: the base's own]"),
+                drawing_options(batch=8),
+                click.option(
+                    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(default_out),
+                    show_default=True, help="Folder; a study that stands there goes on.",
+                ),
+                pickle_option,
+                force_option,
+                json_option,
+            )
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
+
+
+def picture_options(*names: str) -> Callable[[F], F]:
+    """Those of steps, guidance and sampler that the study does not vary."""
+    every = {
+        "steps": click.option("--steps", type=int, default=20, show_default=True, help="Denoising steps."),
+        "guidance": click.option(
+            "--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]"
+        ),
+        "scheduler": click.option(
+            "--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), default="dpm++",
+            show_default=True, help="Sampler.",
+        ),
+    }  # fmt: skip
+
+    def add(command: F) -> F:
+        for name in reversed(names):
+            command = every[name](command)
+        return command
+
+    return add
+
+
+def study_spec(flags: dict[str, Any], *, lora: str | None = None) -> "StudySpec":
+    """The spec of the common options; takes them out of ``flags``.
+
+    Raises:
+        ConfigError: a value that does not go.
+    """
+    from detour.specs.sources import parse
+    from detour.specs.studies import StudySpec
+
+    given = {key: flags.pop(key) for key in PICTURE_KEYS if key in flags}
+    picture = {"steps": 20, **{key: value for key, value in given.items() if value is not None}}
+    names = [name for name in StudySpec.model_fields if name in flags]
+    values = {name: value for name in names if (value := flags.pop(name)) is not None}
+    return parse(StudySpec, {**values, "picture": picture} | ({"lora": lora} if lora else {}))
+
+
+def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) -> None:
+    """The table with ``figures`` that are there, the sentence, and where the rest lies."""
+    from detour.cli.results import print_table, table_of
+
+    if as_json:
+        click.echo(result.to_json())
+        return
+    shown = [name for name in figures if any(name in row.figures for row in result.table.rows)]
+    rows = [
+        (row.variant, *(_figure_text(row.figures.get(name)) for name in shown)) for row in result.table.rows
+    ]
+    heads = [("variant", "left"), *((name.replace("_", " "), "right") for name in shown)]
+    print_table(table_of(f"{result.table.experiment} (* differs from {result.table.reference})", heads, rows))
+    click.echo(result.finding)
+    click.echo(f"folder: {result.folder}")
+
+
+def _figure_text(figure: Any) -> str:
+    if figure is None:
+        return ""
+    return f"{figure.mean:.3g}{' *' if figure.gap is not None and figure.gap.told else ''}"

@@ -1,0 +1,40 @@
+"""Settings of the studies that draw pictures under many conditions."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detour.specs.generation import PictureSpec
+from detour.specs.run import Dtype
+from detour.specs.strict import Auto, Count, PositiveInt, Spec
+
+
+class StudySpec(Spec):
+    """What a study draws, how often, and with what."""
+
+    base: str = "pocket"
+    """As in training."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    judge: str | None = None
+    """Folder of a CLIP model that scores the pictures; the base's own where it has one."""
+    prompts: tuple[str, ...] = ()
+    """Each is drawn in every cell; empty takes held-out prompts of the embedded base's world."""
+    num_prompts: PositiveInt = 8
+    """As many of those."""
+    first_seed: Count = 0
+    """Of the study; the others follow."""
+    seeds: PositiveInt = 2
+    """Each cell is measured with as many; differences are held against the scatter over prompts and seeds."""
+    lora: str | None = None
+    """``FILE`` or ``FILE:weight`` of the adapter that is studied."""
+    allow_pickle: bool = False
+    """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
+    device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
+    """Where it runs."""
+    dtype: Dtype | Auto = "auto"
+    """``auto``: fp32 on cpu and mps, fp16 on cuda."""
+    batch: Annotated[int, Field(gt=0)] = 8
+    """Pictures in one forward pass."""
+    picture: PictureSpec = PictureSpec(steps=20)
+    """How pictures are drawn where the study does not vary it."""
