@@ -66,3 +66,11 @@ def test_layers_of_other_algorithms_are_held_against_the_base_too(
     key = "unet.conv_out" if kind == "loha" else "unet.mid_block.resnets.0.conv1"
     with pytest.raises(AdapterError, match="does not fit base"):
         check_fits(Adapter({key: adapter.layers["unet.conv_in"]}), base)
+
+
+def test_an_adapter_of_a_part_that_the_base_has_not_is_told_so_by_its_files_name(base: Base) -> None:
+    """SD 3's second attention is named as the cross-attention of a UNet is."""
+    layer = LoraLayer(down=torch.ones(1, 16), up=torch.ones(16, 1), alpha=1.0)
+    adapter = Adapter({"transformer.transformer_blocks.0.attn2.to_k": layer})
+    with pytest.raises(AdapterError, match=r"adapter 'a\.safetensors' does not fit .* 'transformer', a part"):
+        check_fits(adapter, base, called="a.safetensors")

@@ -166,6 +166,16 @@ def test_the_header_alone_is_checked_as_a_whole_file_is(content: bytes, words: s
             show_adapter(path, norms=norms)
 
 
+def test_layers_of_a_part_that_a_base_has_not_are_named_as_such(tmp_path: Path) -> None:
+    path = write_adapter(
+        tmp_path / "f.safetensors", lora_on(tiny_flux()), file_format="diffusers", family=FAMILIES["flux"]
+    )
+    match = show_adapter(path, base="pocket").match
+    assert match is not None
+    assert match.fitting == 0
+    assert all("has no transformer" in problem for problem in match.problems)
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.safetensors")
     for call in (lambda path: show_adapter(path, norms=False), read_config):

@@ -11,14 +11,19 @@ from detour.errors import AdapterError
 _FAMILY_OF_WIDTH = {768: ("SD 1", "sd1"), 1024: ("SD 2", "sd2"), 2048: ("SDXL", "sdxl")}
 
 
-def check_fits(adapter: Adapter, base: Base) -> None:
+def check_fits(adapter: Adapter, base: Base, *, called: str = "adapter") -> None:
     """Compare every layer with the base's shapes (no weights are read).
+
+    Args:
+        adapter: any.
+        base: that it is to be used with.
+        called: its file, named where the adapter has no title.
 
     Raises:
         AdapterError: made for another family or size; names the widths that tell them apart.
     """
     width = cross_attention_width(adapter)
-    name = adapter.metadata.get("modelspec.title") or adapter.metadata.get("ss_output_name") or "adapter"
+    name = adapter.metadata.get("modelspec.title") or adapter.metadata.get("ss_output_name") or called
     if width is not None and width != base.cross_attention_width:
         title, family = _FAMILY_OF_WIDTH.get(width, ("another base", ""))
         advice = f"a base of family '{family}'" if family else "the base it was made for"
@@ -46,11 +51,14 @@ def _check_words(adapter: Adapter, base: Base) -> None:
 
 
 def cross_attention_width(adapter: Adapter) -> int | None:
-    """Width of the text states that the adapter's cross-attention reads; None if it adapts none."""
+    """Width of the text states that the adapter's cross-attention reads; None if it adapts none.
+
+    SD 3's second attention has the same name and reads no text states.
+    """
     widths = (
         layer.in_features
         for key, layer in adapter.layers.items()
-        if key.endswith(("attn2.to_k", "attn2.to_v"))
+        if key.startswith("unet.") and key.endswith(("attn2.to_k", "attn2.to_v"))
     )
     return next(widths, None)
 

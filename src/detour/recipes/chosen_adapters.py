@@ -49,7 +49,7 @@ def choose_adapter(text: str, base: Base, *, allow_pickle: bool = False) -> Chos
     adapter = read_adapter(
         path, allow_pickle=allow_pickle
     )  # within its limits, before anything else touches it
-    check_fits(adapter, base)
+    check_fits(adapter, base, called=path.name)
     sha256, tensor_sha256 = _hashes(path)
     use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
     return ChosenAdapter(adapter=adapter, use=use)

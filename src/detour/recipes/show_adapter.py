@@ -227,6 +227,9 @@ def _match(adapter: Adapter, base: Base) -> BaseMatch:
     models = {part: empty_part(part, base.config(part)) for part in adapter.parts if part in base.configs}
     problems = []
     for key, layer in adapter.layers.items():
+        if part_of(key) not in models:
+            problems.append(f"'{key}': {base.family.title} has no {part_of(key)}.")
+            continue
         try:
             find_layer(models, key, layer)
         except AdapterError as error:
