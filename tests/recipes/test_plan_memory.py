@@ -2,6 +2,7 @@
 
 import pytest
 
+from detour.errors import ConfigError
 from detour.recipes.plan_memory import CUDA_CONTEXT_BYTES, Card, MemoryPlan, plan_memory
 from detour.specs import load_run_spec
 
@@ -68,3 +69,23 @@ def test_shapes_alone_are_enough_for_a_base_without_weights() -> None:
     found = plan(base__name="sd15", train__batch=1, adapter__targets="cross-attn")
     training = next(stage for stage in found.stages if stage.stage == "training")
     assert training.parts["weights"] == pytest.approx(2 * 859_520_964, rel=1e-3)
+
+
+def test_advice_for_a_whole_base_stays_in_fp32() -> None:
+    large = Card("large", 1 << 40)
+    [advice] = plan(large, adapter__method="full", base__dtype="fp32").cards
+    assert (advice.fits, advice.settings) == (True, {})
+
+
+@pytest.mark.parametrize("method", ["dora", "lokr"])
+def test_methods_whose_factors_stand_outside_the_model_are_counted(method: str) -> None:
+    [training] = [
+        stage for stage in plan(adapter__method=method, sample__every=0).stages if stage.stage == "training"
+    ]
+    assert training.parts["adapter"] > 0
+    assert training.parts["gradients"] == training.parts["adapter"]
+
+
+def test_a_start_from_the_weights_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="a plan loads none"):
+        plan(adapter__init="pissa", adapter__targets="linear")

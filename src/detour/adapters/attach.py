@@ -79,6 +79,11 @@ class Attached:
         return [slot.layer for slot in self._slots]
 
     @property
+    def live_layers(self) -> list[Live]:
+        """Layers that are not plain LoRA, whose factors stand outside the model."""
+        return list(self._live)
+
+    @property
     def named_factors(self) -> dict[tuple[str, str], nn.Parameter]:
         """(layer key, factor) → live parameter, for every method: "down" and "up", "magnitude", "w1_a" …
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
+from detour.errors import ConfigError
 from detour.evaluation.proof_pictures import proof_batch
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
@@ -21,6 +22,7 @@ from detour.training.footprint import (
     text_footprint,
     training_footprint,
 )
+from detour.training.methods import is_plain
 from detour.training.resolve import changed_keys, resolve
 
 GIB = 2**30
@@ -121,6 +123,11 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
     Raises:
         BaseError, ConfigError: the base is not there, or a setting does not fit it.
     """
+    if spec.adapter.init in ("pissa", "olora"):
+        raise ConfigError(
+            f"adapter.init '{spec.adapter.init}' starts from the base's weights, and a plan loads none. Plan with "
+            "kaiming, which keeps the start's factors less."
+        )
     base = open_base(spec.base.name, revision=spec.base.revision, weights=False)
     resolved = resolve(spec, base, ("a picture",) * 8, name="plan", device=pick_device(spec.base.device))
     stages, trainer = _stages(base, resolved.spec), _Trainer(base, resolved.spec)
@@ -153,7 +160,7 @@ class _Trainer:
         """Of one training step, all parts."""
         changed = with_changes(self.spec, changes)
         parts = dict(self._pass_of(changed).parts)
-        parts["weights"] -= saved_by_quantising(self._base, changed)
+        parts["weights"] = parts.get("weights", 0) - saved_by_quantising(self._base, changed)
         parts["activations"] *= int(changed.train.batch)
         return sum(parts.values())
 
@@ -187,10 +194,14 @@ def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
     asked = int(spec.train.batch)
     whole = asked * spec.train.grad_accum
     smallest = 0
+    whole_base = spec.adapter.method == "full"  # trains in fp32 alone
+    dtype = "fp32" if whole_base else "bf16" if card.bf16 else "fp16"
     for changes, why in PROPOSALS:
+        if "base.quantize" in changes and not is_plain(spec.adapter):
+            continue
         for batch in (size for size in range(asked, 0, -1) if whole % size == 0):
             settings = {
-                "base.dtype": "bf16" if card.bf16 else "fp16",
+                "base.dtype": dtype,
                 "train.batch": batch,
                 "train.grad_accum": whole // batch,
                 **changes,

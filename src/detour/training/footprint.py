@@ -124,6 +124,8 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     adapter = sum(4 * p.numel() for p in attached.parameters())
     with _shapes_only() as bytes_:
         _fill(unet, dtype)
+        for live in attached.live_layers:
+            live.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in live.factors.items()}
         for parameter in attached.parameters():
             parameter.grad = torch.zeros_like(parameter)
         weights = bytes_.live - 2 * adapter
