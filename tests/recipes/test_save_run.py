@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from detour.adapter_files import read_adapter
 from detour.adapter_files.container import decode, read_file
 from detour.adapter_files.hashes import data_sha256, file_hashes
 from detour.adapter_files.limits import DEFAULT_LIMITS
@@ -46,3 +48,23 @@ def test_the_file_carries_a_picture_that_these_weights_drew_and_its_hashes_stay_
 
 def test_a_step_without_samples_has_no_thumbnail(tmp_path: Path) -> None:
     assert first_sample(tmp_path, 4) is None
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_other_formats_stand_beside_the_file_with_the_same_change(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    flags = {"adapter__formats": ("diffusers", "peft"), "adapter__method": method, "adapter__alpha": 6.0}
+    spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), **flags)
+    folder = train_adapter(spec, runs=tmp_path / "runs").run_folder
+    ours = read_adapter(folder / "quick.safetensors").layers
+    for place in ("quick-diffusers", "quick-peft"):
+        theirs = read_adapter(folder / place).layers
+        assert theirs.keys() == ours.keys()
+        for key, layer in ours.items():
+            assert all(torch.equal(layer.tensors[name], value) for name, value in theirs[key].tensors.items())
+            assert theirs[key].alpha == layer.alpha == 6
+    again = train_adapter(spec, runs=tmp_path / "runs", force=True).run_folder
+    assert again == folder
+    assert (folder / "quick-peft" / "adapter_config.json").is_file()

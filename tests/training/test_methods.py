@@ -56,6 +56,8 @@ def test_starts_from_the_base_take_linear_layers_where_the_goal_would_take_all()
         ({"adapter.method": "full", "adapter.text_encoder.rank": 4}, r"--method full has none. Set it to 0"),
         ({"adapter.method": "full", "train.optim.up_rate": 2.0}, r"full has no 'up' factor"),
         ({"adapter.lokr_factor": 4}, r"lokr_factor is 4, but this is lora. Set it to 0"),
+        ({"adapter.method": "loha", "adapter.formats": ("diffusers",)}, "cannot hold"),
+        ({"adapter.method": "full", "adapter.formats": ("peft",)}, "no adapter file"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(flags: dict[str, Any], words: str) -> None:

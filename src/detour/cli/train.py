@@ -28,6 +28,7 @@ KEYS = {
     "buckets": "data.buckets",
     "skip_bad_images": "data.skip_bad_images",
     "method": "adapter.method",
+    "formats": "adapter.formats",
     "rank": "adapter.rank",
     "alpha": "adapter.alpha",
     "targets": "adapter.targets",
@@ -66,6 +67,13 @@ KEYS = {
     "--method",
     type=click.Choice(["lora", "dora", "loha", "lokr", "full"]),
     help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["diffusers", "peft"]),
+    help="Write the adapter in this format too, beside the kohya file. May be repeated.",
 )
 @click.option("--rank", type=int, help="Width of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
 from detour.adapter_files.words import write_words
+from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
 from detour.bases.base import Base
@@ -58,7 +59,20 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
         path, replace(plain, metadata=metadata), file_format="kohya", family=base.family, dtype="fp32"
     )
     write_words(path, plain.words)
+    if step is not None:
+        _save_copies(path, replace(plain, metadata=metadata), spec, base)
     return path
+
+
+def _save_copies(path: Path, adapter: Adapter, spec: RunSpec, base: Base) -> None:
+    """The same change in other formats, beside the file, each whole or not there.
+
+    Raises:
+        StorageError: disk full, no permission; what stood there before stays.
+    """
+    for file_format in spec.adapter.formats:
+        with staged(path.with_name(f"{path.stem}-{file_format}"), force=True) as fresh:
+            write_adapter(fresh, adapter, file_format=file_format, family=base.family, dtype="fp32")
 
 
 def first_sample(folder: Path, step: int) -> NDArray[np.uint8] | None:

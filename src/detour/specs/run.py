@@ -97,6 +97,8 @@ class AdapterSpec(Spec):
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
+    formats: tuple[Literal["diffusers", "peft"], ...] = ()
+    """Written beside the kohya file when the run is done: the folders ``NAME-diffusers`` and ``NAME-peft``."""
     text_encoder: TextEncoderSpec = TextEncoderSpec()
     tokens: TokensSpec = TokensSpec()
 

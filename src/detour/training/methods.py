@@ -80,6 +80,14 @@ def check_method(spec: RunSpec, base: "Base") -> None:
     adapter, name = spec.adapter, method_name(spec.adapter)
     if adapter.method == "full":
         _check_full(spec, base)
+    if adapter.formats and adapter.method == "full":
+        raise ConfigError(
+            "adapter.formats: --method full leaves a base and no adapter file. Leave --format out."
+        )
+    if "diffusers" in adapter.formats and adapter.method in ("loha", "lokr"):
+        raise ConfigError(
+            f"adapter.formats has diffusers, whose format cannot hold {name}. Leave --format diffusers out; peft can."
+        )
     if adapter.init in FROM_BASE and adapter.method != "lora":
         raise ConfigError(
             f"adapter.init is {adapter.init}, which is a start of plain LoRA; {adapter.method} has its own. "

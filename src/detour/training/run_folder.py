@@ -64,9 +64,9 @@ def holds_run(folder: Path) -> bool:
 
 def _adapter_files(folder: Path) -> list[Path]:
     """The adapter in its formats, or the fully fine-tuned base; files of other names are the user's."""
-    whole = folder / f"{folder.name}-full"
+    folders = [folder / f"{folder.name}-{kind}" for kind in ("full", "diffusers", "peft")]
     files = sorted(folder.glob(f"{glob.escape(folder.name)}*.safetensors"))
-    return [*files, *([whole] if whole.is_dir() else [])]
+    return [*files, *(place for place in folders if place.is_dir())]
 
 
 def free_name(runs: Path, name: str) -> str:
