@@ -8,7 +8,7 @@ from detour.bases.base import open_base
 from detour.cli.main import cli
 from detour.errors import ConfigError
 from detour.recipes.forward_figure import plot_forward
-from detour.recipes.trace_forward import ForwardTrace, schedule_config, trace_forward
+from detour.recipes.trace_forward import RANGES, ForwardTrace, ScheduleName, schedule_config, trace_forward
 from tests.recipes.photos import make_photos
 
 
@@ -46,6 +46,20 @@ def test_another_schedule_is_walked_too_and_pure_noise_has_no_way_back(tiny_base
     assert trace.largest_difference < 1e-10
     assert [level.way_back for level in trace.levels] == [True, True, False]
     assert trace.caption == "picture 0"
+
+
+@pytest.mark.parametrize("schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"])
+def test_every_schedule_is_walked_to_its_own_end(
+    tiny_base: Path, photo: Path, schedule: ScheduleName
+) -> None:
+    from diffusers import DDPMScheduler
+
+    trace = trace_forward(picture=photo, base=str(tiny_base), levels=2, schedule=schedule)
+    start, end = RANGES.get(schedule, (0.0001, 0.02))
+    theirs = DDPMScheduler(beta_schedule=schedule, beta_start=start, beta_end=end)
+    assert trace.alphas == pytest.approx(theirs.alphas_cumprod.tolist(), abs=1e-5)
+    assert trace.largest_difference < 1e-10
+    assert trace.schedule.startswith(schedule)
 
 
 def test_betas_that_make_no_schedule_are_refused(tiny_base: Path) -> None:

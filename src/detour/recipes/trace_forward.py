@@ -189,9 +189,9 @@ def schedule_config(
     """
     config = base.scheduler_config()
     if schedule != "base":
-        start, end = RANGES.get(schedule, (None, None))
         config |= {"beta_schedule": schedule, "trained_betas": None, "rescale_betas_zero_snr": False}
-        config |= {"beta_start": start, "beta_end": end}
+        if schedule in RANGES:  # the cosine one has none
+            config |= dict(zip(("beta_start", "beta_end"), RANGES[schedule], strict=True))
     given = {"beta_start": beta_start, "beta_end": beta_end}
     config |= {name: value for name, value in given.items() if value is not None}
     if config["beta_schedule"] == "squaredcos_cap_v2":
