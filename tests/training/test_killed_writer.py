@@ -60,6 +60,8 @@ class Writers:
         life = Life(begun_at, _messages(ours))
         if life.acknowledged:
             self.seconds_a_save = (time.perf_counter() - begun) / len(life.acknowledged)
+        elif kill_after_s is not None:  # a busy machine: a guess that is too short would never meet a save
+            self.seconds_a_save = min(1.5 * self.seconds_a_save, 2.0)
         self._check(life)
         return life
 
