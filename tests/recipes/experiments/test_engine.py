@@ -16,7 +16,7 @@ from detour.recipes.experiments.engine import (
     Variant,
     run_cells,
 )
-from detour.recipes.experiments.table import tabulate
+from detour.recipes.experiments.table import leaders, spoken_leaders, tabulate
 from detour.recipes.progress import Progress, silent
 
 VARIANTS = (
@@ -127,6 +127,18 @@ def test_a_gain_is_told_and_noise_is_not(tmp_path: Path) -> None:
     assert gaps["same"] is not None
     assert not gaps["same"].told
     assert table.row("good").figures["score"].samples == 12
+
+
+def test_leaders_are_those_that_noise_does_not_put_behind(tmp_path: Path) -> None:
+    store = run_cells(experiment(), counted([]), out=tmp_path / "x", progress=silent)
+    cells, names = store.of(experiment()), [variant.name for variant in VARIANTS]
+    assert leaders(experiment(), cells, names, "score") == ["good"]
+    lowest = leaders(experiment(), cells, names, "score", highest=False)
+    assert set(lowest) == {"plain", "same"}
+    means = tabulate(experiment(), cells, reference="plain")
+    assert means.row(lowest[0]).figures["score"].mean <= means.row(lowest[1]).figures["score"].mean
+    assert spoken_leaders(["good"]) == "good"
+    assert spoken_leaders(lowest).endswith("(not told apart from noise)")
 
 
 def test_table_is_written_for_programs_and_for_spreadsheets(tmp_path: Path) -> None:

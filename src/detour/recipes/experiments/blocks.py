@@ -16,7 +16,7 @@ from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Me
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
 from detour.recipes.experiments.studio import Studio
-from detour.recipes.experiments.table import Table, tabulate
+from detour.recipes.experiments.table import Table, leaders, spoken_leaders, tabulate
 from detour.recipes.progress import ProgressFn, silent
 from detour.specs.studies import StudySpec
 
@@ -66,7 +66,7 @@ def study_blocks(
     return write_study(
         out,
         table,
-        finding_of(table, blocks),
+        finding_of(table, blocks, _strongest(experiment, store, blocks)),
         title=f"{studio.adapter.use.name} on {studio.base.identity}, block by block: "
         f"{len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table, blocks),
@@ -127,16 +127,26 @@ def _measure(studio: Studio, store: CellStore) -> Measure:
     return measure
 
 
-def finding_of(table: Table, blocks: Sequence[str]) -> str:
+def _strongest(experiment: Experiment, store: CellStore, blocks: Sequence[str]) -> dict[str, list[str]]:
+    """``only`` and ``without`` → the blocks of which none is surely weaker than the strongest."""
+    cells, told = store.of(experiment), {}
+    for which in ("only", "without"):
+        names = [f"{which}-{block}" for block in blocks]
+        alike = leaders(experiment, cells, names, "move", highest=which == "only")
+        told[which] = [name.removeprefix(f"{which}-") for name in alike]
+    return told
+
+
+def finding_of(table: Table, blocks: Sequence[str], strongest: dict[str, list[str]]) -> str:
     """Which block is missed most, which does most alone, and which are not missed."""
     missed = {block: 1 - table.row(f"without-{block}").figures["move"].mean for block in blocks}
     alone = {block: table.row(f"only-{block}").figures["move"].mean for block in blocks}
     gaps = {block: table.row(f"without-{block}").figures["move"].gap for block in blocks}
-    most, best = max(missed, key=missed.__getitem__), max(alone, key=alone.__getitem__)
     idle = [block for block in blocks if (gap := gaps[block]) is not None and not gap.told]
+    most, best = strongest["without"], strongest["only"]
     sentences = [
-        f"Switching off {most} takes most of the adapter away ({missed[most]:.0%} of its move in the judge's "
-        f"features); alone, {best} does most ({alone[best]:.0%})."
+        f"Most of the adapter is missed without {spoken_leaders(most)}: {missed[most[0]]:.0%} of its move in the "
+        f"judge's features. Most is done alone by {spoken_leaders(best)}: {alone[best[0]]:.0%}."
     ]
     if idle:
         sentences.append(f"Nothing beyond noise is missed without {', '.join(idle)}.")

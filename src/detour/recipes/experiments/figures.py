@@ -87,7 +87,7 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label, color=QUIET)
     axes.spines[["top", "right"]].set_visible(False)
     if panel.levels or sum(bool(one.name) for one in panel.series) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.27), "ncols": 2} if named else {}
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2} if named else {}
         axes.legend(frameon=False, fontsize=8, **below)
 
 

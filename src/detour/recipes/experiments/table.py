@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,38 @@ def tabulate(experiment: Experiment, cells: Sequence[Cell], *, reference: str) -
     return Table(
         experiment=experiment.name, reference=reference, seeds=tuple(experiment.seeds), rows=tuple(rows)
     )
+
+
+def leaders(
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    variants: Sequence[str],
+    figure: str,
+    *,
+    highest: bool = True,
+) -> list[str]:
+    """The variant with the highest (or lowest) mean, and after it those that are not surely behind it.
+
+    Args:
+        experiment: with the variants.
+        cells: of all of them.
+        variants: names of those that compete.
+        figure: that they compete in.
+        highest: whether more is better.
+    """
+    few = replace(experiment, variants=[one for one in experiment.variants if one.name in variants])
+    means = {
+        row.variant: row.figures[figure].mean for row in tabulate(few, cells, reference=variants[0]).rows
+    }
+    ranked = sorted(variants, key=lambda name: means[name], reverse=highest)
+    beside = tabulate(few, cells, reference=ranked[0])
+    gaps = {row.variant: row.figures[figure].gap for row in beside.rows}
+    return [name for name in ranked if (gap := gaps[name]) is None or not gap.told]
+
+
+def spoken_leaders(names: Sequence[str]) -> str:
+    """``"late"``, or ``"late, early (not told apart from noise)"``."""
+    return ", ".join(names) + (" (not told apart from noise)" if len(names) > 1 else "")
 
 
 def _joined(cells: Sequence[Cell], variant: str) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Me
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
 from detour.recipes.experiments.studio import Studio
-from detour.recipes.experiments.table import Table, tabulate
+from detour.recipes.experiments.table import Table, leaders, spoken_leaders, tabulate
 from detour.recipes.progress import ProgressFn, silent
 from detour.specs.studies import StudySpec
 
@@ -84,7 +84,7 @@ def study_timesteps(
     return write_study(
         out,
         table,
-        finding_of(table, curve),
+        finding_of(table, _strongest(windows, store), curve),
         title=f"{studio.adapter.use.name} on {studio.base.identity}, along the schedule: "
         f"{len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table, curve),
@@ -190,11 +190,20 @@ def _relative(moves: Tensor, beside: Tensor) -> list[float]:
     return sizes
 
 
-def finding_of(table: Table, curve: Table) -> str:
+def _strongest(windows: Experiment, store: CellStore) -> dict[str, list[str]]:
+    """``only`` and ``without`` → the thirds of which none is surely weaker than the strongest."""
+    cells, told = store.of(windows), {}
+    for which in ("only", "without"):
+        names = [f"{which}-{third}" for third in THIRDS]
+        alike = leaders(windows, cells, names, "move", highest=which == "only")
+        told[which] = [name.removeprefix(f"{which}-") for name in alike]
+    return told
+
+
+def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> str:
     """Which third matters, and where predictions differ most."""
     only = {third: table.row(f"only-{third}").figures["move"] for third in THIRDS}
     missed = {third: 1 - table.row(f"without-{third}").figures["move"].mean for third in THIRDS}
-    best = max(only, key=lambda third: only[third].mean)
     spoken = ", ".join(f"{third} {figure.mean:.0%}" for third, figure in only.items())
     lost = ", ".join(f"{third} {share:.0%}" for third, share in missed.items())
 
@@ -204,7 +213,8 @@ def finding_of(table: Table, curve: Table) -> str:
 
     return (
         f"On for a third of the steps, the adapter makes this much of its move in the judge's features: {spoken}; "
-        f"switched off for that third, this much is missing: {lost}. So it acts most in the {best} steps. "
+        f"switched off for that third, this much is missing: {lost}. Most is done alone "
+        f"by: {spoken_leaders(strongest['only'])}; most is missed without: {spoken_leaders(strongest['without'])}. "
         f"The predicted noise differs most, relatively, by {peak('prediction')}, and the clean picture that it "
         f"stands for by {peak('clean_guess')}."
     )
