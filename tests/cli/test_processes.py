@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -76,3 +78,33 @@ def test_sigterm_is_passed_on_to_all(tmp_path: Path) -> None:
         "open(sys.argv[1] + '/' + str(rank), 'w'); time.sleep(60)"
     )
     assert run(script, str(tmp_path)) == 143
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="other systems do not tell a child of its parent"
+)
+def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:
+    child = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from detour.cli.processes import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "Path(sys.argv[1], os.environ['RANK']).write_text(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    launcher = (
+        "import sys\n"
+        "from detour.cli.processes import run_in_processes\n"
+        "run_in_processes(sys.argv[2:], 2, program=('-c', sys.argv[1]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", launcher, child, str(tmp_path)])
+    deadline = time.monotonic() + 30
+    while len([path for path in tmp_path.iterdir() if path.read_text()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    children = [Path("/proc", path.read_text()) for path in tmp_path.iterdir()]
+    while any(place.exists() and "Z" not in (place / "stat").read_text().split()[2] for place in children):
+        assert time.monotonic() < deadline, "the processes outlived their launcher"
+        time.sleep(0.02)

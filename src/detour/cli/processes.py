@@ -5,6 +5,7 @@ What ``accelerate launch`` and ``torchrun`` set for each process, this sets too:
 not bury the one line that says what went wrong.
 """
 
+import ctypes
 import os
 import queue
 import signal
@@ -21,6 +22,12 @@ from typing import IO
 LOST = 12
 """Exit code of a process that lost another one (:class:`detour.errors.ProcessLost`)."""
 
+LAUNCHER = "DETOUR_LAUNCHER"
+"""Environment variable: process number of the launcher."""
+
+PR_SET_PDEATHSIG = 1
+"""From ``linux/prctl.h``: the signal that a process gets when its parent dies."""
+
 GRACE_S = 20.0
 """How long the others may take to notice that one ended badly and to say so; then they are ended, and after as long
 again killed."""
@@ -34,6 +41,19 @@ def is_launched() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that speaks to the user."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def end_with_launcher() -> None:
+    """From now on, a launcher of ours that is killed takes this process along: it stops as SIGTERM stops it.
+
+    On Linux alone; elsewhere, and under other launchers, nothing happens.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(launcher):  # it died before it could be watched
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_in_processes(
@@ -86,6 +106,7 @@ def _environment(count: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, cores // count)),
         **os.environ,
         "WORLD_SIZE": str(count),
+        LAUNCHER: str(os.getpid()),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -213,9 +213,10 @@ def command(
 
 def _share(count: int) -> None:
     """Become the launcher of ``count`` processes, unless this is one of them already."""
-    from detour.cli.processes import is_launched, run_in_processes
+    from detour.cli.processes import end_with_launcher, is_launched, run_in_processes
     from detour.errors import ConfigError
 
+    end_with_launcher()
     if not is_launched():
         if count > 1:
             arguments: list[str] = click.get_current_context().find_root().obj
