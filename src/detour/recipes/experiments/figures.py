@@ -13,7 +13,7 @@ from detour.files import write_with
 from detour.recipes.experiments.table import Figure
 
 INK, QUIET = "#1f2933", "#52606d"
-COLOURS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#862e9c", "#5f3dc4", "#868e96", "#e67700")
+COLOURS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#862e9c", "#0c8599", "#868e96", "#e67700")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class Panel:
         series: in the order of the legend.
         levels: horizontal lines to compare with: (name, value).
         ticks: places that are written at the axis; the library's own where there are none.
+        log: axes whose scale is logarithmic: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Panel:
     series: Sequence[Series]
     levels: Sequence[tuple[str, float]] = ()
     ticks: Sequence[float] = ()
+    log: str = ""
 
 
 def draw_panels(title: str, panels: Sequence[Panel], path: Path, *, columns: int = 3) -> Path:
@@ -100,6 +102,11 @@ def _lines(axes: Any, panel: Panel) -> None:
             yerr=[figure.error for _, figure in one.points],
             color=colour, marker="o", markersize=4, capsize=2, linewidth=1.4, label=one.name or None,
         )  # fmt: skip
+    if "x" in panel.log:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if "y" in panel.log:
+        axes.set_yscale("log")
     if panel.ticks:
         axes.set_xticks(list(panel.ticks), [f"{tick:g}" for tick in panel.ticks])
 
@@ -118,8 +125,8 @@ def _bars(axes: Any, panel: Panel) -> None:
             yerr=[figure.error for _, figure in one.points],
             color=colour, capsize=2, label=one.name or None, error_kw={"elinewidth": 1, "ecolor": INK},
         )  # fmt: skip
-    long = len(names) > 9
+    many = len(names) > 6
     axes.set_xticks(
-        range(len(names)), names, rotation=40 if long else 0, ha="right" if long else "center", fontsize=9
+        range(len(names)), names, rotation=40 if len(names) > 10 else 0, fontsize=7.5 if many else 9
     )
     axes.axhline(0, color=QUIET, linewidth=0.7)

@@ -206,23 +206,27 @@ def _panels(table: Table, samplers: Sequence[str], steps: Sequence[int]) -> list
             for sampler in samplers
         ]
 
-    def panel(figure: str, title: str, y_label: str, *levels: tuple[str, float]) -> Panel:
+    def panel(figure: str, title: str, y_label: str, *levels: tuple[str, float], log: str = "x") -> Panel:
         return Panel(
-            title=title, x_label="steps", y_label=y_label, series=lines(figure), levels=levels, ticks=steps
+            title=title,
+            x_label="steps",
+            y_label=y_label,
+            series=lines(figure),
+            levels=levels,
+            ticks=steps,
+            log=log,
         )
 
     other = {name: [("another seed", figure.mean)] if figure else [] for name, figure in apart.items()}
     panels = [
         panel("clip", "Prompts kept", "CLIP score (cosine)", ("reference", reference["clip"].mean)),
         panel(
-            "judge_distance",
-            "Distance to the reference",
-            "1 − cosine of CLIP features",
-            *other["judge_distance"],
+            "judge_distance", "Distance to the reference", "1 − cosine of CLIP features",
+            *other["judge_distance"], log="xy",
         ),
-        panel("pixels", "Distance to the reference", "pixels (0 to 255)", *other["pixels"]),
-        panel("seconds", "Time", "seconds a picture"),
-    ]
+        panel("pixels", "Distance to the reference", "pixels (0 to 255)", *other["pixels"], log="xy"),
+        panel("seconds", "Time", "seconds a picture", log="xy"),
+    ]  # fmt: skip
     if "object" in reference:
         panels.insert(
             1, panel("object", "Right object", "share of pictures", ("reference", reference["object"].mean))
