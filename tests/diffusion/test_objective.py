@@ -3,13 +3,15 @@ import torch
 
 from detour.diffusion.objective import (
     Objective,
+    PredictionType,
+    clean_latents,
     denoising_loss,
     huber_thresholds,
     loss_weights,
     prediction_type,
     target,
 )
-from detour.diffusion.schedule import alphas_cumprod, snr, velocity
+from detour.diffusion.schedule import add_noise, alphas_cumprod, snr, velocity
 from detour.errors import BaseError
 
 ALPHAS = alphas_cumprod({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
@@ -22,6 +24,16 @@ def test_target_is_noise_velocity_or_latents() -> None:
     assert target("epsilon", **given) is noise
     assert target("sample", **given) is latents
     assert torch.equal(target("v_prediction", **given), velocity(latents, noise, STEPS, ALPHAS))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_clean_latents_come_back_from_a_perfect_prediction(kind: PredictionType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 4, 2, 2, generator=generator) for _ in range(2))
+    wanted = target(kind, latents=latents, noise=noise, timesteps=STEPS, alphas=ALPHAS)
+    noisy = add_noise(latents, noise, STEPS, ALPHAS)
+    back = clean_latents(kind, wanted, noisy=noisy, timesteps=STEPS, alphas=ALPHAS)
+    assert torch.allclose(back, latents, atol=1e-4)
 
 
 def test_unknown_prediction_type_is_refused() -> None:
