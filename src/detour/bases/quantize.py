@@ -18,6 +18,9 @@ Quantization = Literal["nf4", "int8"]
 
 PACKAGES: dict[Quantization, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
 
+BYTES_A_WEIGHT: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those."""
+
 SMALLEST_WEIGHTS = 4096
 """Layers with fewer weights stay as they are: nothing is saved there."""
 
@@ -112,6 +115,16 @@ def chosen_linears(model: nn.Module) -> Iterator[str]:
         is_fit = type(module) is nn.Linear and module.weight.numel() >= SMALLEST_WEIGHTS
         if is_fit and name.split(".")[0] not in LEFT_OUT:
             yield name
+
+
+def quantizable_weights(model: nn.Module) -> int:
+    """Weights in the layers that are quantised; works on the meta device."""
+    return sum(model.get_parameter(f"{path}.weight").numel() for path in chosen_linears(model))
+
+
+def saved_bytes(num_weights: int, kind: Quantization, dtype: torch.dtype) -> int:
+    """Bytes by which that many quantised weights are smaller than the same in ``dtype``."""
+    return int(num_weights * (dtype.itemsize - BYTES_A_WEIGHT[kind]))
 
 
 def _nf4(layer: nn.Linear, dtype: torch.dtype, device: str) -> nn.Module:

@@ -1,5 +1,6 @@
 """Will it fit? The memory of every stage of a run before anything is downloaded or trained, and what to change."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
+from detour.bases.quantize import quantizable_weights, saved_bytes
 from detour.errors import ConfigError
 from detour.evaluation.proof_pictures import proof_batch
+from detour.recipes.draw_samples import BATCH as SAMPLE_BATCH
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
 from detour.training.footprint import (
@@ -18,12 +21,11 @@ from detour.training.footprint import (
     encoding_footprint,
     process_bytes,
     proving_footprint,
-    saved_by_quantising,
     text_footprint,
     training_footprint,
 )
 from detour.training.methods import is_plain
-from detour.training.resolve import changed_keys, resolve
+from detour.training.resolve import resolve
 
 GIB = 2**30
 CUDA_CONTEXT_BYTES = 600 << 20
@@ -148,7 +150,7 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
 class _Trainer:
     """Bytes of the training stage under changed settings, from one run without storage a kind of pass.
 
-    Activations are taken as proportional to the micro-batch; what does not depend on it is a hundredth of them.
+    Activations are taken as proportional to the micro-batch.
     """
 
     def __init__(self, base: Base, spec: RunSpec) -> None:
@@ -160,9 +162,15 @@ class _Trainer:
         """Of one training step, all parts."""
         changed = with_changes(self.spec, changes)
         parts = dict(self._pass_of(changed).parts)
-        parts["weights"] = parts.get("weights", 0) - saved_by_quantising(self._base, changed)
+        if changed.base.quantize != "none":
+            dtype = torch_dtype(str(changed.base.dtype))
+            parts["weights"] -= saved_bytes(self._quantizable_weights, changed.base.quantize, dtype)
         parts["activations"] *= int(changed.train.batch)
         return sum(parts.values())
+
+    @functools.cached_property
+    def _quantizable_weights(self) -> int:
+        return quantizable_weights(self._base.meta_unet())
 
     def _pass_of(self, spec: RunSpec) -> Footprint:
         """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
@@ -179,7 +187,7 @@ def _stages(base: Base, spec: RunSpec) -> list[Footprint]:
     training = training_footprint(base, spec)
     stages = [encoding_footprint(base, spec), text_footprint(base), training]
     if int(spec.sample.every):
-        stages.append(drawing_footprint(base, spec, training))
+        stages.append(drawing_footprint(base, spec, training, pictures=SAMPLE_BATCH))
     stages.append(proving_footprint(base, spec, pictures=proof_batch(spec)))
     return [stage.on_cpu() for stage in stages] if spec.base.device == "cpu" else stages
 
@@ -209,14 +217,11 @@ def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
             needed = trainer.bytes_at(settings) + CUDA_CONTEXT_BYTES
             smallest = min(smallest or needed, needed)
             if needed <= card.memory_bytes:
-                differs = set(changed_keys(spec, with_changes(spec, settings)))
                 return CardAdvice(
                     card=card.name,
                     memory_bytes=card.memory_bytes,
                     fits=True,
-                    settings={
-                        k: v for k, v in settings.items() if any(d.startswith(f"{k} ") for d in differs)
-                    },
+                    settings={k: v for k, v in settings.items() if with_changes(spec, {k: v}) != spec},
                     peak_bytes=needed,
                     words="as asked" if batch == asked and not changes else why,
                 )

@@ -99,8 +99,30 @@ def as_trained(base: "Base", spec: RunSpec) -> "Base":
 def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
     """Load the UNet of a resolved run in its precision."""
     device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
-    scheduler = base.scheduler_config()
     unet, quantized = _load_unet(base, spec, dtype, device)
+    return denoiser_of(base, spec, unet, dtype=dtype, device=device, quantized=quantized)
+
+
+def denoiser_of(
+    base: "Base",
+    spec: RunSpec,
+    unet: nn.Module,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    quantized: Quantized | None = None,
+) -> Denoiser:
+    """A UNet of the base with the base's schedule, at the run's size.
+
+    Args:
+        base: whose scheduler says what it predicts.
+        spec: resolved.
+        unet: on ``device``, in ``dtype``.
+        dtype: of the passes.
+        device: of the passes.
+        quantized: what of the UNet is in fewer bits.
+    """
+    scheduler = base.scheduler_config()
     return Denoiser(
         unet=unet,
         device=device,

@@ -19,35 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detour.bases import parts
 from detour.bases.hardware import torch_dtype
 from detour.bases.latents import encode_pictures, pictures_in_pass
-from detour.bases.quantize import chosen_linears
+from detour.bases.quantize import quantizable_weights, saved_bytes
 from detour.bases.text import Conditioning
-from detour.diffusion.objective import prediction_type
-from detour.diffusion.schedule import alphas_cumprod
-from detour.training.assembly import attach_trainable, choose_targets
+from detour.training.assembly import attach_trainable, choose_targets, denoiser_of
 from detour.training.batches import Batch
 from detour.training.cache import ENCODE_BATCH
-from detour.training.step import Denoiser
+from detour.training.optimizers import OPTIMIZERS
+from detour.training.text_adapter import trains_text
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
     from detour.specs import RunSpec
-
-SAMPLE_BATCH = 4
-"""Pictures that sample sheets draw at once."""
-
-OPTIMIZER_TENSORS: Mapping[str, float] = {
-    "adamw": 2,
-    "adamw8bit": 0.5,
-    "adafactor": 0.1,
-    "prodigy": 4,
-    "lion": 1,
-    "schedule_free": 2,
-}
-"""State of an optimizer as a multiple of the adapter's own bytes."""
-
-BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those."""
-
 
 ALLOCATOR_SHARE = 0.3
 """What malloc and the kernels' scratch memory add to the activations on a CPU; the slow test holds it."""
@@ -116,8 +98,11 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     """Memory of a training step of a resolved run: one micro-batch, forward and backward."""
     dtype = torch_dtype(str(spec.base.dtype))
     unet = base.meta_unet()
+    saved = 0
+    if spec.base.quantize != "none":
+        saved = saved_bytes(quantizable_weights(unet), spec.base.quantize, dtype)
     targets = choose_targets(unet, base, spec)
-    denoiser = _denoiser(base, spec, unet, dtype)
+    denoiser = denoiser_of(base, spec, unet, dtype=dtype)
     attached = attach_trainable(denoiser, targets.layers, spec)
     if spec.train.gradient_checkpointing:
         unet.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -135,10 +120,10 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
         denoiser.loss(batch).backward()
         activations = bytes_.peak - standing
     kept = {
-        "weights": weights - saved_by_quantising(base, spec),
+        "weights": weights - saved,
         "adapter": adapter,
         "gradients": adapter,
-        "optimizer": int(OPTIMIZER_TENSORS[spec.train.optim.name] * adapter),
+        "optimizer": int(OPTIMIZERS[spec.train.optim.name].state * adapter),
         "average": adapter if spec.train.ema else 0,
         "text encoders": _live_text_bytes(base, spec),
         "activations": activations,
@@ -167,10 +152,10 @@ def text_footprint(base: "Base") -> Footprint:
     )
 
 
-def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint) -> Footprint:
-    """Memory of drawing sample pictures beside the training state: the VAE's decoder is the largest part."""
+def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint, *, pictures: int) -> Footprint:
+    """Memory of drawing ``pictures`` at a time beside the training state: the VAE's decoder is the largest part."""
     vae = parts.empty_part("vae", base.config("vae"))
-    weights, activations = _decoding(vae, base, spec, SAMPLE_BATCH)
+    weights, activations = _decoding(vae, base, spec, pictures)
     kept = {name: size for name, size in training.parts.items() if name != "activations"}
     return Footprint("drawing samples", {**kept, "decoder": weights, "activations": activations})
 
@@ -185,7 +170,7 @@ def proving_footprint(base: "Base", spec: "RunSpec", *, pictures: int) -> Footpr
         _fill(unet, torch.float32)
         weights = bytes_.live
         batch = _batch(base, doubled)
-        denoiser = _denoiser(base, spec, unet, torch.float32)
+        denoiser = denoiser_of(base, spec, unet, dtype=torch.float32)
         bytes_.reset()
         standing = bytes_.live
         with torch.no_grad():
@@ -215,20 +200,9 @@ def process_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def saved_by_quantising(base: "Base", spec: "RunSpec") -> int:
-    """Bytes that a quantised base is smaller than one in the run's precision; 0 without."""
-    kind = spec.base.quantize
-    if kind == "none":
-        return 0
-    before = torch_dtype(str(spec.base.dtype)).itemsize
-    unet = base.meta_unet()
-    weights = sum(unet.get_parameter(f"{path}.weight").numel() for path in chosen_linears(unet))
-    return int(weights * (before - BYTES_A_WEIGHT[kind]))
-
-
 def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
     """Text encoders that stay loaded because they train: weights, and what one micro-batch of captions keeps."""
-    if not spec.adapter.text_encoder.rank and not spec.adapter.tokens.words:
+    if not trains_text(spec):
         return 0
     total = 0
     for part in base.family.text_parts:
@@ -253,18 +227,6 @@ def _decoding(vae: nn.Module, base: "Base", spec: "RunSpec", batch: int) -> tupl
         with torch.no_grad():
             vae.decode(latents)  # type: ignore[operator]
         return weights, bytes_.peak - weights
-
-
-def _denoiser(base: "Base", spec: "RunSpec", unet: nn.Module, dtype: torch.dtype) -> Denoiser:
-    scheduler = base.scheduler_config()
-    return Denoiser(
-        unet=unet,
-        device="cpu",
-        dtype=dtype,
-        alphas=alphas_cumprod(scheduler),
-        kind=prediction_type(str(scheduler.get("prediction_type", "epsilon"))),
-        size_px=int(spec.data.resolution),
-    )
 
 
 @contextlib.contextmanager

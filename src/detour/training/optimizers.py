@@ -22,6 +22,7 @@ class OptimizerFacts:
         schedule: shape of the rate that its authors advise.
         module: what has to be importable.
         extra: of this package, which installs it.
+        state: what it remembers, as a multiple of the parameters' own bytes.
         why: the sentence that a run says when the rate was left to it.
     """
 
@@ -32,18 +33,20 @@ class OptimizerFacts:
     schedule: Literal["cosine", "constant"] = "cosine"
     module: str = "torch"
     extra: str = ""
+    state: float = 2
     why: str = ""
 
 
 OPTIMIZERS: Mapping[OptimizerName, OptimizerFacts] = {
     "adamw": OptimizerFacts(title="AdamW"),
-    "adamw8bit": OptimizerFacts(title="AdamW8bit", module="bitsandbytes", extra="quant"),
-    "adafactor": OptimizerFacts(title="Adafactor", module="transformers"),
+    "adamw8bit": OptimizerFacts(title="AdamW8bit", module="bitsandbytes", extra="quant", state=0.5),
+    "adafactor": OptimizerFacts(title="Adafactor", module="transformers", state=0.1),
     "prodigy": OptimizerFacts(
         title="Prodigy",
         sets_rate=True,
         module="prodigyopt",
         extra="optim",
+        state=4,
         why="it finds its rate itself and takes 1 as a factor of that",
     ),
     "lion": OptimizerFacts(
@@ -52,6 +55,7 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerFacts] = {
         beta2=0.99,
         module="lion_pytorch",
         extra="optim",
+        state=1,
         why="each of its steps has the full size of the rate, so it wants a fifth of AdamW's (arXiv:2302.06675)",
     ),
     "schedule_free": OptimizerFacts(
