@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from detour.errors import RunError
+from detour.evaluation.compared import Part
 from detour.files import write_text
 
 VerdictName = Literal[
@@ -16,11 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=0, le=255)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class GradientFigures(_Part):
+class GradientFigures(Part):
     """What the gradient proof found before step 1, and whether the base's bytes were the same afterwards."""
 
     adapter_tensors: Count
@@ -30,7 +27,7 @@ class GradientFigures(_Part):
     base_unchanged: bool
 
 
-class PixelFigures(_Part):
+class PixelFigures(Part):
     """With the adapter against without, steps of 255."""
 
     mean_abs_diff: Difference
@@ -38,13 +35,13 @@ class PixelFigures(_Part):
     pictures: Count
 
 
-class LargestDifference(_Part):
+class LargestDifference(Part):
     """Largest difference of two ways to one picture, steps of 255; ``None`` without a second way."""
 
     max_abs_diff: Annotated[int, Field(ge=0, le=255)] | None
 
 
-class StyleDistance(_Part):
+class StyleDistance(Part):
     """Biased squared MMD to true pictures of the style; the ceiling is a second set of true pictures."""
 
     base: float
@@ -52,7 +49,7 @@ class StyleDistance(_Part):
     ceiling: float
 
 
-class PromptAccuracy(_Part):
+class PromptAccuracy(Part):
     """Share of the pictures whose part of the prompt the judge picks among all alternatives."""
 
     object: Share
@@ -60,7 +57,7 @@ class PromptAccuracy(_Part):
     place: Share
 
 
-class AccuracyFigures(_Part):
+class AccuracyFigures(Part):
     """Prompt accuracy without and with the adapter, and on true pictures of the style."""
 
     base: PromptAccuracy
@@ -68,7 +65,7 @@ class AccuracyFigures(_Part):
     ceiling: PromptAccuracy
 
 
-class HeldOutFigures(_Part):
+class HeldOutFigures(Part):
     """Scores on prompts that training never saw; ``None`` where nothing could be measured, with a reason."""
 
     prompts: Count
@@ -78,7 +75,7 @@ class HeldOutFigures(_Part):
     prompt_accuracy: AccuracyFigures | None
 
 
-class Proof(_Part):
+class Proof(Part):
     """The proof of one run, for programs."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
