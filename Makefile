@@ -27,8 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	@$(BIN)/detour demo
 
+# One thread a process: two processes of two threads on two cores take several times as long.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -5,45 +5,24 @@ Bytes kept for the backward pass are those of the tensors that a forward pass ma
 
 import importlib.util
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
-from detour.bases.quantize import PACKAGES, quantize_linears, stored_bytes
+from detour.bases.quantize import PACKAGES, chosen_linears, quantize_linears, saved_bytes, stored_bytes
 from detour.bases.text import Conditioning
 from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser
 from detour.training.batches import Batch
+from detour.training.footprint import LiveBytes
 from detour.training.resolve import resolve
 from detour.training.step import Denoiser
 
 MIB = 1 << 20
 REPEATS = 7
-
-
-class StillThere(TorchDispatchMode):
-    """Remembers every tensor that a block makes, and counts the bytes of those that outlive it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._storages: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self._storages[storage._cdata] = weakref.ref(storage)
-        return made
-
-    @property
-    def bytes(self) -> int:
-        return sum(s.nbytes() for ref in self._storages.values() if (s := ref()) is not None)
 
 
 def resolved(base: Base, **flags: Any) -> RunSpec:
@@ -75,10 +54,10 @@ def assembled(base: Base, **flags: Any) -> tuple[Denoiser, Attached]:
 
 
 def kept(denoiser: Denoiser, batch: Batch) -> int:
-    with StillThere() as made:
+    with LiveBytes() as made:
         loss = denoiser.loss(batch)
     assert loss.requires_grad
-    return made.bytes
+    return made.live
 
 
 def step_seconds(denoiser: Denoiser, attached: Attached, batch: Batch) -> float:
@@ -119,15 +98,12 @@ def quantised(kind: Any) -> None:
 
 
 def weights_at_true_shape(name: str) -> None:
-    """Counted on shapes: NF4 with double quantisation takes 4.127 bits a weight, int8 8 and a scale an output."""
-    from detour.bases.quantize import chosen_linears
-
+    """Counted on shapes."""
     unet = open_base(name).meta_unet()
     whole = stored_bytes(unet) // 2  # bf16
     linears = [unet.get_submodule(path) for path in chosen_linears(unet)]
     numel = sum(layer.weight.numel() for layer in linears)
-    nf4 = whole - 2 * numel + numel * 4.127 / 8
-    int8 = whole - 2 * numel + numel + 2 * sum(layer.out_features for layer in linears)
+    int8, nf4 = (whole - saved_bytes(unet, kind, torch.bfloat16) for kind in ("int8", "nf4"))
     print(
         f"{name}: {len(linears)} layers hold {2 * numel / whole:.0%} of the weights; bf16 {whole / MIB:.0f} MiB, "
         f"int8 {int8 / MIB:.0f} MiB, nf4 {nf4 / MIB:.0f} MiB"

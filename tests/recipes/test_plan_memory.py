@@ -3,10 +3,10 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from detour.errors import ConfigError
 from detour.recipes.plan_memory import CUDA_CONTEXT_BYTES, Card, MemoryPlan, plan_memory
 from detour.specs import load_run_spec
 
@@ -105,6 +105,12 @@ def test_methods_whose_factors_stand_outside_the_model_are_counted(plan: Plan, m
     assert training.parts["gradients"] == training.parts["adapter"]
 
 
-def test_a_start_from_the_weights_is_refused_in_one_line(plan: Plan) -> None:
-    with pytest.raises(ConfigError, match="a plan loads none"):
-        plan(adapter__init="pissa", adapter__targets="linear")
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_weights_costs_a_second_copy_of_the_adapter(plan: Plan, init: str) -> None:
+    def training(**settings: Any) -> Any:
+        made = plan(adapter__targets="linear", sample__every=0, **settings)
+        return next(stage.parts for stage in made.stages if stage.stage == "training")
+
+    plain, from_base = training(), training(adapter__init=init)
+    assert from_base["start"] == from_base["adapter"] == plain["adapter"]
+    assert from_base["weights"] == plain["weights"]

@@ -1,6 +1,5 @@
 """Gradient checkpointing, compiled blocks and a quantised base leave the adapter's gradients as they are."""
 
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.bases.base import open_base
@@ -16,6 +14,7 @@ from detour.bases.quantize import PACKAGES, dequantized, quantize_linears, store
 from detour.errors import ConfigError
 from detour.recipes.train_adapter import train_adapter
 from detour.training import assembly
+from detour.training.footprint import LiveBytes
 from detour.training.step import TrainingLoss
 from detour.training.validation import fixed_validation
 from tests.recipes.photos import make_photos, quick_spec
@@ -27,31 +26,11 @@ def base(tiny_base: Path) -> Any:
     return open_base(str(tiny_base))
 
 
-class StillThere(TorchDispatchMode):
-    """Remembers every tensor that a block makes, and counts the bytes of those that outlive it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._storages: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self._storages[storage._cdata] = weakref.ref(storage)
-        return made
-
-    @property
-    def bytes(self) -> int:
-        return sum(s.nbytes() for ref in self._storages.values() if (s := ref()) is not None)
-
-
 def kept_for_backward(loss_fn: TrainingLoss) -> int:
-    with StillThere() as made:
+    with LiveBytes() as made:
         loss = loss_fn(0, 0)
     assert loss.requires_grad
-    return made.bytes
+    return made.live
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

@@ -29,6 +29,7 @@ class Live(ABC):
     Attributes:
         key: of the layer.
         factors: name → live float32 parameter, in a fixed order.
+        constants: name → float32 tensor of the same shape that stands beside the factors and never changes.
         alpha: numerator of the scale ``alpha / rank``.
         weight: strength; 1 in training.
         active: whether it answers at all.
@@ -44,6 +45,7 @@ class Live(ABC):
         self.factors = {
             factor: nn.Parameter(tensor.to(device, torch.float32)) for factor, tensor in factors.items()
         }
+        self.constants: dict[str, Tensor] = {}
         self._handle = module.register_forward_hook(self._add)
 
     @abstractmethod
@@ -205,26 +207,26 @@ class LiveDifference(Live):
         self, key: str, module: nn.Linear, factors: Mapping[str, Tensor], *, alpha: float, name: str
     ) -> None:
         super().__init__(key, module, factors, alpha=alpha, name=name)
-        self._start = {factor: value.detach().clone() for factor, value in self.factors.items()}
+        self.constants = {factor: value.detach().clone() for factor, value in self.factors.items()}
 
     def added(self, x: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
         scale = self.alpha / self.factors["down"].shape[0]
         now, before = (
             functional.linear(functional.linear(x, factors["down"]), factors["up"])
-            for factors in (self.factors, self._start)
+            for factors in (self.factors, self.constants)
         )
         return scale * (now - before)
 
     def made_of(self, factors: Mapping[str, Tensor]) -> Layer:
-        down = torch.cat([factors["down"], self._start["down"].cpu()])
-        up = torch.cat([factors["up"], -self._start["up"].cpu()], dim=1)
+        down = torch.cat([factors["down"], self.constants["down"].cpu()])
+        up = torch.cat([factors["up"], -self.constants["up"].cpu()], dim=1)
         return LoraLayer(down=down, up=up, alpha=2.0 * self.alpha)
 
     def factors_in(self, layer: Layer) -> Mapping[str, Tensor]:
         self._of_kind(layer, LoraLayer)
         rank = self.factors["down"].shape[0]
         down, up = layer.tensors["down"], layer.tensors["up"]
-        if not torch.equal(down[rank:], self._start["down"].cpu()):
+        if not torch.equal(down[rank:], self.constants["down"].cpu()):
             raise AdapterError(f"'{self.key}' began from another start in the adapter than attached.")
         return {"down": down[:rank], "up": up[:, :rank]}
 

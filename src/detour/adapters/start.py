@@ -115,7 +115,7 @@ def base_factors(weight: Tensor, *, rank: int, init: Init, scale: float, key: st
     get the same bits.
 
     Args:
-        weight: (out, in) of a Linear layer.
+        weight: (out, in) of a Linear layer; on the meta device, shapes come back alone.
         rank: at most the smaller side of ``weight``.
         init: "pissa" or "olora".
         scale: alpha / rank; PiSSA is divided by it, OLoRA is not, as in PEFT.
@@ -133,6 +133,9 @@ def base_factors(weight: Tensor, *, rank: int, init: Init, scale: float, key: st
         raise AdapterError(
             f"'{key}' has rank {min(weight.shape)}, so {init} cannot take {rank} directions from it. Lower --rank."
         )
+    if weight.is_meta:
+        out, inputs = weight.shape
+        return torch.empty(rank, inputs, device="meta"), torch.empty(out, rank, device="meta")
     frozen = weight.detach().to("cpu", torch.float32)
     if init == "olora":
         q, r = torch.linalg.qr(frozen)

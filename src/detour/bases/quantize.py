@@ -19,7 +19,8 @@ Quantization = Literal["nf4", "int8"]
 PACKAGES: dict[Quantization, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
 
 BYTES_A_WEIGHT: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those."""
+"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those; int8 without
+its scales, one an output in the layer's dtype."""
 
 SMALLEST_WEIGHTS = 4096
 """Layers with fewer weights stay as they are: nothing is saved there."""
@@ -117,14 +118,12 @@ def chosen_linears(model: nn.Module) -> Iterator[str]:
             yield name
 
 
-def quantizable_weights(model: nn.Module) -> int:
-    """Weights in the layers that are quantised; works on the meta device."""
-    return sum(model.get_parameter(f"{path}.weight").numel() for path in chosen_linears(model))
-
-
-def saved_bytes(num_weights: int, kind: Quantization, dtype: torch.dtype) -> int:
-    """Bytes by which that many quantised weights are smaller than the same in ``dtype``."""
-    return int(num_weights * (dtype.itemsize - BYTES_A_WEIGHT[kind]))
+def saved_bytes(model: nn.Module, kind: Quantization, dtype: torch.dtype) -> int:
+    """Bytes by which the quantised weights would be smaller than in ``dtype``; works on the meta device."""
+    weights = [model.get_parameter(f"{path}.weight") for path in chosen_linears(model)]
+    num_weights, num_outputs = sum(w.numel() for w in weights), sum(len(w) for w in weights)
+    scales = num_outputs * dtype.itemsize if kind == "int8" else 0
+    return int(num_weights * (dtype.itemsize - BYTES_A_WEIGHT[kind])) - scales
 
 
 def _nf4(layer: nn.Linear, dtype: torch.dtype, device: str) -> nn.Module:

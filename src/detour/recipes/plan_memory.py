@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
-from detour.bases.quantize import quantizable_weights, saved_bytes
-from detour.errors import ConfigError
+from detour.bases.quantize import saved_bytes
 from detour.evaluation.proof_pictures import proof_batch
 from detour.recipes.draw_samples import BATCH as SAMPLE_BATCH
 from detour.specs import RunSpec
@@ -125,11 +125,6 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
     Raises:
         BaseError, ConfigError: the base is not there, or a setting does not fit it.
     """
-    if spec.adapter.init in ("pissa", "olora"):
-        raise ConfigError(
-            f"adapter.init '{spec.adapter.init}' starts from the base's weights, and a plan loads none. Plan with "
-            "kaiming, which keeps the start's factors less."
-        )
     base = open_base(spec.base.name, revision=spec.base.revision, weights=False)
     resolved = resolve(spec, base, ("a picture",) * 8, name="plan", device=pick_device(spec.base.device))
     stages, trainer = _stages(base, resolved.spec), _Trainer(base, resolved.spec)
@@ -164,13 +159,13 @@ class _Trainer:
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
             dtype = torch_dtype(str(changed.base.dtype))
-            parts["weights"] -= saved_bytes(self._quantizable_weights, changed.base.quantize, dtype)
+            parts["weights"] -= saved_bytes(self._meta_unet, changed.base.quantize, dtype)
         parts["activations"] *= int(changed.train.batch)
         return sum(parts.values())
 
     @functools.cached_property
-    def _quantizable_weights(self) -> int:
-        return quantizable_weights(self._base.meta_unet())
+    def _meta_unet(self) -> nn.Module:
+        return self._base.meta_unet()
 
     def _pass_of(self, spec: RunSpec) -> Footprint:
         """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detour.bases import parts
 from detour.bases.hardware import torch_dtype
 from detour.bases.latents import encode_pictures, pictures_in_pass
-from detour.bases.quantize import quantizable_weights, saved_bytes
+from detour.bases.quantize import saved_bytes
 from detour.bases.text import Conditioning
 from detour.training.assembly import attach_trainable, choose_targets, denoiser_of
 from detour.training.batches import Batch
@@ -100,20 +100,22 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     unet = base.meta_unet()
     saved = 0
     if spec.base.quantize != "none":
-        saved = saved_bytes(quantizable_weights(unet), spec.base.quantize, dtype)
+        saved = saved_bytes(unet, spec.base.quantize, dtype)
     targets = choose_targets(unet, base, spec)
     denoiser = denoiser_of(base, spec, unet, dtype=dtype)
     attached = attach_trainable(denoiser, targets.layers, spec)
     if spec.train.gradient_checkpointing:
         unet.enable_gradient_checkpointing()  # type: ignore[operator]
     adapter = sum(4 * p.numel() for p in attached.parameters())
+    start = sum(4 * t.numel() for live in attached.live_layers for t in live.constants.values())
     with _shapes_only() as bytes_:
         _fill(unet, dtype)
         for live in attached.live_layers:
             live.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in live.factors.items()}
+            live.constants = {name: torch.empty(t.shape) for name, t in live.constants.items()}
         for parameter in attached.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        weights = bytes_.live - 2 * adapter
+        weights = bytes_.live - 2 * adapter - start
         batch = _batch(base, spec)
         bytes_.reset()
         standing = bytes_.live
@@ -122,6 +124,7 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     kept = {
         "weights": weights - saved,
         "adapter": adapter,
+        "start": start,
         "gradients": adapter,
         "optimizer": int(OPTIMIZERS[spec.train.optim.name].state * adapter),
         "average": adapter if spec.train.ema else 0,
