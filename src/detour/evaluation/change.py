@@ -1,0 +1,53 @@
+"""What an adapter changed in a figure, with an interval over prompts."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from detour.evaluation.compared import Part
+from detour.evaluation.differences import paired_difference
+
+
+class Change(Part):
+    """Adapter minus base over the same prompts and seeds."""
+
+    mean: float
+    low: float | None
+    """Lower end of Student's 95 % interval; ``None``: one prompt has none."""
+    high: float | None
+    prompts: int
+
+    @property
+    def told(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def change_over_prompts(adapter: Sequence[float], base: Sequence[float], *, seeds: int) -> Change:
+    """The mean change and how sure it is.
+
+    Pictures of one prompt are alike, so the prompts are the samples: each gives the mean over its seeds.
+
+    Args:
+        adapter: a figure of each picture, prompt-major.
+        base: of the same prompts and seeds.
+        seeds: pictures of each prompt.
+
+    Raises:
+        ConfigError: the sides do not pair up.
+    """
+    difference = paired_difference(over_seeds(adapter, seeds), over_seeds(base, seeds))
+    sure = math.isfinite(difference.low)
+    return Change(
+        mean=difference.mean,
+        low=difference.low if sure else None,
+        high=difference.high if sure else None,
+        prompts=difference.pairs,
+    )
+
+
+def over_seeds(figures: Sequence[float], seeds: int) -> list[float]:
+    """The mean of each prompt's pictures; prompt-major."""
+    means: list[float] = np.asarray(figures, dtype=float).reshape(-1, seeds).mean(axis=1).tolist()
+    return means

@@ -1,0 +1,93 @@
+"""What an adapter does to prompts that have nothing to do with it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from detour.errors import ShapeMismatch
+from detour.evaluation.change import Change
+from detour.evaluation.compared import Compared, Part, Side
+from detour.evaluation.diversity import distances_within, pixels_within
+from detour.evaluation.pixels import Pictures, thumbnails
+from detour.evaluation.prompt_keeping import Hits, PromptPart, measure_prompt_keeping
+
+
+class Moved(Part):
+    """How far pictures lie from the base's of the same prompt and seed."""
+
+    adapter: float
+    rate_zero: float | None = None
+    """With an adapter trained at rate 0: what is not zero here is rounding."""
+    shuffled: float | None = None
+    other_seeds: float | None
+    """How far the base's own pictures of one prompt lie apart when only the seed is another: the control. ``None``:
+    one seed a prompt has no other."""
+
+    @property
+    def share(self) -> float | None:
+        """The adapter's move, where one is a picture as unlike the base's as the next seed's is."""
+        return self.adapter / self.other_seeds if self.other_seeds else None
+
+
+class Drift(Part):
+    """Of one set of unrelated prompts, either with the trigger in them or without."""
+
+    prompts: int
+    seeds: int
+    judge: Moved
+    """1 − cosine of the judge's features, 0 to 2."""
+    pixels: Moved
+    """Mean absolute difference of 16-pixel thumbnails, steps of 255."""
+    clip_score: Compared
+    """As in prompt keeping: mean cosine of picture and prompt, times 100."""
+    clip_change: Change
+    parts: dict[str, PromptPart] | None
+    """Object, colour and place, where they are known."""
+
+
+def measure_drift(
+    pictures: Mapping[Side, Pictures],
+    looks: Mapping[Side, Tensor],
+    wishes: Tensor,
+    *,
+    seeds: int,
+    hits: Mapping[Side, Hits] | None = None,
+) -> Drift:
+    """Compare every side with the base on prompts that training has nothing to do with.
+
+    Args:
+        pictures: side → uint8 (prompts × seeds, H, W, 3), prompt-major; adapter and base at least.
+        looks: side → (prompts × seeds, D) their features, rows of length one.
+        wishes: (prompts, D) features of the prompts, without the trigger.
+        seeds: pictures of each prompt; with two or more there is a control.
+        hits: side → whether each part of the prompt is shown, where that is known.
+
+    Raises:
+        ShapeMismatch: the sides do not pair up.
+    """
+    if len({*map(len, pictures.values()), *map(len, looks.values())}) != 1:
+        raise ShapeMismatch("the sides have not the same number of pictures, so their drift cannot be told.")
+    others = [side for side in looks if side != "base"]
+    judge = {
+        side: float((1 - (looks[side].double() * looks["base"].double()).sum(-1)).clamp_min(0).mean())
+        for side in others
+    }
+    small = {side: thumbnails(rows) for side, rows in pictures.items()}
+    pixels = {side: float(np.abs(small[side] - small["base"]).mean()) for side in others}
+    again: tuple[float | None, float | None] = (None, None)
+    if seeds > 1:
+        again = (
+            float(distances_within(looks["base"], seeds=seeds).mean()),
+            float(pixels_within(pictures["base"], seeds=seeds).mean()),
+        )
+    kept = measure_prompt_keeping(looks, wishes, seeds=seeds, hits=hits)
+    return Drift(
+        prompts=kept.prompts,
+        seeds=seeds,
+        judge=Moved(**judge, other_seeds=again[0]),
+        pixels=Moved(**pixels, other_seeds=again[1]),
+        clip_score=kept.clip_score,
+        clip_change=kept.clip_change,
+        parts=kept.parts,
+    )

@@ -1,0 +1,92 @@
+"""How near the pictures come to the reference pictures: of a style, or of a subject."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from detour.evaluation.compared import Compared, Part, Side
+from detour.evaluation.distance import cmmd, nearer_p_value, style_distance, told_apart_p_value
+from detour.evaluation.frechet import frechet_distance, why_no_frechet
+from detour.evaluation.similarity import picture_similarity
+
+
+class Fidelity(Part):
+    """Distances to the reference pictures; the ceiling is a second set of true pictures."""
+
+    references: int
+    """Pictures that the generated ones are compared with."""
+    style_distance: Compared
+    """Biased squared MMD, as in ``proof.json``."""
+    nearer_p: float
+    """That the adapter's pictures are no nearer than the base's: permutation within pairs of prompt and seed."""
+    told_apart_p: Compared
+    """That the pictures of a side and the references come from one distribution: permutation of labels. Small: told
+    apart. The ceiling's says whether true pictures are."""
+    cmmd: Compared
+    """The distance on the scale of the published CMMD."""
+    frechet: Compared | None
+    frechet_left_out: str | None
+    """Why there is no Fréchet distance."""
+    similarity: Compared
+    """Mean cosine to the reference pictures, for subjects; the ceiling is that of other true pictures."""
+    similarity_of_class: float | None
+    """Of other pictures of the subject's class: what a picture of the wrong individual would get."""
+
+    @property
+    def style(self) -> float:
+        """Share of the way to the references: 1 − adapter's distance / base's distance; negative: it went away."""
+        return 1 - self.style_distance.adapter / self.style_distance.base if self.style_distance.base else 0.0
+
+
+def measure_fidelity(
+    looks: Mapping[Side, Tensor],
+    references: Tensor,
+    *,
+    seeds: int = 1,
+    others: Tensor | None = None,
+    prompt_of_reference: Sequence[int] | None = None,
+    of_the_class: Tensor | None = None,
+) -> Fidelity:
+    """Compare every side with the reference pictures.
+
+    Args:
+        looks: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
+        references: (M, D) features of the reference pictures.
+        seeds: pictures of each prompt.
+        others: (K, D) features of true pictures that share none with the references: the ceiling.
+        prompt_of_reference: number of the prompt that each reference shows, where they show the same prompts (then
+            ``others`` are prompt-major, too); ``None`` where they do not: then the first picture of each prompt is
+            told apart from them freely.
+        of_the_class: features of other pictures of the subject's class.
+
+    Raises:
+        ShapeMismatch: the sides do not pair up, or the judge's widths differ.
+    """
+    prompts = len(looks["base"]) // seeds
+
+    def told_apart(features: Tensor) -> float:
+        each = len(features) // prompts
+        if prompt_of_reference is None:
+            return told_apart_p_value(features[::each] if each > 1 else features, references)
+        shown = [i // each for i in range(len(features))]
+        return told_apart_p_value(features, references, strata=(shown, prompt_of_reference))
+
+    why_not = why_no_frechet(references, *looks.values(), *([] if others is None else [others]))
+
+    def compared(figure: Callable[[Tensor], float]) -> Compared:
+        return Compared.of(
+            {side: figure(features) for side, features in looks.items()},
+            ceiling=None if others is None else figure(others),
+        )
+
+    return Fidelity(
+        references=len(references),
+        style_distance=compared(lambda features: style_distance(features, references)),
+        nearer_p=nearer_p_value(looks["adapter"], looks["base"], references, seeds=seeds),
+        told_apart_p=compared(told_apart),
+        cmmd=compared(lambda features: cmmd(features, references)),
+        frechet=None if why_not else compared(lambda features: frechet_distance(features, references)),
+        frechet_left_out=why_not,
+        similarity=compared(lambda features: picture_similarity(features, references)),
+        similarity_of_class=None if of_the_class is None else picture_similarity(of_the_class, references),
+    )

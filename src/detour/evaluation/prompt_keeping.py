@@ -1,0 +1,82 @@
+"""Whether the adapter's pictures still show what their prompts ask for."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from detour.evaluation.change import Change, change_over_prompts
+from detour.evaluation.compared import Compared, Part, Side
+from detour.evaluation.similarity import clip_scores
+
+Hits = Mapping[str, Sequence[bool]]
+"""Slot of the prompt → whether each picture shows the word that was asked for, prompt-major."""
+
+
+class PromptPart(Part):
+    """One part of the prompts (object, colour, place): how many of the pictures show it."""
+
+    share: Compared
+    change: Change
+
+
+class PromptKeeping(Part):
+    """How well pictures fit their prompts, base beside adapter."""
+
+    prompts: int
+    seeds: int
+    clip_score: Compared
+    """Mean cosine of picture and prompt in the judge's features, times 100."""
+    clip_change: Change
+    parts: dict[str, PromptPart] | None
+    """``None``: what the prompts ask for is not known word by word."""
+
+
+def measure_prompt_keeping(
+    looks: Mapping[Side, Tensor],
+    wishes: Tensor,
+    *,
+    seeds: int,
+    truths: Tensor | None = None,
+    hits: Mapping[Side, Hits] | None = None,
+    true_hits: Hits | None = None,
+) -> PromptKeeping:
+    """Score every side on the same prompts and seeds.
+
+    Args:
+        looks: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
+        wishes: (prompts, D) features of the prompts, without the trigger, which no judge knows.
+        seeds: pictures of each prompt.
+        truths: (prompts × k, D) features of true pictures of the prompts, prompt-major: the ceiling.
+        hits: side → its hits, from :meth:`detour.evaluation.judge.Judge.prompt_hits`.
+        true_hits: of the true pictures.
+
+    Raises:
+        ShapeMismatch: not ``seeds`` pictures a prompt.
+    """
+    scores = {side: clip_scores(features, wishes, seeds=seeds).tolist() for side, features in looks.items()}
+    ceiling = None
+    if truths is not None:
+        ceiling = float(clip_scores(truths, wishes, seeds=len(truths) // len(wishes)).mean())
+    return PromptKeeping(
+        prompts=len(wishes),
+        seeds=seeds,
+        clip_score=Compared.of({side: float(np.mean(row)) for side, row in scores.items()}, ceiling=ceiling),
+        clip_change=change_over_prompts(scores["adapter"], scores["base"], seeds=seeds),
+        parts=None if hits is None else prompt_parts(hits, seeds=seeds, true_hits=true_hits),
+    )
+
+
+def prompt_parts(
+    hits: Mapping[Side, Hits], *, seeds: int, true_hits: Hits | None = None
+) -> dict[str, PromptPart]:
+    """Slot → share of hits of every side, and the change with its interval."""
+    found = {}
+    for slot in hits["base"]:
+        rows = {side: [float(hit) for hit in mine[slot]] for side, mine in hits.items()}
+        ceiling = None if true_hits is None else float(np.mean(true_hits[slot]))
+        found[slot] = PromptPart(
+            share=Compared.of({side: float(np.mean(row)) for side, row in rows.items()}, ceiling=ceiling),
+            change=change_over_prompts(rows["adapter"], rows["base"], seeds=seeds),
+        )
+    return found
