@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grid": ("grid", "Base, A, B and A+B at several weights on one sheet."),
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
-    "prove": ("prove", "Prove a finished run again, from its files."),
+    "prove": ("prove", "Prove a finished run again, or an adapter file."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
     "forward": ("forward", "Drown a picture in noise, and find the way back."),

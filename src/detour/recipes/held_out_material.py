@@ -122,6 +122,8 @@ def training_pictures_or_note(
     spec: RunSpec, *, size_px: int
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
     """The run's pictures, or a sentence on why they cannot be compared with."""
+    if not any(folder.source for folder in spec.data.all_folders()):
+        return None, ("No training pictures were named: copies were not looked for.",)
     try:
         return read_training_pictures(spec, size_px=size_px), ()
     except DetourError:

@@ -1,26 +1,23 @@
 """Prove a finished run: load its file into a fresh base, draw, compare, decide, and write it all down."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from detour.adapters.adapter import Adapter
-from detour.errors import RunError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.card import write_card
 from detour.evaluation.causes import AdapterState, causes_of_no_effect
 from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof import GradientFigures, LargestDifference, PixelFigures, Proof, write_proof
+from detour.evaluation.proof import LargestDifference, PixelFigures, Proof, write_proof
 from detour.evaluation.proof_pictures import ProofRequest, proof_requests, read_trained_pictures
-from detour.evaluation.report import Metrics, Pair, RunStory, read_metrics, write_report
+from detour.evaluation.report import Pair, RunStory, write_report
 from detour.evaluation.sheet import write_sheet
 from detour.evaluation.sides import Sides, draw_full_sides, draw_sides
 from detour.evaluation.verdict import Evidence, decide, has_effect
+from detour.recipes.finished_run import FinishedRun, read_finished_run, run_of_file
 from detour.recipes.held_out_material import (
     HeldOutMaterial,
     TrainingPictures,
@@ -28,8 +25,6 @@ from detour.recipes.held_out_material import (
     training_pictures_or_note,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.save_run import product_of
-from detour.specs import RunSpec, load_run_spec
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -37,18 +32,6 @@ if TYPE_CHECKING:
 SHEET = Path("samples") / "sheet.png"
 SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "torch": "torch"}
 """Keys of ``run.json`` that the report shows, and how it calls them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-    """What a run folder holds before the proof; the adapter file is a folder after full fine-tuning."""
-
-    folder: Path
-    spec: RunSpec
-    adapter_file: Path
-    state: Mapping[str, Any]
-    gradients: GradientFigures | None
-    metrics: Metrics
 
 
 def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = silent) -> Proof:
@@ -67,21 +50,63 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
         AdapterError: the file is broken or made for another base.
         BaseError: the base is not there any more.
     """
+    return _prove(read_finished_run(run_folder), weight, progress)
+
+
+def prove_adapter(
+    adapter_file: Path,
+    *,
+    out: Path,
+    base: str | None = None,
+    revision: str | None = None,
+    pictures: Path | None = None,
+    prompts: Sequence[str] = (),
+    allow_pickle: bool = False,
+    weight: float = 1.0,
+    progress: ProgressFn = silent,
+) -> Proof:
+    """Prove an adapter file without its run; nothing is known of its training, so its pictures have to speak for it.
+
+    Args:
+        adapter_file: of any format.
+        out: folder for ``proof.json``, ``report.html`` and ``samples/sheet.png``.
+        base: that it is for; ``None``: the one that its metadata names.
+        revision: of a hub base.
+        pictures: of what it should have learned; ``None``: no style to compare with.
+        prompts: new to it; none: those that the base's own world writes, where it can.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
+        weight: with which the adapter is attached.
+        progress: told about stages and pictures.
+
+    Raises:
+        AdapterError: missing, broken or made for another base.
+        ConfigError: nothing says which base it is for.
+        BaseError: the base cannot be opened.
+    """
+    run = run_of_file(
+        adapter_file, out=out, base=base, revision=revision, pictures=pictures, allow_pickle=allow_pickle
+    )
+    if prompts:
+        asked = run.spec.evaluate.model_copy(update={"prompts": tuple(prompts)})
+        run = replace(run, spec=run.spec.model_copy(update={"evaluate": asked}))
+    return _prove(run, weight, progress, allow_pickle=allow_pickle)
+
+
+def _prove(run: FinishedRun, weight: float, progress: ProgressFn, *, allow_pickle: bool = False) -> Proof:
     from detour.adapter_files import read_adapter
     from detour.bases.base import open_base
     from detour.bases.hardware import set_threads
     from detour.training.assembly import as_trained
 
-    run = read_finished_run(run_folder)
     set_threads(run.spec.train.threads)
     base = as_trained(open_base(run.spec.base.name, revision=run.spec.base.revision), run.spec)
     full = run.spec.adapter.method == "full"
-    adapter = Adapter({}) if full else read_adapter(run.adapter_file)
+    adapter = Adapter({}) if full else read_adapter(run.adapter_file, allow_pickle=allow_pickle)
     size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
     progress(Progress(stage="gathering held-out prompts"))
     training, notes = training_pictures_or_note(run.spec, size_px=size_px)
-    material = gather_held_out(run.spec, base, run_folder, training, size_px=size_px)
-    kept = read_trained_pictures(run_folder)
+    material = gather_held_out(run.spec, base, run.folder, training, size_px=size_px)
+    kept = read_trained_pictures(run.folder)
     requests, trained = kept or (proof_requests(run.spec, training.captions if training else ()), None)
     sides = _draw(run, base, adapter, requests, material, weight, progress)
     progress(Progress(stage="scoring"))
@@ -92,48 +117,6 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
     proof = _decide(evidence)
     _write(run, base, proof, sides, requests, material)
     return proof
-
-
-def read_finished_run(run_folder: Path) -> FinishedRun:
-    """Settings, state and curves of a run.
-
-    Raises:
-        RunError: no run, or one without an adapter file.
-    """
-    resolved = run_folder / "resolved.toml"
-    if not resolved.is_file():
-        raise RunError(f"{run_folder}: no resolved.toml, so no run of detour. Name a folder under runs/.")
-    spec = load_run_spec(config=resolved)
-    adapter_file = product_of(run_folder, spec)
-    if not adapter_file.exists():
-        raise RunError(
-            f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
-        )
-    state = _read_json(run_folder / "run.json")
-    return FinishedRun(
-        folder=run_folder,
-        spec=spec,
-        adapter_file=adapter_file,
-        state=state,
-        gradients=_read_gradients(run_folder / "gradients.json"),
-        metrics=read_metrics(run_folder / "metrics.jsonl"),
-    )
-
-
-def _read_gradients(path: Path) -> GradientFigures | None:
-    figures = _read_json(path)
-    try:
-        return GradientFigures.model_validate(figures) if figures else None
-    except ValidationError as error:
-        raise RunError(f"{path}: not what the gradient proof writes. Restore it or train again.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
-    return values if isinstance(values, dict) else {}
 
 
 def _draw(
@@ -286,7 +269,8 @@ def _write(
     )
     write_sheet(run.folder / SHEET, story.held_out_pairs or story.proof_pairs)
     write_report(run.folder / "report.html", story)
-    write_card(run.folder / "README.md", story, pictures=[SHEET])
+    if run.is_run:  # how a lone file was trained is not known well enough for a card
+        write_card(run.folder / "README.md", story, pictures=[SHEET])
     write_proof(run.folder / "proof.json", proof)
 
 

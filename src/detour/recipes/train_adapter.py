@@ -11,6 +11,7 @@ from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
 from detour.bases.hardware import torch_dtype
 from detour.data.folder import split_holdout
+from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
@@ -65,6 +66,7 @@ def train_adapter(
     runs: Path = Path("runs"),
     resume: Path | None = None,
     force: bool = False,
+    prove: bool = True,
     progress: ProgressFn = silent,
 ) -> TrainResult:
     """Train an adapter, save it, load it back and prove that it learned.
@@ -74,6 +76,7 @@ def train_adapter(
         runs: folder of all runs; the new one is ``runs/<name>``, with a number when the name is taken.
         resume: folder of a run that was interrupted.
         force: delete the run that has the name, instead of taking a number.
+        prove: leave the proof out with ``False``: a control is compared with, and claims nothing.
         progress: told of stages, steps and notes.
 
     Returns:
@@ -88,7 +91,7 @@ def train_adapter(
     if resume is not None:
         if spec is not None:
             raise ConfigError(f"--resume {resume}: a resumed run keeps its settings. Leave the others out.")
-        return _resume(_existing(resume), progress)
+        return _resume(_existing(resume), progress, prove=prove)
     if spec is None:
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
     plan = plan_run(spec)
@@ -99,14 +102,14 @@ def train_adapter(
             return _follow(_named(plan, folder), folder, processes)
         with claimed(runs, plan.spec.name, force=force) as folder:
             processes.from_first(folder.name)
-            return _run(_named(plan, folder), folder, progress, processes)
+            return _run(_named(plan, folder), folder, progress, processes, prove=prove)
 
 
 def _named(plan: RunPlan, folder: Path) -> RunPlan:
     return replace(plan, spec=plan.spec.model_copy(update={"name": folder.name}))
 
 
-def _resume(folder: Path, progress: ProgressFn) -> TrainResult:
+def _resume(folder: Path, progress: ProgressFn, *, prove: bool) -> TrainResult:
     with joined(str(read_settings(folder).base.device)) as processes:
         if not processes.first:
             trained = processes.from_first(False)  # the first one has the lock, and the folder is in order
@@ -118,8 +121,9 @@ def _resume(folder: Path, progress: ProgressFn) -> TrainResult:
             trained = processes.from_first(lacks_only_its_proof(folder))
             if trained:
                 leave()
-                return _proved_at_last(folder, progress)
-            return _run(plan_resumed(folder, processes=processes.count), folder, progress, processes)
+                return _proved_at_last(folder, progress) if prove else _trained_before(folder)
+            plan = plan_resumed(folder, processes=processes.count)
+            return _run(plan, folder, progress, processes, prove=prove)
 
 
 def _existing(folder: Path) -> Path:
@@ -163,7 +167,9 @@ def _follow(plan: RunPlan, folder: Path, processes: Processes) -> TrainResult:
     return _result(plan, trained, folder, ())
 
 
-def _run(plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes) -> TrainResult:
+def _run(
+    plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes, *, prove: bool
+) -> TrainResult:
     """All stages of a run; whatever ends it is in ``run.json``."""
     spec = plan.spec
     for note in plan.notes:
@@ -187,9 +193,10 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
         adapter = _ship(plan, trained, folder)
-        keep_trained_pictures_of(
-            folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
-        )
+        if prove:
+            keep_trained_pictures_of(
+                folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
+            )
         facts = {
             "step": trained.state.step,
             "loss": trained.loss,
@@ -199,7 +206,7 @@ def _run(plan: RunPlan, folder: Path, progress: ProgressFn, processes: Processes
         record.write("finished", {**facts, "seconds": trained.seconds})
     result = _result(plan, trained, folder, notes)
     del trained, material  # the proof loads a base of its own
-    return result.model_copy(update={"proof": _prove(folder, progress)})
+    return result.model_copy(update={"proof": _prove(folder, progress)}) if prove else result
 
 
 def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str]) -> TrainResult:
@@ -220,6 +227,8 @@ def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str])
 def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[str]]:
     spec = plan.spec
     train, held_out = split_holdout(plan.dataset, float(spec.data.holdout), spec.seed)
+    if spec.data.captions == "shuffled":
+        train = with_shuffled_captions(train, spec.seed)
     drawn = [request.prompt for request in proof_requests(spec, plan.captions)]
     material = load_material(
         plan.base,

@@ -78,6 +78,8 @@ class DataSpec(Spec):
     """Leave unreadable pictures out instead of stopping."""
     max_megapixels: Positive = 100.0
     """Larger pictures are refused before they are decoded."""
+    captions: Literal["own", "shuffled"] = "own"
+    """``shuffled``: each picture is trained with another one's caption, as a control; those kept out keep theirs."""
     tag_table: bool = True
     """Write the frequency of the captions into the adapter's metadata."""
 

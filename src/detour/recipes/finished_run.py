@@ -1,0 +1,177 @@
+"""What a proof or an evaluation starts from: a run folder as training left it, or an adapter file on its own."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from detour.adapter_files.reading import read_adapter
+from detour.errors import AdapterError, ConfigError, RunError
+from detour.evaluation.proof import GradientFigures
+from detour.evaluation.report import Metrics, read_metrics
+from detour.recipes.save_run import product_of
+from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
+from detour.specs.sources import parse
+
+SETTINGS = "resolved.toml"
+CONFIG, BASE, TRIGGER, TAGS = (
+    "detour.config",
+    "detour.base",
+    "modelspec.trigger_phrase",
+    "ss_tag_frequency",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run folder holds before the proof; the adapter file is a folder after full fine-tuning.
+
+    Attributes:
+        folder: where results go.
+        spec: of the run; of an adapter file as much as the file says.
+        adapter_file: that was made.
+        state: of ``run.json``.
+        gradients: of the gradient proof, where the run kept them.
+        metrics: curves.
+        tags: what an adapter file says of the captions it was trained on; a run has the captions themselves.
+        is_run: whether ``folder`` is a run's.
+    """
+
+    folder: Path
+    spec: RunSpec
+    adapter_file: Path
+    state: Mapping[str, Any]
+    gradients: GradientFigures | None
+    metrics: Metrics
+    tags: tuple[str, ...] = ()
+    is_run: bool = True
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether ``path`` is to be taken for a run, and not for an adapter, which may be a folder too."""
+    if (path / SETTINGS).is_file():
+        return True
+    return path.is_dir() and not any(any(path.glob(names)) for names in ("*.safetensors", "*/*.safetensors"))
+
+
+def read_finished_run(run_folder: Path) -> FinishedRun:
+    """Settings, state and curves of a run.
+
+    Raises:
+        RunError: no run, or one without an adapter file.
+    """
+    resolved = run_folder / SETTINGS
+    if not resolved.is_file():
+        raise RunError(f"{run_folder}: no {SETTINGS}, so no run of detour. Name a folder under runs/.")
+    spec = load_run_spec(config=resolved)
+    adapter_file = product_of(run_folder, spec)
+    if not adapter_file.exists():
+        raise RunError(
+            f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
+        )
+    return FinishedRun(
+        folder=run_folder,
+        spec=spec,
+        adapter_file=adapter_file,
+        state=_read_json(run_folder / "run.json"),
+        gradients=_read_gradients(run_folder / "gradients.json"),
+        metrics=read_metrics(run_folder / "metrics.jsonl"),
+    )
+
+
+def run_of_file(
+    adapter_file: Path,
+    *,
+    out: Path,
+    base: str | None = None,
+    revision: str | None = None,
+    pictures: Path | None = None,
+    allow_pickle: bool = False,
+) -> FinishedRun:
+    """An adapter file as if it were the end of a run: what it does not say of its training is not known.
+
+    Args:
+        adapter_file: of any format.
+        out: where results go.
+        base: that it is for; ``None``: the one that its metadata names.
+        revision: of a hub base.
+        pictures: that it was trained on, or that show what it should have learned, with captions or without.
+        allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
+
+    Raises:
+        AdapterError: missing or broken.
+        ConfigError: nothing says which base it is for.
+    """
+    if not adapter_file.exists():
+        raise AdapterError(f"{adapter_file}: no such adapter. Name a run folder or an adapter file.")
+    metadata = read_adapter(adapter_file, allow_pickle=allow_pickle).metadata
+    told = _told_by(metadata)
+    name = base or (told.base.name if told is not None else _base_named_in(metadata, adapter_file))
+    revision = revision or (told.base.revision if told is not None and base is None else None)
+    spec = told or RunSpec(adapter=AdapterSpec(), data=DataSpec(trigger=metadata.get(TRIGGER, "")))
+    data = {
+        "source": str(pictures or ""),
+        "folders": (),
+        "caption": "" if pictures else None,
+        "captions": "own",
+    }
+    return FinishedRun(
+        folder=out,
+        spec=spec.model_copy(
+            update={
+                "name": adapter_file.stem,
+                "base": BaseSpec(name=name, revision=revision),
+                "data": spec.data.model_copy(update=data),
+            }
+        ),
+        adapter_file=adapter_file,
+        state={},
+        gradients=None,
+        metrics=Metrics(),
+        tags=_tags(metadata),
+        is_run=False,
+    )
+
+
+def _told_by(metadata: Mapping[str, str]) -> RunSpec | None:
+    """The settings in the file's metadata; ``None`` without any that can be read."""
+    try:
+        return parse(RunSpec, tomllib.loads(metadata[CONFIG])) if CONFIG in metadata else None
+    except (tomllib.TOMLDecodeError, ConfigError):
+        return None  # another version's
+
+
+def _base_named_in(metadata: Mapping[str, str], adapter_file: Path) -> str:
+    if metadata.get(BASE, "").startswith("pocket"):
+        return "pocket"
+    raise ConfigError(f"{adapter_file}: does not say which base it is for. Name it with --base.")
+
+
+def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Most frequent first over all groups."""
+    try:
+        groups = json.loads(metadata.get(TAGS, "{}"))
+        counts = [(int(count), str(tag)) for tags in groups.values() for tag, count in tags.items()]
+    except (ValueError, AttributeError, TypeError):
+        return ()  # somebody else's idea of the table
+    return tuple(tag for _, tag in sorted(counts, key=lambda pair: -pair[0]))
+
+
+def _read_gradients(path: Path) -> GradientFigures | None:
+    figures = _read_json(path)
+    try:
+        return GradientFigures.model_validate(figures) if figures else None
+    except ValidationError as error:
+        raise RunError(f"{path}: not what the gradient proof writes. Restore it or train again.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
+    return values if isinstance(values, dict) else {}
