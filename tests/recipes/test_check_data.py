@@ -101,7 +101,8 @@ def test_a_mark_in_the_same_place_is_found(photos: Path) -> None:
 def test_equal_and_long_captions_are_found(photos: Path) -> None:
     for index in range(20):
         (photos / f"{index:02d}.txt").write_text("a thing")
-    (photos / "21.txt").write_text("word " * 61)
+    (photos / "20.txt").write_text("word " * 75)  # one token each, and all that CLIP reads
+    (photos / "21.txt").write_text("word " * 76)
     found = kinds(check(photos))
     assert "same caption" in found
     assert found["long caption"] == ("21.png",)

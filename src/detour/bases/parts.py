@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,16 @@ def clip_tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
         pad_token=pad_token,
         model_max_length=77,
     )
+
+
+@cache
+def _shipped_tokenizer() -> Any:
+    return clip_tokenizer()
+
+
+def num_clip_tokens(text: str) -> int:
+    """Tokens of a text for CLIP, as SD 1, SD 2 and SDXL read it, without the marks of beginning and end."""
+    return len(_shipped_tokenizer()(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def byte_signs() -> list[str]:

@@ -53,7 +53,7 @@ def place_words(tokenizer: Any, prompt: str, counts: Mapping[str, int]) -> Place
     ids: list[int] = []
     vectors: dict[int, tuple[str, int]] = {}
     end = 0
-    for match in word_pattern(list(counts)).finditer(prompt):
+    for match in word_pattern(list(counts)).finditer(prompt) if counts else ():
         ids += _plain(tokenizer, prompt[end : match.start()])
         word = by_lower[match.group().lower()]
         for index in range(counts[word]):

@@ -59,6 +59,9 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     \b
     detour generate "a red house in the desert" --count 4 --grid
     detour generate "a red house in the desert" --lora runs/demo/demo.safetensors:0.8 --compare
+    detour generate "a (red:1.3) house in the [desert]" --negative "blurry, (frame:1.2)"
+
+    Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.
     """
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result

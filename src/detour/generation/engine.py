@@ -24,6 +24,7 @@ from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
 from detour.diffusion.guidance import guided
 from detour.errors import ConfigError
+from detour.generation.prompts import PromptReader
 from detour.generation.schedulers import make_scheduler
 from detour.specs.generation import PictureSpec
 
@@ -125,6 +126,7 @@ class PictureEngine:
         device: str = "cpu",
         dtype: str | torch.dtype = "fp32",
         safety: SafetyChecker | None = None,
+        prompts: Literal["plain", "written"] = "plain",
     ) -> None:
         """Put loaded parts together.
 
@@ -136,6 +138,8 @@ class PictureEngine:
             device: where the latents live.
             dtype: precision of what the UNet is handed; latents stay in fp32 between steps.
             safety: the base's checker, if it is to look.
+            prompts: ``plain`` reads them as training reads captions: brackets are brackets, and 77 tokens are all.
+                ``written`` reads weights and any length (``detour.generation.prompts``); it wants a ``TextStage``.
         """
         self.base = base
         self.unet = unet
@@ -144,10 +148,17 @@ class PictureEngine:
         self.device = device
         self.dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
         self.safety = safety
+        self.prompts = prompts
 
     @classmethod
     def load(
-        cls, base: Base, *, device: str = "cpu", dtype: str = "fp32", safety: bool = False
+        cls,
+        base: Base,
+        *,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        safety: bool = False,
+        prompts: Literal["plain", "written"] = "plain",
     ) -> PictureEngine:
         """Load every part of a base.
 
@@ -156,6 +167,7 @@ class PictureEngine:
             device: cpu, cuda or mps.
             dtype: fp32, bf16 or fp16.
             safety: load the base's own safety checker where it has one.
+            prompts: how they are read.
 
         Raises:
             BaseError: a part cannot be loaded.
@@ -169,7 +181,13 @@ class PictureEngine:
             device=device,
             dtype=kind,
             safety=base.load_safety_checker(device) if safety else None,
+            prompts=prompts,
         )
+
+    @property
+    def reader(self) -> TextSource:
+        """What turns prompts into states, with the adapters and new words of this moment."""
+        return PromptReader(self.text) if self.prompts == "written" else self.text
 
     def draw(
         self,
@@ -331,10 +349,11 @@ class PictureEngine:
 
     def _conditioning(self, requests: Sequence[Request], spec: PictureSpec, plan: _Plan) -> Conditioning:
         """States of the prompts; with guidance, those of what it steers away from come first."""
-        prompts = self.text.encode([request.prompt for request in requests])
+        reader = self.reader
+        prompts = reader.encode([request.prompt for request in requests])
         if plan.guides:
             negatives = [request.negative_prompt or spec.negative_prompt for request in requests]
-            away = [self.text.encode([text]) if text else self.text.unconditional(1) for text in negatives]
+            away = [reader.encode([text]) if text else reader.unconditional(1) for text in negatives]
             joined = away[0]
             for other in [*away[1:], prompts]:
                 joined = joined.cat(other)
@@ -343,16 +362,19 @@ class PictureEngine:
         return moved
 
     def _added(self, conditioning: Conditioning, width_px: int, height_px: int) -> dict[str, Any]:
-        """SDXL's second conditioning: pooled text, and (original size, crop corner, target size)."""
+        """Which states are read where prompts differ in length; SDXL's second conditioning: pooled text, and
+        (original size, crop corner, target size)."""
+        masked = {} if conditioning.mask is None else {"encoder_attention_mask": conditioning.mask}
         if not self.base.family.told_sizes:
-            return {}
+            return masked
         size = (height_px, width_px)
         time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
         return {
+            **masked,
             "added_cond_kwargs": {
                 "text_embeds": conditioning.pooled,
                 "time_ids": time_ids.repeat(len(conditioning), 1),
-            }
+            },
         }
 
     def _checked(self, pictures: np.ndarray, trace: tuple[Moment, ...]) -> Drawn:

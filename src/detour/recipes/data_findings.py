@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from detour.bases.parts import num_clip_tokens
 from detour.data.flaws import Mark, common_mark
 from detour.data.likeness import NEAR_BITS, near_pairs
 from detour.specs import DataSpec
@@ -15,8 +16,8 @@ from detour.specs import DataSpec
 BLURRED = 0.6
 MANY = 0.3
 """Share of the pictures from which on something is a trait of the set."""
-WORDS_OF_A_LONG_CAPTION = 60
-"""About 77 tokens, which is all that a CLIP text encoder reads."""
+CAPTION_TOKENS = 75
+"""All that a CLIP text encoder reads of a caption, without the marks of beginning and end."""
 
 STYLE_NEEDS = (
     "a style wants 50 to 200 varied pictures (20 can do), captions that say what is shown and not the style"
@@ -132,14 +133,15 @@ def _caption_findings(seen: Seen) -> list[Finding]:
     long = [
         name
         for name, caption in zip(seen.names, seen.captions, strict=True)
-        if caption and len(caption.split()) > WORDS_OF_A_LONG_CAPTION
+        if caption and len(caption) > CAPTION_TOKENS and num_clip_tokens(caption) > CAPTION_TOKENS
     ]
     if long:
         findings.append(
             Finding(
                 severity="warning",
                 kind="long caption",
-                what=f"{len(long)} captions have more than {WORDS_OF_A_LONG_CAPTION} words, and CLIP reads 77 tokens",
+                what=f"{len(long)} captions are longer than the {CAPTION_TOKENS} tokens that CLIP reads; "
+                "their ends are never seen",
                 next="put what matters first, or shorten them",
                 pictures=tuple(long[:20]),
             )

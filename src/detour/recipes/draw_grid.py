@@ -86,7 +86,8 @@ def draw_grid(
     chosen = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     base = base_for(base, chosen)
     device = pick_device(spec.device)
-    engine = PictureEngine.load(base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True)
+    dtype = drawing_dtype(spec.dtype, device)
+    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
     engine.text.words = words_of(chosen)
     requests = [

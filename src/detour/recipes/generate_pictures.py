@@ -20,6 +20,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
+from detour.generation.prompts import PromptReader
 from detour.generation.strength import check_step_weights, following
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
 from detour.recipes.progress import Progress, ProgressFn, silent
@@ -95,7 +96,7 @@ def generate_pictures(
     dtype = drawing_dtype(spec.dtype, device)
     requests = requests_of(spec)
     progress(Progress(stage="loading", done=0, total=1))
-    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True)
+    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
     engine.text.words = words_of(loras)
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
@@ -385,9 +386,12 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
+    reader = PromptReader(engine.text)
+    windows = {prompt: reader.num_windows(prompt) for prompt in (*spec.prompts, spec.picture.negative_prompt)}
     notes = [
-        f"'{prompt[:60]}…' is longer than the text encoder reads (77 tokens); its end is not seen."
-        for prompt in engine.text.too_long([*spec.prompts, spec.picture.negative_prompt])
+        f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
+        for prompt, num in windows.items()
+        if num > 1
     ]
     if batches[0].safety == "absent":
         notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")

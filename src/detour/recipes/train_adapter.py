@@ -239,13 +239,14 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
         live_text=torch_dtype(str(spec.base.dtype)) if trains_text(spec) else None,
-        other_prompts=("", *spec.sample.prompts, *drawn),
+        other_prompts=("", *spec.sample.prompts, *drawn, *spec.evaluate.prompts),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )
     notes = []
     if material.too_long:
         notes.append(
-            f"{len(material.too_long)} captions are longer than 77 tokens; the text encoder sees only their beginning, "
+            f"{len(material.too_long)} captions or prompts are longer than the 75 tokens that the text encoder reads; "
+            "it sees only their beginning, in training and in the proof. Put what matters first, "
             f"e.g. '{material.too_long[0][:60]}…'."
         )
     notes += material.notes

@@ -35,7 +35,7 @@ class Material:
         train: pictures that are trained on.
         held_out: pictures kept out for validation, if any.
         text: states of every caption and of the prompts that are drawn during training, or encoders that train.
-        too_long: captions of which the text encoder sees only the beginning.
+        too_long: captions and other prompts of which the text encoder sees only the beginning.
         notes: what the user should know of the caches.
     """
 
@@ -88,9 +88,9 @@ def load_material(
     text: TextCache | StoredText | LiveText
     if live_text is not None:
         stage = base.load_text(live_text, device)
-        text, too_long = LiveText(stage), stage.too_long(captions)
+        text, too_long = LiveText(stage), stage.too_long([*captions, *other_prompts])
     else:
-        text, too_long = _encode_text(base, prompts, captions, device, store)
+        text, too_long = _encode_text(base, prompts, [*captions, *other_prompts], device, store)
     train_data, held_data, class_data = (
         _data(part, encoded, of_part, text, spec, base.latent_factor) if encoded is not None else None
         for part, encoded, of_part in zip(parts, latents, frames, strict=True)
@@ -163,19 +163,19 @@ def _encode_all(
 
 
 def _encode_text(
-    base: "Base", prompts: Sequence[str], captions: Sequence[str], device: str, store: EntryStore | None
+    base: "Base", prompts: Sequence[str], said: Sequence[str], device: str, store: EntryStore | None
 ) -> tuple[TextCache | StoredText, list[str]]:
-    """States of the prompts, and the captions that are too long."""
+    """States of the prompts, and those of ``said`` that are too long."""
     stage = Lazy(lambda: base.load_text(torch.float32, device))
     if store is None:
-        cached, too_long = cache_text(stage(), prompts), stage().too_long(captions)
+        cached, too_long = cache_text(stage(), prompts), stage().too_long(said)
         stage.release()
         return cached, too_long
     names = list(base.family.text_parts)
     encoder = stored_encoder(base, names, lambda: stage().models, store, device)
     stored, too_long = store_text(store, stage, encoder, prompts)
     stage.release()
-    return stored, [caption for caption in too_long if caption in set(captions)]
+    return stored, [prompt for prompt in too_long if prompt in set(said)]
 
 
 def _closed(store: EntryStore | None, spec: DataSpec) -> list[str]:

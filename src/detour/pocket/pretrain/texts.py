@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
+from detour.errors import DataError
 from detour.pocket.world import HELD_OUT, VOCABULARY, Scene, caption, training_example
 
 MAX_CAPTION_TOKENS = 48
@@ -109,8 +110,15 @@ def phrase(seed: int, index: int) -> tuple[list[str], list[list[str]], list[int]
 
 
 def to_ids(tokenizer: CLIPTokenizer, texts: Sequence[str], *, length: int) -> NDArray[np.int16]:
-    """(count, length) ids, padded with the end-of-text id as at generation."""
-    encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+    """(count, length) ids, padded with the end-of-text id as at generation.
+
+    Raises:
+        DataError: a text is longer; none is cut.
+    """
+    encoded = tokenizer(list(texts), padding="max_length", max_length=length, verbose=False)
+    longest = max(map(len, encoded.input_ids), default=0)
+    if longest > length:
+        raise DataError(f"a caption of {longest} tokens: {length} are kept. Raise MAX_CAPTION_TOKENS.")
     return np.asarray(encoded.input_ids, dtype=np.int16)
 
 

@@ -20,6 +20,7 @@ from detour.evaluation.judge import Judge, PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.sides import models_of
 from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.prompts import without_weights
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
 from detour.recipes.generate_pictures import versions
 from detour.recipes.held_out_material import HELD_OUT_SEED
@@ -89,7 +90,10 @@ class Studio:
     def engine(self) -> PictureEngine:
         """The base's parts, without adapters."""
         return PictureEngine.load(
-            self.base, device=self.device, dtype=drawing_dtype(self.spec.dtype, self.device)
+            self.base,
+            device=self.device,
+            dtype=drawing_dtype(self.spec.dtype, self.device),
+            prompts="written",
         )
 
     @cached_property
@@ -100,7 +104,7 @@ class Studio:
     @cached_property
     def wishes(self) -> Tensor:
         """(prompts, D): where the prompts lie for the judge."""
-        return self.judge.text_features(self.prompts)
+        return self.judge.text_features([without_weights(prompt) for prompt in self.prompts])
 
     @cached_property
     def attached(self) -> Attached | None:

@@ -180,7 +180,7 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
 def _ask(studio: Studio, noisy: Tensor, timestep: int, first: int) -> Tensor:
     """The UNet's answer to the prompts as it stands, without guidance, on the CPU in fp32."""
     engine = studio.engine
-    text = engine.text.encode(studio.prompts[first : first + len(noisy)])
+    text = engine.reader.encode(studio.prompts[first : first + len(noisy)])
     answer: Tensor = engine.predict(noisy, timestep, text)
     return answer.float().cpu()
 
