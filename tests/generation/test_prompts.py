@@ -48,9 +48,7 @@ def two_encoders(tmp_path_factory: pytest.TempPathFactory) -> TextStage:
         ("(a:1.2.3)", [("a:1.2.3", 1.1)]),
     ],
 )  # fmt: skip
-def test_weights_are_read_as_automatic1111_reads_them(
-    prompt: str, expected: list[tuple[str, float]]
-) -> None:
+def test_weights_are_read_as_automatic1111_reads_them(prompt: str, expected: list[tuple[str, float]]) -> None:
     spans = read_weights(prompt)
     assert [span.text for span in spans] == [text for text, _ in expected]
     assert [span.weight for span in spans] == pytest.approx([weight for _, weight in expected])
@@ -102,7 +100,10 @@ def test_weights_above_one_give_compels_embeddings(text: TextStage, two_encoders
 
 
 def test_no_weight_touches_the_pooled_state_of_sdxl(two_encoders: TextStage) -> None:
-    weighted, plain = PromptReader(two_encoders).encode(["a (red:1.3) house"]), two_encoders.encode(["a red house"])
+    weighted, plain = (
+        PromptReader(two_encoders).encode(["a (red:1.3) house"]),
+        two_encoders.encode(["a red house"]),
+    )
     assert weighted.pooled is not None
     assert plain.pooled is not None
     assert torch.equal(weighted.pooled, plain.pooled)
