@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check format bench docs lock clean
+.PHONY: help setup demo test test-slow check format bench labs docs lock clean
 
 help:
 	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
 	@echo "make test       the test suite        make test-slow  the slow tests (minutes, gigabytes)"
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
 	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
+	@echo "make labs       run the solution of every lab, and see every exercise fail its check (minutes)"
 	@echo "make lock       pin the versions that are installed now"
 
 setup: $(STAMP)
@@ -45,6 +46,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+labs: setup
+	$(BIN)/python -m detour.labs.build
 
 docs: setup
 	$(BIN)/python -m detour.cli.reference docs/cli.md

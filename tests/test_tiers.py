@@ -27,6 +27,7 @@ TIERS = {
     "evaluation": 3.1,
     "recipes": 4.0,
     "pocket.pretrain": 4.5,
+    "labs": 4.7,
     "cli": 5.0,
     "serving": 5.0,
     "studio": 5.0,

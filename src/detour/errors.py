@@ -87,6 +87,15 @@ class ProcessLost(DetourError):
     exit_code = 12
 
 
+class TaskOpen(DetourError):
+    """A task of a lab is not passed yet; a notebook shows the one line in place of a traceback."""
+
+    exit_code = 16
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "timesteps": ("timesteps", "Where along the schedule an adapter acts."),
     "blocks": ("blocks", "Which blocks carry an adapter."),
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
+    "labs": ("labs", "Twelve lessons as notebooks that run, and that check your answers."),
     "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
 }
 

@@ -1,0 +1,94 @@
+"""``detour labs``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from detour.cli.options import force_option, json_option
+
+if TYPE_CHECKING:
+    from detour.labs.execution import Executed
+
+
+@click.group("labs", short_help="Twelve lessons as notebooks that run, and that check your answers.")
+def command() -> None:
+    """Twelve lessons as notebooks: they run offline on the embedded base, and check your answers.
+
+    \b
+    detour labs open 9
+    detour labs check labs/lab09.ipynb
+    """
+
+
+@command.command("list")
+@json_option
+def list_labs(*, as_json: bool) -> None:
+    """List the labs."""
+    from dataclasses import asdict
+
+    from detour.cli.results import print_json, print_table, table_of
+    from detour.labs.index import LABS
+
+    if as_json:
+        print_json([asdict(lab) for lab in LABS])
+        return
+    rows = [(str(lab.number), lab.title, lab.about.replace("`", "")) for lab in LABS]
+    print_table(table_of("", [("lab", "right"), ("title", "left"), ("about", "left")], rows))
+
+
+@command.command("open")
+@click.argument("number", type=int)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("labs"), show_default=True,
+    help="Folder that the notebook is written into.",
+)  # fmt: skip
+@click.option("--solution", is_flag=True, help="With the answers.")
+@click.option("--base", help="Written into the notebook in place of pocket.")
+@force_option
+def open_lab(*, number: int, out: Path, solution: bool, base: str | None, force: bool) -> None:
+    """Write the notebook of lab NUMBER, to open in Jupyter or an editor."""
+    from detour.labs.desk import hand_out
+
+    path = hand_out(number, out=out, solution=solution, base=base, force=force)
+    click.echo(f"{path}\nOpen it in Jupyter or an editor. Then: detour labs check {path}")
+
+
+@command.command("run")
+@click.argument("number", type=int)
+@click.option("--base", help="In place of pocket.")
+@json_option
+def run_lab(*, number: int, base: str | None, as_json: bool) -> None:
+    """Run the solution of lab NUMBER, and say what it took."""
+    from detour.labs.desk import run_solution_of
+
+    show(run_solution_of(number, base=base), as_json=as_json)
+
+
+@command.command("check")
+@click.argument("notebook", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def check_notebook(*, notebook: Path, as_json: bool) -> None:
+    """Run NOTEBOOK up to its first open task, and say which tasks are passed. The file stays as it is."""
+    from detour.labs.desk import check_file
+
+    show(check_file(notebook), as_json=as_json)
+
+
+def show(executed: "Executed", *, as_json: bool) -> None:
+    """What came of a notebook; raises where it is not done, for the exit code."""
+    from detour.errors import DetourError, TaskOpen
+
+    if as_json:
+        click.echo(executed.to_json())
+    else:
+        for task, passed in executed.results.items():
+            click.echo(f"{'passed' if passed else 'open  '}  {task}")
+        click.echo(f"{executed.seconds:.1f} s, at most {executed.peak_bytes / 2**20:.0f} MiB of memory")
+        if executed.feedback:
+            click.echo(executed.feedback)
+    if executed.done:
+        return
+    if executed.error in (None, TaskOpen.__name__):
+        raise TaskOpen(executed.message or f"lab {executed.lab}: tasks are open.")
+    raise DetourError(f"a cell stopped with {executed.error}: {executed.message}")

@@ -1,0 +1,59 @@
+"""``check``: what a notebook calls after each task, and at its end."""
+
+from typing import Any
+
+from detour.errors import TaskOpen
+from detour.labs.grading import Grade, grade, graders_of
+
+
+class Checks:
+    """Grades answers, says what is wrong with them, and remembers which tasks are done.
+
+    ``check(9, "jump", jump)`` after a task, ``check.finish(9)`` at the end of the notebook.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[int, dict[str, bool]] = {}
+
+    def __call__(self, number: int, task: str, answer: Any) -> None:
+        """Print the grade.
+
+        Raises:
+            TaskOpen: it is not passed; so "run all" stops here, before cells that need the answer.
+            ConfigError: no such lab or task.
+        """
+        found = grade(number, task, answer)
+        self._results.setdefault(number, {})[task] = found.passed
+        print(said(number, task, found))
+        if not found.passed:
+            raise TaskOpen(f"lab {number}, '{task}' is open: mend the cell above, then run it again.")
+
+    def finish(self, number: int) -> None:
+        """Say that all is done.
+
+        Raises:
+            TaskOpen: names the tasks that are not passed.
+        """
+        results = self.results(number)
+        missing = [task for task, passed in results.items() if not passed]
+        if missing:
+            raise TaskOpen(
+                f"lab {number}: {len(missing)} of {len(results)} tasks are open: {', '.join(missing)}. Run their "
+                "cells and mend what the checks say."
+            )
+        print(f"Lab {number} is done: {len(results)} of {len(results)} tasks passed.")
+
+    def results(self, number: int) -> dict[str, bool]:
+        """Task → whether it is passed, all tasks of the lab in order."""
+        done = self._results.get(number, {})
+        return {task: done.get(task, False) for task in graders_of(number)}
+
+
+def said(number: int, task: str, found: Grade) -> str:
+    """A grade in words, as the notebook shows it."""
+    if found.passed:
+        return f"Lab {number}, {task}: passed. {found.praise}".rstrip()
+    return f"Lab {number}, {task}: not yet.\n  What is wrong: {found.wrong}\n  Why: {found.why}\n  Hint: {found.hint}"
+
+
+check = Checks()

@@ -1,0 +1,154 @@
+"""Running a notebook in a kernel of its own: how long, how much memory, and which tasks were passed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from detour.errors import DetourError, MissingExtra
+from detour.labs.grading import graders_of
+
+CELL_TIMEOUT_S = 600
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Kernels of pocket's layers are so small that more threads cost more than they bring; figures compare as well."""
+
+REPORT = """
+def _report(number):
+    import json, resource, sys
+    from pathlib import Path
+    from detour.labs import check
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would count the parent's memory too, from before exec
+        peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"peak_bytes": peak, "results": check.results(number)}))
+_report(%d)
+"""
+
+
+class Executed(BaseModel):
+    """What came of a notebook."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lab: int
+    seconds: float
+    """From the kernel's start to the last cell."""
+    peak_bytes: int
+    """Resident memory of the kernel at its largest; 0 where the kernel died."""
+    results: dict[str, bool]
+    """Task → whether it was passed, in the order of the notebook."""
+    error: str | None
+    """Class of what stopped it; ``None``: it ran to its end."""
+    message: str | None
+    feedback: str
+    """What the check that stopped it said; empty where none did."""
+
+    @property
+    def done(self) -> bool:
+        """It ran to its end and every task was passed."""
+        return self.error is None and all(self.results.values())
+
+    def to_json(self) -> str:
+        """Indented."""
+        return self.model_dump_json(indent=2)
+
+
+def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
+    """Run every cell up to the first that fails; outputs are left in ``notebook``.
+
+    Args:
+        notebook: of :func:`detour.labs.sources.notebook_of`, or a learner's own.
+        folder: where it runs; a temporary one without.
+
+    Raises:
+        MissingExtra: nbclient or ipykernel is not installed.
+        DetourError: the notebook is not one of the labs.
+    """
+    try:
+        import ipykernel  # noqa: F401  # what the kernel's process will import
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    except ModuleNotFoundError as error:
+        raise MissingExtra("labs need nbclient and ipykernel: pip install 'detour-lora[labs]'.") from error
+    number = lab_number(notebook)
+    tasks = graders_of(number)
+    with tempfile.TemporaryDirectory(prefix="detour-lab-") as temporary:
+        place = temporary if folder is None else str(folder)
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": place}},
+            # The kernel talks over this machine's own loopback, signed; its advice to encrypt that is not for us.
+            extra_arguments=["--log-level=40"],
+        )
+        failed: Exception | None = None
+        began = time.perf_counter()
+        report = {"peak_bytes": 0, "results": dict.fromkeys(tasks, False)}
+        with client.setup_kernel(env={**os.environ, **ONE_THREAD}):
+            try:
+                for index, cell in enumerate(notebook.cells):
+                    client.execute_cell(cell, index, execution_count=None)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                failed = error
+            seconds = time.perf_counter() - began
+            # A kernel that died or hangs has nothing to tell, nor has one that cannot import detour.
+            if not isinstance(failed, CellTimeoutError | DeadKernelError):
+                with contextlib.suppress(CellExecutionError):
+                    report = _report(client, notebook, number)
+    return Executed(
+        lab=number,
+        seconds=round(seconds, 2),
+        peak_bytes=report["peak_bytes"],
+        results=report["results"],
+        error=None if failed is None else getattr(failed, "ename", "") or type(failed).__name__,
+        message=None if failed is None else getattr(failed, "evalue", "") or str(failed),
+        feedback=_feedback(notebook) if failed is not None else "",
+    )
+
+
+def _feedback(notebook: Any) -> str:
+    """What the last cell that ran printed, where its check failed."""
+    texts = [
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stdout" and ": not yet." in output["text"]
+    ]
+    return texts[-1].strip() if texts else ""
+
+
+def lab_number(notebook: Any) -> int:
+    """Which lab a notebook is of.
+
+    Raises:
+        DetourError: it is none of them.
+    """
+    number = notebook.metadata.get("detour", {}).get("lab")
+    if not isinstance(number, int):
+        raise DetourError(
+            "this notebook is none of the labs (its metadata names no lab). See `detour labs list`."
+        )
+    return number
+
+
+def _report(client: Any, notebook: Any, number: int) -> dict[str, Any]:
+    """Ask the kernel what it used and what was passed, in a cell that does not stay."""
+    from nbformat.v4 import new_code_cell
+
+    notebook.cells.append(new_code_cell(REPORT % number))
+    try:
+        cell = client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1)
+    finally:
+        notebook.cells.pop()
+    found: dict[str, Any] = json.loads(cell.outputs[0]["text"])
+    return found

@@ -1,0 +1,1 @@
+"""One module a lab; each names its tasks in ``TASKS``."""

@@ -1,0 +1,114 @@
+"""The twelve labs: what each is about, and what it asks of a GPU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detour.errors import ConfigError
+
+Side = Literal["adapter", "proof", "diffusion"]
+Work = Literal["settings", "drawing", "training"]
+
+LESSONS = Path(__file__).parent / "lessons"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """One lab.
+
+    Attributes:
+        number: 1 to 12.
+        title: as its notebook is headed.
+        about: one line.
+        side: from which side the subject is looked at.
+        work: the heaviest thing that it does: reading settings, drawing pictures, or training.
+        settings: of its training where they are not the defaults, as for ``--set``; what its memory depends on.
+    """
+
+    number: int
+    title: str
+    about: str
+    side: Side
+    work: Work
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``lab09``."""
+        return f"lab{self.number:02d}"
+
+    @property
+    def source(self) -> Path:
+        """Its jupytext percent file."""
+        return LESSONS / f"{self.name}.py"
+
+
+LABS: Sequence[Lab] = (
+    Lab(
+        number=1, title="Where the detours go", side="adapter", work="settings",
+        about="Find the layers by name, count what an adapter adds, and see why `to_q` alone matches too much.",
+    ),
+    Lab(
+        number=2, title="One training step by hand", side="adapter", work="training",
+        about="Picture, latents, noise, prediction, loss, gradients; why half of the gradients are zero at first.",
+        settings={"train.batch": 1},
+    ),
+    Lab(
+        number=3, title="Train a style", side="adapter", work="training",
+        about="A style set, a loss that means something, held-out prompts, rank 4 against rank 8.",
+        settings={"adapter.rank": 8, "adapter.targets": "all", "train.batch": 4},
+    ),
+    Lab(
+        number=4, title="Compose", side="adapter", work="training",
+        about="Train two adapters, put them together at several weights, predict and measure how they get along.",
+        settings={"adapter.rank": 4, "adapter.targets": "all", "train.batch": 4},
+    ),
+    Lab(
+        number=5, title="Baseline", side="proof", work="drawing",
+        about="Load a base, look at its parts, draw with a fixed seed, and learn what determinism needs.",
+    ),
+    Lab(
+        number=6, title="Attach", side="proof", work="drawing",
+        about="Adapters on down, middle and up blocks; trainable share; what rank and alpha do to the scale.",
+    ),
+    Lab(
+        number=7, title="Overfit in thirty seconds", side="proof", work="training",
+        about="Ten steps on one picture: mechanics, not quality; why the training prompt proves nothing.",
+        settings={"train.batch": 1},
+    ),
+    Lab(
+        number=8, title="Did it move the pixels?", side="proof", work="training",
+        about="Differences above the floor, held-out prompts, collapse; four reasons why an adapter does nothing.",
+    ),
+    Lab(
+        number=9, title="Noise and back", side="diffusion", work="drawing",
+        about="The forward process by steps and in one jump, one pixel by hand, variance, and the way back.",
+    ),
+    Lab(
+        number=10, title="Samplers", side="diffusion", work="drawing",
+        about="DDPM, DDIM, PNDM, Euler and DPM++ at 10 to 50 steps: time, score, and the sweet spot.",
+    ),
+    Lab(
+        number=11, title="A correct training loop", side="diffusion", work="training",
+        about="A wrong loop with five faults: find each and mend it, graded against the real one.",
+    ),
+    Lab(
+        number=12, title="Classifier-free guidance", side="diffusion", work="drawing",
+        about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
+    ),
+)  # fmt: skip
+
+
+def lab_of(number: int) -> Lab:
+    """The lab of that number.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for lab in LABS:
+        if lab.number == number:
+            return lab
+    raise ConfigError(
+        f"there is no lab {number}: they are numbered 1 to {len(LABS)}. See `detour labs list`."
+    )

@@ -1,0 +1,39 @@
+"""What a lab would take of a GPU with Stable Diffusion 1.5, predicted as ``detour plan`` does."""
+
+from pydantic import BaseModel, ConfigDict
+
+from detour.labs.index import Lab
+from detour.recipes.plan_memory import CARDS, CUDA_CONTEXT_BYTES, plan_memory
+from detour.specs.sources import load_run_spec
+
+SHAPES = "sd15"
+CARD = next(card for card in CARDS if not card.bf16)
+
+
+class CardNeed(BaseModel):
+    """Memory of one lab on a card without bf16; predicted, not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    card: str
+    bytes: int
+    words: str
+
+
+def card_need(lab: Lab) -> CardNeed | None:
+    """What a lab takes on a 16 GB card without bf16; ``None`` where it reads settings alone.
+
+    Drawing is counted with the text encoders in memory beside UNet and VAE, as the labs hold them.
+    """
+    if lab.work == "settings":
+        return None
+    flags = {"base.name": SHAPES, "base.dtype": "fp16", "data.source": "pictures", **lab.settings}
+    plan = plan_memory(load_run_spec(flags=flags), cards=[CARD])
+    [card] = plan.cards
+    totals = {stage.stage: stage.total for stage in plan.stages}
+    drawing = totals["drawing samples"] + totals["encoding captions"] + CUDA_CONTEXT_BYTES
+    if lab.work == "drawing":
+        return CardNeed(card=CARD.name, bytes=drawing, words="drawing, fp16 weights")
+    changes = ", ".join(f"{key} = {value}" for key, value in card.settings.items() if key != "base.dtype")
+    words = "training, fp16 weights" + (f", {changes}" if changes else "")
+    return CardNeed(card=CARD.name, bytes=max(card.peak_bytes, drawing), words=words)

@@ -1,0 +1,107 @@
+"""The rendered solutions and their index: pages that need no network."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template
+
+from detour.errors import DetourError, MissingExtra
+from detour.labs.execution import Executed
+from detour.labs.index import LABS, Lab
+from detour.labs.needs import CardNeed
+
+PAGE = Path(__file__).with_name("page.html")
+MAX_PAGE_BYTES = 700_000
+
+SIDES = {
+    "adapter": "From the adapter's side",
+    "proof": "From the proof's side",
+    "diffusion": "From the diffusion's side",
+}
+
+
+def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
+    """One executed notebook as HTML, pictures inside.
+
+    Raises:
+        MissingExtra: nbconvert is not installed.
+        DetourError: the page is too large, or a picture has no words for those who cannot see it.
+    """
+    try:
+        from nbconvert import HTMLExporter
+        from pygments.formatters import HtmlFormatter
+    except ModuleNotFoundError as error:
+        raise MissingExtra("rendering labs needs nbconvert: pip install 'detour-lora[labs]'.") from error
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
+    for picture in re.findall(r"<img[^>]*>", body):
+        if not re.search(r'alt="[^"]{10,}"', picture) or "No description" in picture:
+            raise DetourError(f"{lab.name}: a picture has no alt text. Use show(…, alt=…) of detour.labs.")
+    text = Template(PAGE.read_text(encoding="utf-8")).render(
+        title=f"Lab {lab.number}. {lab.title}",
+        highlight=HtmlFormatter(style="default").get_style_defs(".highlight"),
+        base=base,
+        seconds=f"{executed.seconds:.0f}",
+        memory=gib(executed.peak_bytes),
+        body=body,
+    )
+    if len(text.encode()) > MAX_PAGE_BYTES:
+        raise DetourError(
+            f"{lab.name}: its page has {len(text.encode()):,} bytes, {MAX_PAGE_BYTES:,} are allowed. Show fewer or "
+            "smaller pictures."
+        )
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def index_page(executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | None]) -> str:
+    """``docs/labs/README.md``: what there is, what it took, what it would take."""
+    lines = [
+        "# Labs",
+        "",
+        "Notebooks that run: offline on the embedded base, on Stable Diffusion 1.5 by changing one line. Every lab",
+        "goes the same way: what you will see, predict, reason, do, check, reflect. The checks say what is wrong, why,",
+        "and a hint. The links below lead to the solutions; to work, open the exercise:",
+        "",
+        "```",
+        "pip install -e '.[labs]'     # make setup installs it too",
+        "detour labs list",
+        "detour labs open 9           # writes labs/lab09.ipynb; open it in Jupyter or an editor",
+        "detour labs check labs/lab09.ipynb",
+        "```",
+        "",
+    ]  # fmt: skip
+    for side, heading in SIDES.items():
+        lines += [
+            f"## {heading}",
+            "",
+            *_table([lab for lab in LABS if lab.side == side], executed, needs),
+            "",
+        ]
+    card = next((need.card for need in needs.values() if need), "a 16 GB card without bf16")
+    total = sum(one.seconds for one in executed.values())
+    lines += [
+        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`, one CPU",
+        f"thread, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
+        f"[`detour plan`](../cli.md) predicts for Stable Diffusion 1.5 at 512 px on {card}; it was not measured.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _table(
+    labs: Sequence[Lab], executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | None]
+) -> list[str]:
+    rows = ["| lab | what it is about | on pocket | on a 16 GB GPU without bf16 |", "|---|---|---|---|"]
+    for lab in labs:
+        if lab.number not in executed:
+            continue
+        ran, need = executed[lab.number], needs.get(lab.number)
+        here = f"{ran.seconds:.0f} s, {gib(ran.peak_bytes)}"
+        there = f"{gib(need.bytes)}: {need.words}" if need else "reads settings alone"
+        rows.append(f"| {lab.number}. [{lab.title}]({lab.name}.html) | {lab.about} | {here} | {there} |")
+    return rows
+
+
+def gib(count: int) -> str:
+    """``1.3 GiB``."""
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,126 @@
+"""A lesson's one source, and the two notebooks that are made of it."""
+
+import re
+from typing import Any, Literal
+
+from detour.errors import ConfigError, MissingExtra
+from detour.labs.index import Lab
+
+Kind = Literal["exercise", "solution"]
+
+BEGIN, END, PLACEHOLDER = "# BEGIN SOLUTION", "# END SOLUTION", "# PLACEHOLDER:"
+BASE_LINE = re.compile(r'^BASE = ".*"$', re.MULTILINE)
+
+
+def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None) -> Any:
+    """The notebook (``nbformat``) of a lesson; same source, same bytes.
+
+    Args:
+        lab: whose source is read.
+        kind: with the answers, or with places for them.
+        base: written into the line ``BASE = …``.
+
+    Raises:
+        MissingExtra: jupytext is not installed.
+        ConfigError: the source's marks do not fit together.
+    """
+    jupytext = _jupytext()
+    text = lab.source.read_text(encoding="utf-8")
+    text = exercise_of(text) if kind == "exercise" else solution_of(text)
+    if base is not None:
+        text = with_base(text, base)
+    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+        "detour": {"lab": lab.number, "kind": kind},
+    }
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index}"  # nbformat's own are random
+    return notebook
+
+
+def _jupytext() -> Any:
+    try:
+        import jupytext
+    except ModuleNotFoundError as error:
+        raise MissingExtra("labs need jupytext and nbclient: pip install 'detour-lora[labs]'.") from error
+    return jupytext
+
+
+def exercise_of(text: str) -> str:
+    """The source with a TODO and placeholders where the answers stand.
+
+    Comment lines right behind ``BEGIN SOLUTION`` say what is to do; ``PLACEHOLDER:`` lines are handed out.
+
+    Raises:
+        ConfigError: a mark without its partner, or an answer without words or placeholder.
+    """
+    lines: list[str] = []
+    for answer, block in _blocks(text):
+        if not answer:
+            lines += block
+            continue
+        indent = block[0][: len(block[0]) - len(block[0].lstrip())]
+        words = _words(block)
+        placeholders = [line.split(PLACEHOLDER, 1)[1].strip() for line in block if PLACEHOLDER in line]
+        if not words or not placeholders:
+            raise ConfigError(
+                f"{block[0].strip()}: an answer needs a comment that says what to do, and a placeholder."
+            )
+        lines.append(f"{indent}# TODO: {words[0]}")
+        lines += [f"{indent}# {line}" for line in words[1:]]
+        lines += [indent + line for line in placeholders]
+    return "\n".join(lines) + "\n"
+
+
+def solution_of(text: str) -> str:
+    """The source without its marks.
+
+    Raises:
+        ConfigError: a mark without its partner.
+    """
+    kept: list[str] = []
+    for answer, block in _blocks(text):
+        kept += [line for line in block[1:-1] if PLACEHOLDER not in line] if answer else block
+    return "\n".join(kept) + "\n"
+
+
+def with_base(text: str, base: str) -> str:
+    """The source with another base in its one line.
+
+    Raises:
+        ConfigError: there is not exactly one such line.
+    """
+    changed, count = BASE_LINE.subn(lambda _: f'BASE = "{base}"', text)
+    if count != 1:
+        raise ConfigError(f'a lesson has one line BASE = "…"; {count} were found.')
+    return changed
+
+
+def _words(block: list[str]) -> list[str]:
+    """What the comment lines behind the opening mark say."""
+    words = []
+    for line in block[1:]:
+        bare = line.strip()
+        if not bare.startswith("#") or bare.startswith(PLACEHOLDER):
+            break
+        words.append(bare.removeprefix("#").strip())
+    return words
+
+
+def _blocks(text: str) -> list[tuple[bool, list[str]]]:
+    """(whether it is an answer, its lines with the marks), in order."""
+    blocks: list[tuple[bool, list[str]]] = [(False, [])]
+    for number, line in enumerate(text.splitlines(), start=1):
+        mark, inside = line.strip(), blocks[-1][0]
+        if (mark == BEGIN and inside) or (mark == END and not inside):
+            raise ConfigError(f"line {number}: '{mark}' without its partner.")
+        if mark == BEGIN:
+            blocks.append((True, []))
+        blocks[-1][1].append(line)
+        if mark == END:
+            blocks.append((False, []))
+    if blocks[-1][0]:
+        raise ConfigError(f"'{BEGIN}' without '{END}'.")
+    return blocks

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from detour.cli.main import cli
+from detour.errors import ConfigError, TaskOpen
+from detour.labs.checking import Checks
+from detour.labs.desk import check_file, hand_out
+from detour.labs.predictions import compare_with, predict
+from detour.labs.showing import show
+from tests.labs.answers_lab09 import ANSWERS
+
+
+def test_a_wrong_answer_says_what_why_and_a_hint_and_stops_there(capsys: pytest.CaptureFixture[str]) -> None:
+    check = Checks()
+    with pytest.raises(TaskOpen, match="lab 9, 'variance' is open") as stop:
+        check(9, "variance", lambda _alpha, _clean: 1.0)
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("What is wrong:", "Why:", "Hint:"))
+    assert stop.value._render_traceback_() == [str(stop.value)]
+
+
+def test_a_lab_is_finished_only_when_every_task_is_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    check = Checks()
+    tasks = list(ANSWERS)
+    for task in tasks[:-1]:
+        check(9, task, ANSWERS[task][0])
+    with pytest.raises(TaskOpen, match=f"1 of {len(tasks)} tasks are open: {tasks[-1]}"):
+        check.finish(9)
+    check(9, tasks[-1], ANSWERS[tasks[-1]][0])
+    check.finish(9)
+    assert "Lab 9 is done" in capsys.readouterr().out
+
+
+def test_an_answer_that_gets_worse_is_open_again() -> None:
+    check = Checks()
+    check(9, "variance", ANSWERS["variance"][0])
+    assert check.results(9)["variance"]
+    with pytest.raises(TaskOpen):
+        check(9, "variance", None)
+    assert not check.results(9)["variance"]
+
+
+def test_a_prediction_is_shown_beside_the_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    predict("share", "half of it")
+    compare_with("share", "0.5 %")
+    assert "You expected: half of it\nMeasured:     0.5 %" in capsys.readouterr().out
+    predict("empty", " ")
+    compare_with("empty", 3)
+    assert capsys.readouterr().out.count("nothing written yet") == 2
+
+
+def test_a_picture_needs_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="say in a sentence"):
+        show(np.zeros((4, 4, 3), np.uint8), alt=" ")
+
+
+def test_a_notebook_with_answers_is_not_written_over(tmp_path: Path) -> None:
+    pytest.importorskip("jupytext")
+    path = hand_out(9, out=tmp_path)
+    assert path.name == "lab09.ipynb"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="with your answers perhaps"):
+        hand_out(9, out=tmp_path)
+    assert hand_out(9, out=tmp_path, solution=True).name == "lab09-solution.ipynb"
+    assert path.read_text() == "mine"
+    hand_out(9, out=tmp_path, base="sd-folder", force=True)
+    assert 'BASE = \\"sd-folder\\"' in path.read_text()
+
+
+def test_a_file_that_is_no_notebook_of_ours_is_refused(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    path = tmp_path / "other.ipynb"
+    with pytest.raises(ConfigError, match="not there"):
+        check_file(path)
+    path.write_text("not a notebook")
+    with pytest.raises(ConfigError, match="no notebook"):
+        check_file(path)
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    result = CliRunner().invoke(cli, ["labs", "check", str(path)])
+    assert "none of the labs" in str(result.exception)
+
+
+def test_the_list_names_all_twelve() -> None:
+    result = CliRunner().invoke(cli, ["labs", "list"])
+    assert result.exit_code == 0
+    assert "Noise and back" in result.output
+    assert "12" in result.output
