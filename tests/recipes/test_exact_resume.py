@@ -56,7 +56,7 @@ def test_resume_is_bit_exact(
             train__steps=5,
             data__holdout=0.2,
             validate__every=2,
-            validate__keep_best=True,
+            validate__ship="lowest_loss",
             checkpoint__every=0,
             sample__every=4,
             sample__count=1,

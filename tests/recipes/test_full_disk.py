@@ -5,6 +5,7 @@ import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,19 +68,24 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_goes_on_when_freed
     assert differences(straight, folder) == []
 
 
+@pytest.mark.parametrize("which", ["quick", "step-000002"])
 def test_an_adapter_that_does_not_fit_is_written_when_the_run_goes_on(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
     spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), train__steps=2)
     straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
 
-    def full(path: Path, *_: object, **__: object) -> None:
-        raise storage_error(path, OSError(errno.ENOSPC, "No space left on device"))
+    write = save_run.write_adapter
+
+    def full(path: Path, *values: Any, **named: Any) -> None:
+        if path.stem == which:
+            raise storage_error(path, OSError(errno.ENOSPC, "No space left on device"))
+        write(path, *values, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(save_run, "write_adapter", full)
-        with pytest.raises(StorageError, match=r"quick\.safetensors: disk full"):
+        with pytest.raises(StorageError, match=rf"{which}\.safetensors: disk full"):
             train_adapter(spec, runs=tmp_path)
     train_adapter(None, resume=tmp_path / "quick")
     assert differences(straight, tmp_path / "quick") == []

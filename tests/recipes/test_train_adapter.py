@@ -7,6 +7,7 @@ import signal
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,7 +148,7 @@ def test_resume_is_bit_exact(tiny_base: Path, photos: Path, tmp_path: Path, stop
         "train__loss__caption_dropout": 0.3,
         "sample__every": 3,
         "checkpoint__every": 0,
-        "validate__keep_best": True,
+        "validate__ship": "lowest_loss",
     }
     straight = train_adapter(quick_spec(tiny_base, photos, **flags), runs=tmp_path / "straight").run_folder
     with pytest.raises(Interrupted, match=rf"after step {stop} of 7.*detour train --resume .*quick"):
@@ -312,20 +313,67 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
 
 
 @pytest.mark.usefixtures("unproved")
-def test_keep_best_ships_the_weights_of_the_lowest_validation_loss(
+def test_lowest_loss_ships_the_weights_of_the_lowest_validation_loss(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.9, 0.5, 0.7])  # steps 0, 3, 6
     monkeypatch.setattr(
         "detour.training.validation.FixedValidation.loss", lambda self, denoiser: next(losses)
     )
-    spec = quick_spec(tiny_base, photos, validate__keep_best=True, checkpoint__every=3)
+    spec = quick_spec(tiny_base, photos, validate__ship="lowest_loss", checkpoint__every=3)
     result = train_adapter(spec, runs=tmp_path)
     assert result.best_step == 3
     at_three = checkpoints._read(checkpoints.folder_of(result.run_folder, 3)).tensors["values"]
     adapter = read_adapter(result.adapter_file)
     shipped = {round(float(x), 9) for layer in adapter.layers.values() for x in layer.up.flatten()}
     assert shipped <= {round(float(x), 9) for x in at_three}
+
+
+def test_the_adapter_of_every_checkpoint_stays_and_the_last_one_is_what_is_shipped(straight: Path) -> None:
+    kept = checkpoints.kept_adapters(straight)
+    assert list(kept) == [2, 4, 6]
+    assert kept[6].read_bytes() == (straight / "quick.safetensors").read_bytes()
+    assert len({path.read_bytes() for path in kept.values()}) == 3
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"adapter__rslora": True, "adapter__alpha": 0.1},
+        {"adapter__method": "dora"},
+        {"adapter__init": "pissa", "adapter__targets": "linear"},
+    ],
+    ids=["rslora", "dora", "pissa"],
+)
+def test_best_proof_ships_the_chosen_checkpoint_byte_for_byte(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(
+        recipe, "evaluate_checkpoints", lambda folder, progress: SimpleNamespace(chosen_step=4)
+    )
+    spec = quick_spec(tiny_base, photos, validate__ship="best_proof", evaluate__num_prompts=1, **flags)
+    result = train_adapter(spec, runs=tmp_path)
+    assert result.best_step == 4
+    kept = checkpoints.kept_adapters(result.run_folder)
+    assert result.adapter_file.read_bytes() == kept[4].read_bytes() != kept[6].read_bytes()
+
+
+@pytest.mark.usefixtures("unproved")
+def test_patience_alone_ends_a_run_and_ships_what_it_is_told_to(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [0.9, 0.5, 0.7, 0.8]  # steps 0, 1, 2, 3
+    for ship, step in (("auto", 1), ("last", None)):
+        left = iter(losses)
+        monkeypatch.setattr(
+            "detour.training.validation.FixedValidation.loss", lambda self, denoiser, left=left: next(left)
+        )
+        spec = quick_spec(
+            tiny_base, photos, validate__patience=2, validate__every=1, validate__ship=ship, name=f"p-{ship}"
+        )
+        result = train_adapter(spec, runs=tmp_path)
+        assert (result.steps, result.best_step) == (3, step)
 
 
 @pytest.mark.usefixtures("unproved")

@@ -195,9 +195,22 @@ def test_the_page_shows_the_values_of_every_goal() -> None:
         assert f"| {' | '.join(cells)} |" in page
 
 
+def test_the_best_proof_of_nothing_is_refused() -> None:
+    for nothing, words in (
+        ({"adapter__method": "full"}, "keep no adapter"),
+        ({"checkpoint__every": 0}, "nothing to choose from"),
+        ({"evaluate__num_prompts": 0}, "no new prompts are drawn"),
+    ):
+        with pytest.raises(ConfigError, match=f"ship is best_proof, but .*{words}"):
+            resolved(validate__ship="best_proof", **nothing)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [({"validate__patience": 2}, "patience is 2"), ({"validate__keep_best": True}, "keep_best is on")],
+    [
+        ({"validate__patience": 2}, "patience is 2"),
+        ({"validate__ship": "lowest_loss"}, "ship is lowest_loss"),
+    ],
 )
 def test_the_best_of_nothing_is_refused(flags: dict[str, Any], words: str) -> None:
     for nothing in ({"data__holdout": 0.0}, {"validate__every": 0}):

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 
 from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.hooked import Hooked, is_hooked
-from detour.adapters.live import Live, make_live, plain_copy
+from detour.adapters.live import ALPHA_DIGITS, Live, make_live, plain_copy
 from detour.adapters.places import find_layer, find_path
 from detour.adapters.start import FROM_BASE, Init, Method, lora_down
 from detour.errors import AdapterError
@@ -149,10 +150,14 @@ class Attached:
         layers = rest.plain_layers(purpose="loading into an attached adapter")
         for slot in self._slots:
             layer, (down, up) = layers[slot.key], factors[slot.key]
-            if layer.rank != down.shape[0] or layer.alpha != float(slot.layer.lora_alpha[self.name]):
+            same_alpha = isclose(layer.alpha, float(slot.layer.lora_alpha[self.name]), rel_tol=ALPHA_DIGITS)
+            if layer.rank != down.shape[0] or not same_alpha:
                 raise AdapterError(f"'{slot.key}' has another rank or alpha in the adapter than attached.")
             down.data.copy_(layer.down.reshape(down.shape))
             up.data.copy_(layer.up.reshape(up.shape))
+        for word, parts in self.words.items():
+            for part, vectors in parts.items():
+                vectors.data.copy_(adapter.words[word][part])
 
     def set_weight(self, weight: float) -> None:
         """Strength of the whole adapter; 1 is as trained, 0 is no effect."""

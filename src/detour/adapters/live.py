@@ -22,6 +22,9 @@ from detour.errors import AdapterError
 
 Frozen = nn.Linear | nn.Conv2d
 
+ALPHA_DIGITS = 1e-6
+"""To which two alphas are the same: files keep them in single precision."""
+
 
 class Live(ABC):
     """One adapted layer in training: ``y = W x + b + weight · (what the factors add)``.
@@ -78,7 +81,7 @@ class Live(ABC):
         fits = {name: tuple(t.shape) for name, t in values.items()} == {
             name: tuple(p.shape) for name, p in self.factors.items()
         }
-        if not fits or layer.alpha != self.layer().alpha:
+        if not fits or not math.isclose(layer.alpha, self.layer().alpha, rel_tol=ALPHA_DIGITS):
             raise AdapterError(f"'{self.key}' has another shape, rank or alpha in the adapter than attached.")
         for name, value in values.items():
             self.factors[name].data.copy_(value)

@@ -38,7 +38,7 @@ KEYS = {
     "grad_accum": "train.grad_accum",
     "threads": "train.threads",
     "lr": "train.optim.lr",
-    "keep_best": "validate.keep_best",
+    "ship": "validate.ship",
     "patience": "validate.patience",
 }
 
@@ -106,10 +106,14 @@ KEYS = {
 @click.option("--split", help="Part of a hub data set, e.g. train[:100].")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
-    "--keep-best", is_flag=True, default=None, help="Ship the weights of the lowest validation loss."
+    "--ship",
+    type=click.Choice(["last", "lowest_loss", "best_proof"]),
+    help="Whose weights become the adapter; best_proof asks every checkpoint for new pictures. [default: last]",
 )
 @click.option(
-    "--patience", type=int, help="Stop after so many validations without a new lowest loss; ship the best."
+    "--patience",
+    type=int,
+    help="Stop after so many validations without a new lowest loss, and ship that one unless --ship says otherwise.",
 )
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
 @click.option(

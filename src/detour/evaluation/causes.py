@@ -46,7 +46,7 @@ def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple
     if state.best_step == 0:
         found.append(
             "No step lowered the validation loss, so the weights from before the first one were kept: set a lower "
-            "train.optim.lr, or leave validate.patience and validate.keep_best out."
+            "train.optim.lr, or set validate.ship to last."
         )
     if state.layers_matched == 0:
         example = f", for example '{state.layers[0]}'" if state.layers else ""

@@ -112,13 +112,26 @@ def keep_trained_pictures(run_folder: Path, requests: Sequence[ProofRequest], pi
     Raises:
         StorageError: disk full or folder not writable.
     """
+    keep_pictures(run_folder / TRAINED_PICTURES, requests, pictures)
+
+
+def keep_pictures(
+    path: Path, requests: Sequence[ProofRequest], pictures: Pictures, *, made_by: str = ""
+) -> None:
+    """Keep pictures with what they show and what made them.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
     listed = json.dumps([asdict(request) for request in requests])
 
-    def produce(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, pictures=pictures, requests=np.array(listed))
+    def produce(place: Path) -> None:
+        with place.open("wb") as stream:
+            np.savez_compressed(
+                stream, pictures=pictures, requests=np.array(listed), made_by=np.array(made_by)
+            )
 
-    write_with(run_folder / TRAINED_PICTURES, produce)
+    write_with(path, produce)
 
 
 def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Pictures] | None:
@@ -127,16 +140,26 @@ def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Picture
     Raises:
         RunError: the file is there and broken.
     """
-    path = run_folder / TRAINED_PICTURES
+    return read_pictures(run_folder / TRAINED_PICTURES)
+
+
+def read_pictures(path: Path, *, made_by: str = "") -> tuple[list[ProofRequest], Pictures] | None:
+    """Requests and uint8 (N, H, W, 3) pictures of a file; ``None`` where there is none or something else made them.
+
+    Raises:
+        RunError: the file is there and broken.
+    """
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if "made_by" in stored and str(stored["made_by"]) != made_by:
+                return None
             pictures: Pictures = stored["pictures"]
             requests = [ProofRequest(**values) for values in json.loads(str(stored["requests"]))]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"{path}: not readable as the trained model's pictures ({error}). Delete it and prove again."
+            f"{path}: not readable as pictures that a run kept ({error}). Delete it and go on."
         ) from error
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != len(requests):
         raise RunError(

@@ -14,21 +14,36 @@ from detour.evaluation.proof import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All that a verdict looks at.
+class PictureEvidence:
+    """What the pictures for new prompts and the loss on pictures kept out say of some weights.
+
+    Attributes:
+        held_out: scores on prompts that training never saw.
+        style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
+        validation: loss on pictures kept out, from the first to the one that is shipped.
+        diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
+        diversity_expected: the same for the base or, where lower, for true pictures of the style.
+        copied_share: of the pictures for new prompts, the share that lies on a training picture.
+    """
+
+    held_out: HeldOutFigures
+    style_p_value: float | None = None
+    validation: tuple[float, ...] = ()
+    diversity: float | None = None
+    diversity_expected: float | None = None
+    copied_share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(PictureEvidence):
+    """All that the verdict of a run looks at.
 
     Attributes:
         gradients: of the gradient proof; ``None`` when the run kept none.
         pixels: with the adapter against without.
         reload_diff: largest difference of the reloaded file's pictures to the trained model's, steps of 255.
         merge_diff: the same for the merged base against the adapter.
-        held_out: scores on prompts that training never saw.
-        style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
         causes: why nothing changed, from :func:`detour.evaluation.causes.causes_of_no_effect`.
-        validation: loss on pictures kept out, from the first to the one that is shipped.
-        diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
-        diversity_expected: the same for the base or, where lower, for true pictures of the style.
-        copied_share: of the pictures for new prompts, the share that lies on a training picture.
         notes: what could not be measured, and why.
     """
 
@@ -36,13 +51,7 @@ class Evidence:
     pixels: PixelFigures
     reload_diff: int | None
     merge_diff: int | None
-    held_out: HeldOutFigures
-    style_p_value: float | None = None
     causes: tuple[str, ...] = ()
-    validation: tuple[float, ...] = ()
-    diversity: float | None = None
-    diversity_expected: float | None = None
-    copied_share: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -72,20 +81,31 @@ def decide(evidence: Evidence) -> Verdict:
     """
     if not has_effect(evidence.pixels):
         return Verdict(name="no_effect", reasons=(_effect_sentence(evidence.pixels), *evidence.causes))
-    rules: tuple[Callable[[Evidence], list[Finding]], ...] = (
-        _broken_proof,
-        _collapse,
-        _copies,
-        _forgotten,
-        _overfit,
+    name, against, gains = _of_pictures(evidence)
+    broken = _broken_proof(evidence)
+    return Verdict(
+        name=broken[0][0] if broken else name,
+        reasons=(
+            *(sentence for _, sentence in (*broken, *against)),
+            _effect_sentence(evidence.pixels),
+            *gains,
+            *evidence.notes,
+        ),
     )
+
+
+def decide_pictures(evidence: PictureEvidence) -> Verdict:
+    """The verdict on some weights by their pictures for new prompts alone, as for one checkpoint of a run."""
+    name, against, gains = _of_pictures(evidence)
+    return Verdict(name=name, reasons=(*(sentence for _, sentence in against), *gains))
+
+
+def _of_pictures(evidence: PictureEvidence) -> tuple[VerdictName, list[Finding], list[str]]:
+    """The verdict, what speaks against the weights, and what was gained."""
+    rules: tuple[Callable[[PictureEvidence], list[Finding]], ...] = (_collapse, _copies, _forgotten, _overfit)
     against = [finding for rule in rules for finding in rule(evidence)]
     gained, gains = _gain(evidence)
-    name: VerdictName = against[0][0] if against else "learned" if gained else "inconclusive"
-    sentences = [sentence for _, sentence in against]
-    return Verdict(
-        name=name, reasons=(*sentences, _effect_sentence(evidence.pixels), *gains, *evidence.notes)
-    )
+    return against[0][0] if against else "learned" if gained else "inconclusive", against, gains
 
 
 def has_effect(pixels: PixelFigures) -> bool:
@@ -125,7 +145,7 @@ def _broken_proof(evidence: Evidence) -> list[Finding]:
     return [("inconclusive", sentence) for sentence in found]
 
 
-def _collapse(evidence: Evidence) -> list[Finding]:
+def _collapse(evidence: PictureEvidence) -> list[Finding]:
     if evidence.diversity is None or not evidence.diversity_expected:
         return []
     share = evidence.diversity / evidence.diversity_expected
@@ -140,7 +160,7 @@ def _collapse(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def _copies(evidence: Evidence) -> list[Finding]:
+def _copies(evidence: PictureEvidence) -> list[Finding]:
     if evidence.copied_share is None or evidence.copied_share <= thresholds.COPY_SHARE_MAX:
         return []
     return [
@@ -148,7 +168,7 @@ def _copies(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def _forgotten(evidence: Evidence) -> list[Finding]:
+def _forgotten(evidence: PictureEvidence) -> list[Finding]:
     accuracy = evidence.held_out.prompt_accuracy
     if accuracy is None:
         return []
@@ -178,7 +198,7 @@ def accuracy_drops(accuracy: AccuracyFigures) -> dict[str, float]:
     }
 
 
-def _overfit(evidence: Evidence) -> list[Finding]:
+def _overfit(evidence: PictureEvidence) -> list[Finding]:
     if len(evidence.validation) < 2:
         return []
     lowest, last = min(evidence.validation), evidence.validation[-1]
@@ -189,12 +209,12 @@ def _overfit(evidence: Evidence) -> list[Finding]:
         (
             "overfit",
             f"The loss on pictures kept out ended {rise:.0%} above its lowest value: "
-            "train fewer steps, or pass --set validate.keep_best=true.",
+            "train fewer steps, or ship another checkpoint (--ship best_proof).",
         )
     ]
 
 
-def _gain(evidence: Evidence) -> tuple[bool, list[str]]:
+def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
     """Whether something measured got better, and the sentences that say how much."""
     sentences = []
     style = evidence.held_out.style_distance

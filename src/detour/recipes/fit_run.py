@@ -17,7 +17,7 @@ from detour.evaluation.settings import public_settings
 from detour.recipes.draw_samples import SampleSheets
 from detour.recipes.progress import Progress, ProgressFn
 from detour.recipes.run_plan import RunPlan
-from detour.recipes.save_run import save_run_adapter
+from detour.recipes.save_run import keep_adapter_of, save_run_adapter
 from detour.specs import RunSpec
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
 from detour.training.live_text import LiveText
@@ -123,6 +123,9 @@ def fit_run(
                 spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
             ),
             processes=processes,
+            keep_adapter=None
+            if spec.adapter.method == "full"
+            else lambda step: keep_adapter_of(plan, attached, folder, step=step),
         )
         pace = Pace(
             _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator
@@ -225,7 +228,7 @@ def _validator(
         log,
         lambda: processes.from_first(fixed.loss(denoiser) if processes.first else 0.0),
         every=int(spec.validate_.every),
-        keep_best=spec.validate_.keep_best,
+        keep_best=spec.validate_.ship == "lowest_loss",
         patience=spec.validate_.patience,
     )
     if plan.checkpoint is not None:

@@ -227,11 +227,9 @@ def _gather_evidence(
 
 
 def _validation(run: FinishedRun) -> tuple[float, ...]:
-    """Losses on pictures kept out up to the weights that are shipped: the last ones, or the best."""
-    losses = tuple(value for _, value in run.metrics.validation)
-    if (run.spec.validate_.keep_best or run.spec.validate_.patience) and losses:
-        return losses[: losses.index(min(losses)) + 1]
-    return losses
+    """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
+    chosen = run.state.get("best_step")
+    return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)
 
 
 def _decide(evidence: Evidence) -> Proof:

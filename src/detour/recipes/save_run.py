@@ -19,6 +19,7 @@ from detour.recipes.merged_weights import files_of_base
 from detour.recipes.run_plan import RunPlan
 from detour.recipes.staging import staged
 from detour.specs import RunSpec
+from detour.training.checkpoints import adapter_of
 
 WHOLE_UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
@@ -41,6 +42,31 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
     path = product_of(folder, plan.spec)
     if isinstance(attached, FullWeights):
         return _save_base(path, plan.base, attached)
+    described = _described(plan, attached, folder, step)
+    _save_kohya(path, described, plan.base)
+    if step is not None:
+        _save_copies(path, described, plan.spec, plan.base)
+    return path
+
+
+def keep_adapter_of(plan: RunPlan, attached: Attached, folder: Path, *, step: int) -> Path:
+    """Write what would be shipped after ``step`` beside the checkpoints, byte for byte what the run would leave.
+
+    Raises:
+        StorageError: disk full, no permission; files of other steps are untouched.
+    """
+    path = adapter_of(folder, step)
+    _save_kohya(path, _described(plan, attached, folder, step), plan.base)
+    return path
+
+
+def _save_kohya(path: Path, adapter: Adapter, base: Base) -> None:
+    write_adapter(path, adapter, file_format="kohya", family=base.family, dtype="fp32")
+    write_words(path, adapter.words)
+
+
+def _described(plan: RunPlan, attached: Attached, folder: Path, step: int | None) -> Adapter:
+    """The factors as they are now, and what the file says about them."""
     spec, base = plan.spec, plan.base
     plain = attached.to_adapter()
     metadata = kohya_metadata(
@@ -55,13 +81,7 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
         prediction_type=str(base.scheduler_config().get("prediction_type", "epsilon")),
         thumbnail=None if step is None else first_sample(folder, step),
     )
-    write_adapter(
-        path, replace(plain, metadata=metadata), file_format="kohya", family=base.family, dtype="fp32"
-    )
-    write_words(path, plain.words)
-    if step is not None:
-        _save_copies(path, replace(plain, metadata=metadata), spec, base)
-    return path
+    return replace(plain, metadata=metadata)
 
 
 def _save_copies(path: Path, adapter: Adapter, spec: RunSpec, base: Base) -> None:

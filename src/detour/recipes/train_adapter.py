@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from detour.adapter_files import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
@@ -18,11 +19,13 @@ from detour.evaluation.proof_pictures import proof_requests
 from detour.files import remove_temporaries, write_json, write_text
 from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.draw_samples import keep_trained_pictures_of
+from detour.recipes.evaluate_checkpoints import evaluate_checkpoints
 from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import product_of, save_run_adapter
 from detour.specs import RunSpec, to_toml
+from detour.training.checkpoints import kept_adapters
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
@@ -55,7 +58,7 @@ class TrainResult(BaseModel):
     final_loss: float | None
     val_loss: float | None
     best_step: int | None
-    """The step whose weights were shipped with ``keep_best``; ``None``: the last."""
+    """The step whose weights were chosen, by their loss or by their proof; ``None``: the last were shipped."""
     proof: Proof | None
     notes: tuple[str, ...]
 
@@ -164,7 +167,7 @@ def _follow(plan: RunPlan, folder: Path, processes: Processes) -> TrainResult:
         plan = replace(plan, class_pictures=draw_class_pictures(plan.spec, plan.base))
         material, _ = _load_material(plan, silent)
         trained = fit_run(plan, material, folder, None, silent, processes)
-    return _result(plan, trained, folder, ())
+    return _result(plan, trained, folder, (), trained.validator.best_step)
 
 
 def _run(
@@ -192,7 +195,9 @@ def _run(
         if trained.state.scale is not None and trained.state.scale.repeated:
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
-        adapter = _ship(plan, trained, folder)
+        adapter, best_step = _ship(plan, trained, folder, progress)
+        if spec.validate_.ship == "best_proof":
+            notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")
         if prove:
             keep_trained_pictures_of(
                 folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
@@ -201,15 +206,17 @@ def _run(
             "step": trained.state.step,
             "loss": trained.loss,
             "val_loss": trained.validator.latest,
-            "best_step": trained.validator.best_step,
+            "best_step": best_step,
         }
         record.write("finished", {**facts, "seconds": trained.seconds})
-    result = _result(plan, trained, folder, notes)
+    result = _result(plan, trained, folder, notes, best_step)
     del trained, material  # the proof loads a base of its own
     return result.model_copy(update={"proof": _prove(folder, progress)}) if prove else result
 
 
-def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str]) -> TrainResult:
+def _result(
+    plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str], best_step: int | None
+) -> TrainResult:
     return TrainResult(
         name=str(plan.spec.name),
         run_folder=folder,
@@ -218,7 +225,7 @@ def _result(plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str])
         seconds=trained.seconds,
         final_loss=trained.loss,
         val_loss=trained.validator.latest,
-        best_step=trained.validator.best_step,
+        best_step=best_step,
         proof=None,
         notes=(*plan.notes, *notes),
     )
@@ -258,7 +265,7 @@ def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[
 def _why_early(trained: Trained, spec: RunSpec) -> str:
     return (
         f"Stopped after step {trained.state.step} of {spec.train.steps}: no new lowest validation loss in "
-        f"{spec.validate_.patience} validations. The weights of step {trained.validator.best_step} are kept."
+        f"{spec.validate_.patience} validations."
     )
 
 
@@ -269,15 +276,22 @@ def _what_overflowed(scale: LossScale) -> str:
     )
 
 
-def _ship(plan: RunPlan, trained: Trained, folder: Path) -> Adapter:
-    """Choose the weights, write the adapter, and check that the base is what it was."""
+def _ship(plan: RunPlan, trained: Trained, folder: Path, progress: ProgressFn) -> tuple[Adapter, int | None]:
+    """Choose the weights, write the adapter, and check that the base is what it was.
+
+    Returns:
+        What was written, and the step of weights that were chosen; ``None`` where the last are simply taken.
+    """
     best, attached = trained.validator.best_values, trained.attached
     trained.state.flat.load(trained.state.shipped() if best is None else best)
-    step = trained.state.step if best is None else trained.validator.best_step
-    save_run_adapter(plan, attached, folder, step=step)
+    chosen = None if best is None else trained.validator.best_step
+    if plan.spec.validate_.ship == "best_proof":
+        chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
+        attached.load(read_adapter(kept_adapters(folder)[chosen]))
+    save_run_adapter(plan, attached, folder, step=trained.state.step if chosen is None else chosen)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
-    return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter()
+    return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter(), chosen
 
 
 def _prove(folder: Path, progress: ProgressFn) -> Proof:

@@ -208,11 +208,11 @@ class ValidateSpec(Spec):
     """Steps between validations; 0 never; ``auto`` makes ten in a run."""
     num_timesteps: PositiveInt = 8
     """Fixed timesteps a picture, evenly spread."""
-    keep_best: bool = False
-    """Ship the weights of the lowest validation loss instead of the last."""
+    ship: Literal["last", "lowest_loss", "best_proof"] | Auto = "auto"
+    """Whose weights become the adapter: the last step's, those of the lowest validation loss, or those of the
+    checkpoint that new prompts speak for; ``auto``: the lowest loss with ``patience``, else the last."""
     patience: Count = 0
-    """End the run after so many validations without a new lowest loss, and ship the weights of the lowest;
-    0 never."""
+    """End the run after so many validations without a new lowest loss; 0 never."""
 
 
 class CheckpointSpec(Spec):
@@ -221,7 +221,8 @@ class CheckpointSpec(Spec):
     every: Count | Auto = "auto"
     """Steps between checkpoints; 0 only at the end and on Ctrl-C; ``auto`` makes four in a run."""
     keep: PositiveInt = 2
-    """Newest checkpoints that stay on disk; with ``keep_best`` or ``patience`` the best one stays too."""
+    """Newest checkpoints that stay on disk, and where the lowest loss is shipped that one too; the adapter file of
+    every one stays."""
 
 
 class EvaluateSpec(Spec):

@@ -21,6 +21,7 @@ from detour.errors import RunError
 from detour.files import sha256_of, storage_error, write_bytes, write_json
 
 FOLDER = "checkpoints"
+ADAPTERS = "adapters"
 MARKER = "complete.json"
 STATE_TENSORS = "state.safetensors"
 STATE_FACTS = "state.json"
@@ -45,6 +46,18 @@ class Checkpoint:
 def folder_of(run_folder: Path, step: int) -> Path:
     """``runs/demo/checkpoints/step-000200``."""
     return run_folder / FOLDER / f"step-{step:06d}"
+
+
+def adapter_of(run_folder: Path, step: int) -> Path:
+    """``runs/demo/checkpoints/adapters/step-000200.safetensors``: what the run would have shipped at that step."""
+    return run_folder / FOLDER / ADAPTERS / f"step-{step:06d}.safetensors"
+
+
+def kept_adapters(run_folder: Path) -> dict[int, Path]:
+    """Step → adapter file, the first step first. Each is whole; a run that was resumed writes the same again."""
+    files = (run_folder / FOLDER / ADAPTERS).glob("step-*.safetensors")
+    found = {int(file.stem[5:]): file for file in files if file.stem[5:].isdecimal()}
+    return dict(sorted(found.items()))
 
 
 def save_checkpoint(run_folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = None) -> Path:

@@ -139,7 +139,7 @@ class Validator:
         self._log = log
         self._measure = measure
         self.every = every
-        self._keep_best = keep_best or patience > 0
+        self._keep_best = keep_best
         self._patience = patience
         self.since_best = 0
         self.latest: float | None = None
@@ -165,12 +165,11 @@ class Validator:
         self.latest = measured
         self.latest_step = state.step
         self._log.write({"step": state.step, "val_loss": self.latest})
-        if not self._keep_best:
-            return
         self.since_best += 1
         if self.best_loss is None or self.latest < self.best_loss:
-            self.best_loss, self.best_step, self.since_best = self.latest, state.step, 0
-            self.best_values = state.shipped().clone()
+            self.best_loss, self.since_best = self.latest, 0
+            if self._keep_best:
+                self.best_step, self.best_values = state.step, state.shipped().clone()
         state.enough = self.enough
 
     @property
@@ -218,6 +217,9 @@ class Sheets:
 class Checkpointer:
     """Saves every ``every`` steps, at a new best one, at the end, and when somebody wants to stop; then it stops.
 
+    Beside the state, of which few stay, goes the adapter as a file of its own, which stays: except where a run is
+    stopped, for such a step is one that no other run has.
+
     It comes last in the list of observers: what it saves must include what the others did at the step. With several
     processes each has one; all stop at the same step, and the first one writes.
     """
@@ -234,8 +236,10 @@ class Checkpointer:
         validator: Validator,
         facts: Mapping[str, Any],
         processes: Processes = ALONE,
+        keep_adapter: Callable[[int], object] | None = None,
     ) -> None:
         self._processes = processes
+        self._keep_adapter = keep_adapter
         self._run_folder = run_folder
         self._every, self._keep, self._steps = every, keep, steps
         self._wish, self._log, self._validator = wish, log, validator
@@ -246,6 +250,9 @@ class Checkpointer:
         best = report.step == self._validator.best_step
         last = report.step == self._steps or state.enough
         stop = self._processes.any_of(self._wish.wanted)
+        if (due or best or last) and self._keep_adapter is not None and self._processes.first:
+            with state.as_shipped():
+                self._keep_adapter(report.step)
         if due or best or last or stop:
             self.save(state)
         if stop:

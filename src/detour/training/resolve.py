@@ -178,6 +178,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "sample.every": math.ceil(steps / 4),
         "sample.guidance_scale": float(base.recommended_guidance),
         "validate.every": math.ceil(steps / 10),
+        "validate.ship": "lowest_loss" if spec.validate_.patience else "last",
         "checkpoint.every": math.ceil(steps / 4),
     }
     for key, value in plain.items():
@@ -291,19 +292,33 @@ def _check_prior(spec: RunSpec) -> None:
 
 
 def _check_best(spec: RunSpec) -> None:
-    """Whether there is a validation loss, where something asks for the lowest.
+    """Whether there is something to choose from, and by, where not simply the last weights are shipped.
 
     Raises:
-        ConfigError: nothing is validated.
+        ConfigError: nothing is validated, or nothing is kept.
     """
     validate, holdout = spec.validate_, float(spec.data.holdout)
-    if not (validate.patience or validate.keep_best) or (validate.every and holdout):
+    if validate.ship == "best_proof":
+        _check_best_proof(spec)
+    if not (validate.patience or validate.ship == "lowest_loss") or (validate.every and holdout):
         return
-    asked = f"patience is {validate.patience}" if validate.patience else "keep_best is on"
+    asked = f"patience is {validate.patience}" if validate.patience else f"ship is {validate.ship}"
     raise ConfigError(
         f"validate.{asked}, but nothing is validated: validate.every is {validate.every} and data.holdout "
         f"{holdout:g}. Set data.holdout (0.125 keeps one picture in eight out), or leave both settings out."
     )
+
+
+def _check_best_proof(spec: RunSpec) -> None:
+    lacking = None
+    if spec.adapter.method == "full":
+        lacking = "checkpoints of a fully trained base keep no adapter. Set it to lowest_loss"
+    elif not spec.checkpoint.every:
+        lacking = "checkpoint.every is 0, so there is nothing to choose from. Set checkpoint.every"
+    elif not (spec.evaluate.prompts or spec.evaluate.num_prompts):
+        lacking = "no new prompts are drawn. Set evaluate.num_prompts"
+    if lacking is not None:
+        raise ConfigError(f"validate.ship is best_proof, but {lacking}.")
 
 
 def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) -> list[str]:

@@ -21,6 +21,7 @@ ARTEFACTS = (
     "metrics.jsonl",
     "gradients.json",
     "proof.json",
+    "checkpoints.json",
     "report.html",
     "README.md",
     "samples",

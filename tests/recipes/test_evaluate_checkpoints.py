@@ -1,0 +1,86 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detour.errors import RunError
+from detour.evaluation.checkpoints import CheckpointFigures
+from detour.recipes import train_adapter as recipe
+from detour.recipes.evaluate_checkpoints import FIGURES, SHEET, evaluate_checkpoints
+from detour.recipes.train_adapter import train_adapter
+from detour.training.checkpoints import kept_adapters
+from tests.evaluation.tiny_judge import make_tiny_judge
+from tests.recipes.photos import make_photos, quick_spec
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six steps with three adapters, on a base with a random judge."""
+    place = tmp_path_factory.mktemp("judged")
+    base = place / "pocket-tiny"
+    shutil.copytree(tiny_base, base)
+    make_tiny_judge(
+        base / "judge", vocab_size=len(json.loads((base / "tokenizer" / "vocab.json").read_text()))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "_prove", lambda folder, progress: None)
+        spec = quick_spec(base, make_photos(place / "photos"), evaluate__num_prompts=4, train__optim__lr=0.05)
+        return train_adapter(spec, runs=place / "runs").run_folder
+
+
+@pytest.fixture(scope="module")
+def figures(judged: Path) -> CheckpointFigures:
+    return evaluate_checkpoints(judged)
+
+
+def test_every_kept_adapter_is_measured_beside_the_base(judged: Path, figures: CheckpointFigures) -> None:
+    assert [one.step for one in figures.checkpoints] == list(kept_adapters(judged)) == [2, 4, 6]
+    assert figures.prompts == 4
+    assert figures.chosen_step in (2, 4, 6)
+    for one in figures.checkpoints:
+        assert one.style_distance is not None
+        assert one.style_distance.base > 0
+        assert set(one.accuracy) == {"object", "colour", "place"}
+        assert one.held_out_loss is not None
+    losses = [one.held_out_loss for one in figures.checkpoints]
+    assert losses[0] != losses[1] == pytest.approx(losses[1])  # of step 0, then of step 3
+
+
+def test_figures_and_a_sheet_of_prompts_and_steps_are_written(
+    judged: Path, figures: CheckpointFigures
+) -> None:
+    assert CheckpointFigures.model_validate_json((judged / FIGURES).read_text()) == figures
+    assert (judged / SHEET).stat().st_size > 0
+
+
+def test_what_was_drawn_is_not_drawn_again_and_another_adapter_is(
+    judged: Path, figures: CheckpointFigures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detour.recipes import evaluate_checkpoints as module
+
+    drawn: list[int] = []
+
+    def counted(*args: object) -> np.ndarray:
+        drawn.append(1)
+        return real(*args)  # type: ignore[arg-type]
+
+    real = module.draw_proof_pictures
+    monkeypatch.setattr(module, "draw_proof_pictures", counted)
+    assert evaluate_checkpoints(judged) == figures
+    assert not drawn
+    files = kept_adapters(judged)
+    before = files[2].read_bytes()
+    files[2].write_bytes(files[6].read_bytes())
+    again = evaluate_checkpoints(judged)
+    assert len(drawn) == 1
+    assert again.checkpoints[0].style_distance == again.checkpoints[2].style_distance
+    files[2].write_bytes(before)
+
+
+def test_a_run_that_kept_nothing_is_refused(judged: Path, tmp_path: Path) -> None:
+    shutil.copytree(judged, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "adapters")
+    with pytest.raises(RunError, match="no adapters are kept"):
+        evaluate_checkpoints(tmp_path / "run")
