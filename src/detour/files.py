@@ -122,6 +122,31 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def lock_now(descriptor: int) -> bool:
+    """Take the lock of an open file without waiting; whether nobody else has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: msvcrt locks a byte range; it falls with the process as well
+        return _lock_now_on_windows(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_now_on_windows(descriptor: int) -> bool:
+    import msvcrt
+
+    try:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # far behind the id, which others may read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
+
+
 def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
     """Hex SHA-256 of a file's content, read in chunks."""
     digest = hashlib.sha256()

@@ -1,12 +1,20 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
+import huggingface_hub
 import pytest
 import torch
-from transformers import CLIPModel
+from huggingface_hub import constants
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from detour.bases.base import POCKET
 from detour.errors import BaseError, ConfigError
-from detour.evaluation.judge import Judge, PromptFacts
+from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
 from tests.evaluation.tiny_judge import SIDE_PX, make_tiny_judge
 from tests.tiny_base import write_tokenizer
 
@@ -41,23 +49,53 @@ def test_features_have_length_one_and_do_not_depend_on_the_batch(judge: Judge) -
     assert torch.allclose(features[35:], judge.picture_features(pictures[35:]), atol=1e-5)
 
 
-def test_features_are_those_of_transformers_own_model(judge: Judge, judge_folder: Path) -> None:
-    pictures = noise(3)
-    pixels = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    reference = CLIPModel.from_pretrained(judge_folder).eval()
+OLD_KEYS: dict[str, object] = {"size": SIDE, "crop_size": SIDE}
+
+
+@pytest.mark.parametrize(
+    ("width", "patch_px", "settings"), [(8, 8, None), (24, 4, OLD_KEYS), (5, 16, None)], ids=str
+)
+def test_features_are_those_of_transformers_own_model(
+    tmp_path: Path, width: int, patch_px: int, settings: dict[str, object] | None
+) -> None:
+    vocabulary = write_tokenizer(tmp_path)
+    make_tiny_judge(
+        tmp_path, vocab_size=len(vocabulary), width=width, patch_px=patch_px, preprocessing=settings
+    )
+    judge, pictures, prompts = Judge.load(tmp_path), noise(3, 50, 41), ["a red house", "a boat", "x " * 90]
+    reference = CLIPModel.from_pretrained(tmp_path).eval()
+    pixels = CLIPImageProcessorPil.from_pretrained(tmp_path)(images=list(pictures), return_tensors="pt")
+    # Padded to the longest, with a mask: what the padding is must not matter.
+    tokens = CLIPTokenizer.from_pretrained(tmp_path)(
+        prompts, padding=True, truncation=True, max_length=77, return_tensors="pt"
+    )
     with torch.no_grad():
-        theirs = reference.get_image_features(pixel_values=pixels).pooler_output
-    theirs = torch.nn.functional.normalize(theirs, dim=-1)
-    assert torch.allclose(judge.picture_features(pictures), theirs, atol=1e-6)
+        seen = reference.get_image_features(**pixels).pooler_output
+        read = reference.get_text_features(**tokens).pooler_output
+    assert judge.width == width
+    assert torch.allclose(
+        judge.picture_features(pictures), torch.nn.functional.normalize(seen, dim=-1), atol=1e-5
+    )
+    assert torch.allclose(
+        judge.text_features(prompts), torch.nn.functional.normalize(read, dim=-1), atol=1e-5
+    )
+    assert judge.too_long(prompts) == (prompts[2],)
 
 
-def test_other_sizes_are_resized_on_the_short_side_and_cropped(judge: Judge) -> None:
-    wide = np.zeros((1, 64, 128, 3), np.uint8)
-    wide[:, :, 32:96] = 200
-    centre = np.full((1, SIDE, SIDE, 3), 200, np.uint8)
-    inside = judge._preprocessing(wide)[..., 2:-2]
-    assert torch.allclose(inside, judge._preprocessing(centre)[..., 2:-2], atol=1e-5)
+def test_pockets_own_pair_agrees_with_transformers_on_pictures_of_other_sizes() -> None:
+    folder = judge_of(POCKET)
+    pictures = noise(2, 300, 200)
+    reference = CLIPModel.from_pretrained(folder).float().eval()
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=list(pictures), return_tensors="pt")
+    with torch.no_grad():
+        seen = reference.get_image_features(**pixels).pooler_output
+    expected = torch.nn.functional.normalize(seen, dim=-1)
+    assert torch.allclose(Judge.load(folder).picture_features(pictures), expected, atol=1e-5)
+
+
+def test_other_sizes_of_picture_are_judged_too(judge: Judge) -> None:
     assert judge.picture_features(noise(2, 50, 33)).shape == (2, 8)
+    assert judge.picture_features(noise(0)).shape == (0, 8)
 
 
 def test_accuracy_counts_the_pictures_whose_true_word_scores_highest(
@@ -89,3 +127,84 @@ def test_a_missing_judge_is_one_line_that_names_its_folder(tmp_path: Path) -> No
     with pytest.raises(BaseError, match="judge") as caught:
         Judge.load(tmp_path / "judge")
     assert "\n" not in str(caught.value)
+
+
+def test_a_picture_is_embedded_once_whoever_asks_again(
+    judge_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = noise(4)
+    plain = Judge.load(judge_folder).picture_features(pictures)
+    first = Judge.load(judge_folder, cache=FeatureCache(tmp_path))
+    assert torch.allclose(first.picture_features(pictures[[0, 1, 0, 1]]), plain[[0, 1, 0, 1]], atol=1e-6)
+    seen: list[int] = []
+    again = Judge.load(judge_folder, cache=FeatureCache(tmp_path))
+    looked_at = again._looked_at
+    monkeypatch.setattr(again, "_looked_at", lambda some: seen.append(len(some)) or looked_at(some))
+    assert torch.allclose(again.picture_features(pictures), plain, atol=1e-6)
+    assert torch.equal(again.picture_features(pictures[:2]), first.picture_features(pictures[:2]))
+    assert again.picture_features(pictures[:0]).shape == (0, 8)
+    assert seen == [2, 0, 0]
+
+
+def test_another_judge_does_not_find_the_features_of_this_one(judge_folder: Path, tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    Judge.load(judge_folder, cache=cache).picture_features(noise(1))
+    copy = shutil.copytree(judge_folder.parent, tmp_path / "copy") / "judge"
+    assert Judge.load(copy).fingerprint == Judge.load(judge_folder).fingerprint
+    with safe_open(copy / "model.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors["visual_projection.weight"] *= -1
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    other = Judge.load(copy, cache=cache)
+    assert other.fingerprint != Judge.load(judge_folder).fingerprint
+    assert torch.allclose(
+        other.picture_features(noise(1)), -Judge.load(judge_folder).picture_features(noise(1))
+    )
+
+
+def test_a_judge_without_one_of_its_tensors_is_refused_and_not_filled_with_noise(
+    judge_folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(judge_folder.parent, tmp_path / "copy") / "judge"
+    with safe_open(copy / "model.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if "projection" not in name}
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BaseError, match="lacks 2 of its tensors"):
+        Judge.load(copy)
+
+
+def test_other_models_and_pickles_are_refused_by_name(judge_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(judge_folder.parent, tmp_path / "copy") / "judge"
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(BaseError, match="pickles"):
+        Judge.load(copy)
+    (copy / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(BaseError, match="'siglip', not 'clip'"):
+        Judge.load(copy)
+
+
+def test_a_hub_id_is_fetched_as_a_base_is(judge_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def snapshot_download(repo_id: str, **options: object) -> str:
+        asked.append({"repo_id": repo_id, **options})
+        return str(judge_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert Judge.load("owner/clip", revision="main").width == 8
+    assert (asked[0]["repo_id"], asked[0]["revision"]) == ("owner/clip", "main")
+    assert "pytorch_model.bin" not in str(asked[0]["allow_patterns"])
+
+
+def test_offline_with_an_empty_cache_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BaseError, match="judge 'owner/clip'.*HF_HUB_OFFLINE") as caught:
+        Judge.load("owner/clip")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_without_a_judge_of_its_own_gets_the_usual_clip(tmp_path: Path) -> None:
+    assert judge_of(POCKET) == POCKET / "judge"
+    assert judge_of(tmp_path) == DEFAULT_JUDGE

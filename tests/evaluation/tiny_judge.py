@@ -7,7 +7,14 @@ SIDE_PX = 32
 WIDTH = 8
 
 
-def make_tiny_judge(folder: Path, *, vocab_size: int) -> Path:
+def make_tiny_judge(
+    folder: Path,
+    *,
+    vocab_size: int,
+    width: int = WIDTH,
+    patch_px: int = 8,
+    preprocessing: dict[str, object] | None = None,
+) -> Path:
     """Write a random CLIP pair for 32 px pictures, without a tokenizer: the base's own beside it is used."""
     import torch
     from transformers import CLIPConfig, CLIPModel
@@ -26,16 +33,14 @@ def make_tiny_judge(folder: Path, *, vocab_size: int) -> Path:
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "image_size": SIDE_PX,
-        "patch_size": 8,
+        "patch_size": patch_px,
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
     model.save_pretrained(folder)
-    preprocessing = {
-        "crop_size": {"height": SIDE_PX, "width": SIDE_PX},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.25] * 3,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    side = {"height": SIDE_PX, "width": SIDE_PX}
+    settings = preprocessing or {"size": {"shortest_edge": SIDE_PX}, "crop_size": side}
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, **settings}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder

@@ -1,26 +1,45 @@
-"""A CLIP pair that scores pictures: what they show, and how they look.
+"""A CLIP pair that scores pictures: what they show, and how they look."""
 
-transformers' own picture processor needs torchvision, which breaks a CPU build of torch (transformers 5.23),
-so ``preprocessor_config.json`` is followed here in a few lines of torch.
-"""
-
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from detour.bases.hub import HUB_ID, fetch_files
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
+from detour.evaluation.feature_cache import FeatureCache, picture_key
 from detour.evaluation.pixels import Pictures
+from detour.evaluation.preprocessing import Preprocessing
+from detour.files import sha256_of
 
 BATCH = 32
 """Pictures or prompts in one forward pass of the judge."""
+
+DEFAULT_JUDGE = "openai/clip-vit-large-patch14"
+"""For bases that carry no judge: the CLIP model that most published scores are made with; 1.7 GB."""
+
+HUB_FILES = [
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+]
+"""What a judge is read from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,72 +55,84 @@ Phrase = Callable[[PromptFacts], str]
 """Writes the facts as the canonical prompt, e.g. ``a red house in the desert``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How a picture becomes the judge's input, from ``preprocessor_config.json``."""
-
-    side_px: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def load(cls, path: Path) -> "Preprocessing":
-        """Read ``preprocessor_config.json``.
-
-        Raises:
-            BaseError: missing or without the keys that are followed here.
-        """
-        try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            crop = values["crop_size"]
-            side_px = crop["height"] if isinstance(crop, Mapping) else int(crop)
-            return cls(side_px=side_px, mean=tuple(values["image_mean"]), std=tuple(values["image_std"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BaseError(
-                f"{path}: the judge's preprocessing cannot be read ({error!r}). Restore it."
-            ) from error
-
-    def __call__(self, pictures: Pictures) -> Tensor:
-        """uint8 (N, H, W, 3) → float32 (N, 3, side, side): short side resized, centre cropped, normalised."""
-        pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
-        height, width = pixels.shape[-2:]
-        if (height, width) != (self.side_px, self.side_px):
-            scale = self.side_px / min(height, width)
-            size = (max(self.side_px, round(height * scale)), max(self.side_px, round(width * scale)))
-            pixels = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
-            top, left = (size[0] - self.side_px) // 2, (size[1] - self.side_px) // 2
-            pixels = pixels[..., top : top + self.side_px, left : left + self.side_px]
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (pixels - mean) / std
-
-
 class Judge:
-    """Frozen CLIP in fp32 on the CPU: small, and the same figures whatever device drew the pictures."""
+    """A frozen CLIP model in fp32."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: Preprocessing) -> None:
-        self._model = model.float().eval().requires_grad_(False)
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        preprocessing: Preprocessing,
+        *,
+        folder: Path,
+        device: str = "cpu",
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self._model = model.float().eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
+        self._folder = folder
+        self._device = device
+        self._cache = cache
 
     @classmethod
-    def load(cls, folder: Path) -> "Judge":
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        cache: FeatureCache | None = None,
+    ) -> "Judge":
         """Open a judge.
 
         Args:
-            folder: transformers layout of a ``CLIPModel`` with ``preprocessor_config.json``; its tokenizer
-                lies in it, or in ``tokenizer/`` beside it as in a diffusers folder.
+            name: folder of a ``CLIPModel`` in transformers layout with ``preprocessor_config.json``, its tokenizer in
+                it, or in ``tokenizer/`` beside it as in a diffusers folder; or a hub id ``owner/name``.
+            revision: branch, tag or commit of a hub id.
+            device: where it runs; features of a CPU and of a GPU agree to 1e-5 or so.
+            cache: where features are kept and looked up.
 
         Raises:
-            BaseError: a part is missing or broken.
+            BaseError: not there, not a CLIP model, or a part is missing or broken; a hub id that is offline and not
+                in the cache.
         """
-        tokenizer = folder if (folder / "vocab.json").exists() else folder.parent / "tokenizer"
+        folder = judge_folder(name, revision)
+        beside = folder.parent / "tokenizer"
+        in_it = any((folder / file).exists() for file in ("vocab.json", "tokenizer.json"))
         try:
+            _require_clip(folder)
             with quiet_libraries():
-                model = CLIPModel.from_pretrained(folder, local_files_only=True)
-                words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise BaseError(f"{folder}: the judge cannot be loaded ({error}). Restore the folder.") from error
-        return cls(model, words, Preprocessing.load(folder / "preprocessor_config.json"))
+                model, report = CLIPModel.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
+                words = CLIPTokenizer.from_pretrained(folder if in_it else beside, local_files_only=True)
+        except (OSError, ValueError, SafetensorError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise BaseError(f"{name}: the judge cannot be loaded ({said}). Restore the folder.") from error
+        if missing := sorted(report["missing_keys"]):  # transformers would fill them with noise
+            raise BaseError(
+                f"{name}: the judge's file lacks {len(missing)} of its tensors, for example '{missing[0]}'. Pass the "
+                "folder of a whole CLIP model, both towers and both projections."
+            )
+        return cls(model, words, Preprocessing.load(folder), folder=folder, device=device, cache=cache)
+
+    @property
+    def width(self) -> int:
+        """D, of its features."""
+        return int(self._model.config.projection_dim)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of its weights, settings and preprocessing: all that a picture's features depend on."""
+        digest = hashlib.sha256(repr(self._preprocessing).encode())
+        for file in sorted([self._folder / "config.json", *self._folder.glob("*.safetensors")]):
+            digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def picture_features(self, pictures: Pictures) -> Tensor:
@@ -113,19 +144,35 @@ class Judge:
         Returns:
             float32 (N, D), rows of length one.
         """
+        if self._cache is None:
+            return self._looked_at(pictures)
+        # Features of another device differ in the last digits: what was cached must not decide which are returned.
+        who = f"{self.fingerprint}|{self._device.partition(':')[0]}"
+        keys = [picture_key(who, picture) for picture in pictures]
+        rows = {key: self._cache.get(key) for key in keys}
+        new = {key: i for i, key in enumerate(keys) if rows[key] is None}
+        for key, row in zip(new, self._looked_at(pictures[list(new.values())]), strict=True):
+            rows[key] = row.clone()
+            self._cache.put(key, row.clone())
+        found = [row for key in keys if (row := rows[key]) is not None]
+        return torch.stack(found) if found else torch.empty(0, self.width)
+
+    def _looked_at(self, pictures: Pictures) -> Tensor:
         rows = []
         for start in range(0, len(pictures), BATCH):
-            pixels = self._preprocessing(pictures[start : start + BATCH])
-            pooled = self._model.vision_model(pixel_values=pixels).pooler_output
+            pixels = self._preprocessing(pictures[start : start + BATCH]).to(self._device)
+            # Convolutions of a GPU keep ten bits of the pixels unless they are told not to.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                pooled = self._model.vision_model(pixel_values=pixels).pooler_output
             rows.append(self._model.visual_projection(pooled))
-        return _normalised(rows, self._model.config.projection_dim)
+        return self._normalised(rows)
 
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         """Where prompts lie for the judge.
 
         Args:
-            prompts: each cut at the tokenizer's length.
+            prompts: each cut at the tokenizer's length, see :meth:`too_long`.
 
         Returns:
             float32 (N, D), rows of length one.
@@ -135,13 +182,28 @@ class Judge:
             tokens = self._tokenizer(
                 list(prompts[start : start + BATCH]),
                 padding="max_length",
-                max_length=self._model.config.text_config.max_position_embeddings,
+                max_length=self._max_tokens,
                 truncation=True,
                 return_tensors="pt",
             )
-            pooled = self._model.text_model(input_ids=tokens["input_ids"]).pooler_output
+            pooled = self._model.text_model(input_ids=tokens["input_ids"].to(self._device)).pooler_output
             rows.append(self._model.text_projection(pooled))
-        return _normalised(rows, self._model.config.projection_dim)
+        return self._normalised(rows)
+
+    def too_long(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """Those of the prompts that have more tokens than the judge reads: it sees their beginnings alone."""
+        counts = (len(self._tokenizer(prompt)["input_ids"]) for prompt in prompts)
+        return tuple(
+            prompt for prompt, count in zip(prompts, counts, strict=True) if count > self._max_tokens
+        )
+
+    @property
+    def _max_tokens(self) -> int:
+        return int(self._model.config.text_config.max_position_embeddings)
+
+    def _normalised(self, rows: list[Tensor]) -> Tensor:
+        features = torch.cat(rows).cpu() if rows else torch.empty(0, self.width)
+        return torch.nn.functional.normalize(features, dim=-1)
 
     def prompt_accuracy(
         self,
@@ -206,6 +268,36 @@ class Judge:
         return hits
 
 
-def _normalised(rows: list[Tensor], width: int) -> Tensor:
-    features = torch.cat(rows) if rows else torch.empty(0, width)
-    return torch.nn.functional.normalize(features, dim=-1)
+def judge_folder(name: str | Path, revision: str | None = None) -> Path:
+    """Where a judge lies, fetched where needed.
+
+    Args:
+        name: a folder, or a hub id ``owner/name``.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        BaseError: neither a folder nor a model that can be had from the hub.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if isinstance(name, str) and HUB_ID.match(name):
+        return fetch_files(name, revision, HUB_FILES, [], what="judge")
+    raise BaseError(
+        f"judge '{name}' is no folder here and no hub id (owner/name). Name a CLIP model, e.g. {DEFAULT_JUDGE}."
+    )
+
+
+def judge_of(base_folder: Path) -> str | Path:
+    """Who judges a base's pictures when nobody is named: its own pair where it has one, else :data:`DEFAULT_JUDGE`."""
+    own = base_folder / "judge"
+    return own if own.is_dir() else DEFAULT_JUDGE
+
+
+def _require_clip(folder: Path) -> None:
+    """Raises ``ValueError`` with what is there instead of a CLIP model; ``OSError`` where nothing is."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != "clip":
+        raise ValueError(f"config.json says '{kind}', not 'clip'")
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError("no *.safetensors; pickles can run code when they are opened")

@@ -12,10 +12,10 @@ import torch
 
 from detour.data.folder import Dataset
 from detour.data.framing import Frame, Framing
+from detour.entry_store import EntryStore
 from detour.specs import DataSpec
 from detour.training.cache import LatentSource, TextCache, TextSource, TrainingData, cache_text
 from detour.training.data_fit import framing_of, latent_masks
-from detour.training.entry_store import EntryStore
 from detour.training.framed import cache_framed
 from detour.training.live_text import LiveText
 from detour.training.stored import Lazy, StoredText, open_store, store_latents, store_text, stored_encoder

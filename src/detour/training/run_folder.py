@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detour.errors import RunError
-from detour.files import storage_error, write_json
+from detour.files import lock_now, storage_error, write_json
 
 RUN_STATE = "run.json"
 LOCK = ".lock"
@@ -155,31 +155,6 @@ def is_locked(folder: Path) -> bool:
         return not lock_now(descriptor)
     finally:
         os.close(descriptor)
-
-
-def lock_now(descriptor: int) -> bool:
-    """Take the lock of an open file without waiting; whether nobody else has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: msvcrt locks a byte range; it falls with the process as well
-        return _lock_now_on_windows(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_now_on_windows(descriptor: int) -> bool:
-    import msvcrt
-
-    try:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # far behind the id, which others may read
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except OSError:
-        return False
-    return True
 
 
 def write_state(folder: Path, state: State, facts: dict[str, Any]) -> None:

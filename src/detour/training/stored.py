@@ -1,4 +1,4 @@
-"""Latents and text states that live in an :class:`detour.training.entry_store.EntryStore` and are read when shown.
+"""Latents and text states that live in an :class:`detour.entry_store.EntryStore` and are read when shown.
 
 An entry's key is made of everything that its content depends on: the picture's bytes, the part and the mirroring, the
 size, the encoder's tensors and settings, and the arithmetic (device, torch, threads). So an edited picture, another
@@ -22,10 +22,10 @@ from detour.bases.latents import encode_pictures, to_pixels
 from detour.bases.text import Conditioning, TextStage
 from detour.data.folder import Example
 from detour.data.framing import CODE_VERSION, Frame
+from detour.entry_store import EntryStore
 from detour.files import cache_home
 from detour.specs import DataSpec
 from detour.training.encoder_hash import encoder_facts
-from detour.training.entry_store import EntryStore
 
 if TYPE_CHECKING:
     from detour.bases.base import Base

@@ -99,7 +99,7 @@ class Studio:
     @cached_property
     def judge(self) -> Judge:
         """Scores pictures."""
-        return Judge.load(Path(self.spec.judge) if self.spec.judge else self.base.folder / "judge")
+        return Judge.load(self.spec.judge or self.base.folder / "judge")
 
     @cached_property
     def wishes(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoded pictures and texts on disk, shared by all runs: one file an entry, named by all that it depends on.
+"""What takes long to compute (encoded pictures and texts, features) on disk: one file an entry, named by its causes.
 
 Nothing waits for anybody. An entry is written beside its place and moved there; of two writers of one entry the last
 wins, and both wrote the same. A run holds hard links to the entries that it reads, in a folder of its own: whoever
@@ -22,8 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detour.errors import StorageError
-from detour.files import storage_error, write_with
-from detour.training.run_folder import lock_now
+from detour.files import lock_now, storage_error, write_with
 
 ENTRIES, HELD = "entries", "held"
 SUFFIX = ".safetensors"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from detour import entry_store
+from detour.entry_store import EntryStore
 from detour.errors import StorageError
-from detour.training import entry_store
-from detour.training.entry_store import EntryStore
 
 GENEROUS = 1 << 30
 
