@@ -59,7 +59,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
                 click.option("--first-seed", type=int, default=0, show_default=True, help="The others follow."),
                 base_option(),
                 click.option("--revision", help="Branch, tag or commit of a hub base."),
-                click.option("--judge", metavar="FOLDER", help="A CLIP model. [default: the base's own]"),
+                click.option("--judge", metavar="FOLDER|ID", help="A CLIP model. [default: the base's own]"),
                 drawing_options(batch=8),
                 click.option(
                     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(default_out),

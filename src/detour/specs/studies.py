@@ -17,7 +17,7 @@ class StudySpec(Spec):
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     judge: str | None = None
-    """Folder of a CLIP model that scores the pictures; the base's own where it has one."""
+    """Folder or hub id of a CLIP model that scores the pictures; the base's own where it has one."""
     prompts: tuple[str, ...] = ()
     """Each is drawn in every cell; empty takes held-out prompts of the embedded base's world."""
     num_prompts: PositiveInt = 8
