@@ -41,6 +41,15 @@ def test_a_second_way_to_the_picture_may_differ_by_one_step_and_no_more(field: s
     assert "by 2 of 255" in broken.reasons[0]
 
 
+@pytest.mark.parametrize(("merge_mean", "verdict"), [(9.0, "learned"), (11.0, "inconclusive")])
+def test_below_fp32_a_merge_may_move_pictures_by_a_third_of_the_effect(
+    merge_mean: float, verdict: str
+) -> None:
+    moved = PixelFigures(mean_abs_diff=30.0, noise_floor=0.0, pictures=4)
+    half = replace(learned_evidence(), pixels=moved, exact=False, merge_diff=40, merge_mean=merge_mean)
+    assert decide(half).name == verdict
+
+
 @pytest.mark.parametrize(
     "spoiled",
     [{"adapter_tensors_with_gradient": 79}, {"base_tensors_with_gradient": 1}, {"base_unchanged": False}],

@@ -72,6 +72,11 @@ def proof_picture_spec(spec: RunSpec) -> PictureSpec:
     )
 
 
+def proof_dtype(spec: RunSpec) -> str:
+    """Precision of every proof picture; an unresolved ``auto`` is fp32."""
+    return "fp32" if spec.evaluate.dtype == "auto" else spec.evaluate.dtype
+
+
 def proof_batch(spec: RunSpec) -> int:
     """Pictures in one forward pass, 1 to 8; the same on every side, for batch 1 and 2 differ by one step of 255."""
     side = spec.data.resolution
@@ -88,7 +93,7 @@ def draw_proof_pictures(
     """Draw the requests as the proof does everywhere: same steps, guidance, size and batch.
 
     Args:
-        engine: an fp32 picture engine with or without an adapter; bf16 alone already moves pictures by 0.6.
+        engine: in :func:`proof_dtype`, with or without an adapter; bf16 alone already moves pictures by 0.6.
         requests: from :func:`proof_requests`, or the held-out prompts.
         spec: the run.
         on_batch: told how many pictures a finished batch held.

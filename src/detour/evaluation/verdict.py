@@ -43,6 +43,8 @@ class Evidence(PictureEvidence):
         pixels: with the adapter against without.
         reload_diff: largest difference of the reloaded file's pictures to the trained model's, steps of 255.
         merge_diff: the same for the merged base against the adapter.
+        merge_mean: mean difference of those.
+        exact: whether the pictures were drawn in fp32.
         causes: why nothing changed, from :func:`detour.evaluation.causes.causes_of_no_effect`.
         notes: what could not be measured, and why.
     """
@@ -51,6 +53,8 @@ class Evidence(PictureEvidence):
     pixels: PixelFigures
     reload_diff: int | None
     merge_diff: int | None
+    merge_mean: float | None = None
+    exact: bool = True
     causes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -136,12 +140,23 @@ def _broken_proof(evidence: Evidence) -> list[Finding]:
             found.append("The base's weights are not the same after training as before.")
     for difference, ways in (
         (evidence.reload_diff, "The reloaded file's pictures differ from the trained model's"),
-        (evidence.merge_diff, "The merged base's pictures differ from the adapter's"),
+        (
+            evidence.merge_diff if evidence.exact else None,
+            "The merged base's pictures differ from the adapter's",
+        ),
     ):
         if difference is not None and difference > thresholds.SAME_PICTURE_MAX_DIFF:
             found.append(
                 f"{ways} by {difference} of 255 where {thresholds.SAME_PICTURE_MAX_DIFF} is allowed."
             )
+    # Merged weights are rounded once more below fp32: that may move pictures, but not by an effect's worth.
+    effect = evidence.pixels.mean_abs_diff
+    limit = max(thresholds.EFFECT_MIN_DIFF, effect / thresholds.EFFECT_OVER_NOISE)
+    if not evidence.exact and evidence.merge_mean is not None and evidence.merge_mean > limit:
+        found.append(
+            f"The merged base's pictures differ from the adapter's by {evidence.merge_mean:.2f} of 255 on average, "
+            f"the adapter's own effect is {effect:.2f}."
+        )
     return [("inconclusive", sentence) for sentence in found]
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detour.adapters.attach import attach_adapter
-from detour.evaluation.proof_pictures import draw_proof_pictures, keep_trained_pictures, proof_requests
+from detour.bases.hardware import torch_dtype
+from detour.evaluation.proof_pictures import (
+    draw_proof_pictures,
+    keep_trained_pictures,
+    proof_dtype,
+    proof_requests,
+)
 from detour.recipes.generate_pictures import versions
 from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import PictureSpec, RunSpec
@@ -119,26 +125,29 @@ def keep_trained_pictures_of(
     adapter: "Adapter",
     progress: ProgressFn,
 ) -> None:
-    """Draw the proof's pictures in fp32 with the factors still in memory, for the reload proof.
+    """Draw the proof's pictures in its precision with the factors still in memory, for the reload proof.
 
     A run in lower precision or beside a quantised base trained beside rounded weights; its factors are drawn on the
-    base's own fp32 ones.
+    base's own, and the training's UNet leaves the device for them.
     """
     from detour.generation.engine import PictureEngine
 
     progress(Progress(stage="drawing with the trained model"))
     device = denoiser.device
     unet = denoiser.unet
-    if denoiser.dtype != torch.float32 or spec.base.quantize != "none":
-        unet = base.load_unet(torch.float32, device)
+    dtype = torch_dtype(proof_dtype(spec))
+    if not denoiser.dtype == dtype == torch.float32 or spec.base.quantize != "none":
+        if spec.base.quantize == "none":
+            denoiser.unet.to("cpu")
+        unet = base.load_unet(dtype, device)
         models = {"unet": unet}
-        if isinstance(text, LiveText):
-            text = LiveText(base.load_text(torch.float32, device))
+        if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
+            text = LiveText(base.load_text(dtype, device))
             models |= text.stage.models
             text.stage.words = adapter.words
         attach_adapter(models, adapter)
-    vae = base.load_vae(torch.float32, device)
-    engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype="fp32")
+    vae = base.load_vae(dtype, device)
+    engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype=dtype)
     requests = proof_requests(spec, captions)
     keep_trained_pictures(run_folder, requests, draw_proof_pictures(engine, requests, spec))
 

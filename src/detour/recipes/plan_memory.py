@@ -11,16 +11,16 @@ from torch import nn
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
 from detour.bases.quantize import saved_bytes
-from detour.evaluation.proof_pictures import proof_batch
 from detour.recipes.draw_samples import BATCH as SAMPLE_BATCH
+from detour.recipes.proof_memory import USABLE, proof_footprint
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
 from detour.training.footprint import (
+    CUDA_CONTEXT_BYTES,
     Footprint,
     drawing_footprint,
     encoding_footprint,
     process_bytes,
-    proving_footprint,
     text_footprint,
     training_footprint,
 )
@@ -28,8 +28,6 @@ from detour.training.methods import is_plain
 from detour.training.resolve import resolve
 
 GIB = 2**30
-CUDA_CONTEXT_BYTES = 600 << 20
-"""Assumed, not measured: what a CUDA context, its libraries and the allocator's rounding take on a GPU."""
 
 
 class StageMemory(BaseModel):
@@ -152,6 +150,7 @@ class _Trainer:
         self.spec = spec
         self._base = base
         self._passes: dict[tuple[int, bool], Footprint] = {}
+        self._proofs: dict[str, int] = {}
 
     def bytes_at(self, changes: Mapping[str, Any]) -> int:
         """Of one training step, all parts."""
@@ -166,6 +165,16 @@ class _Trainer:
     @functools.cached_property
     def _meta_unet(self) -> nn.Module:
         return self._base.meta_unet()
+
+    def words_on_proof(self, card: Card, half: str) -> str:
+        """How the proof at the end of the run is drawn where fp32 does not fit; nothing where it does."""
+        asked = self.spec.evaluate.dtype
+        for dtype in ("fp32", half) if asked in ("auto", "fp32") else (asked,):
+            if dtype not in self._proofs:
+                self._proofs[dtype] = proof_footprint(self._base, self.spec, dtype).total + CUDA_CONTEXT_BYTES
+            if self._proofs[dtype] <= USABLE * card.memory_bytes:
+                return "" if dtype == "fp32" else f"; the proof in {dtype}"
+        return f"; the proof takes {self._proofs[dtype] / GIB:.1f} GiB: prove it on a larger card"
 
     def _pass_of(self, spec: RunSpec) -> Footprint:
         """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
@@ -183,7 +192,7 @@ def _stages(base: Base, spec: RunSpec) -> list[Footprint]:
     stages = [encoding_footprint(base, spec), text_footprint(base), training]
     if int(spec.sample.every):
         stages.append(drawing_footprint(base, spec, training, pictures=SAMPLE_BATCH))
-    stages.append(proving_footprint(base, spec, pictures=proof_batch(spec)))
+    stages.append(proof_footprint(base, spec, str(spec.evaluate.dtype)))
     return [stage.on_cpu() for stage in stages] if spec.base.device == "cpu" else stages
 
 
@@ -218,7 +227,8 @@ def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
                     fits=True,
                     settings={k: v for k, v in settings.items() if with_changes(spec, {k: v}) != spec},
                     peak_bytes=needed,
-                    words="as asked" if batch == asked and not changes else why,
+                    words=("as asked" if batch == asked and not changes else why)
+                    + trainer.words_on_proof(card, dtype),
                 )
     return CardAdvice(
         card=card.name,

@@ -12,7 +12,7 @@ from detour.evaluation.causes import AdapterState, causes_of_no_effect
 from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import LargestDifference, PixelFigures, Proof, write_proof
-from detour.evaluation.proof_pictures import ProofRequest, proof_requests, read_trained_pictures
+from detour.evaluation.proof_pictures import ProofRequest, proof_dtype, proof_requests, read_trained_pictures
 from detour.evaluation.report import Pair, RunStory, write_report
 from detour.evaluation.sheet import write_sheet
 from detour.evaluation.sides import Sides, draw_full_sides, draw_sides
@@ -37,7 +37,7 @@ SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "
 def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = silent) -> Proof:
     """Prove a run and write ``proof.json``, ``report.html``, ``README.md`` and ``samples/sheet.png`` into it.
 
-    Everything is measured in fp32 on the adapter read back from the saved file into a fresh base, at the
+    Everything is measured in ``evaluate.dtype`` on the adapter read back from the saved file into a fresh base, at the
     thread count of the run. ``proof.json`` is written last.
 
     Args:
@@ -137,7 +137,7 @@ def _draw(
     stage = "drawing proof pictures"
     progress(Progress(stage=stage))
     device = pick_device(run.spec.base.device)
-    engine = PictureEngine.load(base, device=device, dtype="fp32")
+    engine = PictureEngine.load(base, device=device, dtype=proof_dtype(run.spec))
 
     def tell(done: int, total: int) -> None:
         progress(Progress(stage=stage, done=done, total=total))
@@ -211,6 +211,8 @@ def _gather_evidence(
         pixels=moved,
         reload_diff=None if trained is None else pixels.max_abs_diff(trained, sides.adapter),
         merge_diff=pixels.max_abs_diff(sides.merged, sides.adapter) if adapter.layers else None,
+        merge_mean=pixels.mean_abs_diff(sides.merged, sides.adapter) if adapter.layers else None,
+        exact=proof_dtype(run.spec) == "fp32",
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
         causes=()

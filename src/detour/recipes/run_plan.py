@@ -6,6 +6,7 @@ from pathlib import Path
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, set_threads
 from detour.data.folder import Dataset, read_dataset
+from detour.recipes.proof_memory import with_proof_dtype
 from detour.specs import RunSpec
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
@@ -47,6 +48,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     base, dataset = _opened(spec)
     device = pick_device(spec.base.device)
     set_threads(spec.train.threads)
+    spec, proof_notes = with_proof_dtype(spec, base, device)
     resolved = resolve(
         spec,
         base,
@@ -68,6 +70,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
             *dataset.problems,
             *data_notes,
             *resolved.notes,
+            *proof_notes,
             *targets.notes,
             *text_targets.notes,
         ),

@@ -236,6 +236,8 @@ class EvaluateSpec(Spec):
     """Prompt and seed pairs of the picture proof."""
     steps: PositiveInt = 20
     """Denoising steps of every proof picture."""
+    dtype: Dtype | Auto = "auto"
+    """Precision of every proof picture; ``auto`` is fp32, and that of training on a GPU whose memory is too small."""
 
 
 class RunSpec(Spec):

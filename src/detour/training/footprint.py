@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from detour.bases.base import Base
     from detour.specs import RunSpec
 
+CUDA_CONTEXT_BYTES = 600 << 20
+"""Assumed, not measured: what a CUDA context, its libraries and the allocator's rounding take on a GPU."""
+
 ALLOCATOR_SHARE = 0.3
 """What malloc and the kernels' scratch memory add to the activations on a CPU; the slow test holds it."""
 
@@ -164,22 +167,23 @@ def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint, *, pic
 
 
 def proving_footprint(base: "Base", spec: "RunSpec", *, pictures: int) -> Footprint:
-    """Memory of the proof: a fresh base in float32 draws ``pictures`` at a time, guidance on."""
+    """Memory of the proof: a fresh base in ``evaluate.dtype`` draws ``pictures`` at a time, guidance on."""
+    dtype = torch_dtype("fp32" if spec.evaluate.dtype == "auto" else spec.evaluate.dtype)
     unet = base.meta_unet()
     vae = parts.empty_part("vae", base.config("vae"))
-    decoder, decoding = _decoding(vae, base, spec, pictures)
+    decoder, decoding = _decoding(vae, base, spec, pictures, dtype)
     doubled = spec.model_copy(update={"train": spec.train.model_copy(update={"batch": 2 * pictures})})
     with _shapes_only() as bytes_:
-        _fill(unet, torch.float32)
+        _fill(unet, dtype)
         weights = bytes_.live
         batch = _batch(base, doubled)
-        denoiser = denoiser_of(base, spec, unet, dtype=torch.float32)
+        denoiser = denoiser_of(base, spec, unet, dtype=dtype)
         bytes_.reset()
         standing = bytes_.live
         with torch.no_grad():
             denoiser.predict(batch.latents, batch.timesteps, batch.text)
         activations = bytes_.peak - standing
-    text = text_footprint(base).total
+    text = text_footprint(base).total * dtype.itemsize // 4
     return Footprint(
         "proving",
         {
@@ -218,14 +222,19 @@ def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
     return total
 
 
-def _decoding(vae: nn.Module, base: "Base", spec: "RunSpec", batch: int) -> tuple[int, int]:
+def _decoding(
+    vae: nn.Module, base: "Base", spec: "RunSpec", batch: int, dtype: torch.dtype = torch.float32
+) -> tuple[int, int]:
     """Weights and activations of the VAE that decodes up to ``batch`` pictures, bytes."""
     size = int(spec.data.resolution)
     side = size // base.latent_factor
+    if base.family.vae_overflows_in_fp16 and dtype == torch.float16:
+        dtype = torch.float32
     with _shapes_only() as bytes_:
-        _fill(vae, torch.float32)
+        _fill(vae, dtype)
         weights = bytes_.live
-        latents = torch.empty(min(batch, pictures_in_pass(size, size)), base.latent_channels, side, side)
+        shape = (min(batch, pictures_in_pass(size, size)), base.latent_channels, side, side)
+        latents = torch.empty(shape, dtype=dtype)
         bytes_.reset()
         with torch.no_grad():
             vae.decode(latents)  # type: ignore[operator]

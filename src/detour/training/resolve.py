@@ -180,6 +180,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "validate.every": math.ceil(steps / 10),
         "validate.ship": "lowest_loss" if spec.validate_.patience else "last",
         "checkpoint.every": math.ceil(steps / 4),
+        "evaluate.dtype": "fp32",
     }
     for key, value in plain.items():
         _fill(values, key, value)
