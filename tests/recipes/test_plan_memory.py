@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from detour.recipes.plan_memory import CUDA_CONTEXT_BYTES, Card, MemoryPlan, plan_memory
+from detour.recipes.plan_memory import Card, MemoryPlan, plan_memory
 from detour.specs import load_run_spec
+from detour.training.footprint import CUDA_CONTEXT_BYTES
 
 Plan = Callable[..., MemoryPlan]
 

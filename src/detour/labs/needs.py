@@ -3,8 +3,9 @@
 from pydantic import BaseModel, ConfigDict
 
 from detour.labs.index import Lab
-from detour.recipes.plan_memory import CARDS, CUDA_CONTEXT_BYTES, plan_memory
+from detour.recipes.plan_memory import CARDS, plan_memory
 from detour.specs.sources import load_run_spec
+from detour.training.footprint import CUDA_CONTEXT_BYTES
 
 SHAPES = "sd15"
 CARD = next(card for card in CARDS if not card.bf16)
