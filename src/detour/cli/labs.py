@@ -84,7 +84,7 @@ def show(executed: "Executed", *, as_json: bool) -> None:
     else:
         for task, passed in executed.results.items():
             click.echo(f"{'passed' if passed else 'open  '}  {task}")
-        click.echo(f"{executed.seconds:.1f} s, at most {executed.peak_bytes / 2**20:.0f} MiB of memory")
+        click.echo(executed.cost)
         if executed.feedback:
             click.echo(executed.feedback)
     if executed.done:

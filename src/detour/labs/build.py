@@ -45,9 +45,7 @@ def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
     for lab in labs:
         notebook, ran[lab.number] = run_solution(lab)
         one = ran[lab.number]
-        click.echo(
-            f"{lab.name} solution: {one.seconds:.1f} s, {one.peak_bytes / 2**20:.0f} MiB, {len(one.results)} tasks"
-        )
+        click.echo(f"{lab.name} solution: {one.cost}, {len(one.results)} tasks")
         if render is not None:
             from detour.labs.pages import page_of
 
@@ -55,7 +53,10 @@ def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
         if exercises:
             open_task = see_exercise_fail(lab)
             click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
-    click.echo(f"{len(ran)} labs, {sum(one.seconds for one in ran.values()):.0f} s of solutions together")
+    click.echo(
+        f"{len(ran)} labs, {sum(one.seconds for one in ran.values()):.0f} s of solutions together "
+        f"({sum(one.core_seconds for one in ran.values()):.0f} s of a core)"
+    )
     if render is not None and len(ran) == sum(lab.source.is_file() for lab in LABS):
         from detour.labs.needs import card_need
         from detour.labs.pages import index_page

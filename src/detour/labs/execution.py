@@ -21,7 +21,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 REPORT = """
 def _report(number):
-    import json, resource, sys
+    import json, resource, sys, time
     from pathlib import Path
     from detour.labs import check
     status = Path("/proc/self/status")
@@ -29,7 +29,7 @@ def _report(number):
         peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"peak_bytes": peak, "results": check.results(number)}))
+    print(json.dumps({"core_seconds": time.process_time(), "peak_bytes": peak, "results": check.results(number)}))
 _report(%d)
 """
 
@@ -41,7 +41,9 @@ class Executed(BaseModel):
 
     lab: int
     seconds: float
-    """From the kernel's start to the last cell."""
+    """From the kernel's start to the last cell, by the clock."""
+    core_seconds: float
+    """Of one core that the kernel used: the same, where nothing else runs."""
     peak_bytes: int
     """Resident memory of the kernel at its largest; 0 where the kernel died."""
     results: dict[str, bool]
@@ -51,6 +53,14 @@ class Executed(BaseModel):
     message: str | None
     feedback: str
     """What the check that stopped it said; empty where none did."""
+
+    @property
+    def cost(self) -> str:
+        """Time and memory in words."""
+        return (
+            f"{self.seconds:.1f} s ({self.core_seconds:.1f} s of a core), "
+            f"at most {self.peak_bytes / 2**20:.0f} MiB of memory"
+        )
 
     @property
     def done(self) -> bool:
@@ -93,7 +103,7 @@ def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
         )
         failed: Exception | None = None
         began = time.perf_counter()
-        report = {"peak_bytes": 0, "results": dict.fromkeys(tasks, False)}
+        report = {"core_seconds": 0.0, "peak_bytes": 0, "results": dict.fromkeys(tasks, False)}
         with client.setup_kernel(env={**os.environ, **ONE_THREAD}):
             try:
                 for index, cell in enumerate(notebook.cells):
@@ -108,6 +118,7 @@ def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
     return Executed(
         lab=number,
         seconds=round(seconds, 2),
+        core_seconds=round(report["core_seconds"], 2),
         peak_bytes=report["peak_bytes"],
         results=report["results"],
         error=None if failed is None else getattr(failed, "ename", "") or type(failed).__name__,

@@ -42,7 +42,7 @@ def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
         title=f"Lab {lab.number}. {lab.title}",
         highlight=HtmlFormatter(style="default").get_style_defs(".highlight"),
         base=base,
-        seconds=f"{executed.seconds:.0f}",
+        seconds=f"{executed.core_seconds:.0f}",
         memory=gib(executed.peak_bytes),
         body=body,
     )
@@ -79,10 +79,10 @@ def index_page(executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | 
             "",
         ]
     card = next((need.card for need in needs.values() if need), "a 16 GB card without bf16")
-    total = sum(one.seconds for one in executed.values())
+    total = sum(one.core_seconds for one in executed.values())
     lines += [
-        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`, one CPU",
-        f"thread, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
+        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`, on one CPU",
+        f"core, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
         f"[`detour plan`](../cli.md) predicts for Stable Diffusion 1.5 at 512 px on {card}; it was not measured.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -96,7 +96,7 @@ def _table(
         if lab.number not in executed:
             continue
         ran, need = executed[lab.number], needs.get(lab.number)
-        here = f"{ran.seconds:.0f} s, {gib(ran.peak_bytes)}"
+        here = f"{ran.core_seconds:.0f} s, {gib(ran.peak_bytes)}"
         there = f"{gib(need.bytes)}: {need.words}" if need else "reads settings alone"
         rows.append(f"| {lab.number}. [{lab.title}]({lab.name}.html) | {lab.about} | {here} | {there} |")
     return rows

@@ -1,0 +1,252 @@
+"""Grades of lab 1, where the detours go."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from detour.adapters.arithmetic import count, file_bytes
+from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
+from detour.bases.base import open_base
+from detour.labs.grading import Grade, Grader, near, right, wrong
+
+RANKS = (4, 8, 16)
+
+COPIED = 1_476_608
+"""What is copied for rank 4 beside all attention of SD 1.5, and is not so."""
+
+
+@cache
+def _layers(base: str) -> tuple[AdaptableLayer, ...]:
+    return tuple(adaptable_layers(open_base(base, weights=False).meta_unet()))
+
+
+def _cross(base: str) -> list[AdaptableLayer]:
+    return select(_layers(base), "cross-attn")
+
+
+def cross_attention(answer: Mapping[str, Any]) -> Grade:
+    """Names of the projections in ``attn2``."""
+    given = set(answer["names"])
+    true = {layer.path for layer in _cross(answer["base"])}
+    if given == true:
+        return right(f"{len(true)} layers, four in each of {len(true) // 4} transformer blocks.")
+    if any(".attn1." in name for name in given):
+        return wrong(
+            f"{sum('.attn1.' in name for name in given)} of your {len(given)} layers are self-attention.",
+            why="attn1 and attn2 name their projections alike; only attn2 reads the text.",
+            hint="ask for '.attn2.' in the path as well.",
+        )
+    left_out = sorted(true - given)
+    if left_out and all(name.endswith("to_out.0") for name in left_out):
+        return wrong(
+            f"the {len(left_out)} output projections are missing.",
+            why="what was gathered from the words is projected once more, by to_out.0; it is a layer like the others.",
+            hint="to_out is a list whose first entry is the layer: its path ends in to_out.0.",
+        )
+    if left_out:
+        return wrong(
+            f"{len(left_out)} layers are missing, e.g. {left_out[0]}.",
+            why="every transformer block on the way down, in the middle and on the way up has them.",
+            hint="go over all layers and ask whether '.attn2.' is in the path.",
+        )
+    return wrong(
+        f"{len(given - true)} of your names are no cross-attention projections, e.g. {min(given - true)}.",
+        why="norms and feed-forward layers stand beside attention, and containers hold layers; neither counts.",
+        hint="keep paths with '.attn2.' that end in to_q, to_k, to_v or to_out.0.",
+    )
+
+
+def lora_parameters(answer: Any) -> Grade:
+    """rank · (in + out)."""
+    given = answer(320, 768, 4)
+    if given is None:
+        return wrong(
+            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
+        )
+    if given == 4 * (320 + 768) and answer(5, 7, 3) == 3 * 12:
+        return right("Linear in the rank, and in the width, where the frozen weight is quadratic.")
+    if given in (320 * 768, 4 * 320 * 768):
+        return wrong(
+            f"for 320 → 768 at rank 4 you count {given:,}, as many as a dense change has, or more.",
+            why="the product up · down is never stored; only its two thin factors are.",
+            hint="count the numbers in (rank, in) and in (out, rank), and add them.",
+        )
+    if given in (4 * 320, 4 * 768):
+        return wrong(
+            f"for 320 → 768 at rank 4 you count {given:,}: one of the two matrices.",
+            why="down leads into the narrow place and up out of it; both are trained.",
+            hint="add the other one.",
+        )
+    if given == 2 * 4 * 320:
+        return wrong(
+            "you take both matrices as equally large.",
+            why="down has the width of the input, up that of the output; attn2.to_k reads 768 and writes 320.",
+            hint="use in_features for down and out_features for up.",
+        )
+    return wrong(
+        f"for 320 → 768 at rank 4 you count {given}; it is not what both matrices hold.",
+        why="down has the shape (rank, in), up (out, rank).",
+        hint="multiply out each shape, then add. There is no bias.",
+    )
+
+
+def adapter_parameters(answer: Mapping[str, Any]) -> Grade:
+    """The whole adapter at three ranks."""
+    layers, given = _cross(answer["base"]), answer["counts"]
+    true = {rank: count(layers, rank) for rank in RANKS}
+    if any(given.get(rank) is None for rank in RANKS):
+        return wrong(
+            f"a rank is missing: you have {sorted(given)}.",
+            why="three ranks are compared.",
+            hint="the keys are the numbers 4, 8 and 16.",
+        )
+    if all(given[rank] == true[rank] for rank in RANKS):
+        return right("Twice the rank, twice the parameters.")
+    if given[4] == sum(4 * 2 * layer.out_features for layer in layers):
+        return wrong(
+            f"at rank 4 you count {given[4]:,}, as if every layer were square.",
+            why="attn2.to_k and attn2.to_v read the text, whose width is not the picture's.",
+            hint="use each layer's own in_features and out_features.",
+        )
+    if given[4] == count(select(_layers(answer["base"]), "attn"), 4):
+        return wrong(
+            f"at rank 4 you count {given[4]:,}: that is with self-attention.",
+            why="attn1 is counted too.",
+            hint="sum over the names that you found, not over all layers.",
+        )
+    if len({given[rank] for rank in RANKS}) == 1:
+        return wrong(
+            "all three ranks have the same count.",
+            why="both matrices grow with the rank.",
+            hint="pass the rank of the dictionary's key into your function.",
+        )
+    return wrong(
+        f"at rank 4 you count {given[4]:,}.",
+        why="the adapter is the sum over all cross-attention projections, each with its own widths.",
+        hint="sum lora_parameters(*widths[name], rank) over your names.",
+    )
+
+
+def bare_suffix(answer: Mapping[str, Any]) -> Grade:
+    """Bare names against ``attn2`` alone, on SD 1.5."""
+    layers = _layers("sd15")
+    bare, cross = (
+        len(select(layers, "to_q,to_k,to_v")),
+        len(select(layers, "attn2.to_q,attn2.to_k,attn2.to_v")),
+    )
+    if (answer.get("bare"), answer.get("cross")) == (bare, cross):
+        return right(
+            f"Half of what the bare names match is self-attention: {bare} layers, {cross} of them cross."
+        )
+    if answer.get("bare") is None or answer.get("cross") is None:
+        return wrong(
+            "one of the two counts is missing.",
+            why="the point is how far they differ.",
+            hint="len(select(sd15, …)), once with bare names and once with attn2 before each.",
+        )
+    if answer["bare"] == cross:
+        return wrong(
+            f"you say that the bare names match {cross} layers.",
+            why="that is 16 blocks times three names, which forgets that each block has two attentions.",
+            hint="count them instead of reasoning: select(sd15, 'to_q,to_k,to_v').",
+        )
+    if answer["bare"] == len(select(layers, "to_q")):
+        return wrong(
+            f"{answer['bare']} is what to_q alone matches.",
+            why="three names were asked for.",
+            hint="separate the names by commas.",
+        )
+    if answer["cross"] == bare:
+        return wrong(
+            f"you say that {bare} of the layers are cross-attention.",
+            why="that is all of them: an ending matches whatever stands before it.",
+            hint="write attn2. before each of the three names.",
+        )
+    return wrong(
+        f"{answer['bare']} and {answer['cross']} are not what select finds.",
+        why="both are counts of layers of sd15.",
+        hint="len(select(sd15, …)), once with bare names and once with attn2 before each.",
+    )
+
+
+def copied_figure(answer: Mapping[str, Any]) -> Grade:
+    """797,184 and 0.0927 %."""
+    layers = _layers("sd15")
+    true, base = count(select(layers, "attn"), 4), 859_520_964
+    parameters, percent = answer.get("parameters"), answer.get("percent")
+    if parameters is None or percent is None:
+        return wrong(
+            "one of the two figures is missing.", why="count and share belong together.", hint="fill in both."
+        )
+    if parameters == COPIED:
+        return wrong(
+            "you copied the figure that was to be checked.",
+            why=f"your own function gives {true:,} when it is summed over the layers.",
+            hint="sum lora_parameters over select(sd15, 'attn').",
+        )
+    if parameters == count(select(layers, "cross-attn"), 4):
+        return wrong(
+            f"{parameters:,} is cross-attention alone.",
+            why="the copied sentence speaks of all attention layers.",
+            hint="use the targets 'attn'.",
+        )
+    if parameters == count(select(layers, "to_q,to_k,to_v"), 4):
+        return wrong(
+            f"{parameters:,} leaves the output projections out.",
+            why="all four projections are adapted.",
+            hint="use the targets 'attn', which has to_out.0 too.",
+        )
+    if parameters != true:
+        return wrong(
+            f"you count {parameters:,}.",
+            why="it is the sum of rank · (in + out) over all attention projections of sd15.",
+            hint="sum lora_parameters over select(sd15, 'attn') at rank 4.",
+        )
+    if near(percent, true / (base + true), relative=1e-2):
+        return wrong(
+            f"{percent:.6f} is a share between 0 and 1.",
+            why="percent was asked for.",
+            hint="multiply by 100.",
+        )
+    if not near(percent, 100 * true / (base + true), relative=2e-3):
+        return wrong(
+            f"{percent:.4f} % is not the share.",
+            why="the share is that of the adapter in base and adapter together.",
+            hint="100 * parameters / (859_520_964 + parameters).",
+        )
+    return right(f"The copied figure is off by a factor of {COPIED / true:.2f}: count before you quote.")
+
+
+def size_on_disk(answer: Mapping[str, Any]) -> Grade:
+    """Two bytes a parameter."""
+    layers, given = _cross(answer["base"]), answer["bytes"]
+    true = file_bytes(layers, 4, "fp16")
+    if given == true:
+        return right("Two bytes a parameter; nothing of the base is in the file.")
+    if given == 2 * true:
+        return wrong(
+            f"{given:,} bytes are those of fp32.",
+            why="a number in fp16 has 16 bits.",
+            hint="16 bits are two bytes.",
+        )
+    if given == true // 2:
+        return wrong(
+            f"{given:,} is the number of parameters.",
+            why="each of them takes more than one byte.",
+            hint="16 bits are two bytes.",
+        )
+    return wrong(
+        f"{given:,} bytes do not follow from the count at rank 4.",
+        why="the factors are all that is stored, in fp16.",
+        hint="start from counts[4].",
+    )
+
+
+TASKS: Mapping[str, Grader] = {
+    "cross_attention": cross_attention,
+    "lora_parameters": lora_parameters,
+    "adapter_parameters": adapter_parameters,
+    "bare_suffix": bare_suffix,
+    "copied_figure": copied_figure,
+    "file_bytes": size_on_disk,
+}

@@ -1,0 +1,238 @@
+# %% [markdown]
+# # Lab 1. Where the detours go
+#
+# **What you will see.** A diffusion model's UNet has a few hundred layers. An adapter stands beside some of them. You
+# find the cross-attention layers by name, work out what a rank costs, check a figure that is copied all over the web,
+# and draw the UNet with its frozen and adapted parts. Almost all of it works from settings alone: Stable Diffusion
+# 1.5 is counted without downloading it.
+#
+# You need to know what a linear layer is.
+
+# %%
+BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SEED = 0  # of the fresh adapter that is written to a file at the end; nothing else is random here
+
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from detour.adapter_files.writing import write_adapter
+from detour.adapters.attach import attach_new
+from detour.adapters.targets import adaptable_layers, select
+from detour.bases.base import open_base
+from detour.labs import check, compare_with, predict, show
+from detour.recipes.inspect_base import inspect_base, plot_unet
+
+# %% [markdown]
+# ## Predict
+#
+# - **suffix**: Stable Diffusion 1.5 has 16 transformer blocks. Tutorials call `to_q`, `to_k`, `to_v` "the
+#   cross-attention layers". How many layers do these three names match?
+# - **share**: A rank-4 adapter beside every attention layer of Stable Diffusion 1.5 (860 million parameters): what
+#   percentage of all parameters is it?
+
+# %%
+# BEGIN SOLUTION
+# Write your two predictions between the quotes.
+# PLACEHOLDER: predict("suffix", "")
+# PLACEHOLDER: predict("share", "")
+predict("suffix", "16 times 3, so 48")
+predict("share", "about one percent")
+# END SOLUTION
+
+# %% [markdown]
+# ## Reason: two kinds of attention
+#
+# A transformer block of the UNet has two attention layers. In `attn1` the places of the picture look at each other
+# (self-attention). In `attn2` they look at the words of the prompt (cross-attention). Both have the same four
+# projections: `to_q`, `to_k`, `to_v` and `to_out.0`. Here is one such block, as the model names it.
+
+# %%
+opened = open_base(BASE)
+unet = opened.meta_unet()  # shapes without numbers: the "meta" device takes no memory
+layers = adaptable_layers(unet)
+print(f"{len(layers)} layers of {opened.identity} could take an adapter. Those of one transformer block:")
+for layer in layers:
+    if "down_blocks.1.attentions.0.transformer_blocks.0." in layer.path:
+        print(f"  {layer.path:60} {layer.in_features:4} -> {layer.out_features}")
+
+# %% [markdown]
+# The widths tell the two apart as well: `attn2.to_k` and `attn2.to_v` read the text, which has a width of its own;
+# everything in `attn1` has the width of the picture.
+#
+# ## Do: find the cross-attention
+#
+# Collect the names of all four cross-attention projections, in all blocks.
+
+# %%
+# BEGIN SOLUTION
+# A list of the paths of all cross-attention projections; each layer has a .path.
+# PLACEHOLDER: names = None
+names = [
+    layer.path
+    for layer in layers
+    if ".attn2." in layer.path and layer.path.endswith(("to_q", "to_k", "to_v", "to_out.0"))
+]
+# END SOLUTION
+check(1, "cross_attention", {"base": BASE, "names": names})
+
+# %% [markdown]
+# ## Do: what a rank costs
+#
+# Beside a frozen weight `W` of shape (out, in) stand two thin matrices: `down` of shape (rank, in) and `up` of shape
+# (out, rank). How many parameters is that?
+
+
+# %%
+def lora_parameters(in_features, out_features, rank):
+    """Parameters of the detour beside one linear layer."""
+    # BEGIN SOLUTION
+    # Count the numbers in both matrices.
+    # PLACEHOLDER: return None
+    return rank * in_features + out_features * rank
+    # END SOLUTION
+
+
+check(1, "lora_parameters", lora_parameters)
+
+# %% [markdown]
+# Now the whole adapter: beside all cross-attention projections that you found, at rank 4, 8 and 16.
+
+# %%
+widths = {layer.path: (layer.in_features, layer.out_features) for layer in layers}
+# BEGIN SOLUTION
+# A dictionary {4: …, 8: …, 16: …} from rank to parameters of the whole adapter.
+# PLACEHOLDER: counts = None
+counts = {rank: sum(lora_parameters(*widths[name], rank) for name in names) for rank in (4, 8, 16)}
+# END SOLUTION
+check(1, "adapter_parameters", {"base": BASE, "counts": counts})
+
+# %%
+inspection = inspect_base(BASE, targets="cross-attn", ranks=(4, 8, 16))
+for cost in inspection.costs[:3]:
+    size = cost.file_bytes["fp16"] / 1024
+    print(
+        f"rank {cost.rank:2}: {cost.parameters:>9,} parameters, {cost.share:.2%} of all, {size:.0f} KiB in fp16"
+    )
+
+# %% [markdown]
+# Parameters are linear in the rank: twice the rank is twice the file. They are *not* linear in the size of the base.
+#
+# ## Do: the suffix that matches too much
+#
+# Now Stable Diffusion 1.5, from its settings alone. `select(layers, "to_q,to_k,to_v")` gives the layers whose names end
+# so; `select(layers, "attn2.to_q,attn2.to_k,attn2.to_v")` asks for one kind alone.
+
+# %%
+sd15 = adaptable_layers(open_base("sd15", weights=False).meta_unet())
+# BEGIN SOLUTION
+# How many layers of sd15 the bare names match, and how many of them are cross-attention.
+# PLACEHOLDER: matched = {"bare": None, "cross": None}
+matched = {
+    "bare": len(select(sd15, "to_q,to_k,to_v")),
+    "cross": len(select(sd15, "attn2.to_q,attn2.to_k,attn2.to_v")),
+}
+# END SOLUTION
+check(1, "bare_suffix", matched)
+compare_with("suffix", f"{matched['bare']}, of which {matched['cross']} are cross-attention")
+
+# %% [markdown]
+# ## Do: a figure that is copied
+#
+# For Stable Diffusion 1.5, rank 4 and the four projections of *all* attention layers, one reads everywhere:
+# "1,476,608 trainable parameters, 0.1718 %". Count them. The share is that of base and adapter together; the base's
+# UNet has 859,520,964 parameters.
+
+# %%
+# BEGIN SOLUTION
+# Parameters at rank 4 of targets "attn", and their share of base and adapter together in percent.
+# PLACEHOLDER: claim = {"parameters": None, "percent": None}
+parameters = sum(lora_parameters(layer.in_features, layer.out_features, 4) for layer in select(sd15, "attn"))
+claim = {"parameters": parameters, "percent": 100 * parameters / (859_520_964 + parameters)}
+# END SOLUTION
+check(1, "copied_figure", claim)
+compare_with("share", f"{claim['percent']:.4f} %, {claim['parameters']:,} parameters")
+
+# %% [markdown]
+# Another sentence that is copied: "SD 1.5 has cross-attention only at 16×16 and 32×32". The inspection knows the size
+# of every block's feature map at 512 px:
+
+# %%
+whole = inspect_base("sd15", targets="cross-attn", ranks=(4,))
+for block in whole.blocks:
+    adapted = sum(group.adapted for group in block.groups)
+    if adapted:
+        print(f"{block.name:15} {block.side:2}×{block.side:<2}  {adapted:2} cross-attention projections")
+
+# %% [markdown]
+# It has them at 64×64, 32×32, 16×16 and, in the middle, at 8×8.
+#
+# ## Do: size on disk
+#
+# A file has two bytes a parameter in fp16, and a header. Before you look: how many bytes do the factors of your rank-4
+# cross-attention adapter of this base take in fp16?
+
+# %%
+# BEGIN SOLUTION
+# Bytes of the factors in fp16, an int.
+# PLACEHOLDER: factor_bytes = None
+factor_bytes = 2 * counts[4]
+# END SOLUTION
+check(1, "file_bytes", {"base": BASE, "bytes": factor_bytes})
+
+# %%
+real = opened.load_unet(torch.float32)
+attached = attach_new(real, "unet", select(layers, "cross-attn"), rank=4, alpha=4.0, seed=SEED)
+with tempfile.TemporaryDirectory() as folder:
+    path = write_adapter(
+        Path(folder) / "fresh.safetensors", attached.to_adapter(), family=opened.family, dtype="fp16"
+    )
+    on_disk = path.stat().st_size
+attached.detach()
+del real, attached  # the only weights that this lab loads; they leave memory here
+print(f"{on_disk:,} bytes on disk, of which {factor_bytes:,} are factors; the rest is names and metadata")
+
+# %% [markdown]
+# ## The picture
+#
+# Grey is frozen. Hatched orange is where a detour stands.
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    path = plot_unet(inspection, Path(folder) / "unet.png")
+    show(
+        Image.open(path),
+        alt="The UNet drawn as a U: blocks go down on the left and up on the right. In each block most kinds of layers "
+        "are grey and frozen; the cross-attention layers are hatched in orange and adapted.",
+    )
+
+# %% [markdown]
+# ## Reflect
+#
+# <details><summary>Why do the bare names match twice as many layers as one thinks?</summary>
+#
+# Because `attn1` and `attn2` use the same names inside. A target list is a list of endings: `to_q` ends both
+# `attn1.to_q` and `attn2.to_q`. That is not wrong to train, but it is another adapter, with other widths and twice the
+# layers. Say `attn2.to_q` when you mean cross-attention.
+#
+# </details>
+#
+# <details><summary>On a small base the share is much higher than on Stable Diffusion. Why?</summary>
+#
+# A layer of width d has d² parameters and its detour 2·r·d. The ratio is 2·r/d: the wider the layers, the smaller the
+# share. That is why figures such as "10,000 times fewer" (GPT-3) do not carry over to Stable Diffusion, where rank 4 on
+# all attention is about 1,078 times fewer.
+#
+# </details>
+#
+# <details><summary>Does a larger share mean a better adapter?</summary>
+#
+# No. It means more that can be changed, for the better or the worse. Lab 3 compares two ranks by what they do to
+# pictures.
+#
+# </details>
+
+# %%
+check.finish(1)
