@@ -103,7 +103,11 @@ def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
         )
         failed: Exception | None = None
         began = time.perf_counter()
-        report = {"core_seconds": 0.0, "peak_bytes": 0, "results": dict.fromkeys(tasks, False)}
+        report: dict[str, Any] = {
+            "core_seconds": 0.0,
+            "peak_bytes": 0,
+            "results": dict.fromkeys(tasks, False),
+        }
         with client.setup_kernel(env={**os.environ, **ONE_THREAD}):
             try:
                 for index, cell in enumerate(notebook.cells):
