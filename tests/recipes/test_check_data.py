@@ -12,6 +12,7 @@ from detour.pocket.world import NAMED_STYLES, training_example
 from detour.pocket.world.render import render
 from detour.recipes.check_data import DataReport, check_data
 from detour.specs import DataSpec
+from tests.recipes.photos import make_photos
 
 SIZE_PX = 96
 
@@ -130,3 +131,12 @@ def test_a_folder_without_a_readable_picture_is_an_error(tmp_path: Path) -> None
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(DataError, match="none of the 1 pictures"):
         check_data(DataSpec(source=str(tmp_path)))
+
+
+def test_pictures_are_small_against_the_base_that_would_be_trained(tmp_path: Path, tiny_base: Path) -> None:
+    photos = DataSpec(source=str(make_photos(tmp_path / "photos")))  # 64 px wide, as the tiny base draws
+
+    def kinds(**chosen: str) -> set[str]:
+        return {finding.kind for finding in check_data(photos, **chosen).findings}
+
+    assert kinds() - kinds(base=str(tiny_base)) == {"small"}, (kinds(), kinds(base=str(tiny_base)))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import DEVICES, json_option
+from detour.cli.options import DEVICES, base_option, json_option
 
 if TYPE_CHECKING:
     from detour.recipes.check_data import DataReport
@@ -25,8 +25,9 @@ def command() -> None:
     show_default=True,
     help="What the adapter is for.",
 )
+@base_option()
 @click.option(
-    "--resolution", type=int, default=512, show_default=True, help="Side of the training pictures, pixels."
+    "--resolution", type=int, help="Side of the training pictures, pixels. [default: the base's own]"
 )
 @click.option("--caption", help="Caption of the pictures that have none.")
 @click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
@@ -44,7 +45,8 @@ def check(
     *,
     source: str,
     goal: str,
-    resolution: int,
+    base: str,
+    resolution: int | None,
     caption: str | None,
     trigger: str,
     seed: int,
@@ -69,6 +71,7 @@ def check(
         report = check_data(
             spec,
             goal="subject" if goal == "subject" else "style",
+            base=base,
             resolution_px=resolution,
             seed=seed,
             sheet=sheet,

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict
 
+from detour.bases.base import open_base
 from detour.data.captions import completed, tag_table
 from detour.data.conventions import Entry, find_entries
 from detour.data.flaws import blur, border_px, thumbnail
@@ -62,7 +63,8 @@ def check_data(
     spec: DataSpec,
     *,
     goal: Goal = "style",
-    resolution_px: int = 512,
+    base: str = "pocket",
+    resolution_px: int | None = None,
     seed: int = 0,
     sheet: Path | None = None,
     progress: ProgressFn = silent,
@@ -72,15 +74,19 @@ def check_data(
     Args:
         spec: as in a run; its folders, trigger, template and holdout are used.
         goal: what the adapter is for.
-        resolution_px: side that it would be trained at.
+        base: that would be trained on.
+        resolution_px: side that it would be trained at; ``None`` takes the base's own.
         seed: of the run; it chooses the held-out pictures.
         sheet: a PNG with the pictures, at most 120, those with a flaw framed.
         progress: told of every picture.
 
     Raises:
+        BaseError: there is no such base.
         DataError: nothing there, or a caption file that cannot be read.
         StorageError: the sheet cannot be written.
     """
+    if resolution_px is None:
+        resolution_px = open_base(base, weights=False).native_size_px
     entries, found, problems = _entries(spec)
     seen = _look_at(entries, spec, progress)
     if not seen.names:
