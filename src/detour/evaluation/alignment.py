@@ -1,0 +1,108 @@
+"""How far one picture is from another when it is laid upon it: cropped, shifted and mirrored until it fits best.
+
+A perceptual hash is lost when a tenth of the picture is cut off, and a CLIP judge calls two pictures of the same words
+alike wherever things stand in them. A copy has the same edges at the same places, so edges are compared, at the place
+where they fit best (``docs/memorisation.md`` has the measurements).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detour.evaluation.pixels import Pictures
+
+SIDE = 64
+"""Pictures are squeezed to this side first, pixels."""
+LAID = 24
+"""Side at which they are compared: small against the blur and noise of drawn copies."""
+SMOOTH = 7
+"""Window of the local mean, applied twice, that is taken off: skies and grounds are alike in pictures that are not."""
+FLAT = 2.0
+"""Below this mean contrast of the edges, steps of 255, a picture has nothing to be recognised by."""
+CUTS = ((59, (0, 2, 5)), (54, (0, 2, 5, 8, 10)))
+"""Sides of the square windows cut out of the 64 pixels, and where they start: up to 16 % is cut off."""
+SHIFT = 3
+"""Pixels of the 64 by which the whole picture is moved, the edge repeated."""
+
+
+def laid_distances(pictures: Pictures, originals: Pictures) -> NDArray[np.float64]:
+    """One minus the best correlation of edges over crops, shifts and the mirror.
+
+    Args:
+        pictures: uint8 (N, H, W, 3).
+        originals: uint8 (M, H', W', 3); windows are cut out of these.
+
+    Returns:
+        float64 (N, M), 0 (the same edges) to 2; different pictures lie between 0.4 and 0.8.
+    """
+    mine = _edges(_scaled(_small(pictures), LAID))
+    best = torch.full((len(pictures), len(originals)), -1.0)
+    for window in _windows(_small(originals)):
+        best = torch.maximum(best, mine @ _edges(window).T)
+    distances: NDArray[np.float64] = (1 - best.double()).clamp_min(0).numpy()
+    return distances
+
+
+def own_distances(copies: Pictures, originals: Pictures) -> NDArray[np.float64]:
+    """The same for each picture and its own original alone.
+
+    Args:
+        copies: uint8 (K·M, H, W, 3), K times the originals in their order.
+        originals: uint8 (M, H', W', 3).
+
+    Returns:
+        float64 (K, M).
+    """
+    mine = _edges(_scaled(_small(copies), LAID)).unflatten(0, (-1, len(originals)))
+    best = torch.full(mine.shape[:2], -1.0)
+    for window in _windows(_small(originals)):
+        best = torch.maximum(best, torch.einsum("kmd,md->km", mine, _edges(window)))
+    distances: NDArray[np.float64] = (1 - best.double()).clamp_min(0).numpy()
+    return distances
+
+
+def _windows(small: Tensor) -> Iterator[Tensor]:
+    """Every cut and shift of the pictures, and each as a mirror shows it: (N, 3, LAID, LAID)."""
+    wide = torch.nn.functional.pad(small, (SHIFT,) * 4, mode="replicate") if len(small) else small
+    shifts = (0, SHIFT, 2 * SHIFT)
+    places = [(SIDE, top, left) for top in shifts for left in shifts]
+    places += [
+        (side, SHIFT + top, SHIFT + left) for side, starts in CUTS for top in starts for left in starts
+    ]
+    for side, top, left in places:
+        window = _scaled(wide[:, :, top : top + side, left : left + side], LAID)
+        yield window
+        yield window.flip(3)
+
+
+def _small(pictures: Pictures) -> Tensor:
+    """uint8 (N, H, W, 3) → float32 (N, 3, SIDE, SIDE), a few at a time: a thousand photographs fill no memory."""
+    if not len(pictures):
+        return torch.empty(0, 3, SIDE, SIDE)
+    few = [
+        _scaled(torch.from_numpy(np.array(pictures[start : start + 16])).permute(0, 3, 1, 2).float(), SIDE)
+        for start in range(0, len(pictures), 16)
+    ]
+    return torch.cat(few)
+
+
+def _scaled(pixels: Tensor, side: int) -> Tensor:
+    if not len(pixels):
+        return pixels.new_empty(0, 3, side, side)
+    return torch.nn.functional.interpolate(
+        pixels, (side, side), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def _edges(pixels: Tensor) -> Tensor:
+    """What is left without the local mean: (N, 3·LAID²), of length one where there is enough of it."""
+    smooth = pixels
+    for _ in range(2):
+        padded = torch.nn.functional.pad(smooth, (SMOOTH // 2,) * 4, mode="replicate")
+        smooth = torch.nn.functional.avg_pool2d(padded, SMOOTH, 1)
+    edges = (pixels - smooth).flatten(2)
+    edges = (edges - edges.mean(2, keepdim=True)).flatten(1)
+    return edges / edges.norm(dim=1, keepdim=True).clamp_min(FLAT * edges.shape[1] ** 0.5)

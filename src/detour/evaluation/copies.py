@@ -1,0 +1,288 @@
+"""Does it give back its training pictures? The nearest original of every picture, and where "copy" begins.
+
+Where a copy begins depends on the originals: photographs of one thing on one table are nearer to each other than
+pictures of a style are. So the threshold is measured on them, between copies that are planted (mirrored, cropped,
+encoded again …) and the distances of different originals.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from detour.data.likeness import mirrored_hash, perceptual_hash
+from detour.errors import DataError
+from detour.evaluation.alignment import laid_distances, own_distances
+from detour.evaluation.compared import Compared, Part, Side
+from detour.evaluation.judge import Judge
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.planted import planted_copies
+
+PLANTED_FOUND = 0.95
+"""The threshold lies where this share of the planted copies is found …"""
+ALIKE_MAX = 0.05
+"""… unless more than this share of the originals would be copies of each other: it goes down until they are not."""
+MAX_PLANTED = 32
+"""Originals that copies are planted of; more tell no more."""
+QUOTED_CUT = 0.85
+"""Cosine of two pictures' CLIP features above which, it is often said, one is a copy of the other."""
+MAX_PAIRS = 8
+"""Pairs that a report shows."""
+
+
+class CopyScale(Part):
+    """Where a copy begins among these originals, and how well that tells copies from new pictures."""
+
+    threshold: float
+    """Distance of :func:`detour.evaluation.alignment.laid_distances` below which a picture is a copy."""
+    planted_found: float
+    """Share of the planted copies below it."""
+    found_by_kind: dict[str, float]
+    """The same for each kind of planted copy."""
+    originals_alike: float | None
+    """Share of the originals whose nearest other original is below it: new pictures of the same kind can be expected
+    to be called copies no more often. ``None``: one original has no other."""
+    nearest_original: float | None
+    """Median distance of an original to its nearest other."""
+    repeated: int
+    """Originals that are there more than once; they are not counted as different ones."""
+
+    def sentence(self) -> str:
+        """What the threshold is worth."""
+        told = f"{self.planted_found:.0%} of planted copies are found"
+        if self.originals_alike is None:
+            return f"{told}; how often new pictures are called copies cannot be told from one original."
+        return f"{told}, and {self.originals_alike:.0%} of the originals are as near to another original."
+
+
+class JudgeCut(Part):
+    """What a cosine that is often quoted is worth with this judge and these pictures."""
+
+    cut: float
+    distinct_above: float | None
+    """Share of the originals with another, different original above it."""
+    planted_below: float
+    """Share of the planted copies that are below it."""
+
+    def sentence(self) -> str:
+        """Whether the cut tells copies from different pictures here."""
+        missed = f"{self.planted_below:.0%} of planted copies are below it"
+        if self.distinct_above is None:
+            return f"A judge's similarity of {self.cut:g} as the mark of a copy: {missed}."
+        right = self.distinct_above <= ALIKE_MAX and self.planted_below <= 1 - PLANTED_FOUND
+        verdict = "holds here" if right else "does not hold here"
+        return (
+            f"The often quoted rule that a similarity above {self.cut:g} is a copy {verdict}: "
+            f"{self.distinct_above:.0%} of the originals have a different one above it, and {missed}."
+        )
+
+
+class CopyPair(Part):
+    """A picture and the original that it is nearest to."""
+
+    picture: int
+    original: int
+    distance: float = Field(ge=0, le=2)
+    hash_bits: int = Field(ge=0, le=63)
+    """Bits by which the perceptual hashes differ, the mirrored one counted too."""
+    similarity: float | None
+    """Cosine of the judge's features; ``None`` without a judge."""
+    copied: bool
+
+
+class CopyFigures(Part):
+    """Copies among the pictures of every side."""
+
+    originals: int
+    scale: CopyScale
+    share: Compared
+    """Share of the pictures that are copies; the ceiling is the same for true pictures."""
+    nearest: Compared
+    """Median distance to the nearest original."""
+    pairs: tuple[CopyPair, ...]
+    """The adapter's nearest ones, the nearest first."""
+    judge_cut: JudgeCut | None
+
+    @property
+    def beyond_base(self) -> float:
+        """Share of copies above the base's, which has never seen the originals: 0 to 1."""
+        return max(0.0, self.share.adapter - self.share.base)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """The nearest original of every picture.
+
+    Attributes:
+        nearest: int64 (N,), index of the original.
+        distances: float64 (N,), how far it is.
+        copied: bool (N,).
+    """
+
+    nearest: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    copied: NDArray[np.bool_]
+
+    @property
+    def share(self) -> float:
+        """Of the pictures that are copies; 0 for none."""
+        return float(self.copied.mean()) if len(self.copied) else 0.0
+
+    def worst(self, count: int) -> list[int]:
+        """Indices of the pictures that are nearest to an original, the nearest first."""
+        return [int(index) for index in np.argsort(self.distances, kind="stable")[:count]]
+
+
+def calibrate(originals: Pictures) -> CopyScale:
+    """Measure where a copy begins among these originals.
+
+    Args:
+        originals: uint8 (M, H, W, 3), at least one.
+
+    Raises:
+        DataError: no originals.
+    """
+    if not len(originals):
+        raise DataError("there are no pictures that could have been copied: name a folder that holds some.")
+    few = originals[:: -(-len(originals) // MAX_PLANTED)]
+    planted = _planted_distances(few)
+    every = np.concatenate(list(planted.values()))
+    among = laid_distances(originals, originals)
+    same = _same_picture(among, every)
+    among[same] = np.inf
+    np.fill_diagonal(among, np.inf)
+    others = among.min(axis=1)
+    others = others[np.isfinite(others)]
+    threshold = float(np.quantile(every, PLANTED_FOUND))
+    if len(others):
+        threshold = min(threshold, float(np.quantile(others, ALIKE_MAX, method="lower")))
+    return CopyScale(
+        threshold=threshold,
+        planted_found=float((every < threshold).mean()),
+        found_by_kind={kind: float((distances < threshold).mean()) for kind, distances in planted.items()},
+        originals_alike=float((others < threshold).mean()) if len(others) else None,
+        nearest_original=float(np.median(others)) if len(others) else None,
+        repeated=int(same.any(axis=1).sum()),
+    )
+
+
+def _planted_distances(originals: Pictures) -> dict[str, NDArray[np.float64]]:
+    """Kind of planted copy → float64 (M,), distances to the originals."""
+    planted = planted_copies(originals)
+    rows = own_distances(np.concatenate(list(planted.values())), originals)
+    return dict(zip(planted, rows, strict=True))
+
+
+def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which two of the originals, bool (M, M), are as near as a typical planted copy: one picture twice.
+
+    They say nothing about how near different pictures come.
+    """
+    same: NDArray[np.bool_] = np.minimum(among, among.T) < np.median(planted)
+    np.fill_diagonal(same, False)
+    return same
+
+
+def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Copies:
+    """The nearest original of every picture, mirrored and slightly cropped ones included.
+
+    Args:
+        pictures: uint8 (N, H, W, 3).
+        originals: uint8 (M, H', W', 3), those that ``scale`` was measured on; training pictures, or works that must
+            not be reproduced.
+        scale: from :func:`calibrate`.
+    """
+    distances = laid_distances(pictures, originals)
+    nearest = distances.argmin(axis=1)
+    least = distances[np.arange(len(pictures)), nearest]
+    return Copies(nearest=nearest, distances=least, copied=least < scale.threshold)
+
+
+def measure_copies(
+    pictures: Mapping[Side, Pictures],
+    originals: Pictures,
+    *,
+    truths: Pictures | None = None,
+    judge: Judge | None = None,
+) -> CopyFigures:
+    """Copies of the originals among the pictures of every side.
+
+    Args:
+        pictures: side → uint8 (N, H, W, 3), adapter and base at least, one or more pictures each.
+        originals: uint8 (M, H', W', 3), at least one.
+        truths: true pictures for the same prompts, which are new by construction.
+        judge: also gives the similarity of the pairs, and says what the often quoted cut is worth.
+
+    Raises:
+        DataError: no originals.
+    """
+    scale = calibrate(originals)
+    found = {side: find_copies(one, originals, scale) for side, one in pictures.items()}
+    true = find_copies(truths, originals, scale) if truths is not None and len(truths) else None
+    return CopyFigures(
+        originals=len(originals),
+        scale=scale,
+        share=Compared.of(
+            {side: copies.share for side, copies in found.items()}, ceiling=true.share if true else None
+        ),
+        nearest=Compared.of(
+            {side: float(np.median(copies.distances)) for side, copies in found.items()},
+            ceiling=float(np.median(true.distances)) if true else None,
+        ),
+        pairs=_pairs(found["adapter"], pictures["adapter"], originals, judge),
+        judge_cut=None if judge is None else measure_judge_cut(judge, originals),
+    )
+
+
+def measure_judge_cut(judge: Judge, originals: Pictures, *, cut: float = QUOTED_CUT) -> JudgeCut:
+    """What a cosine of the judge's features is worth as the mark of a copy, on these pictures.
+
+    Args:
+        judge: any CLIP.
+        originals: uint8 (M, H, W, 3), at least one.
+        cut: the cosine in question.
+    """
+    few = originals[:: -(-len(originals) // MAX_PLANTED)]
+    looks = judge.picture_features(few)
+    planted = planted_copies(few).values()
+    own = np.concatenate([(judge.picture_features(copies) * looks).sum(1).numpy() for copies in planted])
+    among = (looks @ looks.T).numpy()
+    among[
+        _same_picture(laid_distances(few, few), np.concatenate(list(_planted_distances(few).values())))
+    ] = -1.0
+    np.fill_diagonal(among, -1.0)
+    return JudgeCut(
+        cut=cut,
+        distinct_above=float((among.max(axis=1) > cut).mean()) if len(few) > 1 else None,
+        planted_below=float((own < cut).mean()),
+    )
+
+
+def _pairs(
+    copies: Copies, pictures: Pictures, originals: Pictures, judge: Judge | None
+) -> tuple[CopyPair, ...]:
+    shown = copies.worst(MAX_PAIRS)
+    nearest = [int(copies.nearest[index]) for index in shown]
+    similarities: list[float | None] = [None] * len(shown)
+    if judge is not None and shown:
+        mine, theirs = judge.picture_features(pictures[shown]), judge.picture_features(originals[nearest])
+        similarities = [float(cosine) for cosine in (mine * theirs).sum(1)]
+    return tuple(
+        CopyPair(
+            picture=index,
+            original=original,
+            distance=float(copies.distances[index]),
+            hash_bits=_hash_bits(pictures[index], originals[original]),
+            similarity=similarity,
+            copied=bool(copies.copied[index]),
+        )
+        for index, original, similarity in zip(shown, nearest, similarities, strict=True)
+    )
+
+
+def _hash_bits(picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> int:
+    mine, other = perceptual_hash(Image.fromarray(picture)), Image.fromarray(original)
+    return min(int((mine != of_it).sum()) for of_it in (perceptual_hash(other), mirrored_hash(other)))
