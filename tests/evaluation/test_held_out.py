@@ -18,12 +18,12 @@ class ColourJudge:
         colours = torch.from_numpy(pictures.mean(axis=(1, 2))).float()
         return torch.nn.functional.normalize(colours, dim=-1)
 
-    def prompt_accuracy(
+    def prompt_hits(
         self, pictures: Pictures, facts: Any, vocabulary: Any, phrase: Any
-    ) -> dict[str, float]:
+    ) -> dict[str, list[bool]]:
         seen = ["red" if picture[..., 0].mean() > picture[..., 2].mean() else "blue" for picture in pictures]
-        right = float(np.mean([fact.colour == colour for fact, colour in zip(facts, seen, strict=True)]))
-        return {"object": 1.0, "colour": right, "place": 1.0}
+        right = [fact.colour == colour for fact, colour in zip(facts, seen, strict=True)]
+        return {"object": [True] * len(right), "colour": right, "place": [True] * len(right)}
 
 
 JUDGE: Any = ColourJudge()
@@ -59,6 +59,17 @@ def test_accuracy_is_measured_on_each_side_and_on_true_pictures() -> None:
     accuracy = scores.figures.prompt_accuracy
     assert accuracy is not None
     assert (accuracy.base.colour, accuracy.adapter.colour, accuracy.ceiling.colour) == (0.5, 0.0, 1.0)
+
+
+def test_a_fall_is_counted_against_the_lower_of_base_and_true_pictures() -> None:
+    half_red = np.concatenate([tinted(200, 20, count=4), tinted(20, 200, count=4)])
+    falls = score_held_out(JUDGE, half_red, tinted(20, 200), style=None, accuracy=ACCURACY).falls
+    assert falls["colour"].mean == 0.5
+    hidden = replace(ACCURACY, truths=tinted(20, 200))
+    assert (
+        score_held_out(JUDGE, half_red, tinted(20, 200), style=None, accuracy=hidden).falls["colour"].mean
+        == 0
+    )
 
 
 def test_the_same_pictures_on_both_sides_are_not_told_apart() -> None:

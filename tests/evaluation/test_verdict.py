@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from detour.evaluation import thresholds
+from detour.evaluation.differences import paired_difference
+from detour.evaluation.held_out import FALL_CONFIDENCE
 from detour.evaluation.proof import PixelFigures
-from detour.evaluation.verdict import decide
+from detour.evaluation.verdict import Evidence, decide
 from tests.evaluation.figures import GRADIENTS, UNMEASURED, accuracy, held_out, learned_evidence
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
@@ -59,21 +61,33 @@ def test_a_gradient_proof_that_does_not_hold_is_never_learned(spoiled: dict[str,
     assert decide(replace(learned_evidence(), gradients=gradients)).name == "inconclusive"
 
 
-def test_ten_points_below_the_lower_of_base_and_ceiling_is_kept_and_eleven_is_forgotten() -> None:
-    kept = held_out(kept=accuracy(0.95, colour=0.85))
-    forgot = held_out(kept=accuracy(0.95, colour=0.84))
-    assert decide(replace(learned_evidence(), held_out=kept)).name == "learned"
-    verdict = decide(replace(learned_evidence(), held_out=forgot))
+def fallen(lost: int, prompts: int) -> Evidence:
+    """A run whose pictures lack the colour in so many of the prompts; the base's have it in all."""
+    hits = [True] * (prompts - lost) + [False] * lost
+    fall = paired_difference([True] * prompts, hits, confidence=FALL_CONFIDENCE)
+    share = 1 - lost / prompts
+    figures = held_out(kept=accuracy(0.95, colour=share))
+    return replace(learned_evidence(), held_out=figures, falls={"colour": fall})
+
+
+def test_ten_points_below_what_could_be_is_kept_and_eleven_is_forgotten() -> None:
+    assert decide(fallen(10, 100)).name == "learned"
+    verdict = decide(fallen(11, 100))
     assert verdict.name == "forgot_prompts"
-    assert "colour" in verdict.reasons[0]
+    assert "The colour asked for is drawn in 89%" in verdict.reasons[0]
 
 
-def test_what_the_style_itself_hides_is_not_counted_as_forgotten() -> None:
-    figures = held_out(kept=accuracy(0.95, colour=0.30))
-    assert figures.prompt_accuracy is not None
-    hidden = figures.prompt_accuracy.model_copy(update={"ceiling": accuracy(0.98, colour=0.35)})
-    evidence = replace(learned_evidence(), held_out=figures.model_copy(update={"prompt_accuracy": hidden}))
-    assert decide(evidence).name == "learned"
+def test_a_fall_that_may_be_chance_is_said_and_decides_nothing() -> None:
+    verdict = decide(fallen(2, 8))
+    assert verdict.name == "learned"
+    assert any("8 prompts that may be chance" in reason for reason in verdict.reasons)
+    assert decide(fallen(4, 8)).name == "forgot_prompts"
+
+
+def test_overfit_names_the_cause_before_what_it_did_to_the_prompts() -> None:
+    verdict = decide(replace(fallen(50, 100), validation=(0.2, 0.1, 0.2)))
+    assert verdict.name == "overfit"
+    assert "colour" in verdict.reasons[1]
 
 
 def test_a_loss_that_rises_on_pictures_kept_out_is_overfit() -> None:

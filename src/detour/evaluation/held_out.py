@@ -1,13 +1,17 @@
 """Scores on prompts that training never saw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from detour.errors import ConfigError
+from detour.evaluation.differences import Difference, paired_difference
 from detour.evaluation.distance import permutation_p_value, style_distance
 from detour.evaluation.judge import Judge, Phrase, PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import AccuracyFigures, HeldOutFigures, PromptAccuracy, StyleDistance
+
+FALL_CONFIDENCE = 0.9
+"""Of the interval around a fall in both directions: it lies above the lower end with 95 %."""
 
 MIN_REFERENCES = 4
 """Fewer pictures of a style say nothing about it."""
@@ -45,10 +49,18 @@ class StyleTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The figures, and how likely base and adapter pictures come from one distribution."""
+    """The figures, and how sure they are.
+
+    Attributes:
+        figures: of base, adapter and true pictures.
+        style_p_value: how likely base and adapter pictures come from one distribution.
+        falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the
+            true ones, whichever show it less often, with an interval over the prompts.
+    """
 
     figures: HeldOutFigures
     style_p_value: float | None
+    falls: Mapping[str, Difference] = field(default_factory=dict)
 
 
 def score_held_out(
@@ -76,15 +88,16 @@ def score_held_out(
             f"{len(base)} pictures of the base and {len(adapter)} of the adapter cannot be compared."
         )
     distance, p_value, accuracies = None, None, None
+    falls: dict[str, Difference] = {}
     if judge is not None and len(base):
         if style is not None and min(len(style.references), len(style.others)) >= MIN_REFERENCES:
             distance, p_value = _style(judge, base, adapter, style)
         if accuracy is not None:
-            accuracies = _accuracy(judge, base, adapter, accuracy)
+            accuracies, falls = _accuracy(judge, base, adapter, accuracy)
     figures = HeldOutFigures(
         prompts=len(base), seeds=1 if len(base) else 0, style_distance=distance, prompt_accuracy=accuracies
     )
-    return Scores(figures=figures, style_p_value=p_value)
+    return Scores(figures=figures, style_p_value=p_value, falls=falls)
 
 
 def _style(judge: Judge, base: Pictures, adapter: Pictures, task: StyleTask) -> tuple[StyleDistance, float]:
@@ -98,8 +111,20 @@ def _style(judge: Judge, base: Pictures, adapter: Pictures, task: StyleTask) -> 
     return distance, permutation_p_value(plain, adapted)
 
 
-def _accuracy(judge: Judge, base: Pictures, adapter: Pictures, task: AccuracyTask) -> AccuracyFigures:
-    def of(pictures: Pictures) -> PromptAccuracy:
-        return PromptAccuracy(**judge.prompt_accuracy(pictures, task.facts, task.vocabulary, task.phrase))
-
-    return AccuracyFigures(base=of(base), adapter=of(adapter), ceiling=of(task.truths))
+def _accuracy(
+    judge: Judge, base: Pictures, adapter: Pictures, task: AccuracyTask
+) -> tuple[AccuracyFigures, dict[str, Difference]]:
+    sides = {"base": base, "adapter": adapter, "ceiling": task.truths}
+    hits = {
+        side: judge.prompt_hits(pictures, task.facts, task.vocabulary, task.phrase)
+        for side, pictures in sides.items()
+    }
+    shares = {
+        side: {part: sum(found) / len(found) for part, found in parts.items()} for side, parts in hits.items()
+    }
+    falls = {}
+    for part in hits["adapter"]:
+        # What the style itself hides is hidden from the judge too, and no fault of the adapter's.
+        wanted = min(("base", "ceiling"), key=lambda side: shares[side][part])
+        falls[part] = paired_difference(hits[wanted][part], hits["adapter"][part], confidence=FALL_CONFIDENCE)
+    return AccuracyFigures(**{side: PromptAccuracy(**parts) for side, parts in shares.items()}), falls

@@ -1,11 +1,11 @@
 """From figures to one verdict and the sentences that carry it. Every rule is in ``docs/verdicts.md``."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from detour.evaluation import thresholds
+from detour.evaluation.differences import Difference
 from detour.evaluation.proof import (
-    AccuracyFigures,
     GradientFigures,
     HeldOutFigures,
     PixelFigures,
@@ -20,6 +20,7 @@ class PictureEvidence:
     Attributes:
         held_out: scores on prompts that training never saw.
         style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
+        falls: part of the prompt → by how much fewer pictures show it than could, with an interval over the prompts.
         validation: loss on pictures kept out, from the first to the one that is shipped.
         diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
         diversity_expected: the same for the base or, where lower, for true pictures of the style.
@@ -28,6 +29,7 @@ class PictureEvidence:
 
     held_out: HeldOutFigures
     style_p_value: float | None = None
+    falls: Mapping[str, Difference] = field(default_factory=dict)
     validation: tuple[float, ...] = ()
     diversity: float | None = None
     diversity_expected: float | None = None
@@ -74,7 +76,8 @@ def decide(evidence: Evidence) -> Verdict:
     """The verdict of a run.
 
     The first rule that speaks against the adapter names the verdict, in the order: no effect, a proof that
-    does not hold, collapsed, copies, forgot prompts, overfit. With nothing against it, ``learned`` needs a
+    does not hold, collapsed, copies, overfit, forgot prompts. Overfit comes
+    before what it does to prompts, because it names the cause. With nothing against it, ``learned`` needs a
     measured gain; otherwise it is ``inconclusive``.
 
     Args:
@@ -106,9 +109,10 @@ def decide_pictures(evidence: PictureEvidence) -> Verdict:
 
 def _of_pictures(evidence: PictureEvidence) -> tuple[VerdictName, list[Finding], list[str]]:
     """The verdict, what speaks against the weights, and what was gained."""
-    rules: tuple[Callable[[PictureEvidence], list[Finding]], ...] = (_collapse, _copies, _forgotten, _overfit)
+    rules: tuple[Callable[[PictureEvidence], list[Finding]], ...] = (_collapse, _copies, _overfit, _forgotten)
     against = [finding for rule in rules for finding in rule(evidence)]
     gained, gains = _gain(evidence)
+    gains += _maybe_forgotten(evidence)
     return against[0][0] if against else "learned" if gained else "inconclusive", against, gains
 
 
@@ -184,33 +188,39 @@ def _copies(evidence: PictureEvidence) -> list[Finding]:
 
 
 def _forgotten(evidence: PictureEvidence) -> list[Finding]:
+    return [
+        ("forgot_prompts", _fall_sentence(evidence, part) + ".")
+        for part, fall in _deep_falls(evidence)
+        if fall.low > 0
+    ]
+
+
+def _maybe_forgotten(evidence: PictureEvidence) -> list[str]:
+    """Falls that so few prompts cannot tell from chance: worth a look, no verdict."""
+    return [
+        f"{_fall_sentence(evidence, part)}; with {fall.pairs} prompts that may be chance: ask more of them "
+        "(evaluate.num_prompts)."
+        for part, fall in _deep_falls(evidence)
+        if fall.low <= 0
+    ]
+
+
+def _deep_falls(evidence: PictureEvidence) -> list[tuple[str, Difference]]:
+    # Shares of small counts are not exact in binary: 0.9 - 0.8 is a little more than 0.1.
+    limit = thresholds.ACCURACY_DROP_MAX + 1e-9
+    return [(part, fall) for part, fall in evidence.falls.items() if fall.mean > limit]
+
+
+def _fall_sentence(evidence: PictureEvidence, part: str) -> str:
     accuracy = evidence.held_out.prompt_accuracy
-    if accuracy is None:
-        return []
-    found: list[Finding] = []
-    for part, drop in accuracy_drops(accuracy).items():
-        # Shares of small counts are not exact in binary: 0.9 - 0.8 is a little more than 0.1.
-        if drop > thresholds.ACCURACY_DROP_MAX + 1e-9:
-            after, before = getattr(accuracy.adapter, part), getattr(accuracy.base, part)
-            best = getattr(accuracy.ceiling, part)
-            found.append(
-                (
-                    "forgot_prompts",
-                    f"The {part} asked for is drawn in {after:.0%} of the pictures; "
-                    f"the base has {before:.0%}, true pictures of the style {best:.0%}.",
-                )
-            )
-    return found
-
-
-def accuracy_drops(accuracy: AccuracyFigures) -> dict[str, float]:
-    """Part → how far the adapter lies below the lower of base and ceiling (negative: above)."""
-    parts = type(accuracy.base).model_fields
-    return {
-        part: min(getattr(accuracy.base, part), getattr(accuracy.ceiling, part))
-        - getattr(accuracy.adapter, part)
-        for part in parts
-    }
+    assert accuracy is not None, "falls without figures"
+    after, before, best = (
+        getattr(side, part) for side in (accuracy.adapter, accuracy.base, accuracy.ceiling)
+    )
+    return (
+        f"The {part} asked for is drawn in {after:.0%} of the pictures; "
+        f"the base has {before:.0%}, true pictures of the style {best:.0%}"
+    )
 
 
 def _overfit(evidence: PictureEvidence) -> list[Finding]:

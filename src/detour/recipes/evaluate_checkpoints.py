@@ -213,6 +213,7 @@ def _evidence(
     return PictureEvidence(
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
+        falls=scores.falls,
         validation=losses,
         diversity=pixels.diversity(pictures),
         diversity_expected=min(expected),

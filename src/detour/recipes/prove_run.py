@@ -215,6 +215,7 @@ def _gather_evidence(
         exact=proof_dtype(run.spec) == "fp32",
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
+        falls=scores.falls,
         causes=()
         if has_effect(moved)
         else causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF),
