@@ -63,7 +63,7 @@ def exercise_of(text: str) -> str:
             continue
         indent = block[0][: len(block[0]) - len(block[0].lstrip())]
         words = _words(block)
-        placeholders = [line.split(PLACEHOLDER, 1)[1].strip() for line in block if PLACEHOLDER in line]
+        placeholders = [line.split(PLACEHOLDER, 1)[1][1:].rstrip() for line in block if PLACEHOLDER in line]
         if not words or not placeholders:
             raise ConfigError(
                 f"{block[0].strip()}: an answer needs a comment that says what to do, and a placeholder."

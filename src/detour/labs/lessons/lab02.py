@@ -1,0 +1,310 @@
+# %% [markdown]
+# # Lab 2. One training step by hand
+#
+# **What you will see.** One picture becomes latents, gets noise, is shown to the UNet; the answer becomes a loss, and
+# the loss becomes gradients. You predict the shape of everything before you see it, write the two lines that are most
+# often wrong, find out why half of an adapter has no gradient at first, and put the same step for a language model
+# beside it.
+#
+# You need to have seen `loss.backward()` before.
+
+# %%
+BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SEED = 0  # of the picture, the noises, the timestep and the adapter's start
+
+import matplotlib.pyplot as plt
+import torch
+
+from detour.adapters.attach import attach_new
+from detour.adapters.targets import adaptable_layers, select
+from detour.bases.base import open_base
+from detour.bases.latents import to_pixels
+from detour.diffusion.randomness import noise_for
+from detour.diffusion.schedule import alphas_cumprod
+from detour.labs import check, compare_with, predict, show
+from detour.recipes.open_example import open_example
+
+opened = open_base(BASE)
+example = open_example(None, None, size_px=opened.native_size_px, seed=SEED)
+pixels = to_pixels(example.picture[None])  # from -1 to 1
+show(
+    example.picture,
+    alt="The one picture of this lab: a scene of simple shapes in a comic style with thick outlines.",
+)
+print(f"'{example.caption}'")
+
+# %% [markdown]
+# ## Predict
+#
+# - **timestep**: The same picture, the same weights, no training in between: how much does the loss differ between a
+#   little noise (timestep 50) and a lot (timestep 950)?
+# - **zero**: An adapter has a `down` and an `up` in every layer. After the very first backward pass, which share of its
+#   tensors has a gradient that is not zero?
+
+# %%
+# BEGIN SOLUTION
+# Write your two predictions between the quotes.
+# PLACEHOLDER: predict("timestep", "")
+# PLACEHOLDER: predict("zero", "")
+predict("timestep", "not much: it is the same picture")
+predict("zero", "all of them, they are all trained")
+# END SOLUTION
+
+# %% [markdown]
+# And the shapes, which are graded. The batch is one picture. What you need: pictures have 3 channels; the VAE shrinks
+# each side by `latent_factor` and has `latent_channels` channels; a prompt has 77 tokens, each a vector of
+# `cross_attention_width` numbers; the UNet's answer has the shape of what it was asked.
+
+# %%
+print(f"picture side {opened.native_size_px}, latent factor {opened.latent_factor}")
+print(f"latent channels {opened.latent_channels}, text width {opened.cross_attention_width}")
+# BEGIN SOLUTION
+# Four tuples of ints: the shapes of pixels, latents, text states and the UNet's prediction, the batch first.
+# PLACEHOLDER: shapes = {"pixels": None, "latents": None, "text": None, "prediction": None}
+side = opened.native_size_px // opened.latent_factor
+shapes = {
+    "pixels": (1, 3, opened.native_size_px, opened.native_size_px),
+    "latents": (1, opened.latent_channels, side, side),
+    "text": (1, 77, opened.cross_attention_width),
+    "prediction": (1, opened.latent_channels, side, side),
+}
+# END SOLUTION
+check(2, "shapes", {"base": BASE, "shapes": shapes})
+
+# %% [markdown]
+# ## Reason: from the picture to latents
+#
+# The UNet never sees pixels. The VAE's encoder gives a normal distribution for each picture; one draws from it, and
+# multiplies by the VAE's `scaling_factor`, so that latents have a variance near one. Training code that skips the VAE,
+# or the factor, runs without any error and trains on something that the UNet has never seen.
+#
+# ## Do: encode
+#
+# `vae.encode(pixels).latent_dist` has `.mean` and `.std`; `vae.config.scaling_factor` is the factor. `noise` is
+# standard normal, with the shape of the mean.
+
+
+# %%
+def to_latents(vae, pixels, noise):
+    """One draw of the latents of a picture, in the UNet's scale."""
+    # BEGIN SOLUTION
+    # Draw mean + std · noise from the VAE's distribution, and scale it.
+    # PLACEHOLDER: return None
+    distribution = vae.encode(pixels).latent_dist
+    return (distribution.mean + distribution.std * noise) * vae.config.scaling_factor
+    # END SOLUTION
+
+
+check(2, "to_latents", to_latents)
+
+# %%
+vae = opened.load_vae()
+with torch.no_grad():
+    latents = to_latents(vae, pixels, noise_for(SEED, 0, 0, shapes["latents"], purpose="latent"))
+del vae  # the training step does not need it any more
+text_stage = opened.load_text()
+text = text_stage.encode([example.caption])
+del text_stage
+print(f"pixels {tuple(pixels.shape)}, latents {tuple(latents.shape)}, text {tuple(text.states.shape)}")
+print(f"latents: mean {latents.mean():.2f}, variance {latents.var():.2f}")
+
+# %% [markdown]
+# ## Do: the loss
+#
+# The UNet is shown noisy latents and asked for the noise. The loss is the mean squared difference.
+# `predict_noise(noisy, timestep)` asks the UNet; `alphas[timestep]` is `ᾱ`.
+
+
+# %%
+def diffusion_loss(predict_noise, latents, noise, timestep, alphas):
+    """The loss of one training step, a scalar."""
+    # BEGIN SOLUTION
+    # Make noisy latents, ask for the noise, and compare it with the true noise.
+    # PLACEHOLDER: return None
+    noisy = alphas[timestep].sqrt() * latents + (1 - alphas[timestep]).sqrt() * noise
+    return (predict_noise(noisy, timestep) - noise).square().mean()
+    # END SOLUTION
+
+
+check(2, "diffusion_loss", diffusion_loss)
+
+# %%
+unet = opened.load_unet()
+alphas = alphas_cumprod(opened.scheduler_config())
+noise = noise_for(SEED, 0, 0, tuple(latents.shape))
+
+
+def predict_noise(noisy, timestep):
+    return unet(noisy, torch.tensor([timestep]), encoder_hidden_states=text.states).sample
+
+
+stops = [50, 200, 350, 500, 650, 800, 950]
+with torch.no_grad():
+    losses = [float(diffusion_loss(predict_noise, latents, noise, stop, alphas)) for stop in stops]
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.plot(stops, losses, "o-")
+axes.set_xlabel("timestep")
+axes.set_ylabel("loss, same picture and weights")
+axes.set_ylim(bottom=0)
+show(figure, alt="The loss over the timestep: high where there is little noise and low where there is much.")
+compare_with(
+    "timestep", f"{losses[0]:.3f} at timestep 50, {losses[-1]:.3f} at 950: {losses[0] / losses[-1]:.0f} times"
+)
+
+# %% [markdown]
+# Little noise is hard to tell from picture, much noise is easy. Training draws a new timestep at every step, so the
+# training loss jumps up and down by such factors, whatever is learned. "The loss should fall" can be asked only of
+# *fixed* timesteps with fixed noise, on pictures that are not trained on. Lab 3 does.
+#
+# ## Do: the gradients
+#
+# Now the adapter: rank 4 beside every attention layer. `down` starts at random and `up` at zero. One backward pass; the
+# update waits.
+
+# %%
+chosen = select(adaptable_layers(unet), "attn")
+attached = attach_new(unet, "unet", chosen, rank=4, alpha=4.0, seed=SEED)
+own = {id(parameter) for parameter in attached.parameters()}
+base_tensors = [parameter for parameter in unet.parameters() if id(parameter) not in own]
+
+loss = diffusion_loss(predict_noise, latents, noise, 500, alphas)
+loss.backward()
+
+# BEGIN SOLUTION
+# Count: base tensors with a gradient; `down`s and `up`s whose gradient is not all zero.
+# PLACEHOLDER: with_gradient = {"base": None, "down": None, "up": None}
+with_gradient = {
+    "base": sum(parameter.grad is not None for parameter in base_tensors),
+    "down": sum(bool(down.grad.abs().max() > 0) for down, _ in attached.factors.values()),
+    "up": sum(bool(up.grad.abs().max() > 0) for _, up in attached.factors.values()),
+}
+# END SOLUTION
+check(2, "gradients", {"base": BASE, "counts": with_gradient})
+num = 2 * len(attached.factors)
+compare_with("zero", f"{with_gradient['down'] + with_gradient['up']} of {num} tensors")
+
+# %% [markdown]
+# ## Reason: why half of them are zero
+#
+# One adapted layer computes `h = W x + s · up (down x)`. Say that the loss tells the layer `g = ∂loss/∂h`. Then
+#
+# `∂loss/∂up = s · g (down x)ᵀ`  and  `∂loss/∂down = s · upᵀ g xᵀ`
+#
+# The second one is multiplied by `up`. Write both for a whole batch: `x` is (N, in), `g` is (N, out), `down` is
+# (rank, in), `up` is (out, rank).
+
+
+# %%
+def hand_gradients(x, g, down, up, scale):
+    """Gradients of down and up, as a pair."""
+    # BEGIN SOLUTION
+    # Return (gradient of down, gradient of up), each with the shape of its factor.
+    # PLACEHOLDER: return None, None
+    return scale * up.T @ g.T @ x, scale * g.T @ (x @ down.T)
+    # END SOLUTION
+
+
+check(2, "hand_gradients", hand_gradients)
+
+# %% [markdown]
+# With `up = 0` the gradient of `down` is zero by arithmetic. It is not a bug, and an alarm that demands gradients
+# everywhere at the first step is wrong. After one update `up` has moved, and both learn:
+
+# %%
+with torch.no_grad():
+    for _, up in attached.factors.values():
+        up -= 1e-3 * up.grad.sign()  # one small step downhill, as AdamW's first step is
+for parameter in attached.parameters():
+    parameter.grad = None
+second = diffusion_loss(predict_noise, latents, noise, 500, alphas)
+second.backward()
+alive = sum(bool(down.grad.abs().max() > 0) for down, _ in attached.factors.values())
+print(f"the same loss: {loss.item():.4f} before, {second.item():.4f} after one step")
+print(f"downs with a gradient: {alive} of {len(attached.factors)}")
+print(f"base tensors with a gradient: {sum(one.grad is not None for one in base_tensors)}")
+attached.detach()
+del unet, attached, base_tensors
+
+# %% [markdown]
+# ## A language model beside it
+#
+# The same adapter code beside a language model. It is tiny and random: what counts here is the step, not the words.
+
+# %%
+from transformers import LlamaConfig, LlamaForCausalLM
+
+torch.manual_seed(SEED)  # weights of the tiny model
+config = LlamaConfig(
+    vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+)
+llm = LlamaForCausalLM(config)
+beside = attach_new(
+    llm, "text_encoder", select(adaptable_layers(llm), "q_proj,v_proj"), rank=4, alpha=4.0, seed=SEED
+)
+tokens = torch.tensor([list(example.caption.encode())])
+logits = llm(tokens[:, :-1]).logits
+llm_loss = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:])
+llm_loss.backward()
+zero = sum(bool(down.grad.abs().max() == 0) for down, _ in beside.factors.values())
+print(f"tokens {tuple(tokens.shape)} -> logits {tuple(logits.shape)} -> loss {llm_loss.item():.2f}")
+print(f"downs without a gradient at the start: {zero} of {len(beside.factors)}, as in the UNet")
+beside.detach()
+del llm, beside
+
+# %% [markdown]
+# | | language model | diffusion |
+# |---|---|---|
+# | what goes in | tokens of a text | noisy latents, a timestep, text states |
+# | what is asked | the next token | the noise |
+# | loss | cross-entropy over the vocabulary | mean squared error over latents |
+# | new at every step | the texts | the pictures, *and* timestep, noise, latent draw |
+# | frozen beside the step | nothing else | VAE and text encoder, which can leave memory |
+#
+# Which of these are the same in both? Answer `True` for the same, `False` for different.
+
+# %%
+# BEGIN SOLUTION
+# Replace each None by True or False.
+# PLACEHOLDER: same = {
+# PLACEHOLDER:     "form of the adapter": None,
+# PLACEHOLDER:     "frozen base": None,
+# PLACEHOLDER:     "down has no gradient at first": None,
+# PLACEHOLDER:     "loss function": None,
+# PLACEHOLDER:     "random numbers in every step": None,
+# PLACEHOLDER: }
+same = {
+    "form of the adapter": True,
+    "frozen base": True,
+    "down has no gradient at first": True,
+    "loss function": False,
+    "random numbers in every step": False,
+}
+# END SOLUTION
+check(2, "same", same)
+
+# %% [markdown]
+# ## Reflect
+#
+# <details><summary>A colleague's loss is 0.9 in one step and 0.02 in the next. Is the training broken?</summary>
+#
+# Probably not. You measured such factors between timesteps with nothing learned in between. Look at a loss at fixed
+# timesteps with fixed noise.
+#
+# </details>
+#
+# <details><summary>Why is `up` zero at the start, and not `down` too?</summary>
+#
+# One zero factor is enough for the adapted layer to start as the frozen one. With both at zero, both gradients would be
+# zero for ever, as your formulas show.
+#
+# </details>
+#
+# <details><summary>Which of the three models needs to be in memory while training?</summary>
+#
+# The UNet alone. Latents and text states can be computed once and kept (their mean and std, so that the draw stays
+# random); the official scripts compute them again at every step.
+#
+# </details>
+
+# %%
+check.finish(2)
