@@ -79,7 +79,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.float32]:
     return np.asarray(grey, dtype=np.float32)
 
 
-def common_mark(thumbs: NDArray[np.float32]) -> Mark | None:
+def common_mark(thumbs: NDArray[np.float32], control: NDArray[np.float32] | None = None) -> Mark | None:
     """A mark in most of the pictures, or ``None``.
 
     Edges of different pictures point anywhere, so their sum is about √n of n; edges of a mark add up. Finds what is
@@ -88,27 +88,68 @@ def common_mark(thumbs: NDArray[np.float32]) -> Mark | None:
 
     Args:
         thumbs: float32 (N, 96, 96), from :func:`thumbnail`.
+        control: float32 (M, 96, 96), pictures of the same things that cannot have the mark. What repeats in them as
+            well, such as a sun that always stands in a corner, is taken off, and much fainter marks are left.
     """
-    if len(thumbs) < MIN_PICTURES:
+    if len(thumbs) < MIN_PICTURES or (control is not None and len(control) < MIN_PICTURES):
         return None
-    down, right = np.gradient(thumbs, axis=(1, 2))
-    strength = np.hypot(down, right).mean(axis=0)
-    together = np.hypot(down.mean(axis=0), right.mean(axis=0))
+    down, right, strength = _edge_field(thumbs)
+    together = np.hypot(down, right)
     agreeing = (together > COHERENCE * strength) & (strength > MIN_EDGE)
+    if control is not None:
+        control_down, control_right, control_strength = _edge_field(control)
+        beyond = np.hypot(down - control_down, right - control_right)
+        agreeing &= beyond > COHERENCE * np.maximum(strength, control_strength)
     dense = _density(agreeing) > MIN_DENSITY
     if agreeing.sum() < MIN_MARK_PX or not dense.any():
         return None
-    rows, columns = np.nonzero(dense)
-    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-    inside = agreeing[top:bottom, left:right]
+    patch = dense if control is None else _largest_patch(dense)
+    rows, columns = np.nonzero(patch)
+    top, bottom, left, right_end = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    inside = agreeing[top:bottom, left:right_end]
+    # With a control, single places far from each other are chance; without one they hint at a layout.
+    all_agreeing = agreeing.sum() if control is None else (agreeing & dense).sum()
     if (
-        inside.size > MAX_MARK_SHARE * agreeing.size
-        or agreeing.sum() - inside.sum() > MAX_ELSEWHERE * inside.sum()
+        inside.sum() < MIN_MARK_PX
+        or inside.size > MAX_MARK_SHARE * agreeing.size
+        or all_agreeing - inside.sum() > MAX_ELSEWHERE * inside.sum()
     ):
         return None
-    share = together[top:bottom, left:right][inside] / strength[top:bottom, left:right][inside]
-    x0, y0, x1, y1 = (float(side) / THUMB for side in (left, top, right, bottom))
+    share = together[top:bottom, left:right_end][inside] / strength[top:bottom, left:right_end][inside]
+    x0, y0, x1, y1 = (float(side) / THUMB for side in (left, top, right_end, bottom))
     return Mark(x0, y0, x1, y1, strength=float(share.mean()))
+
+
+def _edge_field(
+    thumbs: NDArray[np.float32],
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Mean gradient downwards and to the right, and mean edge strength: three of (96, 96)."""
+    down, right = np.gradient(thumbs, axis=(1, 2))
+    return down.mean(axis=0), right.mean(axis=0), np.hypot(down, right).mean(axis=0)
+
+
+def _largest_patch(places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest of the patches that hang together, gaps of two places bridged."""
+    reach = 2
+    padded = np.pad(places, reach)
+    near = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1)).any(axis=(2, 3))
+    left, best = near.copy(), np.zeros_like(places)
+    while left.any():
+        patch = np.zeros_like(places)
+        patch[tuple(np.argwhere(left)[0])] = True
+        grown = 0
+        while patch.sum() > grown:
+            grown = int(patch.sum())
+            for axis in (0, 1):
+                for step in (-1, 1):
+                    moved = np.roll(patch, step, axis=axis)
+                    edge = 0 if step == 1 else -1
+                    moved[(edge, slice(None)) if axis == 0 else (slice(None), edge)] = False
+                    patch |= moved & near
+        left &= ~patch
+        if (patch & places).sum() > best.sum():
+            best = patch & places
+    return best
 
 
 def _density(places: NDArray[np.bool_]) -> NDArray[np.float64]:
