@@ -90,7 +90,7 @@ def test_a_run_without_scores_or_curves_has_a_page_too() -> None:
     empty = story(proof=proof, held_out_pairs=[], metrics=read_metrics(Path("nowhere")))
     page = render_report(empty)
     assert "Scores on new prompts" not in page
-    assert "<polyline" not in page
+    assert "<svg" not in page
 
 
 def test_light_and_dark_and_narrow_screens_are_provided_for() -> None:

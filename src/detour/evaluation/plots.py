@@ -1,12 +1,32 @@
-"""Charts as small SVG texts: sharp on every screen, coloured by the page's own style."""
+"""Charts as inline SVG that matplotlib draws and the page colours: sharp on every screen, right in light and dark.
 
+matplotlib writes fixed colours. Each role has a colour of its own here that stands for nothing, and becomes the CSS
+variable of the page afterwards; so the same chart is light or dark as its reader's screen is.
+"""
+
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from typing import Any, Literal
+from xml.sax.saxutils import escape, quoteattr
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 38
+Role = Literal[
+    "ink", "soft", "line", "base", "adapter", "rate_zero", "shuffled", "ceiling", "raw", "validation"
+]
+
+COLOURS: Mapping[Role, str] = {
+    "ink": "#010101", "soft": "#020202", "line": "#030303", "base": "#040404", "adapter": "#050505",
+    "rate_zero": "#060606", "shuffled": "#070707", "ceiling": "#080808", "raw": "#090909", "validation": "#0a0a0a",
+}  # fmt: skip
+"""Role → what matplotlib is told; the page's ``--ROLE`` takes its place."""
+
+WIDTH_IN = 4.5
+"""Narrow, so that its letters can be read where the page is as narrow as a phone."""
+
+BAR_IN, ROW_GAP = 0.19, 0.7
+"""Height of a bar with the space to the next; space between two groups, in bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +35,15 @@ class Curve:
 
     Attributes:
         name: as the legend says it.
-        kind: CSS class: ``raw``, ``smooth`` or ``validation``.
+        role: its colour.
         points: (step, value) pairs, steps rising.
+        dots: mark every point: there are few, and between them nothing was measured.
     """
 
     name: str
-    kind: str
+    role: Role
     points: Sequence[tuple[float, float]]
+    dots: bool = False
 
 
 def smoothed(values: Sequence[float], *, weight: float = 0.95) -> list[float]:
@@ -40,127 +62,148 @@ def smoothed(values: Sequence[float], *, weight: float = 0.95) -> list[float]:
     return result
 
 
-def line_chart(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str) -> str:
+def line_chart(
+    curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, marked: float | None = None
+) -> str:
     """A chart of curves over steps.
 
     Args:
-        curves: those without points are left out.
+        curves: those without finite points are left out.
         title: read out instead of the picture.
-        x_label: under the axis.
-        y_label: beside the axis.
+        x_label: under the axis, with its unit.
+        y_label: beside the axis, with its unit.
+        marked: a place on the x axis to point at.
 
     Returns:
         one ``<svg>`` element, or an empty string when no curve has points.
     """
-    drawn = [curve for curve in curves if curve.points]
+    drawn = [(curve, [p for p in curve.points if math.isfinite(p[1])]) for curve in curves]
+    drawn = [(curve, points) for curve, points in drawn if points]
     if not drawn:
         return ""
-    xs = [x for curve in drawn for x, _ in curve.points]
-    ys = [y for curve in drawn for _, y in curve.points if math.isfinite(y)]
-    if not ys:
-        return ""
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
-    y_ticks = _ticks(min(ys), max(ys))
-    frame = _Frame(x_low, x_high, y_ticks[0], y_ticks[-1])
-    parts = [_grid_line(frame, tick) for tick in y_ticks]
-    parts += [
-        f'<text class="tick" x="{frame.x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" '
-        f'text-anchor="middle">{tick:g}</text>'
-        for tick in _ticks(x_low, x_high)
-        if x_low <= tick <= x_high
-    ]
-    parts += [_polyline(frame, curve) for curve in drawn]
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text class="label" x="{middle:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
-    )
-    parts.append(
-        f'<text class="label" transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:.1f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label)}</text>'
-    )
-    return _svg(parts, title, HEIGHT)
+    figure, axes = _axes(2.6)
+    for curve, points in drawn:
+        xs, ys = zip(*points, strict=True)
+        faint = curve.role == "raw"
+        axes.plot(
+            xs, ys, label=curve.name, color=COLOURS[curve.role], linewidth=0.7 if faint else 1.8,
+            alpha=0.55 if faint else 1.0, marker="o" if curve.dots or len(points) == 1 else None, markersize=3.5,
+            clip_on=False,
+        )  # fmt: skip
+    if marked is not None:
+        axes.axvline(marked, color=COLOURS["ink"], linewidth=1, linestyle=":", clip_on=False)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(axis="y", color=COLOURS["line"], linewidth=0.7, clip_on=False)
+    _legend(axes, columns=min(len(drawn), 2))
+    return _svg(figure, title)
 
 
-def bar_chart(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, title: str, percent: bool) -> str:
-    """Groups of horizontal bars, each with its name and value written out.
+def bar_chart(
+    rows: Sequence[tuple[str, Sequence[tuple[Role, str, float]]]], *, title: str, x_label: str, percent: bool
+) -> str:
+    """Groups of horizontal bars, each with its value written out.
 
     Args:
-        rows: (group, ((bar, value), …)); the bar's name is its CSS class too.
+        rows: (group, ((role, name in the legend, value), …)), drawn from top to bottom.
         title: read out instead of the picture.
-        percent: values are shares of one; otherwise the longest bar sets the scale.
+        x_label: under the axis, with its unit.
+        percent: values are shares of one.
 
     Returns:
-        one ``<svg>`` element, or an empty string without rows.
+        one ``<svg>`` element, or an empty string without bars.
     """
-    if not rows:
+    bars = [bar for _, group in rows for bar in group]
+    if not bars:
         return ""
-    longest = 1.0 if percent else max((value for _, bars in rows for _, value in bars), default=0) or 1.0
-    parts, y = [], 4.0
-    for group, bars in rows:
-        parts.append(f'<text class="group" x="0" y="{y + 13:.1f}">{escape(group)}</text>')
-        y += 20
-        for name, value in bars:
-            length = max(1.0, min(1.0, value / longest) * (WIDTH - 170))
+    lines = len(bars) + ROW_GAP * len(rows)
+    figure, axes = _axes(0.85 + BAR_IN * lines)
+    named: set[str] = set()
+    places, y = [], 0.0
+    for _, group in rows:
+        places.append(y + (len(group) - 1) / 2)
+        for role, name, value in group:
+            axes.barh(
+                y,
+                value,
+                color=COLOURS[role],
+                height=0.82,
+                label=None if name in named else name,
+                clip_on=False,
+            )
             shown = f"{value:.0%}" if percent else f"{value:.3f}"
-            parts.append(
-                f'<text class="tick" x="84" y="{y + 12:.1f}" text-anchor="end">{escape(name)}</text>'
-            )
-            parts.append(
-                f'<rect class="bar {escape(name)}" x="92" y="{y:.1f}" width="{length:.1f}" '
-                'height="16" rx="3"/>'
-            )
-            parts.append(f'<text class="value" x="{98 + length:.1f}" y="{y + 12.5:.1f}">{shown}</text>')
-            y += 21
-        y += 8
-    return _svg(parts, title, round(y))
+            axes.annotate(
+                shown, (max(value, 0.0), y), xytext=(3, 0), textcoords="offset points", va="center",
+                color=COLOURS["ink"], annotation_clip=False,
+            )  # fmt: skip
+            named.add(name)
+            y += 1
+        y += ROW_GAP
+    axes.set_yticks(places, [group for group, _ in rows])
+    axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+    axes.set_ylim(y - ROW_GAP - 0.4, -0.6)
+    low = min(0.0, min(value for _, _, value in bars))
+    high = 1.0 if percent else max(value for _, _, value in bars)
+    axes.set_xlim(low, low + (high - low or 1.0) * 1.14)
+    if percent:
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0%", "25%", "50%", "75%", "100%"])
+    axes.set_xlabel(x_label)
+    axes.grid(axis="x", color=COLOURS["line"], linewidth=0.7, clip_on=False)
+    _legend(axes, columns=4)
+    return _svg(figure, title)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
+def _axes(height_in: float) -> tuple[Any, Any]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    def x(self, value: float) -> float:
-        return LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
+    with mpl.rc_context({"font.size": 9, "axes.labelcolor": COLOURS["soft"], "text.color": COLOURS["soft"]}):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        axes = figure.subplots()
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(COLOURS["line"])
+    axes.tick_params(colors=COLOURS["line"], labelcolor=COLOURS["soft"], labelsize=8.5)
+    axes.set_axisbelow(True)
+    return figure, axes
 
-    def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
+
+def _legend(axes: Any, *, columns: int) -> None:
+    """Above the axes, where it hides nothing."""
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, labelcolor=COLOURS["soft"],
+            fontsize=8.5, borderaxespad=0.2, handlelength=1.3, columnspacing=1.2,
+        )  # fmt: skip
 
 
-def _polyline(frame: _Frame, curve: Curve) -> str:
-    points = [(frame.x(x), frame.y(y)) for x, y in curve.points if math.isfinite(y)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = ""
-    if len(points) <= 40:
-        dots = "".join(
-            f'<circle class="dot {curve.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points
+def _svg(figure: Any, title: str) -> str:
+    """The figure as one element: no fixed size, no fonts of its own, colours of the page, words for the blind."""
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    # The salt makes names of one chart differ from another's on the same page, and stay the same from run to run.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(
+            stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    return f'<polyline class="curve {curve.kind}" points="{path}"/>{dots}'
-
-
-def _grid_line(frame: _Frame, tick: float) -> str:
-    y = frame.y(tick)
-    return (
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    view = re.search(r'viewBox="([^"]+)"', text)
+    assert view is not None
+    text = re.sub(
+        r"<svg[^>]*>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{view[1]}" role="img" aria-label={quoteattr(title)}><title>{escape(title)}</title>',
+        text,
+        count=1,
     )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values that enclose low…high, about five of them."""
-    span = high - low or abs(high) or 1.0
-    rough = span / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
-
-
-def _svg(parts: Sequence[str], title: str, height: int) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
+    for role, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{role.replace('_', '-')})")
+    return text

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.plots import Curve, bar_chart, line_chart, smoothed
-from detour.evaluation.proof import HeldOutFigures, Proof, VerdictName
+from detour.evaluation.plots import Curve, Role, bar_chart, line_chart, smoothed
+from detour.evaluation.proof import HeldOutFigures, PromptAccuracy, Proof, VerdictName
 from detour.evaluation.settings import setting_rows
 from detour.files import write_text
 from detour.specs import RunSpec
@@ -151,12 +151,18 @@ def loss_chart(metrics: Metrics) -> str:
     """Training loss raw and smoothed, and the loss on pictures kept out."""
     values = [value for _, value in metrics.loss]
     smooth = [(step, value) for (step, _), value in zip(metrics.loss, smoothed(values), strict=True)]
+    few = len(metrics.validation) <= 40
     curves = [
-        Curve(name="training loss", kind="raw", points=metrics.loss),
-        Curve(name="training loss, smoothed", kind="smooth", points=smooth),
-        Curve(name="loss on pictures kept out", kind="validation", points=metrics.validation),
+        Curve(name="training, each step", role="raw", points=metrics.loss),
+        Curve(name="training, smoothed", role="adapter", points=smooth),
+        Curve(name="pictures kept out", role="validation", points=metrics.validation, dots=few),
     ]
-    return line_chart(curves, title="Loss over the training steps", x_label="step", y_label="loss")
+    return line_chart(
+        curves,
+        title="Loss over the training steps",
+        x_label="training step",
+        y_label="loss (mean squared error)",
+    )
 
 
 def style_chart(held_out: HeldOutFigures) -> str:
@@ -164,9 +170,16 @@ def style_chart(held_out: HeldOutFigures) -> str:
     distance = held_out.style_distance
     if distance is None:
         return ""
-    bars = [("base", distance.base), ("adapter", distance.adapter), ("ceiling", distance.ceiling)]
+    bars: list[tuple[Role, str, float]] = [
+        ("base", "base", distance.base),
+        ("adapter", "adapter", distance.adapter),
+        ("ceiling", "true pictures", distance.ceiling),
+    ]
     return bar_chart(
-        [("distance to the style (shorter is nearer)", bars)], title="Style distance", percent=False
+        [("style", bars)],
+        title="Distance to the style",
+        x_label="distance to the style (squared MMD; shorter is nearer)",
+        percent=False,
     )
 
 
@@ -175,11 +188,21 @@ def accuracy_chart(held_out: HeldOutFigures) -> str:
     accuracy = held_out.prompt_accuracy
     if accuracy is None:
         return ""
-    rows = []
-    for part in type(accuracy.base).model_fields:
-        sides = (("base", accuracy.base), ("adapter", accuracy.adapter), ("ceiling", accuracy.ceiling))
-        rows.append((part, [(name, getattr(side, part)) for name, side in sides]))
-    return bar_chart(rows, title="Prompt accuracy by part of the prompt", percent=True)
+    sides: tuple[tuple[Role, str, PromptAccuracy], ...] = (
+        ("base", "base", accuracy.base),
+        ("adapter", "adapter", accuracy.adapter),
+        ("ceiling", "true pictures", accuracy.ceiling),
+    )
+    rows = [
+        (part, [(role, name, getattr(side, part)) for role, name, side in sides])
+        for part in type(accuracy.base).model_fields
+    ]
+    return bar_chart(
+        rows,
+        title="Prompt accuracy by part of the prompt",
+        x_label="share of pictures that show what was asked for",
+        percent=True,
+    )
 
 
 def data_uri(picture: Pictures, *, max_bytes: int) -> str:
