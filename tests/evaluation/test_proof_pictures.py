@@ -62,5 +62,5 @@ def test_a_run_without_them_says_so_and_broken_ones_are_one_line(tmp_path: Path)
     assert read_trained_pictures(tmp_path) is None
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / TRAINED_PICTURES).write_bytes(b"not a zip")
-    with pytest.raises(RunError, match="trained model's pictures"):
+    with pytest.raises(RunError, match="not a whole archive of pictures"):
         read_trained_pictures(tmp_path)

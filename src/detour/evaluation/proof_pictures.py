@@ -164,7 +164,7 @@ def read_pictures(path: Path, *, made_by: str = "") -> tuple[list[ProofRequest],
             requests = [ProofRequest(**values) for values in json.loads(str(stored["requests"]))]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"{path}: not readable as pictures that a run kept ({error}). Delete it and go on."
+            f"{path}: not a whole archive of pictures that a run kept ({type(error).__name__}). Delete it and go on."
         ) from error
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != len(requests):
         raise RunError(
