@@ -54,3 +54,10 @@ def test_references_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
         sides, shown([0, 0, 0, 0, 0, 0, 1, 2], 3), seeds=2, prompt_of_reference=[0, 0, 0, 0, 0, 0, 1, 2]
     )
     assert min(found.told_apart_p.base, found.told_apart_p.adapter) > 0.05
+
+
+def test_the_ceiling_is_measured_on_as_many_pictures_as_a_side_has() -> None:
+    references, others = looks(16, 0), looks(64, 1)
+    found = measure_fidelity({"base": looks(16, 2), "adapter": looks(16, 3)}, references, others=others)
+    assert found.style_distance.ceiling == style_distance(others[::4], references)
+    assert style_distance(others, references) < 0.8 * style_distance(others[::4], references)

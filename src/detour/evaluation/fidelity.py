@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from detour.evaluation.compared import Compared, Part, Side
@@ -62,13 +63,15 @@ def measure_fidelity(
     Raises:
         ShapeMismatch: the sides do not pair up, or the judge's widths differ.
     """
-    prompts = len(looks["base"]) // seeds
+    count = len(looks["base"])
+    if others is not None and len(others) > count:
+        # The estimate is biased by the size of a set: the ceiling has to have the size of a side, or it looks too good.
+        others = others[torch.arange(count) * len(others) // count]
 
     def told_apart(features: Tensor) -> float:
-        each = len(features) // prompts
         if prompt_of_reference is None:
-            return told_apart_p_value(features[::each] if each > 1 else features, references)
-        shown = [i // each for i in range(len(features))]
+            return told_apart_p_value(features[::seeds], references)
+        shown = [i * (count // seeds) // len(features) for i in range(len(features))]
         return told_apart_p_value(features, references, strata=(shown, prompt_of_reference))
 
     why_not = why_no_frechet(references, *looks.values(), *([] if others is None else [others]))
