@@ -34,24 +34,7 @@ def test_one_picture_repeated_has_no_diversity_and_different_ones_have() -> None
     assert pixels.diversity(noise(5, 0)) > 5.0
 
 
-def test_a_mirrored_copy_lies_on_its_original_and_a_new_picture_does_not() -> None:
-    training = noise(6, 1)
-    assert pixels.nearest_distances(training[:1, :, ::-1], training)[0] == pytest.approx(0.0)
-    assert pixels.nearest_distances(noise(1, 2), training)[0] > 5.0
-
-
-def test_a_picture_is_not_its_own_nearest_neighbour() -> None:
-    assert pixels.nearest_distances(noise(4, 3)).min() > 5.0
-
-
 @pytest.mark.parametrize("shape", [(64, 64), (70, 50), (17, 16)])
 def test_thumbnails_keep_the_mean_of_a_flat_picture_at_any_size(shape: tuple[int, int]) -> None:
     flat = np.full((2, *shape, 3), 77, np.uint8)
     assert np.allclose(pixels.thumbnails(flat), 77.0)
-
-
-def test_the_copied_share_counts_pictures_that_lie_on_a_training_picture() -> None:
-    training = noise(8, 5)
-    half_copied = np.concatenate([training[:2], noise(2, 6)])
-    assert pixels.copied_share(half_copied, training, nearness=0.5) == 0.5
-    assert pixels.copied_share(half_copied, training[:1], nearness=0.5) is None

@@ -103,6 +103,11 @@ def test_pictures_that_lie_on_training_pictures_are_copies() -> None:
     assert decide(replace(learned_evidence(), copied_share=0.3)).name == "copies"
 
 
+def test_copies_that_the_base_draws_as_often_are_chance() -> None:
+    assert decide(replace(learned_evidence(), copied_share=0.5, copied_share_base=0.25)).name == "learned"
+    assert decide(replace(learned_evidence(), copied_share=0.5, copied_share_base=0.2)).name == "copies"
+
+
 def test_a_style_distance_that_does_not_halve_is_inconclusive() -> None:
     assert decide(replace(learned_evidence(), held_out=held_out(adapter=0.21))).name == "inconclusive"
 
@@ -124,7 +129,7 @@ def test_every_finding_is_named_and_the_first_rule_decides() -> None:
     text = " ".join(verdict.reasons)
     assert "reloaded" in text
     assert "same picture" in text
-    assert "lie on a training picture" in text
+    assert "are copies of training pictures" in text
 
 
 def test_the_page_on_verdicts_names_every_threshold_with_its_value() -> None:

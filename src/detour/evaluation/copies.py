@@ -15,16 +15,13 @@ from pydantic import Field
 
 from detour.data.likeness import mirrored_hash, perceptual_hash
 from detour.errors import DataError
+from detour.evaluation import thresholds
 from detour.evaluation.alignment import laid_distances, own_distances
 from detour.evaluation.compared import Compared, Part, Side
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.planted import planted_copies
 
-PLANTED_FOUND = 0.95
-"""The threshold lies where this share of the planted copies is found …"""
-ALIKE_MAX = 0.05
-"""… unless more than this share of the originals would be copies of each other: it goes down until they are not."""
 MAX_PLANTED = 32
 """Originals that copies are planted of; more tell no more."""
 QUOTED_CUT = 0.85
@@ -72,7 +69,10 @@ class JudgeCut(Part):
         missed = f"{self.planted_below:.0%} of planted copies are below it"
         if self.distinct_above is None:
             return f"A judge's similarity of {self.cut:g} as the mark of a copy: {missed}."
-        right = self.distinct_above <= ALIKE_MAX and self.planted_below <= 1 - PLANTED_FOUND
+        right = (
+            self.distinct_above <= thresholds.COPY_ALIKE_MAX
+            and self.planted_below <= 1 - thresholds.COPY_PLANTED_FOUND
+        )
         verdict = "holds here" if right else "does not hold here"
         return (
             f"The often quoted rule that a similarity above {self.cut:g} is a copy {verdict}: "
@@ -156,9 +156,9 @@ def calibrate(originals: Pictures) -> CopyScale:
     np.fill_diagonal(among, np.inf)
     others = among.min(axis=1)
     others = others[np.isfinite(others)]
-    threshold = float(np.quantile(every, PLANTED_FOUND))
+    threshold = float(np.quantile(every, thresholds.COPY_PLANTED_FOUND))
     if len(others):
-        threshold = min(threshold, float(np.quantile(others, ALIKE_MAX, method="lower")))
+        threshold = min(threshold, float(np.quantile(others, thresholds.COPY_ALIKE_MAX, method="lower")))
     return CopyScale(
         threshold=threshold,
         planted_found=float((every < threshold).mean()),

@@ -58,46 +58,6 @@ def diversity(pictures: Pictures) -> float:
     return float(np.mean([np.abs(thumbs[i + 1 :] - thumbs[i]).mean() for i in range(len(thumbs) - 1)]))
 
 
-def nearest_distances(pictures: Pictures, others: Pictures | None = None) -> Figures:
-    """How close each picture comes to the nearest of the others, mirrored or not, on 16-pixel thumbnails.
-
-    Args:
-        pictures: uint8 (N, H, W, 3).
-        others: uint8 (M, H', W', 3); ``None`` compares the set with itself, each picture apart.
-
-    Returns:
-        float64 (N,), mean absolute differences in steps of 255.
-    """
-    mine = thumbnails(pictures)
-    theirs = mine if others is None else thumbnails(others)
-    both_ways = np.stack([theirs, theirs[:, :, ::-1]])
-    nearest = np.full(len(mine), np.inf)
-    for i, thumb in enumerate(mine):
-        distances = np.abs(both_ways - thumb).mean(axis=(2, 3, 4)).min(axis=0)
-        if others is None:
-            distances[i] = np.inf
-        nearest[i] = distances.min(initial=np.inf)
-    return nearest
-
-
-def copied_share(pictures: Pictures, training: Pictures, *, nearness: float) -> float | None:
-    """Share of the pictures that lie on a training picture.
-
-    Args:
-        pictures: uint8 (N, H, W, 3), of prompts that training never saw.
-        training: uint8 (M, H', W', 3).
-        nearness: a picture lies on a training picture when it is nearer to it than this share of the median
-            distance between a training picture and its own nearest neighbour.
-
-    Returns:
-        between 0 and 1; ``None`` where fewer than two training pictures give no scale.
-    """
-    if len(training) < 2 or not len(pictures):
-        return None
-    limit = nearness * float(np.median(nearest_distances(training)))
-    return float((nearest_distances(pictures, training) < limit).mean())
-
-
 def thumbnails(pictures: Pictures, *, side: int = 16) -> Figures:
     """Box-filtered to ``side`` × ``side``: float64 (N, side, side, 3)."""
     count, height, width, _ = pictures.shape

@@ -29,8 +29,10 @@ COLLAPSE_SHARE_MAX = 0.25
 has few tones, the true pictures') differ from each other."""
 
 COPY_SHARE_MAX = 0.25
-"""No more than this share of the pictures for new prompts may lie on a training picture."""
+"""No more than this share of the pictures for new prompts, beyond the base's, may be copies of training pictures."""
 
-COPY_NEARNESS = 0.5
-"""A picture lies on a training picture when it is nearer to it than this share of the median distance between
-a training picture and its own nearest neighbour."""
+COPY_PLANTED_FOUND = 0.95
+"""A copy is what lies nearer to an original than this share of the copies that were planted of the originals do …"""
+
+COPY_ALIKE_MAX = 0.05
+"""… and nearer than different originals lie to each other, but for this share of them."""

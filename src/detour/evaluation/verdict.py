@@ -24,7 +24,8 @@ class PictureEvidence:
         validation: loss on pictures kept out, from the first to the one that is shipped.
         diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
         diversity_expected: the same for the base or, where lower, for true pictures of the style.
-        copied_share: of the pictures for new prompts, the share that lies on a training picture.
+        copied_share: of the pictures for new prompts, the share that are copies of training pictures.
+        copied_share_base: the same share of the base's pictures, which cannot be copies.
     """
 
     held_out: HeldOutFigures
@@ -34,6 +35,7 @@ class PictureEvidence:
     diversity: float | None = None
     diversity_expected: float | None = None
     copied_share: float | None = None
+    copied_share_base: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +182,17 @@ def _collapse(evidence: PictureEvidence) -> list[Finding]:
 
 
 def _copies(evidence: PictureEvidence) -> list[Finding]:
-    if evidence.copied_share is None or evidence.copied_share <= thresholds.COPY_SHARE_MAX:
+    if evidence.copied_share is None:
+        return []
+    # Shares of small counts are not exact in binary.
+    if evidence.copied_share - evidence.copied_share_base <= thresholds.COPY_SHARE_MAX + 1e-9:
         return []
     return [
-        ("copies", f"{evidence.copied_share:.0%} of the pictures for new prompts lie on a training picture.")
+        (
+            "copies",
+            f"{evidence.copied_share:.0%} of the pictures for new prompts are copies of training pictures; "
+            f"of the base's {evidence.copied_share_base:.0%}.",
+        )
     ]
 
 

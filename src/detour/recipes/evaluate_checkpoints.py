@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detour.errors import RunError
-from detour.evaluation import pixels, thresholds
+from detour.evaluation import pixels
 from detour.evaluation.checkpoints import Behind, Candidate, CheckpointFigure, CheckpointFigures, choose
 from detour.evaluation.compared import Compared
+from detour.evaluation.copies import CopyScale, calibrate, find_copies
 from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures, keep_pictures, read_pictures
@@ -56,6 +58,11 @@ class _Asked:
     training: TrainingPictures | None
     base: Pictures
     losses: Sequence[tuple[float, float]]
+
+    @cached_property
+    def copy_scale(self) -> CopyScale | None:
+        """Where a copy of the training pictures begins."""
+        return calibrate(self.training.train) if self.training and len(self.training.train) else None
 
 
 def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> CheckpointFigures:
@@ -218,13 +225,14 @@ def _evidence(
         diversity=pixels.diversity(pictures),
         diversity_expected=min(expected),
         copied_share=_copied(asked, pictures),
+        copied_share_base=_copied(asked, asked.base) or 0.0,
     )
 
 
 def _copied(asked: _Asked, pictures: Pictures) -> float | None:
-    if asked.training is None:
+    if asked.training is None or asked.copy_scale is None:
         return None
-    return pixels.copied_share(pictures, asked.training.train, nearness=thresholds.COPY_NEARNESS)
+    return find_copies(pictures, asked.training.train, asked.copy_scale).share
 
 
 def _row(

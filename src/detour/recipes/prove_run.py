@@ -9,6 +9,7 @@ from detour.adapters.adapter import Adapter
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.card import write_card
 from detour.evaluation.causes import AdapterState, causes_of_no_effect
+from detour.evaluation.copies import calibrate, find_copies
 from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import LargestDifference, PixelFigures, Proof, write_proof
@@ -206,6 +207,7 @@ def _gather_evidence(
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
     plain = sides.held_out_base if len(sides.held_out_base) else sides.base
     expected = [pixels.diversity(one) for one in (plain, material.truths) if one is not None]
+    copied = _copied(sides, training)
     return Evidence(
         gradients=run.gradients,
         pixels=moved,
@@ -222,11 +224,22 @@ def _gather_evidence(
         validation=_validation(run),
         diversity=pixels.diversity(shown),
         diversity_expected=min(expected),
-        copied_share=None
-        if training is None
-        else pixels.copied_share(sides.held_out_adapter, training.train, nearness=thresholds.COPY_NEARNESS),
+        copied_share=copied[0] if copied else None,
+        copied_share_base=copied[1] if copied else 0.0,
         notes=notes,
     )
+
+
+def _copied(sides: Sides, training: TrainingPictures | None) -> tuple[float, float] | None:
+    """Share of copies of training pictures among the pictures for new prompts: of the adapter and of the base."""
+    if training is None or not len(training.train) or not len(sides.held_out_adapter):
+        return None
+    scale = calibrate(training.train)
+    adapter, base = (
+        find_copies(drawn, training.train, scale).share
+        for drawn in (sides.held_out_adapter, sides.held_out_base)
+    )
+    return adapter, base
 
 
 def _validation(run: FinishedRun) -> tuple[float, ...]:
