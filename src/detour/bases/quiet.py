@@ -12,10 +12,12 @@ def quiet_libraries() -> Iterator[None]:
     import transformers.utils.logging as transformers_logging
 
     levels = (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity())
-    bars = transformers_logging.is_progress_bar_enabled()
+    logs = (diffusers_logging, transformers_logging)
+    with_bars = [log for log in logs if log.is_progress_bar_enabled()]
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for log in logs:
+        log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -23,5 +25,5 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         diffusers_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for log in with_bars:
+            log.enable_progress_bar()
