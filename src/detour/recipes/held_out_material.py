@@ -59,6 +59,7 @@ class HeldOutMaterial:
         accuracy: what the prompts ask for, where that is known.
         truths: a true picture of each request in the style, for people to compare; ``None`` where unknown.
         notes: why something cannot be measured.
+        prompts: of the requests, without the trigger.
     """
 
     requests: tuple[ProofRequest, ...] = ()
@@ -66,6 +67,7 @@ class HeldOutMaterial:
     accuracy: AccuracyTask | None = None
     truths: Pictures | None = None
     notes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
@@ -156,7 +158,7 @@ def gather_held_out(
         )
         unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
         notes = (*nothing, *no_judge) or unscored
-        return HeldOutMaterial(requests=requests, style=style, notes=notes)
+        return HeldOutMaterial(requests=requests, style=style, notes=notes, prompts=spec.evaluate.prompts)
     return _of_the_world(spec, read_world_style(run_folder), style, size_px=size_px)
 
 
@@ -174,15 +176,17 @@ def _of_the_world(
         phrase=lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
         truths=truths,
     )
-    requests = _requests(spec, [one.prompt for one in asked])
+    prompts = tuple(one.prompt for one in asked)
+    requests = _requests(spec, prompts)
     if style_name is None:
-        return HeldOutMaterial(requests=requests, style=style_of_training, accuracy=accuracy)
+        return HeldOutMaterial(requests=requests, style=style_of_training, accuracy=accuracy, prompts=prompts)
     references = _references(asked, style, size_px=size_px)
     return HeldOutMaterial(
         requests=requests,
         style=StyleTask(references=references, others=truths),
         accuracy=accuracy,
         truths=truths,
+        prompts=prompts,
     )
 
 
