@@ -81,7 +81,7 @@ def read_world_style(run_folder: Path) -> str | None:
     Raises:
         RunError: the file is broken or names no style of the world.
     """
-    from detour.pocket.world import NAMED_STYLES
+    from detour.pocket.world import NAMED_STYLES, PALETTES
 
     path = run_folder / WORLD_STYLE
     if not path.exists():
@@ -90,8 +90,9 @@ def read_world_style(run_folder: Path) -> str | None:
         name = json.loads(path.read_text(encoding="utf-8"))["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
-    if name not in NAMED_STYLES:
-        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(NAMED_STYLES)}.")
+    named = NAMED_STYLES | PALETTES
+    if name not in named:
+        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
     return str(name)
 
 
@@ -165,10 +166,10 @@ def gather_held_out(
 def _of_the_world(
     spec: RunSpec, style_name: str | None, style_of_training: StyleTask | None, *, size_px: int
 ) -> HeldOutMaterial:
-    from detour.pocket.world import HOUSE, NAMED_STYLES, VOCABULARY, held_out_prompts, plain_prompt
+    from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, VOCABULARY, held_out_prompts, plain_prompt
 
     asked = held_out_prompts(spec.evaluate.num_prompts, seed=HELD_OUT_SEED)
-    style = NAMED_STYLES[style_name] if style_name else HOUSE
+    style = (NAMED_STYLES | PALETTES)[style_name] if style_name else HOUSE
     truths = _rendered(asked, style, size_px=size_px)
     accuracy = AccuracyTask(
         facts=[PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked],
