@@ -73,7 +73,7 @@ def finding_of(
     ]
     if lost:
         sentences.append(f"Diverged, and left out of the other figures: {', '.join(lost)}.")
-    if "style_ratio" not in table.rows[-1].figures and "likeness" not in table.rows[-1].figures:
+    if not any("clip" in row.figures for row in table.rows):
         sentences.append("No judge looked at the pictures: name a CLIP model with --judge.")
     return " ".join(sentences)
 
