@@ -277,7 +277,9 @@ def _what_overflowed(scale: LossScale) -> str:
     )
 
 
-def ship_run(plan: RunPlan, trained: Trained, folder: Path, progress: ProgressFn) -> tuple[Adapter, int | None]:
+def ship_run(
+    plan: RunPlan, trained: Trained, folder: Path, progress: ProgressFn
+) -> tuple[Adapter, int | None]:
     """Choose the weights, write the adapter and ``gradients.json``, and check that the base is what it was.
 
     Returns:
