@@ -1,0 +1,216 @@
+"""What is wrong with an adapter: its family, its size against the base's weights, its rank."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from detour.adapters.adapter import Adapter
+from detour.adapters.places import find_layer
+from detour.adapters.spectra import singular_values_of
+from detour.recipes.doctor.finding import Finding, Rule
+
+CHANGE_LARGE = 0.25
+"""Median over the layers of ‖ΔW‖ / ‖W‖: at this share of its weights ``pocket`` begins to lose prompts."""
+
+CHANGE_BROKEN = 0.33
+"""At this share it has lost them."""
+
+ENERGY = 0.99
+"""Of each layer's change, that the directions in use keep."""
+
+UNUSED = 4
+"""Times the directions in use, from which on a rank is called unused."""
+
+SMALL_RANK = 8
+"""Ranks up to this are never called unused: there is nothing to gain."""
+
+TIGHT = 0.5
+"""Of the last direction's size over the first one's, from which on a rank is called tight."""
+
+OTHER_FAMILY = Rule(
+    name="adapter-of-another-family",
+    subject="adapter",
+    severity="error",
+    fires="layers or widths of the adapter are not the base's",
+    why="Its changes have no layer to go to.",
+    mend="Choose a base of the adapter's family with --base, or an adapter for this base.",
+)
+NOT_FINITE = Rule(
+    name="adapter-not-finite",
+    subject="adapter",
+    severity="error",
+    fires="numbers in the adapter that are not finite",
+    why="Every picture becomes noise or black: training overflowed.",
+    mend="Train again at a lower rate, or take an earlier checkpoint.",
+)
+NO_CHANGE = Rule(
+    name="adapter-changes-nothing",
+    subject="adapter",
+    severity="error",
+    fires="every ΔW is zero: up is still zero, or alpha is",
+    why="Pictures with and without it are the same.",
+    mend="Train it: a rate of 0, or no step at all, leaves the adapter as it starts.",
+)
+CHANGE_HIGH = Rule(
+    name="change-large",
+    subject="adapter",
+    severity="warning",
+    fires=f"the median over the layers of weight · ‖ΔW‖ / ‖W‖ is above {CHANGE_LARGE:g}",
+    why="The adapter outweighs what the base knows, and prompts begin to get lost.",
+    mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+)
+CHANGE_TOO_HIGH = Rule(
+    name="change-too-large",
+    subject="adapter",
+    severity="error",
+    fires=f"the same above {CHANGE_BROKEN:g}: alpha / rank, or the weight, multiplies to more than the base bears",
+    why="Prompts are lost; pictures become patterns.",
+    mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+)
+RANK_UNUSED = Rule(
+    name="rank-unused",
+    subject="adapter",
+    severity="note",
+    fires=f"a median rank above {SMALL_RANK} and {UNUSED} times the directions that hold {ENERGY:.0%} of the change",
+    why="The rest of the rank costs memory and disk, and holds nothing.",
+    mend=f"Make it smaller: detour resize --energy {ENERGY:g}; train with a lower --rank next time.",
+)
+RANK_TIGHT = Rule(
+    name="rank-tight",
+    subject="adapter",
+    severity="note",
+    fires=f"in half of the layers the last direction is above {TIGHT:g} of the first one",
+    why="All directions are used alike, so a higher rank may hold more; it may also hold more of the training pictures.",
+    mend="Try twice the --rank, and let the held-out verdict decide.",
+)
+RULES = (OTHER_FAMILY, NOT_FINITE, NO_CHANGE, CHANGE_HIGH, CHANGE_TOO_HIGH, RANK_UNUSED, RANK_TIGHT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFacts:
+    """What the rules look at.
+
+    Attributes:
+        where: the file.
+        weight: that it is used with.
+        rank: median over the layers.
+        used: median over the layers of the directions that hold :data:`ENERGY` of the change.
+        last_over_first: median over the layers of the last singular value over the first one.
+        finite: whether all its numbers are.
+        changes: whether any ΔW is other than zero.
+        shares: layer → ‖ΔW‖ / ‖W‖ at weight 1; empty where the base's weights are not at hand.
+        misfit: what does not fit the base, in a sentence; empty where all fits.
+    """
+
+    where: str
+    rank: float
+    used: float
+    last_over_first: float
+    weight: float = 1.0
+    finite: bool = True
+    changes: bool = True
+    shares: Mapping[str, float]
+    misfit: str = ""
+
+
+def change_shares(adapter: Adapter, models: Mapping[str, nn.Module]) -> dict[str, float]:
+    """‖ΔW‖ / ‖W‖ (Frobenius) of each layer at weight 1, from the factors; a DoRA's is that of its direction.
+
+    Args:
+        adapter: fits the models.
+        models: part → module with weights.
+
+    Raises:
+        AdapterError: a layer that the models do not have.
+    """
+    shares = {}
+    for key, layer in adapter.layers.items():
+        weight: Tensor = find_layer(models, key, layer).weight.detach()
+        size = float(weight.double().norm())
+        shares[key] = float(singular_values_of(layer).norm()) / size if size else float("inf")
+    return shares
+
+
+def gather_adapter_facts(
+    adapter: Adapter, *, where: str, weight: float = 1.0, models: Mapping[str, nn.Module] | None = None, misfit: str = ""
+) -> AdapterFacts:
+    """Figures of an adapter, from its factors.
+
+    Args:
+        adapter: with its numbers.
+        where: the file.
+        weight: that it is used with.
+        models: part → module of the base; without them its size has no yardstick.
+        misfit: what does not fit the base.
+    """
+    finite = all(_finite(layer) for layer in adapter.layers.values())
+    spectra = [singular_values_of(layer) for layer in adapter.layers.values()] if finite else []
+    changed = [values for values in spectra if float(values.norm()) > 0]
+    return AdapterFacts(
+        where=where,
+        weight=weight,
+        rank=median([layer.rank for layer in adapter.layers.values()]) if adapter.layers else 0,
+        used=median([_used(values) for values in changed]) if changed else 0,
+        last_over_first=median([_last_over_first(values) for values in changed]) if changed else 0,
+        finite=finite,
+        changes=bool(changed) or not finite or bool(adapter.words),
+        shares=change_shares(adapter, models) if models and finite and not misfit else {},
+        misfit=misfit,
+    )
+
+
+def _finite(layer: object) -> bool:
+    tensors = [value for value in vars(layer).values() if isinstance(value, Tensor)]
+    change = getattr(layer, "change", None)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors) and (change is None or _finite(change))
+
+
+def _used(values: Tensor) -> int:
+    """Directions that hold :data:`ENERGY` of the change."""
+    share = values.square().cumsum(0) / values.square().sum()
+    return int((share < ENERGY).sum()) + 1
+
+
+def _last_over_first(values: Tensor) -> float:
+    return float(values[-1] / values[0])
+
+
+def examine_adapter(facts: AdapterFacts) -> Iterator[Finding]:
+    """Findings on an adapter."""
+    if facts.misfit:
+        yield OTHER_FAMILY.found(facts.misfit.rstrip("."), facts.where)
+    if not facts.finite:
+        yield NOT_FINITE.found("it holds numbers that are not finite", facts.where)
+        return
+    if not facts.changes:
+        yield NO_CHANGE.found("every ΔW is zero", facts.where)
+        return
+    yield from _size(facts)
+    if facts.rank > SMALL_RANK and facts.rank >= UNUSED * facts.used:
+        yield RANK_UNUSED.found(
+            f"rank {facts.rank:g}, and {facts.used:g} directions hold {ENERGY:.0%} of the change (medians of the layers)",
+            facts.where,
+        )
+    if facts.rank > 1 and facts.last_over_first > TIGHT:
+        yield RANK_TIGHT.found(
+            f"rank {facts.rank:g}, and the last direction is {facts.last_over_first:.2f} of the first one", facts.where
+        )
+
+
+def _size(facts: AdapterFacts) -> Iterator[Finding]:
+    if not facts.shares:
+        return
+    share = abs(facts.weight) * median(facts.shares.values())
+    rule = CHANGE_TOO_HIGH if share > CHANGE_BROKEN else CHANGE_HIGH
+    if share > CHANGE_LARGE:
+        at = max(facts.shares, key=lambda key: facts.shares[key])
+        bearable = facts.weight * CHANGE_LARGE / share
+        yield rule.found(
+            f"at weight {facts.weight:g} it changes the median layer by {share:.2f} of its weights "
+            f"(most: {at}, {abs(facts.weight) * facts.shares[at]:.2f})",
+            facts.where,
+            mend=f"Draw with a weight of {bearable:.2g} or less; train with a lower rate or alpha, or fewer steps.",
+        )
