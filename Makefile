@@ -51,7 +51,7 @@ labs: setup
 	$(BIN)/python -m detour.labs.build
 
 docs: setup
-	$(BIN)/python -m detour.cli.reference docs/cli.md
+	$(BIN)/python -m detour.cli.reference docs/cli.md docs/doctor.md
 
 lock: setup
 	@{ sed -n '/^#/p' requirements.lock; \

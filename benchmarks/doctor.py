@@ -1,8 +1,8 @@
 """``python -m benchmarks.doctor ADAPTER [FILE.json]``: how much change the embedded base bears, and which sizes.
 
-Eight held-out prompts at two seeds, DPM++ with 10 steps, scored by the base's judge. The adapter is drawn with at rising
-weights, once with all of its layers and once with those of attention alone; then the plain base at other sizes. A row is
-written as soon as it is measured, and one that stands in the file is not measured again.
+Eight held-out prompts at two seeds, DPM++ with 10 steps, scored by the base's judge. The adapter is drawn with at
+rising weights, once with all of its layers and once with those of attention alone; then the plain base at other sizes.
+A row is written as soon as it is measured, and one that stands in the file is not measured again.
 """
 
 import json
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str]) -> None:
         if name not in rows:
             rows[name] = make()
             write_json(out, rows)
-        print(f"{name:24s} " + "  ".join(f"{key} {value:.3f}" for key, value in rows[name].items()), flush=True)
+        print(
+            f"{name:24s} " + "  ".join(f"{key} {value:.3f}" for key, value in rows[name].items()), flush=True
+        )
 
     assert studio.adapter is not None
     whole = studio.adapter.adapter
@@ -47,7 +49,10 @@ def main(arguments: Sequence[str]) -> None:
         for weight in weights:
             attached.set_weight(weight)
             about = {"share_median": weight * float(np.median(shares)), "share_max": weight * max(shares)}
-            measured(f"{title} × {weight:g}", lambda about=about: {**about, **_scores(studio, PictureSpec(steps=10))})
+            measured(
+                f"{title} × {weight:g}",
+                lambda about=about: {**about, **_scores(studio, PictureSpec(steps=10))},
+            )
         attached.set_weight(0.0)
     for width, height in SIZES:
         how = PictureSpec(steps=10, width_px=width, height_px=height)

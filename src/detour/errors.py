@@ -96,6 +96,12 @@ class TaskOpen(DetourError):
         return [str(self)]
 
 
+class Unwell(DetourError):
+    """The doctor found something serious."""
+
+    exit_code = 17
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

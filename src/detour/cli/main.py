@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, or an adapter file."),
+    "doctor": ("doctor", "What makes bad pictures here: each with its reason and its mend."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
     "forward": ("forward", "Drown a picture in noise, and find the way back."),

@@ -1,4 +1,7 @@
-"""``docs/cli.md``, written from the real command line: ``python -m detour.cli.reference docs/cli.md``."""
+"""``docs/cli.md``, written from the real command line, and the rules in ``docs/doctor.md``, from the real rules.
+
+``python -m detour.cli.reference docs/cli.md docs/doctor.md``, the second one only where it is named.
+"""
 
 import sys
 from pathlib import Path
@@ -39,3 +42,7 @@ def section(command: click.Command, title: str) -> str:
 
 if __name__ == "__main__":
     write_text(Path(sys.argv[1]), page())
+    for rules in map(Path, sys.argv[2:]):
+        from detour.recipes.doctor.table import with_table
+
+        write_text(rules, with_table(rules.read_text(encoding="utf-8")))

@@ -17,12 +17,15 @@ from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.errors import ConfigError
+from detour.evaluation.sides import models_of
 from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
 from detour.generation.prompts import PromptReader
 from detour.generation.strength import check_step_weights, following
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
+from detour.recipes.doctor.finding import Finding
+from detour.recipes.doctor.request import examine_request
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs.generation import GenerateSpec
 
@@ -53,6 +56,8 @@ class GenerateResult(BaseModel):
     """With against without adapters, on the 0-255 scale; only of ``compare``."""
     safety: Literal["checked", "absent"]
     notes: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+    """What surely makes bad pictures of the request; told as progress before the first one was drawn."""
     seconds: float
 
     def to_json(self) -> str:
@@ -99,6 +104,9 @@ def generate_pictures(
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
     engine.text.words = words_of(loras)
+    warned = examine_request(spec, base, models=models_of(engine), adapters=loras, device=device, dtype=dtype)
+    for finding in warned:
+        progress(Progress(stage="drawing", note=f"{finding.severity}: {finding.line}"))
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
     numbers = _Numbers(out, force=force)
     count = _StepCount(progress, len(requests), spec)
@@ -130,6 +138,7 @@ def generate_pictures(
         mean_abs_diff=None if others is None else _difference(pictures, others),
         safety=with_adapters[0].safety,
         notes=_notes(engine, spec, with_adapters),
+        warnings=warned,
         seconds=round(time.monotonic() - began, 3),
     )
 

@@ -41,10 +41,11 @@ def list_runs(runs: Path = Path("runs")) -> list[RunSummary]:
     if runs.exists() and not runs.is_dir():
         raise ConfigError(f"{runs}: not a folder. Name the folder of your runs with --runs.")
     folders = sorted(path.parent for path in runs.glob(f"*/{RUN_STATE}"))
-    return [_summary(folder) for folder in folders]
+    return [summary_of(folder) for folder in folders]
 
 
-def _summary(folder: Path) -> RunSummary:
+def summary_of(folder: Path) -> RunSummary:
+    """One run's state, whatever of it can be read."""
     try:
         state = read_state(folder)
     except RunError:

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from detour.adapters.adapter import Adapter
+from detour.adapters.analysis import flat_factors
+from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.places import find_layer
 from detour.adapters.spectra import singular_values_of
 from detour.recipes.doctor.finding import Finding, Rule
 
-CHANGE_LARGE = 0.25
+CHANGE_LARGE = 0.22
 """Median over the layers of ‖ΔW‖ / ‖W‖: at this share of its weights ``pocket`` begins to lose prompts."""
 
-CHANGE_BROKEN = 0.33
+CHANGE_BROKEN = 0.28
 """At this share it has lost them."""
 
 ENERGY = 0.99
@@ -61,6 +63,7 @@ CHANGE_HIGH = Rule(
     fires=f"the median over the layers of weight · ‖ΔW‖ / ‖W‖ is above {CHANGE_LARGE:g}",
     why="The adapter outweighs what the base knows, and prompts begin to get lost.",
     mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+    sure=True,
 )
 CHANGE_TOO_HIGH = Rule(
     name="change-too-large",
@@ -69,6 +72,7 @@ CHANGE_TOO_HIGH = Rule(
     fires=f"the same above {CHANGE_BROKEN:g}: alpha / rank, or the weight, multiplies to more than the base bears",
     why="Prompts are lost; pictures become patterns.",
     mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+    sure=True,
 )
 RANK_UNUSED = Rule(
     name="rank-unused",
@@ -83,7 +87,7 @@ RANK_TIGHT = Rule(
     subject="adapter",
     severity="note",
     fires=f"in half of the layers the last direction is above {TIGHT:g} of the first one",
-    why="All directions are used alike, so a higher rank may hold more; it may also hold more of the training pictures.",
+    why="All directions are used alike, so a higher rank may hold more, of the training pictures too.",
     mend="Try twice the --rank, and let the held-out verdict decide.",
 )
 RULES = (OTHER_FAMILY, NOT_FINITE, NO_CHANGE, CHANGE_HIGH, CHANGE_TOO_HIGH, RANK_UNUSED, RANK_TIGHT)
@@ -130,12 +134,27 @@ def change_shares(adapter: Adapter, models: Mapping[str, nn.Module]) -> dict[str
     for key, layer in adapter.layers.items():
         weight: Tensor = find_layer(models, key, layer).weight.detach()
         size = float(weight.double().norm())
-        shares[key] = float(singular_values_of(layer).norm()) / size if size else float("inf")
+        shares[key] = _norm(layer) / size if size else float("inf")
     return shares
 
 
+def _norm(layer: Layer) -> float:
+    """‖ΔW‖; of plain LoRA from the factors' Gram matrices, as no decomposition is needed for it."""
+    if isinstance(layer, DoraLayer):
+        return _norm(layer.change)
+    if isinstance(layer, LoraLayer):
+        down, up = flat_factors(layer)
+        return float(((down @ down.T) * (up.T @ up)).sum().clamp_min(0.0).sqrt())
+    return float(layer.delta().double().norm())
+
+
 def gather_adapter_facts(
-    adapter: Adapter, *, where: str, weight: float = 1.0, models: Mapping[str, nn.Module] | None = None, misfit: str = ""
+    adapter: Adapter,
+    *,
+    where: str,
+    weight: float = 1.0,
+    models: Mapping[str, nn.Module] | None = None,
+    misfit: str = "",
 ) -> AdapterFacts:
     """Figures of an adapter, from its factors.
 
@@ -165,7 +184,9 @@ def gather_adapter_facts(
 def _finite(layer: object) -> bool:
     tensors = [value for value in vars(layer).values() if isinstance(value, Tensor)]
     change = getattr(layer, "change", None)
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors) and (change is None or _finite(change))
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors) and (
+        change is None or _finite(change)
+    )
 
 
 def _used(values: Tensor) -> int:
@@ -188,29 +209,35 @@ def examine_adapter(facts: AdapterFacts) -> Iterator[Finding]:
     if not facts.changes:
         yield NO_CHANGE.found("every ΔW is zero", facts.where)
         return
-    yield from _size(facts)
+    yield from examine_size(facts.shares, weight=facts.weight, where=facts.where)
     if facts.rank > SMALL_RANK and facts.rank >= UNUSED * facts.used:
         yield RANK_UNUSED.found(
-            f"rank {facts.rank:g}, and {facts.used:g} directions hold {ENERGY:.0%} of the change (medians of the layers)",
+            f"rank {facts.rank:g}, and {facts.used:g} directions hold {ENERGY:.0%} of the change (medians)",
             facts.where,
         )
     if facts.rank > 1 and facts.last_over_first > TIGHT:
         yield RANK_TIGHT.found(
-            f"rank {facts.rank:g}, and the last direction is {facts.last_over_first:.2f} of the first one", facts.where
+            f"rank {facts.rank:g}, and the last direction is {facts.last_over_first:.2f} of the first one",
+            facts.where,
         )
 
 
-def _size(facts: AdapterFacts) -> Iterator[Finding]:
-    if not facts.shares:
-        return
-    share = abs(facts.weight) * median(facts.shares.values())
-    rule = CHANGE_TOO_HIGH if share > CHANGE_BROKEN else CHANGE_HIGH
+def examine_size(shares: Mapping[str, float], *, weight: float, where: str) -> Iterator[Finding]:
+    """Whether an adapter outweighs the base.
+
+    Args:
+        shares: layer → ‖ΔW‖ / ‖W‖ at weight 1; without any there is nothing to say.
+        weight: that it is used with.
+        where: the file.
+    """
+    share = abs(weight) * median(shares.values()) if shares else 0.0
     if share > CHANGE_LARGE:
-        at = max(facts.shares, key=lambda key: facts.shares[key])
-        bearable = facts.weight * CHANGE_LARGE / share
+        at = max(shares, key=lambda key: shares[key])
+        rule = CHANGE_TOO_HIGH if share > CHANGE_BROKEN else CHANGE_HIGH
         yield rule.found(
-            f"at weight {facts.weight:g} it changes the median layer by {share:.2f} of its weights "
-            f"(most: {at}, {abs(facts.weight) * facts.shares[at]:.2f})",
-            facts.where,
-            mend=f"Draw with a weight of {bearable:.2g} or less; train with a lower rate or alpha, or fewer steps.",
+            f"at weight {weight:g} it changes the median layer by {share:.2f} of its weights "
+            f"(most: {at}, {abs(weight) * shares[at]:.2f})",
+            where,
+            mend=f"Draw with a weight of {abs(weight) * CHANGE_LARGE / share:.2g} or less; train with a lower rate or "
+            "alpha, or fewer steps.",
         )

@@ -154,10 +154,14 @@ def _versions(facts: MachineFacts) -> Iterator[Finding]:
                 yield MISSING.found(f"{name} is not installed; {needed} or newer is needed", name)
             continue
         if floor is not None and version_of(found) < version_of(floor):
-            yield HOLE.found(f"{name} {found}", name, mend=f"Upgrade it: pip install --upgrade '{name}>={floor}'.")
+            yield HOLE.found(
+                f"{name} {found}", name, mend=f"Upgrade it: pip install --upgrade '{name}>={floor}'."
+            )
         elif needed is not None and version_of(found) < version_of(needed):
             yield TOO_OLD.found(
-                f"{name} {found}; detour asks for {needed}", name, mend=f"Upgrade it: pip install --upgrade '{name}>={needed}'."
+                f"{name} {found}; detour asks for {needed}",
+                name,
+                mend=f"Upgrade it: pip install --upgrade '{name}>={needed}'.",
             )
         elif locked is not None and version_of(found) != version_of(locked):
             yield OFF_THE_LOCK.found(f"{name} {found}, {locked} in the lock", name)

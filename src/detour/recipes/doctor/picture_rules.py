@@ -96,16 +96,16 @@ DDPM = Rule(
     subject="picture",
     severity="warning",
     fires="the sampler is DDPM",
-    why="It adds noise at every step, so that more steps draw another picture, as far off as another seed's, at the same "
-    "cost a step.",
+    why="It adds noise at every step, so more steps draw another picture, nearly as far off as another seed's, at the "
+    "same cost a step.",
     mend="Take --scheduler dpm++: the same prompt keeping in 10 to 25 steps, and pictures that can be compared.",
 )
 SIZE = Rule(
     name="size-far",
     subject="picture",
     severity="warning",
-    fires=f"a side more than {SIZE_APART:g} times larger or smaller than the base's own, or one {LONG_SIDE:g} times the "
-    "other",
+    fires=f"a side more than {SIZE_APART:g} times larger or smaller than the base's own, or one {LONG_SIDE:g} times "
+    "the other",
     why="The base has not seen such sizes: larger ones repeat things, smaller ones cut and blur them.",
     mend="Draw at the base's own size (leave --width and --height out) and enlarge the picture afterwards.",
     sure=True,
@@ -115,7 +115,7 @@ FULL_PRECISION = Rule(
     subject="picture",
     severity="note",
     fires="fp32 on a CUDA GPU",
-    why="Half precision draws the same picture to a few steps of 255, in half the memory and less time.",
+    why="Half precision draws nearly the same picture, in half the memory and less time.",
     mend="Take --dtype fp16 for drawing, bf16 for training.",
 )
 HALF_ON_CPU = Rule(

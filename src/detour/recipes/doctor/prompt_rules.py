@@ -9,10 +9,13 @@ from detour.recipes.doctor.finding import Finding, Rule
 HIGHEST_WEIGHT = 2.0
 """Of a word; beyond, its states are further from the empty prompt's than those of any text."""
 
+WINDOW_TOKENS = 75
+"""That a text encoder reads at once."""
+
 OPPOSITES = (
     (("by day", "daylight", "daytime"), ("at night", "by night", "nighttime")),
     (("indoors",), ("outdoors",)),
-    (("black and white", "monochrome", "greyscale", "grayscale"), ("colourful", "colorful", "vibrant colours", "vibrant colors")),
+    (("black and white", "monochrome", "grayscale"), ("colourful", "colorful", "vibrant colours", "vibrant colors")),
     (("close-up", "closeup"), ("wide shot", "full body", "long shot")),
     (("sharp focus",), ("blurry", "out of focus")),
     (("symmetrical",), ("asymmetrical",)),
@@ -32,7 +35,7 @@ LONG = Rule(
     name="prompt-long",
     subject="prompt",
     severity="warning",
-    fires="a prompt that takes more than one window of 75 tokens",
+    fires=f"a prompt of more than {WINDOW_TOKENS} tokens",
     why="Each window is encoded by itself, so words do not know those of another one, and the first ones count most.",
     mend="Say what matters in the first 75 tokens; put BREAK where a new thought begins.",
 )
@@ -117,24 +120,31 @@ _ESCAPED = re.compile(r"\\[()\[\]\\]")
 
 
 def examine_prompt(
-    prompt: str, *, negative: str = "", triggers: Sequence[str] = (), windows: int = 1, where: str = "prompt"
+    prompt: str,
+    *,
+    negative: str = "",
+    triggers: Sequence[str] = (),
+    tokens: int = 0,
+    where: str = "prompt",
+    plain: bool = False,
 ) -> Iterator[Finding]:
-    """Findings on a prompt as ``detour generate`` reads it.
+    """Findings on a prompt.
 
     Args:
         prompt: as written, with its brackets.
         negative: what guidance steers away from.
         triggers: words under which adapters were trained; each is wanted.
-        windows: that the prompt takes.
+        tokens: of the prompt without its brackets.
         where: names it in findings.
+        plain: it is read as captions are: brackets are brackets.
     """
-    words = _words(without_weights(prompt))
+    words = _words(prompt if plain else without_weights(prompt))
     if not words.strip():
         yield EMPTY.found("the prompt has no words", where)
         return
-    if windows > 1:
-        yield LONG.found(f"'{prompt[:40]}…' takes {windows} windows", where)
-    for one in (prompt, negative):
+    if tokens > WINDOW_TOKENS:
+        yield LONG.found(f"'{prompt[:40]}…' has {tokens} tokens", where)
+    for one in () if plain else (prompt, negative):
         yield from _syntax(one, where)
     both = sorted(_phrases(prompt) & _phrases(negative))
     if both:

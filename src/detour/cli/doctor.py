@@ -1,0 +1,93 @@
+"""``detour doctor``."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detour.cli.options import DTYPES, base_option, json_option, pickle_option
+
+if TYPE_CHECKING:
+    from detour.recipes.examine import Examination
+
+
+@click.command("doctor", short_help="What makes bad pictures here: each with its reason and its mend.")
+@click.argument("subject", required=False, metavar="[RUN|ADAPTER[:WEIGHT]|PICTURE]")
+@base_option(None)
+@click.option("--revision", help="Branch, tag or commit of a hub base.")
+@click.option("--prompt", help="A picture that is asked for: what it shows.")
+@click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
+@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--guidance", "guidance_scale", type=float, help="Guidance scale.")
+@click.option("--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), help="Sampler.")
+@click.option("--width", "width_px", type=int, help="Pixels.")
+@click.option("--height", "height_px", type=int, help="Pixels.")
+@click.option("--seed", type=int, help="Of the picture.")
+@click.option("--dtype", type=DTYPES, help="Precision of drawing.")
+@pickle_option
+@json_option
+def command(
+    *,
+    subject: str | None,
+    base: str | None,
+    revision: str | None,
+    allow_pickle: bool,
+    as_json: bool,
+    **wish: Any,
+) -> None:
+    """Look at this machine, and at a run, an adapter, a PNG that detour drew, or a picture that is asked for.
+
+    Nothing is drawn or trained. Every finding has its reason and its mend; docs/doctor.md lists all rules.
+    Exit code 17 when something serious was found.
+
+    \b
+    detour doctor
+    detour doctor runs/demo
+    detour doctor runs/demo/demo.safetensors:1.5 --prompt "a red house" --guidance 12
+    detour doctor outputs/0000-a-red-house-seed0.png
+    """
+    from detour.cli.progress import shown
+    from detour.errors import Unwell
+    from detour.recipes.examine import Wish, examine
+
+    with shown(quiet=as_json) as progress:
+        found = examine(
+            subject,
+            base=base,
+            revision=revision,
+            wish=Wish(**wish),
+            allow_pickle=allow_pickle,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(found.to_json())
+    else:
+        show(found)
+    if not found.is_well:
+        serious = [finding for finding in found.findings if finding.severity == "error"]
+        raise Unwell(f"{len(serious)} serious finding{'s' * (len(serious) != 1)}: {serious[0].rule}.")
+
+
+def show(found: "Examination") -> None:
+    """The machine in three lines, then the findings."""
+    machine = found.machine
+    versions = ", ".join(
+        f"{name} {machine.installed[name]}"
+        for name in ("torch", "diffusers", "transformers", "peft")
+        if machine.installed.get(name)
+    )
+    gib = 2**30
+    click.echo(f"detour {machine.detour}; {versions}")
+    click.echo(
+        f"{machine.device}, drawing in {machine.dtype}, {machine.threads} of {machine.cores} cores; "
+        f"free: {machine.memory_free_bytes / gib:.1f} GiB of memory, {machine.disk_free_bytes / gib:.1f} GiB of disk"
+    )
+    if found.base:
+        click.echo(f"{found.subject or 'request'}, base {found.base}")
+    for finding in found.findings:
+        click.echo("")
+        click.secho(f"{finding.severity}: {finding.what}", bold=finding.severity == "error")
+        click.echo(f"  where: {finding.where}  [{finding.rule}]")
+        click.echo(f"  why:   {finding.why}")
+        click.echo(f"  mend:  {finding.mend}")
+    if not found.findings:
+        click.echo("nothing is wrong, as far as this can be seen")
