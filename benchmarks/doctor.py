@@ -44,11 +44,11 @@ def main(arguments: Sequence[str]) -> None:
     whole = studio.adapter.adapter
     attention = Adapter({key: layer for key, layer in whole.layers.items() if ".attn" in key})
     for title, adapter, weights in (("all", whole, WEIGHTS), ("attention", attention, ATTENTION_WEIGHTS)):
-        shares = list(change_shares(adapter, models_of(studio.engine)).values())
+        share = change_shares(adapter, models_of(studio.engine))["unet"]
         attached = attach_adapter(models_of(studio.engine), adapter, 0.0, name=title)
         for weight in weights:
             attached.set_weight(weight)
-            about = {"share_median": weight * float(np.median(shares)), "share_max": weight * max(shares)}
+            about = {"share": weight * share}
             measured(
                 f"{title} × {weight:g}",
                 lambda about=about: {**about, **_scores(studio, PictureSpec(steps=10))},

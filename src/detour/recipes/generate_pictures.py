@@ -106,7 +106,7 @@ def generate_pictures(
     engine.text.words = words_of(loras)
     warned = examine_request(spec, base, models=models_of(engine), adapters=loras, device=device, dtype=dtype)
     for finding in warned:
-        progress(Progress(stage="drawing", note=f"{finding.severity}: {finding.line}"))
+        progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
     numbers = _Numbers(out, force=force)
     count = _StepCount(progress, len(requests), spec)

@@ -19,7 +19,7 @@ KEY = "unet.a"
 
 
 def rules(**values: object) -> set[str]:
-    facts = {"where": "x", "rank": 4, "used": 4, "last_over_first": 0.1, "shares": {KEY: 0.05}}
+    facts = {"where": "x", "rank": 4, "used": 4, "last_over_first": 0.1, "shares": {"unet": 0.05}}
     return {finding.rule for finding in examine_adapter(AdapterFacts(**{**facts, **values}))}
 
 
@@ -29,11 +29,11 @@ def rules(**values: object) -> set[str]:
         ("adapter-of-another-family", {"misfit": "it is SDXL's."}, {}),
         ("adapter-not-finite", {"finite": False}, {}),
         ("adapter-changes-nothing", {"changes": False}, {}),
-        ("change-large", {"shares": {KEY: 0.23}}, {"shares": {KEY: 0.21}}),
-        ("change-large", {"shares": {KEY: 0.12}, "weight": -2}, {"shares": {KEY: 0.3}, "weight": 0.5}),
-        ("change-large", {"shares": {KEY: 0.23}}, {"shares": {}}),
-        ("change-too-large", {"shares": {KEY: 0.29}}, {"shares": {KEY: 0.27}}),
-        ("change-too-large", {"shares": {"a": 0.3, "b": 0.3, "c": 0}}, {"shares": {"a": 9.0, "b": 0.0, "c": 0.0}}),
+        ("change-large", {"shares": {"unet": 0.21}}, {"shares": {"unet": 0.19}}),
+        ("change-large", {"shares": {"unet": 0.11}, "weight": -2}, {"shares": {"unet": 0.3}, "weight": 0.5}),
+        ("change-large", {"shares": {"unet": 0.21}}, {"shares": {}}),
+        ("change-too-large", {"shares": {"unet": 0.31}}, {"shares": {"unet": 0.29}}),
+        ("change-too-large", {"shares": {"unet": 0.1, "text_encoder": 0.4}}, {"shares": {"unet": 0.1}}),
         ("rank-unused", {"rank": 64, "used": 16}, {"rank": 64, "used": 17}),
         ("rank-unused", {"rank": 16, "used": 2}, {"rank": 8, "used": 1}),
         ("rank-tight", {"last_over_first": 0.51}, {"last_over_first": 0.49}),
@@ -46,9 +46,9 @@ def test_a_rule_fires_and_is_silent(rule: str, fires: dict[str, object], silent:
 
 
 def test_the_weight_that_is_advised_is_one_that_is_borne() -> None:
-    [finding] = examine_size({KEY: 0.44}, weight=1.5, where="x")
-    assert "weight of 0.5 or less" in finding.mend
-    assert not list(examine_size({KEY: 0.44}, weight=0.5, where="x"))
+    [finding] = examine_size({"unet": 0.5}, weight=1.5, where="x")
+    assert "weight of 0.4 or less" in finding.mend
+    assert not list(examine_size({"unet": 0.5}, weight=0.4, where="x"))
 
 
 @pytest.fixture
@@ -62,12 +62,26 @@ def lora(rank: int, out: int, *shape: int, alpha: float = 4.0) -> LoraLayer:
     return LoraLayer(down=torch.randn(rank, *shape), up=up, alpha=alpha)
 
 
-def test_shares_are_those_of_the_dense_change(models: Mapping[str, nn.Module]) -> None:
+def test_shares_are_those_of_the_dense_changes_over_all_weights(models: Mapping[str, nn.Module]) -> None:
     layers = {"unet.a": lora(4, 32, 24, alpha=6.0), "unet.b": lora(3, 16, 8, 3, 3)}
-    shares = change_shares(Adapter(layers, {}), models)
-    for key, layer in layers.items():
-        weight = models["unet"].get_submodule(key[-1]).weight.detach()
-        assert shares[key] == pytest.approx(float(layer.delta().norm() / weight.norm()), rel=1e-5)
+    weights = {key: models["unet"].get_submodule(key).weight.detach() for key in ("a", "b")}
+    size = torch.cat([weight.flatten() for weight in weights.values()]).norm()
+    both = torch.cat([layer.delta().flatten() for layer in layers.values()]).norm()
+    found = change_shares(Adapter(layers, {}), models)
+    assert found["unet"] == pytest.approx(float(both / size), rel=1e-5)
+    one = change_shares(
+        Adapter({"unet.b": layers["unet.b"]}, {}), models
+    )  # "a" counts with its weights alone
+    assert one["unet"] == pytest.approx(float(layers["unet.b"].delta().norm() / size), rel=1e-5)
+
+
+def test_an_attached_adapter_does_not_count_as_the_base(models: Mapping[str, nn.Module]) -> None:
+    from detour.adapters.attach import attach_adapter
+
+    adapter = Adapter({"unet.a": lora(4, 32, 24)}, {})
+    before = change_shares(adapter, models)
+    attach_adapter(models, adapter, 1.0)
+    assert change_shares(adapter, models) == before
 
 
 def test_of_a_dora_the_change_of_direction_counts(models: Mapping[str, nn.Module]) -> None:
@@ -84,7 +98,7 @@ def test_facts_count_the_directions_in_use(models: Mapping[str, nn.Module]) -> N
     facts = gather_adapter_facts(Adapter({KEY: flat}, {}), where="x", models=models)
     assert (facts.rank, facts.used) == (16, 1)
     assert facts.last_over_first < 1e-6
-    assert facts.shares.keys() == {KEY}
+    assert facts.shares.keys() == {"unet"}
     found = {finding.rule for finding in examine_adapter(facts)}
     assert "rank-unused" in found
 

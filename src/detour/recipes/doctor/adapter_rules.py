@@ -1,5 +1,6 @@
 """What is wrong with an adapter: its family, its size against the base's weights, its rank."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -7,18 +8,18 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, part_of
 from detour.adapters.analysis import flat_factors
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.places import find_layer
 from detour.adapters.spectra import singular_values_of
 from detour.recipes.doctor.finding import Finding, Rule
 
-CHANGE_LARGE = 0.22
-"""Median over the layers of ‖ΔW‖ / ‖W‖: at this share of its weights ``pocket`` begins to lose prompts."""
+CHANGE_LARGE = 0.20
+"""Of ‖ΔW‖ / ‖W‖ over all layers of a part: above this share of its weights ``pocket`` begins to lose prompts."""
 
-CHANGE_BROKEN = 0.28
-"""At this share it has lost them."""
+CHANGE_BROKEN = 0.30
+"""Above this share it has lost them."""
 
 ENERGY = 0.99
 """Of each layer's change, that the directions in use keep."""
@@ -60,7 +61,7 @@ CHANGE_HIGH = Rule(
     name="change-large",
     subject="adapter",
     severity="warning",
-    fires=f"the median over the layers of weight · ‖ΔW‖ / ‖W‖ is above {CHANGE_LARGE:g}",
+    fires=f"weight · ‖ΔW‖ / ‖W‖ over all layers of the UNet (or of a text encoder) is above {CHANGE_LARGE:g}",
     why="The adapter outweighs what the base knows, and prompts begin to get lost.",
     mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
     sure=True,
@@ -105,7 +106,7 @@ class AdapterFacts:
         last_over_first: median over the layers of the last singular value over the first one.
         finite: whether all its numbers are.
         changes: whether any ΔW is other than zero.
-        shares: layer → ‖ΔW‖ / ‖W‖ at weight 1; empty where the base's weights are not at hand.
+        shares: part → ‖ΔW‖ / ‖W‖ at weight 1; empty where the base's weights are not at hand.
         misfit: what does not fit the base, in a sentence; empty where all fits.
     """
 
@@ -121,7 +122,10 @@ class AdapterFacts:
 
 
 def change_shares(adapter: Adapter, models: Mapping[str, nn.Module]) -> dict[str, float]:
-    """‖ΔW‖ / ‖W‖ (Frobenius) of each layer at weight 1, from the factors; a DoRA's is that of its direction.
+    """Part → ‖ΔW‖ / ‖W‖ at weight 1 (Frobenius), over all linear and convolution layers of the part.
+
+    Layers that the adapter does not have count with their weights: a base bears more of a change that few layers make.
+    A DoRA's change is that of its direction.
 
     Args:
         adapter: fits the models.
@@ -130,12 +134,23 @@ def change_shares(adapter: Adapter, models: Mapping[str, nn.Module]) -> dict[str
     Raises:
         AdapterError: a layer that the models do not have.
     """
-    shares = {}
+    changes: dict[str, float] = {}
     for key, layer in adapter.layers.items():
-        weight: Tensor = find_layer(models, key, layer).weight.detach()
-        size = float(weight.double().norm())
-        shares[key] = _norm(layer) / size if size else float("inf")
-    return shares
+        find_layer(models, key, layer)
+        changes[part_of(key)] = changes.get(part_of(key), 0.0) + _norm(layer) ** 2
+    return {part: math.sqrt(change) / _size(models[part]) for part, change in changes.items()}
+
+
+def _size(model: nn.Module) -> float:
+    """‖W‖ of all its linear and convolution layers, without those of attached adapters, which PEFT keeps inside."""
+    mine = (
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and "lora_" not in name
+    )
+    return (
+        math.sqrt(sum(float(module.weight.detach().double().square().sum()) for module in mine)) or math.inf
+    )
 
 
 def _norm(layer: Layer) -> float:
@@ -226,18 +241,17 @@ def examine_size(shares: Mapping[str, float], *, weight: float, where: str) -> I
     """Whether an adapter outweighs the base.
 
     Args:
-        shares: layer → ‖ΔW‖ / ‖W‖ at weight 1; without any there is nothing to say.
+        shares: part → ‖ΔW‖ / ‖W‖ at weight 1; without any there is nothing to say.
         weight: that it is used with.
         where: the file.
     """
-    share = abs(weight) * median(shares.values()) if shares else 0.0
-    if share > CHANGE_LARGE:
-        at = max(shares, key=lambda key: shares[key])
-        rule = CHANGE_TOO_HIGH if share > CHANGE_BROKEN else CHANGE_HIGH
-        yield rule.found(
-            f"at weight {weight:g} it changes the median layer by {share:.2f} of its weights "
-            f"(most: {at}, {abs(weight) * shares[at]:.2f})",
-            where,
-            mend=f"Draw with a weight of {abs(weight) * CHANGE_LARGE / share:.2g} or less; train with a lower rate or "
-            "alpha, or fewer steps.",
-        )
+    for part, at_one in shares.items():
+        share = abs(weight) * at_one
+        if share > CHANGE_LARGE:
+            rule = CHANGE_TOO_HIGH if share > CHANGE_BROKEN else CHANGE_HIGH
+            yield rule.found(
+                f"at weight {weight:g} the change is {share:.2f} of the {part}'s weights",
+                where,
+                mend=f"Draw with a weight of {CHANGE_LARGE / at_one:.2g} or less; train with a lower rate or alpha, or "
+                "fewer steps.",
+            )
