@@ -33,8 +33,8 @@ DIVERGED = Rule(
     subject="run",
     severity="error",
     fires=f"a loss that is not finite; or its mean over the last fifth of the steps is above {LOSS_OF_NOTHING:g} "
-    f"(plain squared error), or surely above {LOSS_RISE:g} times that over the first fifth; or the loss on pictures kept "
-    f"out ends above {VALIDATION_RISE:g} times the plain base's",
+    f"(plain squared error), or surely above {LOSS_RISE:g} times that over the first fifth; or the loss on pictures "
+    f"kept out ends above {VALIDATION_RISE:g} times the plain base's",
     why="The learning rate was too high: each step overshot, and the adapter holds noise.",
     mend="Train again with a third of the rate: --set train.optim.lr=….",
 )
