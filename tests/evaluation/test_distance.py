@@ -126,9 +126,13 @@ def test_the_gain_of_nearer_is_the_difference_of_the_two_distances() -> None:
 
 
 def test_seeds_of_a_prompt_are_exchanged_together() -> None:
-    # Two prompts of eight seeds: two exchanges leave four labellings, of which two lie as far apart as observed.
-    x, y = looks(2, 0).repeat_interleave(8, 0), looks(2, 1).repeat_interleave(8, 0)
-    assert permutation_p_value(x, y, seeds=8) > 0.2
-    assert permutation_p_value(x, y) < 0.01
+    x, y = looks(6, 0), looks(6, 1, shift=1.5)
+    distances = []
+    for flips in range(8):  # three prompts of two seeds
+        kept = torch.tensor([bool(flips >> (i // 2) & 1) for i in range(6)])[:, None]
+        distances.append(style_distance(torch.where(kept, x, y), torch.where(kept, y, x)))
+    exact = sum(distance >= distances[7] - 1e-12 for distance in distances) / 8
+    assert permutation_p_value(x, y, seeds=2, num_permutations=4000) == pytest.approx(exact, abs=0.03)
+    assert permutation_p_value(x, y, num_permutations=4000) < exact - 0.1
     with pytest.raises(ShapeMismatch, match="pair"):
-        permutation_p_value(x, y, seeds=3)
+        permutation_p_value(x, y, seeds=4)
