@@ -81,6 +81,12 @@ class HubError(DetourError):
     exit_code = 13
 
 
+class RequirementNotMet(DetourError):
+    """An evaluation answers a ``--require`` with no, or cannot answer it."""
+
+    exit_code = 14
+
+
 class ProcessLost(DetourError):
     """Of several processes that train together, another one ended."""
 

@@ -59,7 +59,6 @@ class HeldOutMaterial:
         accuracy: what the prompts ask for, where that is known.
         truths: a true picture of each request in the style, for people to compare; ``None`` where unknown.
         notes: why something cannot be measured.
-        prompts: of the requests, without the trigger.
     """
 
     requests: tuple[ProofRequest, ...] = ()
@@ -67,7 +66,6 @@ class HeldOutMaterial:
     accuracy: AccuracyTask | None = None
     truths: Pictures | None = None
     notes: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
@@ -81,7 +79,7 @@ def read_world_style(run_folder: Path) -> str | None:
     Raises:
         RunError: the file is broken or names no style of the world.
     """
-    from detour.pocket.world import NAMED_STYLES, PALETTES
+    from detour.pocket.world import NAMED_STYLES
 
     path = run_folder / WORLD_STYLE
     if not path.exists():
@@ -90,9 +88,8 @@ def read_world_style(run_folder: Path) -> str | None:
         name = json.loads(path.read_text(encoding="utf-8"))["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
-    named = NAMED_STYLES | PALETTES
-    if name not in named:
-        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
+    if name not in NAMED_STYLES:
+        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(NAMED_STYLES)}.")
     return str(name)
 
 
@@ -151,7 +148,7 @@ def gather_held_out(
     no_judge = (
         () if known_by_judge else ("There is no judge for this base: new prompts are drawn, not scored.",)
     )
-    style = _style_of_training(training)
+    style = style_of_training(training)
     if spec.evaluate.prompts or not base.identity.startswith("pocket"):
         requests = _requests(spec, spec.evaluate.prompts)
         nothing = (
@@ -159,40 +156,47 @@ def gather_held_out(
         )
         unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
         notes = (*nothing, *no_judge) or unscored
-        return HeldOutMaterial(requests=requests, style=style, notes=notes, prompts=spec.evaluate.prompts)
+        return HeldOutMaterial(requests=requests, style=style, notes=notes)
     return _of_the_world(spec, read_world_style(run_folder), style, size_px=size_px)
 
 
 def _of_the_world(
-    spec: RunSpec, style_name: str | None, style_of_training: StyleTask | None, *, size_px: int
+    spec: RunSpec, style_name: str | None, style_of_data: StyleTask | None, *, size_px: int
 ) -> HeldOutMaterial:
-    from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, VOCABULARY, held_out_prompts, plain_prompt
+    from detour.pocket.world import HOUSE, NAMED_STYLES, VOCABULARY, held_out_prompts, plain_prompt
 
     asked = held_out_prompts(spec.evaluate.num_prompts, seed=HELD_OUT_SEED)
-    style = (NAMED_STYLES | PALETTES)[style_name] if style_name else HOUSE
-    truths = _rendered(asked, style, size_px=size_px)
+    style = NAMED_STYLES[style_name] if style_name else HOUSE
+    truths = rendered(asked, style, size_px=size_px)
     accuracy = AccuracyTask(
         facts=[PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked],
         vocabulary={"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places},
         phrase=lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
         truths=truths,
     )
-    prompts = tuple(one.prompt for one in asked)
-    requests = _requests(spec, prompts)
+    requests = _requests(spec, [one.prompt for one in asked])
     if style_name is None:
-        return HeldOutMaterial(requests=requests, style=style_of_training, accuracy=accuracy, prompts=prompts)
-    references = _references(asked, style, size_px=size_px)
+        return HeldOutMaterial(requests=requests, style=style_of_data, accuracy=accuracy)
+    references = world_references(asked, style, size_px=size_px)
     return HeldOutMaterial(
         requests=requests,
         style=StyleTask(references=references, others=truths),
         accuracy=accuracy,
         truths=truths,
-        prompts=prompts,
     )
 
 
-def _references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
-    """The same prompts in other scenes, so that the distance tells styles apart and not contents."""
+def world_references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    """The same prompts in other scenes, so that the distance tells styles apart and not contents.
+
+    Args:
+        asked: P prompts of the world.
+        style: that the pictures are drawn in.
+        size_px: side of the pictures.
+
+    Returns:
+        uint8 (REFERENCES_A_PROMPT × P, S, S, 3): one picture of each prompt, then another of each, and so on.
+    """
     from detour.pocket.world import compose_scene, render
 
     pictures = [
@@ -211,13 +215,14 @@ def _references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: in
     return np.stack(pictures)
 
 
-def _rendered(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+def rendered(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    """The scenes that came with the prompts: uint8 (P, S, S, 3)."""
     from detour.pocket.world import render
 
     return np.stack([render(one.scene, style, size_px=size_px) for one in asked])
 
 
-def _style_of_training(training: TrainingPictures | None) -> StyleTask | None:
+def style_of_training(training: TrainingPictures | None) -> StyleTask | None:
     """The training pictures in two halves, those kept out first."""
     if training is None:
         return None

@@ -108,10 +108,7 @@ class CellStore:
 
     def pictures(self, variant: str, seed: int) -> Pictures:
         """uint8 (N, H, W, 3) of a finished cell."""
-        with Image.open(self._strip(variant, seed)) as image:
-            strip = np.asarray(image.convert("RGB"))
-            count = int(image.info["pictures"])
-        return np.stack(np.split(strip, count, axis=1))
+        return read_strip(self._strip(variant, seed))
 
     def add(self, cell: Cell, pictures: Pictures | None) -> None:
         """Keep a finished cell; its pictures reach the disk first, so that its line vouches for them.
@@ -141,6 +138,14 @@ def save_strip(path: Path, pictures: Pictures) -> None:
     chunks.add_text("pictures", str(len(pictures)))
     image = Image.fromarray(np.concatenate(list(pictures), axis=1))
     write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks))
+
+
+def read_strip(path: Path) -> Pictures:
+    """uint8 (N, H, W, 3) of what :func:`save_strip` wrote."""
+    with Image.open(path) as image:
+        strip = np.asarray(image.convert("RGB"))
+        count = int(image.info["pictures"])
+    return np.stack(np.split(strip, count, axis=1))
 
 
 def run_cells(

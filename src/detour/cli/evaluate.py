@@ -1,0 +1,101 @@
+"""``detour evaluate``."""
+
+from pathlib import Path
+
+import click
+
+from detour.cli.options import base_option, json_option, pickle_option
+
+
+def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from detour.cli.evaluation_results import show_figures
+
+    show_figures()
+    context.exit()
+
+
+@click.command("evaluate", short_help="Judge a run or an adapter file thoroughly, with controls.")
+@click.argument("target", type=click.Path(path_type=Path), metavar="RUN|ADAPTER")
+@click.option("--prompt", "prompts", multiple=True, metavar="PROMPT", help="New to the adapter; repeatable.")
+@click.option(
+    "--prompts",
+    "prompt_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with a new prompt a line.",
+)
+@click.option("--num-prompts", type=int, default=16, show_default=True, help="When none are given.")
+@click.option("--seeds", type=int, default=2, show_default=True, help="Pictures of each prompt on each side.")
+@click.option(
+    "--controls",
+    type=click.Choice(["all", "base"]),
+    help="all trains one at rate 0 and one on shuffled captions.  [default: all for a RUN, base for an ADAPTER]",
+)
+@click.option(
+    "--references",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Pictures that must not be reproduced.",
+)
+@click.option(
+    "--checkpoints", is_flag=True, help="Of a RUN: compare its checkpoints, and name the one to ship."
+)
+@click.option("--judge", metavar="FOLDER|ID", help="A CLIP model.  [default: the base's own]")
+@click.option(
+    "--require", multiple=True, metavar="CONDITION", help="E.g. style>=0.5; exit code 14 when it is not met."
+)
+@click.option(
+    "--figures", is_flag=True, is_eager=True, expose_value=False, callback=_list_figures,
+    help="List what --require knows, and leave.",
+)  # fmt: skip
+@click.option("--weight", type=float, default=1.0, show_default=True, help="Strength of the adapter.")
+@click.option("--steps", type=int, help="Denoising steps of a picture.  [default: the run's evaluate.steps]")
+@click.option(
+    "--drift-prompts", type=int, default=6, show_default=True, help="Unrelated prompts; 0 leaves drift out."
+)
+@base_option(None)
+@click.option("--revision", help="Branch, tag or commit of a hub base.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Of an ADAPTER: what it was trained on, to compare with.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results.  [default: the run's own; evaluations/NAME for an ADAPTER]",
+)
+@pickle_option
+@json_option
+def command(
+    *, target: Path, out: Path | None, prompts: tuple[str, ...], prompt_file: Path | None,
+    controls: str | None, pictures: Path | None, references: Path | None, as_json: bool, **flags: object,
+) -> None:  # fmt: skip
+    """Judge a finished RUN or an ADAPTER file: new prompts, unrelated prompts, several seeds, controls beside it.
+
+    Writes evaluation.json and its pictures in the run folder, or in --out. Prompts are given, or captions that were
+    kept out, or made of what the captions name; never training captions. What was drawn or trained for it before is
+    not drawn or trained again, so an evaluation that was stopped goes on. Exit code 14 when a --require is not met.
+    """
+    from detour.cli.evaluation_results import show_evaluation
+    from detour.cli.progress import shown
+    from detour.errors import RequirementNotMet
+    from detour.evaluation.requirements import answer_text
+    from detour.recipes.evaluate_adapter import evaluate_adapter
+    from detour.specs.evaluation import EvaluationSpec
+    from detour.specs.sources import parse
+
+    lines = prompt_file.read_text(encoding="utf-8").splitlines() if prompt_file else []
+    given = {
+        **flags,
+        "prompts": (*prompts, *(line.strip() for line in lines if line.strip())),
+        "controls": controls,
+        "pictures": str(pictures) if pictures else None,
+        "references": str(references) if references else None,
+    }
+    spec = parse(EvaluationSpec, {key: value for key, value in given.items() if value is not None})
+    with shown(quiet=as_json) as progress:
+        result = evaluate_adapter(target, spec, out=out, progress=progress)
+    show_evaluation(result, as_json=as_json)
+    if result.unmet:
+        raise RequirementNotMet("\n".join(answer_text(one) for one in result.unmet))

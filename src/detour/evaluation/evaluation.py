@@ -1,0 +1,124 @@
+"""``evaluation.json``, schema version 1, as models: what is written is what can be read back, and nothing else."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from detour.errors import RunError
+from detour.evaluation.checkpoints import CheckpointFigures
+from detour.evaluation.compared import ControlName, Part, Side
+from detour.evaluation.copies import CopyFigures
+from detour.evaluation.diversity import Diversity
+from detour.evaluation.drift import Drift
+from detour.evaluation.fidelity import Fidelity
+from detour.evaluation.marks import MarkFigures
+from detour.evaluation.prompt_keeping import PromptKeeping
+from detour.evaluation.prompts import HeldOutPrompt
+from detour.evaluation.proof import Count, PixelFigures, VerdictName
+from detour.files import write_text
+
+EVALUATION = "evaluation.json"
+
+PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger"]
+"""Sets of prompts: new ones, and those that have nothing to do with the training, without and with the trigger."""
+
+
+class Judged(Part):
+    """What was judged, and by whom."""
+
+    adapter: str
+    """Name of the file, without its folder."""
+    sha256: str
+    """Of its tensors."""
+    weight: float
+    base: str
+    """Its identity, without a path."""
+    judge: str | None
+    """``None``: nobody scored the pictures."""
+
+
+class DriftFigures(Part):
+    """What the adapter does to prompts that have nothing to do with it."""
+
+    without_trigger: Drift
+    with_trigger: Drift | None
+    """``None``: it has no trigger."""
+
+
+class Answer(Part):
+    """What became of one requirement."""
+
+    requirement: str
+    """As it was asked."""
+    found: float | str | None
+    """``None``: not measured, which meets nothing."""
+    met: bool
+
+
+class Evaluation(Part):
+    """The thorough judgement of one adapter, for programs."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    judged: Judged
+    prompts: tuple[HeldOutPrompt, ...]
+    prompts_from: str
+    """Where the prompts come from, in one sentence."""
+    unrelated: tuple[str, ...]
+    seeds: Count
+    """Pictures of each prompt on each side, from the same seeds."""
+    controls: dict[ControlName, str]
+    """Trained controls → SHA-256 of their tensors. The base is always one."""
+    controls_left_out: dict[ControlName, str]
+    """Why a control was not trained."""
+    pixels: PixelFigures
+    fidelity: Fidelity | None
+    prompt_keeping: PromptKeeping | None
+    drift: DriftFigures | None
+    diversity: Diversity | None
+    copies: CopyFigures | None
+    """Of training pictures."""
+    reproduced: CopyFigures | None
+    """Of pictures that must not be reproduced; ``None``: none were named."""
+    marks: MarkFigures
+    checkpoints: CheckpointFigures | None
+    """``None``: they were not asked for."""
+    verdict: VerdictName
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What could not be measured, and why."""
+    requirements: tuple[Answer, ...]
+    pictures: dict[PromptSet, dict[Side, tuple[str, ...]]]
+    """Set of prompts → side → one file a seed, relative to the folder of this file: each holds the pictures of all
+    prompts side by side."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write ``evaluation.json``.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    write_text(path, evaluation.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read ``evaluation.json``.
+
+    Raises:
+        RunError: missing, or not of schema version 1.
+    """
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}). Run detour evaluate first.") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise RunError(
+            f"{path}: not an evaluation of schema 1 ('{place}': {problem['msg']}). Run detour evaluate again."
+        ) from error

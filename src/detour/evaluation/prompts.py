@@ -1,0 +1,192 @@
+"""Prompts that training never saw: given, captions that were kept out, or trained things in new places."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from detour.data.captions import one_line, with_trigger
+from detour.errors import ConfigError
+from detour.evaluation.compared import Part
+
+PromptSource = Literal["given", "world", "caption", "template"]
+
+SOURCES: dict[PromptSource, str] = {
+    "given": "given by the user",
+    "world": "written by the world of the embedded base",
+    "caption": "from captions of pictures that were kept out",
+    "template": "made of things that the captions name, in places where no caption has them",
+}
+"""Where a prompt comes from, in words."""
+
+PLACES = (
+    ("on a beach", "beach"), ("in a forest", "forest"), ("in the snow", "snow"), ("in a library", "library"),
+    ("on a city street at night", "street"), ("in a desert", "desert"), ("in a kitchen", "kitchen"),
+    ("on a mountain top", "mountain"), ("under water", "water"), ("in a castle", "castle"), ("on the moon", "moon"),
+    ("in a garden", "garden"), ("on a boat", "boat"), ("at a train station", "station"), ("in a cave", "cave"),
+    ("on a roof in the rain", "roof"),
+)  # fmt: skip
+"""Where templates put things, and the word that tells whether a caption has the place already."""
+
+EVERYDAY = (
+    "a bowl of fruit on a wooden table", "a bicycle leaning against a brick wall", "a portrait of an old man",
+    "a lighthouse by the sea", "a plate of spaghetti", "a horse on a meadow", "a vase of tulips by a window",
+    "a steam train in the mountains", "a city skyline at night", "an astronaut", "a violin on a chair",
+    "a red sports car",
+)  # fmt: skip
+"""What people ask for: prompts to see whether an adapter changes what it has nothing to do with."""
+
+MAX_THING_WORDS = 5
+"""What is longer is a sentence and no thing."""
+
+_OPENING = re.compile(
+    r"^(?:an?|the|one|two|some)?\s*(?:\w+\s+)?(?:photo(?:graph)?|picture|image|painting|drawing|illustration|sketch|"
+    r"render(?:ing)?|close[- ]?up|portrait)\s+of\s+",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(
+    r"(?:^|\s)(?:in|on|at|by|near|under|with|without|beside|behind|over|inside|during|next to|in front of|"
+    r"standing|sitting|lying|walking|running|wearing|holding|looking|while|and)\s.*$",
+    re.IGNORECASE,
+)
+
+
+class HeldOutPrompt(Part):
+    """A prompt as it is drawn, and where it comes from."""
+
+    prompt: str
+    """The trigger included."""
+    plain: str
+    """Without the trigger: what the picture has to show."""
+    source: PromptSource
+
+
+def given_prompts(prompts: Sequence[str], captions: Iterable[str], trigger: str) -> tuple[HeldOutPrompt, ...]:
+    """The user's own, each once.
+
+    Args:
+        prompts: as they were written.
+        captions: of the pictures that were trained on.
+        trigger: put in front where it is missing.
+
+    Raises:
+        ConfigError: one of them is a caption of the training data, which says nothing of what was learned; or empty.
+    """
+    trained = {_words(caption, trigger): caption for caption in captions}
+    found = dict.fromkeys(one_line(prompt) for prompt in prompts)
+    for prompt in found:
+        if not prompt:
+            raise ConfigError("an empty prompt cannot be judged. Say what the picture should show.")
+        if _words(prompt, trigger) in trained:
+            raise ConfigError(
+                f"prompt '{prompt}' is a training caption ('{trained[_words(prompt, trigger)]}'), and what was seen "
+                "in training proves nothing. Ask for something new."
+            )
+    return tuple(_prompt(prompt, trigger, "given") for prompt in found)
+
+
+def caption_prompts(
+    held_out: Sequence[str], captions: Iterable[str], trigger: str
+) -> tuple[HeldOutPrompt, ...]:
+    """Captions of pictures that were kept out, without those that training pictures have too.
+
+    Args:
+        held_out: of the pictures that were kept out.
+        captions: of the pictures that were trained on.
+        trigger: of the data.
+    """
+    trained = {_words(caption, trigger) for caption in captions}
+    new = {words: one for one in held_out if (words := _words(one, trigger)) and words not in trained}
+    return tuple(_prompt(caption, trigger, "caption") for caption in new.values())
+
+
+def template_prompts(
+    captions: Sequence[str], trigger: str, *, count: int, things: Sequence[str] = ()
+) -> tuple[HeldOutPrompt, ...]:
+    """What the captions name, put where no caption has it.
+
+    Args:
+        captions: of the training data, or its tags.
+        trigger: of the data; the only thing where captions name none.
+        count: of prompts at most.
+        things: what the data is of, where the user said so; before those that captions name.
+
+    Returns:
+        at most ``count``; fewer where things and places run out, none where nothing is named.
+    """
+    named = [*dict.fromkeys((*things, *_things(captions, trigger)))] or ([trigger] if trigger else [])
+    lower = [caption.lower() for caption in captions]
+    taken = {sign for _, sign in PLACES if any(sign in caption for caption in lower)}
+    # Places that no caption names come first; then those that one names with another thing.
+    places = sorted(PLACES, key=lambda place: place[1] in taken)
+    pairs = (
+        (thing, *places[(shift + turn) % len(places)])
+        for shift in range(len(places))
+        for turn, thing in enumerate(named)
+    )
+    trained = {_words(caption, trigger) for caption in captions}
+    new = (
+        f"{thing} {phrase}"
+        for thing, phrase, sign in pairs
+        if not any(sign in caption and thing.lower() in caption for caption in lower)
+    )
+    found = [prompt for prompt in dict.fromkeys(new) if _words(prompt, trigger) not in trained]
+    return tuple(_prompt(prompt, trigger, "template") for prompt in found[:count])
+
+
+def unrelated_prompts(captions: Iterable[str], count: int) -> tuple[str, ...]:
+    """Everyday prompts that share the fewest words of four letters and more with the captions, in their own order.
+
+    Args:
+        captions: of the training data, or its tags.
+        count: of prompts, at most twelve.
+    """
+    known = {word for caption in captions for word in _bare(caption).split()}
+    shared = {one: sum(len(word) > 3 and word in known for word in one.split()) for one in EVERYDAY}
+    chosen = sorted(EVERYDAY, key=lambda one: shared[one])[:count]
+    return tuple(one for one in EVERYDAY if one in chosen)
+
+
+def prompts_sentence(prompts: Sequence[HeldOutPrompt]) -> str:
+    """Where the prompts come from, in one sentence."""
+    counts = Counter(prompt.source for prompt in prompts)
+    parts = [f"{count} {SOURCES[source]}" for source, count in counts.items()]
+    return f"{len(prompts)} prompts that training never saw: {'; '.join(parts)}."
+
+
+def _things(captions: Iterable[str], trigger: str) -> list[str]:
+    """The first thing that each caption names, the most frequent ones first."""
+    counts = Counter(thing for caption in captions if (thing := _thing(caption, trigger)))
+    return [thing for thing, _ in counts.most_common()]
+
+
+def _thing(caption: str, trigger: str) -> str:
+    for part in caption.split(","):
+        if _bare(part) == _bare(trigger):
+            continue
+        thing = one_line(_PLACE.sub("", _OPENING.sub("", one_line(part)))).strip(" .;:!?")
+        if thing and len(thing.split()) <= MAX_THING_WORDS:
+            return thing
+    return ""
+
+
+def _prompt(prompt: str, trigger: str, source: PromptSource) -> HeldOutPrompt:
+    return HeldOutPrompt(
+        prompt=with_trigger(prompt, trigger), plain=_without(prompt, trigger) or prompt, source=source
+    )
+
+
+def _without(prompt: str, trigger: str) -> str:
+    """The prompt without a trigger that stands in front of it as a part of its own."""
+    first, comma, rest = prompt.partition(",")
+    return rest.strip() if comma and _bare(first) == _bare(trigger) else prompt
+
+
+def _words(text: str, trigger: str) -> str:
+    """Lower case without signs and without the trigger: captions that differ in no more are the same."""
+    words, marks = _bare(text), _bare(trigger)
+    return " ".join((f" {words} ".replace(f" {marks} ", " ", 1) if marks else words).split())
+
+
+def _bare(text: str) -> str:
+    return " ".join(re.sub(r"[^\w<>]+", " ", text.lower()).split())

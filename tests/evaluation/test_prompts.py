@@ -1,0 +1,71 @@
+"""Where held-out prompts come from."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detour.errors import ConfigError
+from detour.evaluation.prompts import (
+    PLACES,
+    caption_prompts,
+    given_prompts,
+    prompts_sentence,
+    template_prompts,
+)
+
+CAPTIONS = ["a red house in the desert", "a photo of a dog, sitting on a beach", "sks, a cup"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a red house in the desert", "A red house, in the desert.", "sks, a red house in the desert"]
+)
+def test_a_training_caption_is_refused_and_named_however_it_is_written(prompt: str) -> None:
+    with pytest.raises(ConfigError, match="'a red house in the desert'"):
+        given_prompts(["a blue house", prompt], CAPTIONS, "sks")
+
+
+def test_given_prompts_get_the_trigger_and_are_judged_without_it() -> None:
+    mine = given_prompts(["a cat", "a cat", "sks, a bird"], CAPTIONS, "sks")
+    assert [(p.prompt, p.plain) for p in mine] == [("sks, a cat", "a cat"), ("sks, a bird", "a bird")]
+
+
+def test_captions_kept_out_that_training_has_too_are_left_out() -> None:
+    kept_out = ["a cup", "a tree", "A tree!", ""]
+    assert [p.plain for p in caption_prompts(kept_out, CAPTIONS, "sks")] == ["A tree!"]
+
+
+def test_templates_put_the_things_of_the_captions_in_places_that_no_caption_has() -> None:
+    mine = [p.prompt for p in template_prompts(CAPTIONS, "sks", count=6)]
+    assert {prompt.split(", ")[1].rsplit(" on ")[0].rsplit(" in ")[0] for prompt in mine} == {
+        "a red house",
+        "a dog",
+        "a cup",
+    }
+    assert not any("beach" in prompt or "desert" in prompt for prompt in mine)
+
+
+def test_places_of_other_captions_are_taken_when_new_ones_run_out_but_never_one_of_the_thing_itself() -> None:
+    mine = [p.plain for p in template_prompts(CAPTIONS, "sks", count=999)]
+    assert len(mine) == 3 * len(PLACES) - 2
+    assert "a dog in a desert" in mine
+    assert "a dog on a beach" not in mine
+    assert "a red house in a desert" not in mine
+
+
+def test_a_subject_without_captions_is_its_trigger() -> None:
+    assert template_prompts(["sks dog"] * 4, "sks dog", count=1)[0].prompt == "sks dog on a beach"
+    assert template_prompts(["a photo of sks dog"], "sks dog", count=1)[0].prompt == "sks dog on a beach"
+    assert template_prompts([], "", count=3) == ()
+
+
+@given(st.lists(st.text(alphabet="abc ,.", max_size=12), max_size=6), st.text(alphabet="ab", max_size=2))
+def test_no_held_out_prompt_is_ever_a_training_caption(captions: list[str], trigger: str) -> None:
+    for prompt in template_prompts(captions, trigger, count=50):
+        given_prompts([prompt.plain], captions, trigger)  # would refuse it
+
+
+def test_the_sentence_counts_prompts_by_where_they_come_from() -> None:
+    mixed = (*caption_prompts(["a tree"], CAPTIONS, ""), *template_prompts(CAPTIONS, "", count=2))
+    said = prompts_sentence(mixed)
+    assert "1 from captions of pictures that were kept out" in said
+    assert "2 made of things that the captions name" in said

@@ -1,0 +1,165 @@
+"""The thorough judgement of a run and of an adapter file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detour.adapter_files import write_adapter
+from detour.bases.base import open_base
+from detour.errors import ConfigError
+from detour.evaluation.evaluation import read_evaluation
+from detour.generation.engine import PictureEngine
+from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter, read_pictures
+from detour.specs.evaluation import EvaluationSpec
+from tests.evaluation.tiny_judge import make_tiny_judge
+from tests.recipes.test_prove_run import make_run, trained_adapter
+
+QUICK = EvaluationSpec(num_prompts=2, drift_prompts=1, steps=1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETOUR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def judged_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base as an embedded one: the world writes its prompts, a random judge scores them."""
+    folder = tmp_path_factory.mktemp("bases") / "pocket-tiny"
+    shutil.copytree(tiny_base, folder)
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    make_tiny_judge(folder / "judge", vocab_size=len(vocabulary))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(judged_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    make_run(folder, judged_base, trained_adapter(judged_base), prompts=())
+    for index in range(4):
+        (folder / "data" / f"{index}.txt").write_text("a blue dog")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(run: Path) -> EvaluationResult:
+    return evaluate_adapter(run, QUICK.model_copy(update={"require": ("pixels>0", "drift_with_trigger<1")}))
+
+
+def test_every_compared_figure_stands_beside_base_and_both_trained_controls(
+    evaluated: EvaluationResult,
+) -> None:
+    evaluation = evaluated.evaluation
+    assert set(evaluation.controls) == {"rate_zero", "shuffled"}
+    assert evaluation.fidelity is not None
+    assert evaluation.prompt_keeping is not None
+    assert evaluation.drift is not None
+    assert evaluation.copies is not None
+    for figure in (
+        evaluation.fidelity.style_distance,
+        evaluation.prompt_keeping.clip_score,
+        evaluation.drift.without_trigger.clip_score,
+        evaluation.copies.nearest,
+    ):
+        assert None not in (figure.base, figure.rate_zero, figure.shuffled)
+
+
+def test_the_control_at_rate_zero_draws_the_base_s_pictures(evaluated: EvaluationResult) -> None:
+    pictures = read_pictures(evaluated.folder, evaluated.evaluation)["held_out"]
+    assert (pictures["rate_zero"] == pictures["base"]).all()
+    assert (pictures["adapter"] != pictures["base"]).any()
+    assert pictures["base"].shape == (2, 2, 64, 64, 3)
+
+
+def test_seeds_differ_within_a_prompt(evaluated: EvaluationResult) -> None:
+    base = read_pictures(evaluated.folder, evaluated.evaluation)["held_out"]["base"]
+    assert (base[:, 0] != base[:, 1]).any()
+
+
+def test_what_is_written_is_read_back_and_names_no_place_of_the_machine(evaluated: EvaluationResult) -> None:
+    place = evaluated.folder / "evaluation.json"
+    assert read_evaluation(place) == evaluated.evaluation
+    assert str(evaluated.folder.parent) not in place.read_text()
+
+
+def test_a_requirement_on_what_was_not_measured_is_not_met(evaluated: EvaluationResult) -> None:
+    assert [(one.requirement, one.found) for one in evaluated.unmet] == [("drift_with_trigger<1", None)]
+
+
+def test_the_second_evaluation_draws_and_trains_nothing_and_says_the_same(
+    evaluated: EvaluationResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureEngine, "load", lambda *_, **__: pytest.fail("it loads a base to draw with"))
+    again = evaluate_adapter(evaluated.folder, QUICK)
+    assert again.evaluation.model_copy(update={"requirements": ()}) == evaluated.evaluation.model_copy(
+        update={"requirements": ()}
+    )
+
+
+def test_more_prompts_or_seeds_draw_only_what_is_not_there(
+    evaluated: EvaluationResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = PictureEngine.draw
+
+    def counted(self: PictureEngine, requests: list, *args, **settings):  # type: ignore[no-untyped-def, type-arg]
+        drawn.append(len(requests))
+        return draw(self, requests, *args, **settings)
+
+    monkeypatch.setattr(PictureEngine, "draw", counted)
+    evaluate_adapter(evaluated.folder, QUICK.model_copy(update={"seeds": 3, "controls": "base"}))
+    assert drawn == [2, 1, 2, 1]  # new and unrelated prompts at the third seed, base and adapter
+
+
+def test_a_prompt_that_was_trained_on_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="'a blue dog'"):
+        evaluate_adapter(run, EvaluationSpec(prompts=("A blue dog!",)))
+
+
+def test_a_lone_file_is_evaluated_against_the_pictures_that_are_named(
+    run: Path, judged_base: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "lone.safetensors"
+    write_adapter(file, trained_adapter(judged_base), family=open_base(str(judged_base)).family)
+    spec = EvaluationSpec(
+        base=str(judged_base),
+        pictures=str(run / "data"),
+        references=str(run / "data"),
+        prompts=("a cup",),
+        drift_prompts=0,
+        steps=1,
+    )
+    evaluation = evaluate_adapter(file, spec, out=tmp_path / "out").evaluation
+    assert evaluation.fidelity is not None
+    assert evaluation.reproduced is not None
+    assert evaluation.drift is None
+    assert set(evaluation.controls_left_out) == {"rate_zero", "shuffled"}
+    with pytest.raises(ConfigError, match="Name the run's folder"):
+        evaluate_adapter(file, spec.model_copy(update={"controls": "all"}))
+    with pytest.raises(ConfigError, match="a run brings its own base"):
+        evaluate_adapter(run, spec)
+
+
+def test_pictures_that_must_not_be_reproduced_are_found_when_they_are(
+    evaluated: EvaluationResult, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    drawn = read_pictures(evaluated.folder, evaluated.evaluation)["held_out"]["adapter"].reshape(
+        -1, 64, 64, 3
+    )
+    works = tmp_path / "works"
+    works.mkdir()
+    others = np.random.default_rng(5).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    for index, picture in enumerate((*drawn, *others)):
+        Image.fromarray(picture).save(works / f"{index}.png")
+    spec = QUICK.model_copy(
+        update={"references": str(works), "controls": "base", "require": ("reproduced=0",)}
+    )
+    result = evaluate_adapter(evaluated.folder, spec)
+    assert result.evaluation.reproduced is not None
+    assert result.evaluation.reproduced.share.adapter == 1.0
+    assert [one.requirement for one in result.unmet] == ["reproduced=0"]
