@@ -3,13 +3,8 @@
 A notebook imports from here alone: ``from detour.labs import check, compare_with, predict, show``.
 """
 
-import warnings
-
 from detour.labs.checking import check
 from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
-
-# tqdm asks for ipywidgets when it is imported in a notebook; without them its bars are plain text, which is fine.
-warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = ["check", "compare_with", "predict", "show"]

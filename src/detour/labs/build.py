@@ -36,33 +36,37 @@ def main(*, numbers: tuple[int, ...], render: Path | None, exercises: bool) -> N
 
 
 def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
-    """Run the labs; with ``render`` write their pages and, where all are run, the index.
+    """Run the labs; with ``render`` write their pages and the index.
 
     Raises:
         DetourError: a solution does not run to its end, or an exercise does not fail its check.
     """
-    ran: dict[int, Executed] = {}
+    ran: list[Executed] = []
     for lab in labs:
-        notebook, ran[lab.number] = run_solution(lab)
-        one = ran[lab.number]
+        notebook, one = run_solution(lab)
+        ran.append(one)
         click.echo(f"{lab.name} solution: {one.cost}, {len(one.results)} tasks")
         if render is not None:
-            from detour.labs.pages import page_of
-
-            write_text(render / f"{lab.name}.html", page_of(lab, notebook, one, base="pocket"))
+            render_into(render, lab, notebook, one)
         if exercises:
             open_task = see_exercise_fail(lab)
             click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
-    click.echo(
-        f"{len(ran)} labs, {sum(one.seconds for one in ran.values()):.0f} s of solutions together "
-        f"({sum(one.core_seconds for one in ran.values()):.0f} s of a core)"
-    )
-    if render is not None and len(ran) == sum(lab.source.is_file() for lab in LABS):
-        from detour.labs.needs import card_need
-        from detour.labs.pages import index_page
+    clock, core = (sum(getattr(one, name) for one in ran) for name in ("seconds", "core_seconds"))
+    click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
 
-        needs = {lab.number: card_need(lab) for lab in labs}
-        write_text(render / "README.md", index_page(ran, needs))
+
+def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> None:
+    """Write one lab's page, and the index of all that were rendered so far.
+
+    Raises:
+        DetourError: the page is not as pages have to be.
+    """
+    from detour.labs.needs import card_need
+    from detour.labs.pages import Measured, measured_labs, page_of, write_measured
+
+    write_text(folder / f"{lab.name}.html", page_of(lab, notebook, executed, base="pocket"))
+    mine = Measured(core_seconds=executed.core_seconds, peak_bytes=executed.peak_bytes, need=card_need(lab))
+    write_measured(folder, measured_labs(folder) | {lab.number: mine})
 
 
 def run_solution(lab: Lab) -> tuple[Any, Executed]:

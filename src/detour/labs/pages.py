@@ -6,11 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Template
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from detour.errors import DetourError, MissingExtra
+from detour.errors import ConfigError, DetourError, MissingExtra
+from detour.files import write_bytes, write_text
 from detour.labs.execution import Executed
 from detour.labs.index import LABS, Lab
 from detour.labs.needs import CardNeed
+
+MEASURED = "measured.json"
+
+
+class Measured(BaseModel):
+    """What a lab took here, and what it would take on a GPU; what the index shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    core_seconds: float
+    peak_bytes: int
+    need: CardNeed | None
+
+
+_ALL = TypeAdapter(dict[int, Measured])
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_PAGE_BYTES = 700_000
@@ -54,7 +71,29 @@ def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-def index_page(executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | None]) -> str:
+def measured_labs(folder: Path) -> dict[int, Measured]:
+    """What was rendered into ``folder`` so far; empty where nothing was.
+
+    Raises:
+        ConfigError: the file is not one that :func:`write_measured` wrote.
+    """
+    path = folder / MEASURED
+    if not path.is_file():
+        return {}
+    try:
+        return _ALL.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not as it was written. Delete it, and render every lab again.") from error
+
+
+def write_measured(folder: Path, measured: Mapping[int, Measured]) -> None:
+    """Write the figures, and the index that is made of them."""
+    rows = {number: measured[number] for number in sorted(measured)}
+    write_bytes(folder / MEASURED, _ALL.dump_json(rows, indent=2) + b"\n")
+    write_text(folder / "README.md", index_page(rows))
+
+
+def index_page(measured: Mapping[int, Measured]) -> str:
     """``docs/labs/README.md``: what there is, what it took, what it would take."""
     lines = [
         "# Labs",
@@ -72,32 +111,25 @@ def index_page(executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | 
         "",
     ]  # fmt: skip
     for side, heading in SIDES.items():
-        lines += [
-            f"## {heading}",
-            "",
-            *_table([lab for lab in LABS if lab.side == side], executed, needs),
-            "",
-        ]
-    card = next((need.card for need in needs.values() if need), "a 16 GB card without bf16")
-    total = sum(one.core_seconds for one in executed.values())
+        labs = [lab for lab in LABS if lab.side == side and lab.number in measured]
+        if labs:
+            lines += [f"## {heading}", "", *_table(labs, measured), ""]
+    card = next((one.need.card for one in measured.values() if one.need), "a 16 GB card without bf16")
+    total = sum(one.core_seconds for one in measured.values())
     lines += [
-        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`, on one CPU",
-        f"core, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
+        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`: seconds of",
+        f"one CPU core, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
         f"[`detour plan`](../cli.md) predicts for Stable Diffusion 1.5 at 512 px on {card}; it was not measured.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _table(
-    labs: Sequence[Lab], executed: Mapping[int, Executed], needs: Mapping[int, CardNeed | None]
-) -> list[str]:
+def _table(labs: Sequence[Lab], measured: Mapping[int, Measured]) -> list[str]:
     rows = ["| lab | what it is about | on pocket | on a 16 GB GPU without bf16 |", "|---|---|---|---|"]
     for lab in labs:
-        if lab.number not in executed:
-            continue
-        ran, need = executed[lab.number], needs.get(lab.number)
-        here = f"{ran.core_seconds:.0f} s, {gib(ran.peak_bytes)}"
-        there = f"{gib(need.bytes)}: {need.words}" if need else "reads settings alone"
+        one = measured[lab.number]
+        here = f"{one.core_seconds:.0f} s, {gib(one.peak_bytes)}"
+        there = f"{gib(one.need.bytes)}: {one.need.words}" if one.need else "reads settings alone"
         rows.append(f"| {lab.number}. [{lab.title}]({lab.name}.html) | {lab.about} | {here} | {there} |")
     return rows
 

@@ -1,0 +1,68 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detour.errors import ConfigError, DetourError
+from detour.labs.execution import Executed
+from detour.labs.index import lab_of
+from detour.labs.needs import CardNeed
+from detour.labs.pages import MAX_PAGE_BYTES, Measured, index_page, measured_labs, page_of, write_measured
+
+RAN = Executed(
+    lab=9, seconds=20.0, core_seconds=8.4, peak_bytes=600 << 20, results={"jump": True}, error=None,
+    message=None, feedback="",
+)  # fmt: skip
+NEED = CardNeed(card="T4, 16 GB, no bf16", bytes=4 << 30, words="drawing, fp16 weights")
+MEASURED = Measured(core_seconds=8.4, peak_bytes=600 << 20, need=NEED)
+
+
+def notebook_with(*, alt: str | None, size: int = 40) -> Any:
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbconvert")
+    v4 = nbformat.v4
+    metadata = {"image/png": {"alt": alt}} if alt is not None else {}
+    picture = v4.new_output("display_data", {"image/png": "A" * size}, metadata=metadata)
+    cells = [v4.new_markdown_cell("# Noise"), v4.new_code_cell("1 + 1", outputs=[picture])]
+    return v4.new_notebook(cells=cells)
+
+
+def test_a_page_is_self_contained_and_says_what_it_took() -> None:
+    page = page_of(lab_of(9), notebook_with(alt="Noise over a scene."), RAN, base="pocket")
+    assert 'alt="Noise over a scene."' in page
+    assert "in 8 s of one CPU core" in page
+    assert "0.6 GiB" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("alt", [None, "short"])
+def test_a_picture_without_words_is_refused(alt: str | None) -> None:
+    with pytest.raises(DetourError, match="no alt text"):
+        page_of(lab_of(9), notebook_with(alt=alt), RAN, base="pocket")
+
+
+def test_a_page_that_is_too_large_is_refused() -> None:
+    large = notebook_with(alt="A very large picture.", size=MAX_PAGE_BYTES)
+    with pytest.raises(DetourError, match="are allowed"):
+        page_of(lab_of(9), large, RAN, base="pocket")
+
+
+def test_the_index_keeps_what_was_rendered_before(tmp_path: Path) -> None:
+    write_measured(tmp_path, {9: MEASURED})
+    settings = Measured(core_seconds=2.0, peak_bytes=1 << 30, need=None)
+    write_measured(tmp_path, measured_labs(tmp_path) | {1: settings})
+    index = (tmp_path / "README.md").read_text()
+    assert "| 9. [Noise and back](lab09.html) |" in index
+    assert "| 8 s, 0.6 GiB | 4.0 GiB: drawing, fp16 weights |" in index
+    assert "| 2 s, 1.0 GiB | reads settings alone |" in index
+    assert "10 s together" in index
+    assert list(measured_labs(tmp_path)) == [1, 9]
+    assert index == index_page({1: settings, 9: MEASURED})
+
+
+def test_figures_that_were_edited_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "measured.json").write_text('{"9": {"core_seconds": "quick"}}')
+    with pytest.raises(ConfigError, match="not as it was written"):
+        measured_labs(tmp_path)
