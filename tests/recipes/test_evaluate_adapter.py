@@ -9,10 +9,11 @@ import pytest
 
 from detour.adapter_files import write_adapter
 from detour.bases.base import open_base
-from detour.errors import ConfigError
+from detour.errors import ConfigError, Interrupted
 from detour.evaluation.evaluation import read_evaluation
 from detour.generation.engine import PictureEngine
 from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter, read_pictures
+from detour.recipes.progress import Progress
 from detour.specs.evaluation import EvaluationSpec
 from tests.evaluation.tiny_judge import make_tiny_judge
 from tests.recipes.test_prove_run import make_run, trained_adapter
@@ -112,6 +113,24 @@ def test_more_prompts_or_seeds_draw_only_what_is_not_there(
     monkeypatch.setattr(PictureEngine, "draw", counted)
     evaluate_adapter(evaluated.folder, QUICK.model_copy(update={"seeds": 3, "controls": "base"}))
     assert drawn == [2, 1, 2, 1]  # new and unrelated prompts at the third seed, base and adapter
+
+
+def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(
+    run: Path, judged_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out = QUICK.model_copy(update={"controls": "base"}), tmp_path / "out"
+
+    def stop(report: Progress) -> None:
+        if report.stage.startswith("drawing") and report.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="goes on"):
+        evaluate_adapter(run, spec, out=out, progress=stop)
+    kept = {path.name for path in (out / "evaluation" / "pictures").iterdir()}
+    assert len(kept) == 2
+    evaluation = evaluate_adapter(run, spec, out=out).evaluation
+    files = evaluation.pictures["held_out"]["base"]
+    assert kept == {Path(file).name for file in files}
 
 
 def test_a_prompt_that_was_trained_on_is_refused(run: Path) -> None:

@@ -151,7 +151,7 @@ def prompts_sentence(prompts: Sequence[HeldOutPrompt]) -> str:
     """Where the prompts come from, in one sentence."""
     counts = Counter(prompt.source for prompt in prompts)
     parts = [f"{count} {SOURCES[source]}" for source, count in counts.items()]
-    return f"{len(prompts)} prompts that training never saw: {'; '.join(parts)}."
+    return f"{len(prompts)} prompt{'s' * (len(prompts) != 1)} that training never saw: {'; '.join(parts)}."
 
 
 def _things(captions: Iterable[str], trigger: str) -> list[str]:

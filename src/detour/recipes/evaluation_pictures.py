@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ import torch
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.bases.base import Base, open_base
+from detour.errors import Interrupted
 from detour.evaluation.compared import Side
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import (
@@ -121,19 +123,24 @@ class Painter:
         Raises:
             AdapterError: the base has some of the adapter's layers and lacks others.
             StorageError: disk full or not writable.
+            Interrupted: Ctrl-C; what is finished is kept.
         """
         cells = [(side, name, number) for side in sides for name in prompts for number in range(seeds)]
-        first_set = next(iter(prompts))
-        told = _counting(progress, len(cells) + 1)
+        off = requests_of(next(iter(prompts.values())), 0)[: proof_batch(self.spec)]
+        told = _counting(progress, [len(prompts[name]) for _, name, _ in cells] + [len(off)])
         found: dict[tuple[Side, str, int], tuple[str, Pictures]] = {}
-        for side, source in sides.items():
-            for name, asked in prompts.items():
-                for number in range(seeds):
-                    found[side, name, number] = self._cell(source, requests_of(asked, number))
-                    told()
-        off = requests_of(prompts[first_set], 0)[: proof_batch(self.spec)]
-        _, switched_off = self._cell(sides["adapter"], off, weight=0.0)
-        told()
+        try:
+            for side, name, number in cells:
+                file, drawn, is_new = self._cell(sides[side], requests_of(prompts[name], number))
+                found[side, name, number] = file, drawn
+                told(is_new)
+            _, switched_off, is_new = self._cell(sides["adapter"], off, weight=0.0)
+            told(is_new)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped: {len(found)} of {len(cells)} cells of pictures are kept in {self.folder / PICTURES}. "
+                "The same command goes on from there."
+            ) from None
 
         def strips(side: Side, name: str) -> list[tuple[str, Pictures]]:
             return [found[side, name, number] for number in range(seeds)]
@@ -158,19 +165,19 @@ class Painter:
 
     def _cell(
         self, source: SideSource, requests: Sequence[ProofRequest], *, weight: float | None = None
-    ) -> tuple[str, Pictures]:
-        """File name and pictures of one cell, drawn if it is not there."""
+    ) -> tuple[str, Pictures, bool]:
+        """File name and pictures of one cell, and whether they had to be drawn."""
         used = self.weight if weight is None else weight
         name = f"{PICTURES}/{self._key(source, requests, used)[:24]}.png"
         path = self.folder / name
         if path.is_file():
             with contextlib.suppress(OSError, ValueError, KeyError):  # half a file of a crash is drawn again
-                return name, read_strip(path)
+                return name, read_strip(path), False
         how, batch = proof_picture_spec(self.spec), proof_batch(self.spec)
         with self._as(source, used):
             drawn = self.engine.draw(requests, how, batch=batch).pictures
         save_strip(path, drawn)
-        return name, drawn
+        return name, drawn, True
 
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
         decides: dict[str, Any] = {
@@ -227,14 +234,25 @@ def _prompt_major(strips: Sequence[Pictures]) -> Pictures:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _counting(progress: ProgressFn, total: int) -> Callable[[], None]:
-    done = 0
-    stage = "drawing pictures of all sides"
+def _counting(progress: ProgressFn, sizes: Sequence[int]) -> Callable[[bool], None]:
+    """Tells after each cell of so many pictures, with the time left by those that had to be drawn."""
+    stage, left = "drawing pictures of all sides", list(sizes)
+    total, began, new, paid = sum(sizes), time.monotonic(), 0, 0.0
     progress(Progress(stage=stage, total=total))
 
-    def told() -> None:
-        nonlocal done
-        done += 1
-        progress(Progress(stage=stage, done=done, total=total))
+    def told(is_new: bool) -> None:
+        nonlocal began, new, paid
+        now, size = time.monotonic(), left.pop(0)
+        if is_new:
+            new, paid = new + size, paid + now - began
+        began, rest = now, sum(left)
+        progress(
+            Progress(
+                stage=stage,
+                done=total - rest,
+                total=total,
+                seconds_left=paid / new * rest if new else None,
+            )
+        )
 
     return told

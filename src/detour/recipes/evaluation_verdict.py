@@ -23,7 +23,7 @@ from detour.recipes.evaluation_figures import Figures, paired_p_value
 from detour.recipes.evaluation_material import EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
 from detour.recipes.finished_run import FinishedRun
-from detour.recipes.prove_run import _validation
+from detour.recipes.prove_run import validation_of
 
 
 def judge_run(
@@ -65,7 +65,7 @@ def judge_run(
             style_p_value=None if figures.fidelity is None else paired_p_value(figures.looks),
             causes=() if effect else _causes(run, adapter, weight, layers_matched()),
             falls=figures.falls,
-            validation=_validation(run),
+            validation=validation_of(run),
             diversity=pixels.diversity(new["adapter"]),
             diversity_expected=min(expected),
             copied_share=None if copied is None else copied.adapter,

@@ -221,7 +221,7 @@ def _gather_evidence(
         causes=()
         if has_effect(moved)
         else causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF),
-        validation=_validation(run),
+        validation=validation_of(run),
         diversity=pixels.diversity(shown),
         diversity_expected=min(expected),
         copied_share=copied[0] if copied else None,
@@ -242,7 +242,7 @@ def _copied(sides: Sides, training: TrainingPictures | None) -> tuple[float, flo
     return adapter, base
 
 
-def _validation(run: FinishedRun) -> tuple[float, ...]:
+def validation_of(run: FinishedRun) -> tuple[float, ...]:
     """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
     chosen = run.state.get("best_step")
     return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)

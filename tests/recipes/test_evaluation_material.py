@@ -1,0 +1,99 @@
+"""Where the prompts of an evaluation come from, and what has nothing to do with the training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detour.bases.base import open_base
+from detour.errors import ConfigError
+from detour.evaluation.report import Metrics
+from detour.pocket.world import HELD_OUT
+from detour.recipes.evaluation_material import EvaluationMaterial, gather_material
+from detour.recipes.finished_run import FinishedRun
+from detour.recipes.held_out_material import write_world_style
+from detour.specs import BaseSpec, DataSpec, RunSpec
+from detour.specs.evaluation import EvaluationSpec
+from tests.recipes.photos import make_photos
+
+CAPTIONS = ("a red house in the forest", "a blue car on the beach", "a green cup in the snow", "a cat")
+
+
+def make(folder: Path, base: str, *, trigger: str = "", holdout: float = 0.25) -> FinishedRun:
+    data = make_photos(folder / "data", 8)
+    for index in range(8):
+        (data / f"{index}.txt").write_text(CAPTIONS[index % 4] if index < 6 else f"a bird number {index}")
+    spec = RunSpec(
+        name="x",
+        base=BaseSpec(name=base),
+        data=DataSpec(source=str(data), holdout=holdout, trigger=trigger, resolution=64),
+    )
+    return FinishedRun(
+        folder=folder, spec=spec, adapter_file=folder / "x", state={}, gradients=None, metrics=Metrics()
+    )
+
+
+def gathered(run: FinishedRun, **spec: object) -> EvaluationMaterial:
+    base = open_base(run.spec.base.name)
+    return gather_material(run, base, EvaluationSpec.model_validate(spec), size_px=64)
+
+
+def test_captions_that_were_kept_out_come_first_and_templates_fill_up(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    run = make(tmp_path, str(tiny_base), trigger="sks")
+    material = gathered(run, num_prompts=6)
+    sources = [one.source for one in material.held_out]
+    assert sources == sorted(sources, key=("caption", "template").index)
+    assert len(sources) == 6
+    assert "template" in sources
+    assert all(prompt.startswith("sks, ") for prompt in material.asked.prompts)
+    assert not any("sks" in plain for plain in material.asked.plain)
+
+
+def test_the_world_writes_for_its_own_base_and_knows_what_it_asked_for(tmp_path: Path) -> None:
+    run = make(tmp_path, "pocket")
+    write_world_style(tmp_path, "comic")
+    material = gathered(run, num_prompts=3, seeds=2)
+    assert {one.source for one in material.held_out} == {"world"}
+    assert material.truths is not None
+    assert material.references is not None
+    assert material.prompt_of_reference is not None
+    assert len(material.truths) == 6
+    assert len(material.prompt_of_reference) == len(material.references)
+    assert material.truths_in_style
+    assert (material.truths[0] != material.truths[1]).any()  # another scene of the same prompt
+
+
+def test_no_true_picture_is_a_reference(tmp_path: Path) -> None:
+    run = make(tmp_path, "pocket")
+    write_world_style(tmp_path, "comic")
+    material = gathered(run, num_prompts=4, seeds=3)
+    assert material.truths is not None
+    assert material.references is not None
+    references = {one.tobytes() for one in material.references}
+    assert len(references) == len(material.references)
+    assert not references & {one.tobytes() for one in material.truths}
+
+
+def test_unrelated_prompts_of_the_world_are_known_to_its_base_and_in_no_caption(tmp_path: Path) -> None:
+    run = make(tmp_path, "pocket", trigger="sks")
+    plain, triggered = gathered(run, drift_prompts=8).unrelated
+    assert len(plain.facts) == 8
+    for fact in plain.facts:
+        assert (fact.object, fact.colour, fact.place) not in HELD_OUT.combinations
+        assert not any(fact.object in caption and fact.place in caption for caption in CAPTIONS)
+    assert not any(fact.object in caption for fact in plain.facts for caption in CAPTIONS)
+    assert triggered.prompts == tuple(f"sks, {prompt}" for prompt in plain.prompts)
+    assert triggered.plain == plain.plain
+
+
+def test_a_lone_file_asks_for_what_its_tags_name_and_refuses_when_there_are_none(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    run = make(tmp_path, str(tiny_base))
+    lone = replace(run, spec=run.spec.model_copy(update={"data": DataSpec()}), tags=("a robot",))
+    material = gathered(lone, num_prompts=2)
+    assert all("a robot" in plain for plain in material.asked.plain)
+    with pytest.raises(ConfigError, match="--prompt"):
+        gathered(replace(lone, tags=()))
