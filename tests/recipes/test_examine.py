@@ -161,6 +161,15 @@ def test_a_usual_request_is_drawn_without_a_warning(tiny_base: Path, tmp_path: P
     assert generate_pictures(spec, out=tmp_path / "out").warnings == ()
 
 
+def test_what_only_may_be_bad_is_left_to_the_doctor(tiny_base: Path, tmp_path: Path) -> None:
+    how = PictureSpec(steps=5, scheduler="ddpm")
+    spec = GenerateSpec(prompts=("a house by day, at night",), base=str(tiny_base), device="cpu", picture=how)
+    assert generate_pictures(spec, out=tmp_path).warnings == ()
+    wish = Wish(prompt="a house by day, at night", steps=5, scheduler="ddpm", seed=1)
+    found = rules(examine(base=str(tiny_base), wish=wish))
+    assert found == {"ddpm-serving", "prompt-contradicts-itself"}
+
+
 def test_the_warning_of_a_heavy_adapter_is_said_before_drawing(tiny_base: Path, tmp_path: Path) -> None:
     adapter = adapter_of(tiny_base, tmp_path / "a.safetensors", size=3.0)
     spec = GenerateSpec(
