@@ -13,7 +13,7 @@ ANSWERS: Answers = {
             (PIXEL | {"x2": 1.267}, "mind the sign"),
             (PIXEL | {"alpha_bar": 0.7}, "product"),
             (PIXEL | {"noise": -0.25}, "solve x₂"),
-            (PIXEL | {"noise": None}, "noise has no value yet"),
+            (PIXEL | {"noise": None}, "no value yet: noise"),
         ],
     ),
     "jump": (

@@ -1,9 +1,12 @@
 """What a lab would take of a GPU with Stable Diffusion 1.5, predicted as ``detour plan`` does."""
 
+from functools import cache
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from detour.labs.index import Lab
-from detour.recipes.plan_memory import CARDS, plan_memory
+from detour.recipes.plan_memory import CARDS, MemoryPlan, plan_memory
 from detour.specs.sources import load_run_spec
 from detour.training.footprint import CUDA_CONTEXT_BYTES
 
@@ -28,8 +31,7 @@ def card_need(lab: Lab) -> CardNeed | None:
     """
     if lab.work == "settings":
         return None
-    flags = {"base.name": SHAPES, "base.dtype": "fp16", "data.source": "pictures", **lab.settings}
-    plan = plan_memory(load_run_spec(flags=flags), cards=[CARD])
+    plan = _plan(tuple(sorted(lab.settings.items())))
     [card] = plan.cards
     totals = {stage.stage: stage.total for stage in plan.stages}
     drawing = totals["drawing samples"] + totals["encoding captions"] + CUDA_CONTEXT_BYTES
@@ -38,3 +40,9 @@ def card_need(lab: Lab) -> CardNeed | None:
     changes = ", ".join(f"{key} = {value}" for key, value in card.settings.items() if key != "base.dtype")
     words = "training, fp16 weights" + (f", {changes}" if changes else "")
     return CardNeed(card=CARD.name, bytes=max(card.peak_bytes, drawing), words=words)
+
+
+@cache
+def _plan(settings: tuple[tuple[str, Any], ...]) -> MemoryPlan:
+    flags = {"base.name": SHAPES, "base.dtype": "fp16", "data.source": "pictures", **dict(settings)}
+    return plan_memory(load_run_spec(flags=flags), cards=[CARD])

@@ -30,7 +30,7 @@ def one_pixel(answer: Mapping[str, Any]) -> Grade:
     missing = [name for name in ("x1", "x2", "alpha_bar", "noise") if answer.get(name) is None]
     if missing:
         return wrong(
-            f"{', '.join(missing)} has no value yet.",
+            f"no value yet: {', '.join(missing)}.",
             why="all four numbers belong to the answer.",
             hint="start with x1: put the numbers into √(1 − β₁) · x₀ + √β₁ · ε₁.",
         )
