@@ -1,0 +1,307 @@
+# %% [markdown]
+# # Lab 7. Overfit in thirty seconds
+#
+# **What you will see.** Ten steps on one picture, which answer one question: is everything connected? Then the same
+# training goes on, and everything that is measured on the training prompt gets better and better, while on other
+# prompts it first gets better and then worse than without any training. You will know which of the two to look at,
+# and where to stop.
+#
+# You need to know what a training loss is. Lab 11 takes the loop itself apart.
+
+# %%
+BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SEED = (
+    7  # of the picture, the adapter's start, the training noise (by step and sample) and the drawn pictures
+)
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from detour.adapters.attach import attach_new
+from detour.adapters.targets import adaptable_layers, select
+from detour.bases.base import open_base
+from detour.bases.hardware import pick_device, set_threads
+from detour.bases.latents import encode_pictures, to_pixels
+from detour.diffusion.randomness import noise_for, timestep_for
+from detour.diffusion.schedule import add_noise, alphas_cumprod
+from detour.evaluation.pixels import mean_abs_diff
+from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.grids import grid
+from detour.labs import check, compare_with, predict, show
+from detour.pocket.world import HOUSE, NAMED_STYLES, caption, held_out_prompts, render, training_example
+from detour.recipes.overfit_one import overfit_one
+from detour.specs import PictureSpec
+
+set_threads(1)
+DEVICE = pick_device()
+base = open_base(BASE)
+
+# %% [markdown]
+# ## Predict
+#
+# - **ten**: After ten steps on one picture, by how much has its loss fallen?
+# - **kept out**: After 45 steps, is the loss on pictures that were kept out lower than without training, the same, or
+#   higher?
+# - **best looking**: Which figure will look best after 45 steps: that of the training picture, or that of the others?
+
+# %%
+# BEGIN SOLUTION
+# Write your three predictions between the quotes.
+# PLACEHOLDER: predict("ten", "")
+# PLACEHOLDER: predict("kept out", "")
+# PLACEHOLDER: predict("best looking", "")
+predict("ten", "by half")
+predict("kept out", "lower: it has learned something")
+predict("best looking", "both alike")
+# END SOLUTION
+
+# %% [markdown]
+# ## Ten steps
+#
+# `detour overfit` is this recipe. It trains on one picture, on purpose at fixed timesteps with fixed noise, so that
+# the ten losses are answers to one question and can be compared.
+
+# %%
+result = overfit_one(base=BASE, seed=SEED)
+print(f"'{result.caption}'")
+print(" ".join(f"{loss:.3f}" for loss in result.losses))
+print(result.sentence)
+compare_with("ten", f"{1 - result.loss_after / result.loss_before:.0%}")
+
+# %% [markdown]
+# What do ten steps prove? That data, VAE, text, UNet, adapter, gradients, optimizer and drawing are connected.
+# **Mechanics, not quality**: a model can always learn one picture by heart.
+#
+# **Your turn.** Decide from the two measurements whether an installation learns. Both are needed: a loss can fall
+# while the adapter is not used in drawing, and a picture can move while nothing is learned. The floor is what
+# rounding alone moves (0 in float32 on a CPU); 0.5 of 255 above it is a difference.
+
+
+# %%
+def learns(losses, mean_abs_diff, floor):
+    """losses: before the first step … after the last, at the same timesteps and noise. True or False."""
+    # BEGIN SOLUTION
+    # The loss must have fallen from its first to its last value, and the picture moved by 0.5 above the floor.
+    # PLACEHOLDER: return None
+    return losses[-1] < losses[0] and mean_abs_diff - floor > 0.5
+    # END SOLUTION
+
+
+check(7, "learns", learns)
+
+# %% [markdown]
+# ## Reason: one question, asked again
+#
+# A training loss jumps about because each step asks another question: at a timestep near 0 the noise is hardly to be
+# seen and the loss is large, at 900 there is little else and it is small. To compare two moments of a run, ask the
+# same questions at both: fixed timesteps, spread over the schedule, with fixed noise.
+#
+# **Your turn.** Make those questions.
+
+
+# %%
+def questions(num, shape):
+    """(timesteps (num,), noise (num, *shape)): the same at every call, for timesteps 0 … 999."""
+    # BEGIN SOLUTION
+    # Spread the timesteps evenly, and draw the noise from a generator with a fixed seed.
+    # PLACEHOLDER: return torch.randint(0, 1000, (num,)), torch.randn(num, *shape)
+    timesteps = torch.linspace(100, 900, num).long()
+    return timesteps, torch.randn(num, *shape, generator=torch.Generator().manual_seed(SEED))
+    # END SOLUTION
+
+
+check(7, "questions", questions)
+
+# %% [markdown]
+# ## Going on
+#
+# One picture in a style that the base has never seen, its caption without a word about the style, 45 steps at a high
+# rate. Beside it six pictures that are kept out: other things, same style.
+
+# %%
+STYLE = NAMED_STYLES["comic"]
+example = training_example(SEED, 1)
+words = caption(example.scene, HOUSE, seed=0)
+size = base.native_size_px
+picture = render(example.scene, STYLE, size_px=size)[None]
+kept_out = held_out_prompts(6, seed=SEED)
+kept_out_pictures = np.stack([render(one.scene, STYLE, size_px=size) for one in kept_out])
+print(f"trained on: '{words}'")
+
+# %% [markdown]
+# **Your turn.** Some prompts to draw with later, to see whether the style was learned. Which of them tell anything
+# beyond what was learned by heart?
+
+# %%
+CANDIDATES = (
+    words,
+    f"a picture of {words}",
+    words.split(" in the ")[0],
+    "a red house in the desert",
+    "a green car in the forest",
+)
+print("\n".join(CANDIDATES))
+telling = None
+# BEGIN SOLUTION
+# A set of those prompts.
+# PLACEHOLDER: telling = None
+telling = {"a red house in the desert", "a green car in the forest"}
+# END SOLUTION
+
+check(7, "telling", {"caption": words, "candidates": CANDIDATES, "chosen": telling})
+
+# %%
+unet, vae, text_stage = (
+    base.load_unet(device=DEVICE),
+    base.load_vae(device=DEVICE),
+    base.load_text(device=DEVICE),
+)
+engine = PictureEngine(base, unet=unet, vae=vae, text=text_stage, device=DEVICE)
+alphas = alphas_cumprod(base.scheduler_config()).to(DEVICE)
+latents = encode_pictures(vae, to_pixels(picture))[0]
+kept_out_latents = encode_pictures(vae, to_pixels(kept_out_pictures))[0]
+states = text_stage.encode([words]).states
+kept_out_states = text_stage.encode([one.prompt for one in kept_out]).states
+
+
+@torch.no_grad()
+def loss_at_fixed_noise(latents, states):
+    losses = []
+    for timestep, noise in zip(*questions(3, latents.shape[1:]), strict=True):
+        when = timestep.expand(len(latents)).to(DEVICE)
+        noise = noise.expand_as(latents).to(DEVICE)
+        noisy = add_noise(latents, noise, when, alphas)
+        answer = unet(noisy, when, encoder_hidden_states=states, return_dict=False)[0]
+        losses.append(F.mse_loss(answer, noise).item())
+    return sum(losses) / len(losses)
+
+
+PROMPTS = [words, *sorted(telling)]
+how = PictureSpec(steps=8)
+requests = [PictureRequest(prompt=prompt, seed=SEED + index) for index, prompt in enumerate(PROMPTS)]
+before = engine.draw(requests, how).pictures
+
+# %%
+STEPS, BATCH, RATE = 45, 3, 1e-2
+layers = select(adaptable_layers(unet), "attn")
+attached = attach_new(unet, "unet", layers, rank=4, alpha=4, seed=SEED)
+optimizer = torch.optim.AdamW(attached.parameters(), lr=RATE)
+curve = {"steps": [], "training picture": [], "kept out": []}
+plain_losses = []
+
+
+def measure(step):
+    curve["steps"].append(step)
+    curve["training picture"].append(loss_at_fixed_noise(latents, states))
+    curve["kept out"].append(loss_at_fixed_noise(kept_out_latents, kept_out_states))
+
+
+measure(0)
+for step in range(STEPS):
+    timesteps = torch.tensor([timestep_for(SEED, step, index) for index in range(BATCH)]).to(DEVICE)
+    noise = torch.stack([noise_for(SEED, step, index, latents.shape[1:]) for index in range(BATCH)]).to(
+        DEVICE
+    )
+    noisy = add_noise(latents.expand(BATCH, -1, -1, -1), noise, timesteps, alphas)
+    answer = unet(noisy, timesteps, encoder_hidden_states=states.expand(BATCH, -1, -1), return_dict=False)[0]
+    loss = F.mse_loss(answer, noise)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    plain_losses.append(loss.item())
+    if (step + 1) % 5 == 0:
+        measure(step + 1)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+axes[0].plot(range(1, STEPS + 1), plain_losses)
+axes[0].set_ylabel("training loss, random timesteps")
+for name in ("training picture", "kept out"):
+    axes[1].plot(curve["steps"], curve[name], marker="o", label=name)
+axes[1].set_ylabel("loss at fixed noise")
+axes[1].legend()
+for axis in axes:
+    axis.set_xlabel("steps")
+show(
+    figure,
+    alt="Left the training loss, which jumps about; right the losses at fixed noise: the training picture's falls all "
+    "along, the kept-out pictures' falls and then rises",
+)
+for step, seen, unseen in zip(*curve.values(), strict=True):
+    print(f"after {step:>2} steps: training picture {seen:.4f}, kept out {unseen:.4f}")
+change = {name: curve[name][-1] / curve[name][0] - 1 for name in ("training picture", "kept out")}
+compare_with("kept out", f"{change['kept out']:+.0%} against no training")
+compare_with(
+    "best looking", f"training picture {change['training picture']:+.0%}, kept out {change['kept out']:+.0%}"
+)
+
+# %% [markdown]
+# **Your turn.** After how many steps of this run would you have stopped?
+
+# %%
+stop_at = None
+# BEGIN SOLUTION
+# One of the numbers of steps above.
+# PLACEHOLDER: stop_at = None
+stop_at = curve["steps"][int(np.argmin(curve["kept out"]))]
+# END SOLUTION
+
+check(7, "stop_at", {"curve": curve, "stop_at": stop_at})
+
+# %% [markdown]
+# ## Look
+#
+# The training picture, and what is drawn without and with the adapter: first for the training prompt, then for the
+# others.
+
+# %%
+after = engine.draw(requests, how).pictures
+blank = np.full_like(picture, 255)
+show(
+    grid(
+        np.concatenate([picture, before, blank, after]),
+        1 + len(PROMPTS),
+        row_labels=["the training picture, then pictures without the adapter", "with the adapter, 45 steps"],
+        column_labels=["trained on", *PROMPTS],
+    ),
+    alt="With the adapter the training prompt's picture comes nearer to the training picture; the others change "
+    "in colour and outline",
+)
+moved = [mean_abs_diff(before[i : i + 1], after[i : i + 1]) for i in range(len(PROMPTS))]
+to_training = [mean_abs_diff(picture, one[None]) for one in (before[0], after[0])]
+print("moved by " + ", ".join(f"{distance:.1f}" for distance in moved) + " of 255")
+print(
+    f"training prompt: {to_training[0]:.1f} of 255 from the training picture before, {to_training[1]:.1f} after"
+)
+attached.detach()
+del engine, unet, vae, text_stage
+
+# %% [markdown]
+# ## Reflect
+#
+# <details><summary>Why is validating on the training prompt a trap?</summary>
+#
+# It asks for what was shown. The best answer to that is the picture itself, learned by heart, so the figure improves
+# for as long as one trains, whatever becomes of everything else. Nothing in it can say "enough".
+#
+# </details>
+#
+# <details><summary>So what are ten steps on one picture good for?</summary>
+#
+# For finding out in half a minute that something is *not* connected: a rate of 0, an adapter that is not used, a
+# dtype that swallows updates. What passes is not yet good. What fails will never be.
+#
+# </details>
+#
+# <details><summary>The left curve goes up and down by a factor of ten. Is the rate too high?</summary>
+#
+# It cannot be told from that curve: most of it is the luck of the timesteps. The right one, at fixed noise, can be
+# read. detour's runs measure it on pictures that are kept out (`validate`), and `validate.keep_best` ships the
+# weights of its lowest point.
+#
+# </details>
+
+# %%
+check.finish(7)
