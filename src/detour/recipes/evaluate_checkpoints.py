@@ -64,6 +64,17 @@ class _Asked:
         """Where a copy of the training pictures begins."""
         return calibrate(self.training.train) if self.training and len(self.training.train) else None
 
+    @cached_property
+    def copied_base(self) -> float | None:
+        """Share of the base's pictures that look like copies."""
+        return self.copied(self.base)
+
+    def copied(self, pictures: Pictures) -> float | None:
+        """Share of copies of training pictures; ``None``: there is nothing to compare with."""
+        if self.training is None or self.copy_scale is None:
+            return None
+        return find_copies(pictures, self.training.train, self.copy_scale).share
+
 
 def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> CheckpointFigures:
     """Draw the held-out prompts with every adapter that the run kept, score them, and choose one.
@@ -224,15 +235,9 @@ def _evidence(
         validation=losses,
         diversity=pixels.diversity(pictures),
         diversity_expected=min(expected),
-        copied_share=_copied(asked, pictures),
-        copied_share_base=_copied(asked, asked.base) or 0.0,
+        copied_share=asked.copied(pictures),
+        copied_share_base=asked.copied_base or 0.0,
     )
-
-
-def _copied(asked: _Asked, pictures: Pictures) -> float | None:
-    if asked.training is None or asked.copy_scale is None:
-        return None
-    return find_copies(pictures, asked.training.train, asked.copy_scale).share
 
 
 def _row(
@@ -240,7 +245,7 @@ def _row(
 ) -> CheckpointFigure:
     style, accuracy = evidence.held_out.style_distance, evidence.held_out.prompt_accuracy
     true, copied = asked.material.truths, evidence.copied_share
-    copied_base = _copied(asked, asked.base)
+    copied_base = asked.copied_base
     return CheckpointFigure(
         step=candidate.step,
         held_out_loss=candidate.held_out_loss,
