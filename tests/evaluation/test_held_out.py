@@ -25,6 +25,10 @@ class ColourJudge:
         right = [fact.colour == colour for fact, colour in zip(facts, seen, strict=True)]
         return {"object": [True] * len(right), "colour": right, "place": [True] * len(right)}
 
+    def text_features(self, prompts: Any) -> torch.Tensor:
+        directions = {"red": [1.0, 0.0, 0.0], "blue": [0.0, 0.0, 1.0]}
+        return torch.tensor([directions[prompt] for prompt in prompts])
+
 
 JUDGE: Any = ColourJudge()
 
@@ -91,3 +95,25 @@ def test_what_cannot_be_measured_is_none_and_not_zero(judge: Any) -> None:
 def test_sides_of_different_length_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be compared"):
         score_held_out(JUDGE, tinted(1, 2), tinted(1, 2, count=7), style=STYLE, accuracy=None)
+
+
+def test_pictures_that_ignore_their_prompts_follow_nothing() -> None:
+    prompts = ["red", "blue"] * 4
+    fitting = np.concatenate(
+        [
+            tinted(200, 20, count=1, seed=i) if i % 2 == 0 else tinted(20, 200, count=1, seed=i)
+            for i in range(8)
+        ]
+    )
+    kept = score_held_out(JUDGE, fitting, fitting, style=None, accuracy=None, prompts=prompts).following
+    lost = score_held_out(
+        JUDGE, fitting, tinted(90, 90), style=None, accuracy=None, prompts=prompts
+    ).following
+    assert kept is not None
+    assert lost is not None
+    assert kept.lost.low < 0 < lost.lost.low
+    assert kept.expected == lost.expected == kept.adapter
+    assert (
+        score_held_out(JUDGE, fitting, fitting, style=None, accuracy=None, prompts=["red"] * 8).following
+        is None
+    )

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from detour.evaluation import thresholds
-from detour.evaluation.differences import paired_difference
-from detour.evaluation.held_out import FALL_CONFIDENCE
+from detour.evaluation.differences import Difference, paired_difference
+from detour.evaluation.held_out import FALL_CONFIDENCE, Following
 from detour.evaluation.proof import PixelFigures
 from detour.evaluation.verdict import Evidence, decide
 from tests.evaluation.figures import GRADIENTS, UNMEASURED, accuracy, held_out, learned_evidence
@@ -97,6 +97,18 @@ def test_a_loss_that_rises_on_pictures_kept_out_is_overfit() -> None:
 
 def test_one_picture_for_every_prompt_is_collapsed() -> None:
     assert decide(replace(learned_evidence(), diversity=10.0)).name == "collapsed"
+
+
+def test_pictures_that_have_nothing_to_do_with_their_prompts_are_collapsed_however_much_they_differ() -> None:
+    noise = Following(adapter=1.0, expected=60.0, lost=Difference(mean=14.0, low=12.0, high=16.0, pairs=12))
+    verdict = decide(replace(learned_evidence(), following=noise, diversity=90.0, validation=(0.1, 1.0)))
+    assert verdict.name == "collapsed"
+    unsure = replace(noise, lost=Difference(mean=14.0, low=-1.0, high=29.0, pairs=12))
+    assert decide(replace(learned_evidence(), following=unsure)).name == "learned"
+
+
+def test_copies_name_the_cause_before_the_collapse_that_they_are() -> None:
+    assert decide(replace(learned_evidence(), diversity=5.0, copied_share=0.9)).name == "copies"
 
 
 def test_pictures_that_lie_on_training_pictures_are_copies() -> None:

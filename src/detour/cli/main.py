@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
     "forward": ("forward", "Drown a picture in noise, and find the way back."),
+    "compare": ("compare", "Ranks, layers, rates, methods: which runs differ beyond noise?"),
     "schedulers": ("schedulers", "Samplers over step counts: quality, time, and the fewest steps that do."),
     "guidance": ("guidance", "Guidance scales: prompts kept against saturation and artefacts."),
     "timesteps": ("timesteps", "Where along the schedule an adapter acts."),

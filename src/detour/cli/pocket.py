@@ -18,10 +18,16 @@ def command() -> None:
 @command.command("draw")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--style", default="comic", show_default=True, help="A named style of the world.")
+@click.option(
+    "--subject",
+    nargs=3,
+    metavar="THING COLOUR WORDS",
+    help="One individual in place of a style, and what its captions call it: octopus purple 'a sks cat'.",
+)
 @click.option("--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Pictures.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws scenes and phrasings.")
-def draw(*, out: Path, style: str, count: int, seed: int) -> None:
-    """Draw a practice set into OUT: pictures in one style, a true caption beside each.
+def draw(*, out: Path, style: str, subject: tuple[str, str, str] | None, count: int, seed: int) -> None:
+    """Draw a practice set into OUT: pictures in one style, or of one individual, a true caption beside each.
 
     \b
     detour pocket draw photos/ --style watercolour
@@ -29,12 +35,20 @@ def draw(*, out: Path, style: str, count: int, seed: int) -> None:
     """
     from detour.cli.progress import shown
     from detour.errors import RunError
+    from detour.recipes.draw_subject import WorldSubject, draw_subject_pictures
+    from detour.recipes.held_out_material import write_world_style
     from detour.recipes.run_demo import draw_training_pictures
 
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: not empty, and nothing is written over. Name another folder.")
     with shown() as progress:
-        draw_training_pictures(out, style_name=style, count=count, seed=seed, progress=progress)
+        if subject is not None:
+            kind, colour, words = subject
+            thing = WorldSubject(kind=kind, colour=colour, words=words)
+            draw_subject_pictures(out, thing, count=count, seed=seed, progress=progress)
+        else:
+            draw_training_pictures(out, style_name=style, count=count, seed=seed, progress=progress)
+            write_world_style(out, style)
     click.echo(f"{count} pictures with captions in {out}. Next: detour train {out}")
 
 

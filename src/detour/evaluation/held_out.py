@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from detour.errors import ConfigError
+from detour.evaluation import thresholds
 from detour.evaluation.differences import Difference, paired_difference
 from detour.evaluation.distance import permutation_p_value, style_distance
 from detour.evaluation.judge import Judge, Phrase, PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import AccuracyFigures, HeldOutFigures, PromptAccuracy, StyleDistance
+from detour.evaluation.similarity import prompt_margins
 
 FALL_CONFIDENCE = 0.9
 """Of the interval around a fall in both directions: it lies above the lower end with 95 %."""
@@ -48,6 +51,21 @@ class StyleTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Following:
+    """By how much better pictures fit their own prompts than each other's, 100 times the cosine.
+
+    Attributes:
+        adapter: mean over the prompts.
+        expected: of the base's or the true pictures, whichever is lower.
+        lost: by how much the adapter lies below the share of the expected that it must keep, over the prompts.
+    """
+
+    adapter: float
+    expected: float
+    lost: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """The figures, and how sure they are.
 
@@ -56,11 +74,13 @@ class Scores:
         style_p_value: how likely base and adapter pictures come from one distribution.
         falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the
             true ones, whichever show it less often, with an interval over the prompts.
+        following: whether pictures have to do with their prompts; ``None``: less than two prompts, or no judge.
     """
 
     figures: HeldOutFigures
     style_p_value: float | None
     falls: Mapping[str, Difference] = field(default_factory=dict)
+    following: Following | None = None
 
 
 def score_held_out(
@@ -70,6 +90,7 @@ def score_held_out(
     *,
     style: StyleTask | None,
     accuracy: AccuracyTask | None,
+    prompts: Sequence[str] = (),
 ) -> Scores:
     """Compare the base's and the adapter's pictures of the same held-out prompts.
 
@@ -79,6 +100,7 @@ def score_held_out(
         adapter: uint8, same prompts and seeds.
         style: leaves the style distance out when ``None`` or too small.
         accuracy: leaves the prompt accuracy out when ``None``.
+        prompts: of each picture, without the trigger, which no judge knows; empty: they are not compared with.
 
     Raises:
         ConfigError: not the same number of pictures on both sides.
@@ -89,15 +111,19 @@ def score_held_out(
         )
     distance, p_value, accuracies = None, None, None
     falls: dict[str, Difference] = {}
+    following = None
     if judge is not None and len(base):
         if style is not None and min(len(style.references), len(style.others)) >= MIN_REFERENCES:
             distance, p_value = _style(judge, base, adapter, style)
         if accuracy is not None:
             accuracies, falls = _accuracy(judge, base, adapter, accuracy)
+        if len(set(prompts)) > 1:
+            truths = None if accuracy is None else accuracy.truths
+            following = _following(judge, base, adapter, truths, prompts)
     figures = HeldOutFigures(
         prompts=len(base), seeds=1 if len(base) else 0, style_distance=distance, prompt_accuracy=accuracies
     )
-    return Scores(figures=figures, style_p_value=p_value, falls=falls)
+    return Scores(figures=figures, style_p_value=p_value, falls=falls, following=following)
 
 
 def _style(judge: Judge, base: Pictures, adapter: Pictures, task: StyleTask) -> tuple[StyleDistance, float]:
@@ -128,3 +154,23 @@ def _accuracy(
         wanted = min(("base", "ceiling"), key=lambda side: shares[side][part])
         falls[part] = paired_difference(hits[wanted][part], hits["adapter"][part], confidence=FALL_CONFIDENCE)
     return AccuracyFigures(**{side: PromptAccuracy(**parts) for side, parts in shares.items()}), falls
+
+
+def _following(
+    judge: Judge, base: Pictures, adapter: Pictures, truths: Pictures | None, prompts: Sequence[str]
+) -> Following:
+    wishes = judge.text_features(prompts)
+
+    def of(pictures: Pictures) -> list[float]:
+        margins: list[float] = prompt_margins(judge.picture_features(pictures), wishes).tolist()
+        return margins
+
+    expected = [of(one) for one in (base, truths) if one is not None]
+    lower = min(expected, key=fmean)
+    drawn = of(adapter)
+    needed = [thresholds.COLLAPSE_SHARE_MAX * margin for margin in lower]
+    return Following(
+        adapter=fmean(drawn),
+        expected=fmean(lower),
+        lost=paired_difference(needed, drawn, confidence=FALL_CONFIDENCE),
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from detour.evaluation import thresholds
 from detour.evaluation.differences import Difference
+from detour.evaluation.held_out import Following
 from detour.evaluation.proof import (
     GradientFigures,
     HeldOutFigures,
@@ -21,6 +22,7 @@ class PictureEvidence:
         held_out: scores on prompts that training never saw.
         style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
         falls: part of the prompt → by how much fewer pictures show it than could, with an interval over the prompts.
+        following: whether pictures still have to do with their prompts; ``None`` where that cannot be told.
         validation: loss on pictures kept out, from the first to the one that is shipped.
         diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
         diversity_expected: the same for the base or, where lower, for true pictures of the style.
@@ -31,6 +33,7 @@ class PictureEvidence:
     held_out: HeldOutFigures
     style_p_value: float | None = None
     falls: Mapping[str, Difference] = field(default_factory=dict)
+    following: Following | None = None
     validation: tuple[float, ...] = ()
     diversity: float | None = None
     diversity_expected: float | None = None
@@ -78,9 +81,9 @@ def decide(evidence: Evidence) -> Verdict:
     """The verdict of a run.
 
     The first rule that speaks against the adapter names the verdict, in the order: no effect, a proof that
-    does not hold, collapsed, copies, overfit, forgot prompts. Overfit comes
-    before what it does to prompts, because it names the cause. With nothing against it, ``learned`` needs a
-    measured gain; otherwise it is ``inconclusive``.
+    does not hold, copies, collapsed, overfit, forgot prompts. What names a cause comes before what it does: a run that
+    gives back one training picture has collapsed too, and an overfitted one draws prompts badly. With nothing against
+    it, ``learned`` needs a measured gain; otherwise it is ``inconclusive``.
 
     Args:
         evidence: figures of one run.
@@ -111,7 +114,7 @@ def decide_pictures(evidence: PictureEvidence) -> Verdict:
 
 def _of_pictures(evidence: PictureEvidence) -> tuple[VerdictName, list[Finding], list[str]]:
     """The verdict, what speaks against the weights, and what was gained."""
-    rules: tuple[Callable[[PictureEvidence], list[Finding]], ...] = (_collapse, _copies, _overfit, _forgotten)
+    rules: tuple[Callable[[PictureEvidence], list[Finding]], ...] = (_copies, _collapse, _overfit, _forgotten)
     against = [finding for rule in rules for finding in rule(evidence)]
     gained, gains = _gain(evidence)
     gains += _maybe_forgotten(evidence)
@@ -167,6 +170,23 @@ def _broken_proof(evidence: Evidence) -> list[Finding]:
 
 
 def _collapse(evidence: PictureEvidence) -> list[Finding]:
+    return [*_same_picture(evidence), *_no_prompt(evidence)]
+
+
+def _no_prompt(evidence: PictureEvidence) -> list[Finding]:
+    following = evidence.following
+    if following is None or following.lost.low <= 0:
+        return []
+    return [
+        (
+            "collapsed",
+            f"The pictures have next to nothing to do with their prompts: they fit their own better than each "
+            f"other's by {following.adapter:.1f} (100 × cosine), where {following.expected:.1f} could be.",
+        )
+    ]
+
+
+def _same_picture(evidence: PictureEvidence) -> list[Finding]:
     if evidence.diversity is None or not evidence.diversity_expected:
         return []
     share = evidence.diversity / evidence.diversity_expected

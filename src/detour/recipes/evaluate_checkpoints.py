@@ -189,6 +189,7 @@ def measure_checkpoints(asked: _Asked, drawn: dict[int, Pictures]) -> Checkpoint
             pictures,
             style=asked.material.style,
             accuracy=asked.material.accuracy,
+            prompts=asked.material.prompts,
         )
         evidence = _evidence(asked, pictures, scores, losses)
         verdict = decide_pictures(evidence)
@@ -232,6 +233,7 @@ def _evidence(
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
         falls=scores.falls,
+        following=scores.following,
         validation=losses,
         diversity=pixels.diversity(pictures),
         diversity_expected=min(expected),

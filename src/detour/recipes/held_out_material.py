@@ -59,6 +59,7 @@ class HeldOutMaterial:
         accuracy: what the prompts ask for, where that is known.
         truths: a true picture of each request in the style, for people to compare; ``None`` where unknown.
         notes: why something cannot be measured.
+        prompts: of the requests, without the trigger.
     """
 
     requests: tuple[ProofRequest, ...] = ()
@@ -66,6 +67,7 @@ class HeldOutMaterial:
     accuracy: AccuracyTask | None = None
     truths: Pictures | None = None
     notes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
@@ -79,7 +81,7 @@ def read_world_style(run_folder: Path) -> str | None:
     Raises:
         RunError: the file is broken or names no style of the world.
     """
-    from detour.pocket.world import NAMED_STYLES
+    from detour.pocket.world import NAMED_STYLES, PALETTES
 
     path = run_folder / WORLD_STYLE
     if not path.exists():
@@ -88,8 +90,9 @@ def read_world_style(run_folder: Path) -> str | None:
         name = json.loads(path.read_text(encoding="utf-8"))["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
-    if name not in NAMED_STYLES:
-        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(NAMED_STYLES)}.")
+    named = NAMED_STYLES | PALETTES
+    if name not in named:
+        raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
     return str(name)
 
 
@@ -156,17 +159,17 @@ def gather_held_out(
         )
         unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
         notes = (*nothing, *no_judge) or unscored
-        return HeldOutMaterial(requests=requests, style=style, notes=notes)
+        return HeldOutMaterial(requests=requests, style=style, notes=notes, prompts=spec.evaluate.prompts)
     return _of_the_world(spec, read_world_style(run_folder), style, size_px=size_px)
 
 
 def _of_the_world(
     spec: RunSpec, style_name: str | None, style_of_data: StyleTask | None, *, size_px: int
 ) -> HeldOutMaterial:
-    from detour.pocket.world import HOUSE, NAMED_STYLES, VOCABULARY, held_out_prompts, plain_prompt
+    from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, VOCABULARY, held_out_prompts, plain_prompt
 
     asked = held_out_prompts(spec.evaluate.num_prompts, seed=HELD_OUT_SEED)
-    style = NAMED_STYLES[style_name] if style_name else HOUSE
+    style = (NAMED_STYLES | PALETTES)[style_name] if style_name else HOUSE
     truths = rendered(asked, style, size_px=size_px)
     accuracy = AccuracyTask(
         facts=[PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked],
@@ -174,15 +177,17 @@ def _of_the_world(
         phrase=lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
         truths=truths,
     )
-    requests = _requests(spec, [one.prompt for one in asked])
+    prompts = tuple(one.prompt for one in asked)
+    requests = _requests(spec, prompts)
     if style_name is None:
-        return HeldOutMaterial(requests=requests, style=style_of_data, accuracy=accuracy)
+        return HeldOutMaterial(requests=requests, style=style_of_data, accuracy=accuracy, prompts=prompts)
     references = world_references(asked, style, size_px=size_px)
     return HeldOutMaterial(
         requests=requests,
         style=StyleTask(references=references, others=truths),
         accuracy=accuracy,
         truths=truths,
+        prompts=prompts,
     )
 
 

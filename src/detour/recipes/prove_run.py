@@ -170,6 +170,7 @@ def _score(base: "Base", sides: Sides, material: HeldOutMaterial) -> Scores:
         sides.held_out_adapter,
         style=material.style,
         accuracy=material.accuracy,
+        prompts=material.prompts,
     )
 
 
@@ -218,6 +219,7 @@ def _gather_evidence(
         held_out=scores.figures,
         style_p_value=scores.style_p_value,
         falls=scores.falls,
+        following=scores.following,
         causes=()
         if has_effect(moved)
         else causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF),

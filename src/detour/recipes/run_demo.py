@@ -114,7 +114,7 @@ def draw_training_pictures(
 
     Args:
         folder: made if missing.
-        style_name: of the world's named styles.
+        style_name: of the world's named styles and palettes.
         count: of pictures.
         seed: of scenes and phrasings.
         progress: told after each picture.
@@ -125,13 +125,14 @@ def draw_training_pictures(
     """
     from PIL import Image
 
-    from detour.pocket.world import HOUSE, NAMED_STYLES, caption, render, training_example
+    from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, caption, render, training_example
 
-    if style_name not in NAMED_STYLES:
-        raise DetourError(f"the world has no style '{style_name}'. It has: {', '.join(NAMED_STYLES)}.")
+    named = NAMED_STYLES | PALETTES
+    if style_name not in named:
+        raise DetourError(f"the world has no style '{style_name}'. It has: {', '.join(named)}.")
     for index in range(count):
         scene = training_example(seed, index).scene
-        image = Image.fromarray(render(scene, NAMED_STYLES[style_name]))
+        image = Image.fromarray(render(scene, named[style_name]))
         path = folder / f"{index:03d}.png"
         write_with(path, lambda temporary, image=image: image.save(temporary, "PNG"))  # type: ignore[misc]
         write_text(path.with_suffix(".txt"), caption(scene, HOUSE, seed=seed + index) + "\n")

@@ -1,6 +1,6 @@
 """What a training run is before its first step: settings resolved, base and data checked, nothing written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detour.bases.base import Base, open_base
@@ -35,6 +35,10 @@ class RunPlan:
     def captions(self) -> list[str]:
         """Of every picture to learn, those kept out included."""
         return [example.caption for example in self.dataset.examples]
+
+    def with_spec(self, spec: RunSpec) -> "RunPlan":
+        """The same run with other settings that change nothing of what was checked, such as its seed."""
+        return replace(self, spec=spec)
 
 
 def plan_run(spec: RunSpec) -> RunPlan:

@@ -165,7 +165,7 @@ def _follow(plan: RunPlan, folder: Path, processes: Processes) -> TrainResult:
     with memory_errors_explained(plan.spec, plan.base):
         processes.from_first(None)  # the class pictures are drawn
         plan = replace(plan, class_pictures=draw_class_pictures(plan.spec, plan.base))
-        material, _ = _load_material(plan, silent)
+        material, _ = load_run_material(plan, silent)
         trained = fit_run(plan, material, folder, None, silent, processes)
     return _result(plan, trained, folder, (), trained.validator.best_step)
 
@@ -186,7 +186,7 @@ def _run(
         processes.from_first(None)
         if plan.checkpoint is not None:
             refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
-        material, notes = _load_material(plan, progress)
+        material, notes = load_run_material(plan, progress)
         trained = fit_run(plan, material, folder, record, progress, processes)
         leave()  # what follows is the first one's alone
         if trained.state.enough:
@@ -195,7 +195,7 @@ def _run(
         if trained.state.scale is not None and trained.state.scale.repeated:
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
-        adapter, best_step = _ship(plan, trained, folder, progress)
+        adapter, best_step = ship_run(plan, trained, folder, progress)
         if spec.validate_.ship == "best_proof":
             notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")
         if prove:
@@ -231,7 +231,8 @@ def _result(
     )
 
 
-def _load_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[str]]:
+def load_run_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[str]]:
+    """Encode what a run is shown; also sentences on what the user should know of it."""
     spec = plan.spec
     train, held_out = split_holdout(plan.dataset, float(spec.data.holdout), spec.seed)
     if spec.data.captions == "shuffled":
@@ -276,8 +277,10 @@ def _what_overflowed(scale: LossScale) -> str:
     )
 
 
-def _ship(plan: RunPlan, trained: Trained, folder: Path, progress: ProgressFn) -> tuple[Adapter, int | None]:
-    """Choose the weights, write the adapter, and check that the base is what it was.
+def ship_run(
+    plan: RunPlan, trained: Trained, folder: Path, progress: ProgressFn
+) -> tuple[Adapter, int | None]:
+    """Choose the weights, write the adapter and ``gradients.json``, and check that the base is what it was.
 
     Returns:
         What was written, and the step of weights that were chosen; ``None`` where the last are simply taken.

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detour.specs.generation import PictureSpec
-from detour.specs.run import Dtype
+from detour.specs.run import Dtype, RunSpec
 from detour.specs.strict import Auto, Count, PositiveInt, Spec
 
 
@@ -38,3 +38,29 @@ class StudySpec(Spec):
     """Pictures in one forward pass."""
     picture: PictureSpec = PictureSpec(steps=20)
     """How pictures are drawn where the study does not vary it."""
+
+
+class AxisSpec(Spec):
+    """One setting of a run that a comparison varies."""
+
+    key: str
+    """Dotted, as in ``run.toml``: ``adapter.rank``."""
+    values: tuple[str | int | float | bool, ...]
+    """What it is set to, one after the other."""
+
+
+class CompareSpec(Spec):
+    """Runs that differ in a few settings, each trained with several seeds."""
+
+    run: RunSpec
+    """What all of them share; its seed is the first one."""
+    axes: tuple[AxisSpec, ...]
+    """Every combination of their values is a variant."""
+    seeds: PositiveInt = 3
+    """Each variant is trained with as many; differences are held against the scatter over them."""
+    equal_parameters: bool = False
+    """Give each choice of layers the rank at which it has about as many parameters as the largest of them."""
+    judge: str | None = None
+    """Folder of a CLIP model that scores the pictures; the base's own where it has one."""
+    batch: Annotated[int, Field(gt=0)] = 8
+    """Pictures in one forward pass."""

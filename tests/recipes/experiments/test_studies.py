@@ -1,7 +1,6 @@
 """The drawing studies on a base with random weights: what they compare is right, whatever the pictures show."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,8 @@ from detour.recipes.generate_pictures import generate_pictures
 from detour.specs.generation import GenerateSpec, PictureSpec
 from detour.specs.studies import StudySpec
 from tests.adapter_files.examples import SD1, adapter_for, small_adapter
-from tests.evaluation.tiny_judge import make_tiny_judge
 
 PROMPTS = ("a red house", "a dog")
-
-
-@pytest.fixture(scope="module")
-def judged(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny base with a judge beside it."""
-    folder = tmp_path_factory.mktemp("judged") / "tiny"
-    shutil.copytree(tiny_base, folder)
-    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-    make_tiny_judge(folder / "judge", vocab_size=len(vocabulary))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

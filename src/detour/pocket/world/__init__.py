@@ -5,7 +5,7 @@ from detour.pocket.world.held_out import HELD_OUT, HeldOut, StyleRegion
 from detour.pocket.world.render import render
 from detour.pocket.world.scene import Scene, Thing, compose_scene
 from detour.pocket.world.stream import Example, PromptedScene, held_out_prompts, training_example
-from detour.pocket.world.style import HOUSE, NAMED_STYLES, Style
+from detour.pocket.world.style import HOUSE, NAMED_STYLES, PALETTES, Style
 from detour.pocket.world.style_space import random_style, style_words
 from detour.pocket.world.vocabulary import VOCABULARY, Vocabulary
 
@@ -13,6 +13,7 @@ __all__ = [
     "HELD_OUT",
     "HOUSE",
     "NAMED_STYLES",
+    "PALETTES",
     "VOCABULARY",
     "Example",
     "HeldOut",

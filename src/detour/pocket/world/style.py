@@ -133,3 +133,9 @@ NAMED_STYLES: dict[str, Style] = {
         shading=0.5,
     ),
 }
+
+PALETTES: dict[str, Style] = {
+    "dusk": Style(saturation=0.45, lightness=-0.38, warmth=0.9),
+    "fog": Style(saturation=0.3, lightness=0.4, warmth=-0.6),
+}
+"""Styles that change colours and nothing else; they lie beyond the colours of the random styles that the base saw."""

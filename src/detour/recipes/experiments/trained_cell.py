@@ -1,0 +1,190 @@
+"""One cell of a comparison: a run is trained as ``detour train`` trains it, and its file draws the exam's prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from detour.adapter_files import read_adapter
+from detour.adapters.attach import attach_adapter
+from detour.bases.base import open_base
+from detour.bases.hardware import drawing_dtype
+from detour.errors import Interrupted
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
+from detour.evaluation.sides import models_of
+from detour.files import remove_temporaries, write_text
+from detour.generation.engine import PictureEngine
+from detour.recipes.draw_class_pictures import draw_class_pictures
+from detour.recipes.fit_run import fit_run
+from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.run_plan import RunPlan
+from detour.recipes.save_run import WHOLE_UNET, product_of
+from detour.recipes.train_adapter import load_run_material, ship_run
+from detour.specs import RunSpec, to_toml
+from detour.training.material import Material
+from detour.training.memory import memory_errors_explained
+from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class, remember_pictures
+from detour.training.run_folder import RUN_STATE, read_state
+from detour.training.run_record import RunRecord
+from detour.training.text_adapter import trains_text
+
+
+@dataclass
+class Workshop:
+    """Trains the runs of a comparison and draws with them; what they share is loaded and encoded once.
+
+    Attributes:
+        plan: of any of the runs: base, and size, steps and guidance of the pictures, which all share.
+    """
+
+    plan: RunPlan
+    _material: tuple[str, RunPlan, Material] | None = field(default=None, init=False)
+
+    @cached_property
+    def engine(self) -> PictureEngine:
+        """A fresh base that draws; adapters are attached and taken off again."""
+        device = str(self.plan.spec.base.device)
+        return PictureEngine.load(self.plan.base, device=device, dtype=drawing_dtype("auto", device))
+
+    def train(self, plan: RunPlan, folder: Path, *, label: str, progress: ProgressFn) -> None:
+        """Train a run, or finish one that was stopped; its folder is a run's without a proof.
+
+        Raises:
+            Interrupted: its state is saved, and the next call goes on from there.
+            TrainingDiverged: the loss or a gradient is not finite.
+        """
+        going = _continued(plan, folder)
+        if going is None:
+            return
+        plan = going
+        spec = plan.spec
+        record = RunRecord(folder, spec, plan.base.identity)
+        with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
+            if plan.checkpoint is None:
+                write_text(folder / SETTINGS, to_toml(spec))
+                remember_pictures(folder, plan.dataset)
+            plan, material = self._shown(plan, progress)
+            if plan.checkpoint is not None:
+                refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
+            trained = fit_run(plan, material, folder, record, _steps_of(label, progress))
+            _, best_step = ship_run(plan, trained, folder, silent)
+            facts = {
+                "step": trained.state.step,
+                "loss": trained.loss,
+                "val_loss": trained.validator.latest,
+                "best_step": best_step,
+                "seconds": trained.seconds,
+                "parameters": sum(one.numel() for one in trained.attached.parameters()),
+            }
+            record.write("finished", facts)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def _shown(self, plan: RunPlan, progress: ProgressFn) -> tuple[RunPlan, Material]:
+        """The plan with its class pictures, and what the run reads, encoded once for all runs that read the same."""
+        spec = plan.spec
+        shown = spec.model_copy(
+            update={
+                "name": "",
+                "adapter": RunSpec().adapter,
+                "train": RunSpec().train,
+                "validate_": RunSpec().validate_,
+            }
+        )
+        key = to_toml(shown)
+        if self._material is not None and self._material[0] == key:
+            return replace(plan, class_pictures=self._material[1].class_pictures), self._material[2]
+        self._material = None  # two at once would take the memory of both
+        plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
+        material, _ = load_run_material(plan, silent)
+        if not trains_text(spec):  # encoders that train are no longer the base's
+            self._material = key, plan, material
+        return plan, material
+
+    def draw(self, requests: tuple[ProofRequest, ...]) -> Pictures:
+        """What the engine draws as it stands: uint8 (requests, H, W, 3)."""
+        return draw_proof_pictures(self.engine, requests, self.plan.spec)
+
+    @contextlib.contextmanager
+    def drawing_with(self, spec: RunSpec, folder: Path) -> Iterator[None]:
+        """Inside, the engine draws with what the run shipped, read back from its file."""
+        engine, product = self.engine, product_of(folder, spec)
+        if spec.adapter.method == "full":
+            before = engine.unet
+            engine.unet = open_base(str(product)).load_unet(engine.dtype, engine.device)
+            try:
+                yield
+            finally:
+                engine.unet = before
+            return
+        adapter = read_adapter(product)
+        attached = attach_adapter(models_of(engine), adapter, 1.0)
+        try:
+            with engine.text.with_words(adapter.words):
+                yield
+        finally:
+            attached.detach()
+
+
+def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
+    """What a finished run took: parameters, seconds a step (the median), KiB of its file, and its validation loss."""
+    facts = read_state(folder)
+    product = product_of(folder, spec)
+    file = product / WHOLE_UNET if product.is_dir() else product
+    costs = {
+        "parameters": float(facts["parameters"]),
+        "seconds_a_step": _median_step(folder / "metrics.jsonl"),
+        "file_kib": file.stat().st_size / 1024,
+    }
+    if facts.get("val_loss") is not None:
+        costs["val_loss"] = float(facts["val_loss"])
+    return costs
+
+
+def _median_step(metrics: Path) -> float:
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return statistics.median(line["seconds"] for line in lines if "seconds" in line)
+
+
+def _continued(plan: RunPlan, folder: Path) -> RunPlan | None:
+    """The plan with the checkpoint that stands in the folder; ``None`` for a finished run.
+
+    What stands there with other settings, or cannot be gone on with, is deleted: it is the comparison's own.
+    """
+    settings = folder / SETTINGS
+    if (folder / RUN_STATE).exists() and settings.exists():
+        same = settings.read_text(encoding="utf-8") == to_toml(plan.spec)
+        state = read_state(folder)["state"]
+        if same and state == "finished":
+            return None
+        if same and state != "diverged":
+            remove_temporaries(folder)
+            return replace(plan, checkpoint=find_resume_point(folder).checkpoint)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return plan
+
+
+@contextlib.contextmanager
+def _said_again() -> Iterator[None]:
+    """A stop says how to go on with the comparison, not with the run alone."""
+    try:
+        yield
+    except Interrupted as error:
+        raise type(error)("stopped; everything is saved. Give the same command again to go on.") from error
+
+
+def _steps_of(label: str, progress: ProgressFn) -> ProgressFn:
+    """Steps alone, under the cell's name; notes would be the same for every cell."""
+
+    def tell(report: Progress) -> None:
+        if report.stage == "training" and not report.note:
+            progress(replace(report, stage=f"training {label}"))
+
+    return tell
