@@ -112,6 +112,7 @@ def evaluate_adapter(
     material = gather_material(run, base, spec, size_px=size_px)
     adapter = _source(subject)
     sides: dict[Side, SideSource] = {"base": SideSource(), "adapter": adapter}
+    checkpoints = evaluate_checkpoints(run.folder, progress=progress) if spec.checkpoints else None
     controls, left_out = _controls(run, base, spec, progress)
     sides.update(controls.items())
     painter = Painter(
@@ -158,7 +159,7 @@ def evaluate_adapter(
         copies=figures.copies,
         reproduced=figures.reproduced,
         marks=figures.marks,
-        checkpoints=evaluate_checkpoints(run.folder, progress=progress) if spec.checkpoints else None,
+        checkpoints=checkpoints,
         verdict=verdict.name,
         reasons=verdict.reasons,
         notes=notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,7 +141,9 @@ def _judged(
     if long := judge.too_long(asked.plain):
         notes.append(f"The judge sees only the beginning of {len(long)} prompts, e.g. '{long[0][:60]}…'.")
     hits = _hits(judge, new, asked, seeds)
-    true_hits = None if material.truths is None else _hits_of(judge, material.truths, asked, seeds)
+    true_hits = None
+    if material.truths is not None and asked.facts:
+        true_hits = _hits_of(judge, material.truths, asked, seeds)
     in_style = None
     if truths is not None and material.truths is not None and material.truths_in_style:
         in_style = (material.truths, truths)
@@ -230,17 +233,29 @@ def _drift(judge: Judge, drawn: Drawn, unrelated: Sequence[Asked], seeds: int) -
 def _hits(
     judge: Judge, pictures: Mapping[Side, Pictures], asked: Asked, seeds: int
 ) -> dict[Side, Hits] | None:
-    found = {side: _hits_of(judge, rows, asked, seeds) for side, rows in pictures.items()}
-    known = {side: hits for side, hits in found.items() if hits is not None}
-    return known or None
-
-
-def _hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits | None:
-    """Slot → whether each picture shows its word; ``None`` where it is not known what it should show."""
+    """Side → slot → whether each picture shows its word; ``None`` where it is not known what it should show."""
     if not asked.facts:
         return None
+    # All sides at once: the words to choose among are embedded once.
+    found = _hits_of(judge, np.concatenate(list(pictures.values())), asked, seeds)
+    count = len(asked.facts) * seeds
+    return {
+        side: {slot: hits[turn * count : (turn + 1) * count] for slot, hits in found.items()}
+        for turn, side in enumerate(pictures)
+    }
+
+
+def _hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:
+    """Slot → whether each picture shows its word.
+
+    Args:
+        judge: that reads them.
+        pictures: uint8 (sides × prompts × seeds, H, W, 3).
+        asked: prompts with their facts.
+        seeds: pictures of each prompt on a side.
+    """
     facts = [one for one in asked.facts for _ in range(seeds)]
-    return judge.prompt_hits(pictures, facts, WORDS, _phrase)
+    return judge.prompt_hits(pictures, facts * (len(pictures) // len(facts)), WORDS, _phrase)
 
 
 def _phrase(facts: PromptFacts) -> str:
