@@ -5,7 +5,7 @@ import pytest
 
 from detour.evaluation import thresholds
 from detour.evaluation.differences import Difference, paired_difference
-from detour.evaluation.held_out import FALL_CONFIDENCE, Following
+from detour.evaluation.prompt_keeping import FALL_CONFIDENCE, Following
 from detour.evaluation.proof import PixelFigures
 from detour.evaluation.verdict import Evidence, decide
 from tests.evaluation.figures import GRADIENTS, UNMEASURED, accuracy, held_out, learned_evidence

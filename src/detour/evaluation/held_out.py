@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from detour.errors import ConfigError
 from detour.evaluation import thresholds
-from detour.evaluation.differences import Difference, paired_difference
+from detour.evaluation.differences import Difference
 from detour.evaluation.distance import permutation_p_value, style_distance
 from detour.evaluation.judge import Judge, Phrase, PromptFacts
 from detour.evaluation.pixels import Pictures
+from detour.evaluation.prompt_keeping import Following, falls_of, measure_following
 from detour.evaluation.proof import AccuracyFigures, HeldOutFigures, PromptAccuracy, StyleDistance
-from detour.evaluation.similarity import prompt_margins
-
-FALL_CONFIDENCE = 0.9
-"""Of the interval around a fall in both directions: it lies above the lower end with 95 %."""
 
 MIN_REFERENCES = 4
 """Fewer pictures of a style say nothing about it."""
@@ -48,21 +44,6 @@ class StyleTask:
 
     references: Pictures
     others: Pictures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Following:
-    """By how much better pictures fit their own prompts than each other's, 100 times the cosine.
-
-    Attributes:
-        adapter: mean over the prompts.
-        expected: of the base's or the true pictures, whichever is lower.
-        lost: by how much the adapter lies below the share of the expected that it must keep, over the prompts.
-    """
-
-    adapter: float
-    expected: float
-    lost: Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,29 +129,15 @@ def _accuracy(
     shares = {
         side: {part: sum(found) / len(found) for part, found in parts.items()} for side, parts in hits.items()
     }
-    falls = {}
-    for part in hits["adapter"]:
-        # What the style itself hides is hidden from the judge too, and no fault of the adapter's.
-        wanted = min(("base", "ceiling"), key=lambda side: shares[side][part])
-        falls[part] = paired_difference(hits[wanted][part], hits["adapter"][part], confidence=FALL_CONFIDENCE)
-    return AccuracyFigures(**{side: PromptAccuracy(**parts) for side, parts in shares.items()}), falls
+    figures = AccuracyFigures(**{side: PromptAccuracy(**parts) for side, parts in shares.items()})
+    return figures, falls_of(hits["adapter"], [hits["base"], hits["ceiling"]])
 
 
 def _following(
     judge: Judge, base: Pictures, adapter: Pictures, truths: Pictures | None, prompts: Sequence[str]
 ) -> Following:
+    controls = [judge.picture_features(one) for one in (base, truths) if one is not None]
     wishes = judge.text_features(prompts)
-
-    def of(pictures: Pictures) -> list[float]:
-        margins: list[float] = prompt_margins(judge.picture_features(pictures), wishes).tolist()
-        return margins
-
-    expected = [of(one) for one in (base, truths) if one is not None]
-    lower = min(expected, key=fmean)
-    drawn = of(adapter)
-    needed = [thresholds.COLLAPSE_SHARE_MAX * margin for margin in lower]
-    return Following(
-        adapter=fmean(drawn),
-        expected=fmean(lower),
-        lost=paired_difference(needed, drawn, confidence=FALL_CONFIDENCE),
+    return measure_following(
+        judge.picture_features(adapter), controls, wishes, share_min=thresholds.COLLAPSE_SHARE_MAX
     )

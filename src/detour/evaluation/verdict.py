@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from detour.evaluation import thresholds
 from detour.evaluation.differences import Difference
-from detour.evaluation.held_out import Following
+from detour.evaluation.prompt_keeping import Following
 from detour.evaluation.proof import (
     GradientFigures,
     HeldOutFigures,

@@ -12,20 +12,26 @@ from torch import Tensor
 from detour.bases.base import Base
 from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
-from detour.evaluation.change import over_seeds
 from detour.evaluation.compared import Side
 from detour.evaluation.copies import CopyFigures, measure_copies
-from detour.evaluation.differences import Difference, paired_difference
+from detour.evaluation.differences import Difference
 from detour.evaluation.diversity import Diversity, measure_diversity
 from detour.evaluation.drift import Drift, measure_drift
 from detour.evaluation.evaluation import DriftFigures
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.fidelity import Fidelity, measure_fidelity
-from detour.evaluation.held_out import FALL_CONFIDENCE, MIN_REFERENCES
+from detour.evaluation.held_out import MIN_REFERENCES
 from detour.evaluation.judge import Judge, PromptFacts, judge_of
 from detour.evaluation.marks import MarkFigures, measure_marks
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.prompt_keeping import Hits, PromptKeeping, measure_prompt_keeping
+from detour.evaluation.prompt_keeping import (
+    Following,
+    Hits,
+    PromptKeeping,
+    falls_of,
+    measure_following,
+    measure_prompt_keeping,
+)
 from detour.evaluation.proof import PixelFigures
 from detour.pocket.world import plain_prompt
 from detour.recipes.evaluation_material import WORDS, Asked, EvaluationMaterial
@@ -47,6 +53,7 @@ class Figures:
         marks: in the same place of many pictures.
         falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the true
             ones, whichever show it less often.
+        following: whether pictures still have to do with their prompts; ``None``: one prompt, or no judge.
         looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
         notes: what could not be measured, and why.
     """
@@ -60,6 +67,7 @@ class Figures:
     reproduced: CopyFigures | None = None
     marks: MarkFigures
     falls: Mapping[str, Difference] = field(default_factory=dict)
+    following: Following | None = None
     looks: Mapping[Side, Tensor]
     notes: tuple[str, ...] = ()
 
@@ -140,6 +148,7 @@ def _judged(
         notes.append("What the prompts ask for is not known word by word: prompt accuracy was not measured.")
     if long := judge.too_long(asked.plain):
         notes.append(f"The judge sees only the beginning of {len(long)} prompts, e.g. '{long[0][:60]}…'.")
+    wishes = judge.text_features(asked.plain)
     hits = _hits(judge, new, asked, seeds)
     true_hits = None
     if material.truths is not None and asked.facts:
@@ -152,7 +161,7 @@ def _judged(
         fidelity=fidelity,
         prompt_keeping=measure_prompt_keeping(
             looks,
-            judge.text_features(asked.plain),
+            wishes,
             seeds=seeds,
             truths=truths,
             hits=hits,
@@ -162,29 +171,21 @@ def _judged(
         diversity=measure_diversity(
             new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
         ),
-        falls=falls_of(hits, true_hits, seeds) if hits else {},
+        falls=falls_of(hits["adapter"], [hits["base"], *([true_hits] if true_hits else [])], seeds=seeds)
+        if hits
+        else {},
+        following=measure_following(
+            looks["adapter"],
+            [looks["base"], *([truths] if truths is not None else [])],
+            wishes,
+            share_min=thresholds.COLLAPSE_SHARE_MAX,
+            seeds=seeds,
+        )
+        if len(wishes) > 1
+        else None,
         looks=looks,
         notes=tuple(notes),
     )
-
-
-def falls_of(hits: Mapping[Side, Hits], true_hits: Hits | None, seeds: int) -> dict[str, Difference]:
-    """Part of the prompt → the fall below the base or the true pictures, whichever show it less, over prompts.
-
-    Args:
-        hits: of base and adapter at least, prompt-major.
-        true_hits: of as many true pictures.
-        seeds: pictures of each prompt.
-    """
-    falls = {}
-    for part, found in hits["adapter"].items():
-        # What the style itself hides is hidden from the judge too, and no fault of the adapter's.
-        wanted = [hits["base"][part], *([true_hits[part]] if true_hits is not None else [])]
-        least = min(wanted, key=sum)
-        falls[part] = paired_difference(
-            over_seeds(least, seeds), over_seeds(found, seeds), confidence=FALL_CONFIDENCE
-        )
-    return falls
 
 
 def _fidelity(

@@ -65,6 +65,7 @@ def judge_run(
             style_p_value=None if figures.fidelity is None else paired_p_value(figures.looks),
             causes=() if effect else _causes(run, adapter, weight, layers_matched()),
             falls=figures.falls,
+            following=figures.following,
             validation=validation_of(run),
             diversity=pixels.diversity(new["adapter"]),
             diversity_expected=min(expected),
