@@ -23,7 +23,8 @@ class Lab:
         about: one line.
         side: from which side the subject is looked at.
         work: the heaviest thing that it does: reading settings, drawing pictures, or training.
-        settings: of its training where they are not the defaults, as for ``--set``; what its memory depends on.
+        settings: of its training where they are not the defaults, as for ``--set``; what its memory depends on. Labs
+            load fp32, but for what the recipes of training load by themselves.
     """
 
     number: int
@@ -57,12 +58,12 @@ LABS: Sequence[Lab] = (
     Lab(
         number=3, title="Train a style", side="adapter", work="training",
         about="A style set, a loss that means something, held-out prompts, rank 4 against rank 8.",
-        settings={"adapter.rank": 8, "adapter.targets": "all", "train.batch": 4},
+        settings={"base.dtype": "fp16", "adapter.rank": 8, "train.batch": 2},
     ),
     Lab(
         number=4, title="Compose", side="adapter", work="training",
         about="Train two adapters, put them together at several weights, predict and measure how they get along.",
-        settings={"adapter.rank": 4, "adapter.targets": "all", "train.batch": 4},
+        settings={"base.dtype": "fp16", "adapter.rank": 4, "train.batch": 2},
     ),
     Lab(
         number=5, title="Baseline", side="proof", work="drawing",

@@ -27,22 +27,23 @@ class CardNeed(BaseModel):
 def card_need(lab: Lab) -> CardNeed | None:
     """What a lab takes on a 16 GB card without bf16; ``None`` where it reads settings alone.
 
-    Drawing is counted with the text encoders in memory beside UNet and VAE, as the labs hold them.
+    Drawing is counted with the text encoders in memory beside UNet and VAE, as the labs hold them. A lab that trains
+    takes the larger of both.
     """
     if lab.work == "settings":
         return None
     plan = _plan(tuple(sorted(lab.settings.items())))
-    [card] = plan.cards
-    totals = {stage.stage: stage.total for stage in plan.stages}
-    drawing = totals["drawing samples"] + totals["encoding captions"] + CUDA_CONTEXT_BYTES
-    if lab.work == "drawing":
-        return CardNeed(card=CARD.name, bytes=drawing, words="drawing, fp16 weights")
-    changes = ", ".join(f"{key} = {value}" for key, value in card.settings.items() if key != "base.dtype")
-    words = "training, fp16 weights" + (f", {changes}" if changes else "")
-    return CardNeed(card=CARD.name, bytes=max(card.peak_bytes, drawing), words=words)
+    # What a CPU's allocator keeps aside is no GPU's need.
+    totals = {stage.stage: stage.total - stage.parts.get("allocator", 0) for stage in plan.stages}
+    needed = totals["drawing samples"] + totals["encoding captions"]
+    if lab.work == "training":
+        needed = max(needed, totals["training"])
+    return CardNeed(
+        card=CARD.name, bytes=needed + CUDA_CONTEXT_BYTES, words=f"{lab.work} in {plan.settings['dtype']}"
+    )
 
 
 @cache
 def _plan(settings: tuple[tuple[str, Any], ...]) -> MemoryPlan:
-    flags = {"base.name": SHAPES, "base.dtype": "fp16", "data.source": "pictures", **dict(settings)}
+    flags = {"base.name": SHAPES, "base.dtype": "fp32", "data.source": "pictures", **dict(settings)}
     return plan_memory(load_run_spec(flags=flags), cards=[CARD])

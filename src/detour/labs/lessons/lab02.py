@@ -18,15 +18,17 @@ import torch
 from detour.adapters.attach import attach_new
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
+from detour.bases.hardware import pick_device
 from detour.bases.latents import to_pixels
 from detour.diffusion.randomness import noise_for
 from detour.diffusion.schedule import alphas_cumprod
 from detour.labs import check, compare_with, predict, show
 from detour.recipes.open_example import open_example
 
+DEVICE = pick_device()
 opened = open_base(BASE)
 example = open_example(None, None, size_px=opened.native_size_px, seed=SEED)
-pixels = to_pixels(example.picture[None])  # from -1 to 1
+pixels = to_pixels(example.picture[None]).to(DEVICE)  # from -1 to 1
 show(
     example.picture,
     alt="The one picture of this lab: a scene of simple shapes in a comic style with thick outlines.",
@@ -98,12 +100,13 @@ def to_latents(vae, pixels, noise):
 check(2, "to_latents", to_latents)
 
 # %%
-vae = opened.load_vae()
+vae = opened.load_vae(device=DEVICE)
 with torch.no_grad():
-    latents = to_latents(vae, pixels, noise_for(SEED, 0, 0, shapes["latents"], purpose="latent"))
+    draw = noise_for(SEED, 0, 0, shapes["latents"], purpose="latent").to(DEVICE)
+    latents = to_latents(vae, pixels, draw)
 del vae  # the training step does not need it any more
-text_stage = opened.load_text()
-text = text_stage.encode([example.caption])
+text_stage = opened.load_text(device=DEVICE)
+text = text_stage.encode([example.caption]).to(DEVICE)
 del text_stage
 print(f"pixels {tuple(pixels.shape)}, latents {tuple(latents.shape)}, text {tuple(text.states.shape)}")
 print(f"latents: mean {latents.mean():.2f}, variance {latents.var():.2f}")
@@ -129,13 +132,13 @@ def diffusion_loss(predict_noise, latents, noise, timestep, alphas):
 check(2, "diffusion_loss", diffusion_loss)
 
 # %%
-unet = opened.load_unet()
-alphas = alphas_cumprod(opened.scheduler_config())
-noise = noise_for(SEED, 0, 0, tuple(latents.shape))
+unet = opened.load_unet(device=DEVICE)
+alphas = alphas_cumprod(opened.scheduler_config()).to(DEVICE)
+noise = noise_for(SEED, 0, 0, tuple(latents.shape)).to(DEVICE)
 
 
 def predict_noise(noisy, timestep):
-    return unet(noisy, torch.tensor([timestep]), encoder_hidden_states=text.states).sample
+    return unet(noisy, torch.tensor([timestep], device=DEVICE), encoder_hidden_states=text.states).sample
 
 
 stops = [50, 200, 350, 500, 650, 800, 950]

@@ -23,6 +23,7 @@ import torch
 
 from detour.adapter_files.reading import read_adapter
 from detour.bases.base import open_base
+from detour.bases.hardware import drawing_dtype, pick_device
 from detour.evaluation.distance import style_distance
 from detour.evaluation.judge import Judge, judge_of
 from detour.generation.engine import PictureEngine, PictureRequest
@@ -187,7 +188,8 @@ requests = [PictureRequest(prompt=one.prompt, seed=SEED + index) for index, one 
 columns = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5), (0.8, 0.3)]
 
 opened = open_base(BASE)
-engine = PictureEngine.load(opened, device="cpu", dtype="fp32")
+device = pick_device()
+engine = PictureEngine.load(opened, device=device, dtype=drawing_dtype("auto", device))
 attached = attach_chosen(
     {"unet": engine.unet}, [choose_adapter(str(path), opened) for path in (first, second)]
 )
