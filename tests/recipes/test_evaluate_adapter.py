@@ -16,10 +16,12 @@ from detour.generation.engine import PictureEngine
 from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter, read_pictures
 from detour.recipes.progress import Progress
 from detour.specs.evaluation import EvaluationSpec
+from tests.evaluation.test_report import Elements
 from tests.evaluation.tiny_judge import make_tiny_judge
 from tests.recipes.test_prove_run import make_run, trained_adapter
 
 QUICK = EvaluationSpec(num_prompts=2, drift_prompts=1, steps=1)
+ASKED = QUICK.model_copy(update={"require": ("pixels>0", "drift_with_trigger<1")})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +52,7 @@ def run(judged_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(run: Path) -> EvaluationResult:
-    return evaluate_adapter(run, QUICK.model_copy(update={"require": ("pixels>0", "drift_with_trigger<1")}))
+    return evaluate_adapter(run, ASKED)
 
 
 def test_every_compared_figure_stands_beside_base_and_both_trained_controls(
@@ -185,3 +187,41 @@ def test_pictures_that_must_not_be_reproduced_are_found_when_they_are(
     assert result.evaluation.reproduced is not None
     assert result.evaluation.reproduced.share.adapter == 1.0
     assert [one.requirement for one in result.unmet] == ["reproduced=0"]
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, evaluated: EvaluationResult) -> str:
+    """Written again, for other tests judge the same run with other settings; nothing is drawn anew."""
+    return evaluate_adapter(run, ASKED).report.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_every_side_of_every_figure_and_what_was_asked_for(
+    evaluated: EvaluationResult, page: str
+) -> None:
+    elements = Elements(page)
+    said = " ".join(elements.text.split())
+    for words in (
+        "rate 0",
+        "shuffled captions",
+        "Copies of training pictures",
+        "Unrelated prompts",
+        "CLIP score",
+    ):
+        assert words in said
+    assert "not met: drift_with_trigger<1, found nothing: not measured" in said
+    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in elements.tags if tag == "img")
+    assert all(attrs.get("alt") for tag, attrs in elements.tags if tag == "img")
+    figures = evaluated.evaluation.fidelity
+    assert figures is not None
+    assert f"{figures.style_distance.adapter:.4f}" in page
+    assert f"{figures.style_distance.shuffled:.4f}" in page
+
+
+def test_the_nearest_training_pictures_stand_beside_what_was_drawn(
+    evaluated: EvaluationResult, page: str
+) -> None:
+    copies = evaluated.evaluation.copies
+    assert copies is not None
+    section = page[page.index("Nearest training pictures") : page.index("<h2>New prompts")]
+    assert section.count("<img") == 2 * len(copies.pairs) > 0
+    assert section.count('class="bad"') == sum(pair.copied for pair in copies.pairs)

@@ -69,7 +69,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
         from detour.evaluation.requirements import answer_text
 
         click.echo(answer_text(one))
-    click.echo(f"look at {result.sheet}; all figures are in {result.folder / 'evaluation.json'}")
+    click.echo(f"look at {result.report}; all figures are in {result.folder / 'evaluation.json'}")
 
 
 def show_figures() -> None:

@@ -41,6 +41,7 @@ def write_card(path: Path, story: RunStory, *, pictures: Sequence[Path]) -> None
 
 def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
     """The card as Markdown, without paths of the machine it was made on."""
+    assert story.proof is not None, "a card tells of a proof"
     proof, file_name = story.proof, f"{story.name}.safetensors"
     trigger = ", ".join(story.spec.called_by())
     lines = [

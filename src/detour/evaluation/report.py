@@ -9,6 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detour.evaluation.evaluation import Evaluation
+from detour.evaluation.evaluation_page import (
+    checkpoint_charts,
+    fidelity_chart,
+    prompts_chart,
+    tables_of,
+    tiles_of,
+)
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.plots import Curve, Role, bar_chart, line_chart, smoothed
 from detour.evaluation.proof import HeldOutFigures, PromptAccuracy, Proof, VerdictName
@@ -57,6 +65,47 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyShown:
+    """A picture of a new prompt beside the training picture that is nearest to it.
+
+    Attributes:
+        prompt: what was asked for.
+        drawn: uint8 (H, W, 3).
+        original: uint8 (H', W', 3).
+        distance: of the two.
+        threshold: below which it is a copy.
+    """
+
+    prompt: str
+    drawn: Pictures
+    original: Pictures
+    distance: float
+    threshold: float
+
+    @property
+    def copied(self) -> bool:
+        """Whether it is one."""
+        return self.distance < self.threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStory:
+    """What the page tells of an evaluation beyond its figures.
+
+    Attributes:
+        evaluation: figures and verdict.
+        unrelated_pairs: pairs of prompts that training has nothing to do with.
+        copies: the nearest training pictures, the nearest first.
+        reproduced: the same of pictures that must not be reproduced.
+    """
+
+    evaluation: Evaluation
+    unrelated_pairs: Sequence[Pair] = ()
+    copies: Sequence[CopyShown] = ()
+    reproduced: Sequence[CopyShown] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """What ``metrics.jsonl`` says, as (step, value) pairs."""
 
@@ -72,7 +121,8 @@ class RunStory:
         spec: the resolved run.
         name: of the run.
         base_identity: of the base, without a path.
-        proof: figures and verdict.
+        proof: figures and verdict; ``None`` where an adapter was evaluated and not proved.
+        evaluation: the thorough judgement, where there is one; then its verdict is the page's.
         metrics: curves.
         proof_pairs: pairs of the picture proof, from prompts of the training data.
         held_out_pairs: pairs of prompts that training never saw.
@@ -82,8 +132,9 @@ class RunStory:
     spec: RunSpec
     name: str
     base_identity: str
-    proof: Proof
+    proof: Proof | None
     metrics: Metrics
+    evaluation: EvaluationStory | None = None
     proof_pairs: Sequence[Pair] = ()
     held_out_pairs: Sequence[Pair] = ()
     facts: Mapping[str, Any]
@@ -131,20 +182,71 @@ def render_report(story: RunStory) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = 3 * sum(min(len(pairs), MAX_PAIRS) for pairs in (story.proof_pairs, story.held_out_pairs))
+    groups = _pair_groups(story)
+    shown = 3 * sum(len(group["pairs"]) for group in groups)
+    if story.evaluation:
+        shown += 2 * (len(story.evaluation.copies) + len(story.evaluation.reproduced))
     environment.filters["picture"] = lambda picture: data_uri(
         picture, max_bytes=PICTURES_BYTES // max(shown, 1)
     )
+    judged = story.evaluation.evaluation if story.evaluation else story.proof
+    assert judged is not None, "a page tells of a proof or of an evaluation"
     return environment.get_template("report.html").render(
         story=story,
         proof=story.proof,
-        headline=HEADLINES[story.proof.verdict],
+        verdict=judged.verdict,
+        reasons=judged.reasons,
+        headline=HEADLINES[judged.verdict],
         loss_chart=_markup(loss_chart(story.metrics)),
-        style_chart=_markup(style_chart(story.proof.held_out)),
-        accuracy_chart=_markup(accuracy_chart(story.proof.held_out)),
-        groups=_pair_groups(story),
+        groups=groups,
         settings=setting_rows(story.spec, base_identity=story.base_identity),
+        **(_evaluated(story.evaluation) if story.evaluation else _proved(story.proof)),
     )
+
+
+def _proved(proof: Proof | None) -> dict[str, Any]:
+    """Scores of the quick proof."""
+    assert proof is not None
+    held_out = proof.held_out
+    prompts = f"{held_out.prompts} prompts, {held_out.seeds} seed{'' if held_out.seeds == 1 else 's'} each."
+    charts = [style_chart(held_out), accuracy_chart(held_out)]
+    return {
+        "evaluation": None,
+        "tiles": (),
+        "copy_groups": (),
+        "marks": (),
+        "checkpoints": None,
+        "checkpoint_charts": (),
+        "score_charts": [_markup(chart) for chart in charts if chart],
+        "score_note": f"{prompts} True pictures of the style say what can be reached at best.",
+        "tables": (),
+    }
+
+
+def _evaluated(story: EvaluationStory) -> dict[str, Any]:
+    """Scores of the thorough judgement, which holds those of the proof."""
+    evaluation = story.evaluation
+    checkpoints = evaluation.checkpoints
+    groups = [
+        ("Nearest training pictures", "training picture", story.copies),
+        ("Nearest pictures that must not be reproduced", "reference", story.reproduced),
+    ]
+    charts = [fidelity_chart(evaluation), prompts_chart(evaluation)]
+    return {
+        "evaluation": evaluation,
+        "tiles": tiles_of(evaluation),
+        "copy_groups": [
+            {"title": title, "other": other, "pairs": pairs} for title, other, pairs in groups if pairs
+        ],
+        "marks": evaluation.marks.sentences(),
+        "checkpoints": checkpoints,
+        "checkpoint_charts": [_markup(chart) for chart in checkpoint_charts(checkpoints)]
+        if checkpoints
+        else (),
+        "score_charts": [_markup(chart) for chart in charts if chart],
+        "score_note": f"{evaluation.prompts_from} {evaluation.seeds} seeds each, the same on every side.",
+        "tables": tables_of(evaluation),
+    }
 
 
 def loss_chart(metrics: Metrics) -> str:
@@ -221,8 +323,10 @@ def data_uri(picture: Pictures, *, max_bytes: int) -> str:
 
 
 def _pair_groups(story: RunStory) -> list[dict[str, Any]]:
+    unrelated = story.evaluation.unrelated_pairs if story.evaluation else ()
     groups = [
         ("New prompts", "Prompts that training never saw.", story.held_out_pairs),
+        ("Unrelated prompts", "What training has nothing to do with.", unrelated),
         ("Prompts of the training data", "The pairs of the picture proof.", story.proof_pairs),
     ]
     return [

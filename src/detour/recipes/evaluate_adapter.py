@@ -32,6 +32,7 @@ from detour.recipes.evaluation_controls import train_control
 from detour.recipes.evaluation_figures import measure, open_judge
 from detour.recipes.evaluation_material import EvaluationMaterial, folder_pictures, gather_material
 from detour.recipes.evaluation_pictures import Drawn, Painter, SideSource, requests_of
+from detour.recipes.evaluation_report import write_evaluation_report
 from detour.recipes.evaluation_verdict import judge_run
 from detour.recipes.experiments.engine import read_strip
 from detour.recipes.finished_run import FinishedRun, is_run_folder, read_finished_run, run_of_file
@@ -44,6 +45,7 @@ FOLDER = "evaluation"
 """Beside ``evaluation.json``: pictures and sheet."""
 
 SHEET = "sheet.png"
+REPORT = "report.html"
 CONTROLS: tuple[ControlName, ...] = ("rate_zero", "shuffled")
 
 
@@ -55,11 +57,13 @@ class EvaluationResult:
         folder: that holds ``evaluation.json``.
         evaluation: the figures, the verdict and the answers to the requirements.
         sheet: prompts × (base, adapter, true picture where one is known).
+        report: the page to look at.
     """
 
     folder: Path
     evaluation: Evaluation
     sheet: Path
+    report: Path
 
     @property
     def unmet(self) -> tuple[Answer, ...]:
@@ -170,9 +174,14 @@ def evaluate_adapter(
         update={"requirements": tuple(answer(one, evaluation) for one in requirements)}
     )
     sheet = folder / FOLDER / SHEET
-    write_sheet(sheet, pairs_of(material, drawn, seeds=spec.seeds))
+    pairs = pairs_of(material, drawn, seeds=spec.seeds)
+    write_sheet(sheet, pairs)
+    write_evaluation_report(
+        folder / REPORT, run, base, evaluation,
+        pairs=pairs, material=material, drawn=drawn, references=named,
+    )  # fmt: skip
     write_evaluation(folder / EVALUATION, evaluation)
-    return EvaluationResult(folder=folder, evaluation=evaluation, sheet=sheet)
+    return EvaluationResult(folder=folder, evaluation=evaluation, sheet=sheet, report=folder / REPORT)
 
 
 def read_pictures(folder: Path, evaluation: Evaluation) -> dict[PromptSet, dict[Side, Pictures]]:

@@ -25,6 +25,9 @@ CONFIG, BASE, TRIGGER, TAGS = (
     "ss_tag_frequency",
 )
 
+SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "torch": "torch"}
+"""Keys of ``run.json`` that a page shows, and how it calls them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
@@ -49,6 +52,11 @@ class FinishedRun:
     metrics: Metrics
     tags: tuple[str, ...] = ()
     is_run: bool = True
+
+
+def shown_facts(run: FinishedRun) -> dict[str, Any]:
+    """What a page says of how the run went, beside its settings."""
+    return {name: run.state[key] for key, name in SHOWN_FACTS.items() if key in run.state}
 
 
 def is_run_folder(path: Path) -> bool:

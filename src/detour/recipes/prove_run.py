@@ -18,7 +18,7 @@ from detour.evaluation.report import Pair, RunStory, write_report
 from detour.evaluation.sheet import write_sheet
 from detour.evaluation.sides import Sides, draw_full_sides, draw_sides
 from detour.evaluation.verdict import Evidence, decide, has_effect
-from detour.recipes.finished_run import FinishedRun, read_finished_run, run_of_file
+from detour.recipes.finished_run import FinishedRun, read_finished_run, run_of_file, shown_facts
 from detour.recipes.held_out_material import (
     HeldOutMaterial,
     TrainingPictures,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from detour.bases.base import Base
 
 SHEET = Path("samples") / "sheet.png"
-SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "torch": "torch"}
-"""Keys of ``run.json`` that the report shows, and how it calls them."""
 
 
 def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = silent) -> Proof:
@@ -281,7 +279,7 @@ def _write(
         held_out_pairs=_pairs(
             material.requests, sides.held_out_base, sides.held_out_adapter, material.truths
         ),
-        facts={SHOWN_FACTS[key]: run.state[key] for key in SHOWN_FACTS if key in run.state},
+        facts=shown_facts(run),
     )
     write_sheet(run.folder / SHEET, story.held_out_pairs or story.proof_pairs)
     write_report(run.folder / "report.html", story)

@@ -1,0 +1,102 @@
+"""The page of an evaluation: its figures with the pictures that they stand on, and what the run says of itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detour.bases.base import Base
+from detour.evaluation.copies import CopyFigures
+from detour.evaluation.evaluation import Evaluation
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof import Proof, read_proof
+from detour.evaluation.report import CopyShown, EvaluationStory, Pair, RunStory, write_report
+from detour.recipes.evaluation_material import EvaluationMaterial
+from detour.recipes.evaluation_pictures import Drawn, requests_of
+from detour.recipes.finished_run import FinishedRun, shown_facts
+
+MAX_UNRELATED = 8
+"""Pairs of unrelated prompts on the page: enough to see whether they drift."""
+
+
+def write_evaluation_report(
+    path: Path,
+    run: FinishedRun,
+    base: Base,
+    evaluation: Evaluation,
+    *,
+    pairs: Sequence[Pair],
+    material: EvaluationMaterial,
+    drawn: Drawn,
+    references: Pictures | None,
+) -> None:
+    """Write ``report.html`` anew, with the figures of the run's proof where it has one.
+
+    Args:
+        path: of the page.
+        run: that was judged.
+        base: that it is for.
+        evaluation: figures and verdict.
+        pairs: of the new prompts.
+        material: prompts and training pictures.
+        drawn: the pictures of every side.
+        references: that must not be reproduced, where some were named.
+
+    Raises:
+        RunError: ``proof.json`` is there and damaged.
+        StorageError: disk full or folder not writable.
+    """
+    training = None if material.training is None else material.training.train
+    story = RunStory(
+        spec=run.spec,
+        name=str(run.spec.name),
+        base_identity=base.identity,
+        proof=_proof_of(run),
+        metrics=run.metrics,
+        held_out_pairs=pairs,
+        facts=shown_facts(run),
+        evaluation=EvaluationStory(
+            evaluation=evaluation,
+            unrelated_pairs=_unrelated(material, drawn, seeds=evaluation.seeds),
+            copies=_shown(evaluation.copies, pairs, training),
+            reproduced=_shown(evaluation.reproduced, pairs, references),
+        ),
+    )
+    write_report(path, story)
+
+
+def _proof_of(run: FinishedRun) -> Proof | None:
+    path = run.folder / "proof.json"
+    return read_proof(path) if path.exists() else None
+
+
+def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> list[Pair]:
+    """The first seed of each unrelated prompt, with the trigger where there is one: there an adapter acts most."""
+    sets = ("unrelated", "unrelated_with_trigger")[: len(material.unrelated)]
+    if not sets:
+        return []
+    prompts, pictures = material.unrelated[-1].prompts, drawn.pictures[sets[-1]]
+    requests = requests_of(prompts, 0)
+    return [
+        Pair(
+            prompt=prompt,
+            seed=requests[i].seed,
+            base=pictures["base"][i * seeds],
+            adapter=pictures["adapter"][i * seeds],
+        )
+        for i, prompt in enumerate(prompts[:MAX_UNRELATED])
+    ]
+
+
+def _shown(figures: CopyFigures | None, pairs: Sequence[Pair], originals: Pictures | None) -> list[CopyShown]:
+    """The pairs that copies were looked for in; their indices are those of ``pairs``, prompt-major."""
+    if figures is None or originals is None:
+        return []
+    return [
+        CopyShown(
+            prompt=pairs[one.picture].prompt,
+            drawn=pairs[one.picture].adapter,
+            original=originals[one.original],
+            distance=one.distance,
+            threshold=figures.scale.threshold,
+        )
+        for one in figures.pairs
+    ]
