@@ -52,7 +52,12 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvaluationSpe
         specs.append(spec)
         answers = tuple(answer(parse_requirement(text), BARE) for text in spec.require)
         evaluation = BARE.model_copy(update={"requirements": answers})
-        return EvaluationResult(folder=tmp_path, evaluation=evaluation, sheet=tmp_path / "sheet.png")
+        return EvaluationResult(
+            folder=tmp_path,
+            evaluation=evaluation,
+            sheet=tmp_path / "sheet.png",
+            report=tmp_path / "report.html",
+        )
 
     monkeypatch.setattr(recipe, "evaluate_adapter", evaluate)
     return specs
