@@ -28,7 +28,8 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
         return
     judged = evaluation.judged
     click.echo(f"{judged.adapter} on {judged.base}, judged by {judged.judge or 'nobody'}")
-    click.echo(f"{evaluation.prompts_from} {evaluation.seeds} seeds each, the same on every side.")
+    seeds = "1 seed" if evaluation.seeds == 1 else f"{evaluation.seeds} seeds"
+    click.echo(f"{evaluation.prompts_from} {seeds} each, the same on every side.")
     if rows := _rows(result):
         shown = [
             (field, head) for field, head in SIDES if any(getattr(row[1], field) is not None for row in rows)
