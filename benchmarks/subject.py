@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
@@ -34,11 +33,11 @@ from detour.pocket.world import (
     plain_prompt,
     render,
 )
+from detour.recipes.draw_subject import NEW_PLACES, WorldSubject, draw_subject_pictures
 from detour.recipes.train_adapter import train_adapter
 from detour.specs import PictureSpec, load_run_spec
 
 Pictures = np.ndarray
-SEEN_PLACES, NEW_PLACES = VOCABULARY.places[:3], VOCABULARY.places[3:]
 TOKEN = "sks"
 
 
@@ -64,12 +63,8 @@ SUBJECTS = {
 
 def draw_photos(subject: Subject, folder: Path, *, count: int, seed: int) -> None:
     """Pictures of the subject in the first three places, captioned with the token and the place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        place = SEEN_PLACES[index % len(SEEN_PLACES)]
-        scene = compose_scene(seed=1000 * seed + index, things=[(subject.kind, subject.colour)], place=place)
-        Image.fromarray(render(scene, HOUSE)).save(folder / f"{index:02d}.png")
-        (folder / f"{index:02d}.txt").write_text(f"{subject.words} {place_phrase(place)}\n")
+    thing = WorldSubject(kind=subject.kind, colour=subject.colour, words=subject.words)
+    draw_subject_pictures(folder, thing, count=count, seed=seed)
 
 
 def true_pictures(
