@@ -73,7 +73,9 @@ def test_a_cell_is_the_run_that_train_makes(
 ) -> None:
     folder = compared / "runs" / "rank-2-s4"
     monkeypatch.setattr(train_recipe, "_prove", lambda folder, progress: None)
-    again = train_adapter(load_run_spec(config=folder / "resolved.toml"), runs=tmp_path)
+    spec = load_run_spec(config=folder / "resolved.toml")
+    assert (spec.seed, spec.adapter.rank) == (4, 2)
+    again = train_adapter(spec, runs=tmp_path)
     assert again.adapter_file.read_bytes() == (folder / "rank-2.safetensors").read_bytes()
     assert cells_of(compared)["rank-2", 4].samples["val_loss"] == (again.val_loss,)
 
@@ -122,6 +124,21 @@ def test_a_comparison_that_is_stopped_goes_on_in_the_middle_of_a_run(
     assert steps == [3], "two of three steps stood in a checkpoint"
     same = Path("runs") / "rank-2-s3" / "rank-2.safetensors"
     assert (out / same).read_bytes() == (compared / same).read_bytes()
+
+    whole = (out / "cells.jsonl").read_text().splitlines()
+    (out / "cells.jsonl").write_text("\n".join(whole[:-1]) + "\n")  # killed while it drew
+    reports.clear()
+    compare_runs(spec_of(judged, photos), out=out, progress=reports.append)
+    assert not [report for report in reports if report.stage.startswith("training")]
+
+
+def test_a_run_of_other_settings_is_never_gone_on_with(judged: str, photos: Path, tmp_path: Path) -> None:
+    one, other = make_candidates(spec_of(judged, photos))
+    workshop = trained_cell.Workshop(one.plan)
+    workshop.train(one.plan, tmp_path / "run", label="one", progress=silent)
+    assert trained_cell._continued(one.plan, tmp_path / "run") is None
+    assert trained_cell._continued(other.plan, tmp_path / "run") is other.plan
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_ctrl_c_says_to_give_the_same_command_again(
@@ -172,6 +189,12 @@ def test_full_weights_draw_as_their_own_unet_and_leave_the_base_alone(
     found = compare_runs(spec, out=tmp_path / "x")
     full = found.table.row("full").figures
     assert full["pixels"].mean > 0
+    plan = next(one.plan for one in make_candidates(spec) if one.name == "full")
+    workshop = trained_cell.Workshop(plan)
+    plain = workshop.engine.unet
+    with workshop.drawing_with(plan.spec, tmp_path / "x" / "runs" / "full-s3"):
+        assert workshop.engine.unet is not plain
+    assert workshop.engine.unet is plain
     assert full["parameters"].mean > 100 * found.table.row("lora").figures["parameters"].mean
 
 
