@@ -170,15 +170,17 @@ def test_pictures_are_encoded_once_for_all_variants_of_a_seed(
     assert seen == [3, 4]
 
 
-def test_a_run_that_diverges_is_left_out_and_named(
-    judged: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_diverge_are_named_and_left_out_and_no_judge_is_needed(
+    tiny_base: Path, photos: Path, tmp_path: Path
 ) -> None:
     rates = AxisSpec(key="train.optim.lr", values=(1e-3, 1e30))
     found = compare_runs(
-        spec_of(judged, photos, rates, validate__every=0, data__holdout=0.0), out=tmp_path / "x"
+        spec_of(str(tiny_base), photos, rates, validate__every=0, data__holdout=0.0), out=tmp_path / "x"
     )
     assert "lr-1e+30 (100% of its runs)" in found.finding
     assert set(found.table.row("lr-1e+30").figures) == {"diverged"}
+    assert "No judge looked at the pictures" in found.finding
+    assert found.table.row("lr-0.001").figures["pixels"].mean > 0
 
 
 def test_full_weights_draw_as_their_own_unet_and_leave_the_base_alone(
