@@ -89,7 +89,8 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label, color=QUIET)
     axes.spines[["top", "right"]].set_visible(False)
     if panel.levels or sum(bool(one.name) for one in panel.series) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2} if named else {}
+        depth = -0.42 if named and _are_long(_names(panel)) else -0.2
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, depth), "ncols": 2} if named else {}
         axes.legend(frameon=False, fontsize=8, **below)
 
 
@@ -111,8 +112,17 @@ def _lines(axes: Any, panel: Panel) -> None:
         axes.set_xticks(list(panel.ticks), [f"{tick:g}" for tick in panel.ticks])
 
 
+def _names(panel: Panel) -> list[str]:
+    return list(dict.fromkeys(str(place) for one in panel.series for place, _ in one.points))
+
+
+def _are_long(names: Sequence[str]) -> bool:
+    """Whether they would run into each other side by side."""
+    return len(names) * max(map(len, names)) > 48
+
+
 def _bars(axes: Any, panel: Panel) -> None:
-    names = list(dict.fromkeys(str(place) for one in panel.series for place, _ in one.points))
+    names = _names(panel)
     width = 0.8 / len(panel.series)
     for index, (colour, one) in enumerate(zip(COLOURS, panel.series, strict=False)):
         places = [
@@ -125,8 +135,7 @@ def _bars(axes: Any, panel: Panel) -> None:
             yerr=[figure.error for _, figure in one.points],
             color=colour, capsize=2, label=one.name or None, error_kw={"elinewidth": 1, "ecolor": INK},
         )  # fmt: skip
-    many = len(names) > 6
-    axes.set_xticks(
-        range(len(names)), names, rotation=40 if len(names) > 10 else 0, fontsize=7.5 if many else 9
-    )
+    turned = {"rotation": 22, "ha": "right"} if _are_long(names) else {}
+    turned = {"rotation": 40} if len(names) > 10 else turned
+    axes.set_xticks(range(len(names)), names, fontsize=7.5 if len(names) > 6 else 9, **turned)
     axes.axhline(0, color=QUIET, linewidth=0.7)
