@@ -1,0 +1,127 @@
+"""Answers to lab 8."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from detour.labs.patients import Patient
+from tests.labs.answers import Answers
+
+DIFFERENCES = {"reloaded": 0, "swapped out and in": 0, "merged": 1, "taken out again, against the base": 0}
+EXACT = set(DIFFERENCES) - {"merged"}
+
+
+def signed(first: Any, second: Any) -> Any:
+    return first.astype(np.int16) - second.astype(np.int16)
+
+
+def examined(
+    patient: Patient,
+    *,
+    left_out: str = "",
+    any_zero: bool = False,
+    all_keys: bool = False,
+    weight_sign: bool = False,
+) -> str:
+    names = {f"unet.{name}" for name, _ in patient.adapted.named_modules()}
+    known = [key in names for key in patient.adapter.layers]
+    zeros = [not layer.tensors["up"].any() for layer in patient.adapter.layers.values()]
+    found = {
+        "weight is 0": patient.weight <= 0 if weight_sign else patient.weight == 0,
+        "keys match nothing": not all(known) if all_keys else not any(known),
+        "up is zero": any(zeros) if any_zero else all(zeros),
+        "another model": patient.adapted is not patient.drawing,
+    }
+    return next((cause for cause, there in found.items() if there and cause != left_out), "none")
+
+
+def swap(
+    factors: Any, adapter: Any, *, parts: str = "du", rebind: bool = False, memory: bool = False
+) -> None:
+    for key, (down, up) in factors.items():
+        if rebind:
+            factors[key] = (adapter.layers[key].down, adapter.layers[key].up)
+        elif memory:
+            down.data, up.data = adapter.layers[key].down.clone(), adapter.layers[key].up.clone()
+        else:
+            if "d" in parts:
+                down.data.copy_(adapter.layers[key].down)
+            if "u" in parts:
+                up.data.copy_(adapter.layers[key].up)
+
+
+def chosen(names: Any, **changed: int) -> dict[str, Any]:
+    return {"differences": DIFFERENCES | changed, "must_be_zero": names}
+
+
+ANSWERS: Answers = {
+    "mean_abs_diff": (
+        lambda first, second: np.abs(signed(first, second)).mean(),
+        [
+            (lambda first, second: np.abs(first - second).mean(), "3 − 5 as uint8"),
+            (lambda first, second: abs(signed(first, second).mean()), "after the mean"),
+            (lambda first, second: signed(first, second).mean(), "made absolute"),
+            (lambda first, second: np.sqrt((signed(first, second).astype(float) ** 2).mean()), "mean square"),
+            (lambda first, second: np.abs(signed(first, second)).max(), "largest difference"),
+            (lambda first, second: np.abs(signed(first, second)).mean() / 255, "share of 255"),
+            (lambda first, second: np.abs(signed(first, second)).sum(), "the sum"),
+            (lambda first, second: 3.0, "count alike"),
+        ],
+    ),
+    "has_effect": (
+        lambda moved, floor: moved > 0.5 and moved > 3 * floor,
+        [
+            (lambda moved, floor: moved > floor, "thousandth"),
+            (lambda moved, floor: moved > 0.5, "where rounding moves 0.6"),
+            (lambda moved, floor: moved > 3 * floor, "thousandth"),
+            (lambda moved, floor: moved > 0.01 and moved > 3 * floor, "less than half a step"),
+            (lambda moved, floor: moved > 0.5 and moved > 5 * floor, "three times the floor"),
+            (lambda moved, floor: False, "pictures moved"),
+            (lambda moved, floor: None, "nothing"),
+        ],
+    ),
+    "clip_scores": (
+        lambda looks, wishes: (looks * wishes).sum(1),
+        [
+            (lambda looks, wishes: looks @ wishes.T, "every picture with every prompt"),
+            (lambda looks, wishes: (looks @ wishes.T).mean(1), "row i with row i"),
+            (lambda looks, wishes: float((looks * wishes).sum(1).mean()), "one by one"),
+            (lambda looks, wishes: looks * wishes, "second dimension"),
+            (lambda looks, wishes: torch.zeros(3), "cosines"),
+        ],
+    ),
+    "diagnose": (
+        examined,
+        [
+            (lambda patient: "none", "0 times anything"),
+            (lambda patient: examined(patient, left_out="keys match nothing"), "passes over"),
+            (lambda patient: examined(patient, left_out="up is zero"), "starts at zero"),
+            (lambda patient: examined(patient, left_out="another model"), "the copy was adapted"),
+            (lambda patient: examined(patient, any_zero=True), "changes something"),
+            (lambda patient: examined(patient, all_keys=True), "other half works"),
+            (lambda patient: examined(patient, weight_sign=True), "negative weight"),
+            (lambda patient: "rate was 0", "none of the causes"),
+            (lambda patient: "weight is 0", "nothing is wrong"),
+        ],
+    ),
+    "hot_swap": (
+        swap,
+        [
+            (lambda factors, adapter: swap(factors, adapter, parts="d"), "up still has"),
+            (lambda factors, adapter: swap(factors, adapter, parts="u"), "down still has"),
+            (lambda factors, adapter: swap(factors, adapter, rebind=True), "bound to another"),
+            (lambda factors, adapter: swap(factors, adapter, memory=True), "other memory"),
+        ],
+    ),
+    "must_be_zero": (
+        chosen(EXACT),
+        [
+            (chosen(set(DIFFERENCES)), "rounded otherwise"),
+            (chosen(EXACT - {"reloaded"}), "'reloaded' must be 0"),
+            (chosen({"retrained"}), "none of the names"),
+            (chosen(EXACT, reloaded=3), "'reloaded' is 3"),
+            (chosen(None), "no set yet"),
+        ],
+    ),
+}
