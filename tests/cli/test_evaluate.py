@@ -32,6 +32,7 @@ BARE = Evaluation(
     drift=None,
     diversity=None,
     copies=None,
+    recited=None,
     reproduced=None,
     marks=MarkFigures(pictures=1, mark=None, in_originals=False, framed=Compared(adapter=0, base=0)),
     checkpoints=None,

@@ -13,6 +13,7 @@ LEARNED = Evaluation.model_construct(
     drift=None,
     diversity=None,
     copies=None,
+    recited=None,
     reproduced=None,
 )
 

@@ -11,9 +11,14 @@ import pytest
 from detour.adapter_files import write_adapter
 from detour.bases.base import open_base
 from detour.errors import ConfigError, Interrupted
+from detour.evaluation.compared import Compared
 from detour.evaluation.evaluation import read_evaluation
+from detour.evaluation.proof import VerdictName
+from detour.evaluation.report import MAX_NEAREST
+from detour.evaluation.verdict import Verdict
 from detour.generation.engine import PictureEngine
 from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter, read_pictures
+from detour.recipes.evaluation_verdict import with_copies
 from detour.recipes.progress import Progress
 from detour.specs.evaluation import EvaluationSpec
 from tests.evaluation.test_report import Elements
@@ -117,7 +122,9 @@ def test_more_prompts_or_seeds_draw_only_what_is_not_there(
 
     monkeypatch.setattr(PictureEngine, "draw", counted)
     evaluate_adapter(evaluated.folder, QUICK.model_copy(update={"seeds": 3, "controls": "base"}))
-    assert drawn == [2, 1, 2, 1]  # new and unrelated prompts at the third seed, base and adapter
+    assert (
+        drawn == [2, 1, 2] * 2
+    )  # new and unrelated prompts and captions at the third seed, base and adapter
 
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(
@@ -222,6 +229,40 @@ def test_the_nearest_training_pictures_stand_beside_what_was_drawn(
 ) -> None:
     copies = evaluated.evaluation.copies
     assert copies is not None
-    section = page[page.index("Nearest training pictures") : page.index("<h2>New prompts")]
-    assert section.count("<img") == 2 * len(copies.pairs) > 0
-    assert section.count('class="bad"') == sum(pair.copied for pair in copies.pairs)
+    section = page[page.index("Nearest training pictures") :]
+    section = section[: section.index("</section>")]
+    assert section.count("<img") == 2 * min(len(copies.pairs), MAX_NEAREST) > 0
+    assert not any(pair.copied for pair in copies.pairs)
+    assert page.index("New prompts") < page.index("Nearest training pictures"), "copies alone come first"
+
+
+def test_training_captions_are_asked_again_and_their_pictures_searched_for_copies(
+    evaluated: EvaluationResult, page: str
+) -> None:
+    recited = evaluated.evaluation.recited
+    assert recited is not None
+    drawn = read_pictures(evaluated.folder, evaluated.evaluation)["recited"]
+    assert len(drawn["adapter"]) == 2 == len(evaluated.evaluation.pictures["recited"]["adapter"])
+    assert set(drawn) == {"base", "adapter", "rate_zero", "shuffled"}
+    assert "Learned by heart?" in page
+
+
+@pytest.mark.parametrize(
+    ("before", "share", "after"),
+    [
+        ("learned", 0.75, "copies"),
+        ("learned", 0.25, "learned"),
+        ("overfit", 0.75, "overfit"),
+        ("learned", 0.0, "learned"),
+    ],
+)
+def test_what_is_learned_by_heart_is_a_copy_unless_something_worse_is_found(
+    evaluated: EvaluationResult, before: VerdictName, share: float, after: str
+) -> None:
+    figures = evaluated.evaluation.recited
+    assert figures is not None
+    found = figures.model_copy(update={"share": Compared(adapter=share, base=0.0)})
+    verdict = with_copies(Verdict(name=before, reasons=("So.",)), found, "{share} against {base}")
+    assert verdict.name == after
+    assert "So." in verdict.reasons
+    assert (f"{share:.0%} against 0%" in verdict.reasons) == (share > 0)

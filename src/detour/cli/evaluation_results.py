@@ -55,6 +55,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
         if evaluation.drift.with_trigger is not None:
             _show_drift("with trigger", evaluation.drift.with_trigger)
     _show_copies("copies", "training pictures", evaluation.copies)
+    _show_copies("recited", "training pictures, asked with their captions", evaluation.recited)
     _show_copies("reproduced", "reference pictures", evaluation.reproduced)
     for sentence in evaluation.marks.sentences():
         click.echo(f"marks            {sentence}")

@@ -20,8 +20,9 @@ from detour.files import write_text
 
 EVALUATION = "evaluation.json"
 
-PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger"]
-"""Sets of prompts: new ones, and those that have nothing to do with the training, without and with the trigger."""
+PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger", "recited"]
+"""Sets of prompts: new ones; those that have nothing to do with the training, without and with the trigger;
+training captions again."""
 
 
 class Judged(Part):
@@ -78,6 +79,8 @@ class Evaluation(Part):
     diversity: Diversity | None
     copies: CopyFigures | None
     """Of training pictures."""
+    recited: CopyFigures | None
+    """Of training pictures, where the prompts are training captions: what is learned by heart comes back for them."""
     reproduced: CopyFigures | None
     """Of pictures that must not be reproduced; ``None``: none were named."""
     marks: MarkFigures

@@ -114,6 +114,7 @@ def tables_of(evaluation: Evaluation) -> list[Table]:
         *_drift(evaluation),
         _diversity(evaluation),
         _copies("Copies of training pictures", evaluation.copies),
+        _copies("Copies of training pictures, asked with their captions", evaluation.recited),
         _copies("Copies of pictures that must not be reproduced", evaluation.reproduced),
     ]
     return [table for table in tables if table is not None and table.rows]

@@ -44,6 +44,9 @@ PICTURES_BYTES = 3_400_000
 MAX_PAIRS = 24
 """Pairs of each kind on the page."""
 
+MAX_COPIES, MAX_NEAREST = 8, 4
+"""Pictures beside their nearest originals, where some are copies and where none is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -96,12 +99,14 @@ class EvaluationStory:
         evaluation: figures and verdict.
         unrelated_pairs: pairs of prompts that training has nothing to do with.
         copies: the nearest training pictures, the nearest first.
+        recited: the same, drawn for training captions.
         reproduced: the same of pictures that must not be reproduced.
     """
 
     evaluation: Evaluation
     unrelated_pairs: Sequence[Pair] = ()
     copies: Sequence[CopyShown] = ()
+    recited: Sequence[CopyShown] = ()
     reproduced: Sequence[CopyShown] = ()
 
 
@@ -185,7 +190,8 @@ def render_report(story: RunStory) -> str:
     groups = _pair_groups(story)
     shown = 3 * sum(len(group["pairs"]) for group in groups)
     if story.evaluation:
-        shown += 2 * (len(story.evaluation.copies) + len(story.evaluation.reproduced))
+        told = story.evaluation
+        shown += 2 * (len(told.copies) + len(told.recited) + len(told.reproduced))
     environment.filters["picture"] = lambda picture: data_uri(
         picture, max_bytes=PICTURES_BYTES // max(shown, 1)
     )
@@ -228,15 +234,24 @@ def _evaluated(story: EvaluationStory) -> dict[str, Any]:
     evaluation = story.evaluation
     checkpoints = evaluation.checkpoints
     groups = [
-        ("Nearest training pictures", "training picture", story.copies),
-        ("Nearest pictures that must not be reproduced", "reference", story.reproduced),
+        ("Nearest training pictures", "training picture", "a new prompt", story.copies),
+        ("Learned by heart?", "training picture", "a training caption", story.recited),
+        ("Nearest pictures that must not be reproduced", "reference", "a new prompt", story.reproduced),
     ]
     charts = [fidelity_chart(evaluation), prompts_chart(evaluation)]
     return {
         "evaluation": evaluation,
         "tiles": tiles_of(evaluation),
         "copy_groups": [
-            {"title": title, "other": other, "pairs": pairs} for title, other, pairs in groups if pairs
+            {
+                "title": title,
+                "other": other,
+                "asked": asked,
+                "pairs": pairs[: MAX_COPIES if any(pair.copied for pair in pairs) else MAX_NEAREST],
+                "copied": any(pair.copied for pair in pairs),
+            }
+            for title, other, asked, pairs in groups
+            if pairs
         ],
         "marks": evaluation.marks.sentences(),
         "checkpoints": checkpoints,

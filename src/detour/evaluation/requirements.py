@@ -232,6 +232,11 @@ FIGURES: Sequence[Figure] = (
         read=lambda one: None if one.copies is None else one.copies.beyond_base,
     ),
     Figure(
+        name="recited",
+        text="the same, where the prompts are training captions: what is learned by heart",
+        read=lambda one: None if one.recited is None else one.recited.beyond_base,
+    ),
+    Figure(
         name="reproduced",
         text="share of the pictures that copy one of --references, whether the base does too or not",
         read=lambda one: None if one.reproduced is None else one.reproduced.share.adapter,

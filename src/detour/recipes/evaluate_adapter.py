@@ -161,6 +161,7 @@ def evaluate_adapter(
         drift=figures.drift,
         diversity=figures.diversity,
         copies=figures.copies,
+        recited=figures.recited,
         reproduced=figures.reproduced,
         marks=figures.marks,
         checkpoints=checkpoints,
@@ -294,7 +295,7 @@ def _prompt_sets(material: EvaluationMaterial) -> dict[str, Sequence[str]]:
     sets: dict[str, Sequence[str]] = {"held_out": material.asked.prompts}
     for name, asked in zip(("unrelated", "unrelated_with_trigger"), material.unrelated, strict=False):
         sets[name] = asked.prompts
-    return sets
+    return sets | ({"recited": material.recited} if material.recited else {})
 
 
 def _judge_name(spec: EvaluationSpec, base: Base) -> str:
@@ -307,7 +308,7 @@ def _judge_name(spec: EvaluationSpec, base: Base) -> str:
 
 
 def _places_of(drawn: Drawn) -> dict[PromptSet, dict[Side, tuple[str, ...]]]:
-    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger")
+    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger", "recited")
     return {
         name: {side: tuple(f"{FOLDER}/{file}" for file in files) for side, files in drawn.files[name].items()}
         for name in sets

@@ -49,6 +49,7 @@ class Figures:
         drift: on unrelated prompts.
         diversity: spread of the pictures.
         copies: of training pictures.
+        recited: of training pictures, where the prompts are training captions.
         reproduced: of pictures that must not be reproduced.
         marks: in the same place of many pictures.
         falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the true
@@ -64,6 +65,7 @@ class Figures:
     drift: DriftFigures | None = None
     diversity: Diversity | None = None
     copies: CopyFigures | None = None
+    recited: CopyFigures | None = None
     reproduced: CopyFigures | None = None
     marks: MarkFigures
     falls: Mapping[str, Difference] = field(default_factory=dict)
@@ -120,13 +122,14 @@ def measure(
         seeds: pictures of each prompt.
         references: uint8 (R, H, W, 3), pictures that must not be reproduced.
     """
-    new = drawn.pictures["held_out"]
+    new, again = drawn.pictures["held_out"], drawn.pictures.get("recited")
     training = material.training
     originals = training.train if training is not None and len(training.train) else None
     truths = material.truths if material.truths_in_style else None
     unjudged = Figures(
         pixels=measure_pixels(drawn, seeds=seeds),
         copies=None if originals is None else measure_copies(new, originals, truths=truths, judge=judge),
+        recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
         reproduced=None if references is None else measure_copies(new, references, judge=judge),
         marks=measure_marks(new, originals),
         looks={},

@@ -43,6 +43,7 @@ from detour.recipes.held_out_material import (
 )
 from detour.specs import RunSpec
 from detour.specs.evaluation import EvaluationSpec
+from detour.training.resolve import spread
 
 SCENES_APART = 100_000
 """Between the scene seeds of a prompt's first true picture and its next; references lie between."""
@@ -66,6 +67,10 @@ class Asked:
     facts: tuple[PromptFacts, ...] = ()
 
 
+RECITED = 8
+"""Training captions that are asked again, evenly spread over the data."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationMaterial:
     """Everything that pictures are asked for by and compared with.
@@ -74,6 +79,7 @@ class EvaluationMaterial:
         held_out: prompts, with where they come from.
         asked: the same, ready to draw.
         unrelated: prompts that have nothing to do with the training, without the trigger and, where there is one, with.
+        recited: training captions, asked again: what is learned by heart comes back for them first.
         trigger: of the data; may be empty.
         references: uint8 (M, H, W, 3) that fidelity is measured against; ``None``: there are none.
         prompt_of_reference: which prompt each reference shows; ``None`` where they do not show the prompts.
@@ -87,6 +93,7 @@ class EvaluationMaterial:
     held_out: tuple[HeldOutPrompt, ...]
     asked: Asked
     unrelated: tuple[Asked, ...]
+    recited: tuple[str, ...] = ()
     trigger: str
     references: Pictures | None = None
     prompt_of_reference: tuple[int, ...] | None = None
@@ -128,6 +135,7 @@ def gather_material(
         held_out=(),
         asked=Asked(prompts=(), plain=()),
         unrelated=(),
+        recited=() if training is None or not len(training.train) else spread(captions.trained, RECITED),
         trigger=trigger,
         references=style.references if style else None,
         others=style.others if style else None,

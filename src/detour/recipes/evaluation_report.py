@@ -45,6 +45,7 @@ def write_evaluation_report(
         StorageError: disk full or folder not writable.
     """
     training = None if material.training is None else material.training.train
+    new = [(pair.prompt, pair.adapter) for pair in pairs]
     story = RunStory(
         spec=run.spec,
         name=str(run.spec.name),
@@ -56,8 +57,11 @@ def write_evaluation_report(
         evaluation=EvaluationStory(
             evaluation=evaluation,
             unrelated_pairs=_unrelated(material, drawn, seeds=evaluation.seeds),
-            copies=_shown(evaluation.copies, pairs, training),
-            reproduced=_shown(evaluation.reproduced, pairs, references),
+            copies=_shown(evaluation.copies, new, training),
+            recited=_shown(
+                evaluation.recited, _of_set("recited", material.recited, drawn, evaluation.seeds), training
+            ),
+            reproduced=_shown(evaluation.reproduced, new, references),
         ),
     )
     write_report(path, story)
@@ -86,14 +90,26 @@ def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> lis
     ]
 
 
-def _shown(figures: CopyFigures | None, pairs: Sequence[Pair], originals: Pictures | None) -> list[CopyShown]:
-    """The pairs that copies were looked for in; their indices are those of ``pairs``, prompt-major."""
+Asked = tuple[str, Pictures]
+"""A prompt, and what the adapter drew for it: uint8 (H, W, 3)."""
+
+
+def _of_set(name: str, prompts: Sequence[str], drawn: Drawn, seeds: int) -> list[Asked]:
+    """Prompt-major, as pictures are."""
+    pictures = drawn.pictures[name]["adapter"] if prompts else ()
+    return [(prompts[i // seeds], picture) for i, picture in enumerate(pictures)]
+
+
+def _shown(
+    figures: CopyFigures | None, asked: Sequence[Asked], originals: Pictures | None
+) -> list[CopyShown]:
+    """The pairs that copies were looked for in; their indices are those of ``asked``, prompt-major."""
     if figures is None or originals is None:
         return []
     return [
         CopyShown(
-            prompt=pairs[one.picture].prompt,
-            drawn=pairs[one.picture].adapter,
+            prompt=asked[one.picture][0],
+            drawn=asked[one.picture][1],
             original=originals[one.original],
             distance=one.distance,
             threshold=figures.scale.threshold,

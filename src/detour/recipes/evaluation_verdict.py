@@ -74,25 +74,30 @@ def judge_run(
             notes=notes,
         )
     )
-    return with_reproductions(verdict, figures.reproduced)
-
-
-def with_reproductions(verdict: Verdict, reproduced: CopyFigures | None) -> Verdict:
-    """The verdict, where pictures that must not be reproduced were named: as many copies of them are copies too."""
-    if reproduced is None or not reproduced.share.adapter:
-        return verdict
-    found = Verdict(
-        name=verdict.name,
-        reasons=(
-            *verdict.reasons,
-            f"{reproduced.share.adapter:.0%} of the pictures copy one that must not be reproduced; "
-            f"of the base's {reproduced.share.base:.0%}.",
-        ),
+    by_heart = (
+        "Asked with training captions, {share} of the pictures copy a training picture; of the base's {base}."
     )
-    clean = verdict.name in ("learned", "inconclusive")
-    if not clean or reproduced.beyond_base <= thresholds.COPY_SHARE_MAX:
-        return found
-    return Verdict(name="copies", reasons=(found.reasons[-1], *verdict.reasons))
+    works = "{share} of the pictures copy one that must not be reproduced; of the base's {base}."
+    return with_copies(with_copies(verdict, figures.recited, by_heart), figures.reproduced, works)
+
+
+def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> Verdict:
+    """The verdict, with copies that the proof does not look for: too many of them are ``copies``.
+
+    Whatever speaks against the adapter already keeps the word; the sentence stands among the reasons.
+
+    Args:
+        verdict: by the proof's rules.
+        found: copies among the pictures of a set of prompts; ``None``: not looked for.
+        sentence: with places for ``share`` and ``base``.
+    """
+    if found is None or not found.share.adapter:
+        return verdict
+    said = sentence.format(share=f"{found.share.adapter:.0%}", base=f"{found.share.base:.0%}")
+    sound = verdict.name in ("learned", "inconclusive")
+    if not sound or found.beyond_base <= thresholds.COPY_SHARE_MAX:
+        return Verdict(name=verdict.name, reasons=(*verdict.reasons, said))
+    return Verdict(name="copies", reasons=(said, *verdict.reasons))
 
 
 def held_out_figures(figures: Figures) -> HeldOutFigures:
