@@ -172,6 +172,9 @@ def test_a_lone_file_is_evaluated_against_the_pictures_that_are_named(
         evaluate_adapter(file, spec.model_copy(update={"controls": "all"}))
     with pytest.raises(ConfigError, match="a run brings its own base"):
         evaluate_adapter(run, spec)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "how it was trained is not known here" in page
+    assert "train.optim.lr" not in page
 
 
 def test_pictures_that_must_not_be_reproduced_are_found_when_they_are(

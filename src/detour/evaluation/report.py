@@ -131,6 +131,7 @@ class RunStory:
         metrics: curves.
         proof_pairs: pairs of the picture proof, from prompts of the training data.
         held_out_pairs: pairs of prompts that training never saw.
+        settings_known: whether ``spec`` is a run's; an adapter file says little of how it was trained.
         facts: what else is known of the run (seconds, threads, versions), shown as it is.
     """
 
@@ -140,6 +141,7 @@ class RunStory:
     proof: Proof | None
     metrics: Metrics
     evaluation: EvaluationStory | None = None
+    settings_known: bool = True
     proof_pairs: Sequence[Pair] = ()
     held_out_pairs: Sequence[Pair] = ()
     facts: Mapping[str, Any]
@@ -205,7 +207,7 @@ def render_report(story: RunStory) -> str:
         headline=HEADLINES[judged.verdict],
         loss_chart=_markup(loss_chart(story.metrics)),
         groups=groups,
-        settings=setting_rows(story.spec, base_identity=story.base_identity),
+        settings=setting_rows(story.spec, base_identity=story.base_identity) if story.settings_known else (),
         **(_evaluated(story.evaluation) if story.evaluation else _proved(story.proof)),
     )
 

@@ -53,6 +53,7 @@ def write_evaluation_report(
         proof=_proof_of(run),
         metrics=run.metrics,
         held_out_pairs=pairs,
+        settings_known=run.is_run,
         facts=shown_facts(run),
         evaluation=EvaluationStory(
             evaluation=evaluation,

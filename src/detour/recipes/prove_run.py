@@ -279,6 +279,7 @@ def _write(
         held_out_pairs=_pairs(
             material.requests, sides.held_out_base, sides.held_out_adapter, material.truths
         ),
+        settings_known=run.is_run,
         facts=shown_facts(run),
     )
     write_sheet(run.folder / SHEET, story.held_out_pairs or story.proof_pairs)
