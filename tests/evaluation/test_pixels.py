@@ -34,6 +34,13 @@ def test_one_picture_repeated_has_no_diversity_and_different_ones_have() -> None
     assert pixels.diversity(noise(5, 0)) > 5.0
 
 
+def test_diversity_is_the_mean_over_pairs_of_different_prompts_and_every_pair_counts_alike() -> None:
+    pictures = np.stack([np.full((16, 16, 3), tone, np.uint8) for tone in (0, 10, 60, 200)])
+    assert pixels.diversity(pictures) == pytest.approx((10 + 60 + 200 + 50 + 190 + 140) / 6)
+    assert pixels.diversity(pictures, seeds=2) == pytest.approx((60 + 200 + 50 + 190) / 4)
+    assert pixels.diversity(pictures, seeds=4) == 0.0
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (70, 50), (17, 16)])
 def test_thumbnails_keep_the_mean_of_a_flat_picture_at_any_size(shape: tuple[int, int]) -> None:
     flat = np.full((2, *shape, 3), 77, np.uint8)

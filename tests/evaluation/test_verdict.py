@@ -125,7 +125,9 @@ def test_a_style_distance_that_does_not_halve_is_inconclusive() -> None:
 
 
 def test_a_halved_distance_that_may_be_chance_is_inconclusive() -> None:
-    assert decide(replace(learned_evidence(), style_p_value=0.2)).name == "inconclusive"
+    chance = decide(replace(learned_evidence(), style_p_value=0.2))
+    assert chance.name == "inconclusive"
+    assert "ask more prompts" in " ".join(chance.reasons)
 
 
 def test_without_a_judge_the_loss_on_kept_out_pictures_decides() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from detour.adapter_files import write_adapter
 from detour.bases.base import open_base
@@ -125,6 +126,28 @@ def test_more_prompts_or_seeds_draw_only_what_is_not_there(
     assert (
         drawn == [2, 1, 2] * 2
     )  # new and unrelated prompts and captions at the third seed, base and adapter
+
+
+def test_pictures_of_another_base_of_the_same_name_are_not_taken_for_this_one_s(
+    judged_base: Path, run: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / judged_base.name
+    shutil.copytree(judged_base, other)
+    weights = next((other / "unet").glob("*.safetensors"))
+    save_file({name: 1.5 * value for name, value in load_file(weights).items()}, weights)
+    file = next(run.glob("*.safetensors"))
+    base = [
+        read_pictures(found.folder, found.evaluation)["held_out"]["base"]
+        for folder in (judged_base, other)
+        for found in [
+            evaluate_adapter(
+                file,
+                EvaluationSpec(base=str(folder), prompts=("a cup",), drift_prompts=0, seeds=1, steps=1),
+                out=tmp_path / "out",
+            )
+        ]
+    ]
+    assert (base[0] != base[1]).any()
 
 
 def test_ctrl_c_keeps_what_is_drawn_and_the_same_command_goes_on(

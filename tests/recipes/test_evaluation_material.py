@@ -9,6 +9,7 @@ from detour.bases.base import open_base
 from detour.errors import ConfigError
 from detour.evaluation.report import Metrics
 from detour.pocket.world import HELD_OUT
+from detour.recipes import held_out_material
 from detour.recipes.evaluation_material import EvaluationMaterial, gather_material
 from detour.recipes.finished_run import FinishedRun
 from detour.recipes.held_out_material import write_world_style
@@ -63,6 +64,20 @@ def test_the_world_writes_for_its_own_base_and_knows_what_it_asked_for(tmp_path:
     assert len(material.prompt_of_reference) == len(material.references)
     assert material.truths_in_style
     assert (material.truths[0] != material.truths[1]).any()  # another scene of the same prompt
+
+
+def test_a_palette_of_the_world_is_a_style_too(tmp_path: Path) -> None:
+    write_world_style(tmp_path, "dusk")
+    assert gathered(make(tmp_path, "pocket"), num_prompts=1).truths_in_style
+
+
+def test_pictures_that_are_left_out_of_the_search_for_copies_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not gathered(make(tmp_path / "all", "pocket"), num_prompts=1).notes
+    monkeypatch.setattr(held_out_material, "MAX_TRAINING_PICTURES", 3)
+    notes = gathered(make(tmp_path / "some", "pocket"), num_prompts=1).notes
+    assert notes == ("Of 8 pictures 5 were compared with: a copy of another one is not seen.",)
 
 
 def test_no_true_picture_is_a_reference(tmp_path: Path) -> None:

@@ -60,10 +60,8 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     for sentence in evaluation.marks.sentences():
         click.echo(f"marks            {sentence}")
     if evaluation.checkpoints is not None:
-        chosen = evaluation.checkpoints
-        click.echo(
-            f"checkpoints      step {chosen.chosen_step} of {len(chosen.checkpoints)}: {chosen.reason}"
-        )
+        compared = evaluation.checkpoints
+        click.echo(f"checkpoints      {len(compared.checkpoints)} compared. {compared.reason}")
     click.secho(VERDICTS[evaluation.verdict], bold=True)
     for sentence in (*evaluation.reasons, *evaluation.notes):
         click.echo(f"  {sentence}")

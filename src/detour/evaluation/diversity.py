@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detour.errors import ShapeMismatch
 from detour.evaluation.compared import Compared, Part, Side
-from detour.evaluation.pixels import Pictures, thumbnails
+from detour.evaluation.pixels import Pictures, diversity, thumbnails
 
 CollapseName = Literal["within_prompt", "across_prompts"]
 """``within_prompt``: every seed gives the same picture; ``across_prompts``: every prompt does."""
@@ -147,10 +147,8 @@ def _spreads(pictures: Pictures, looks: Tensor, seeds: int) -> tuple[Pair | None
         return within, None
     number = torch.arange(len(pictures)) // seeds
     others = number[:, None] != number[None]
-    thumbs = torch.from_numpy(thumbnails(pictures)).flatten(1)
     far = 1 - looks.double() @ looks.double().T
-    pixels = torch.cdist(thumbs, thumbs, p=1) / thumbs.shape[1]
-    return within, (float(far[others].mean()), float(pixels[others].mean()))
+    return within, (float(far[others].mean()), diversity(pictures, seeds=seeds))
 
 
 def _compared(sides: Mapping[Side, Pair | None], true: Pair | None) -> Spread | None:

@@ -46,16 +46,22 @@ def noise_floor(plain: Pictures, switched_off: Pictures) -> float:
     return mean_abs_diff(plain, switched_off)
 
 
-def diversity(pictures: Pictures) -> float:
-    """Mean absolute difference between different pictures of a set, in steps of 255; 0 for fewer than two.
+def diversity(pictures: Pictures, *, seeds: int = 1) -> float:
+    """Mean absolute difference of thumbnails over all pairs of different prompts, in steps of 255.
 
     Args:
-        pictures: uint8 (N, H, W, 3).
+        pictures: uint8 (prompts × seeds, H, W, 3), prompt-major.
+        seeds: pictures of each prompt; those are no pair.
+
+    Returns:
+        0 where there is no pair.
     """
-    if len(pictures) < 2:
-        return 0.0
     thumbs = thumbnails(pictures)
-    return float(np.mean([np.abs(thumbs[i + 1 :] - thumbs[i]).mean() for i in range(len(thumbs) - 1)]))
+    rows = [np.abs(thumbs[(i // seeds + 1) * seeds :] - thumbs[i]) for i in range(len(thumbs))]
+    # Every pair counts alike: a mean of the rows' means would count the last picture's one pair as much as all of the
+    # first one's.
+    count = sum(row.size for row in rows)
+    return float(sum(row.sum() for row in rows) / count) if count else 0.0
 
 
 def thumbnails(pictures: Pictures, *, side: int = 16) -> Figures:

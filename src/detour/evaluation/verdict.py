@@ -285,9 +285,12 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
             f"two sets of true pictures are {style.ceiling:.3f} apart."
         )
         if not gained:
-            sentences.append(
-                f"That is not enough to call it learned: {thresholds.STYLE_RATIO_MAX:.0%} or less would be."
+            needed = (
+                "ask more prompts"
+                if ratio <= thresholds.STYLE_RATIO_MAX
+                else f"{thresholds.STYLE_RATIO_MAX:.0%} or less would be"
             )
+            sentences.append(f"That is not enough to call it learned: {needed}.")
     if len(evidence.validation) >= 2 and evidence.validation[0] > 0:
         fall = 1 - evidence.validation[-1] / evidence.validation[0]
         change = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"

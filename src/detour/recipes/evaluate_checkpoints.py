@@ -15,7 +15,13 @@ from detour.evaluation.compared import Compared
 from detour.evaluation.copies import CopyScale, calibrate, find_copies
 from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures, keep_pictures, read_pictures
+from detour.evaluation.proof_pictures import (
+    ProofRequest,
+    draw_proof_pictures,
+    keep_pictures,
+    proof_dtype,
+    read_pictures,
+)
 from detour.evaluation.report import read_metrics
 from detour.evaluation.sides import models_of
 from detour.evaluation.verdict import PictureEvidence, Verdict, decide_pictures
@@ -79,8 +85,8 @@ class _Asked:
 def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> CheckpointFigures:
     """Draw the held-out prompts with every adapter that the run kept, score them, and choose one.
 
-    Writes ``checkpoints.json`` and ``samples/checkpoints.png`` (prompts × steps). Pictures are drawn in fp32 as in the
-    proof and kept beside the adapters, so that an evaluation that was stopped goes on where it was.
+    Writes ``checkpoints.json`` and ``samples/checkpoints.png`` (prompts × steps). Pictures are drawn in the
+    proof's precision and kept beside the adapters, so that an evaluation that was stopped goes on where it was.
 
     Args:
         run_folder: of a run that is trained, finished or not.
@@ -151,13 +157,14 @@ def _draw_all(
     for done, (step, file) in enumerate(sources):
         progress(Progress(stage=STAGE, done=done, total=len(sources)))
         kept = next(iter(files.values())).parent / ("base.npz" if file is None else f"{file.stem}.npz")
-        made_by = f"{base.identity} {'' if file is None else sha256_of(file)} {spec.evaluate.steps} steps"
+        whose = "" if file is None else sha256_of(file)
+        made_by = f"{base.identity} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
         before = read_pictures(kept, made_by=made_by)
         if before is not None and before[0] == list(requests):
             drawn[step] = before[1]
             continue
         if engine is None:
-            engine = PictureEngine.load(base, device=pick_device(spec.base.device), dtype="fp32")
+            engine = PictureEngine.load(base, device=pick_device(spec.base.device), dtype=proof_dtype(spec))
         if file is None:
             drawn[step] = draw_proof_pictures(engine, requests, spec)
         else:

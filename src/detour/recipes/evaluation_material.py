@@ -25,6 +25,7 @@ from detour.pocket.world import (
     HELD_OUT,
     HOUSE,
     NAMED_STYLES,
+    PALETTES,
     VOCABULARY,
     PromptedScene,
     compose_scene,
@@ -198,7 +199,7 @@ def _of_the_world(
 ) -> EvaluationMaterial:
     """The world writes prompts that its base was never shown, and draws their true pictures."""
     named = read_world_style(run.folder) if run.is_run else None
-    style = NAMED_STYLES[named] if named else HOUSE
+    style = (NAMED_STYLES | PALETTES)[named] if named else HOUSE
     scenes = held_out_prompts(spec.num_prompts, seed=HELD_OUT_SEED)
     asked = _asked(scenes, shared.trigger)
     truths = rendered(_in_several_scenes(scenes, spec.seeds), style, size_px=size_px)

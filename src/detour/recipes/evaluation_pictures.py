@@ -104,6 +104,11 @@ class Painter:
 
         return PictureEngine.load(self.base, device=self.device, dtype=proof_dtype(self.spec))
 
+    @cached_property
+    def _base_sha256(self) -> str:
+        """Of the base's weights: two folders of one name hold two bases."""
+        return self.base.weights_sha256()
+
     def draw_all(
         self,
         sides: Mapping[Side, SideSource],
@@ -181,7 +186,7 @@ class Painter:
 
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
         decides: dict[str, Any] = {
-            "base": [self.base.identity, self.base.revision],
+            "base": self._base_sha256,
             "schedule": dict(self.base.scheduler_config()),
             "side": [source.sha256, weight] if source.sha256 else None,
             "requests": [[one.prompt, one.seed, one.negative_prompt] for one in requests],

@@ -50,9 +50,10 @@ def judge_run(
     proof, notes = _proof_of(run)
     effect = has_effect(figures.pixels)
     new = drawn.pictures["held_out"]
-    expected = [pixels.diversity(new["base"])]
+    seeds = len(new["base"]) // len(material.asked.prompts)
+    expected = [pixels.diversity(new["base"], seeds=seeds)]
     if material.truths is not None and material.truths_in_style:
-        expected.append(pixels.diversity(material.truths))
+        expected.append(pixels.diversity(material.truths, seeds=seeds))
     copied = None if figures.copies is None else figures.copies.share
     verdict = decide(
         Evidence(
@@ -62,12 +63,12 @@ def judge_run(
             merge_diff=None if proof is None else proof.merge.max_abs_diff,
             exact=proof_dtype(run.spec) == "fp32",
             held_out=held_out_figures(figures),
-            style_p_value=None if figures.fidelity is None else paired_p_value(figures.looks),
+            style_p_value=None if figures.fidelity is None else paired_p_value(figures.looks, seeds=seeds),
             causes=() if effect else _causes(run, adapter, weight, layers_matched()),
             falls=figures.falls,
             following=figures.following,
             validation=validation_of(run),
-            diversity=pixels.diversity(new["adapter"]),
+            diversity=pixels.diversity(new["adapter"], seeds=seeds),
             diversity_expected=min(expected),
             copied_share=None if copied is None else copied.adapter,
             copied_share_base=0.0 if copied is None else copied.base,

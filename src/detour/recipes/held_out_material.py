@@ -124,13 +124,17 @@ def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
 def training_pictures_or_note(
     spec: RunSpec, *, size_px: int
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
-    """The run's pictures, or a sentence on why they cannot be compared with."""
+    """The run's pictures, and a sentence on those that cannot be compared with."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
-        return read_training_pictures(spec, size_px=size_px), ()
+        pictures = read_training_pictures(spec, size_px=size_px)
     except DetourError:
         return None, ("The training pictures are not where the run found them: copies were not looked for.",)
+    read, count = len(pictures.train) + len(pictures.held_out), len(pictures.captions)
+    if read == count:
+        return pictures, ()
+    return pictures, (f"Of {count} pictures {read} were compared with: a copy of another one is not seen.",)
 
 
 def gather_held_out(

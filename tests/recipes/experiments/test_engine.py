@@ -9,6 +9,7 @@ import pytest
 
 from detour.errors import ConfigError, StorageError
 from detour.recipes.experiments.engine import (
+    Cell,
     CellStore,
     Experiment,
     Measure,
@@ -127,6 +128,24 @@ def test_a_gain_is_told_and_noise_is_not(tmp_path: Path) -> None:
     assert gaps["same"] is not None
     assert not gaps["same"].told
     assert table.row("good").figures["score"].samples == 12
+
+
+def test_samples_are_held_beside_those_of_their_own_seed_where_a_run_diverged() -> None:
+    def cell(variant: str, seed: int, *samples: float) -> Cell:
+        return Cell(
+            variant=variant, seed=seed, samples={"score": samples} if samples else {"lost": (1.0,)}, seconds=1
+        )
+
+    cells = [
+        *(cell("plain", seed, score) for seed, score in ((1, 10.0), (2, 20.0), (3, 30.0))),
+        cell("plain", 0),
+        *(cell("good", seed, score) for seed, score in ((0, 1.0), (1, 11.0), (2, 21.0))),
+        cell("good", 3),
+    ]
+    figure = tabulate(experiment((0, 1, 2, 3)), cells, reference="plain").row("good").figures["score"]
+    assert figure.gap is not None
+    assert figure.gap.mean == 1.0  # of seeds 1 and 2; in their order the samples are 9 apart
+    assert figure.samples == 3
 
 
 def test_leaders_are_those_that_noise_does_not_put_behind(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _settings(spec: CompareSpec, exam: Exam, candidates: Sequence[Candidate]) ->
         "run": shared.model_dump(mode="json", by_alias=True),
         "pictures": plan.dataset.fingerprint,
         "prompts": [request.prompt for request in exam.requests],
-        "judge": spec.judge and Path(spec.judge).name,
+        "judge": None if exam.judge is None else exam.judge.fingerprint,
         "device": str(plan.spec.base.device).partition(":")[0],
         "threads": torch.get_num_threads(),
         "versions": versions(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def tabulate(experiment: Experiment, cells: Sequence[Cell], *, reference: str) -
         cells: all of it.
         reference: name of a variant.
     """
-    samples = {variant.name: _joined(cells, variant.name) for variant in experiment.variants}
+    samples = {variant.name: _by_seed(cells, variant.name) for variant in experiment.variants}
     rows = [
         Row(
             variant=variant.name,
@@ -171,18 +171,31 @@ def spoken_leaders(names: Sequence[str]) -> str:
     return ", ".join(names) + (" (not told apart from noise)" if len(names) > 1 else "")
 
 
-def _joined(cells: Sequence[Cell], variant: str) -> dict[str, list[float]]:
-    joined: dict[str, list[float]] = {}
+Samples = Mapping[int, Sequence[float]]
+"""Seed → samples; a seed without the figure, as of a run that diverged, is not there."""
+
+
+def _by_seed(cells: Sequence[Cell], variant: str) -> dict[str, dict[int, Sequence[float]]]:
+    """Figure → its samples."""
+    found: dict[str, dict[int, Sequence[float]]] = {}
     for cell in sorted((cell for cell in cells if cell.variant == variant), key=lambda cell: cell.seed):
         for name, values in cell.samples.items():
-            joined.setdefault(name, []).extend(values)
-    return joined
+            found.setdefault(name, {})[cell.seed] = values
+    return found
 
 
-def _figure(values: Sequence[float], beside: Sequence[float] | None, *, comparisons: int) -> Figure:
+def _figure(of_seeds: Samples, beside: Samples | None, *, comparisons: int) -> Figure:
+    """The gap is that of the seeds which both have: samples of different seeds are no pair."""
+    values = [value for few in of_seeds.values() for value in few]
+    other = beside or {}
+    both = [seed for seed, few in of_seeds.items() if few and len(other.get(seed, ())) == len(few)]
     gap = None
-    if beside is not None and len(beside) == len(values):
-        found = paired_difference(values, beside, comparisons=comparisons)
+    if both:
+        found = paired_difference(
+            [value for seed in both for value in of_seeds[seed]],
+            [value for seed in both for value in other[seed]],
+            comparisons=comparisons,
+        )
         gap = Gap(
             mean=found.mean,
             low=found.low if math.isfinite(found.low) else None,
