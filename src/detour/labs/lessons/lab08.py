@@ -27,7 +27,7 @@ from detour.adapters.delta import merge_into
 from detour.bases.base import open_base
 from detour.bases.hardware import pick_device, set_threads
 from detour.evaluation.distance import style_distance
-from detour.evaluation.judge import Judge
+from detour.evaluation.judge import Judge, judge_of
 from detour.evaluation.pixels import diversity, max_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE
 from detour.generation.engine import PictureEngine, PictureRequest
@@ -220,7 +220,7 @@ check(8, "clip_scores", clip_scores)
 # only this line shows it.
 
 # %%
-judge = Judge.load(base.folder / "judge" if BASE == "pocket" else "openai/clip-vit-base-patch32")
+judge = Judge.load(judge_of(base.folder))
 references = np.stack(
     [render(training_example(SEED + 1, index).scene, STYLE, size_px=SIZE) for index in range(24)]
 )

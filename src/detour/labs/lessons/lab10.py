@@ -24,6 +24,7 @@ from detour.bases.base import open_base
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents
 from detour.diffusion.schedule import alphas_cumprod
+from detour.evaluation.judge import judge_of
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
@@ -185,9 +186,8 @@ del engine, unet, vae, text_stage, drawn
 
 # %%
 STEPS = (10, 20, 50)
-JUDGE = None if BASE == "pocket" else "openai/clip-vit-base-patch32"  # pocket brings its own
 spec = StudySpec(
-    base=BASE, judge=JUDGE, prompts=(PROMPT,), seeds=1, first_seed=SEED,
+    base=BASE, judge=str(judge_of(base.folder)), prompts=(PROMPT,), seeds=1, first_seed=SEED,
     picture=PictureSpec(guidance_scale=1.0),
 )  # fmt: skip
 with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,8 @@ pictures = np.stack([render(one.scene, STYLE, size_px=SIZE) for one in examples]
 captions = [caption(one.scene, HOUSE, seed=index) for index, one in enumerate(examples)]
 kept_out = held_out_prompts(6, seed=SEED)
 kept_out_pictures = np.stack([render(one.scene, STYLE, size_px=SIZE) for one in kept_out])
-small = np.stack([picture[:: SIZE // 128, :: SIZE // 128] for picture in pictures[:4]])
+STRIDE = max(1, SIZE // 128)
+small = np.stack([picture[::STRIDE, ::STRIDE] for picture in pictures[:4]])
 show(
     grid(small, 4, column_labels=captions[:4]),
     alt="Four of the training pictures: things and places in stained glass, with their captions",

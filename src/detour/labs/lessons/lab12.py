@@ -26,6 +26,7 @@ from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents, encode_pictures, to_pixels
 from detour.diffusion.randomness import chance_for
 from detour.diffusion.schedule import add_noise, alphas_cumprod
+from detour.evaluation.judge import judge_of
 from detour.generation.grids import grid
 from detour.generation.schedulers import make_scheduler
 from detour.labs import check, compare_with, predict, show
@@ -279,10 +280,9 @@ del unet, vae, latents, states, text, no_text
 
 # %%
 SCALES = (1.0, 3.0, 7.5, 12.0, 20.0)
-JUDGE = None if BASE == "pocket" else "openai/clip-vit-base-patch32"  # pocket brings its own
 own_prompts = () if BASE == "pocket" else tuple(PROMPTS)
 spec = StudySpec(
-    base=BASE, judge=JUDGE, prompts=own_prompts, num_prompts=4, seeds=1, first_seed=SEED,
+    base=BASE, judge=str(judge_of(base.folder)), prompts=own_prompts, num_prompts=4, seeds=1, first_seed=SEED,
     picture=PictureSpec(steps=10),
 )  # fmt: skip
 with tempfile.TemporaryDirectory() as folder:
