@@ -111,6 +111,7 @@ ANSWERS: Answers = {
             (READ | {"best_scale": 7.5}, "habit"),
             (READ | {"best_scale": 20.0}, "largest number"),
             (READ | {"clipped_from": 3.0}, "go down the column"),
+            (READ | {"clipped_from": "never"}, "go down the column"),
             (READ | {"clipped_from": None}, "missing"),
         ],
     ),

@@ -199,10 +199,10 @@ def read_the_table(value: Mapping[str, Any]) -> Grade:
             why="the score rises, then falls again: beyond a point there is less of the picture to recognise.",
             hint="look for the largest number in the CLIP column.",
         )
-    first = next((row["scale"] for row in rows if row["clipped"] >= 2 * rows[0]["clipped"]), None)
+    first = next((row["scale"] for row in rows if row["clipped"] >= 2 * rows[0]["clipped"]), "never")
     if clipped_from != first:
         return wrong(
-            f"scale {clipped_from:g} is not the first with twice the clipped share of scale {rows[0]['scale']:g}.",
+            f"{clipped_from} is not the first scale with twice the clipped share of scale {rows[0]['scale']:g}.",
             why="burnt colours begin long before a picture looks broken.",
             hint=f"it is {rows[0]['clipped']:.1%} there; go down the column to the first with twice that.",
         )

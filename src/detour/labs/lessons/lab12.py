@@ -317,8 +317,8 @@ for axis, name, label in (
 show(figure, alt="CLIP score and share of clipped values over the guidance scale")
 
 # %% [markdown]
-# **Your turn.** Read the table. At which of the five scales are the prompts kept best by the CLIP score? And from
-# which scale on is more of the picture clipped than at scale 1, by at least twice?
+# **Your turn.** Read the table. At which of the five scales are the prompts kept best by the CLIP score? And from which
+# scale on is at least twice as much of the picture clipped as at scale 1 (`"never"`, if none)?
 
 # %%
 best_scale, clipped_from = None, None
@@ -327,7 +327,7 @@ best_scale, clipped_from = None, None
 # PLACEHOLDER: best_scale, clipped_from = None, None
 best_scale = max(drawn, key=lambda row: row["clip"])["scale"]
 plain = drawn[0]["clipped"]
-clipped_from = next(row["scale"] for row in drawn if row["clipped"] >= 2 * plain)
+clipped_from = next((row["scale"] for row in drawn if row["clipped"] >= 2 * plain), "never")
 # END SOLUTION
 
 check(12, "read_the_table", {"table": table, "best_scale": best_scale, "clipped_from": clipped_from})
