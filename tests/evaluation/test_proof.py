@@ -48,5 +48,5 @@ def test_another_schema_is_refused_in_one_line(tmp_path: Path, spoil: dict[str, 
 
 
 def test_a_missing_proof_says_what_next(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Prove the run first"):
+    with pytest.raises(RunError, match="Run detour prove first"):
         read_proof(tmp_path / "proof.json")

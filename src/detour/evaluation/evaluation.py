@@ -3,20 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError
-
-from detour.errors import RunError
 from detour.evaluation.checkpoints import CheckpointFigures
 from detour.evaluation.compared import ControlName, Part, Side
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.diversity import Diversity
+from detour.evaluation.documents import Document, read_document, write_document
 from detour.evaluation.drift import Drift
 from detour.evaluation.fidelity import Fidelity
 from detour.evaluation.marks import MarkFigures
 from detour.evaluation.prompt_keeping import PromptKeeping
 from detour.evaluation.prompts import HeldOutPrompt
 from detour.evaluation.proof import Count, PixelFigures, VerdictName
-from detour.files import write_text
 
 EVALUATION = "evaluation.json"
 
@@ -57,10 +54,9 @@ class Answer(Part):
     met: bool
 
 
-class Evaluation(Part):
+class Evaluation(Document):
     """The thorough judgement of one adapter, for programs."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
     judged: Judged
     prompts: tuple[HeldOutPrompt, ...]
     prompts_from: str
@@ -95,10 +91,6 @@ class Evaluation(Part):
     """Set of prompts → side → one file a seed, relative to the folder of this file: each holds the pictures of all
     prompts side by side."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
-    )
-
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write ``evaluation.json``.
@@ -106,7 +98,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     Raises:
         StorageError: disk full or folder not writable.
     """
-    write_text(path, evaluation.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_document(path, evaluation)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -115,13 +107,4 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         RunError: missing, or not of schema version 1.
     """
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}). Run detour evaluate first.") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise RunError(
-            f"{path}: not an evaluation of schema 1 ('{place}': {problem['msg']}). Run detour evaluate again."
-        ) from error
+    return read_document(path, Evaluation, command="detour evaluate")

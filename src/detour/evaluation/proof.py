@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from detour.errors import RunError
 from detour.evaluation.compared import Part
-from detour.files import write_text
+from detour.evaluation.documents import Document, read_document, write_document
 
 VerdictName = Literal[
     "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "inconclusive"
@@ -75,10 +74,9 @@ class HeldOutFigures(Part):
     prompt_accuracy: AccuracyFigures | None
 
 
-class Proof(Part):
+class Proof(Document):
     """The proof of one run, for programs."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
     gradients: GradientFigures | None
     pixels: PixelFigures
     reload: LargestDifference
@@ -87,10 +85,6 @@ class Proof(Part):
     verdict: VerdictName
     reasons: tuple[str, ...]
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
-    )
-
 
 def write_proof(path: Path, proof: Proof) -> None:
     """Write ``proof.json``.
@@ -98,7 +92,7 @@ def write_proof(path: Path, proof: Proof) -> None:
     Raises:
         StorageError: disk full or folder not writable.
     """
-    write_text(path, proof.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_document(path, proof)
 
 
 def read_proof(path: Path) -> Proof:
@@ -107,13 +101,4 @@ def read_proof(path: Path) -> Proof:
     Raises:
         RunError: missing, or not of schema version 1.
     """
-    try:
-        return Proof.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}). Prove the run first.") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise RunError(
-            f"{path}: not a proof of schema 1 ('{place}': {problem['msg']}). Prove the run again."
-        ) from error
+    return read_document(path, Proof, command="detour prove")
