@@ -15,7 +15,7 @@ from detour.cli.main import cli
 ROOT = Path(__file__).parents[2]
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`([^`\n]+)`")
+INLINE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")  # may go on in the next line
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 
@@ -85,7 +85,7 @@ def command_lines(page: Path) -> Iterator[str]:
     for fence in FENCE.findall(text):
         lines = fence.split("\n")[1:-1]
         yield from "\n".join(lines).replace("\\\n", " ").splitlines()
-    yield from INLINE.findall(FENCE.sub("", text))
+    yield from (" ".join(code.split()) for code in INLINE.findall(FENCE.sub("", text)))
 
 
 @dataclass(frozen=True)
