@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from detour.cli.main import cli
-from detour.errors import RequirementNotMet
+from detour.errors import ConfigError, RequirementNotMet
 from detour.evaluation.compared import Compared
 from detour.evaluation.evaluation import Answer, Evaluation, Judged
 from detour.evaluation.marks import MarkFigures
@@ -88,6 +88,13 @@ def test_prompts_come_from_options_and_from_the_lines_of_a_file(
     assert asked[0].prompts == ("a cup", "a tree", "a bird")
     assert asked[0].controls == "base"
     assert "Nobody scored the pictures." in result.output
+
+
+def test_a_file_of_prompts_that_is_no_text_is_named(asked: list[EvaluationSpec], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("ein Käse".encode("latin-1"))
+    result = CliRunner().invoke(cli, ["evaluate", str(tmp_path), "--prompts", str(tmp_path / "prompts.txt")])
+    assert isinstance(result.exception, ConfigError)
+    assert "prompts.txt: not text in UTF-8 (byte 5)" in str(result.exception)
 
 
 def test_json_is_one_document_that_reads_back(asked: list[EvaluationSpec], tmp_path: Path) -> None:

@@ -79,13 +79,18 @@ def command(
     """
     from detour.cli.evaluation_results import show_evaluation
     from detour.cli.progress import shown
-    from detour.errors import RequirementNotMet
+    from detour.errors import ConfigError, RequirementNotMet
     from detour.evaluation.requirements import answer_text
     from detour.recipes.evaluate_adapter import evaluate_adapter
     from detour.specs.evaluation import EvaluationSpec
     from detour.specs.sources import parse
 
-    lines = prompt_file.read_text(encoding="utf-8").splitlines() if prompt_file else []
+    try:
+        lines = prompt_file.read_text(encoding="utf-8").splitlines() if prompt_file else []
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{prompt_file}: not text in UTF-8 (byte {error.start}). Save it as UTF-8."
+        ) from error
     given = {
         **flags,
         "prompts": (*prompts, *(line.strip() for line in lines if line.strip())),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from detour.adapters.adapter import Adapter
-from detour.errors import RunError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.causes import AdapterState, causes_of_no_effect
 from detour.evaluation.copies import CopyFigures
@@ -46,6 +45,9 @@ def judge_run(
         material: that they were compared with.
         weight: of the adapter.
         layers_matched: counts the adapter's layers that the base has; asked only where nothing changed.
+
+    Raises:
+        RunError: ``proof.json`` is there and damaged.
     """
     proof, notes = _proof_of(run)
     effect = has_effect(figures.pixels)
@@ -96,7 +98,7 @@ def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> V
         return verdict
     said = sentence.format(share=f"{found.share.adapter:.0%}", base=f"{found.share.base:.0%}")
     sound = verdict.name in ("learned", "inconclusive")
-    if not sound or found.beyond_base <= thresholds.COPY_SHARE_MAX:
+    if not sound or found.beyond_base <= thresholds.COPY_SHARE_MAX + 1e-9:  # as in the proof's rule
         return Verdict(name=verdict.name, reasons=(*verdict.reasons, said))
     return Verdict(name="copies", reasons=(said, *verdict.reasons))
 
@@ -132,11 +134,9 @@ def held_out_figures(figures: Figures) -> HeldOutFigures:
 
 def _proof_of(run: FinishedRun) -> tuple[Proof | None, tuple[str, ...]]:
     """What the run's proof says of reload and merge, which an evaluation does not draw again."""
-    if run.is_run:
-        try:
-            return read_proof(run.folder / "proof.json"), ()
-        except RunError:
-            pass
+    path = run.folder / "proof.json"
+    if run.is_run and path.exists():
+        return read_proof(path), ()
     return None, ("Reload and merge were not compared here: detour prove does that.",)
 
 

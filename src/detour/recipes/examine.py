@@ -230,7 +230,7 @@ class _Seen:
         if product.is_file() and spec.adapter.method != "full":
             adapter = read_adapter(product)
             yield from self._adapter_findings(adapter, base, where=str(product), weight=1.0)
-        yield from self._request(base, spec.called_by(), (spec.name,))
+        yield from self._request(base, (", ".join(spec.called_by()),), (spec.name,))
 
     def _run_facts(self, folder: Path, spec: RunSpec, base: Base) -> RunFacts:
         summary, metrics, machine = (
@@ -293,7 +293,10 @@ def _run_prompts(folder: Path, spec: RunSpec, base: Base) -> Iterator[Finding]:
                 yield CUT.found(f"'{prompt[:40]}…' has {tokens} tokens", where)
     for prompt in spec.evaluate.prompts:
         yield from examine_prompt(
-            prompt, triggers=spec.called_by(), where=f"{folder}/{SETTINGS}, evaluate.prompts", plain=True
+            prompt,
+            triggers=(", ".join(spec.called_by()),),
+            where=f"{folder}/{SETTINGS}, evaluate.prompts",
+            plain=True,
         )
 
 

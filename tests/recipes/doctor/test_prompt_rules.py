@@ -40,6 +40,13 @@ def test_the_trigger_is_wanted_as_it_was_trained_in_any_case() -> None:
     assert "trigger-missing" not in rules("a robot")
 
 
+def test_one_of_the_triggers_of_an_adapter_is_enough_and_a_part_of_a_word_is_none() -> None:
+    assert "trigger-missing" not in rules("a zwx cat on a beach", triggers=("sks dog, zwx cat",))
+    assert "trigger-missing" in rules("a cat on a beach", triggers=("sks dog, zwx cat",))
+    assert "trigger-missing" in rules("a cat that asks", triggers=("ask",))
+    assert "trigger-missing" not in rules("a photo of <toy>, sks", triggers=("sks, <toy>",))
+
+
 def test_tokens_beyond_one_window_are_said() -> None:
     assert "prompt-long" in rules("word", tokens=76)
     assert "prompt-long" not in rules("word", tokens=75)

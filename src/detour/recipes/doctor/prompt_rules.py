@@ -133,7 +133,8 @@ def examine_prompt(
     Args:
         prompt: as written, with its brackets.
         negative: what guidance steers away from.
-        triggers: words under which adapters were trained; each is wanted.
+        triggers: of each adapter, what it was trained under; of several, separated by commas, one is enough, as nobody
+            asks for all subjects of an adapter at once.
         tokens: of the prompt without its brackets.
         where: names it in findings.
         plain: it is read as captions are: brackets are brackets.
@@ -154,7 +155,8 @@ def examine_prompt(
         if here and there:
             yield OPPOSED.found(f"'{here}' and '{there}' in one prompt", where)
     for trigger in triggers:
-        if trigger.strip() and _words(trigger) not in words:
+        known = [one for part in trigger.split(",") if (one := _words(part))]
+        if known and not any(_has(words, one) for one in known):
             yield NO_TRIGGER.found(f"'{prompt[:40]}' is without the trigger '{trigger}'", where)
 
 
