@@ -124,6 +124,13 @@ def test_a_style_distance_that_does_not_halve_is_inconclusive() -> None:
     assert decide(replace(learned_evidence(), held_out=held_out(adapter=0.21))).name == "inconclusive"
 
 
+def test_a_gain_that_true_pictures_would_not_reach_either_is_said_to_be_out_of_reach() -> None:
+    few = decide(replace(learned_evidence(), held_out=held_out(base=0.25, adapter=0.22, ceiling=0.225)))
+    assert "True pictures are themselves 90%" in " ".join(few.reasons)
+    enough = decide(replace(learned_evidence(), held_out=held_out(base=0.25, adapter=0.22, ceiling=0.1)))
+    assert "True pictures are themselves" not in " ".join(enough.reasons)
+
+
 def test_a_halved_distance_that_may_be_chance_is_inconclusive() -> None:
     chance = decide(replace(learned_evidence(), style_p_value=0.2))
     assert chance.name == "inconclusive"

@@ -71,6 +71,16 @@ def test_a_palette_of_the_world_is_a_style_too(tmp_path: Path) -> None:
     assert gathered(make(tmp_path, "pocket"), num_prompts=1).truths_in_style
 
 
+def test_drawn_pictures_say_their_style_themselves_and_a_subject_is_none(tmp_path: Path) -> None:
+    run = make(tmp_path, "pocket")
+    pictures = Path(run.spec.data.source)
+    assert not gathered(run, num_prompts=1).truths_in_style
+    write_world_style(pictures, "comic")
+    assert gathered(run, num_prompts=1).truths_in_style
+    (pictures / "world.json").write_text('{"subject": "cat", "colour": "red", "words": "a sks cat"}')
+    assert not gathered(run, num_prompts=1).truths_in_style
+
+
 def test_pictures_that_are_left_out_of_the_search_for_copies_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,6 +291,11 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
                 else f"{thresholds.STYLE_RATIO_MAX:.0%} or less would be"
             )
             sentences.append(f"That is not enough to call it learned: {needed}.")
+            if style.ceiling > thresholds.STYLE_RATIO_MAX * style.base:
+                sentences.append(
+                    f"True pictures are themselves {style.ceiling / style.base:.0%} of the base's distance away: this "
+                    "measure can hardly call anything learned here. More training pictures make it sharper."
+                )
     if len(evidence.validation) >= 2 and evidence.validation[0] > 0:
         fall = 1 - evidence.validation[-1] / evidence.validation[0]
         change = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"

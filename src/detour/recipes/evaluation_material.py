@@ -36,11 +36,11 @@ from detour.recipes.finished_run import FinishedRun
 from detour.recipes.held_out_material import (
     HELD_OUT_SEED,
     TrainingPictures,
-    read_world_style,
     rendered,
     style_of_training,
     training_pictures_or_note,
     world_references,
+    world_style_of,
 )
 from detour.specs import RunSpec
 from detour.specs.evaluation import EvaluationSpec
@@ -198,7 +198,7 @@ def _of_the_world(
     run: FinishedRun, spec: EvaluationSpec, shared: EvaluationMaterial, *, size_px: int
 ) -> EvaluationMaterial:
     """The world writes prompts that its base was never shown, and draws their true pictures."""
-    named = read_world_style(run.folder) if run.is_run else None
+    named = world_style_of(run.folder, run.spec) if run.is_run else None
     style = (NAMED_STYLES | PALETTES)[named] if named else HOUSE
     scenes = held_out_prompts(spec.num_prompts, seed=HELD_OUT_SEED)
     asked = _asked(scenes, shared.trigger)

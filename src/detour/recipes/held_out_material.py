@@ -76,7 +76,7 @@ def write_world_style(run_folder: Path, style: str) -> None:
 
 
 def read_world_style(run_folder: Path) -> str | None:
-    """The name in ``world.json``; ``None`` when there is none.
+    """The style named in ``world.json``; ``None`` when there is none, or when it speaks of a subject.
 
     Raises:
         RunError: the file is broken or names no style of the world.
@@ -87,13 +87,33 @@ def read_world_style(run_folder: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["style"]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "subject" in values:
+            return None
+        name = values["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
     named = NAMED_STYLES | PALETTES
     if name not in named:
         raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
     return str(name)
+
+
+def world_style_of(run_folder: Path, spec: RunSpec) -> str | None:
+    """The style that the run's pictures are drawn in: its folder says so, else all it trained on.
+
+    Args:
+        run_folder: may hold ``world.json``, as the demo's does.
+        spec: of the run; ``detour pocket draw`` leaves ``world.json`` beside the pictures.
+
+    Raises:
+        RunError: a file is broken or names no style of the world.
+    """
+    if (named := read_world_style(run_folder)) is not None:
+        return named
+    trained_on = [folder for folder in spec.data.all_folders() if folder.role == "train"]
+    found = {read_world_style(Path(folder.source)) for folder in trained_on}
+    return found.pop() if len(found) == 1 else None
 
 
 def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
@@ -145,7 +165,7 @@ def gather_held_out(
     Args:
         spec: the resolved run.
         base: what it was trained on; a ``judge/`` beside its parts makes scores possible.
-        run_folder: may hold ``world.json``.
+        run_folder: may hold ``world.json``, as the folder of the pictures may.
         training: the run's own pictures; ``None`` where they are gone.
         size_px: side of the pictures.
     """
@@ -164,7 +184,7 @@ def gather_held_out(
         unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
         notes = (*nothing, *no_judge) or unscored
         return HeldOutMaterial(requests=requests, style=style, notes=notes, prompts=spec.evaluate.prompts)
-    return _of_the_world(spec, read_world_style(run_folder), style, size_px=size_px)
+    return _of_the_world(spec, world_style_of(run_folder, spec), style, size_px=size_px)
 
 
 def _of_the_world(
