@@ -68,43 +68,6 @@ def cmmd(x: Tensor, y: Tensor) -> float:
     return CMMD_SCALE * style_distance(x, y, bandwidth=CMMD_BANDWIDTH)
 
 
-def permutation_p_value(
-    x: Tensor,
-    y: Tensor,
-    *,
-    seeds: int = 1,
-    num_permutations: int = NUM_PERMUTATIONS,
-    seed: int = 0,
-    bandwidth: float = BANDWIDTH,
-) -> float:
-    """Share of random exchanges within pairs that lie at least as far apart as the two sets do.
-
-    Row i of both sets belongs to one prompt and seed, so labels are exchanged within pairs. Exchanging them
-    freely would compare prompts: two sets of the same prompts lie nearer to each other than any random split.
-
-    Args:
-        x: (N, D) features of length one.
-        y: (N, D), same space, same prompts in the same order.
-        seeds: rows in a row that belong to one prompt; they are exchanged together, as they are not independent.
-        num_permutations: exchanges; the smallest value possible is ``1 / (num_permutations + 1)``.
-        seed: of the exchanges.
-        bandwidth: as in :func:`style_distance`.
-
-    Returns:
-        p-value of "both sides draw alike", with the observed labelling counted in.
-
-    Raises:
-        ShapeMismatch: the sets do not pair up.
-
-    Source: Gretton et al. 2012, JMLR 13, section 4; Phipson & Smyth 2010 for the added one.
-    """
-    _require_pairs(x, y, seeds)
-    kernel = _kernel(torch.cat([x, y]), bandwidth)
-    kept = _kept_pairs(len(x), seeds, num_permutations, seed)
-    observed = _squared_mmd(kernel, torch.arange(2 * len(x)) < len(x))
-    return _p_value(observed, _squared_mmd(kernel, torch.cat([kept, ~kept], dim=1)))
-
-
 def told_apart_p_value(
     x: Tensor,
     references: Tensor,
@@ -158,7 +121,8 @@ def nearer_p_value(
 ) -> float:
     """Share of random exchanges within pairs after which the first set is as much nearer to the references.
 
-    One-sided: an adapter that goes away from the references gets a value near one.
+    Row i of both sets belongs to one prompt and seed, so labels are exchanged within pairs; exchanging them freely
+    would compare prompts. One-sided: an adapter that goes away from the references gets a value near one.
 
     Args:
         adapter: (N, D) features of length one.
@@ -174,6 +138,8 @@ def nearer_p_value(
 
     Raises:
         ShapeMismatch: the sets do not pair up, or the widths differ.
+
+    Source: Gretton et al. 2012, JMLR 13, section 4; Phipson & Smyth 2010 for the added one.
     """
     _require_pairs(adapter, base, seeds)
     _require_comparable(adapter, references)

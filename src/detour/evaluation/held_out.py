@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from detour.errors import ConfigError
 from detour.evaluation import thresholds
 from detour.evaluation.differences import Difference
-from detour.evaluation.distance import permutation_p_value, style_distance
+from detour.evaluation.distance import nearer_p_value, style_distance
 from detour.evaluation.judge import Judge, Phrase, PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import Following, falls_of, measure_following
@@ -52,7 +52,7 @@ class Scores:
 
     Attributes:
         figures: of base, adapter and true pictures.
-        style_p_value: how likely base and adapter pictures come from one distribution.
+        style_p_value: how likely chance alone brings the adapter's pictures as much nearer to the style.
         falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the
             true ones, whichever show it less often, with an interval over the prompts.
         following: whether pictures have to do with their prompts; ``None``: less than two prompts, or no judge.
@@ -115,7 +115,7 @@ def _style(judge: Judge, base: Pictures, adapter: Pictures, task: StyleTask) -> 
         adapter=style_distance(adapted, references),
         ceiling=style_distance(judge.picture_features(task.others), references),
     )
-    return distance, permutation_p_value(plain, adapted)
+    return distance, nearer_p_value(adapted, plain, references)
 
 
 def _accuracy(

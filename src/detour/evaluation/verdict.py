@@ -20,7 +20,8 @@ class PictureEvidence:
 
     Attributes:
         held_out: scores on prompts that training never saw.
-        style_p_value: that base and adapter pictures look alike, by permutation; ``None`` without a judge.
+        style_p_value: that the adapter's pictures came no nearer to the style than the base's, by permutation; ``None``
+            without a judge.
         falls: part of the prompt → by how much fewer pictures show it than could, with an interval over the prompts.
         following: whether pictures still have to do with their prompts; ``None`` where that cannot be told.
         validation: loss on pictures kept out, from the first to the one that is shipped.

@@ -1,5 +1,6 @@
 """Sample pictures during training: fixed prompts, fixed seeds, the weights of the moment."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,20 +137,21 @@ def keep_trained_pictures_of(
     device = denoiser.device
     unet = denoiser.unet
     dtype = torch_dtype(proof_dtype(spec))
-    if not denoiser.dtype == dtype == torch.float32 or spec.base.quantize != "none":
-        if spec.base.quantize == "none":
-            denoiser.unet.to("cpu")
-        unet = base.load_unet(dtype, device)
-        models = {"unet": unet}
-        if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
-            text = LiveText(base.load_text(dtype, device))
-            models |= text.stage.models
-            text.stage.words = adapter.words
-        attach_adapter(models, adapter)
-    vae = base.load_vae(dtype, device)
-    engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype=dtype)
-    requests = proof_requests(spec, captions)
-    keep_trained_pictures(run_folder, requests, draw_proof_pictures(engine, requests, spec))
+    own = denoiser.dtype == dtype == torch.float32 and spec.base.quantize == "none"
+    with contextlib.nullcontext() if own else denoiser.set_aside():
+        if not own:
+            unet = base.load_unet(dtype, device)
+            models = {"unet": unet}
+            if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
+                text = LiveText(base.load_text(dtype, device))
+                models |= text.stage.models
+                text.stage.words = adapter.words
+            attach_adapter(models, adapter)
+        vae = base.load_vae(dtype, device)
+        engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype=dtype)
+        requests = proof_requests(spec, captions)
+        drawn = draw_proof_pictures(engine, requests, spec)
+    keep_trained_pictures(run_folder, requests, drawn)
 
 
 def slug(prompt: str) -> str:

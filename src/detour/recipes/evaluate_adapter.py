@@ -27,7 +27,7 @@ from detour.evaluation.requirements import answer, parse_requirement
 from detour.evaluation.sheet import write_sheet
 from detour.files import sha256_of
 from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter
-from detour.recipes.evaluate_checkpoints import evaluate_checkpoints
+from detour.recipes.evaluate_checkpoints import evaluate_checkpoints, require_kept_adapters
 from detour.recipes.evaluation_controls import train_control
 from detour.recipes.evaluation_figures import measure, open_judge
 from detour.recipes.evaluation_material import EvaluationMaterial, folder_pictures, gather_material
@@ -116,7 +116,8 @@ def evaluate_adapter(
     material = gather_material(run, base, spec, size_px=size_px)
     adapter = _source(subject)
     sides: dict[Side, SideSource] = {"base": SideSource(), "adapter": adapter}
-    checkpoints = evaluate_checkpoints(run.folder, progress=progress) if spec.checkpoints else None
+    if spec.checkpoints:
+        require_kept_adapters(run.folder)
     controls, left_out = _controls(run, base, spec, progress)
     sides.update(controls.items())
     painter = Painter(
@@ -133,6 +134,9 @@ def evaluate_adapter(
         judge, nobody = open_judge(spec.judge, base, device=painter.device, cache=cache)
         named = None if spec.references is None else folder_pictures(Path(spec.references), size_px=size_px)
         figures = measure(judge, drawn, material, seeds=spec.seeds, references=named)
+        checkpoints = (
+            evaluate_checkpoints(run.folder, judge=judge, progress=progress) if spec.checkpoints else None
+        )
     finally:
         cache.close()
     verdict = judge_run(

@@ -82,7 +82,9 @@ class _Asked:
         return find_copies(pictures, self.training.train, self.copy_scale).share
 
 
-def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> CheckpointFigures:
+def evaluate_checkpoints(
+    run_folder: Path, *, judge: "Judge | None" = None, progress: ProgressFn = silent
+) -> CheckpointFigures:
     """Draw the held-out prompts with every adapter that the run kept, score them, and choose one.
 
     Writes ``checkpoints.json`` and ``samples/checkpoints.png`` (prompts × steps). Pictures are drawn in the
@@ -90,6 +92,7 @@ def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> 
 
     Args:
         run_folder: of a run that is trained, finished or not.
+        judge: who scores; ``None`` takes the base's own, where it has one.
         progress: told of every checkpoint.
 
     Raises:
@@ -101,12 +104,7 @@ def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> 
     from detour.training.assembly import as_trained
 
     spec = read_settings(run_folder)
-    files = kept_adapters(run_folder)
-    if not files:
-        raise RunError(
-            f"{run_folder}: no adapters are kept in checkpoints/adapters. Train with checkpoint.every above 0; full "
-            "fine-tuning keeps none."
-        )
+    files = require_kept_adapters(run_folder)
     set_threads(spec.train.threads)
     base = as_trained(open_base(spec.base.name, revision=spec.base.revision), spec)
     size_px = spec.data.resolution if isinstance(spec.data.resolution, int) else base.native_size_px
@@ -117,7 +115,7 @@ def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> 
     drawn = _draw_all(base, spec, files, material.requests, progress)
     progress(Progress(stage=STAGE, note="scoring"))
     asked = _Asked(
-        judge=_judge(base),
+        judge=judge or _judge(base),
         material=material,
         training=training,
         base=drawn[None],
@@ -129,6 +127,21 @@ def evaluate_checkpoints(run_folder: Path, *, progress: ProgressFn = silent) -> 
     _write_sheet(run_folder / SHEET, material.requests, drawn)
     write_json(run_folder / FIGURES, figures.model_dump(mode="json", by_alias=True))
     return figures
+
+
+def require_kept_adapters(run_folder: Path) -> dict[int, Path]:
+    """Step → adapter file of every checkpoint.
+
+    Raises:
+        RunError: none was kept.
+    """
+    files = kept_adapters(run_folder)
+    if not files:
+        raise RunError(
+            f"{run_folder}: no adapters are kept in checkpoints/adapters. Train with checkpoint.every above 0; full "
+            "fine-tuning keeps none."
+        )
+    return files
 
 
 def _judge(base: "Base") -> "Judge | None":

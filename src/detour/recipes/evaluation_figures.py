@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from detour.bases.base import Base
@@ -264,18 +263,3 @@ def _hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits
 
 def _phrase(facts: PromptFacts) -> str:
     return plain_prompt(facts.object, facts.colour, facts.place)
-
-
-def paired_p_value(looks: Mapping[Side, Tensor], *, seeds: int) -> float | None:
-    """That the adapter's and the base's pictures of new prompts look alike; ``None`` without a judge.
-
-    Args:
-        looks: side → (prompts × seeds, D) features, prompt-major.
-        seeds: pictures of each prompt, which are no evidence of their own.
-    """
-    from detour.evaluation.distance import permutation_p_value
-
-    if not looks:
-        return None
-    with torch.inference_mode():
-        return permutation_p_value(looks["base"], looks["adapter"], seeds=seeds)

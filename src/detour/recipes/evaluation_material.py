@@ -68,6 +68,7 @@ class Asked:
     facts: tuple[PromptFacts, ...] = ()
 
 
+UNCHECKED = "The training captions are not known: whether a prompt is one of them was not checked."
 RECITED = 8
 """Training captions that are asked again, evenly spread over the data."""
 
@@ -111,6 +112,7 @@ class Captions:
 
     trained: tuple[str, ...]
     held_out: tuple[str, ...] = ()
+    known: bool = True
 
 
 def gather_material(
@@ -141,7 +143,7 @@ def gather_material(
         references=style.references if style else None,
         others=style.others if style else None,
         training=training,
-        notes=notes,
+        notes=notes if captions.known else (*notes, UNCHECKED),
     )
     if base.identity.startswith("pocket"):
         shared = replace(shared, unrelated=_unrelated_of_the_world(captions, spec.drift_prompts, trigger))
@@ -185,7 +187,7 @@ def _captions(run: FinishedRun) -> Captions:
     try:
         dataset = read_dataset(run.spec.data)
     except DetourError:
-        return Captions(trained=run.tags)
+        return Captions(trained=run.tags, known=False)
     share = run.spec.data.holdout if isinstance(run.spec.data.holdout, float) else 0.0
     train, held_out = split_holdout(dataset, share, run.spec.seed)
     return Captions(

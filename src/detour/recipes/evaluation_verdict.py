@@ -18,7 +18,7 @@ from detour.evaluation.proof import (
 )
 from detour.evaluation.proof_pictures import proof_dtype
 from detour.evaluation.verdict import Evidence, Verdict, decide, has_effect
-from detour.recipes.evaluation_figures import Figures, paired_p_value
+from detour.recipes.evaluation_figures import Figures
 from detour.recipes.evaluation_material import EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
 from detour.recipes.finished_run import FinishedRun
@@ -65,7 +65,7 @@ def judge_run(
             merge_diff=None if proof is None else proof.merge.max_abs_diff,
             exact=proof_dtype(run.spec) == "fp32",
             held_out=held_out_figures(figures),
-            style_p_value=None if figures.fidelity is None else paired_p_value(figures.looks, seeds=seeds),
+            style_p_value=None if figures.fidelity is None else figures.fidelity.nearer_p,
             causes=() if effect else _causes(run, adapter, weight, layers_matched()),
             falls=figures.falls,
             following=figures.following,

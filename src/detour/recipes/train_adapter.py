@@ -289,7 +289,8 @@ def ship_run(
     trained.state.flat.load(trained.state.shipped() if best is None else best)
     chosen = None if best is None else trained.validator.best_step
     if plan.spec.validate_.ship == "best_proof":
-        chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
+        with trained.denoiser.set_aside():
+            chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
         attached.load(read_adapter(kept_adapters(folder)[chosen]))
     save_run_adapter(plan, attached, folder, step=trained.state.step if chosen is None else chosen)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256

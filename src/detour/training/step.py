@@ -43,6 +43,21 @@ class Denoiser:
     size_px: int
     quantized: Quantized | None = None
 
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """The UNet on the CPU while another base needs the device's memory; a quantised one stays, it is small.
+
+        For when training is over: moving a model gives every adapter tensor a storage of its own.
+        """
+        moves = self.device != "cpu" and self.quantized is None
+        if moves:
+            self.unet.to("cpu")
+        try:
+            yield
+        finally:
+            if moves:
+                self.unet.to(self.device)
+
     def predict(
         self, noisy: Tensor, timesteps: Tensor, text: Conditioning, size_ids: Tensor | None = None
     ) -> Tensor:
