@@ -92,6 +92,7 @@ def line_chart(
         )  # fmt: skip
     if marked is not None:
         axes.axvline(marked, color=COLOURS["ink"], linewidth=1, linestyle=":", clip_on=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y", color=COLOURS["line"], linewidth=0.7, clip_on=False)

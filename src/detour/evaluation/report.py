@@ -226,7 +226,7 @@ def _proved(proof: Proof | None) -> dict[str, Any]:
         "checkpoints": None,
         "checkpoint_charts": (),
         "score_charts": [_markup(chart) for chart in charts if chart],
-        "score_note": f"{prompts} True pictures of the style say what can be reached at best.",
+        "score_note": f"{prompts} Beside them stands what true pictures of the style score.",
         "tables": (),
     }
 
