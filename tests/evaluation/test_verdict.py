@@ -120,15 +120,20 @@ def test_copies_that_the_base_draws_as_often_are_chance() -> None:
     assert decide(replace(learned_evidence(), copied_share=0.5, copied_share_base=0.2)).name == "copies"
 
 
-def test_a_style_distance_that_does_not_halve_is_inconclusive() -> None:
-    assert decide(replace(learned_evidence(), held_out=held_out(adapter=0.21))).name == "inconclusive"
+@pytest.mark.parametrize(
+    ("adapter", "ceiling", "verdict"),
+    [(0.25, 0.1, "learned"), (0.26, 0.1, "inconclusive"), (0.25, 0.0, "inconclusive"), (0.2, 0.0, "learned")],
+)
+def test_half_of_the_way_to_true_pictures_is_learned(adapter: float, ceiling: float, verdict: str) -> None:
+    went = replace(learned_evidence(), held_out=held_out(base=0.4, adapter=adapter, ceiling=ceiling))
+    assert decide(went).name == verdict
 
 
-def test_a_gain_that_true_pictures_would_not_reach_either_is_said_to_be_out_of_reach() -> None:
-    few = decide(replace(learned_evidence(), held_out=held_out(base=0.25, adapter=0.22, ceiling=0.225)))
-    assert "True pictures are themselves 90%" in " ".join(few.reasons)
-    enough = decide(replace(learned_evidence(), held_out=held_out(base=0.25, adapter=0.22, ceiling=0.1)))
-    assert "True pictures are themselves" not in " ".join(enough.reasons)
+@pytest.mark.parametrize("ceiling", [0.245, 0.25, 0.3])
+def test_true_pictures_no_nearer_than_the_base_s_tell_nothing(ceiling: float) -> None:
+    few = decide(replace(learned_evidence(), held_out=held_out(base=0.25, adapter=0.05, ceiling=ceiling)))
+    assert few.name == "inconclusive"
+    assert "cannot be told" in " ".join(few.reasons)
 
 
 def test_a_halved_distance_that_may_be_chance_is_inconclusive() -> None:

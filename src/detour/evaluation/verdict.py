@@ -10,6 +10,7 @@ from detour.evaluation.proof import (
     GradientFigures,
     HeldOutFigures,
     PixelFigures,
+    StyleDistance,
     VerdictName,
 )
 
@@ -275,28 +276,7 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
     style = evidence.held_out.style_distance
     gained = False
     if style is not None and style.base > 0:
-        ratio = style.adapter / style.base
-        chance = evidence.style_p_value
-        told_apart = chance is None or chance <= thresholds.STYLE_P_MAX
-        gained = ratio <= thresholds.STYLE_RATIO_MAX and told_apart
-        by_chance = "" if chance is None else f" (p = {chance:.3f} that it is chance)"
-        sentences.append(
-            f"On {evidence.held_out.prompts} new prompts the distance to the style went from "
-            f"{style.base:.3f} to {style.adapter:.3f}, {ratio:.0%} of the base's{by_chance}; "
-            f"two sets of true pictures are {style.ceiling:.3f} apart."
-        )
-        if not gained:
-            needed = (
-                "ask more prompts"
-                if ratio <= thresholds.STYLE_RATIO_MAX
-                else f"{thresholds.STYLE_RATIO_MAX:.0%} or less would be"
-            )
-            sentences.append(f"That is not enough to call it learned: {needed}.")
-            if style.ceiling > thresholds.STYLE_RATIO_MAX * style.base:
-                sentences.append(
-                    f"True pictures are themselves {style.ceiling / style.base:.0%} of the base's distance away: this "
-                    "measure can hardly call anything learned here. More training pictures make it sharper."
-                )
+        gained, sentences = _style_gain(style, evidence)
     if len(evidence.validation) >= 2 and evidence.validation[0] > 0:
         fall = 1 - evidence.validation[-1] / evidence.validation[0]
         change = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"
@@ -308,3 +288,33 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
             "What was learned could not be measured: no pictures were kept out and no judge is there."
         )
     return gained, sentences
+
+
+def _style_gain(style: StyleDistance, evidence: PictureEvidence) -> tuple[bool, list[str]]:
+    """Half of the way from the base's distance to that of true pictures, by more than chance.
+
+    Two sets of true pictures have a distance too, the larger the fewer they are, so zero is no goal.
+    """
+    chance = evidence.style_p_value
+    by_chance = "" if chance is None else f" (p = {chance:.3f} that it is chance)"
+    said = (
+        f"On {evidence.held_out.prompts} new prompts the distance to the style went from "
+        f"{style.base:.3f} to {style.adapter:.3f}, {style.adapter / style.base:.0%} of the base's{by_chance}; "
+        f"two sets of true pictures are {style.ceiling:.3f} apart."
+    )
+    room = style.base - style.ceiling
+    if room < thresholds.STYLE_ROOM_MIN * style.base:
+        few = (
+            "The base's pictures are no further from it: with so few pictures to compare with, what was learned "
+            "cannot be told. Name more of them."
+        )
+        return False, [said, few]
+    way = (style.base - style.adapter) / room
+    if way < thresholds.STYLE_WAY_MIN - 1e-9:
+        return False, [
+            said,
+            f"That is {way:.0%} of the way there; {thresholds.STYLE_WAY_MIN:.0%} would be called learned.",
+        ]
+    if chance is not None and chance > thresholds.STYLE_P_MAX:
+        return False, [said, "That may be chance, so it is not called learned: ask more prompts."]
+    return True, [said]
