@@ -272,7 +272,7 @@ def _overfit(evidence: PictureEvidence) -> list[Finding]:
 
 def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
     """Whether something measured got better, and the sentences that say how much."""
-    sentences = []
+    sentences: list[str] = []
     style = evidence.held_out.style_distance
     gained = False
     if style is not None and style.base > 0:
