@@ -313,7 +313,8 @@ def _style_gain(style: StyleDistance, evidence: PictureEvidence) -> tuple[bool, 
     if way < thresholds.STYLE_WAY_MIN - 1e-9:
         return False, [
             said,
-            f"That is {way:.0%} of the way there; {thresholds.STYLE_WAY_MIN:.0%} would be called learned.",
+            f"Between the base and true pictures that is {way:.0%} of the way; "
+            f"{thresholds.STYLE_WAY_MIN:.0%} would be called learned.",
         ]
     if chance is not None and chance > thresholds.STYLE_P_MAX:
         return False, [said, "That may be chance, so it is not called learned: ask more prompts."]
