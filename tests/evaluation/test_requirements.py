@@ -23,6 +23,7 @@ LEARNED = Evaluation.model_construct(
     [
         ("style", "not a condition"),
         ("style>=", "not a condition"),
+        ("style=>1", "Write NAME>=VALUE"),
         ("styl>=0.5", "Did you mean 'style'"),
         ("style>=high", "no number"),
         ("style>=nan", "no number"),

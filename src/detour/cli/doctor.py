@@ -64,7 +64,8 @@ def command(
         show(found)
     if not found.is_well:
         serious = [finding for finding in found.findings if finding.severity == "error"]
-        raise Unwell(f"{len(serious)} serious finding{'s' * (len(serious) != 1)}: {serious[0].rule}.")
+        named = ", ".join(dict.fromkeys(finding.rule for finding in serious))
+        raise Unwell(f"{len(serious)} serious finding{'s' * (len(serious) != 1)}: {named}.")
 
 
 def show(found: "Examination") -> None:

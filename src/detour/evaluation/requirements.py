@@ -9,7 +9,7 @@ from detour.evaluation.evaluation import Answer, Evaluation
 
 Found = float | str | None
 
-_CONDITION = re.compile(r"\s*([a-z_.]+)\s*(>=|<=|==|!=|=|>|<)\s*([^\s=]+)\s*")
+_CONDITION = re.compile(r"\s*([a-z_.]+)\s*(>=|<=|==|!=|=|>|<)\s*([^\s<>=!]\S*)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda a, b: a >= b - 1e-9,  # shares of small counts are not exact in binary
     "<=": lambda a, b: a <= b + 1e-9,
