@@ -1,9 +1,10 @@
 """An engine that paints flat, known colours and a judge that knows what it looks at: every figure can be foretold.
 
-The strength of the adapter in the UNet is read off a layer that really has it, so that attaching, switching off, merging
+The strength of the adapter in the UNet is read off a layer that really has it, so that attaching, merging
 and reading back are the project's own; the drawing alone is replaced.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,12 @@ BASE_COLOUR, ADAPTER_COLOUR = np.array([200.0, 40.0, 0.0]), np.array([40.0, 160.
 
 SIDE_PX = 64
 
-Looks = Literal["base", "adapter", "truth", "reference", "kept out", "trained"]
+Looks = Literal["base", "adapter", "half", "truth", "reference", "kept out", "trained"]
 
 ANGLES: Mapping[Looks, float] = {
-    "reference": 0.0, "truth": 20.0, "adapter": 35.0, "base": 90.0, "trained": 120.0, "kept out": 150.0,
+    "reference": 0.0, "truth": 20.0, "adapter": 35.0, "half": 60.0, "base": 90.0, "trained": 10.0, "kept out": 30.0,
 }  # fmt: skip
-"""Direction of each kind of picture in the judge's features, in degrees."""
+"""Direction of each kind of picture in the judge's features, in degrees; "half" is the adapter at half its strength."""
 
 PROMPT_SHARE = 0.6
 """Length of the part of a picture's features that points to its prompt."""
@@ -59,8 +60,10 @@ class FlatPainter:
         adapter: whose strength is measured, 1 as it is here.
         weight: (out, in) of the base, where the adapter has its first layer.
         off_shift: added to the red channel where an adapter is attached at weight 0.
-        merged_shift: added to one red pixel where it is merged.
+        merged_shift: added where it is merged, to one pixel or
+        merged_pixels: to so many rows and columns; ``None``: to all of them.
         copies: (with the adapter, seed) → picture that is painted instead.
+        one_picture: whether the adapter paints the same for every new prompt.
         painted: bytes of a picture → what it was painted for.
     """
 
@@ -68,7 +71,9 @@ class FlatPainter:
     weight: torch.Tensor
     off_shift: int = 0
     merged_shift: int = 0
+    merged_pixels: int | None = 1
     copies: dict[tuple[bool, int], Pictures] = field(default_factory=dict)
+    one_picture: bool = False
     painted: dict[bytes, Painted] = field(default_factory=dict)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -86,10 +91,13 @@ class FlatPainter:
         assert part_of(key) == "unet"
         module = unet.get_submodule(path_of(key))
         with torch.no_grad():
-            eye = torch.eye(self.weight.shape[1])
-            moved = (module(eye) - module(torch.zeros_like(eye))).T - self.weight
+            dtype = next(module.parameters()).dtype
+            eye = torch.eye(self.weight.shape[1], dtype=dtype)
+            moved = (module(eye) - module(torch.zeros_like(eye))).T.float() - self.weight
         delta = layer.delta()
-        return round(float((moved * delta).sum() / delta.square().sum()), 4), type(module) is not nn.Linear
+        digits = 4 if dtype == torch.float32 else 1
+        strength = round(float((moved * delta).sum() / delta.square().sum()), digits)
+        return strength, type(module) is not nn.Linear
 
     def _paint(self, request: Any, strength: float, is_attached: bool) -> Pictures:
         merged = not is_attached and strength != 0
@@ -98,14 +106,13 @@ class FlatPainter:
         if copy is not None:
             self.painted[copy.tobytes()] = told
             return copy
-        colour = BASE_COLOUR + strength * (ADAPTER_COLOUR - BASE_COLOUR)
-        picture = np.empty((SIDE_PX, SIDE_PX, 3), np.uint8)
-        picture[:] = colour.round().clip(0, 255)
-        picture[..., 2] = blue_of(request.seed)
+        same = self.one_picture and strength != 0 and request.seed >= 1000
+        seed, prompt = (0, "") if same else (request.seed, request.prompt)
+        picture = flat(BASE_COLOUR + strength * (ADAPTER_COLOUR - BASE_COLOUR), seed, prompt)
         if is_attached and strength == 0:
             picture[..., 0] += self.off_shift
         if merged:
-            picture[0, 0, 0] += self.merged_shift
+            picture[: self.merged_pixels, : self.merged_pixels] += np.uint8(self.merged_shift)
         self.painted[picture.tobytes()] = told
         return picture
 
@@ -134,7 +141,8 @@ class SeeingJudge:
         """What a picture is, and the prompt that it shows."""
         told = self.painter.painted.get(picture.tobytes())
         if told is not None:
-            return ("adapter" if told.strength else "base"), told.prompt
+            kinds: dict[float, Looks] = {0.0: "base", 0.5: "half"}
+            return kinds.get(told.strength, "adapter"), told.prompt
         return self.others.get(picture.tobytes(), ("reference", ""))
 
     def feature(self, looks: Looks, prompt: str = "") -> np.ndarray:
@@ -185,3 +193,17 @@ def squared_mmd(x: Sequence[np.ndarray], y: Sequence[np.ndarray], *, bandwidth: 
         return float(np.mean([[np.exp(-((i - j) ** 2).sum() / (2 * bandwidth**2)) for j in b] for i in a]))
 
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
+def painted_colour(colour: np.ndarray, seed: int) -> np.ndarray:
+    """float64 (3,): what a side paints with a seed."""
+    return np.array([*colour[:2], blue_of(seed)])
+
+
+def flat(colour: np.ndarray, seed: int, prompt: str) -> Pictures:
+    """uint8 (64, 64, 3): the same as a picture; its last pixels are another one's for every prompt and seed."""
+    picture = np.empty((SIDE_PX, SIDE_PX, 3), np.uint8)
+    picture[:] = painted_colour(colour, seed).round().clip(0, 255)
+    mark = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+    picture[-1, -2:] = np.frombuffer(mark[:6], np.uint8).reshape(2, 3)
+    return picture

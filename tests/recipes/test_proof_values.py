@@ -1,26 +1,22 @@
 """Every figure and every picture of a proof, on pictures of which all is known before they are drawn."""
 
-import base64
-import io
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
-from detour.adapters.adapter import Adapter, path_of
-from detour.bases.base import open_base
+from detour.adapters.adapter import Adapter
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import Proof
-from detour.evaluation.proof_pictures import TRAINED_PICTURES
 from detour.files import write_json, write_text
-from detour.pocket.world import NAMED_STYLES, held_out_prompts, render
-from detour.recipes.held_out_material import write_world_style
+from detour.recipes.held_out_material import read_training_pictures
 from detour.recipes.prove_run import prove_run
 from detour.specs import load_run_spec, to_toml
 from detour.specs.sources import with_changes
@@ -30,32 +26,30 @@ from tests.evaluation.flat_pictures import (
     FlatPainter,
     Looks,
     SeeingJudge,
-    blue_of,
+    flat,
+    painted_colour,
     squared_mmd,
 )
-from tests.evaluation.test_report import Elements
-from tests.recipes.test_prove_run import make_run, scaled, trained_adapter
+from tests.evaluation.pages import bars_of, pictures_of, place_of, words_of
+from tests.recipes.flat_runs import (
+    NUM_PROMPTS,
+    PROMPTS,
+    RIGHT,
+    embedded_base,
+    flat_run,
+    judge_of,
+    painted_weight,
+    truths,
+)
+from tests.recipes.test_prove_run import scaled, trained_adapter
 
-NUM_PROMPTS = 8
-STYLE = "comic"
-RIGHT = {
-    "base": {"object": 7, "colour": 5, "place": 6},
-    "adapter": {"object": 6, "colour": 7, "place": 5},
-    "truth": {"object": 8, "colour": 6, "place": 7},
-}
-"""Prompts whose part each side shows, of eight: no two sides alike in any part, and none fallen by chance's limit."""
-
-ASKED = held_out_prompts(NUM_PROMPTS, seed=7)
-PROMPTS = tuple(one.prompt for one in ASKED)
+MOVED = float(np.abs(ADAPTER_COLOUR - BASE_COLOUR).mean())
+"""Mean change that the adapter paints, steps of 255."""
 
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base under the name of an embedded one, with a place for its judge."""
-    folder = tmp_path_factory.mktemp("bases") / "pocket-tiny"
-    shutil.copytree(tiny_base, folder)
-    (folder / "judge").mkdir()
-    return folder
+    return embedded_base(tiny_base, tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture(scope="module")
@@ -64,51 +58,24 @@ def adapter(base: Path) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def weight(base: Path, adapter: Adapter) -> object:
-    """Of the layer that the painter looks at."""
-    return open_base(str(base)).load_unet().get_submodule(path_of(next(iter(adapter.layers)))).weight.detach()
+def weight(base: Path, adapter: Adapter) -> Tensor:
+    return painted_weight(base, adapter)
 
 
 @pytest.fixture
-def painter(adapter: Adapter, weight: object, monkeypatch: pytest.MonkeyPatch) -> FlatPainter:
-    found = FlatPainter(adapter=adapter, weight=weight)  # type: ignore[arg-type]
+def painter(adapter: Adapter, weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> FlatPainter:
+    found = FlatPainter(adapter=adapter, weight=weight)
     found.install(monkeypatch)
     return found
 
 
-def truths() -> list[Pictures]:
-    """The scenes that the prompts came with, in the style: one true picture of each prompt."""
-    return [render(one.scene, NAMED_STYLES[STYLE], size_px=64) for one in ASKED]
-
-
-def judge_of(painter: FlatPainter, others: dict[bytes, tuple[Looks, str]] | None = None) -> SeeingJudge:
-    known: dict[bytes, tuple[Looks, str]] = {
-        picture.tobytes(): ("truth", prompt) for picture, prompt in zip(truths(), PROMPTS, strict=True)
-    }
-    return SeeingJudge(painter=painter, prompts=PROMPTS, others=known | (others or {}), right=RIGHT)
-
-
-def flat_run(
-    folder: Path, base: Path, adapter: Adapter, *, in_memory: Adapter | None = None, style: str | None = STYLE
-) -> Path:
-    """A finished run that is asked for eight prompts of the world."""
-    run = make_run(folder, base, adapter, in_memory=in_memory, prompts=())
-    spec = with_changes(
-        load_run_spec(config=run / "resolved.toml"), {"evaluate.num_prompts": NUM_PROMPTS}
-    )
-    write_text(run / "resolved.toml", to_toml(spec))
-    if style:
-        write_world_style(run, style)
-    return run
-
-
 @pytest.fixture(scope="module")
 def proved(
-    base: Path, adapter: Adapter, weight: object, tmp_path_factory: pytest.TempPathFactory
+    base: Path, adapter: Adapter, weight: Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Proof, SeeingJudge]]:
     """The trained model's pictures two steps from the file's, the noise floor 1, the merged ones one step off."""
     with pytest.MonkeyPatch.context() as patch:
-        painter = FlatPainter(adapter=adapter, weight=weight, off_shift=3, merged_shift=1)  # type: ignore[arg-type]
+        painter = FlatPainter(adapter=adapter, weight=weight, off_shift=3, merged_shift=1)
         painter.install(patch)
         judge = judge_of(painter)
         judge.install(patch)
@@ -120,7 +87,7 @@ def test_effect_and_noise_floor_are_those_of_the_painted_colours(
     proved: tuple[Path, Proof, SeeingJudge],
 ) -> None:
     _, proof, _ = proved
-    assert proof.pixels.mean_abs_diff == pytest.approx(np.abs(ADAPTER_COLOUR - BASE_COLOUR).mean())
+    assert proof.pixels.mean_abs_diff == pytest.approx(MOVED)
     assert proof.pixels.noise_floor == pytest.approx(1.0)  # three steps of red
     assert proof.pixels.pictures == 2
     assert (proof.reload.max_abs_diff, proof.merge.max_abs_diff) == (0, 1)
@@ -154,28 +121,14 @@ def test_every_new_prompt_has_a_seed_of_its_own_and_both_sides_share_it(
 ) -> None:
     _, _, judge = proved
     asked = {
-        strength: {(one.prompt, one.seed) for one in judge.painter.painted.values() if one.strength == strength}
+        strength: {
+            (one.prompt, one.seed) for one in judge.painter.painted.values() if one.strength == strength
+        }
         for strength in (0.0, 1.0)
     }
     assert asked[0.0] == asked[1.0]
     assert {(prompt, 1000 + i) for i, prompt in enumerate(PROMPTS)} <= asked[0.0]
     assert {("a red cat", 100), ("a dog", 101)} <= asked[0.0]
-
-
-def pictures_of(page: str) -> list[tuple[str, np.ndarray]]:
-    """(words, mean colour) of every picture of a page, in its order."""
-    found = []
-    for tag, attrs in Elements(page).tags:
-        if tag == "img":
-            encoded = (attrs["src"] or "").partition("base64,")[2]
-            with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-                pixels = np.asarray(image.convert("RGB"), dtype=float)
-            found.append((attrs["alt"] or "", pixels.mean(axis=(0, 1))))
-    return found
-
-
-def painted_colour(colour: np.ndarray, seed: int) -> np.ndarray:
-    return np.array([*colour[:2], blue_of(seed)])
 
 
 def test_the_page_shows_the_base_s_colour_as_base_and_the_adapter_s_as_adapter(
@@ -203,54 +156,19 @@ def test_the_sheet_shows_base_adapter_and_true_picture_from_left_to_right(
     run, _, _ = proved
     with Image.open(run / "samples" / "sheet.png") as image:
         sheet = np.asarray(image.convert("RGB"))
-    for i, truth in enumerate(truths()):
+    for i, (truth, prompt) in enumerate(zip(truths(), PROMPTS, strict=True)):
         places = [
             place_of(sheet, picture)
-            for picture in (flat(BASE_COLOUR, 1000 + i), flat(ADAPTER_COLOUR, 1000 + i), truth)
+            for picture in (
+                flat(BASE_COLOUR, 1000 + i, prompt),
+                flat(ADAPTER_COLOUR, 1000 + i, prompt),
+                truth,
+            )
         ]
         assert len({top for top, _ in places}) == 1
         lefts = [left for _, left in places]
         assert lefts == sorted(lefts)
         assert lefts[2] - lefts[0] < 3 * 64
-
-
-def flat(colour: np.ndarray, seed: int) -> Pictures:
-    picture = np.empty((64, 64, 3), np.uint8)
-    picture[:] = painted_colour(colour, seed)
-    return picture
-
-
-def place_of(sheet: np.ndarray, picture: Pictures) -> tuple[int, int]:
-    """(top, left) of the one place where the picture stands."""
-    height, width = picture.shape[:2]
-    first = (sheet[: 1 - height, : 1 - width] == picture[0, 0]).all(-1)
-    first &= (sheet[height - 1 :, width - 1 :] == picture[-1, -1]).all(-1)
-    found = [
-        (int(top), int(left))
-        for top, left in np.argwhere(first)
-        if (sheet[top : top + height, left : left + width] == picture).all()
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-def bars_of(page: str, title: str) -> list[tuple[str, float]]:
-    """(role, length) of every bar of a chart and then of the marks of its legend, in the order they are drawn."""
-    text = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if f'aria-label="{title}"' in svg)
-    found = []
-    for path in ElementTree.fromstring(text).iter(f"{SVG}path"):
-        if role := re.search(r"fill: var\(--(base|adapter|ceiling)\)", path.get("style", "")):
-            xs = list(map(float, re.findall(r"-?[\d.]+", path.get("d", ""))))[::2]
-            found.append((role[1], max(xs) - min(xs)))
-    return found
-
-
-def words_of(page: str, title: str) -> list[str]:
-    text = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if f'aria-label="{title}"' in svg)
-    return [one.text or "" for one in ElementTree.fromstring(text).iter(f"{SVG}text")]
 
 
 @pytest.mark.parametrize("title", ["Distance to the style", "Prompt accuracy by part of the prompt"])
@@ -279,22 +197,183 @@ def test_the_bars_of_a_chart_are_those_of_their_side(
     assert words[-3:] == ["base", "adapter", "true pictures"]
 
 
+@pytest.fixture(scope="module")
+def plain(
+    tiny_base: Path, adapter: Adapter, weight: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run on a base without a judge, four prompts of the user's; copy it to change it."""
+    with pytest.MonkeyPatch.context() as patch:
+        FlatPainter(adapter=adapter, weight=weight).install(patch)
+        folder = tmp_path_factory.mktemp("runs") / "tiny"
+        return flat_run(folder, tiny_base, adapter, style=None, prompts=("one", "two", "three", "four"))
+
+
+@pytest.fixture
+def run(plain: Path, painter: FlatPainter, tmp_path: Path) -> Path:
+    """A copy of the plain run, to be changed, with everything painted."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(plain, folder)
+    change(folder, **{"data.source": str(folder / "data")})
+    return folder
+
+
+def change(run: Path, **settings: object) -> None:
+    """Write other settings into ``resolved.toml``."""
+    place = run / "resolved.toml"
+    write_text(place, to_toml(with_changes(load_run_spec(config=place), settings)))
+
+
 @pytest.mark.parametrize(("factor", "off", "verdict"), [(1.005, 1, "learned"), (1.03, 5, "inconclusive")])
 def test_a_file_that_is_not_quite_what_was_trained_is_off_by_as_much(
     factor: float,
     off: int,
     verdict: str,
+    tiny_base: Path,
     painter: FlatPainter,
-    base: Path,
     adapter: Adapter,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judge_of(painter).install(monkeypatch)
-    proof = prove_run(flat_run(tmp_path / "tiny", base, adapter, in_memory=scaled(adapter, factor)))
+    trained = scaled(adapter, factor)
+    proof = prove_run(
+        flat_run(tmp_path / "tiny", tiny_base, adapter, in_memory=trained, style=None, prompts=("one",))
+    )
     assert proof.reload.max_abs_diff == off
     assert proof.merge.max_abs_diff == 0
     assert proof.verdict == verdict
-    if verdict == "inconclusive":
-        assert f"by {off} of 255" in proof.reasons[0]
-        assert proof.reasons[0].startswith("The reloaded file's")
+    assert (f"by {off} of 255" in proof.reasons[0]) == (verdict == "inconclusive")
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(1, "learned"), (3, "inconclusive")])
+def test_a_merged_base_that_paints_otherwise_is_off_by_as_much(
+    run: Path, painter: FlatPainter, shift: int, verdict: str
+) -> None:
+    painter.merged_shift = shift
+    proof = prove_run(run)
+    assert (proof.reload.max_abs_diff, proof.merge.max_abs_diff) == (0, shift)
+    assert proof.verdict == verdict
+    assert proof.reasons[0].startswith("The merged base's") == (verdict == "inconclusive")
+
+
+def test_below_fp32_one_pixel_of_a_merge_is_rounding_and_the_whole_picture_is_not(
+    run: Path, painter: FlatPainter
+) -> None:
+    change(run, **{"evaluate.dtype": "bf16"})
+    painter.merged_shift = 40
+    proof = prove_run(run)
+    assert proof.merge.max_abs_diff == 40
+    assert proof.verdict == "learned"
+    painter.merged_pixels = None
+    proof = prove_run(run)
+    assert proof.verdict == "inconclusive"
+    assert "40.00 of 255 on average" in proof.reasons[0]
+
+
+def test_a_noise_floor_of_a_third_of_the_change_takes_the_effect_away(
+    run: Path, painter: FlatPainter
+) -> None:
+    painter.off_shift = 55  # a mean of 18.3 where the adapter moves the pictures by 93.3
+    assert prove_run(run).pixels.noise_floor == pytest.approx(55 / 3)
+    painter.off_shift = 40
+    found = prove_run(run, weight=0.4)  # 37.3, less than three times 13.3
+    assert found.pixels.mean_abs_diff == pytest.approx(0.4 * MOVED, abs=0.5)
+    assert found.verdict == "no_effect"
+
+
+def test_shares_of_copies_are_those_of_the_adapter_and_of_the_base(run: Path, painter: FlatPainter) -> None:
+    pictures = read_training_pictures(load_run_spec(config=run / "resolved.toml"), size_px=64)
+    assert len(pictures.train) == 6
+    for number in range(3):
+        painter.copies[True, 1000 + number] = pictures.train[number]
+    painter.copies[True, 1003] = pictures.held_out[0]  # training never saw it, so it is no copy
+    painter.copies[False, 1003] = pictures.train[5]
+    proof = prove_run(run)
+    assert proof.verdict == "copies"
+    assert proof.reasons[0].startswith("75% of the pictures for new prompts are copies")
+    assert "of the base's 25%" in proof.reasons[0]
+
+
+def alike(number: int) -> Pictures:
+    """Photographs of one thing on one table: most of each is in all of them."""
+    common = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    own = np.random.default_rng(100 + number).integers(0, 256, (64, 64, 3))
+    mixed: Pictures = (ALIKE * common + (1 - ALIKE) * own).round().astype(np.uint8)
+    return mixed
+
+
+ALIKE = 0.6
+
+
+def test_a_new_picture_as_near_as_the_originals_are_to_each_other_is_no_copy(
+    run: Path, painter: FlatPainter
+) -> None:
+    for number in range(8):
+        Image.fromarray(alike(number)).save(run / "data" / f"{number}.png")
+    painter.copies = {(True, 1000 + number): alike(20 + number) for number in range(4)}
+    proof = prove_run(run)
+    assert proof.verdict == "learned"
+    assert not any("copies of training" in reason for reason in proof.reasons)
+    painter.copies = {(True, 1000 + number): alike(number) for number in range(4)}
+    assert prove_run(run).verdict == "copies"
+
+
+@pytest.mark.parametrize(("best", "verdict", "fall"), [(None, "overfit", "20.0%"), (2, "learned", "40.0%")])
+def test_the_loss_counts_up_to_the_weights_that_are_shipped(
+    run: Path, best: int | None, verdict: str, fall: str
+) -> None:
+    losses = {0: 0.5, 2: 0.3, 4: 0.4}
+    lines = [json.dumps({"step": step, "val_loss": loss}) for step, loss in losses.items()]
+    write_text(run / "metrics.jsonl", "\n".join(lines) + "\n")
+    write_json(
+        run / "run.json", {"schema": 1, "state": "finished"} | ({} if best is None else {"best_step": best})
+    )
+    proof = prove_run(run)
+    assert proof.verdict == verdict
+    assert any(f"fell by {fall}" in reason for reason in proof.reasons)
+
+
+def test_weights_from_before_the_first_step_are_named_as_the_cause(
+    run: Path, painter: FlatPainter, adapter: Adapter
+) -> None:
+    write_json(run / "run.json", {"schema": 1, "state": "finished", "best_step": 0})
+    painter.adapter = replace(
+        adapter, layers={k: replace(v, up=1e6 * v.up) for k, v in adapter.layers.items()}
+    )
+    proof = prove_run(run)
+    assert proof.verdict == "no_effect"
+    assert proof.reasons[1].startswith("No step lowered the validation loss")
+
+
+def test_one_picture_for_every_new_prompt_is_collapsed(run: Path, painter: FlatPainter) -> None:
+    painter.one_picture = True
+    proof = prove_run(run)
+    assert proof.verdict == "collapsed"
+    assert "differ by 0.0, only 0%" in proof.reasons[0]
+
+
+def test_a_base_that_changed_while_training_is_never_learned(run: Path) -> None:
+    figures = json.loads((run / "gradients.json").read_text())
+    write_json(run / "gradients.json", figures | {"base_unchanged": False})
+    proof = prove_run(run)
+    assert proof.gradients is not None
+    assert not proof.gradients.base_unchanged
+    assert proof.verdict == "inconclusive"
+    assert re.search(r"base the same after training</th><td>no<", (run / "report.html").read_text())
+
+
+def test_without_a_style_of_the_world_kept_out_and_trained_pictures_are_shared_between_both_sets(
+    base: Path, painter: FlatPainter, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = flat_run(tmp_path / "tiny", base, adapter, style=None)
+    pictures = read_training_pictures(load_run_spec(config=run / "resolved.toml"), size_px=64)
+    assert (len(pictures.held_out), len(pictures.train)) == (2, 6)
+    kinds: dict[bytes, tuple[Looks, str]] = {one.tobytes(): ("kept out", "") for one in pictures.held_out}
+    kinds |= {one.tobytes(): ("trained", "") for one in pictures.train}
+    judge = judge_of(painter, kinds)
+    judge.install(monkeypatch)
+    found = prove_run(run).held_out.style_distance
+    assert found is not None
+    one_of_each_four = [judge.feature(looks) for looks in ("kept out", "trained", "trained", "trained")]
+    for value, side in ((found.base, "base"), (found.adapter, "adapter")):
+        drawn = [judge.feature(side, prompt) for prompt in PROMPTS]  # type: ignore[arg-type]
+        assert value == pytest.approx(squared_mmd(drawn, one_of_each_four), rel=1e-5)
+    assert found.ceiling == pytest.approx(0.0, abs=1e-9)  # the same mixture, so the judge sees no difference
