@@ -181,8 +181,8 @@ class SeeingJudge:
         for picture, fact in zip(pictures, facts, strict=True):
             looks, prompt = self.seen(picture)
             for slot, row in hits.items():
-                known = self.right.get(looks, {}).get(slot, 0)
-                row.append(phrase(fact) == prompt and list(self.prompts).index(prompt) < known)
+                first = self.prompts[: self.right.get(looks, {}).get(slot, 0)]
+                row.append(prompt in first and phrase(fact) == prompt)
         return hits
 
 
