@@ -62,7 +62,7 @@ class FlatPainter:
         off_shift: added to the red channel where an adapter is attached at weight 0.
         merged_shift: added where it is merged, to one pixel or
         merged_pixels: to so many rows and columns; ``None``: to all of them.
-        copies: (with the adapter, seed) → picture that is painted instead.
+        copies: (with the adapter, prompt, seed) → picture that is painted instead.
         one_picture: whether the adapter paints the same for every new prompt.
         painted: bytes of a picture → what it was painted for.
     """
@@ -72,7 +72,7 @@ class FlatPainter:
     off_shift: int = 0
     merged_shift: int = 0
     merged_pixels: int | None = 1
-    copies: dict[tuple[bool, int], Pictures] = field(default_factory=dict)
+    copies: dict[tuple[bool, str, int], Pictures] = field(default_factory=dict)
     one_picture: bool = False
     painted: dict[bytes, Painted] = field(default_factory=dict)
 
@@ -102,17 +102,19 @@ class FlatPainter:
     def _paint(self, request: Any, strength: float, is_attached: bool) -> Pictures:
         merged = not is_attached and strength != 0
         told = Painted(prompt=request.prompt, seed=request.seed, strength=strength, merged=merged)
-        copy = self.copies.get((strength != 0, request.seed))
+        copy = self.copies.get((strength != 0, request.prompt, request.seed))
         if copy is not None:
             self.painted[copy.tobytes()] = told
             return copy
         same = self.one_picture and strength != 0 and request.seed >= 1000
         seed, prompt = (0, "") if same else (request.seed, request.prompt)
         picture = flat(BASE_COLOUR + strength * (ADAPTER_COLOUR - BASE_COLOUR), seed, prompt)
+        mark = picture[-1, -2:].copy()
         if is_attached and strength == 0:
             picture[..., 0] += self.off_shift
         if merged:
             picture[: self.merged_pixels, : self.merged_pixels] += np.uint8(self.merged_shift)
+        picture[-1, -2:] = mark
         self.painted[picture.tobytes()] = told
         return picture
 

@@ -53,8 +53,8 @@ from tests.recipes.test_prove_run import scaled, trained_adapter
 
 SEEDS = 2
 SPEC = EvaluationSpec(num_prompts=NUM_PROMPTS, seeds=SEEDS, drift_prompts=3, controls="base", steps=1)
-COPIED = 5
-"""New prompts whose first picture of the adapter is a training picture, of sixteen."""
+COPIED = range(1, 7)
+"""New prompts whose first picture of the adapter is a training picture: 6 of 16 pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ def found(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         painter.off_shift = 0
         prove_run(run)
         painter.off_shift = 6
-        painter.copies[False, 2000] = trained[5]
-        for number in range(COPIED):
-            painter.copies[True, 1000 + number] = trained[number]
+        painter.copies[False, PROMPTS[0], 2000] = trained[5]
+        for number in COPIED:
+            painter.copies[True, PROMPTS[number], 1000 + number] = trained[number - 1]
         yield Evaluated(
             run=run, painter=painter, judge=judge, result=evaluate_adapter(run, SPEC), trained=trained
         )
@@ -117,7 +117,7 @@ def test_the_first_true_picture_of_a_prompt_shows_the_scene_that_it_came_with(fo
 
 def test_effect_and_noise_floor_are_those_of_the_painted_colours(found: Evaluated) -> None:
     pixels = found.result.evaluation.pixels
-    assert pixels.noise_floor == pytest.approx(2.0)  # six steps of red
+    assert pixels.noise_floor == pytest.approx(2.0, rel=1e-3)  # six steps of red
     assert pixels.pictures == NUM_PROMPTS * SEEDS
     assert pixels.mean_abs_diff > 60
 
@@ -162,18 +162,18 @@ def test_copies_are_counted_on_their_own_side_and_stand_beside_their_original(fo
     copies = found.result.evaluation.copies
     assert copies is not None
     assert copies.originals == len(found.trained) == 6
-    assert (copies.share.adapter, copies.share.base) == (COPIED / 16, 1 / 16)
+    assert (copies.share.adapter, copies.share.base) == (6 / 16, 1 / 16)
     assert copies.share.ceiling == 0.0
-    assert [(one.picture, one.original) for one in copies.pairs[:COPIED]] == [
-        (SEEDS * number, number) for number in range(COPIED)
+    assert [(one.picture, one.original) for one in copies.pairs[:6]] == [
+        (SEEDS * number, number - 1) for number in COPIED
     ]
     assert copies.scale.originals_alike is not None
     page = found.result.report.read_text(encoding="utf-8")
     shown = pictures_of(section_of(page, "Nearest training pictures"))
-    for number in range(COPIED):
-        (words, drawn), (_, original) = shown[2 * number : 2 * number + 2]
+    for number in COPIED:
+        (words, drawn), (_, original) = shown[2 * number - 2 : 2 * number]
         assert words == f"Drawn: {PROMPTS[number]}"
-        mean = found.trained[number].mean(axis=(0, 1))
+        mean = found.trained[number - 1].mean(axis=(0, 1))
         assert drawn == pytest.approx(mean, abs=3)
         assert original == pytest.approx(mean, abs=3)
 
@@ -185,7 +185,7 @@ def test_unrelated_prompts_are_judged_by_how_far_they_moved_from_the_base(found:
     assert drift.without_trigger.judge.adapter == pytest.approx(1 - math.cos(between), abs=1e-5)
     assert drift.with_trigger is None
     assert drift.without_trigger.pixels.adapter == pytest.approx(
-        np.abs(ADAPTER_COLOUR - BASE_COLOUR).mean(), abs=0.01
+        np.abs(ADAPTER_COLOUR - BASE_COLOUR).mean(), abs=0.1
     )
 
 
@@ -198,9 +198,9 @@ def test_the_page_shows_each_side_s_colour_under_its_name(found: Evaluated) -> N
             seed = 1000 + 1000 * number + i
             (base_words, base), (words, adapted), (_, true) = next(row), next(row), next(row)
             assert (base_words, words) == (f"Without the adapter: {prompt}", f"With the adapter: {prompt}")
-            if (False, seed) not in found.painter.copies:
+            if (False, prompt, seed) not in found.painter.copies:
                 assert base == pytest.approx(painted_colour(BASE_COLOUR, seed), abs=4)
-            if (True, seed) not in found.painter.copies:
+            if (True, prompt, seed) not in found.painter.copies:
                 assert adapted == pytest.approx(painted_colour(ADAPTER_COLOUR, seed), abs=4)
             if number == 0:
                 assert true == pytest.approx(truths()[i].mean(axis=(0, 1)), abs=4)
@@ -262,13 +262,17 @@ def test_the_large_figures_of_the_page_are_the_adapter_s_beside_the_base_s(found
     assert (
         "<b>75%</b> <span>of the pictures keep the object</span> <small>base 88%, true pictures 100%" in page
     )
-    assert "<b>31%</b> <span>of the pictures are copies</span> <small>base 6%, of 6 training pictures" in page
+    assert "<b>38%</b> <span>of the pictures are copies</span> <small>base 6%, of 6 training pictures" in page
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "words"),
     [
-        ({}, "learned", ""),
+        (
+            {},
+            "copies",
+            "38% of the pictures for new prompts are copies of training pictures; of the base's 6%",
+        ),
         ({"reload": {"max_abs_diff": 5}}, "inconclusive", "The reloaded file's pictures differ"),
         ({"merge": {"max_abs_diff": 7}}, "inconclusive", "by 7 of 255"),
     ],
@@ -313,11 +317,11 @@ def test_checkpoints_are_told_apart_by_their_own_pictures_and_losses(found: Eval
         assert one.accuracy["colour"].base == RIGHT["base"]["colour"] / NUM_PROMPTS
         assert one.accuracy["colour"].ceiling == RIGHT["truth"]["colour"] / NUM_PROMPTS
         assert one.copied is not None
-        assert (one.copied.adapter, one.copied.base) == (COPIED / NUM_PROMPTS, 0.0)
+        assert (one.copied.adapter, one.copied.base) == (6 / 8, 0.0)
     assert figures.checkpoints[1].accuracy["colour"].adapter == RIGHT["adapter"]["colour"] / NUM_PROMPTS
     with Image.open(found.run / "samples" / "checkpoints.png") as image:
         sheet = np.asarray(image.convert("RGB"))
-    prompt, seed = PROMPTS[5], 1005  # the first one that is no copy, on the last row that is shown
+    prompt, seed = PROMPTS[0], 1000  # no copy on any side
     half = BASE_COLOUR + 0.5 * (ADAPTER_COLOUR - BASE_COLOUR)
     lefts = [place_of(sheet, flat(colour, seed, prompt))[1] for colour in (BASE_COLOUR, half, ADAPTER_COLOUR)]
     assert lefts == sorted(lefts)
