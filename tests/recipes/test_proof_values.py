@@ -269,6 +269,9 @@ def test_below_fp32_one_pixel_of_a_merge_is_rounding_and_the_whole_picture_is_no
     proof = prove_run(run)
     assert proof.verdict == "inconclusive"
     assert "39.98 of 255 on average" in proof.reasons[0]
+    assert proof.pixels.mean_abs_diff == pytest.approx(
+        MOVED, rel=1e-2
+    )  # of the adapter, not of the merged base
 
 
 def test_a_noise_floor_of_a_third_of_the_change_takes_the_effect_away(
