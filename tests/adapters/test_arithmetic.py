@@ -17,19 +17,19 @@ def test_parameters_are_those_of_the_two_factors(inner: int, outer: int, rank: i
 
 
 def test_ends_of_sd15_cap_the_rank() -> None:
-    layers = {layer.path: layer for layer in adaptable_layers(open_base("sd15").meta_unet())}
+    layers = {layer.path: layer for layer in adaptable_layers(open_base("sd15").meta_network())}
     assert usable_rank(layers["conv_out"]) == 4
     assert usable_rank(layers["conv_in"]) == 36
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("fp32", 3_188_736), ("fp16", 1_594_368), ("bf16", 1_594_368)])
 def test_file_size_follows_the_dtype(dtype: str, size: int) -> None:
-    attention = select(adaptable_layers(open_base("sd15").meta_unet()), "attn")
+    attention = select(adaptable_layers(open_base("sd15").meta_network()), "attn")
     assert file_bytes(attention, 4, dtype) == size
 
 
 def test_count_is_linear_in_the_rank() -> None:
-    layers = adaptable_layers(open_base("pocket").meta_unet())
+    layers = adaptable_layers(open_base("pocket").meta_network())
     assert count(layers, 6) == 6 * count(layers, 1)
 
 

@@ -22,7 +22,7 @@ STEPS = 2
 @pytest.fixture(scope="module")
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("loras")
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     first, second = select(layers, "cross-attn"), select(layers, "self-attn")
     return (
         str(write_adapter(folder / "style.safetensors", adapter_for(first, seed=1), family=SD1)),

@@ -28,7 +28,7 @@ def lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             up=torch.randn(layer.out_features, 2, generator=generator),
             alpha=2.0,
         )
-        for layer in select(adaptable_layers(base.meta_unet()), "attn")
+        for layer in select(adaptable_layers(base.meta_network()), "attn")
     }
     path = tmp_path_factory.mktemp("adapters") / "style.safetensors"
     write_adapter(path, Adapter(layers, {}), family=base.family)

@@ -26,7 +26,7 @@ TEXT = Path("text_encoder") / "model.safetensors"
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One beside every UNet layer, one with a text encoder layer too."""
     folder = tmp_path_factory.mktemp("loras")
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     return (
         write_adapter(folder / "a.safetensors", adapter_for(layers), family=SD1),
         write_adapter(folder / "b.safetensors", small_adapter(text=True), family=SD1),

@@ -97,7 +97,7 @@ def test_a_file_without_settings_says_so(tmp_path: Path) -> None:
 
 def test_layers_that_a_base_does_not_have_are_named(tiny_base: Path, tmp_path: Path) -> None:
     base = open_base(str(tiny_base))
-    adapter = adapter_for(adaptable_layers(base.meta_unet()))
+    adapter = adapter_for(adaptable_layers(base.meta_network()))
     odd = "unet.down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_q"
     layers = {**adapter.layers, odd: small_adapter().layers["unet.conv_in"]}
     path = write_adapter(tmp_path / "a.safetensors", Adapter(layers), file_format="diffusers", family=SD1)

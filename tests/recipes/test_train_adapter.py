@@ -17,6 +17,7 @@ from detour.adapter_files import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.adapters.delta import largest_relative_difference
 from detour.bases.base import Base
+from detour.bases.denoiser import Denoiser
 from detour.errors import (
     BaseError,
     ConfigError,
@@ -33,9 +34,10 @@ from detour.recipes.progress import Progress
 from detour.recipes.train_adapter import train_adapter
 from detour.specs import load_run_spec
 from detour.training import checkpoints
+from detour.training import step as training_step
 from detour.training.processes import Processes
 from detour.training.run_folder import read_state
-from detour.training.step import Denoiser, TrainingLoss
+from detour.training.step import TrainingLoss
 from tests.recipes.photos import make_photos, quick_spec
 
 
@@ -268,14 +270,14 @@ def test_vae_and_text_encoder_are_gone_when_training_begins(
     remember("load_vae")
     remember("load_text")
     alive_at_training: list[int] = []
-    make_denoiser = fit_run.make_denoiser
+    load_denoiser = fit_run.load_denoiser
 
     def watched(*args: Any) -> Denoiser:
         gc.collect()
         alive_at_training.append(sum(ref() is not None for ref in loaded))
-        return make_denoiser(*args)
+        return load_denoiser(*args)
 
-    monkeypatch.setattr(fit_run, "make_denoiser", watched)
+    monkeypatch.setattr(fit_run, "load_denoiser", watched)
     train_adapter(quick_spec(tiny_base, photos), runs=tmp_path)
     assert len(loaded) >= 2
     assert alive_at_training == [0]
@@ -285,18 +287,18 @@ def test_vae_and_text_encoder_are_gone_when_training_begins(
 def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     straight: Path, tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Denoiser.loss
+    loss = training_step.batch_loss
     calls = 0
 
-    def poisoned(self: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
         calls += torch.is_grad_enabled()
-        value = loss(self, *args, **kwargs)
+        value = loss(*args, **kwargs)
         return (
             value * float("nan") if calls == 6 and torch.is_grad_enabled() else value
         )  # 1 is the gradient proof
 
-    monkeypatch.setattr(Denoiser, "loss", poisoned)
+    monkeypatch.setattr(training_step, "batch_loss", poisoned)
     with pytest.raises(
         TrainingDiverged, match=r"step 5: the loss is nan.*weights after step 4 are saved in .*lower rate"
     ):

@@ -74,7 +74,7 @@ def test_batches_do_not_depend_on_what_was_drawn_before() -> None:
     alone = draw_batch(plan, data(), 4, 0)
     assert torch.equal(straight.latents, alone.latents)
     assert torch.equal(straight.noise, alone.noise)
-    assert torch.equal(straight.timesteps, alone.timesteps)
+    assert torch.equal(straight.times, alone.times)
     assert torch.equal(straight.text.states, alone.text.states)
 
 
@@ -84,7 +84,7 @@ def test_two_half_batches_are_the_halves_of_one_full_batch() -> None:
     halves = [draw_batch(plan, data(), 3, micro) for micro in (0, 1)]
     assert torch.equal(full.latents, torch.cat([h.latents for h in halves]))
     assert torch.equal(full.noise, torch.cat([h.noise for h in halves]))
-    assert torch.equal(full.timesteps, torch.cat([h.timesteps for h in halves]))
+    assert torch.equal(full.times, torch.cat([h.times for h in halves]))
     assert torch.equal(full.text.states, torch.cat([h.text.states for h in halves]))
 
 
@@ -162,7 +162,7 @@ def test_class_pictures_of_another_size_become_a_batch_of_their_own() -> None:
     mixed = replace(data(), class_data=replace(data(3), latents=wide))
     batches = draw_batches(BatchPlan(seed=0, batch=4), mixed, 0, 0)
     assert [tuple(b.latents.shape) for b in batches] == [(2, 2, 3, 3), (2, 2, 3, 5)]
-    assert len({int(t) for b in batches for t in b.timesteps}) == 4  # each sample keeps its own number
+    assert len({int(t) for b in batches for t in b.times}) == 4  # each sample keeps its own number
 
 
 def test_shuffled_captions_are_drawn_by_step_and_sample_and_dropped_like_others() -> None:

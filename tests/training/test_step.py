@@ -6,14 +6,15 @@ import torch
 
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.text import Conditioning
 from detour.diffusion.objective import Objective
-from detour.diffusion.schedule import add_noise
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss
+from detour.diffusion.process import SD_PROCESS
+from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss
 from detour.training.batches import draw_batch
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser, TrainingLoss
+from detour.training.step import TrainingLoss, batch_loss
 from detour.training.validation import MAX_PASSES, fixed_validation
 from tests.recipes.photos import quick_spec
 
@@ -38,8 +39,8 @@ def random_data(num: int = 4, *, size: int = 8, width: int = 32) -> TrainingData
 
 def assembled(base: Base, **flags: object) -> tuple[Denoiser, Attached, TrainingLoss]:
     spec = resolve(quick_spec(base.name, Path("x"), **flags), base, ["a"], name="x", device="cpu").spec
-    denoiser = make_denoiser(base, spec)
-    attached = attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
+    denoiser = load_denoiser(base, spec)
+    attached = attach_trainable(denoiser, choose_targets(denoiser.network, base, spec).layers, spec)
     for _, up in attached.factors.values():
         torch.nn.init.normal_(up, std=0.05, generator=torch.Generator().manual_seed(1))
     size = base.native_size_px // base.latent_factor
@@ -69,13 +70,13 @@ def test_dropout_acts_in_training_and_not_in_validation(base: Base) -> None:
     denoiser, _, dropping = assembled(base, adapter__dropout=0.5)
     _, _, plain = assembled(base, adapter__dropout=0.0)
     assert dropping(0, 0).item() != plain(0, 0).item()
-    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=2, schedule_length=1000)
+    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=2, process=SD_PROCESS)
     assert fixed.loss(denoiser) == fixed.loss(plain.denoiser)
 
 
 def test_validation_moves_with_the_weights_and_with_nothing_else(base: Base) -> None:
     denoiser, attached, _ = assembled(base)
-    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=4, schedule_length=1000)
+    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=4, process=SD_PROCESS)
     first = fixed.loss(denoiser)
     torch.rand(3)
     assert fixed.loss(denoiser) == first
@@ -84,8 +85,8 @@ def test_validation_moves_with_the_weights_and_with_nothing_else(base: Base) -> 
 
 
 def test_validation_covers_the_schedule_and_stays_small() -> None:
-    fixed = fixed_validation(random_data(40), seed=0, batch=8, num_timesteps=8, schedule_length=1000)
-    times = torch.cat([batch.timesteps for batch in fixed.batches])
+    fixed = fixed_validation(random_data(40), seed=0, batch=8, num_timesteps=8, process=SD_PROCESS)
+    times = torch.cat([batch.times for batch in fixed.batches])
     assert sorted(set(times.tolist())) == [62, 187, 312, 437, 562, 687, 812, 937]
     assert len(times) == MAX_PASSES
     pictures = {p for batch in fixed.batches for p in batch.pictures}
@@ -96,8 +97,8 @@ def test_validation_covers_the_schedule_and_stays_small() -> None:
 def test_weighting_of_the_settings_reaches_the_loss(base: Base) -> None:
     _, _, loss_fn = assembled(base, train__loss__weighting="min_snr", train__batch=1)
     uniform = replace(loss_fn, objective=Objective())
-    early = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] < 100)
-    late = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).timesteps[0] > 500)
+    early = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).times[0] < 100)
+    late = next(s for s in range(99) if draw_batch(loss_fn.plan, loss_fn.data, s, 0).times[0] > 500)
     assert loss_fn(early, 0).item() < 0.9 * uniform(early, 0).item()
     assert loss_fn(late, 0).item() == pytest.approx(uniform(late, 0).item())
 
@@ -105,7 +106,7 @@ def test_weighting_of_the_settings_reaches_the_loss(base: Base) -> None:
 def test_bf16_base_trains_fp32_adapters_towards_the_same_gradient(base: Base) -> None:
     _, exact, loss_fn = assembled(base)
     denoiser, rounded, bf16_loss_fn = assembled(base, base__dtype="bf16")
-    assert next(denoiser.unet.parameters()).dtype == torch.bfloat16
+    assert next(denoiser.network.parameters()).dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in rounded.parameters())
     assert bf16_loss_fn(0, 0).dtype == torch.float32
     a, b = gradients(exact, loss_fn), gradients(rounded, bf16_loss_fn)
@@ -116,9 +117,10 @@ def test_a_sample_counts_by_its_weight(base: Base) -> None:
     denoiser, _, loss_fn = assembled(base, train__batch=2)
     batch = draw_batch(loss_fn.plan, loss_fn.data, 0, 0)
     first, second = (
-        denoiser.loss(replace(batch, weights=torch.tensor(one))).item() for one in ([1.0, 0.0], [0.0, 1.0])
+        batch_loss(denoiser, replace(batch, weights=torch.tensor(one))).item()
+        for one in ([1.0, 0.0], [0.0, 1.0])
     )
-    weighed = denoiser.loss(replace(batch, weights=torch.tensor([1.0, 0.25]))).item()
+    weighed = batch_loss(denoiser, replace(batch, weights=torch.tensor([1.0, 0.25]))).item()
     assert first != pytest.approx(second)
     assert weighed == pytest.approx(first + 0.25 * second)
 
@@ -128,8 +130,8 @@ def test_perturbed_noise_is_on_the_latents_and_the_plain_noise_is_the_target(bas
     batch = draw_batch(loss_fn.plan, loss_fn.data, 2, 0)
     assert batch.seen_noise is not None
     with torch.no_grad():
-        noisy = add_noise(batch.latents, batch.seen_noise, batch.timesteps, denoiser.alphas)
-        predicted = denoiser.predict(noisy, batch.timesteps, batch.text)
+        noisy = denoiser.process.mix(batch.latents, batch.seen_noise, batch.times)
+        predicted = denoiser.predict(noisy, batch.times, batch.text)
         assert torch.equal(loss_fn(2, 0), (predicted - batch.noise).square().flatten(1).mean(1).mean())
 
 
@@ -149,5 +151,5 @@ def test_weights_and_mask_of_a_batch_reach_the_loss(base: Base) -> None:
     first = replace(batch, weights=torch.tensor([2.0, 0.0]))
     masked = replace(batch, mask=torch.zeros(2, 1, 8, 8))
     with torch.no_grad():
-        assert denoiser.loss(masked).item() == 0.0
-        assert denoiser.loss(first).item() != denoiser.loss(batch).item()
+        assert batch_loss(denoiser, masked).item() == 0.0
+        assert batch_loss(denoiser, first).item() != batch_loss(denoiser, batch).item()

@@ -61,7 +61,7 @@ def open_checkpoint(path: Path, shipped: Path) -> tuple[FamilyName, Path, dict[s
 
 def part_names(family: FamilyName) -> tuple[str, ...]:
     """The parts that stand in a single file."""
-    return ("unet", "vae", *FAMILIES[family].text_parts)
+    return (FAMILIES[family].network_part, "vae", *FAMILIES[family].text_parts)
 
 
 def _config_names(family: FamilyName) -> tuple[str, ...]:
@@ -175,9 +175,7 @@ def load_as_stored(base: Base, part: str) -> Any:
     files = [base.weights] if base.weights.is_file() else sorted((base.weights / part).glob("*.safetensors"))
     kinds = {str(entry["dtype"]) for file in files for entry in _read_header(file).values()}
     dtype = STORED.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
-    if part.startswith("text_encoder"):
-        return base.load_text(dtype).models[part]
-    return base.load_unet(dtype) if part == "unet" else base.load_vae(dtype)
+    return base.load_part(part, dtype)
 
 
 def write_configs(base: Base, path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.evaluation.report import HEADLINES, RunStory
 from detour.evaluation.settings import hub_id, setting_rows
 from detour.files import write_text
@@ -89,7 +90,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     lines = ["- detour:", "", "  ```", f'  detour generate "{spoken}" {chosen}', "  ```", ""]
     if method == "full":
         return [*lines, f'- diffusers: `StableDiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
-    if story.base_identity.startswith("pocket"):
+    if embedded_of_identity(story.base_identity) is not None:
         return [
             *lines,
             "The embedded base is Stable Diffusion in miniature: other tools can read the file, but it fits",
@@ -139,7 +140,7 @@ def _kind(story: RunStory) -> str:
 def _base_argument(story: RunStory) -> str:
     """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
     name = story.spec.base.name
-    return name if name == "pocket" else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
+    return name if name in EMBEDDED else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
 
 
 def _first_prompt(story: RunStory) -> str:

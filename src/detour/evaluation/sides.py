@@ -142,7 +142,7 @@ def _drawing(
 
 def models_of(engine: "PictureEngine") -> dict[str, "nn.Module"]:
     """Part → model, for every part of a base that an adapter can sit on."""
-    return {"unet": engine.unet, **engine.text.models}
+    return engine.models
 
 
 def layers_in(models: Mapping[str, "nn.Module"], adapter: "Adapter") -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from detour.bases.base import Base
+from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.latents import decode_latents
 from detour.bases.safety import SafetyChecker
@@ -175,7 +176,7 @@ class PictureEngine:
         kind = torch_dtype(dtype)
         return cls(
             base,
-            unet=base.load_unet(kind, device),
+            unet=base.load_network(kind, device),
             vae=base.load_vae(kind, device),
             text=base.load_text(kind, device),
             device=device,
@@ -183,6 +184,16 @@ class PictureEngine:
             safety=base.load_safety_checker(device) if safety else None,
             prompts=prompts,
         )
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as it stands now, behind the one question that training asks too."""
+        return make_denoiser(self.base, self.unet, device=self.device, dtype=self.dtype)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """Part → model, for every part of the base that an adapter can sit on."""
+        return {self.base.family.network_part: self.unet, **self.text.models}
 
     @property
     def reader(self) -> TextSource:
@@ -244,17 +255,9 @@ class PictureEngine:
         Returns:
             (N, C, h, w) fp32 on the engine's device: noise, velocity or clean latents, as the base predicts.
         """
-        factor = self.base.latent_factor
-        text = text.to(device=self.device, dtype=self.dtype)
-        added = self._added(text, latents.shape[-1] * factor, latents.shape[-2] * factor)
+        times = torch.full((len(latents),), timestep, device=self.device)
         with _evaluating(self.unet):
-            answer: Tensor = self.unet(
-                latents.to(device=self.device, dtype=self.dtype),
-                torch.tensor(timestep, device=self.device),
-                encoder_hidden_states=text.states,
-                **added,
-            )[0]
-        return answer.float()
+            return self.denoiser.predict(latents.to(self.device), times, text).float()
 
     def resolved(self, spec: PictureSpec) -> PictureSpec:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
@@ -297,7 +300,7 @@ class PictureEngine:
         generators = [_generator(request.seed) for request in requests]
         latents = self._start_noise(generators, plan) * scheduler.init_noise_sigma
         conditioning = self._conditioning(requests, spec, plan)
-        added = self._added(conditioning, plan.width_px, plan.height_px)
+        denoiser = self.denoiser
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
         timesteps = list(scheduler.timesteps)
@@ -307,7 +310,7 @@ class PictureEngine:
         for done, timestep in enumerate(timesteps, start=1):
             if before_step is not None:
                 before_step(done - 1, len(timesteps))
-            prediction = self._predict(scheduler, latents, timestep, conditioning, added, plan)
+            prediction = self._predict(denoiser, scheduler, latents, timestep, conditioning, plan)
             latents = scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
             if done in kept_at:
                 last = done == len(timesteps)
@@ -320,20 +323,19 @@ class PictureEngine:
 
     def _predict(
         self,
+        denoiser: Denoiser,
         scheduler: Any,
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        added: dict[str, Any],
         plan: _Plan,
     ) -> Tensor:
         """The guided prediction, fp32; both halves of guidance go through the UNet as one batch."""
         model_input = scheduler.scale_model_input(
             torch.cat([latents, latents]) if plan.guides else latents, timestep
         )
-        prediction: Tensor = self.unet(
-            model_input.to(self.dtype), timestep, encoder_hidden_states=conditioning.states, **added
-        )[0].float()
+        times = timestep.to(self.device).expand(len(model_input))
+        prediction = denoiser.predict(model_input, times, conditioning).float()
         if not plan.guides:
             return prediction
         uncond, text = prediction.chunk(2)
@@ -358,24 +360,7 @@ class PictureEngine:
             for other in [*away[1:], prompts]:
                 joined = joined.cat(other)
             prompts = joined
-        moved: Conditioning = prompts.to(device=self.device, dtype=self.dtype)
-        return moved
-
-    def _added(self, conditioning: Conditioning, width_px: int, height_px: int) -> dict[str, Any]:
-        """Which states are read where prompts differ in length; SDXL's second conditioning: pooled text, and
-        (original size, crop corner, target size)."""
-        masked = {} if conditioning.mask is None else {"encoder_attention_mask": conditioning.mask}
-        if not self.base.family.told_sizes:
-            return masked
-        size = (height_px, width_px)
-        time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
-        return {
-            **masked,
-            "added_cond_kwargs": {
-                "text_embeds": conditioning.pooled,
-                "time_ids": time_ids.repeat(len(conditioning), 1),
-            },
-        }
+        return prompts.to(device=self.device, dtype=self.dtype)
 
     def _checked(self, pictures: np.ndarray, trace: tuple[Moment, ...]) -> Drawn:
         if self.safety is None:

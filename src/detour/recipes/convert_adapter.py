@@ -133,7 +133,8 @@ def through_base(adapter: Adapter, base: str) -> Callable[[Adapter, Adapter], di
     opened = open_base(base)
     opened.require_weights()
     check_fits(adapter, opened)
-    models = {"unet": opened.load_unet()} if "unet" in adapter.parts else {}
+    network = opened.family.network_part
+    models = {network: opened.load_network()} if network in adapter.parts else {}
     if any(part.startswith("text_encoder") for part in adapter.parts):
         models |= opened.load_text().models
 

@@ -88,7 +88,7 @@ def draw_grid(
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    attached = attach_chosen(engine.models, chosen)
     engine.text.words = words_of(chosen)
     requests = [
         PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(spec.prompts)

@@ -145,7 +145,7 @@ def gather_material(
         training=training,
         notes=notes if captions.known else (*notes, UNCHECKED),
     )
-    if base.identity.startswith("pocket"):
+    if base.embedded is not None:
         shared = replace(shared, unrelated=_unrelated_of_the_world(captions, spec.drift_prompts, trigger))
         if not spec.prompts:
             return _of_the_world(run, spec, shared, size_px=size_px)

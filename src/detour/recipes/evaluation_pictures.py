@@ -223,7 +223,7 @@ class Painter:
 
     def _unet(self, folder: Path) -> nn.Module:
         if folder not in self._unets:
-            self._unets[folder] = open_base(str(folder)).load_unet(torch.float32, self.device)
+            self._unets[folder] = open_base(str(folder)).load_network(torch.float32, self.device)
         return self._unets[folder]
 
 

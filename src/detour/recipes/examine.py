@@ -14,6 +14,7 @@ from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base, open_base
+from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
 from detour.bases.single_file import load_as_stored
@@ -205,9 +206,10 @@ class _Seen:
         made = read_png_metadata(path)
         if made is None:
             raise ConfigError(f"{path}: detour did not draw it, so it does not say how it was made.")
+        embedded = embedded_of_identity(made.base)
         try:
             base = self._open(
-                self.base or ("pocket" if made.base.startswith("pocket") else made.base), made.base_revision
+                self.base or (made.base if embedded is None else embedded.name), made.base_revision
             )
         except BaseError as error:
             raise ConfigError(

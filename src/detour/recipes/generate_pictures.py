@@ -102,7 +102,7 @@ def generate_pictures(
     requests = requests_of(spec)
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
+    attached = attach_chosen(engine.models, loras)
     engine.text.words = words_of(loras)
     warned = examine_request(spec, base, models=models_of(engine), adapters=loras, device=device, dtype=dtype)
     for finding in warned:

@@ -176,7 +176,7 @@ def gather_held_out(
         () if known_by_judge else ("There is no judge for this base: new prompts are drawn, not scored.",)
     )
     style = style_of_training(training)
-    if spec.evaluate.prompts or not base.identity.startswith("pocket"):
+    if spec.evaluate.prompts or base.embedded is None:
         requests = _requests(spec, spec.evaluate.prompts)
         nothing = (
             () if requests else ("No held-out prompts were given: set evaluate.prompts to see some drawn.",)

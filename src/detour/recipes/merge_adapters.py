@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import part_names, write_single_file
+from detour.bases.single_file import write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
@@ -186,7 +186,7 @@ def _merge_folder(base: Base, pieces: dict[str, Pieces], place: Path) -> Checked
 
 
 def _require_same_parts(folder: Base, file: Base) -> None:
-    for part in part_names(folder.family.name):
+    for part in folder.loaded_parts:
         first, second = (_state(base, part) for base in (folder, file))
         for name, tensor in first.items():
             if name not in second or not torch.equal(tensor, second[name]):
@@ -196,9 +196,7 @@ def _require_same_parts(folder: Base, file: Base) -> None:
 
 
 def _state(base: Base, part: str) -> dict[str, torch.Tensor]:
-    if part.startswith("text_encoder"):
-        return dict(base.load_text().models[part].state_dict())
-    return dict((base.load_unet() if part == "unet" else base.load_vae()).state_dict())
+    return dict(base.load_part(part).state_dict())
 
 
 def _compare_pictures(
@@ -223,7 +221,7 @@ def _compare_pictures(
 
     engine = PictureEngine.load(base)
     plain = draw(engine, 0)
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    attached = attach_chosen(engine.models, chosen)
     adapted = draw(engine, 1)
     del attached, engine
     joined = draw(PictureEngine.load(open_base(str(merged))), 2)

@@ -129,7 +129,7 @@ def check_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Che
 def files_of_base(base: Base) -> Iterator[Path]:
     """The files of the parts that the base's index names, one precision of weights, and the index itself."""
     assert base.weights is not None
-    parts = ("unet", "vae", *base.family.text_parts)
+    parts = base.loaded_parts
     for place in sorted(base.weights.iterdir()):
         if place.is_file() and place.suffix == ".json":
             yield place

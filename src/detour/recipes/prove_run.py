@@ -142,7 +142,7 @@ def _draw(
         progress(Progress(stage=stage, done=done, total=total))
 
     if run.spec.adapter.method == "full":
-        unet = open_base(str(run.adapter_file)).load_unet(torch.float32, device)
+        unet = open_base(str(run.adapter_file)).load_network(torch.float32, device)
         return draw_full_sides(
             engine, unet, proof=requests, held_out=material.requests, spec=run.spec, on_pictures=tell
         )

@@ -63,7 +63,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     base = as_trained(base, resolved.spec)
     data_notes = check_data(resolved.spec, dataset, base)
     check_words(base, resolved.spec, [example.caption for example in dataset.examples])
-    targets = choose_targets(base.meta_unet(), base, resolved.spec)
+    targets = choose_targets(base.meta_network(), base, resolved.spec)
     text_targets = choose_text_targets(base, resolved.spec)
     return RunPlan(
         spec=resolved.spec,

@@ -21,7 +21,8 @@ from detour.recipes.staging import staged
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
 
-WHOLE_UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+WHOLE_NETWORK = "diffusion_pytorch_model.safetensors"
+"""File of a fully trained network, in the folder of the base's network part."""
 
 
 def product_of(folder: Path, spec: RunSpec) -> Path:
@@ -105,7 +106,7 @@ def first_sample(folder: Path, step: int) -> NDArray[np.uint8] | None:
 
 
 def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
-    """The base as a diffusers folder with the UNet as it is now, in float32; all else copied.
+    """The base as a diffusers folder with the network as it is now, in float32; all else copied.
 
     Raises:
         StorageError: disk full, no permission; what stood there before stays.
@@ -116,10 +117,13 @@ def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
     with staged(path, force=True) as fresh:
         for source in files_of_base(base):
             place = source.relative_to(base.weights)
-            if place.parts[0] != "unet" or source.suffix == ".json":
+            if place.parts[0] != base.family.network_part or source.suffix == ".json":
                 (fresh / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, fresh / place)
         # Parameters are views of the optimizer's buffer: clones, because a view would be saved with all of it.
         tensors = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
-        write_with(fresh / WHOLE_UNET, lambda at: save_file(tensors, at, metadata={"format": "pt"}))
+        write_with(
+            fresh / base.family.network_part / WHOLE_NETWORK,
+            lambda at: save_file(tensors, at, metadata={"format": "pt"}),
+        )
     return path

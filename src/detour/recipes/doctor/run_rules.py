@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from detour.bases.embedded import EMBEDDED
 from detour.evaluation.thresholds import OVERFIT_RISE_MAX
 from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.finding import Finding, Rule
@@ -248,7 +249,7 @@ def _settings(facts: RunFacts) -> Iterator[Finding]:
     elif (
         rate != "auto"
         and spec.train.optim.name == "adamw"
-        and spec.base.name != "pocket"
+        and spec.base.name not in EMBEDDED
         and not USUAL_RATES[0] <= float(rate) <= USUAL_RATES[1]
     ):
         yield RATE_UNUSUAL.found(f"train.optim.lr is {rate:g}", where)

@@ -25,7 +25,7 @@ from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.fit_run import fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan
-from detour.recipes.save_run import WHOLE_UNET, product_of
+from detour.recipes.save_run import WHOLE_NETWORK, product_of
 from detour.recipes.train_adapter import load_run_material, ship_run
 from detour.specs import RunSpec, to_toml
 from detour.training.material import Material
@@ -117,7 +117,7 @@ class Workshop:
         engine, product = self.engine, product_of(folder, spec)
         if spec.adapter.method == "full":
             before = engine.unet
-            engine.unet = open_base(str(product)).load_unet(engine.dtype, engine.device)
+            engine.unet = open_base(str(product)).load_network(engine.dtype, engine.device)
             try:
                 yield
             finally:
@@ -136,7 +136,7 @@ def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
     """What a finished run took: parameters, seconds a step (the median), KiB of its file, and its validation loss."""
     facts = read_state(folder)
     product = product_of(folder, spec)
-    file = product / WHOLE_UNET if product.is_dir() else product
+    file = next(product.glob(f"*/{WHOLE_NETWORK}")) if product.is_dir() else product
     costs = {
         "parameters": float(facts["parameters"]),
         "seconds_a_step": _median_step(folder / "metrics.jsonl"),
