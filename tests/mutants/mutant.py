@@ -1,6 +1,7 @@
 """A mutant: one small change to the source that some test must notice. The lists are the ``.toml`` files here."""
 
 import ast
+import functools
 import hashlib
 import itertools
 import tomllib
@@ -112,10 +113,12 @@ def _is_test(root: Path, name: str) -> bool:
     """Whether a test of this name is written in the file; what parametrises it is not looked at."""
     file, _, function = name.partition("::")
     path = root / file
-    if not path.is_file():
-        return False
-    if not function:
-        return True
-    wanted = function.partition("[")[0].rpartition("::")[2]
+    if not function or not path.is_file():
+        return path.is_file()
+    return function.partition("[")[0].rpartition("::")[2] in _functions_of(path)
+
+
+@functools.cache
+def _functions_of(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.FunctionDef) and node.name == wanted for node in ast.walk(tree))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
