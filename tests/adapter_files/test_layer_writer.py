@@ -98,15 +98,17 @@ def test_the_legacy_hash_of_a_written_file_is_over_kohyas_own_metadata_alone(tmp
     for number, notes in enumerate(({}, {"modelspec.title": "a title", "detour.notes": "n" * 5000})):
         metadata = {"ss_network_dim": "64", "ss_network_alpha": "4.0"} | notes
         adapter = Adapter({"unet.mid_block.attentions.0.proj_in": layer}, metadata)
-        file = write_adapter(tmp_path / f"{number}.safetensors", adapter, family=SD1)
-        with safe_open(file, "pt") as opened:
-            written = opened.metadata()
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        kohyas = safetensors.torch.save(tensors, {k: v for k, v in written.items() if k.startswith("ss_")})
-        assert written["sshs_legacy_hash"] == hashlib.sha256(kohyas[0x100000:0x110000]).hexdigest()[:8]
-        assert notes.items() <= written.items()
-        hashes.append(written["sshs_legacy_hash"])
-    assert hashes[0] == hashes[1]
+        at_once = write_adapter(tmp_path / f"{number}.safetensors", adapter, family=SD1)
+        for file in (at_once, written(tmp_path / f"{number}-in-pieces.safetensors", adapter, "kohya")):
+            with safe_open(file, "pt") as opened:
+                said = opened.metadata()
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            kohyas = safetensors.torch.save(tensors, {k: v for k, v in said.items() if k.startswith("ss_")})
+            assert said["sshs_legacy_hash"] == hashlib.sha256(kohyas[0x100000:0x110000]).hexdigest()[:8]
+            assert notes.items() <= said.items()
+            hashes.append(said["sshs_legacy_hash"])
+    assert len(hashes) == 4
+    assert len(set(hashes)) == 1
 
 
 def test_a_layer_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -82,8 +82,18 @@ def test_buckets_of_equal_length_are_each_in_an_order_of_their_own() -> None:
 
 @pytest.mark.parametrize("sizes", [[5], [3, 4]])
 def test_another_seed_is_another_order(sizes: list[int]) -> None:
-    first, second = (order_of(sizes, per_step=3, seed=seed) for seed in (0, 1))
-    assert [first.at(step, 0) for step in range(20)] != [second.at(step, 0) for step in range(20)]
+    """Within each bucket, not only in which bucket comes when."""
+    shown: list[list[int]] = []
+    for seed in (0, 1):
+        order = order_of(sizes, per_step=max(sizes), seed=seed)
+        steps = {order.visit(step)[0]: step for step in reversed(range(20))}  # the first of each bucket
+        shown.append(
+            [order.at(steps[bucket], i).place for bucket in sorted(steps) for i in range(max(sizes))]
+        )
+    assert len(shown[0]) == len(sizes) * max(sizes)
+    for start in range(0, len(shown[0]), max(sizes)):
+        window = slice(start, start + max(sizes))
+        assert shown[0][window] != shown[1][window]
 
 
 @pytest.mark.parametrize(
