@@ -185,9 +185,20 @@ def test_held_out_pictures_depend_on_seed_and_names_alone(tmp_path: Path) -> Non
     other = split_holdout(data, 0.25, seed=1)[1]
     assert (len(train), len(held_out)) == (12, 4)
     assert held_out.examples == again.examples != other.examples
-    assert {e.name for e in train.examples} | {e.name for e in held_out.examples} == {
-        e.name for e in data.examples
-    }
+    assert sorted(e.name for e in (*train.examples, *held_out.examples)) == [e.name for e in data.examples]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_repeated_picture_is_on_one_side_alone(tmp_path: Path, seed: int) -> None:
+    for index in range(6):
+        picture(tmp_path / "3_dog" / f"{index}.png", "x", seed=index)
+        picture(tmp_path / "1_cat" / f"{index}.png", "x", seed=100 + index)
+    data = read(tmp_path)
+    train, held_out = split_holdout(data, 0.5, seed=seed)
+    assert {e.repeats for e in data.examples} == {1, 3}
+    assert sorted(e.name for e in (*train.examples, *held_out.examples)) == [e.name for e in data.examples]
+    assert not {e.sha256 for e in train.examples} & {e.sha256 for e in held_out.examples}
+    assert len(train.epoch) == sum(e.repeats for e in train.examples)
 
 
 @pytest.mark.parametrize(
