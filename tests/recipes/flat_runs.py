@@ -1,6 +1,5 @@
 """Runs whose pictures are painted flat, on a tiny base that goes for an embedded one."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,9 @@ RIGHT = {
 """Prompts whose part each side shows, of eight: no two sides alike in any part, and no fall beyond chance."""
 
 
-def embedded_base(tiny_base: Path, folder: Path) -> Path:
-    """The tiny base under the name of an embedded one, with a place for its judge."""
-    copy = folder / "pocket-tiny"
-    shutil.copytree(tiny_base, copy)
-    (copy / "judge").mkdir()
-    return copy
-
-
 def painted_weight(base: Path, adapter: Adapter) -> Tensor:
     """(out, in) float32 of the layer of the base that a painter looks at."""
-    layer = open_base(str(base)).load_unet().get_submodule(path_of(next(iter(adapter.layers))))
+    layer = open_base(str(base)).load_network().get_submodule(path_of(next(iter(adapter.layers))))
     weight: Tensor = layer.weight.detach()
     return weight
 

@@ -1,5 +1,5 @@
-import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +11,19 @@ from detour.recipes import train_adapter as recipe
 from detour.recipes.evaluate_checkpoints import FIGURES, SHEET, evaluate_checkpoints
 from detour.recipes.train_adapter import train_adapter
 from detour.training.checkpoints import kept_adapters
-from tests.evaluation.tiny_judge import make_tiny_judge
+from tests.recipes.embedded import embedded_base
 from tests.recipes.photos import make_photos, quick_spec
 
 
 @pytest.fixture(scope="module")
-def judged(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run of six steps with three adapters, on a base with a random judge."""
     place = tmp_path_factory.mktemp("judged")
-    base = place / "pocket-tiny"
-    shutil.copytree(tiny_base, base)
-    make_tiny_judge(
-        base / "judge", vocab_size=len(json.loads((base / "tokenizer" / "vocab.json").read_text()))
-    )
     with pytest.MonkeyPatch.context() as patch:
+        base = embedded_base(tiny_base, place, patch, with_judge=True)
         patch.setattr(recipe, "_prove", lambda folder, progress: None)
         spec = quick_spec(base, make_photos(place / "photos"), evaluate__num_prompts=4, train__optim__lr=0.05)
-        return train_adapter(spec, runs=place / "runs").run_folder
+        yield train_adapter(spec, runs=place / "runs").run_folder
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +54,13 @@ def test_figures_and_a_sheet_of_prompts_and_steps_are_written(
 def test_what_was_drawn_is_not_drawn_again_and_another_adapter_is(
     judged: Path, figures: CheckpointFigures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detour.recipes import evaluate_checkpoints as module
+    from detour.recipes import evaluation_pictures as module
 
     drawn: list[int] = []
 
-    def counted(*args: object) -> np.ndarray:
+    def counted(*args: object, **options: object) -> np.ndarray:
         drawn.append(1)
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args, **options)  # type: ignore[arg-type]
 
     real = module.draw_proof_pictures
     monkeypatch.setattr(module, "draw_proof_pictures", counted)

@@ -13,6 +13,7 @@ from detour.recipes import held_out_material
 from detour.recipes.evaluation_material import EvaluationMaterial, gather_material
 from detour.recipes.finished_run import FinishedRun
 from detour.recipes.held_out_material import write_world_style
+from detour.recipes.judge_presets import thorough_preset
 from detour.specs import BaseSpec, DataSpec, RunSpec
 from detour.specs.evaluation import EvaluationSpec
 from tests.recipes.photos import make_photos
@@ -36,7 +37,7 @@ def make(folder: Path, base: str, *, trigger: str = "", holdout: float = 0.25) -
 
 def gathered(run: FinishedRun, **spec: object) -> EvaluationMaterial:
     base = open_base(run.spec.base.name)
-    return gather_material(run, base, EvaluationSpec.model_validate(spec), size_px=64)
+    return gather_material(run, base, thorough_preset(EvaluationSpec.model_validate(spec)), size_px=64)
 
 
 def test_captions_that_were_kept_out_come_first_and_templates_fill_up(

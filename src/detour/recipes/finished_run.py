@@ -17,6 +17,7 @@ from detour.evaluation.report import Metrics, read_metrics
 from detour.recipes.save_run import product_of
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
+from detour.training.resume import read_settings
 
 SETTINGS = "resolved.toml"
 CONFIG, BASE, TRIGGER, TAGS = (
@@ -88,6 +89,23 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         adapter_file=adapter_file,
         state=_read_json(run_folder / "run.json"),
         gradients=_read_gradients(run_folder / "gradients.json"),
+        metrics=read_metrics(run_folder / "metrics.jsonl"),
+    )
+
+
+def read_trained_run(run_folder: Path) -> FinishedRun:
+    """Settings and curves of a run whose adapter is not shipped yet, as its checkpoints are judged.
+
+    Raises:
+        RunError: no run.
+    """
+    spec = read_settings(run_folder)
+    return FinishedRun(
+        folder=run_folder,
+        spec=spec,
+        adapter_file=product_of(run_folder, spec),
+        state={},
+        gradients=None,
         metrics=read_metrics(run_folder / "metrics.jsonl"),
     )
 
