@@ -80,7 +80,9 @@ def show(executed: "Executed", *, as_json: bool) -> None:
     from detour.errors import DetourError, TaskOpen
 
     if as_json:
-        click.echo(executed.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(executed.to_json())
     else:
         for task, passed in executed.results.items():
             click.echo(f"{'passed' if passed else 'open  '}  {task}")

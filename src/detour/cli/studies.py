@@ -118,7 +118,9 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
     from detour.cli.results import print_table, table_of
 
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
         return
     shown = [name for name in figures if any(name in row.figures for row in result.table.rows)]
     rows = [

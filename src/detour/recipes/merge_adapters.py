@@ -31,7 +31,7 @@ from detour.recipes.merged_weights import (
     pieces_by_layer,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.staging import refuse_taken, staged
+from detour.recipes.staging import refuse_taken, refuse_unwritable, staged
 from detour.specs.generation import PictureSpec
 
 PROOF_STEPS = 10
@@ -122,6 +122,7 @@ def merge_adapters(
     """
     if not loras:
         raise ConfigError("nothing to merge: name at least one adapter with --lora FILE[:WEIGHT].")
+    refuse_unwritable(out, as_folder=out.suffix != ".safetensors")
     refuse_taken(out, force=force)
     opened = open_base(base, revision=revision)
     opened.require_weights()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
+from detour.adapter_files.sidecar import write_sidecar
 from detour.adapter_files.words import write_words
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
@@ -32,6 +33,8 @@ def product_of(folder: Path, spec: RunSpec) -> Path:
 def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: int | None = None) -> Path:
     """Write the adapter with all that its file says about itself; same settings and weights, same bytes.
 
+    Beside it go its trigger and a picture, as other programs show them (:mod:`detour.adapter_files.sidecar`).
+
     Args:
         plan: the run's.
         attached: the factors.
@@ -44,6 +47,7 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
         return _save_base(path, plan.base, attached)
     described = _described(plan, attached, folder, step)
     _save_kohya(path, described, plan.base)
+    write_sidecar(path, described, plan.base.family, None if step is None else first_sample(folder, step))
     if step is not None:
         _save_copies(path, described, plan.spec, plan.base)
     return path
