@@ -71,6 +71,7 @@ def test_a_start_that_changes_the_base_is_refused_with_pefts_conversion(tmp_path
         open_layers(folder)
 
 
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base")
 def test_what_peft_converts_from_such_a_start_is_read_with_its_change(tmp_path: Path) -> None:
     """The way that the refusal names, walked: the converted folder is the difference on the untouched base."""
     torch.manual_seed(0)

@@ -122,8 +122,8 @@ def merge_adapters(
     """
     if not loras:
         raise ConfigError("nothing to merge: name at least one adapter with --lora FILE[:WEIGHT].")
-    refuse_unwritable(out, as_folder=out.suffix != ".safetensors")
     refuse_taken(out, force=force)
+    refuse_unwritable(out, as_folder=out.suffix != ".safetensors")
     opened = open_base(base, revision=revision)
     opened.require_weights()
     kind = _kind_of(opened, out)

@@ -11,7 +11,7 @@ from detour.adapter_files.words import refuse_words
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Layer, LoraLayer
 from detour.adapters.blocks import parse_block_weights, weigh_layer, weight_of_blocks
-from detour.adapters.compose import truncate
+from detour.adapters.compose import require_small_enough, truncate
 from detour.errors import ConfigError
 from detour.recipes.adapter_family import family_of_adapter
 from detour.recipes.adapter_output import (
@@ -183,6 +183,7 @@ class _Resized:
         made, kept = layer, 1.0
         if self._cuts:
             assert isinstance(layer, LoraLayer)  # the outline was looked at before
+            require_small_enough(key, layer)
             cut = truncate(layer, rank=self._rank, energy=self._energy, dtype=self._precision)
             made, kept = cut.layer, cut.kept
             self._energies[key] = cut.energy
