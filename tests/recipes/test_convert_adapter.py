@@ -18,6 +18,7 @@ from detour.recipes.adapter_family import family_of_adapter
 from detour.recipes.convert_adapter import convert_adapter, through_base
 from tests.adapter_files.examples import SD1, assert_same_change, small_adapter
 from tests.adapter_files.lycoris_reference.make import PLACE
+from tests.adapters.kinds import LINEAR, dora
 
 ATTN = "down_blocks.0.attentions.0.transformer_blocks.0"
 
@@ -130,6 +131,27 @@ def test_metadata_that_claim_a_family_without_such_layers_are_not_believed(
     assert guess.family.name == family
     assert "its metadata claims" in guess.why
     assert cause in guess.why
+
+
+def test_a_dora_for_kohya_says_who_draws_it_wrongly(tmp_path: Path) -> None:
+    adapter = Adapter({"unet.time_embedding.linear_1": dora(LINEAR)})
+    source = write_adapter(tmp_path / "a", adapter, file_format="peft", family=SD1)
+    told = CliRunner().invoke(
+        cli, ["convert", str(source), str(tmp_path / "b.safetensors"), "--to", "kohya", "--family", "sd1"]
+    )
+    assert told.exit_code == 0, told.output
+    assert all(
+        word in told.output for word in ("A1111", "ComfyUI", "sd-scripts", "detour merge", "detour extract")
+    )
+    assert convert_adapter(source, tmp_path / "c", to="peft", family="sd1").notes == ()
+
+
+def test_a_place_that_cannot_take_the_output_is_told_before_the_source_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "x.safetensors").mkdir()
+    for out, to in (("file/a.safetensors", "kohya"), ("x.safetensors", "kohya"), ("b.png", "peft")):
+        with pytest.raises(ConfigError):
+            convert_adapter(tmp_path / "missing.safetensors", tmp_path / out, to=to, force=True)  # type: ignore[arg-type]
 
 
 def test_a_family_that_is_named_wins(kohya: Path, tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def test_other_formats_stand_beside_the_file_with_the_same_change(
     monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
     flags = {"adapter__formats": ("diffusers", "peft"), "adapter__method": method, "adapter__alpha": 6.0}
     spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), **flags)
-    folder = train_adapter(spec, runs=tmp_path / "runs").run_folder
+    trained = train_adapter(spec, runs=tmp_path / "runs")
+    assert any("ComfyUI" in note for note in trained.notes) == (method == "dora")  # who draws it wrongly
+    folder = trained.run_folder
     ours = read_adapter(folder / "quick.safetensors").layers
     for place in ("quick-diffusers", "quick-peft"):
         theirs = read_adapter(folder / place).layers
