@@ -209,3 +209,9 @@ def test_any_header_at_all_gives_an_adapter_error_or_tensors(header: object, tai
     except AdapterError as error:
         message = str(error)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_nothing_that_is_not_finite_is_encoded(value: float) -> None:
+    with pytest.raises(AdapterError, match="'b' would hold NaN or infinity"):
+        encode({"a": torch.ones(2), "b": torch.tensor([1.0, value]).half()}, {})

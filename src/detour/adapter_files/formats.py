@@ -16,6 +16,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapter_files.words import to_bundle
 from detour.adapters.adapter import Adapter, FileFormat
 from detour.adapters.layers import Layer
+from detour.adapters.outline import outlined
 from detour.bases.families import Family
 from detour.errors import ConfigError, nearest
 
@@ -64,7 +65,8 @@ def _diffusers_tensors(adapter: Adapter, _: str, __: Family, dtype: torch.dtype)
 
 
 def _diffusers_about(adapter: Adapter, _: Family) -> dict[str, str]:
-    return to_diffusers(adapter, torch.float32)[1]
+    shapes = {key: outlined(layer) for key, layer in adapter.layers.items()}  # no numbers are needed
+    return to_diffusers(Adapter(shapes), torch.float32)[1]
 
 
 def _peft_tensors(adapter: Adapter, part: str, _: Family, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ them reads a trigger from the adapter's own metadata.
 """
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,12 @@ def card_of(adapter: Adapter, family: Family) -> dict[str, str | float]:
 
 
 def write_sidecar(
-    path: Path, adapter: Adapter, family: Family, picture: NDArray[np.uint8] | None
+    path: Path,
+    adapter: Adapter,
+    family: Family,
+    picture: NDArray[np.uint8] | None,
+    *,
+    taken: Collection[str] = (),
 ) -> list[Path]:
     """Write ``NAME.json`` and, where there is a picture, ``NAME.preview.png`` beside ``NAME.safetensors``.
 
@@ -43,6 +49,7 @@ def write_sidecar(
         adapter: with its metadata.
         family: of its base.
         picture: (H, W, 3) uint8; None writes none.
+        taken: names of other files of that folder: a card that would have one of them is not written.
 
     Returns:
         What was written.
@@ -51,11 +58,14 @@ def write_sidecar(
         StorageError: disk full, no permission.
     """
     card = path.with_suffix(".json")
-    write_json(card, card_of(adapter, family))
+    written = []
+    if card.name not in taken:
+        write_json(card, card_of(adapter, family))
+        written.append(card)
     if picture is None:
-        return [card]
+        return written
     preview = path.with_name(f"{path.stem}.preview.png")
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG")
     write_bytes(preview, stream.getvalue())
-    return [card, preview]
+    return [*written, preview]

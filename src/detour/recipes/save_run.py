@@ -22,6 +22,12 @@ from detour.recipes.staging import staged
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
 
+OWN_JSON = (
+    "checkpoints.json", "evaluation.json", "gradients.json", "pictures.json", "proof.json", "run.json", "settings.json",
+    "wandb.json",
+)  # fmt: skip
+"""Files of a run folder that a run's name must not write over."""
+
 WHOLE_UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
 
@@ -47,7 +53,8 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
         return _save_base(path, plan.base, attached)
     described = _described(plan, attached, folder, step)
     _save_kohya(path, described, plan.base)
-    write_sidecar(path, described, plan.base.family, None if step is None else first_sample(folder, step))
+    picture = None if step is None else first_sample(folder, step)
+    write_sidecar(path, described, plan.base.family, picture, taken=OWN_JSON)
     if step is not None:
         _save_copies(path, described, plan.spec, plan.base)
     return path
