@@ -98,6 +98,30 @@ def test_one_adapter_is_drawn_at_every_strength_and_checkpoint(
         assert bottom is None or places == [bottom - 64]
 
 
+def test_the_command_with_one_adapter_shows_a_column_for_each_strength(
+    tiny_base: Path, loras: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "g.png"
+    asked = [
+        "grid",
+        "a house",
+        "--base",
+        str(tiny_base),
+        "--lora",
+        loras[0],
+        "--steps",
+        "1",
+        "--out",
+        str(out),
+    ]
+    told = CliRunner().invoke(cli, [*asked, "--weights", "0,1.5"])
+    assert told.exit_code == 0, told.output
+    for word in ("×0", "×1.5", "0.00", "style", str(out.with_suffix(".json"))):
+        assert word in told.output.replace("\n", ""), word
+    with Image.open(out) as image:
+        assert image.width == 3 * 64 + 4 * 8  # base and two strengths, gaps between and around
+
+
 def test_a_damaged_checkpoint_is_not_drawn(tiny_base: Path, loras: tuple[str, str], tmp_path: Path) -> None:
     product = write_adapter(tmp_path / "run.safetensors", read_adapter(Path(loras[1])), family=SD1)
     kept = write_adapter(adapter_of(tmp_path, 10), read_adapter(Path(loras[0])), family=SD1)

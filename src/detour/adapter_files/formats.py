@@ -117,7 +117,7 @@ def format_named(name: str) -> Format:
     """
     found = next((form for known, form in FORMATS.items() if known == name), None)
     if found is None:
-        known = sorted(FORMATS)
+        known: list[str] = sorted(FORMATS)
         raise ConfigError(
             f"file format '{name}' is not known.{nearest(name, known)} Known: {', '.join(known)}."
         )
