@@ -20,9 +20,10 @@ class _OutFolder(click.Path):
         from detour.recipes.staging import OTHER_FILES
 
         path = super().convert(value, param, ctx)
-        if Path(path).suffix.lower() in OTHER_FILES:
+        suffix = Path(str(path)).suffix
+        if suffix.lower() in OTHER_FILES:
             self.fail(
-                f"'{value}' is a folder here, and '{Path(path).suffix}' is the ending of a file. Name a folder.",
+                f"'{value}' is a folder here, and '{suffix}' is the ending of a file. Name a folder.",
                 param,
                 ctx,
             )
