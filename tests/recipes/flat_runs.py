@@ -40,7 +40,7 @@ def embedded_base(tiny_base: Path, folder: Path) -> Path:
 
 def painted_weight(base: Path, adapter: Adapter) -> Tensor:
     """(out, in) float32 of the layer of the base that a painter looks at."""
-    layer = open_base(str(base)).load_unet().get_submodule(path_of(next(iter(adapter.layers))))
+    layer = open_base(str(base)).load_network().get_submodule(path_of(next(iter(adapter.layers))))
     weight: Tensor = layer.weight.detach()
     return weight
 

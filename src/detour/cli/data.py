@@ -78,7 +78,9 @@ def check(
             progress=progress,
         )
     if as_json:
-        click.echo(report.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(report.to_json())
     else:
         show(report, sheet)
     if not report.usable:
@@ -141,7 +143,9 @@ def caption(
             folder, model=model, revision=revision, prompt=prompt, device=device, progress=progress
         )
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
         return
     for name, text in result.written.items():
         click.echo(f"{name}: {text}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import base_option, json_option, pickle_option
+from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
 
 
 def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -62,7 +62,7 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     help="Folder for the results.  [default: the run's own; evaluations/NAME for an ADAPTER]",
 )
 @pickle_option

@@ -187,7 +187,14 @@ def _merged(tensor: Tensor, changes: Sequence[_Change]) -> Tensor:
     made = tensor.clone()
     for change in changes:
         weight = change.place.of(made)  # a view
-        weight.copy_(merged_tensor(weight, change.pieces))
+        merged = merged_tensor(weight, change.pieces)
+        if not bool(torch.isfinite(merged).all()):
+            whose = "the adapters' change" if bool(torch.isfinite(weight).all()) else "the base's own weight"
+            raise ProofFailed(
+                f"'{change.key}': {whose} is not finite in the base's {str(weight.dtype).removeprefix('torch.')}; "
+                "nothing was written. Use a lower weight, another adapter, or a base in fp32."
+            )
+        weight.copy_(merged)
     return made
 
 

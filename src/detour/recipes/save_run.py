@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
+from detour.adapter_files.sidecar import write_sidecar
 from detour.adapter_files.words import write_words
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
@@ -24,6 +25,12 @@ from detour.training.checkpoints import adapter_of
 WHOLE_NETWORK = "diffusion_pytorch_model.safetensors"
 """File of a fully trained network, in the folder of the base's network part."""
 
+OWN_JSON = (
+    "checkpoints.json", "evaluation.json", "gradients.json", "pictures.json", "proof.json", "run.json", "settings.json",
+    "wandb.json",
+)  # fmt: skip
+"""Files of a run folder that a run's name must not write over."""
+
 
 def product_of(folder: Path, spec: RunSpec) -> Path:
     """What a run ships: ``NAME.safetensors``, or the folder ``NAME-full`` of a fully fine-tuned base."""
@@ -32,6 +39,8 @@ def product_of(folder: Path, spec: RunSpec) -> Path:
 
 def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: int | None = None) -> Path:
     """Write the adapter with all that its file says about itself; same settings and weights, same bytes.
+
+    Beside it go its trigger and a picture, as other programs show them (:mod:`detour.adapter_files.sidecar`).
 
     Args:
         plan: the run's.
@@ -45,6 +54,8 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
         return _save_base(path, plan.base, attached)
     described = _described(plan, attached, folder, step)
     _save_kohya(path, described, plan.base)
+    picture = None if step is None else first_sample(folder, step)
+    write_sidecar(path, described, plan.base.family, picture, taken=OWN_JSON)
     if step is not None:
         _save_copies(path, described, plan.spec, plan.base)
     return path

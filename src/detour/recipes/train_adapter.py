@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files import read_adapter
+from detour.adapter_files.kohya import DORA_ELSEWHERE
+from detour.adapter_files.reading import require_intact
 from detour.adapters.adapter import Adapter
 from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
@@ -198,6 +200,9 @@ def _run(
         adapter, best_step = ship_run(plan, trained, folder, progress)
         if spec.validate_.ship == "best_proof":
             notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")
+        if spec.adapter.method == "dora":
+            notes.append(DORA_ELSEWHERE)
+            progress(Progress(stage="training", note=notes[-1]))
         if prove:
             keep_trained_pictures_of(
                 folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
@@ -291,7 +296,9 @@ def ship_run(
     if plan.spec.validate_.ship == "best_proof":
         with trained.denoiser.set_aside():
             chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
-        attached.load(read_adapter(kept_adapters(folder)[chosen]))
+        kept = kept_adapters(folder)[chosen]
+        require_intact(kept)
+        attached.load(read_adapter(kept))
     save_run_adapter(plan, attached, folder, step=trained.state.step if chosen is None else chosen)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
