@@ -14,6 +14,7 @@ PACKAGE = Path(detour.__file__).parent
 TIERS = {
     "errors": 0.0,
     "files": 0.1,
+    "tensor_files": 0.14,
     "entry_store": 0.15,
     "specs": 0.2,
     "pocket.world": 0.5,
