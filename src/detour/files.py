@@ -140,15 +140,16 @@ def read_text(path: Path, *, max_bytes: int, error: type[DetourError]) -> str:
     except UnicodeDecodeError as problem:
         raise error(f"{path}: not UTF-8 text (byte {problem.start}). Save it as UTF-8.") from problem
     except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
+        raise error(f"{path}: cannot be read ({problem.strerror or problem}). Check the name.") from problem
 
 
 def lines_of(text: str) -> list[str]:
-    """Split at line feeds alone: other separators, such as U+2028 and U+0085, may stand inside a line.
+    """Split at line feeds alone, which is how JSON Lines and lists of prompts are written.
 
-    ``str.splitlines`` splits there too, and so breaks JSON, which allows both in a string.
+    ``str.splitlines`` splits at U+2028, U+0085 and five others too, which may stand inside a line, and in JSON inside
+    a string.
     """
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return text.split("\n")
 
 
 def is_unicode(text: str) -> bool:
