@@ -101,6 +101,15 @@ def test_links_in_circles_end(mixed: Path) -> None:
     assert not_read(read(mixed)) == ["3 pictures are not read: 1 in more/, 2 in more/deep/"]
 
 
+def test_pictures_that_are_read_through_a_link_are_not_missed_where_they_stand(tmp_path: Path) -> None:
+    picture(tmp_path / "a store" / "0.png")
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "2_cup").symlink_to(tmp_path / "a store")
+    data = read(tmp_path)
+    assert [e.name for e in data.examples] == ["img/2_cup/0.png"]
+    assert not_read(data) == []
+
+
 def test_masks_are_neither_read_nor_missed(mixed: Path) -> None:
     picture(mixed / "mask" / "a.png")
     picture(mixed / "more" / "mask" / "c.png")

@@ -86,6 +86,17 @@ def test_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     refused("larger than 1,024 KiB", config=tmp_path / "d.toml")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("seed = 7\n", encoding="utf-8-sig")
+    assert load_run_spec(config=tmp_path / "a.toml").seed == 7
+
+
+def test_text_that_is_not_utf8_is_refused_by_its_key() -> None:
+    refused(
+        r"data.folders.source = 'caf\\udce9': not UTF-8", flags={"data.folders": [{"source": "caf\udce9"}]}
+    )
+
+
 def test_assignment_is_toml_where_it_is_and_text_where_not() -> None:
     found = parse_assignments(
         ["a=1", "b=1e-4", "c=true", 'd="x"', "e=plain words", "f=[1, 2]", "g=a=b", "h="]

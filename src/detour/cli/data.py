@@ -105,7 +105,8 @@ def show(report: "DataReport", sheet: Path | None) -> None:
     """The report as a person reads it: what is there, then what to do."""
     for line in report.found:
         click.echo(line)
-    class_pictures = f", and {report.class_pictures} class pictures" if report.class_pictures else ""
+    num_class = report.class_pictures
+    class_pictures = f", and {num_class} class picture{'s' * (num_class != 1)}" if num_class else ""
     ratios = ", ".join(f"{ratio} ×{count}" for ratio, count in list(report.aspect_ratios.items())[:5])
     low, middle, high = (f"{w} × {h}" for w, h in zip(report.width_px, report.height_px, strict=True))
     click.echo(f"sizes in pixels: median {middle}, from {low} to {high}; aspect ratios {ratios}")

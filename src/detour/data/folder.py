@@ -302,7 +302,9 @@ class _Reader:
             except DataError as error:
                 if not (self.spec.skip_bad_images or self.lenient):
                     raise
-                unreadable.append((printable(self._named(entry)), str(error)))
+                # The file's place on this machine is nobody's business in a run folder.
+                name = printable(self._named(entry))
+                unreadable.append((name, f"{name}: {str(error).removeprefix(f'{_label(entry)}: ')}"))
                 continue
             examples.append((entry, example))
             if looks is not None:
@@ -314,7 +316,7 @@ class _Reader:
         return examples, facts, unreadable
 
     def _example(self, entry: Entry, done: int) -> tuple[Example, PictureFacts | None]:
-        label = printable(str(entry.source) if isinstance(entry.source, Path) else entry.name)
+        label = _label(entry)
         if not is_unicode(entry.name):
             raise DataError(f"{label}: its name is not UTF-8. Rename it, or pass --skip-bad-images.")
         data = entry.source if isinstance(entry.source, bytes) else read_bytes(entry.source, label)
@@ -382,6 +384,11 @@ class _Reader:
             fix="save them again as PNG, or leave them out with --skip-bad-images",
             pictures=tuple(name for name, _ in unreadable[:MAX_NAMES]),
         )
+
+
+def _label(entry: Entry) -> str:
+    """What messages call a picture while it is read."""
+    return printable(str(entry.source) if isinstance(entry.source, Path) else entry.name)
 
 
 def _colour_findings(odd: Sequence[tuple[str, str]]) -> list[Finding]:

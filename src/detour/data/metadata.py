@@ -52,13 +52,9 @@ def read_rows(table: Path) -> list[tuple[str, str | None]]:
 
 
 def _leads_out(file_name: str) -> bool:
-    return (
-        ".." in PurePosixPath(file_name).parts
-        or ".." in PureWindowsPath(file_name).parts
-        or PurePosixPath(file_name).is_absolute()
-        or bool(PureWindowsPath(file_name).drive)
-        or "\x00" in file_name
-    )
+    """Whether a name is absolute or contains ``..``, with either system's separators."""
+    path = PureWindowsPath(file_name)
+    return ".." in path.parts or bool(path.anchor) or "\x00" in file_name
 
 
 def _jsonl_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:

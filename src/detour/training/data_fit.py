@@ -107,7 +107,7 @@ def _masks_in_words(spec: DataSpec, dataset: Dataset) -> list[str]:
     num = len(shares)
     notes = [
         f"{num} mask{'s' * (num != 1)}, on average {np.mean(shares):.0%} of a picture counts."
-        + (" They leave nothing out." if min(shares) == 1 else "")
+        + (" No mask leaves anything out." if min(shares) == 1 else "")
     ]
     if bare:
         notes.append(f"{_pictures(len(bare))} without a mask and counted in full ({_some(bare)}).")
