@@ -16,6 +16,7 @@ TIERS = {
     "printable": 0.05,
     "safetensors_header": 0.06,
     "files": 0.1,
+    "tensor_files": 0.14,
     "entry_store": 0.15,
     "specs": 0.2,
     "pocket.world": 0.5,

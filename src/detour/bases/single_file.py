@@ -26,7 +26,7 @@ from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import family_of_shapes, infer_configs
 from detour.bases.single_file_text import put_together
 from detour.errors import BaseError
-from detour.files import write_text, write_with
+from detour.files import write_text
 from detour.safetensors_header import EVERY_DTYPE, HeaderRules, Region, read_header
 
 if TYPE_CHECKING:
@@ -157,9 +157,9 @@ def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | Non
             for name, tensor in model.state_dict().items()
         }
         tensors |= {name: tensor.contiguous().cpu() for name, tensor in put_together(placed).items()}
-    from safetensors.torch import save_file
+    from detour.tensor_files import write_tensors
 
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_tensors(path, tensors, {"format": "pt"})
     write_configs(base, path)
     return path
 

@@ -112,7 +112,7 @@ def evaluate_checkpoints(
     set_threads(spec.train.threads)
     base = as_trained(open_base(spec.base.name, revision=spec.base.revision), spec)
     size_px = spec.data.resolution if isinstance(spec.data.resolution, int) else base.native_size_px
-    training, _ = training_pictures_or_note(spec, size_px=size_px)
+    training, _ = training_pictures_or_note(spec, size_px=size_px, run_folder=run_folder)
     material = gather_held_out(spec, base, run_folder, training, size_px=size_px)
     if not material.requests:
         raise RunError(f"{run_folder}: no prompts to ask its checkpoints. Set evaluate.prompts.")

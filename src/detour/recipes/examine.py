@@ -18,12 +18,12 @@ from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
 from detour.bases.single_file import load_as_stored
+from detour.data.finding import Finding as DataFlaw
 from detour.errors import AdapterError, BaseError, ConfigError, DataError, DetourError
 from detour.evaluation.report import read_metrics
 from detour.generation.png import PictureMetadata, read_png_metadata
 from detour.recipes.check_data import check_data
 from detour.recipes.chosen_adapters import parse_weighted
-from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.adapter_rules import examine_adapter, gather_adapter_facts
 from detour.recipes.doctor.finding import Finding, gravest_first
 from detour.recipes.doctor.machine import Machine, gather_machine

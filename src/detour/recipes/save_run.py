@@ -15,7 +15,6 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
 from detour.bases.base import Base
-from detour.files import write_with
 from detour.recipes.merged_weights import files_of_base
 from detour.recipes.run_plan import RunPlan
 from detour.recipes.staging import staged
@@ -122,7 +121,7 @@ def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
     Raises:
         StorageError: disk full, no permission; what stood there before stays.
     """
-    from safetensors.torch import save_file
+    from detour.tensor_files import write_tensors
 
     assert base.weights is not None
     with staged(path, force=True) as fresh:
@@ -133,8 +132,5 @@ def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
                 shutil.copyfile(source, fresh / place)
         # Parameters are views of the optimizer's buffer: clones, because a view would be saved with all of it.
         tensors = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
-        write_with(
-            fresh / base.family.network_part / WHOLE_NETWORK,
-            lambda at: save_file(tensors, at, metadata={"format": "pt"}),
-        )
+        write_tensors(fresh / base.family.network_part / WHOLE_NETWORK, tensors, {"format": "pt"})
     return path

@@ -32,11 +32,11 @@ from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
 from detour.training.processes import Processes, joined, leave, share_of
+from detour.training.recorded_pictures import remember_pictures, write_findings
 from detour.training.resume import (
     lacks_only_its_proof,
     read_settings,
     refuse_changed_class,
-    remember_pictures,
 )
 from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
@@ -183,7 +183,8 @@ def _run(
     with record.watched(), memory_errors_explained(spec, plan.base):
         if plan.checkpoint is None:
             write_text(folder / "resolved.toml", to_toml(spec))
-            remember_pictures(folder, plan.dataset)
+            remember_pictures(folder, plan.dataset, holdout=float(spec.data.holdout), seed=spec.seed)
+            write_findings(folder, plan.findings)
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
         processes.from_first(None)
         if plan.checkpoint is not None:

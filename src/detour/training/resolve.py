@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from detour.data.captions import one_line, with_trigger
+from detour.data.folder import automatic_holdout
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
@@ -166,7 +167,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "base.device": device,
         "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
-        "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
+        "data.holdout": automatic_holdout(len(captions)),
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "adapter.text_encoder.alpha": float(max(spec.adapter.text_encoder.rank, 1)),
         "train.threads": torch.get_num_threads(),

@@ -30,7 +30,8 @@ from detour.recipes.train_adapter import load_run_material, ship_run
 from detour.specs import RunSpec, to_toml
 from detour.training.material import Material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class, remember_pictures
+from detour.training.recorded_pictures import remember_pictures
+from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class
 from detour.training.run_folder import RUN_STATE, read_state
 from detour.training.run_record import RunRecord
 from detour.training.text_adapter import trains_text
@@ -69,7 +70,9 @@ class Workshop:
         with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
             if plan.checkpoint is None:
                 write_text(folder / SETTINGS, to_toml(spec))
-                remember_pictures(folder, plan.dataset)
+                remember_pictures(
+                    folder, plan.dataset, holdout=float(plan.spec.data.holdout), seed=plan.spec.seed
+                )
             plan, material = self._shown(plan, progress)
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
