@@ -15,6 +15,7 @@ TIERS = {
     "errors": 0.0,
     "files": 0.1,
     "entry_store": 0.15,
+    "step_log": 0.15,
     "specs": 0.2,
     "pocket.world": 0.5,
     "adapters": 1.0,

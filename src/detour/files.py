@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,51 @@ def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
         while chunk := stream.read(chunk_bytes):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+SETTLED_S = 2.0
+"""A file that changed less than this ago may change again within one tick of its clock: its hash is not remembered."""
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Facts that change whenever the file is written or replaced: a copy that keeps its time has another ``ctime``.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    facts = path.resolve().stat()
+    return {
+        "path": str(path.resolve()),
+        "size": facts.st_size,
+        "modified_ns": facts.st_mtime_ns,
+        "created_ns": facts.st_ctime_ns,
+        "inode": [facts.st_dev, facts.st_ino],
+    }
+
+
+def is_settled(identity: dict[str, Any]) -> bool:
+    """Whether a file of :func:`file_identity` changed so long ago that its next change would show there."""
+    return time.time_ns() - max(identity["modified_ns"], identity["created_ns"]) > SETTLED_S * 1e9
+
+
+def remembered_sha256(path: Path, *, memory: Path | None = None) -> str:
+    """Hex SHA-256 of a file's content, read again only when :func:`file_identity` says that the file changed.
+
+    Args:
+        path: of a large file that is hashed often, such as a base's weights.
+        memory: folder of remembered hashes; ``None``: ``hashes`` in the user's cache folder.
+    """
+    identity = file_identity(path)
+    text = json.dumps(identity, sort_keys=True)
+    folder = cache_home() / "hashes" if memory is None else memory
+    note = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
+    digest = sha256_of(path)
+    if file_identity(path) == identity and is_settled(identity):
+        with contextlib.suppress(StorageError):  # where nothing can be kept, it is hashed again
+            write_json(note, {"sha256": digest})
+    return digest
 
 
 def cache_home() -> Path:

@@ -23,7 +23,7 @@ from detour.bases.hub import HUB_ID, fetch
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
 from detour.errors import BaseError, nearest
-from detour.files import sha256_of
+from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
 POCKET = Path(__file__).parents[1] / "pocket" / "weights"
@@ -147,11 +147,28 @@ class Base:
         self.require_weights()
         assert self.weights is not None
         if self.weights.is_file():
-            return sha256_of(self.weights)
+            return remembered_sha256(self.weights)
         digest = hashlib.sha256()
         for part in ("unet", "vae", *self.family.text_parts):
             for file in parts.weight_files(self.weights / part):
-                digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
+                digest.update(f"{part}/{file.name}:{remembered_sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+    def content_sha256(self) -> str:
+        """Hex SHA-256 over weights, settings and tokenizers: what pictures depend on, whatever the base is called.
+
+        Raises:
+            BaseError: there are no weights, or they cannot be read.
+        """
+        configs = json.dumps(
+            {part: dict(facts) for part, facts in self.configs.items()}, sort_keys=True, default=str
+        )
+        digest = hashlib.sha256(f"{self.weights_sha256()}\n{configs}\n".encode())
+        for part in self.family.text_parts:
+            folder = self.folder / part.replace("text_encoder", "tokenizer")
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.is_file():
+                    digest.update(f"{folder.name}/{file.name}:{sha256_of(file)}\n".encode())
         return digest.hexdigest()
 
     def meta_unet(self) -> nn.Module:

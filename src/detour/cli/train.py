@@ -32,6 +32,7 @@ KEYS = {
     "rank": "adapter.rank",
     "alpha": "adapter.alpha",
     "targets": "adapter.targets",
+    "from_file": "adapter.from_file",
     "text_rank": "adapter.text_encoder.rank",
     "steps": "train.steps",
     "batch": "train.batch",
@@ -88,6 +89,12 @@ KEYS = {
     multiple=True,
     metavar="WORD=KNOWN",
     help="Train vectors of a new WORD too, started from a word that the base knows: <bob>=robot. May be repeated.",
+)
+@click.option(
+    "--from",
+    "from_file",
+    metavar="FILE",
+    help="Start at the weights of this adapter file instead of at no change; rank and layers are then the file's.",
 )
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
@@ -176,6 +183,12 @@ def command(
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    if from_file := flags["from_file"]:
+        given |= {"adapter.from_sha256": ""}  # of a --config: of another file
+        if not Path(from_file).exists():
+            raise ConfigError(
+                f"--from {from_file}: no such file. Name an adapter, e.g. runs/NAME/NAME.safetensors."
+            )
     if new_words:
         pairs = [text.rpartition("=") for text in new_words]
         alone = next(

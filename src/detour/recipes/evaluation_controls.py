@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detour.bases.base import open_base
 from detour.data.folder import read_dataset
 from detour.errors import ConfigError, RunError
 from detour.evaluation.compared import ControlName
@@ -79,7 +80,7 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
     if name == "shuffled":
         return with_changes(spec, {**changes, "data.captions": "shuffled"})
     unneeded = {"validate.every": 0, "validate.patience": 0, "checkpoint.every": 0}
-    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0}
+    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0, "train.schedule.cycles": 1}
     return with_changes(
         spec,
         {**changes, **unneeded, **shorter, "validate.ship": "last", "train.optim.lr": 0.0},
@@ -88,7 +89,11 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
 
 def _key(spec: RunSpec) -> str:
     """Hex SHA-256 of what decides over the control's weights."""
-    parts = {"settings": to_toml(spec), "pictures": read_dataset(spec.data).fingerprint}
+    parts = {
+        "settings": to_toml(spec),
+        "pictures": read_dataset(spec.data).fingerprint,
+        "base": open_base(spec.base.name, revision=spec.base.revision).content_sha256(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

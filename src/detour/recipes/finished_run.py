@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from detour.evaluation.report import Metrics, read_metrics
 from detour.recipes.save_run import product_of
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
+from detour.training.rates import schedule_fault
+from detour.training.resolve import schedule_of
 
 SETTINGS = "resolved.toml"
 CONFIG, BASE, TRIGGER, TAGS = (
@@ -42,6 +44,7 @@ class FinishedRun:
         metrics: curves.
         tags: what an adapter file says of the captions it was trained on; a run has the captions themselves.
         is_run: whether ``folder`` is a run's.
+        problems: sentences on what of the run is damaged or gone, and what was read in its place.
     """
 
     folder: Path
@@ -52,6 +55,13 @@ class FinishedRun:
     metrics: Metrics
     tags: tuple[str, ...] = ()
     is_run: bool = True
+    problems: tuple[str, ...] = ()
+
+    @property
+    def validation_lost(self) -> bool:
+        """Whether the run kept pictures out, and what it measured on them is not there any more."""
+        asked = self.spec.validate_.every not in ("auto", 0) and self.spec.data.holdout not in ("auto", 0.0)
+        return self.is_run and asked and not self.metrics.validation
 
 
 def shown_facts(run: FinishedRun) -> dict[str, Any]:
@@ -81,14 +91,48 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         raise RunError(
             f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
         )
+    state = _read_json(run_folder / "run.json")
+    metrics, problems = _curves(run_folder, state)
+    if fault := schedule_fault_of(spec):
+        problems = (*problems, f"The schedule does not fit the run: {fault}.")
     return FinishedRun(
         folder=run_folder,
         spec=spec,
         adapter_file=adapter_file,
-        state=_read_json(run_folder / "run.json"),
+        state=state,
         gradients=_read_gradients(run_folder / "gradients.json"),
-        metrics=read_metrics(run_folder / "metrics.jsonl"),
+        metrics=metrics,
+        problems=problems,
     )
+
+
+def schedule_fault_of(spec: RunSpec) -> str:
+    """What makes the schedule of a run miss its steps; empty where it fits, or is not known."""
+    if "auto" in (spec.train.steps, spec.train.schedule.warmup):
+        return ""
+    return schedule_fault(**schedule_of(spec))
+
+
+def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[str, ...]]:
+    """The curves of a run; its losses on pictures kept out stand in ``run.json`` too, should the log be lost."""
+    path = run_folder / "metrics.jsonl"
+    metrics = read_metrics(path)
+    if metrics.exists and not metrics.problem:
+        return metrics, ()
+    problem = metrics.problem or f"{path} is gone, so there is no curve of the training loss."
+    kept = _pairs(state.get("validation"))
+    if len(kept) <= len(metrics.validation):
+        return metrics, (problem,)
+    said = f"{problem} The losses on pictures kept out were read from run.json."
+    return replace(metrics, validation=kept), (said,)
+
+
+def _pairs(value: Any) -> list[tuple[float, float]]:
+    """``[[step, loss], …]`` of ``run.json``; empty where it is anything else."""
+    try:
+        return [(float(step), float(loss)) for step, loss in value]
+    except (TypeError, ValueError):
+        return []
 
 
 def run_of_file(
@@ -180,6 +224,6 @@ def _read_gradients(path: Path) -> GradientFigures | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it or run again.") from error
     return values if isinstance(values, dict) else {}

@@ -20,6 +20,7 @@ from detour.recipes.run_plan import RunPlan
 from detour.recipes.save_run import keep_adapter_of, save_run_adapter
 from detour.specs import RunSpec
 from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.first_weights import load_first_weights
 from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
@@ -97,6 +98,8 @@ def fit_run(
     if isinstance(material.text, LiveText):
         attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
         material.text.stage.words = attached.words
+    if plan.checkpoint is None:
+        load_first_weights(attached, spec)
     loss_fn = make_loss(denoiser, material.train, spec, share)
     changed = attached.changed_tensors
     frozen_sha256 = hash_base(models, without=changed) if changed else base_sha256
@@ -109,6 +112,8 @@ def fit_run(
         contextlib.closing(_log(plan, folder, processes)) as log,
         contextlib.ExitStack() as stack,
     ):
+        for note in log.notes:
+            progress(Progress(stage="preparing", note=note))
         validator = _validator(plan, material, denoiser, log, processes)
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(

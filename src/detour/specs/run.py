@@ -95,6 +95,10 @@ class AdapterSpec(Spec):
     """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
     init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
+    from_file: str = ""
+    """Adapter file whose weights the run starts at, of the same method, layers and rank; empty: no change at all."""
+    from_sha256: str = ""
+    """What that file held when the run began; filled in by the run, which refuses another content."""
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
     formats: tuple[Literal["diffusers", "peft"], ...] = ()
@@ -120,6 +124,10 @@ class OptimSpec(Spec):
     """Added to the denominator; Lion and Adafactor have none."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
+    d0: Positive | None = None
+    """First estimate of the rate, Prodigy only; unset: a tenth of the rate that AdamW takes for the goal."""
+    d_coef: Positive = 1.0
+    """Factor on Prodigy's estimate of the rate; 2 takes steps twice as long."""
 
 
 class ScheduleSpec(Spec):

@@ -86,3 +86,15 @@ def require_package(name: OptimizerName) -> None:
             f"train.optim.name '{name}' needs the package '{facts.module}', which is not installed. "
             f"Run: pip install detour-lora[{facts.extra}]"
         )
+
+
+D0_SHARE = 0.1
+"""Prodigy's first estimate as a share of AdamW's rate for the same job; measured in docs/training.md."""
+
+
+def default_d0(name: OptimizerName, adamw_rate: float) -> float | None:
+    """Prodigy's first estimate where AdamW takes ``adamw_rate``; ``None`` for optimizers that have no estimate.
+
+    Its library begins at 1e-6, from where the estimate needs more steps to grow than a short adapter run has.
+    """
+    return D0_SHARE * adamw_rate if OPTIMIZERS[name].sets_rate else None

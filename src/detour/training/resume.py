@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from detour.adapters.start import FROM_BASE
 from detour.data.folder import Dataset
 from detour.errors import RunError
 from detour.files import write_json
 from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.specs.places import without_places
 from detour.specs.sources import parse
 from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, newest_good
 from detour.training.resolve import changed_keys
@@ -96,9 +98,7 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
     """
     state = read_state(run_folder)
     if state.get("state") == "finished":
-        raise RunError(
-            f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
-        )
+        raise RunError(f"{run_folder}: this run is finished. {_how_to_train_on(run_folder)}")
     spec = read_settings(run_folder)
     checkpoint, broken = newest_good(run_folder)
     if checkpoint is None:
@@ -122,6 +122,18 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
             "the run goes on, but not bit for bit."
         )
     return ResumePoint(spec, checkpoint, tuple(notes))
+
+
+def _how_to_train_on(run_folder: Path) -> str:
+    """A command that begins a new run at the weights that a finished one shipped."""
+    spec = read_settings(run_folder)
+    new = f"Train on in a new run: detour train --config {run_folder / SETTINGS} --name {spec.name}-on"
+    if spec.adapter.method == "full":
+        return f"{new} --base {run_folder / f'{spec.name}-full'}."
+    new = f"{new} --from {run_folder / f'{spec.name}.safetensors'}"
+    if spec.adapter.init in FROM_BASE:  # its file is plain LoRA of twice the rank
+        return f"{new} --set adapter.init=kaiming --rank {2 * int(spec.adapter.rank)}."
+    return f"{new}."
 
 
 def _counted(processes: int) -> str:
@@ -183,11 +195,15 @@ def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: s
 
 def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> None:
     recorded: Mapping[str, Any] = checkpoint.facts
-    if recorded.get("settings") == to_toml(spec):
+    before, after = (
+        parse(
+            RunSpec, without_places(one.model_dump(by_alias=True))
+        )  # pictures and base are held by their content
+        for one in (parse(RunSpec, tomllib.loads(str(recorded.get("settings", "")))), spec)
+    )
+    if before == after:
         return
-
-    before = parse(RunSpec, tomllib.loads(str(recorded.get("settings", ""))))
-    changed = ", ".join(changed_keys(before, spec))
+    changed = ", ".join(changed_keys(before, after))
     raise RunError(
         f"{run_folder / SETTINGS}: edited since the checkpoint: {changed or 'see the file'}. "
         "A resumed run keeps its settings; put them back, or train under a new --name."
