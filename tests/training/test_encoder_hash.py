@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from detour.bases.base import open_base
 from detour import files
+from detour.bases.base import open_base
 from detour.training.encoder_hash import encoder_facts, tensor_hash
 
 

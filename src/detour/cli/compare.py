@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, base_option, force_option, json_option
+from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_option
 from detour.cli.studies import show_study
 
 AXES = {
@@ -62,7 +62,7 @@ FIGURES = (
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each variant."
 )
-@click.option("--seed", type=int, help="The first; the others follow.")
+@click.option("--seed", type=SEEDS, help="The first; the others follow.")
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."
 )

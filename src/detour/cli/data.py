@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import DEVICES, base_option, json_option
+from detour.cli.options import DEVICES, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
     from detour.recipes.check_data import DataReport
@@ -32,7 +32,7 @@ def command() -> None:
 @click.option("--caption", help="Caption of the pictures that have none.")
 @click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
+    "--seed", type=SEEDS, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
 )
 @click.option(
     "--sheet",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detour.cli.options import DTYPES, base_option, json_option, pickle_option
+from detour.cli.options import DTYPES, SEEDS, base_option, json_option, pickle_option
 
 if TYPE_CHECKING:
     from detour.recipes.examine import Examination
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), help="Sampler.")
 @click.option("--width", "width_px", type=int, help="Pixels.")
 @click.option("--height", "height_px", type=int, help="Pixels.")
-@click.option("--seed", type=int, help="Of the picture.")
+@click.option("--seed", type=SEEDS, help="Of the picture.")
 @click.option("--dtype", type=DTYPES, help="Precision of drawing.")
 @pickle_option
 @json_option

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle_option
+from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, json_option, pickle_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -21,7 +21,7 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
     help="Factor on the adapters' weights along the steps; 0=1,0.5=0 switches them off halfway.",
 )
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Picture i uses seed + i.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
 
 
 def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
@@ -28,7 +28,9 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
     callback=parse_weights,
     help="Rows; they multiply the adapters' own weights.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Prompt i uses seed + i in every cell.")
+@click.option(
+    "--seed", type=SEEDS, default=0, show_default=True, help="Prompt i uses seed + i in every cell."
+)
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()

@@ -14,6 +14,19 @@ FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 
+class _Seed(click.types.IntParamType):
+    """A whole number that every generator of random numbers takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seed: int = super().convert(value, param, ctx)
+        if not 0 <= seed < 2**63:
+            self.fail(f"{seed} is not between 0 and 2^63 - 1.", param, ctx)
+        return seed
+
+
+SEEDS = _Seed()
+
+
 def json_option(command: F) -> F:
     """``--json``: the result as one JSON document on stdout, nothing else there."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")(
@@ -44,8 +57,8 @@ def base_option(default: str | None = "pocket") -> Callable[[F], F]:
 
 
 def force_option(command: F) -> F:
-    """``--force``: the only way to write over something."""
-    return click.option("--force", is_flag=True, help="Write over what stands in the output place.")(command)
+    """``--force``: the only way to overwrite existing output."""
+    return click.option("--force", is_flag=True, help="Overwrite existing output.")(command)
 
 
 def pickle_option(command: F) -> F:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import json_option
+from detour.cli.options import SEEDS, json_option
 
 
 @click.group("pocket", short_help="The embedded base: draw pictures of its world, measure it again.")
@@ -25,7 +25,7 @@ def command() -> None:
     help="One individual in place of a style, and what its captions call it: octopus purple 'a sks cat'.",
 )
 @click.option("--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Pictures.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws scenes and phrasings.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Draws scenes and phrasings.")
 def draw(*, out: Path, style: str, subject: tuple[str, str, str] | None, count: int, seed: int) -> None:
     """Draw a practice set into OUT: pictures in one style, or of one individual, a true caption beside each.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import base_option, json_option
+from detour.cli.options import SEEDS, base_option, json_option
 
 
 @click.command("step", short_help="One training step in slow motion.")
@@ -18,7 +18,7 @@ from detour.cli.options import base_option, json_option
 @click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
 @click.option("--targets", default="attn", show_default=True, help="As in training.")
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the step.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, timestep and adapter.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timestep and adapter.")
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png", help="Draw the step."
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
 
 if TYPE_CHECKING:
     from detour.recipes.experiments.result import StudyResult
@@ -56,7 +56,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
                 ),
                 click.option("--num-prompts", type=int, default=8, show_default=True, help="As many of those."),
                 click.option("--seeds", type=int, default=2, show_default=True, help="Of each cell."),
-                click.option("--first-seed", type=int, default=0, show_default=True, help="The others follow."),
+                click.option("--first-seed", type=SEEDS, default=0, show_default=True, help="The others follow."),
                 base_option(),
                 click.option("--revision", help="Branch, tag or commit of a hub base."),
                 click.option("--judge", metavar="FOLDER|ID", help="A CLIP model. [default: the base's own]"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option, runs_option
+from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, force_option, json_option, runs_option
 
 # flag → key of run.toml
 KEYS = {
@@ -100,7 +100,7 @@ KEYS = {
 @click.option("--batch", type=int, help="Samples in one forward pass.")
 @click.option("--grad-accum", type=int, help="Forward passes in one step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--seed", type=int, help="Noise, timesteps, order and dropout follow from it.")
+@click.option("--seed", type=SEEDS, help="Noise, timesteps, order and dropout follow from it.")
 @click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
 @click.option(
     "--buckets", is_flag=True, default=None, help="Keep each picture's shape instead of cutting squares."
@@ -141,7 +141,7 @@ KEYS = {
 @click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see it. [default: private]")
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 256),
     help="Processes that share every step, one GPU each (or cores of the CPU). [default: 1]",
 )
 @runs_option

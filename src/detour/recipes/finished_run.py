@@ -18,6 +18,8 @@ from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
 from detour.training.rates import schedule_fault
 from detour.training.resolve import schedule_of
+from detour.training.resume import settings_in_checkpoint
+from detour.training.run_folder import RUN_STATE
 
 SETTINGS = "resolved.toml"
 CONFIG, BASE, TRIGGER, TAGS = (
@@ -71,7 +73,7 @@ def shown_facts(run: FinishedRun) -> dict[str, Any]:
 
 def is_run_folder(path: Path) -> bool:
     """Whether ``path`` is to be taken for a run, and not for an adapter, which may be a folder too."""
-    if (path / SETTINGS).is_file():
+    if (path / SETTINGS).is_file() or (path / RUN_STATE).is_file():
         return True
     return path.is_dir() and not any(any(path.glob(names)) for names in ("*.safetensors", "*/*.safetensors"))
 
@@ -83,9 +85,10 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         RunError: no run, or one without an adapter file.
     """
     resolved = run_folder / SETTINGS
-    if not resolved.is_file():
+    known = load_run_spec(config=resolved) if resolved.is_file() else settings_in_checkpoint(run_folder)
+    if known is None:
         raise RunError(f"{run_folder}: no {SETTINGS}, so no run of detour. Name a folder under runs/.")
-    spec = load_run_spec(config=resolved)
+    spec = known
     adapter_file = product_of(run_folder, spec)
     if not adapter_file.exists():
         raise RunError(
@@ -116,13 +119,13 @@ def schedule_fault_of(spec: RunSpec) -> str:
 def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[str, ...]]:
     """The curves of a run; its losses on pictures kept out stand in ``run.json`` too, should the log be lost."""
     path = run_folder / "metrics.jsonl"
-    metrics = read_metrics(path)
-    if metrics.exists and not metrics.problem:
-        return metrics, ()
-    problem = metrics.problem or f"{path} is gone, so there is no curve of the training loss."
-    kept = _pairs(state.get("validation"))
+    metrics, kept = read_metrics(path), _pairs(state.get("validation"))
+    problem = metrics.problem
+    if not metrics.exists:
+        problem = f"{path} is gone, so there is no curve of the training loss."
     if len(kept) <= len(metrics.validation):
-        return metrics, (problem,)
+        return metrics, (problem,) if problem else ()
+    problem = problem or f"{path} lacks steps."
     said = f"{problem} The losses on pictures kept out were read from run.json."
     return replace(metrics, validation=kept), (said,)
 

@@ -27,7 +27,7 @@ from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
 from detour.training.processes import ALONE, Processes, share_of
 from detour.training.resume import fingerprints, refuse_changed_base
-from detour.training.run_record import RunRecord
+from detour.training.run_record import FolderCheck, RunRecord
 from detour.training.step import Denoiser, repeatable_kernels
 from detour.training.stopping import stop_wish
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
@@ -142,7 +142,8 @@ def fit_run(
             lambda step: _draw_sheet(sheets, step, tracking, progress), every=int(spec.sample.every)
         )
         of_first: list[Observer] = [] if record is None else [tracking, drawing, record, pace]
-        watching: list[Observer] = [log, validator, *of_first, checkpointer]
+        guard: list[Observer] = [] if record is None else [FolderCheck(record)]
+        watching: list[Observer] = [*guard, log, validator, *of_first, checkpointer]
         state.enough = validator.enough
         with (
             repeatable_kernels(denoiser.device),

@@ -196,6 +196,7 @@ def _run(
         if trained.state.scale is not None and trained.state.scale.repeated:
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
+        record.check()
         adapter, best_step = ship_run(plan, trained, folder, progress)
         if spec.validate_.ship == "best_proof":
             notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")

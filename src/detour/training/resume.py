@@ -11,12 +11,12 @@ import torch
 
 from detour.adapters.start import FROM_BASE
 from detour.data.folder import Dataset
-from detour.errors import RunError
+from detour.errors import ConfigError, RunError
 from detour.files import write_json
-from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.specs import RunSpec, load_run_spec, save_run_spec, to_toml
 from detour.specs.places import without_places
 from detour.specs.sources import parse
-from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, newest_good
+from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, kept_adapters, newest_good
 from detour.training.resolve import changed_keys
 from detour.training.run_folder import read_state
 
@@ -82,11 +82,30 @@ def read_settings(run_folder: Path) -> RunSpec:
         ConfigError: ``resolved.toml`` cannot be read.
     """
     read_state(run_folder)
-    if not (run_folder / SETTINGS).exists():
+    if (run_folder / SETTINGS).exists():
+        return load_run_spec(config=run_folder / SETTINGS)
+    remembered = settings_in_checkpoint(run_folder)
+    if remembered is not None:
+        return remembered
+    if any_marked(run_folder) or kept_adapters(run_folder):
         raise RunError(
-            f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+            f"{run_folder}: {SETTINGS} is gone, and no good checkpoint remembers the settings. Put the file back; the "
+            f"adapters so far are in {run_folder / FOLDER}."
         )
-    return load_run_spec(config=run_folder / SETTINGS)
+    raise RunError(
+        f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+    )
+
+
+def settings_in_checkpoint(run_folder: Path) -> RunSpec | None:
+    """The settings as the newest good checkpoint remembers them; ``None`` without one."""
+    checkpoint, _ = newest_good(run_folder)
+    if checkpoint is None:
+        return None
+    try:
+        return parse(RunSpec, tomllib.loads(str(checkpoint.facts["settings"])))
+    except (KeyError, tomllib.TOMLDecodeError, ConfigError):
+        return None
 
 
 def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
@@ -110,6 +129,9 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
         return ResumePoint(spec, None, ("It died before its first checkpoint: beginning again at step 1.",))
     _refuse_changed_settings(run_folder, checkpoint, spec)
     notes = list(broken)
+    if not (run_folder / SETTINGS).exists():
+        save_run_spec(run_folder / SETTINGS, spec)
+        notes.append(f"{SETTINGS} was gone: written again from the checkpoint of step {checkpoint.step}.")
     before = checkpoint.facts.get("torch")
     if before != torch.__version__:
         notes.append(

@@ -76,6 +76,7 @@ class Workshop:
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
             trained = fit_run(plan, material, folder, record, _steps_of(label, progress))
+            record.check()
             _, best_step = ship_run(plan, trained, folder, silent)
             facts = {
                 "step": trained.state.step,
