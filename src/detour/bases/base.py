@@ -19,10 +19,11 @@ from torch import nn
 
 from detour.bases import parts, single_file
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
-from detour.bases.hub import HUB_ID, fetch
+from detour.bases.hub import fetch
+from detour.bases.names import HUB_ID, no_such_base
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
-from detour.errors import BaseError, nearest
+from detour.errors import BaseError
 from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -272,11 +273,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if is_hub_id:
         folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
-    known = ["pocket", *SHAPES_ONLY]
-    raise BaseError(
-        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
-        f"by name: {', '.join(known)}."
-    )
+    raise no_such_base(name)
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:

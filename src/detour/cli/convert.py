@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters
 from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_option, pickle_option
 
 
@@ -36,6 +37,8 @@ def command(*, source: Path, out: Path, as_json: bool, **flags: Any) -> None:
     detour convert runs/demo/demo.safetensors demo-peft --to peft
     detour convert pytorch_lora_weights.safetensors style.safetensors --to kohya
     """
+    check_adapters([source])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_conversion
     from detour.recipes.convert_adapter import convert_adapter
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from detour.cli.early import announce, check_run
 from detour.cli.options import DEVICES, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ def check(
     detour data check dog/ --goal subject --trigger "sks dog"
     """
     from detour.cli.progress import shown
-    from detour.recipes.check_data import check_data
-    from detour.specs import DataSpec
+    from detour.specs import BaseSpec, DataSpec, RunSpec
 
     spec = DataSpec(source=source, caption=caption, trigger=trigger)
+    check_run(RunSpec(data=spec, base=BaseSpec(name=base)))
+    announce(quiet=as_json)
+    from detour.recipes.check_data import check_data
+
     with shown(quiet=as_json) as progress:
         report = check_data(
             spec,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import DTYPES, SEEDS, base_option, json_option, pickle_option
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def command(
     detour doctor runs/demo/demo.safetensors:1.5 --prompt "a red house" --guidance 12
     detour doctor outputs/0000-a-red-house-seed0.png
     """
+    check_base(base)
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import Unwell
     from detour.recipes.examine import Wish, examine

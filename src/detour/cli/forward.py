@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_option
 
 
@@ -46,6 +47,8 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     detour forward photo.jpg
     detour forward photo.jpg --schedule squaredcos_cap_v2 --out cosine.png
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
     from detour.recipes.forward_figure import agreement, plot_forward
     from detour.recipes.staging import refuse_no_png, refuse_taken

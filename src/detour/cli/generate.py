@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, json_option, pickle_option
 
 
@@ -63,6 +64,9 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
 
     Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.
     """
+    check_base(flags["base"])
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.generation.strength import parse_step_weights

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
 
 
@@ -50,6 +51,9 @@ def command(*, out: Path, weights: tuple[float, ...], force: bool, as_json: bool
     \b
     detour grid "a red house in the desert" --lora style.safetensors --lora subject.safetensors
     """
+    check_base(flags["base"])
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_grid
     from detour.cli.progress import shown
     from detour.recipes.draw_grid import draw_grid

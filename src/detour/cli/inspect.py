@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def command(
     detour inspect sd15 --targets attn --rank 4,8,16
     detour inspect pocket --plot unet.png
     """
+    check_base(base)
+    announce(quiet=as_json)
     from detour.cli.inspection import show_inspection
     from detour.recipes.inspect_base import inspect_base, plot_unet
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import SEEDS, base_option, json_option
 
 
@@ -25,6 +26,8 @@ def command(*, as_json: bool, **settings: Any) -> None:
 
     Exit code 8 when it does not.
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import ProofFailed
     from detour.recipes.overfit_one import overfit_one

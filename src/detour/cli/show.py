@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
 
@@ -43,6 +44,9 @@ def command(
     detour show style.safetensors --base sdxl
     detour show runs/demo/demo.safetensors --config > run.toml
     """
+    check_base(base)
+    check_adapters([file])
+    announce(quiet=as_json or config)
     from detour.cli.file_results import show_report
     from detour.recipes.block_figure import draw_blocks
     from detour.recipes.show_adapter import read_config, show_adapter

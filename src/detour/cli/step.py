@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import SEEDS, base_option, json_option
 
 
@@ -28,6 +29,8 @@ def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
 
     The base is hashed before and after: it does not change.
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
     from detour.recipes.step_figure import plot_step
     from detour.recipes.step_once import step_once

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_run
 from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, force_option, json_option, runs_option
 
 # flag → key of run.toml
@@ -178,17 +179,12 @@ def command(
     from detour.cli.progress import shown
     from detour.cli.results import show_push_result, show_train_result
     from detour.errors import ConfigError
-    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
-    from detour.recipes.train_adapter import train_adapter
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
-    if from_file := flags["from_file"]:
-        given |= {"adapter.from_sha256": ""}  # of a --config: of another file
-        if not Path(from_file).exists():
-            raise ConfigError(
-                f"--from {from_file}: no such file. Name an adapter, e.g. runs/NAME/NAME.safetensors."
-            )
+    if flags["from_file"]:
+        check_adapters([flags["from_file"]])
+        given |= {"adapter.from_sha256": ""}  # what a --config says of another file
     if new_words:
         pairs = [text.rpartition("=") for text in new_words]
         alone = next(
@@ -211,9 +207,17 @@ def command(
         raise ConfigError(
             "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
         )
+    spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
+    if spec is not None:
+        check_run(spec)
+    if resume is not None and not resume.is_dir():
+        raise ConfigError(f"--resume {resume}: no such run. `detour runs` lists those that are there.")
+    announce(quiet=as_json or not is_first())
+    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
+    from detour.recipes.train_adapter import train_adapter
+
     if push_to_hub is not None:
         check_push(push_to_hub)  # before hours of work
-    spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
     if push_to_hub is not None and spec is not None:
         refuse_whole_bases(spec)
     with shown(quiet=as_json or not is_first()) as progress:
