@@ -87,7 +87,7 @@ def remove_temporaries(folder: Path) -> list[Path]:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The message for a failed write, with the next step for the causes that users meet."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: disk full; nothing was written over. Free some space and run again.")
+        return StorageError(f"{path}: disk full; nothing was overwritten. Free some space and run again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path}: not writable ({error.strerror}). Choose another place with --out.")
     return StorageError(f"{path}: could not be written ({error.strerror or error}).")

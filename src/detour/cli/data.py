@@ -36,7 +36,9 @@ def command() -> None:
     "--seed", type=SEEDS, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
 )
 @click.option(
+    "--out",
     "--sheet",
+    "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw the pictures on one sheet, those with a flaw framed in red.",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detour.recipes.examine import Examination
 
 
-@click.command("doctor", short_help="What makes bad pictures here: each with its reason and its mend.")
+@click.command("doctor", short_help="What makes bad pictures here: each with its cause and its fix.")
 @click.argument("subject", required=False, metavar="[RUN|ADAPTER[:WEIGHT]|PICTURE]")
 @base_option(None)
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Look at this machine, and at a run, an adapter, a PNG that detour drew, or a picture that is asked for.
 
-    Nothing is drawn or trained. Every finding has its reason and its mend; docs/doctor.md lists all rules.
+    Nothing is drawn or trained. Every finding has its cause and its fix; docs/doctor.md lists all rules.
     Exit code 17 when something serious was found.
 
     \b
@@ -91,7 +91,7 @@ def show(found: "Examination") -> None:
         click.echo("")
         click.secho(f"{finding.severity}: {finding.what}", bold=finding.severity == "error")
         click.echo(f"  where: {finding.where}  [{finding.rule}]")
-        click.echo(f"  why:   {finding.why}")
-        click.echo(f"  mend:  {finding.mend}")
+        click.echo(f"  cause: {finding.cause}")
+        click.echo(f"  fix:   {finding.fix}")
     if not found.findings:
         click.echo("nothing is wrong, as far as this can be seen")

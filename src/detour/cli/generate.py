@@ -48,7 +48,7 @@ from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, json_option,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("outputs"),
     show_default=True,
-    help="Folder for the pictures; files are numbered, nothing is written over.",
+    help="Folder for the pictures; files are numbered, nothing is overwritten.",
 )
 @pickle_option
 @json_option

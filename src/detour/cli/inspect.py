@@ -44,7 +44,9 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
 @click.option("--layers", is_flag=True, help="List every adaptable layer that the targets match.")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
+    "--out",
     "--plot",
+    "plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw the UNet with frozen and adapted parts told apart.",

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, or an adapter file."),
-    "doctor": ("doctor", "What makes bad pictures here: each with its reason and its mend."),
+    "doctor": ("doctor", "What makes bad pictures here: each with its cause and its fix."),
     "evaluate": ("evaluate", "Judge a run or an adapter file thoroughly, with controls."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),

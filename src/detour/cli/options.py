@@ -14,6 +14,18 @@ FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 
+class Methods(click.Choice[str]):
+    """Methods of training; names that are settings of plain LoRA are told how to be set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from detour.specs.run import METHOD_SETTINGS
+
+        setting = METHOD_SETTINGS.get(str(value).lower())
+        if setting is not None:
+            self.fail(f"'{value}' is plain LoRA with a setting: --set {setting}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class _Seed(click.types.IntParamType):
     """A whole number that every generator of random numbers takes."""
 
@@ -32,6 +44,19 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")(
         command
     )
+
+
+def one_place(place: Path | None, out: Path | None) -> Path:
+    """The output of a command that takes it as an argument or as ``--out``.
+
+    Raises:
+        click.UsageError: both are given, or neither.
+    """
+    if (place is None) == (out is None):
+        raise click.UsageError(f"Name the output {'once' if place else 'with OUT or --out'}.")
+    found = place or out
+    assert found is not None
+    return found
 
 
 def runs_option(command: F) -> F:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,7 +230,9 @@ def show_push_result(result: "PushResult", *, as_json: bool) -> None:
 
 
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
-    """``detour generate``: the files, and how far the adapters moved them."""
+    """``detour generate``: the files, and how far the adapters moved them; a missing safety checker is said once."""
+    from detour.recipes.generate_pictures import NO_CHECKER
+
     if as_json:
         click.echo(result.to_json())
         return
@@ -238,7 +241,23 @@ def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
     if result.mean_abs_diff is not None:
         click.echo(f"with against without: {result.mean_abs_diff:.2f} of 255 on average")
     for note in result.notes:
-        click.echo(f"note: {note}")
+        if NO_CHECKER not in note or not said_before(note):
+            click.echo(f"note: {note}")
+
+
+def said_before(note: str) -> bool:
+    """Whether this sentence was shown to the user by an earlier command; from now on it was."""
+    from hashlib import sha256
+
+    from detour.errors import StorageError
+    from detour.files import cache_home, write_text
+
+    mark = cache_home() / "said" / sha256(note.encode()).hexdigest()[:20]
+    if mark.exists():
+        return True
+    with suppress(StorageError):  # where nothing can be kept, it is said again
+        write_text(mark, note + "\n")
+    return False
 
 
 def show_runs(runs: Sequence["RunSummary"], *, folder: Path, as_json: bool) -> None:

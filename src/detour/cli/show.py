@@ -17,7 +17,9 @@ from detour.cli.options import force_option, json_option, pickle_option
     help="Figures of the change, block by block. [default: for files up to 64 MB]",
 )
 @click.option(
+    "--out",
     "--plot",
+    "plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw each block's norm and how few directions carry it.",

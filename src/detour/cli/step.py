@@ -21,7 +21,12 @@ from detour.cli.options import SEEDS, base_option, json_option
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the step.")
 @click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timestep and adapter.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png", help="Draw the step."
+    "--out",
+    "--plot",
+    "plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw the step.",
 )
 @json_option
 def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:

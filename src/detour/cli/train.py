@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from detour.cli.early import announce, check_adapters, check_run
-from detour.cli.options import DEVICES, DTYPES, SEEDS, base_option, force_option, json_option, runs_option
+from detour.cli.options import (
+    DEVICES,
+    DTYPES,
+    SEEDS,
+    Methods,
+    base_option,
+    force_option,
+    json_option,
+    runs_option,
+)
 
 # flag → key of run.toml
 KEYS = {
@@ -67,7 +76,7 @@ KEYS = {
 )
 @click.option(
     "--method",
-    type=click.Choice(["lora", "dora", "loha", "lokr", "full"]),
+    type=Methods(["lora", "dora", "loha", "lokr", "full"]),
     help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
 )
 @click.option(

@@ -17,6 +17,7 @@ class AdapterState:
         trained_diff: mean absolute difference of the trained model's pictures to the base's, steps of 255;
             ``None`` when the trained model's pictures were not kept.
         best_step: whose weights were kept for their validation loss; ``None`` where the last were.
+        larger_steps: what makes steps of this optimizer larger.
         schedule_fault: what makes the schedule of the rate miss the run; empty where it fits.
     """
 
@@ -28,6 +29,7 @@ class AdapterState:
     trained_diff: float | None
     best_step: int | None = None
     schedule_fault: str = ""
+    larger_steps: str = "raise train.optim.lr"
 
 
 def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple[str, ...]:
@@ -70,6 +72,6 @@ def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple
     if not found:
         found.append(
             "The factors are not zero and the keys match, but the change is too small to see: "
-            "train longer or raise train.optim.lr."
+            f"train longer or {state.larger_steps}."
         )
     return tuple(found)

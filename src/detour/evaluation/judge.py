@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from detour.bases.hub import HUB_ID, fetch_files
+from detour.bases.hub import fetch_files
+from detour.bases.names import HUB_ID
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache, picture_key

@@ -295,7 +295,7 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
     return gained, sentences
 
 
-def _chance_words(p_value: float) -> str:
+def chance_words(p_value: float) -> str:
     """``chance alone would do this in 1 of 1,000 cases``."""
     return f"chance alone would do this in {max(1, round(p_value * 1000))} of 1,000 cases"
 
@@ -306,7 +306,7 @@ def _style_gain(style: StyleDistance, evidence: PictureEvidence) -> tuple[bool, 
     Two sets of true pictures have a distance too, the larger the fewer they are, so zero is no goal.
     """
     chance = evidence.style_p_value
-    by_chance = "" if chance is None else f" ({_chance_words(chance)})"
+    by_chance = "" if chance is None else f" ({chance_words(chance)})"
     said = (
         f"On {evidence.held_out.prompts} new prompts the distance to the style went from "
         f"{style.base:.3f} to {style.adapter:.3f}, {style.adapter / style.base:.0%} of the base's{by_chance}; "

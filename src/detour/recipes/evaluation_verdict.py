@@ -23,6 +23,7 @@ from detour.recipes.evaluation_material import EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
 from detour.recipes.finished_run import FinishedRun, schedule_fault_of
 from detour.recipes.prove_run import chosen_step, validation_of
+from detour.training.optimizers import larger_steps
 
 
 def judge_run(
@@ -154,5 +155,6 @@ def _causes(run: FinishedRun, adapter: Adapter, weight: float, layers_matched: i
         trained_diff=None,
         best_step=chosen_step(run),
         schedule_fault=schedule_fault_of(run.spec),
+        larger_steps=larger_steps(run.spec.train.optim.name),
     )
     return causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF)

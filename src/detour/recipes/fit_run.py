@@ -25,6 +25,7 @@ from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
+from detour.training.optimizers import smaller_steps
 from detour.training.processes import ALONE, Processes, share_of
 from detour.training.resume import fingerprints, refuse_changed_base
 from detour.training.run_record import FolderCheck, RunRecord
@@ -302,8 +303,9 @@ def _saved_when_stopped(
             raise
         with state.as_shipped():
             file = save_run_adapter(plan, attached, folder)
-        lr = plan.spec.train.optim.lr
+        optim = plan.spec.train.optim
+        lower = smaller_steps(optim.name, lr=float(optim.lr), d_coef=optim.d_coef)
         raise TrainingDiverged(
             f"{error} The weights after step {state.step} are saved in {file}. "
-            f"Start again with a lower rate (--lr, now {lr:g}) or --dtype fp32."
+            f"Start again with a lower rate ({lower}) or --dtype fp32."
         ) from error

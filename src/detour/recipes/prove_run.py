@@ -32,6 +32,7 @@ from detour.recipes.held_out_material import (
     training_pictures_or_note,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.training.optimizers import larger_steps
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -217,6 +218,7 @@ def _gather_evidence(
         trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
         best_step=chosen_step(run),
         schedule_fault=schedule_fault_of(run.spec),
+        larger_steps=larger_steps(run.spec.train.optim.name),
     )
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
     plain = sides.held_out_base if len(sides.held_out_base) else sides.base

@@ -77,6 +77,18 @@ class TokensSpec(Spec):
     """Of the vectors alone, which have no reason to be small."""
 
 
+METHOD_SETTINGS = {
+    "pissa": "adapter.init=pissa",
+    "olora": "adapter.init=olora",
+    "gaussian": "adapter.init=gaussian",
+    "rslora": "adapter.rslora=true",
+    "lora+": "train.optim.up_rate=16",
+    "loraplus": "train.optim.up_rate=16",
+    "locon": "adapter.targets=all",
+}
+"""What is called a method elsewhere and is a setting of plain LoRA here."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from detour.errors import ConfigError, nearest
 from detour.files import write_text
 from detour.specs.places import found_from, written_from
-from detour.specs.run import RunSpec
+from detour.specs.run import METHOD_SETTINGS, RunSpec
 from detour.specs.strict import Spec
 
 S = TypeVar("S", bound=Spec)
@@ -137,6 +137,11 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str) -> str:
     depth = next((n for n in range(len(path), 0, -1) if _named(path[:n]) in known), len(path))
     key = ".".join(path[:depth])
     same_key = [p for p in problems if [str(part) for part in p["loc"]][:depth] == path[:depth]]
+    setting = METHOD_SETTINGS.get(str(problem["input"]).lower()) if key == "adapter.method" else None
+    if setting is not None:
+        return (
+            f"{prefix}'{key}' is {problem['input']!r}, which is plain LoRA with a setting: --set {setting}."
+        )
     reasons = " or ".join(dict.fromkeys(p["msg"].lower().removeprefix("input ") for p in same_key))
     return f"{prefix}'{key}' is {problem['input']!r}, but it {reasons}."
 

@@ -1,4 +1,4 @@
-"""Combinations of settings: those known not to work are refused with reason and mend, doubtful ones get a note."""
+"""Combinations of settings: those known not to work are refused with cause and fix, doubtful ones get a note."""
 
 from typing import TYPE_CHECKING
 

@@ -47,7 +47,8 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerFacts] = {
         module="prodigyopt",
         extra="optim",
         state=4,
-        why="it finds its rate itself and takes 1 as a factor of that",
+        why="it finds its rate itself, from train.optim.d0 on, and takes 1 as a factor of that; metrics.jsonl has the "
+        "rate that it took as d_lr",
     ),
     "lion": OptimizerFacts(
         title="Lion",
@@ -98,3 +99,21 @@ def default_d0(name: OptimizerName, adamw_rate: float) -> float | None:
     Its library begins at 1e-6, from where the estimate needs more steps to grow than a short adapter run has.
     """
     return D0_SHARE * adamw_rate if OPTIMIZERS[name].sets_rate else None
+
+
+def larger_steps(name: OptimizerName) -> str:
+    """What a user changes for larger steps; a rate found by the optimizer itself is no setting."""
+    return (
+        "set train.optim.d0 or train.optim.d_coef higher"
+        if OPTIMIZERS[name].sets_rate
+        else "raise train.optim.lr"
+    )
+
+
+def smaller_steps(name: OptimizerName, *, lr: float, d_coef: float) -> str:
+    """What a user changes for smaller steps, with what it is now."""
+    return (
+        f"--set train.optim.d_coef={d_coef / 2:g}, now {d_coef:g}"
+        if OPTIMIZERS[name].sets_rate
+        else f"--lr, now {lr:g}"
+    )

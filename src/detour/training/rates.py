@@ -44,9 +44,9 @@ def schedule_fault(kind: str, *, warmup: int, steps: int, cycles: int) -> str:
     """
     if warmup >= steps:
         return f"the warm-up takes {warmup} steps and the run has {steps}, so the rate never reaches its peak"
-    if kind == "cosine_restarts" and cycles > steps - warmup:
-        left = steps - warmup
-        return f"cosine_restarts has {cycles} cycles in the {left} steps after the warm-up, so the rate never falls"
+    left = steps - warmup
+    if kind == "cosine_restarts" and 1 < cycles >= left:
+        return f"cosine_restarts has {cycles} cycles in the {left} steps after the warm-up, so none has steps to fall in"
     return ""
 
 
