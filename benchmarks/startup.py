@@ -39,7 +39,9 @@ def slips(folder: Path) -> dict[str, list[str]]:
         "convert, no such file": [
             "convert",
             str(folder / "none.safetensors"),
-            str(folder / "out.safetensors"),
+            str(folder / "out"),
+            "--to",
+            "peft",
         ],
         "merge, a picture": ["merge", "pocket", "--lora", str(picture), "--out", str(folder / "out")],
         "prove, no such run": ["prove", str(folder / "none")],

@@ -137,7 +137,7 @@ class OptimSpec(Spec):
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
     d0: Positive | None = None
-    """First estimate of the rate, Prodigy only; unset: a tenth of the rate that AdamW takes for the goal."""
+    """First estimate of the rate, Prodigy only; unset: a third of the rate that AdamW takes for the goal."""
     d_coef: Positive = 1.0
     """Factor on Prodigy's estimate of the rate; 2 takes steps twice as long."""
 

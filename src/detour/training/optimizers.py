@@ -89,7 +89,7 @@ def require_package(name: OptimizerName) -> None:
         )
 
 
-D0_SHARE = 0.1
+D0_SHARE = 1 / 3
 """Prodigy's first estimate as a share of AdamW's rate for the same job; measured in docs/training.md."""
 
 

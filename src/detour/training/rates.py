@@ -46,7 +46,7 @@ def schedule_fault(kind: str, *, warmup: int, steps: int, cycles: int) -> str:
         return f"the warm-up takes {warmup} steps and the run has {steps}, so the rate never reaches its peak"
     left = steps - warmup
     if kind == "cosine_restarts" and 1 < cycles >= left:
-        return f"cosine_restarts has {cycles} cycles in the {left} steps after the warm-up, so none has steps to fall in"
+        return f"cosine_restarts has {cycles} cycles in the {left} steps after the warm-up, so none can fall"
     return ""
 
 
