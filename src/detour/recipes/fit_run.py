@@ -304,7 +304,7 @@ def _saved_when_stopped(
         with state.as_shipped():
             file = save_run_adapter(plan, attached, folder)
         optim = plan.spec.train.optim
-        lower = smaller_steps(optim.name, lr=float(optim.lr), d_coef=optim.d_coef)
+        lower = smaller_steps(optim.name, lr=float(optim.lr), d0=optim.d0)
         raise TrainingDiverged(
             f"{error} The weights after step {state.step} are saved in {file}. "
             f"Start again with a lower rate ({lower}) or --dtype fp32."

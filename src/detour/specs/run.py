@@ -139,7 +139,7 @@ class OptimSpec(Spec):
     d0: Positive | None = None
     """First estimate of the rate, Prodigy only; unset: a third of the rate that AdamW takes for the goal."""
     d_coef: Positive = 1.0
-    """Factor on Prodigy's estimate of the rate; 2 takes steps twice as long."""
+    """Factor on what Prodigy's estimate of the rate grows to; ``d0`` itself is not multiplied."""
 
 
 class ScheduleSpec(Spec):

@@ -103,17 +103,9 @@ def default_d0(name: OptimizerName, adamw_rate: float) -> float | None:
 
 def larger_steps(name: OptimizerName) -> str:
     """What a user changes for larger steps; a rate found by the optimizer itself is no setting."""
-    return (
-        "set train.optim.d0 or train.optim.d_coef higher"
-        if OPTIMIZERS[name].sets_rate
-        else "raise train.optim.lr"
-    )
+    return "raise train.optim.d0" if OPTIMIZERS[name].sets_rate else "raise train.optim.lr"
 
 
-def smaller_steps(name: OptimizerName, *, lr: float, d_coef: float) -> str:
+def smaller_steps(name: OptimizerName, *, lr: float, d0: float | None) -> str:
     """What a user changes for smaller steps, with what it is now."""
-    return (
-        f"--set train.optim.d_coef={d_coef / 2:g}, now {d_coef:g}"
-        if OPTIMIZERS[name].sets_rate
-        else f"--lr, now {lr:g}"
-    )
+    return f"--set train.optim.d0, now {d0:g}" if OPTIMIZERS[name].sets_rate and d0 else f"--lr, now {lr:g}"

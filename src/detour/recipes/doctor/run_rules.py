@@ -242,8 +242,12 @@ def _curves(facts: RunFacts) -> Iterator[Finding]:
 
 def _lower_rate(optim: OptimSpec) -> str | None:
     """What to set for smaller steps; ``None`` where the rate is not known. Prodigy's rate is a factor of its own."""
+    if optim.name == "prodigy" and optim.d0 is not None:
+        return (
+            f"Train again with a third of Prodigy's first estimate: --set train.optim.d0={optim.d0 / 3:.1g}."
+        )
     if optim.name == "prodigy":
-        return f"Train again with half of Prodigy's estimate: --set train.optim.d_coef={optim.d_coef / 2:g}."
+        return "Train again with a lower first estimate: --set train.optim.d0=…."
     if optim.lr == "auto":
         return None
     return f"Train again with a third of the rate: --set train.optim.lr={float(optim.lr) / 3:.1g}."
