@@ -49,7 +49,7 @@ def extract_adapter(
         energy: as few directions as keep this share of each layer's difference.
         to: format of the output.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told layer by layer.
 
     Raises:

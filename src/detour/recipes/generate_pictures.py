@@ -47,6 +47,9 @@ class DrawnFile(BaseModel):
     metadata: PictureMetadata | None = None
 
 
+NO_CHECKER = "has no safety checker"
+
+
 class GenerateResult(BaseModel):
     """What a call of :func:`generate_pictures` made."""
 
@@ -81,9 +84,9 @@ def generate_pictures(
 
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
-        out: folder; files are numbered from the first free number, nothing is written over.
+        out: folder; files are numbered from the first free number, nothing is overwritten.
         grid: one labelled sheet of all pictures as well.
-        force: number from zero and write over what has the same name.
+        force: number from zero and overwrite files of the same name.
         progress: told after every denoising step; counts pictures.
 
     Raises:
@@ -405,7 +408,7 @@ def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) 
         if num > 1
     ]
     if batches[0].safety == "absent":
-        notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
+        notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:
         notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")
