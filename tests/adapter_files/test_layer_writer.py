@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,14 @@ def test_an_outline_is_the_layer_without_numbers(name, make, shape) -> None:  # 
     )  # fmt: skip
     assert outline.num_parameters == layer.num_parameters
     assert all(tensor.is_meta for tensor in outline.tensors.values())
+
+
+def test_an_alpha_that_float32_cannot_hold_is_refused_when_it_is_added(tmp_path: Path) -> None:
+    """The factors are finite; what the file would say of their scale is not."""
+    layer = replace(small_adapter().layers["unet.conv_in"], alpha=1e39)
+    with (
+        LayerWriter(tmp_path / "a.safetensors", file_format="kohya", family=SD1, dtype="fp32") as writer,
+        pytest.raises(AdapterError, match=r"conv_in\.alpha' would hold NaN or infinity"),
+    ):
+        writer.add("unet.conv_in", layer)
+    assert not (tmp_path / "a.safetensors").exists()

@@ -63,23 +63,22 @@ def test_the_world_writes_for_its_own_base_and_knows_what_it_asked_for(tmp_path:
     assert material.prompt_of_reference is not None
     assert len(material.truths) == 6
     assert len(material.prompt_of_reference) == len(material.references)
-    assert material.truths_in_style
     assert (material.truths[0] != material.truths[1]).any()  # another scene of the same prompt
 
 
 def test_a_palette_of_the_world_is_a_style_too(tmp_path: Path) -> None:
     write_world_style(tmp_path, "dusk")
-    assert gathered(make(tmp_path, "pocket"), num_prompts=1).truths_in_style
+    assert gathered(make(tmp_path, "pocket"), num_prompts=1).truths is not None
 
 
 def test_drawn_pictures_say_their_style_themselves_and_a_subject_is_none(tmp_path: Path) -> None:
     run = make(tmp_path, "pocket")
     pictures = Path(run.spec.data.source)
-    assert not gathered(run, num_prompts=1).truths_in_style
+    assert gathered(run, num_prompts=1).truths is None
     write_world_style(pictures, "comic")
-    assert gathered(run, num_prompts=1).truths_in_style
+    assert gathered(run, num_prompts=1).truths is not None
     (pictures / "world.json").write_text('{"subject": "cat", "colour": "red", "words": "a sks cat"}')
-    assert not gathered(run, num_prompts=1).truths_in_style
+    assert gathered(run, num_prompts=1).truths is None
 
 
 def test_pictures_that_are_left_out_of_the_search_for_copies_are_counted(

@@ -25,7 +25,10 @@ class OneLayerEngine:
         torch.manual_seed(0)
         self.unet = nn.Sequential(nn.Linear(4, 48)).requires_grad_(False)
         self.text = SimpleNamespace(models={}, with_words=lambda words: nullcontext())
-        self.models = {"unet": self.unet}
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet}
 
     def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
         start = torch.stack(

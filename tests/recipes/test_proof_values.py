@@ -354,7 +354,7 @@ def test_one_picture_for_every_new_prompt_is_collapsed(run: Path, painter: FlatP
     painter.one_picture = True
     proof = prove_run(run)
     assert proof.verdict == "collapsed"
-    assert "differ by 0.0, only 0%" in proof.reasons[0]
+    assert "they differ by 0% of what they should" in proof.reasons[0]
 
 
 def test_a_base_that_changed_while_training_is_never_learned(run: Path) -> None:

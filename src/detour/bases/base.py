@@ -20,12 +20,13 @@ from torch import nn
 from detour.bases import parts, single_file
 from detour.bases.embedded import EMBEDDED, EmbeddedBase
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
-from detour.bases.hub import HUB_ID, fetch
+from detour.bases.hub import fetch
+from detour.bases.names import HUB_ID, no_such_base
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
 from detour.diffusion.process import Process, process_of
-from detour.errors import BaseError, nearest
-from detour.files import sha256_of
+from detour.errors import BaseError
+from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -167,11 +168,28 @@ class Base:
         self.require_weights()
         assert self.weights is not None
         if self.weights.is_file():
-            return sha256_of(self.weights)
+            return remembered_sha256(self.weights)
         digest = hashlib.sha256()
         for part in self.loaded_parts:
             for file in parts.weight_files(self.weights / part):
-                digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
+                digest.update(f"{part}/{file.name}:{remembered_sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+    def content_sha256(self) -> str:
+        """Hex SHA-256 over weights, settings and tokenizers: what pictures depend on, whatever the base is called.
+
+        Raises:
+            BaseError: there are no weights, or they cannot be read.
+        """
+        configs = json.dumps(
+            {part: dict(facts) for part, facts in self.configs.items()}, sort_keys=True, default=str
+        )
+        digest = hashlib.sha256(f"{self.weights_sha256()}\n{configs}\n".encode())
+        for part in self.family.text_parts:
+            folder = self.folder / part.replace("text_encoder", "tokenizer")
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.is_file():
+                    digest.update(f"{folder.name}/{file.name}:{sha256_of(file)}\n".encode())
         return digest.hexdigest()
 
     def meta_network(self) -> nn.Module:
@@ -280,11 +298,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if is_hub_id:
         folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
-    known = [*EMBEDDED, *SHAPES_ONLY]
-    raise BaseError(
-        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
-        f"by name: {', '.join(known)}."
-    )
+    raise no_such_base(name)
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:

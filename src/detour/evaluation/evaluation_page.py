@@ -50,13 +50,30 @@ class Table:
 def tiles_of(evaluation: Evaluation) -> list[Tile]:
     """The figures that a person looks at first; what was not measured has none."""
     found = []
+    if evaluation.answers is not None:
+        found += [
+            Tile(
+                value=f"{way.share:.0%}",
+                name=f"of the way from the base's pictures to {whose}",
+                control=limits,
+            )
+            for whose, way in (
+                ("yours", evaluation.answers.way),
+                (
+                    "the subject's",
+                    None if evaluation.answers.subject is None else evaluation.answers.subject.taken,
+                ),
+            )
+            if way is not None
+            for limits in [f"{way.low:.0%} to {way.high:.0%}"]
+        ]
     if fidelity := evaluation.fidelity:
         distance = fidelity.style_distance
         ceiling = "" if distance.ceiling is None else f", true pictures {distance.ceiling:.3f}"
         found.append(
             Tile(
                 value=f"{fidelity.style:.0%}",
-                name="of the way to the reference pictures",
+                name="less style distance than the base's",
                 control=f"distance {distance.adapter:.3f}, base {distance.base:.3f}{ceiling}",
             )
         )

@@ -172,12 +172,12 @@ FIGURES: Sequence[Figure] = (
         text="the verdict; only = and !=",
         read=lambda one: one.verdict,
         words=(
-            "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "inconclusive",
+            "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "class_drifted", "inconclusive",
         ),
     ),
     Figure(
         name="style",
-        text="share of the way from the base's pictures to the reference pictures: 0 none, 1 all",
+        text="share by which the style distance is less than the base's: 0 as far as the base, 1 no distance left",
         read=_style,
     ),
     Figure(

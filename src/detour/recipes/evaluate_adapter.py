@@ -100,7 +100,7 @@ def evaluate_adapter(
     asked = Request(
         weight=spec.weight,
         folder=folder / FOLDER,
-        controls=dict(controls),
+        controls=controls,
         judge=spec.judge,
         references=named,
     )
@@ -153,8 +153,12 @@ def _evaluation_of(
         reproduced=figures.reproduced,
         marks=figures.marks,
         checkpoints=checkpoints,
+        answers=judged.answers,
         verdict=judged.verdict.name,
+        headline=judged.verdict.headline,
+        unknown=judged.verdict.unknown,
         reasons=judged.verdict.reasons,
+        next_step=judged.verdict.next_step,
         notes=(*judged.notes, *left_out.values()),
         requirements=(),
         pictures=_places_of(judged.drawn),
@@ -246,7 +250,7 @@ def _judge_name(spec: EvaluationSpec, base: Base) -> str:
 
 
 def _places_of(drawn: Drawn) -> dict[PromptSet, dict[Side, tuple[str, ...]]]:
-    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger", "recited")
+    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger", "recited", "own_class")
     return {
         name: {side: tuple(f"{FOLDER}/{file}" for file in files) for side, files in drawn.files[name].items()}
         for name in sets

@@ -67,14 +67,18 @@ def evaluate_checkpoints(
 
     Raises:
         RunError: no run, or one that kept no adapters.
+        AdapterError: one of them was damaged since it was written.
         BaseError: the base is not there any more.
     """
+    from detour.adapter_files.reading import require_intact
     from detour.bases.base import open_base
     from detour.bases.hardware import pick_device, set_threads
     from detour.evaluation.feature_cache import FeatureCache
     from detour.training.assembly import as_trained
 
     files = require_kept_adapters(run_folder)
+    for file in files.values():
+        require_intact(file)
     run = read_trained_run(run_folder)
     spec = run.spec
     set_threads(spec.train.threads)
@@ -152,7 +156,7 @@ def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointF
         losses = tuple(loss for at, loss in asked.losses if at <= step)
         sides = Drawn(pictures={"held_out": {"base": asked.base, "adapter": pictures}})
         figures = measure_sides(asked.judge, sides, asked.material, None, seeds=1)
-        verdict = verdict_of(figures, sides, asked.material, OfRun(validation=losses), tuple)
+        verdict, _ = verdict_of(asked.judge, figures, sides, asked.material, OfRun(validation=losses))
         candidates.append(
             Candidate(
                 step=step,
@@ -189,7 +193,7 @@ def _row(
     behind: Behind | None,
 ) -> CheckpointFigure:
     kept, copied = figures.prompt_keeping, figures.copies
-    true = asked.material.truths if asked.material.truths_in_style else None
+    true = asked.material.truths
     return CheckpointFigure(
         step=candidate.step,
         held_out_loss=candidate.held_out_loss,

@@ -15,7 +15,6 @@ from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.compared import Side
 from detour.evaluation.copies import CopyFigures, measure_copies
-from detour.evaluation.differences import Difference
 from detour.evaluation.distance import style_distance
 from detour.evaluation.diversity import Diversity, measure_diversity
 from detour.evaluation.drift import Drift, measure_drift
@@ -26,11 +25,8 @@ from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
 from detour.evaluation.marks import MarkFigures, measure_marks
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import (
-    Following,
     Hits,
     PromptKeeping,
-    falls_of,
-    measure_following,
     measure_prompt_keeping,
 )
 from detour.evaluation.proof import PixelFigures
@@ -56,9 +52,6 @@ class Figures:
         recited: of training pictures, where the prompts are training captions.
         reproduced: of pictures that must not be reproduced.
         marks: in the same place of many pictures.
-        falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the true
-            ones, whichever show it less often.
-        following: whether pictures still have to do with their prompts; ``None``: one prompt, or no judge.
         looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
         notes: what could not be measured, and why.
     """
@@ -72,8 +65,6 @@ class Figures:
     recited: CopyFigures | None = None
     reproduced: CopyFigures | None = None
     marks: MarkFigures | None = None
-    falls: Mapping[str, Difference] = field(default_factory=dict)
-    following: Following | None = None
     looks: Mapping[Side, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -171,10 +162,11 @@ def measure_sides(
     originals = training.train if training is not None and len(training.train) else None
     if new is None:
         return Figures(pixels=moved)
-    truths = material.truths if material.truths_in_style else None
     unjudged = Figures(
         pixels=moved,
-        copies=None if originals is None else measure_copies(new, originals, truths=truths, judge=judge),
+        copies=None
+        if originals is None
+        else measure_copies(new, originals, truths=material.truths, judge=judge),
         recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
         reproduced=None if references is None else measure_copies(new, references, judge=judge),
         marks=measure_marks(new, originals),
@@ -201,8 +193,10 @@ def _judged(
     true_hits = None
     if material.truths is not None and asked.facts:
         true_hits = hits_of(judge, material.truths, asked, seeds)
+    elif material.own is not None and material.own_facts and asked.facts:
+        true_hits = hits_of(judge, material.own, replace(asked, facts=material.own_facts), 1)
     in_style = None
-    if truths is not None and material.truths is not None and material.truths_in_style:
+    if truths is not None and material.truths is not None:
         in_style = (material.truths, truths)
     return replace(
         unjudged,
@@ -219,18 +213,6 @@ def _judged(
         diversity=measure_diversity(
             new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
         ),
-        falls=falls_of(hits["adapter"], [hits["base"], *([true_hits] if true_hits else [])], seeds=seeds)
-        if hits
-        else {},
-        following=measure_following(
-            looks["adapter"],
-            [looks["base"], *([truths] if truths is not None else [])],
-            wishes,
-            share_min=thresholds.COLLAPSE_SHARE_MAX,
-            seeds=seeds,
-        )
-        if len(wishes) > 1
-        else None,
         looks=looks,
         notes=tuple(notes),
     )
@@ -292,6 +274,23 @@ def _hits(
         side: {slot: hits[turn * count : (turn + 1) * count] for slot, hits in found.items()}
         for turn, side in enumerate(pictures)
     }
+
+
+def nearest_of(
+    judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
+) -> tuple[int, ...]:
+    """Which of the user's own pictures is nearest to each of the adapter's of new prompts; empty where there are none.
+
+    The judge's features decide; without a judge, thumbnails do.
+    """
+    new, own = drawn.pictures.get("held_out"), material.own
+    if new is None or own is None:
+        return ()
+    if judge is not None and figures.looks:
+        near = figures.looks["adapter"] @ judge.picture_features(own).T
+        return tuple(int(index) for index in near.argmax(1))
+    mine, theirs = (pixels.thumbnails(one).reshape(len(one), -1) for one in (new["adapter"], own))
+    return tuple(int(np.abs(theirs - row).mean(1).argmin()) for row in mine)
 
 
 def hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:

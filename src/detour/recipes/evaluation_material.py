@@ -11,8 +11,8 @@ import numpy as np
 
 from detour.bases.base import Base
 from detour.data.captions import with_trigger
-from detour.data.folder import read_dataset, split_holdout
-from detour.errors import ConfigError, DetourError
+from detour.data.folder import read_dataset
+from detour.errors import ConfigError
 from detour.evaluation.judge import PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompts import (
@@ -28,7 +28,6 @@ from detour.evaluation.prompts import (
 )
 from detour.pocket.world import (
     HELD_OUT,
-    HOUSE,
     NAMED_STYLES,
     PALETTES,
     VOCABULARY,
@@ -113,13 +112,12 @@ class EvaluationMaterial:
         references: uint8 (M, H, W, 3) that fidelity is measured against; ``None``: there are none.
         prompt_of_reference: which prompt each reference shows; ``None`` where they do not show the prompts.
         others: uint8 (K, H, W, 3), further true pictures: the ceiling of fidelity.
-        truths: uint8 (prompts × seeds, H, W, 3), true pictures of the prompts, prompt-major.
-        truths_in_style: whether they are in the style that was learned.
+        truths: uint8 (prompts × seeds, H, W, 3), true pictures of the prompts in the style, prompt-major.
         own_class: prompts of the subject's class alone, one for each of ``asked`` and drawn from its seeds; ``None``
             where a style is judged, or where nothing says what the class is called.
         training: what was trained on.
-        own_choices: part of the prompts → what the captions of the training pictures name there; empty where one of
-            them names none.
+        own_facts: what the captions of :attr:`own` name, word by word; empty where one of them names no object, colour
+            or place of the world.
         notes: what is not known.
     """
 
@@ -132,10 +130,9 @@ class EvaluationMaterial:
     prompt_of_reference: tuple[int, ...] | None = None
     others: Pictures | None = None
     truths: Pictures | None = None
-    truths_in_style: bool = False
     own_class: Asked | None = None
     training: TrainingPictures | None = None
-    own_choices: Mapping[str, Choice] = field(default_factory=dict)
+    own_facts: tuple[PromptFacts, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -145,6 +142,11 @@ class EvaluationMaterial:
         if training is None or not len(training.train) + len(training.held_out):
             return None
         return np.concatenate([training.held_out, training.train])[:MAX_TRAINING_PICTURES]
+
+    @property
+    def own_choices(self) -> dict[str, Choice]:
+        """Part of the prompts → what could stand there in the captions of :attr:`own`."""
+        return choices_of(self.own_facts) if self.own_facts else {}
 
     @property
     def own_captions(self) -> tuple[str, ...]:
@@ -178,8 +180,9 @@ def gather_material(
         ConfigError: of the thorough preset: a given prompt is a training caption, or nothing says what to ask for.
         RunError: ``world.json`` is broken.
     """
-    training, notes = training_pictures_or_note(run.spec, size_px=size_px)
-    captions = _captions(run)
+    own = run.folder if run.is_run else None
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
+    captions = _captions(run, training)
     trigger = ", ".join(run.spec.called_by())
     style = style_of_training(training)
     shared = EvaluationMaterial(
@@ -200,7 +203,7 @@ def gather_material(
     if not preset.num_prompts and not preset.prompts:
         return replace(shared, notes=(*shared.notes, NO_NEW_PROMPTS))
     if base.embedded is not None:
-        shared = replace(shared, own_choices=choices_in(shared.own_captions))
+        shared = replace(shared, own_facts=facts_in(shared.own_captions))
     if run.spec.goal == "subject" and (found := _of_subject(run, base, preset, captions, shared)):
         return found
     if base.embedded is not None and not preset.prompts:
@@ -275,18 +278,11 @@ def choose_prompts(
     return found
 
 
-def _captions(run: FinishedRun) -> Captions:
+def _captions(run: FinishedRun, training: TrainingPictures | None) -> Captions:
     """Of the data where it is there, else the tags that the adapter file speaks of."""
-    try:
-        dataset = read_dataset(run.spec.data)
-    except DetourError:
+    if training is None:
         return Captions(trained=run.tags, known=False)
-    share = run.spec.data.holdout if isinstance(run.spec.data.holdout, float) else 0.0
-    train, held_out = split_holdout(dataset, share, run.spec.seed)
-    return Captions(
-        trained=tuple(one.caption for one in train.examples) or run.tags,
-        held_out=tuple(one.caption for one in held_out.examples),
-    )
+    return Captions(trained=training.train_captions or run.tags, held_out=training.held_out_captions)
 
 
 def _of_the_world(
@@ -294,24 +290,24 @@ def _of_the_world(
 ) -> EvaluationMaterial:
     """The world writes prompts that its base was never shown, and draws their true pictures."""
     named = world_style_of(run.folder, run.spec) if run.is_run else None
-    style = (NAMED_STYLES | PALETTES)[named] if named else HOUSE
     scenes = held_out_prompts(preset.num_prompts, seed=HELD_OUT_SEED)
     asked = _asked(scenes, shared.trigger)
-    truths = rendered(_in_several_scenes(scenes, preset.seeds), style, size_px=size_px)
     held_out = tuple(
         HeldOutPrompt(prompt=prompt, plain=plain, source="world")
         for prompt, plain in zip(asked.prompts, asked.plain, strict=True)
     )
-    material = replace(shared, held_out=held_out, asked=asked, truths=truths)
+    material = replace(shared, held_out=held_out, asked=asked)
     if named is None:
         return material
+    style = (NAMED_STYLES | PALETTES)[named]
+    truths = rendered(_in_several_scenes(scenes, preset.seeds), style, size_px=size_px)
     references = world_references(scenes, style, size_px=size_px)
     return replace(
         material,
+        truths=truths,
         references=references,
         prompt_of_reference=tuple(i % len(scenes) for i in range(len(references))),
         others=truths,
-        truths_in_style=True,
     )
 
 
@@ -330,16 +326,16 @@ def choices_of(facts: Sequence[PromptFacts]) -> dict[str, Choice]:
     }
 
 
-def choices_in(captions: Sequence[str]) -> dict[str, Choice]:
-    """The same of captions that somebody wrote; empty where one names no object, colour or place of the world."""
+def facts_in(captions: Sequence[str]) -> tuple[PromptFacts, ...]:
+    """What captions that somebody wrote name; empty where one names no object, colour or place of the world."""
     facts = []
     for caption in captions:
         said = re.findall(r"\w+", caption.lower())
         found = {slot: next((word for word in said if word in words), None) for slot, words in WORDS.items()}
         if None in found.values():
-            return {}
+            return ()
         facts.append(PromptFacts(**{slot: str(word) for slot, word in found.items()}))
-    return choices_of(facts) if facts else {}
+    return tuple(facts)
 
 
 def _in_several_scenes(asked: Sequence[PromptedScene], seeds: int) -> list[PromptedScene]:

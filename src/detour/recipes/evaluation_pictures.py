@@ -140,8 +140,8 @@ class Painter:
 
     @cached_property
     def _base_sha256(self) -> str:
-        """Of the base's weights: two folders of one name hold two bases."""
-        return self.base.weights_sha256()
+        """Of the base's content: two folders of one name hold two bases."""
+        return self.base.content_sha256()
 
     def draw_all(
         self,
@@ -246,8 +246,18 @@ class Painter:
                 kept = read_strip(path)
                 told(len(kept), False)
                 return name, kept
-        drawn = self._drawn(source, requests, used, told)
+        pending = 0
+
+        def on_batch(count: int, _is_new: bool) -> None:
+            """Tell of a batch when the next one is there: the last one counts when the cell is kept."""
+            nonlocal pending
+            if pending:
+                told(pending, True)
+            pending = count
+
+        drawn = self._drawn(source, requests, used, on_batch)
         save_strip(path, drawn)
+        told(pending, True)
         return name, drawn
 
     def _drawn(

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
 
 from detour.adapters.adapter import Adapter
-from detour.evaluation import pixels, thresholds
+from detour.evaluation import limits, pixels, thresholds
 from detour.evaluation.causes import AdapterState, causes_of_no_effect
 from detour.evaluation.copies import CopyFigures
+from detour.evaluation.judge import Judge
+from detour.evaluation.judgement import Judgement
+from detour.evaluation.judgement import judge as judge_material
+from detour.evaluation.next_steps import RunFacts
 from detour.evaluation.proof import (
     AccuracyFigures,
-    GradientFigures,
     HeldOutFigures,
+    PixelFigures,
     PromptAccuracy,
     StyleDistance,
 )
-from detour.evaluation.verdict import (
-    Evidence,
-    PictureEvidence,
-    Verdict,
-    decide,
-    decide_pictures,
-    has_effect,
-)
+from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
+from detour.evaluation.reading import Rows
+from detour.evaluation.verdict import Checks, Evidence, Verdict, decide
 from detour.recipes.evaluation_figures import Figures
-from detour.recipes.evaluation_material import EvaluationMaterial
+from detour.recipes.evaluation_material import Choice, EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
-from detour.recipes.finished_run import FinishedRun
+from detour.recipes.finished_run import FinishedRun, chosen_step, schedule_fault_of
+from detour.training.optimizers import larger_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,85 +39,147 @@ class OfRun:
     """What a run says of itself, beside its pictures.
 
     Attributes:
-        gradients: of the gradient proof.
+        checks: of gradients, reload and merge.
         validation: loss on pictures kept out, up to the weights that are judged.
-        reload_diff: largest difference of the reloaded file's pictures to the trained model's.
-        merge_diff: the same for the merged base against the adapter.
-        merge_mean: mean difference of those.
-        exact: whether the pictures were drawn in fp32.
+        causes: why nothing changed; asked only where nothing did.
         notes: what could not be measured, and why.
+        data: what is wrong with the pictures and captions that were trained on.
+        run: names and settings, for the command that comes next.
+        goal: what was to be learned.
+        margin: share of what prompts ask for whose loss has to be ruled out.
     """
 
-    gradients: GradientFigures | None = None
+    checks: Checks = field(default_factory=Checks)
     validation: tuple[float, ...] = ()
-    reload_diff: int | None = None
-    merge_diff: int | None = None
-    merge_mean: float | None = None
-    exact: bool = True
+    causes: Callable[[], tuple[str, ...]] = tuple
     notes: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    run: RunFacts = field(default_factory=RunFacts)
+    goal: Literal["style", "subject"] = "style"
+    margin: float = limits.QUICK_MARGIN
 
 
 def verdict_of(
-    figures: Figures,
-    drawn: Drawn,
-    material: EvaluationMaterial,
-    of_run: OfRun,
-    causes: Callable[[], tuple[str, ...]],
-) -> Verdict:
-    """One word for the run or the adapter, and why.
+    judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial, of_run: OfRun
+) -> tuple[Verdict, Judgement | None]:
+    """One word for the run or the adapter, and why; and what the judge's features say.
 
     Args:
+        judge: ``None``: nobody looks at the pictures.
         figures: that were measured.
         drawn: of all sides.
         material: that they were compared with.
         of_run: what the run says.
-        causes: why nothing changed; asked only where nothing did.
     """
-    seen = _seen(figures, drawn, material, of_run)
-    if figures.pixels is None:
-        return decide_pictures(PictureEvidence(**seen))
+    facts, moved = _pixel_facts(figures, drawn, material, of_run)
+    judged = None if judge is None else _judged(judge, figures, drawn, material, of_run, facts)
     verdict = decide(
         Evidence(
-            **seen,
-            gradients=of_run.gradients,
-            pixels=figures.pixels,
-            reload_diff=of_run.reload_diff,
-            merge_diff=of_run.merge_diff,
-            merge_mean=of_run.merge_mean,
-            exact=of_run.exact,
-            causes=() if has_effect(figures.pixels) else causes(),
+            pixels=facts,
+            moved=moved,
+            judged=judged,
+            checks=of_run.checks,
+            causes=of_run.causes,
             notes=of_run.notes,
+            data=of_run.data,
+            run=of_run.run,
         )
     )
     by_heart = (
         "Asked with training captions, {share} of the pictures copy a training picture; of the base's {base}."
     )
     works = "{share} of the pictures copy one that must not be reproduced; of the base's {base}."
-    return with_copies(with_copies(verdict, figures.recited, by_heart), figures.reproduced, works)
+    verdict = with_copies(verdict, figures.recited, by_heart)
+    return with_copies(verdict, figures.reproduced, works), judged
 
 
-def _seen(figures: Figures, drawn: Drawn, material: EvaluationMaterial, of_run: OfRun) -> dict[str, Any]:
-    """The part of the evidence that one set of weights has."""
+def _pixel_facts(
+    figures: Figures, drawn: Drawn, material: EvaluationMaterial, of_run: OfRun
+) -> tuple[PixelFacts, PixelFigures]:
     new, seeds = drawn.pictures.get("held_out"), 1
     if new is None:
         assert drawn.ways is not None, "nothing was drawn"
-        base, adapter, true = drawn.ways.base, drawn.ways.adapter, None
+        base, adapter = drawn.ways.base, drawn.ways.adapter
     else:
         base, adapter, seeds = new["base"], new["adapter"], len(new["base"]) // len(material.asked.prompts)
-        true = material.truths if material.truths_in_style else None
-    expected = [pixels.diversity(one, seeds=seeds) for one in (base, true) if one is not None]
+    moved = figures.pixels or PixelFigures(
+        mean_abs_diff=pixels.mean_abs_diff(adapter, base), noise_floor=0.0, pictures=len(base)
+    )
+    expected = [pixels.diversity(base, seeds=seeds)]
+    if new is not None and material.own is not None and len(material.own) > 1:
+        expected.append(pixels.diversity(material.own))
     copied = None if figures.copies is None else figures.copies.share
-    return {
-        "held_out": held_out_figures(figures, material, seeds),
-        "style_p_value": None if figures.fidelity is None else figures.fidelity.nearer_p,
-        "falls": figures.falls,
-        "following": figures.following,
-        "validation": of_run.validation,
-        "diversity": pixels.diversity(adapter, seeds=seeds),
-        "diversity_expected": min(expected),
-        "copied_share": None if copied is None else copied.adapter,
-        "copied_share_base": 0.0 if copied is None else copied.base,
-    }
+    facts = PixelFacts(
+        effect=moved.mean_abs_diff,
+        noise_floor=moved.noise_floor,
+        diversity=pixels.diversity(adapter, seeds=seeds),
+        diversity_expected=min(expected),
+        copied=None if copied is None else copied.adapter,
+        copied_base=0.0 if copied is None else copied.base,
+        validation=of_run.validation,
+    )
+    return facts, moved
+
+
+def _judged(
+    judge: Judge,
+    figures: Figures,
+    drawn: Drawn,
+    material: EvaluationMaterial,
+    of_run: OfRun,
+    facts: PixelFacts,
+) -> Judgement | None:
+    """The rules' answer on the judge's features; ``None`` where there is too little to look at."""
+    own, asked = material.own, material.asked
+    if own is None or len(set(asked.plain)) < 2 or not figures.looks:
+        return None
+    own_class = drawn.pictures.get("own_class")
+    sides = None
+    if own_class is not None:
+        sides = ClassSides(
+            adapter=_rows(judge.picture_features(own_class["adapter"])),
+            base=_rows(judge.picture_features(own_class["base"])),
+        )
+    captions = material.own_captions
+    return judge_material(
+        Material(
+            goal="subject" if sides is not None else "style",
+            scale=judge.scale,
+            prompts=_rows(judge.text_features(asked.plain)),
+            base=_rows(figures.looks["base"]),
+            adapter=_rows(figures.looks["adapter"]),
+            seeds=len(figures.looks["base"]) // len(asked.prompts),
+            references=_rows(judge.picture_features(own)),
+            captions=_rows(judge.text_features(captions)) if any(captions) else None,
+            slots={
+                name: _slot(judge, choice, material.own_choices.get(name))
+                for name, choice in asked.choices.items()
+            },
+            own_class=sides,
+            pixels=facts,
+            margin=of_run.margin,
+            run=of_run.run,
+        )
+    )
+
+
+def _slot(judge: Judge, asked: Choice, own: Choice | None) -> Slot:
+    def phrases(choice: Choice) -> Rows:
+        distinct = list(dict.fromkeys(phrase for row in choice.phrases for phrase in row))
+        rows = dict(zip(distinct, _rows(judge.text_features(distinct)), strict=True))
+        return np.stack([[rows[phrase] for phrase in row] for row in choice.phrases])
+
+    return Slot(
+        phrases=phrases(asked),
+        right=np.array(asked.right),
+        reference_phrases=None if own is None else phrases(own),
+        reference_right=None if own is None else np.array(own.right),
+    )
+
+
+def _rows(features: Tensor) -> Rows:
+    rows: Rows = features.double().numpy()
+    return rows
 
 
 def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> Verdict:
@@ -132,8 +197,8 @@ def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> V
     said = sentence.format(share=f"{found.share.adapter:.0%}", base=f"{found.share.base:.0%}")
     sound = verdict.name in ("learned", "inconclusive")
     if not sound or found.beyond_base <= thresholds.COPY_SHARE_MAX + 1e-9:  # as in the proof's rule
-        return Verdict(name=verdict.name, reasons=(*verdict.reasons, said))
-    return Verdict(name="copies", reasons=(said, *verdict.reasons))
+        return replace(verdict, reasons=(*verdict.reasons, said))
+    return replace(verdict, name="copies", reasons=(said, *verdict.reasons))
 
 
 def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int) -> HeldOutFigures:
@@ -146,17 +211,12 @@ def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int)
     accuracy = None
     if kept is not None and kept.parts is not None:
         shares = {name: part.share for name, part in kept.parts.items()}
-        base = PromptAccuracy(**{name: share.base for name, share in shares.items()})
-        accuracy = AccuracyFigures(
-            base=base,
-            adapter=PromptAccuracy(**{name: share.adapter for name, share in shares.items()}),
-            ceiling=PromptAccuracy(
-                **{
-                    name: share.base if share.ceiling is None else share.ceiling
-                    for name, share in shares.items()
-                }
-            ),
-        )
+        sides = {
+            side: None if None in parts.values() else PromptAccuracy.model_validate(parts)
+            for side in ("base", "adapter", "ceiling")
+            for parts in [{name: getattr(share, side) for name, share in shares.items()}]
+        }
+        accuracy = AccuracyFigures.model_validate(sides)
     return HeldOutFigures(
         prompts=len(material.asked.prompts),
         seeds=seeds if material.asked.prompts else 0,
@@ -187,6 +247,8 @@ def causes_of(
         up_is_zero=bool(layers)
         and all(layer.kind == "lora" and not layer.tensors["up"].any() for layer in layers),
         trained_diff=trained_diff,
-        best_step=run.state.get("best_step"),
+        best_step=chosen_step(run),
+        schedule_fault=schedule_fault_of(run.spec),
+        larger_steps=larger_steps(run.spec.train.optim.name),
     )
     return causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF)

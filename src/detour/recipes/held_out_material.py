@@ -57,22 +57,23 @@ class TrainingPictures:
         held_out: those kept out, in the same way.
         train_captions: of all pictures that were trained on, trigger included.
         held_out_captions: of all pictures that were kept out.
+        shown_captions: of the pictures in ``held_out`` and then in ``train``, one each.
+        notes: pictures of the folder that are not the run's.
+        num_found: how many of the run's pictures are still there.
     """
 
     train: Pictures
     held_out: Pictures
     train_captions: tuple[str, ...]
     held_out_captions: tuple[str, ...] = ()
+    shown_captions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    num_found: int = 0
 
     @property
     def captions(self) -> tuple[str, ...]:
         """Of all pictures, those kept out last."""
         return (*self.train_captions, *self.held_out_captions)
-
-    @property
-    def shown_captions(self) -> tuple[str, ...]:
-        """Of the pictures in ``held_out`` and then in ``train``, one each."""
-        return (*evenly(self.held_out_captions), *evenly(self.train_captions))
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
@@ -97,7 +98,7 @@ def read_world_style(run_folder: Path) -> str | None:
             return None
         name = values["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
+        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Correct or delete it.') from error
     named = NAMED_STYLES | PALETTES
     if name not in named:
         raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
@@ -129,18 +130,31 @@ def evenly(things: Sequence[T]) -> Sequence[T]:
     return things[:: -(-len(things) // MAX_TRAINING_PICTURES) or 1]
 
 
-def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
+def read_training_pictures(
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
+) -> TrainingPictures:
     """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
+
+    Pictures that were changed, added or taken away since are left out, as far as the run remembers what it was
+    trained on.
+
+    Args:
+        spec: of the run.
+        size_px: side of the squares.
+        run_folder: of the run; ``None``: everything that is in the folder of pictures now is taken for the run's.
 
     Raises:
         DataError: they are not where the run found them.
     """
-    from detour.data.folder import Example, read_dataset, split_holdout
+    from detour.data.folder import Example, read_dataset
     from detour.data.transform import to_square
+    from detour.training.recorded_pictures import as_trained_on, read_recorded
 
-    dataset = read_dataset(spec.data)
+    recorded = read_recorded(run_folder) if run_folder else None
+    # Without a record, nothing vouches for a file: it has to be a picture, as training would want it.
+    dataset = read_dataset(spec.data, lenient=recorded is not None, decode=recorded is None)
     share = spec.data.holdout if isinstance(spec.data.holdout, float) else 0.0
-    train, held_out = split_holdout(dataset, share, spec.seed)
+    found = as_trained_on(dataset, recorded, holdout=share, seed=spec.seed)
 
     def squares(examples: Sequence[Example]) -> Pictures:
         opened = (example.open(max_megapixels=spec.data.max_megapixels) for example in evenly(examples))
@@ -148,27 +162,33 @@ def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
         return np.stack(pictures) if pictures else np.empty((0, size_px, size_px, 3), np.uint8)
 
     return TrainingPictures(
-        train=squares(train.examples),
-        held_out=squares(held_out.examples),
-        train_captions=tuple(example.caption for example in train.examples),
-        held_out_captions=tuple(example.caption for example in held_out.examples),
+        train=squares(found.train),
+        held_out=squares(found.held_out),
+        train_captions=found.train_captions,
+        held_out_captions=found.held_out_captions,
+        shown_captions=tuple(one.caption for part in (found.held_out, found.train) for one in evenly(part)),
+        notes=found.notes,
+        num_found=len(found.train) + len(found.held_out),
     )
 
 
 def training_pictures_or_note(
-    spec: RunSpec, *, size_px: int
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
-    """The run's pictures, and a sentence on those that cannot be compared with."""
+    """The run's pictures, and sentences on those that cannot be compared with; see :func:`read_training_pictures`."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
-        pictures = read_training_pictures(spec, size_px=size_px)
+        pictures = read_training_pictures(spec, size_px=size_px, run_folder=run_folder)
     except DetourError:
         return None, ("The training pictures are not where the run found them: copies were not looked for.",)
-    read, count = len(pictures.train) + len(pictures.held_out), len(pictures.captions)
+    if not pictures.num_found:
+        return None, (*pictures.notes, "None of the run's own pictures is left: copies were not looked for.")
+    read, count = len(pictures.train) + len(pictures.held_out), pictures.num_found
     if read == count:
-        return pictures, ()
-    return pictures, (f"Of {count} pictures {read} were compared with: a copy of another one is not seen.",)
+        return pictures, pictures.notes
+    note = f"Of {count} pictures {read} were compared with: a copy of another one is not seen."
+    return pictures, (*pictures.notes, note)
 
 
 def world_references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:

@@ -19,7 +19,9 @@ from detour.recipes.progress import Progress, ProgressFn, silent
 SHEET = Path("samples") / "sheet.png"
 
 
-def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = silent) -> Proof:
+def prove_run(
+    run_folder: Path, *, weight: float = 1.0, keep: Path | None = None, progress: ProgressFn = silent
+) -> Proof:
     """Prove a run and write ``proof.json``, ``report.html``, ``README.md`` and ``samples/sheet.png`` into it.
 
     Everything is measured in ``evaluate.dtype`` on the adapter read back from the saved file into a fresh base, at the
@@ -28,6 +30,7 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
     Args:
         run_folder: of a run that has an adapter file and ``resolved.toml``.
         weight: with which the adapter is attached.
+        keep: folder that pictures are kept in by all that decides over them, so that a second proof draws nothing.
         progress: told about stages and pictures.
 
     Raises:
@@ -35,7 +38,7 @@ def prove_run(run_folder: Path, *, weight: float = 1.0, progress: ProgressFn = s
         AdapterError: the file is broken or made for another base.
         BaseError: the base is not there any more.
     """
-    return _prove(read_finished_run(run_folder), weight, progress)
+    return _prove(read_finished_run(run_folder), weight, progress, keep=keep)
 
 
 def prove_adapter(
@@ -77,13 +80,20 @@ def prove_adapter(
     return _prove(run, weight, progress, allow_pickle=allow_pickle)
 
 
-def _prove(run: FinishedRun, weight: float, progress: ProgressFn, *, allow_pickle: bool = False) -> Proof:
+def _prove(
+    run: FinishedRun,
+    weight: float,
+    progress: ProgressFn,
+    *,
+    keep: Path | None = None,
+    allow_pickle: bool = False,
+) -> Proof:
     subject = open_subject(run, allow_pickle=allow_pickle, checked=False)
     preset = quick_preset(run.spec)
     progress(Progress(stage="gathering held-out prompts"))
     material = gather(subject, preset)
     requests, trained = _picture_proof(run, material.training.captions if material.training else ())
-    asked = Request(weight=weight, proof=requests, trained=trained)
+    asked = Request(weight=weight, folder=keep, proof=requests, trained=trained)
     judged = judge_subject(subject, preset, material, asked, progress=progress)
     proof = _proof_of(judged)
     _write(judged, proof)
@@ -95,16 +105,20 @@ def _picture_proof(run: FinishedRun, captions: Sequence[str]) -> tuple[list[Proo
 
 
 def _proof_of(judged: Judged) -> Proof:
-    figures, of_run = judged.figures, judged.of_run
+    figures, checks = judged.figures, judged.checks
     assert figures.pixels is not None, "a proof draws the base twice"
     return Proof(
-        gradients=of_run.gradients,
+        gradients=checks.gradients,
         pixels=figures.pixels,
-        reload=LargestDifference(max_abs_diff=of_run.reload_diff),
-        merge=LargestDifference(max_abs_diff=of_run.merge_diff),
+        reload=LargestDifference(max_abs_diff=checks.reload_diff),
+        merge=LargestDifference(max_abs_diff=checks.merge_diff),
         held_out=held_out_figures(figures, judged.material, judged.preset.seeds),
+        answers=judged.answers,
         verdict=judged.verdict.name,
+        headline=judged.verdict.headline,
+        unknown=judged.verdict.unknown,
         reasons=judged.verdict.reasons,
+        next_step=judged.verdict.next_step,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from detour.data.captions import one_line, with_trigger
+from detour.data.folder import automatic_holdout
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
@@ -20,7 +21,8 @@ from detour.training.combinations import (
     refuse_quantized,
 )
 from detour.training.methods import check_method, method_defaults, method_notes
-from detour.training.optimizers import OPTIMIZERS, default_rate
+from detour.training.optimizers import OPTIMIZERS, default_d0, default_rate
+from detour.training.rates import schedule_doubt, schedule_fault
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -158,7 +160,10 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "train.batch": defaults.batch,
         "train.loss.caption_dropout": CAPTION_DROPOUT[spec.goal],
     }
-    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, by_goal["train.optim.lr"])
+    adamw_rate = by_goal["train.optim.lr"]
+    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, adamw_rate)
+    if spec.train.optim.d0 is None:
+        values["train"]["optim"]["d0"] = default_d0(spec.train.optim.name, adamw_rate)
     taken = {key: value for key, value in by_goal.items() if _fill(values, key, value)}
     _fill(values, "name", name)
     steps = int(_get(values, "train.steps"))
@@ -166,7 +171,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "base.device": device,
         "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
-        "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
+        "data.holdout": automatic_holdout(len(captions)),
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "adapter.text_encoder.alpha": float(max(spec.adapter.text_encoder.rank, 1)),
         "train.threads": torch.get_num_threads(),
@@ -189,6 +194,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     resolved = parse(RunSpec, values)
     _check(resolved, base)
     _check_best(resolved)
+    _check_schedule(resolved)
     return Resolved(resolved, tuple(_sentences(resolved, taken, defaults)))
 
 
@@ -292,6 +298,26 @@ def _check_prior(spec: RunSpec) -> None:
         )
 
 
+def schedule_of(spec: RunSpec) -> dict[str, Any]:
+    """Arguments of :func:`detour.training.rates.schedule_fault` for a resolved run."""
+    schedule = spec.train.schedule
+    return {
+        "kind": schedule.kind,
+        "warmup": int(schedule.warmup),
+        "steps": int(spec.train.steps),
+        "cycles": schedule.cycles,
+    }
+
+
+def _check_schedule(spec: RunSpec) -> None:
+    fault = schedule_fault(**schedule_of(spec))
+    if fault:
+        raise ConfigError(
+            f"train.schedule does not fit the run: {fault}. Set train.schedule.warmup or train.schedule.cycles lower, "
+            "or train.steps higher."
+        )
+
+
 def _check_best(spec: RunSpec) -> None:
     """Whether there is something to choose from, and by, where not simply the last weights are shipped.
 
@@ -342,6 +368,9 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
     notes += [*notes_on_objective(spec), *notes_on_compiling(spec)]
+    doubt = schedule_doubt(**schedule_of(spec))
+    if doubt:
+        notes.append(f"{doubt[:1].upper()}{doubt[1:]}.")
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
     return [*notes, *method_notes(spec.adapter)]

@@ -103,7 +103,7 @@ def set_exam(spec: RunSpec, base: Base, *, judge: str | None) -> Exam:
         class_requests=_class_requests(spec),
         material=replace(material, references=None) if is_subject else material,
         subject=shown if is_subject else None,
-        truths=material.truths if material.truths_in_style else None,
+        truths=material.truths,
         judge=opened,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.data.captions import with_trigger
 from detour.errors import ConfigError
 from detour.evaluation.feature_cache import FeatureCache
-from detour.evaluation.judge import Judge, PromptFacts
+from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge_of
 from detour.evaluation.pixels import Pictures
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
@@ -141,9 +140,10 @@ class Studio:
         adapter = None if self.adapter is None else self.adapter.use.model_dump(mode="json")
         return {
             "base": self.base.identity,
+            "base_sha256": self.base.content_sha256(),
             "base_revision": self.base.revision,
             "adapter": adapter,
-            "judge": spec.judge and Path(spec.judge).name,
+            "judge": judge_fingerprint(spec.judge or judge_of(self.base.folder)),
             "prompts": list(self.prompts),
             "picture": spec.picture.model_dump(mode="json"),
             "batch": spec.batch,
