@@ -44,12 +44,34 @@ def make(given: argparse.Namespace) -> None:
             )
 
 
+def examine(given: argparse.Namespace) -> None:
+    """Print the table of truth × verdict of the cases that are kept, with the vocabulary hidden unless it is asked for."""
+    from benchmarks.verdicts.exam import score, summary, table, told
+
+    for tuning in (True, False):
+        if given.half not in ("both", "tuning" if tuning else "exam"):
+            continue
+        lines = score(given.work, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
+        if given.lines:
+            print("\n".join(json.dumps(told(line)) for line in lines))
+        half = "tuning" if tuning else "exam"
+        known = "embedded vocabulary" if given.vocabulary else "captions alone"
+        print(f"\n{half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
+        print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.verdicts", description=__doc__, add_help=False
     )
     parser.add_argument("--make", action="store_true", help="make planted cases")
-    parser.add_argument("--half", choices=("tuning", "exam", "both"), default="tuning")
+    parser.add_argument("--exam", action="store_true", help="score the cases that are there")
+    parser.add_argument("--lines", action="store_true", help="with --exam: print each case")
+    parser.add_argument(
+        "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"
+    )
+    parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
+    parser.add_argument("--half", choices=("tuning", "exam", "both"), default="both")
     parser.add_argument("--only", default="", help="these cases alone, in this order, by name")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, default=WORK)
@@ -57,6 +79,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.make:
         make(given)
+    elif given.exam:
+        examine(given)
     else:
         embedded.main()
 
