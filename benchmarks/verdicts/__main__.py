@@ -45,18 +45,22 @@ def make(given: argparse.Namespace) -> None:
 
 
 def examine(given: argparse.Namespace) -> None:
-    """Print the table of truth × verdict of the cases that are kept, with the vocabulary hidden unless it is asked for."""
-    from benchmarks.verdicts.exam import score, summary, table, told
+    """Print the table of truth × verdict of what is kept, with the vocabulary hidden unless it is asked for."""
+    from benchmarks.verdicts.drawn import score_drawn
+    from benchmarks.verdicts.exam import Eyes, score, summary, table, told
 
     for tuning in (True, False):
         if given.half not in ("both", "tuning" if tuning else "exam"):
             continue
-        lines = score(given.work, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
+        eyes = Eyes(given.work, given.spoiled)
+        scored = score_drawn if given.drawn else score
+        lines = scored(given.work, eyes, tuning=tuning, vocabulary=given.vocabulary)
         if given.lines:
             print("\n".join(json.dumps(told(line)) for line in lines))
         half = "tuning" if tuning else "exam"
         known = "embedded vocabulary" if given.vocabulary else "captions alone"
-        print(f"\n{half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
+        what = "sides drawn by code" if given.drawn else "trained runs"
+        print(f"\n{what}, {half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
         print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
 
 
@@ -66,6 +70,9 @@ def main() -> None:
     )
     parser.add_argument("--make", action="store_true", help="make planted cases")
     parser.add_argument("--exam", action="store_true", help="score the cases that are there")
+    parser.add_argument(
+        "--drawn", action="store_true", help="with --exam: sides drawn by code in place of trained runs"
+    )
     parser.add_argument("--lines", action="store_true", help="with --exam: print each case")
     parser.add_argument(
         "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"

@@ -22,8 +22,9 @@ from detour.bases.base import open_base
 from detour.evaluation import pixels
 from detour.evaluation.copies import calibrate, find_copies
 from detour.evaluation.judge import Judge
-from detour.evaluation.judgement import ClassSides, Judgement, Material, PixelFacts, Slot, judge
+from detour.evaluation.judgement import Judgement, judge
 from detour.evaluation.keeping import Keeping
+from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
 from detour.files import write_with
 from detour.pocket.world import VOCABULARY, plain_prompt
 
@@ -36,7 +37,8 @@ WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VO
 class Line:
     """What the rules say of one case."""
 
-    case: Case
+    case: Any
+    """What was planted: ``name``, ``goal``, ``look``, ``condition`` and ``how``."""
     judgement: Judgement
 
     @property
@@ -82,9 +84,9 @@ class Eyes:
         kept = self.work / "features" / (self.spoiled.replace(" ", "-") or "whole") / f"{case.name}.npz"
         if not kept.exists() or kept.stat().st_mtime < source.stat().st_mtime:
             arrays, told = read_case(source)
-            found = {name: self._pictures(rows) for name, rows in arrays.items()}
+            found = {name: self.pictures(rows) for name, rows in arrays.items()}
             found |= {
-                f"text_{name}": self._texts(told[name])
+                f"text_{name}": self.texts(told[name])
                 for name in ("plain", "train_captions", "held_back_captions")
             }
             found["facts"] = _pixel_facts(arrays)
@@ -94,7 +96,8 @@ class Eyes:
         with np.load(kept) as stored:
             return {name: stored[name] for name in stored.files}
 
-    def _pictures(self, pictures: NDArray[np.uint8]) -> Array:
+    def pictures(self, pictures: NDArray[np.uint8]) -> Array:
+        """Features of pictures, spoiled where that was asked for."""
         rows = self.judge.picture_features(pictures).double().numpy()
         if self.spoiled == "noise":  # as much again as the features themselves, twice over
             noise = np.random.default_rng(len(rows)).normal(0, 1, rows.shape)
@@ -102,7 +105,8 @@ class Eyes:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows, np.float64)
 
-    def _texts(self, texts: Sequence[str]) -> Array:
+    def texts(self, texts: Sequence[str]) -> Array:
+        """Features of texts without the words that no judge knows."""
         plain = [one.replace(f"{subjects.TOKEN} ", "").removeprefix("zqx style, ") for one in texts]
         rows: Array = self.judge.text_features(plain).double().numpy()
         if self.spoiled == "permuted texts":
@@ -115,7 +119,7 @@ class Eyes:
         for place, (name, choices) in enumerate(WORDS.items()):
             prompts = [plain_prompt(*(word if i == place else own for i, own in enumerate(one)))
                        for one in words for word in choices]  # fmt: skip
-            rows = self._texts(prompts)
+            rows = self.texts(prompts)
             right = np.array([choices.index(one[place]) for one in words])
             found[name] = (rows.reshape(len(words), len(choices), -1), right)
         return found
@@ -175,21 +179,24 @@ def _save(path: Path, arrays: dict[str, Array]) -> None:
 
 
 def score(
-    work: Path,
-    *,
-    tuning: bool,
-    vocabulary: bool = False,
-    spoiled: Spoiled = "",
-    seeds: Sequence[int] = (0, 1),
+    work: Path, eyes: Eyes, *, tuning: bool, vocabulary: bool = False, seeds: Sequence[int] = (0, 1)
 ) -> list[Line]:
     """Every kept case of one half."""
-    eyes = Eyes(work, spoiled)
     lines = []
     for case in all_cases(tuning=tuning, seeds=seeds):
         source = work / "cases" / f"{case.name}.npz"
         if source.exists():
             lines.append(Line(case, judge(material_of(case, source, eyes, vocabulary=vocabulary))))
     return lines
+
+
+def first_style_case(work: Path) -> Case:
+    """Any kept case of a style: the base's pictures of the new prompts are the same in all of them."""
+    for case in (*all_cases(tuning=True, seeds=(0, 1)), *all_cases(tuning=False, seeds=(0, 1))):
+        plain = case.goal == "style" and not case.how.trigger
+        if plain and (work / "cases" / f"{case.name}.npz").exists():
+            return case
+    raise SystemExit("no trained case of a style is kept yet: run python -m benchmarks.verdicts --make first")
 
 
 def clopper_pearson(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -280,7 +287,8 @@ def told(line: Line) -> dict[str, Any]:
         "refs": (round(found.judge_on_references.margin, 1), found.judge_on_references.p_value),
         "base": (round(found.judge_on_base.margin, 1), found.judge_on_base.p_value),
         "relations": (round(found.relations.own, 2), found.relations.p_value),
-        "way": None if found.way is None else (round(found.way.share, 2), round(found.way.low, 2), found.way.p_nearer, found.way.p_room),
+        "way": None if found.way is None else [round(getattr(found.way, name), 3) for name in
+                                               ("share", "low", "room", "p_room", "p_nearer")],
         "subject": None if found.subject is None else {
             name: round(getattr(found.subject, name).share, 2) for name in ("taken", "trigger", "own_class")
         },

@@ -137,7 +137,7 @@ def _requests(prompts: Sequence[str]) -> tuple[ProofRequest, ...]:
 def draw_data(folder: Path, case: Case) -> None:
     """Pictures and captions of a case, as a user would bring them."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, captions = (_style_data if case.goal == "style" else _subject_data)(case)
+    pictures, captions = (draw_style if case.goal == "style" else draw_subject_pictures)(case)
     rng = np.random.default_rng([case.seed, 0xCAB])
     if case.how.captions == "alike":
         captions = ["a picture"] * len(captions)
@@ -151,7 +151,8 @@ def draw_data(folder: Path, case: Case) -> None:
         (folder / f"{index:03d}.txt").write_text(caption + "\n")
 
 
-def _style_data(case: Case) -> tuple[list[Pictures], list[str]]:
+def draw_style(case: Case) -> tuple[list[Pictures], list[str]]:
+    """Pictures of a style and captions that fit them, before a condition changes those."""
     count = case.how.pictures
     words = random_words(count, seed=100 * case.seed + len(case.look))
     looks = list(techniques.TUNING if case.tuning else techniques.EXAM)
@@ -167,7 +168,8 @@ def _style_data(case: Case) -> tuple[list[Pictures], list[str]]:
     return pictures, [honest_caption(one, seed=case.seed + index) for index, one in enumerate(words)]
 
 
-def _subject_data(case: Case) -> tuple[list[Pictures], list[str]]:
+def draw_subject_pictures(case: Case) -> tuple[list[Pictures], list[str]]:
+    """Pictures of a subject and captions that fit them, before a condition changes those."""
     character = subjects.CHARACTERS[case.look]
     pictures, captions = [], []
     for index in range(case.how.pictures):

@@ -1,26 +1,18 @@
 """From raw material to one verdict, what stays unknown, the reasons, and the next command: pure functions.
 
-The order of the rules is that of the list in :func:`judge`; ``docs/verdicts.md`` says what each threshold was taken from.
+The order of the rules is in :func:`judge`; ``docs/verdicts.md`` says what each threshold was taken from.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from detour.evaluation import limits
-from detour.evaluation.competence import Competence, competence_of_captions, competence_of_words
-from detour.evaluation.keeping import Keeping, compare, settle
-from detour.evaluation.reading import (
-    Rows,
-    advantages,
-    caption_margins,
-    centred,
-    in_sets_of,
-    over_seeds,
-    word_margins,
-)
+from detour.evaluation.competence import Competence
+from detour.evaluation.figure_reading import Reading, answers_of, read_captions, read_slot
+from detour.evaluation.keeping import Keeping, compare
+from detour.evaluation.raw_material import Material
+from detour.evaluation.reading import Rows
 from detour.evaluation.relations import Relations, relate
 from detour.evaluation.subject_likeness import SubjectLikeness, measure_subject
 from detour.evaluation.way import Way, measure_way
@@ -37,87 +29,6 @@ Name = Literal[
 ]
 WHOLE = "prompt"
 """The figure that needs no vocabulary: pictures against whole captions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """One part of prompts whose possible words are known.
-
-    Attributes:
-        phrases: (P, K, D) features of each prompt with each of the K words in the slot.
-        right: int (P,), the word that was asked for.
-        reference_phrases: (M, K, D) of the references' captions; ``None`` where their words are not known.
-        reference_right: int (M,).
-    """
-
-    phrases: Rows
-    right: Rows
-    reference_phrases: Rows | None = None
-    reference_right: Rows | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassSides:
-    """(P, D) features of the subject's prompts without its word, from the same seeds, on both sides."""
-
-    adapter: Rows
-    base: Rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelFacts:
-    """What pixels and losses say, as today's figures measure it.
-
-    Attributes:
-        effect: mean absolute difference of the adapter's pictures to the base's, steps of 255.
-        noise_floor: the same of the base to itself.
-        diversity: how much pictures of different prompts differ.
-        diversity_expected: how much they should: the base's or the references', whichever is lower.
-        copied: share of copies of training pictures among the adapter's pictures; ``None``: not looked for.
-        copied_base: the same of the base's.
-        validation: loss on pictures kept out, from the first to the last.
-    """
-
-    effect: float
-    noise_floor: float = 0.0
-    diversity: float | None = None
-    diversity_expected: float | None = None
-    copied: float | None = None
-    copied_base: float = 0.0
-    validation: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """Everything that a verdict looks at; features are of length one and prompt-major.
-
-    Attributes:
-        goal: what was to be learned.
-        scale: of the judge's logits.
-        prompts: (P, D) features of the prompts without the trigger.
-        base: (P × seeds, D) features of the base's pictures.
-        adapter: (P × seeds, D) of the adapter's, same prompts and seeds.
-        seeds: pictures of each prompt.
-        references: (M, D) of the user's own pictures, trained on and kept out.
-        captions: (M, D) of their captions without the trigger; ``None``: they have none.
-        slots: name → part of the prompts, where the base has a vocabulary.
-        own_class: of a subject.
-        pixels: figures that need no judge.
-        margin: share whose loss has to be ruled out.
-    """
-
-    goal: Literal["style", "subject"] = "style"
-    scale: float
-    prompts: Rows
-    base: Rows
-    adapter: Rows
-    seeds: int = 1
-    references: Rows
-    captions: Rows | None = None
-    slots: Mapping[str, Slot] = field(default_factory=dict)
-    own_class: ClassSides | None = None
-    pixels: PixelFacts
-    margin: float = limits.QUICK_MARGIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,18 +60,6 @@ class Judgement:
     subject: SubjectLikeness | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    """One figure's scores on every side, and what the judge reads there."""
-
-    adapter: Rows
-    base: Rows
-    references: Rows
-    on_adapter: Competence
-    on_base: Competence
-    on_references: Competence
-
-
 Finding = tuple[Name, str]
 
 
@@ -168,16 +67,16 @@ def judge(material: Material) -> Judgement:
     """The verdict on raw material.
 
     The first rule that speaks against the adapter names the verdict: no effect, copies, one picture for every prompt,
-    pictures that do not follow their prompts, overfitting, a class that became the subject, prompts that were lost. Those
-    that need a judge are left out where it cannot read the base's own pictures. With nothing against it, ``learned``
-    needs a gain and pictures that are shown to follow their prompts; otherwise the verdict is ``inconclusive``.
+    pictures that do not follow their prompts, overfitting, a class that became the subject, prompts that were lost.
+    Those that need a judge are left out where it cannot read the base's own pictures. With nothing against it, a
+    gain and pictures that are shown to follow their prompts are ``learned``; anything else is ``inconclusive``.
     """
-    whole = _read_captions(material)
-    parts = {name: _read_slot(material, slot) for name, slot in material.slots.items()}
+    whole = read_captions(material)
+    parts = {name: read_slot(material, slot) for name, slot in material.slots.items()}
     relations = relate(
         _by_prompt(material.adapter, material.seeds), _by_prompt(material.base, material.seeds)
     )
-    figures = _figures({WHOLE: whole} | parts, material.margin)
+    figures = answers_of({WHOLE: whole} | parts, material.margin)
     able = whole.on_base.shown
     way = None if material.goal == "subject" or len(material.references) < 2 else measure_way(
         material.adapter, material.base, material.references
@@ -216,7 +115,7 @@ class _View:
     """What the rules look at."""
 
     material: Material
-    whole: _Read
+    whole: Reading
     figures: Mapping[str, Keeping]
     relations: Relations
     way: Way | None
@@ -225,97 +124,6 @@ class _View:
     @property
     def count(self) -> int:
         return len(self.material.references)
-
-
-def _read_captions(material: Material) -> _Read:
-    """Every side's scores by whole captions, in sets of one size, and what the judge reads on each side in full."""
-    texts = np.repeat(material.prompts, material.seeds, axis=0)
-    captions = np.zeros_like(material.references) if material.captions is None else material.captions
-    sides = {
-        "adapter": (material.adapter, texts),
-        "base": (material.base, texts),
-        "references": (material.references, captions),
-    }
-
-    def margins(side: str, rows: Rows) -> Rows:
-        pictures, said = sides[side]
-        return caption_margins(centred(pictures[rows]), centred(said[rows]), scale=material.scale)
-
-    scores, able = _both(
-        sides, material, lambda side, rows: advantages(margins(side, rows), np.arange(len(rows))),
-        lambda side, rows: competence_of_captions(margins(side, rows)),
-    )  # fmt: skip
-    return _read_of(scores, able, material.seeds)
-
-
-def _read_slot(material: Material, slot: Slot) -> _Read:
-    phrases, right = (np.repeat(rows, material.seeds, axis=0) for rows in (slot.phrases, slot.right))
-    sides = {"adapter": (material.adapter, phrases, right), "base": (material.base, phrases, right)}
-    if slot.reference_phrases is not None and slot.reference_right is not None:
-        sides["references"] = (material.references, slot.reference_phrases, slot.reference_right)
-
-    def margins(side: str, rows: Rows) -> Rows:
-        pictures, said, _ = sides[side]
-        return word_margins(centred(pictures[rows]), said[rows], scale=material.scale)
-
-    scores, able = _both(
-        sides, material, lambda side, rows: advantages(margins(side, rows), sides[side][2][rows]),
-        lambda side, rows: competence_of_words(margins(side, rows), sides[side][2][rows]),
-    )  # fmt: skip
-    return _read_of(scores, able, material.seeds)
-
-
-def _both(
-    sides: Mapping[str, Any],
-    material: Material,
-    score: Callable[[str, Rows], Rows],
-    able: Callable[[str, Rows], Competence],
-) -> tuple[dict[str, Rows], dict[str, Competence]]:
-    """Side → scores in sets of one size, and side → what the judge reads there."""
-    pictures, total = len(material.adapter), len(material.references)
-    size = min(pictures, total) if total >= limits.COMPETENCE_PICTURES_MIN else pictures
-    counts = {side: total if side == "references" else pictures for side in sides}
-    scores = {
-        side: in_sets_of(size, counts[side], lambda rows, side=side: score(side, rows))  # type: ignore[misc]
-        for side in sides
-    }
-    return scores, {side: able(side, np.arange(counts[side])) for side in sides}
-
-
-def _read_of(scores: Mapping[str, Rows], able: Mapping[str, Competence], seeds: int) -> _Read:
-    return _Read(
-        adapter=over_seeds(scores["adapter"], seeds),
-        base=over_seeds(scores["base"], seeds),
-        references=scores.get("references", np.zeros(0)),
-        on_adapter=able["adapter"],
-        on_base=able["base"],
-        on_references=able.get("references", _UNREAD),
-    )
-
-
-_UNREAD = Competence(pictures=0, margin=0.0, chance=0.0, p_value=None)
-
-
-def _figures(read: Mapping[str, _Read], margin: float) -> dict[str, Keeping]:
-    """The answers; where parts are known the whole prompt condemns nothing that they do not."""
-    alone = {
-        name: compare(
-            one.adapter, one.base, one.references if one.on_references.shown else None, margin=margin
-        )
-        for name, one in read.items()
-    }
-    settled = settle(alone)
-    for name, one in read.items():
-        if not one.on_base.shown:
-            settled[name] = _undone(settled[name], "the judge does not read it in the base's own pictures")
-        elif settled[name].answer == "unknown" and not one.on_references.shown:
-            said = one.on_references.sentence("it", "your own pictures")
-            settled[name] = _undone(settled[name], said)
-    return settled
-
-
-def _undone(one: Keeping, because: str) -> Keeping:
-    return replace(one, answer="unknown", because=because)
 
 
 def _by_prompt(rows: Rows, seeds: int) -> Rows:
@@ -391,9 +199,9 @@ def _drifted(view: _View) -> list[Finding]:
     subject = view.subject
     if subject is None or subject.preserved != "lost":
         return []
-    moved = subject.own_class
+    moved, accepted = subject.own_class, f"{limits.CLASS_DRIFT_MAX:.0%} is accepted."
     return [("class_drifted", f"Pictures of the class alone went {moved.share:.0%} of the way to the subject "
-                              f"({moved.low:.0%} to {moved.high:.0%}); {limits.CLASS_DRIFT_MAX:.0%} is accepted.")]  # fmt: skip
+                              f"({moved.low:.0%} to {moved.high:.0%}); {accepted}")]  # fmt: skip
 
 
 def _lost(view: _View) -> list[Finding]:
@@ -449,7 +257,7 @@ def _doubts(view: _View) -> list[str]:
         )
     elif not whole.on_adapter.shown and not view.relations.shown:
         found.append(
-            "Neither the judge nor a comparison with the base's pictures shows that pictures still follow their prompts."
+            "Neither the judge nor a comparison with the base's pictures shows that prompts are still followed."
         )
     if view.count < limits.FIRM_REFERENCES_MIN:
         found.append(
@@ -468,7 +276,7 @@ def _may_be_lost(view: _View) -> bool:
 
 
 def _disagreement(view: _View) -> str:
-    said = "Captions and pictures agree no more than chance would: wrong captions, or a judge that cannot read this style"
+    said = "Captions and pictures agree no more than chance: wrong captions, or a judge that cannot read this style"
     if view.whole.on_adapter.shown and view.whole.on_base.shown:
         return f"{said}. It reads the adapter's pictures, so look at the captions first."
     return f"{said}. Pictures of other things in the same style, with captions that you checked, would tell them apart."

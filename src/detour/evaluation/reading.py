@@ -23,9 +23,9 @@ SETS = 8
 def centred(features: Rows) -> Rows:
     """Each row less the mean of the other rows, at length one again.
 
-    A style moves all of its pictures the same way in a judge's features; what is left tells them apart. The mean leaves
-    the row itself out, so that a row has no part in what is taken off it. Never use it on pictures of one subject, whose
-    mean is the subject.
+    A style moves all of its pictures the same way in a judge's features; what is left tells them apart. The mean
+    leaves the row itself out, so that a row has no part in what is taken off it. Never use it on pictures of one
+    subject, whose mean is the subject.
 
     Args:
         features: (N, D); fewer than two rows, or rows that do not differ, come back as zeros.
@@ -79,7 +79,7 @@ def word_margins(pictures: Rows, phrases: Rows, *, scale: float) -> Rows:
 
     Args:
         pictures: (N, D) centred features.
-        phrases: (N, K, D) features of the prompt with each of the K words in the slot; their common mean is removed here.
+        phrases: (N, K, D) features of the prompt with each of the K words in the slot; their mean is removed here.
         scale: of the judge's logits.
 
     Returns:
@@ -118,8 +118,8 @@ def advantages(margins: Rows, own: Rows) -> Rows:
 def in_sets_of(size: int, count: int, score: Callable[[NDArray[np.int64]], Rows], *, seed: int = 0) -> Rows:
     """Scores of ``count`` pictures, read in random sets of ``size`` of them, and averaged over the sets.
 
-    The fewer pictures are read together, the more of each one their common mean takes away, and the fewer wrong captions
-    there are. Two sides compare only when they were read in sets of one size.
+    The fewer pictures are read together, the more of each one their common mean takes away, and the fewer wrong
+    captions there are. Two sides compare only when they were read in sets of one size.
 
     Args:
         size: of a set; a larger one than ``count`` means all of them.

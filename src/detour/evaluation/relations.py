@@ -56,8 +56,8 @@ def relate(adapter: Rows, base: Rows, *, seed: int = 0) -> Relations:
     others = float((cosines.sum() - np.trace(cosines)) / max(count * (count - 1), 1))
     rng = np.random.default_rng(seed)
     rows = np.arange(count)
-    orders = [rng.permutation(count) for _ in range(limits.NUM_PERMUTATIONS)]
-    drawn = np.array([cosines[rows, order].mean() for order in orders])
+    orders = rng.permuted(np.tile(rows, (limits.NUM_PERMUTATIONS, 1)), axis=1)
+    drawn = cosines[rows, orders].mean(1)
     alike_first, alike_second = _alike(first), _alike(second)
     chance = np.mean([_alignment(alike_first, alike_second[np.ix_(order, order)]) for order in orders[:99]])
     return Relations(
