@@ -103,7 +103,10 @@ STYLES: dict[str, Condition] = {
 """Conditions of styles, in the order in which they are made."""
 
 SUBJECTS: dict[str, Condition] = {
-    "good": Condition(accepted=("learned",), pictures=12, why="twelve pictures, true captions, class pictures beside"),
+    "good": Condition(
+        accepted=("learned", "class_drifted"), pictures=12,
+        why="twelve pictures, true captions, class pictures beside; how well a few of those keep the class is not given",
+    ),
     "class not preserved": Condition(
         accepted=("class_drifted",), pictures=12, prior=False,
         settings={"train.steps": 120, "train.optim.lr": 6e-3},

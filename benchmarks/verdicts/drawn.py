@@ -35,7 +35,10 @@ SIDES: dict[str, Condition] = {
         accepted=("forgot_prompts", "inconclusive", "learned"), decidable=False,
         why="another thing in the right colour and place: unseen where the judge does not read things in the style",
     ),
-    "places lost": Condition(accepted=("forgot_prompts",), why="the right thing in another place"),
+    "places lost": Condition(
+        accepted=("forgot_prompts", "inconclusive", "learned"), decidable=False,
+        why="the right thing in another place: unseen where the style hides places from the judge",
+    ),
     "another style": Condition(
         accepted=("inconclusive", "forgot_prompts"), decidable=False, why="a style was learned, and not this one"
     ),

@@ -1,9 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from detour.evaluation import limits
 from detour.evaluation.judgement import judge
+from detour.evaluation.next_steps import RunFacts
 from detour.evaluation.raw_material import Material, PixelFacts
 from detour.evaluation.reading import unit
 from tests.evaluation.planted_features import planted, planted_subject
@@ -122,3 +125,27 @@ def test_a_class_that_became_the_subject_is_named() -> None:
 
 def test_a_subject_that_is_not_there_is_not_learned() -> None:
     assert judge(planted_subject(taken=False)).verdict == "inconclusive"
+
+
+def test_the_next_step_is_a_command_with_the_names_of_the_run() -> None:
+    run = RunFacts(run="runs/chalk", pictures="my chalk", steps=120, rate=0.012)
+    forgot = judge(replace(planted(lost=0.5), run=run))
+    assert forgot.next_step == "detour train 'my chalk' --steps 60"
+    few = judge(replace(planted(references=3), run=run))
+    assert few.next_step == "detour data check 'my chalk'"
+    nothing = judge(replace(planted(learned=False, effect=0.0), run=run))
+    assert nothing.next_step == "detour train 'my chalk' --lr 0.024"
+
+
+def test_the_page_on_verdicts_names_every_limit_with_its_value() -> None:
+    page = Path("docs/verdicts.md").read_text(encoding="utf-8")
+    values = {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert [name for name, value in values.items() if f"`{name}` = {value}" not in page] == []
+
+
+@pytest.mark.parametrize("references", [3, 7])
+def test_too_few_references_condemn_no_prompts(references: int) -> None:
+    for seed in range(3):
+        found = judge(planted(references=references, lost=1.0, seed=seed))
+        assert found.figures["prompt"].answer == "unknown"
+        assert found.verdict == "inconclusive"

@@ -158,8 +158,8 @@ def _needed(loss: float, error: float, margin: float, prompts: int, ceiling: Row
     """Prompts at which a loss as large as this one would be settled in four of five cases."""
     if ceiling is None and loss > margin / 2:
         return None  # no number of prompts says what the style hides
-    gap = loss if loss > margin / 2 else margin - loss
+    gap, reach = (loss, limits.LOST_REACH) if loss > margin / 2 else (margin - loss, limits.KEPT_REACH)
     if not math.isfinite(error) or gap <= 0:
         return None
-    needed = math.ceil(prompts * (limits.SETTLING_REACH * error / gap) ** 2)
+    needed = math.ceil(prompts * (reach * error / gap) ** 2)
     return max(needed, prompts + 1) if needed <= limits.NEEDED_PROMPTS_MAX else None

@@ -21,8 +21,11 @@ QUICK_MARGIN = 0.4
 THOROUGH_MARGIN = 0.25
 """The same for the thorough evaluation, which draws more."""
 
-SETTLING_REACH = 2.5
-"""Standard errors between an effect and nothing: 1.65 for the level and 0.84 for finding it in four of five cases."""
+LOST_REACH = 3.2
+"""Standard errors between a loss and none: 2.33 for the level and 0.84 for finding it in four of five cases."""
+
+KEPT_REACH = 2.5
+"""Standard errors between a loss and the margin: 1.65 for the level and 0.84 for four of five cases."""
 
 NEEDED_PROMPTS_MAX = 400
 """More prompts than this are not advised."""
@@ -33,10 +36,10 @@ NUM_RESAMPLES = 399
 CLASS_DRIFT_MAX = 0.25
 """Share of the way to the subject that pictures of its class may go."""
 
-STYLE_WAY_MIN = 0.5
+STYLE_WAY_MIN = 0.65
 """Share of the way to the references that has to be gone before a style is called learned …"""
 
-STYLE_WAY_LOW_MIN = 0.4
+STYLE_WAY_LOW_MIN = 0.3
 """… and its lower limit."""
 
 SUBJECT_WAY_MIN = 0.4
@@ -50,18 +53,3 @@ GAIN_P_MAX = 0.05
 
 FOLLOWING_SHARE_MAX = 0.25
 """Pictures that keep less than this share of the expected score have nothing to do with their prompts."""
-
-EFFECT_MIN_DIFF = 0.5
-"""Mean change of a pixel, in steps of 255, below which nothing changed."""
-
-EFFECT_OVER_NOISE = 3.0
-"""The change must be as many times the noise floor."""
-
-COLLAPSE_SHARE_MAX = 0.25
-"""Pictures of different prompts that differ by less than this share of what they should are one picture."""
-
-COPY_SHARE_MAX = 0.25
-"""Share of copies among the pictures for new prompts, beyond the base's, that is still accepted."""
-
-OVERFIT_RISE_MAX = 0.1
-"""The loss on pictures kept out may end this share above its lowest value."""

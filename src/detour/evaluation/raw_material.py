@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from detour.evaluation import limits
+from detour.evaluation.next_steps import RunFacts
 from detour.evaluation.reading import Rows
 
 
@@ -73,6 +74,7 @@ class Material:
         own_class: of a subject.
         pixels: figures that need no judge.
         margin: share whose loss has to be ruled out.
+        run: names and settings, for the command that comes next.
     """
 
     goal: Literal["style", "subject"] = "style"
@@ -87,3 +89,4 @@ class Material:
     own_class: ClassSides | None = None
     pixels: PixelFacts
     margin: float = limits.QUICK_MARGIN
+    run: RunFacts = field(default_factory=RunFacts)
