@@ -107,17 +107,17 @@ def test_a_damaged_checkpoint_is_noticed_before_anything_is_drawn(
 def test_a_base_that_was_edited_under_its_name_draws_anew(
     judged: Path, figures: CheckpointFigures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detour.recipes import evaluate_checkpoints as module
+    from detour.recipes import evaluation_pictures as module
 
     drawn: list[int] = []
     real = module.draw_proof_pictures
 
-    def counted(*args: object) -> np.ndarray:
+    def counted(*args: object, **options: object) -> np.ndarray:
         drawn.append(1)
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "draw_proof_pictures", counted)
-    weights = judged.parents[1] / "pocket-tiny" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = judged.parents[1] / "tiny-embedded" / "vae" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     evaluate_checkpoints(judged)

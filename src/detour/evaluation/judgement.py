@@ -280,6 +280,11 @@ def _disagreement(view: _View) -> str:
 
 def _unknown_sentences(view: _View, unknown: tuple[str, ...]) -> list[str]:
     found = []
+    if view.whole.on_references.p_value is None:
+        found.append(
+            "What the judge reads in your own pictures could not be tested, so that what it reads in the base's stands "
+            "for it: a style that hides something from the judge would look the same as a loss."
+        )
     for name in unknown:
         one = view.figures[name]
         more = f"; {one.needed} prompts would probably settle it" if one.needed else ""
