@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from detour.evaluation.answers import Answers
 from detour.evaluation.checkpoints import CheckpointFigures
-from detour.evaluation.compared import ControlName, Part, Side
+from detour.evaluation.compared import Compared, ControlName, Part, Side
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.diversity import Diversity
 from detour.evaluation.documents import Document, read_document, write_document
@@ -81,6 +83,8 @@ class Evaluation(Document):
     reproduced: CopyFigures | None
     """Of pictures that must not be reproduced; ``None``: none were named."""
     marks: MarkFigures
+    metrics: dict[str, Compared] = Field(default_factory=dict)
+    """Further figures by name, see :mod:`detour.evaluation.metric`; empty without a judge, and in schema 1."""
     checkpoints: CheckpointFigures | None
     """``None``: they were not asked for."""
     answers: Answers | None = None

@@ -8,6 +8,8 @@ from detour.evaluation.compared import Compared
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.drift import Drift, Moved
 from detour.evaluation.evaluation import Evaluation
+from detour.evaluation.judgement import chance_in_words
+from detour.evaluation.metric import all_metrics
 from detour.evaluation.plots import Curve, Role, bar_chart, line_chart
 
 COLUMNS: tuple[tuple[Role, str], ...] = (
@@ -133,8 +135,15 @@ def tables_of(evaluation: Evaluation) -> list[Table]:
         _copies("Copies of training pictures", evaluation.copies),
         _copies("Copies of training pictures, asked with their captions", evaluation.recited),
         _copies("Copies of pictures that must not be reproduced", evaluation.reproduced),
+        _further(evaluation),
     ]
     return [table for table in tables if table is not None and table.rows]
+
+
+def _further(evaluation: Evaluation) -> Table | None:
+    known = [one for one in all_metrics() if one.name in evaluation.metrics]
+    rows = [(one.name, evaluation.metrics[one.name], f"{{:{one.form}}}") for one in known]
+    return _table("Further figures", " ".join(one.note for one in known), rows) if rows else None
 
 
 def _fidelity(evaluation: Evaluation) -> Table | None:
@@ -156,8 +165,8 @@ def _fidelity(evaluation: Evaluation) -> Table | None:
     )
     return _table(
         "Fidelity",
-        f"Against {figures.references} reference pictures. That the adapter is no nearer to them than the base: "
-        f"p = {figures.nearer_p:.3f}.{likeness} {figures.frechet_left_out or ''}",
+        f"Against {figures.references} reference pictures. That the adapter came nearer to them than the base: "
+        f"{chance_in_words(figures.nearer_p)}.{likeness} {figures.frechet_left_out or ''}",
         rows,
     )
 

@@ -152,6 +152,7 @@ def _evaluation_of(
         recited=figures.recited,
         reproduced=figures.reproduced,
         marks=figures.marks,
+        metrics=dict(figures.metrics),
         checkpoints=checkpoints,
         answers=judged.answers,
         verdict=judged.verdict.name,

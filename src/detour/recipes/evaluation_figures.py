@@ -13,7 +13,7 @@ from torch import Tensor
 from detour.bases.base import Base
 from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
-from detour.evaluation.compared import Side
+from detour.evaluation.compared import Compared, Side
 from detour.evaluation.copies import CopyFigures, measure_copies
 from detour.evaluation.distance import style_distance
 from detour.evaluation.diversity import Diversity, measure_diversity
@@ -23,6 +23,7 @@ from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.fidelity import Fidelity, measure_fidelity
 from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
 from detour.evaluation.marks import MarkFigures, measure_marks
+from detour.evaluation.metric import Measured, all_metrics
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import (
     Hits,
@@ -52,6 +53,7 @@ class Figures:
         recited: of training pictures, where the prompts are training captions.
         reproduced: of pictures that must not be reproduced.
         marks: in the same place of many pictures.
+        metrics: further figures by name.
         looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
         notes: what could not be measured, and why.
     """
@@ -65,6 +67,7 @@ class Figures:
     recited: CopyFigures | None = None
     reproduced: CopyFigures | None = None
     marks: MarkFigures | None = None
+    metrics: Mapping[str, Compared] = field(default_factory=dict)
     looks: Mapping[Side, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -213,9 +216,24 @@ def _judged(
         diversity=measure_diversity(
             new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
         ),
+        metrics=_further(judge, new, looks, wishes, material, seeds),
         looks=looks,
         notes=tuple(notes),
     )
+
+
+def _further(
+    judge: Judge,
+    pictures: Mapping[Side, Pictures],
+    looks: Mapping[Side, Tensor],
+    texts: Tensor,
+    material: EvaluationMaterial,
+    seeds: int,
+) -> dict[str, Compared]:
+    own = None if material.own is None else judge.picture_features(material.own)
+    given = Measured(pictures=pictures, looks=looks, texts=texts, own=own, seeds=seeds)
+    found = {one.name: one.measure(given) for one in all_metrics()}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _fidelity(
