@@ -19,10 +19,10 @@ from torch import nn
 
 from detour.bases import parts, single_file
 from detour.bases.embedded import EMBEDDED, EmbeddedBase
-from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
+from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, dead_in_transformer, family_of
 from detour.bases.hub import HUB_ID, fetch
 from detour.bases.safety import SafetyChecker, load_safety_checker
-from detour.bases.text import TextStage
+from detour.bases.text import JointText, TextStage
 from detour.diffusion.process import Process, process_of
 from detour.errors import BaseError, nearest
 from detour.files import sha256_of
@@ -94,13 +94,16 @@ class Base:
         ``latent_factor · 2^(levels − 1)``: 64 for SD 1 and 2. SDXL, which needs 32, was trained on multiples of 64
         (arXiv:2307.01952, appendix I).
         """
-        needed = self.latent_factor * 2 ** (len(self.network_config["block_out_channels"]) - 1)
+        if self.family.network_part == "transformer":
+            needed = self.latent_factor * 2  # patches of 2 latents
+        else:
+            needed = self.latent_factor * 2 ** (len(self.network_config["block_out_channels"]) - 1)
         return 64 if self.native_size_px >= 512 and 64 % needed == 0 else int(needed)
 
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return int(self.network_config["in_channels"])
+        return int(self.config("vae").get("latent_channels", 4))
 
     @property
     def native_size_px(self) -> int:
@@ -110,8 +113,23 @@ class Base:
 
     @property
     def cross_attention_width(self) -> int:
-        """Width of the text states that its UNet reads."""
-        return int(self.network_config["cross_attention_dim"])
+        """Width of the text states that its network reads."""
+        config = self.network_config
+        return int(config.get("joint_attention_dim") or config["cross_attention_dim"])
+
+    @property
+    def joint_text(self) -> JointText | None:
+        """How states of CLIP and T5 are joined; ``None`` for families that join along the features."""
+        if self.family.t5_part is None:
+            return None
+        short = self.family.network == "FluxTransformer2DModel" and not self.network_config.get("guidance_embeds")
+        num_tokens = 256 if short else self.family.t5_tokens  # Flux-schnell reads half of what dev does
+        return JointText(width=self.cross_attention_width, num_tokens=num_tokens)
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Folders of the text encoders that this base has; SD 3 may come without T5."""
+        return tuple(part for part in self.family.text_parts if part in self.configs)
 
     @property
     def recommended_guidance(self) -> float:
@@ -126,7 +144,10 @@ class Base:
     def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
         """Patterns of layer keys that can get no gradient when pictures of ``size_px`` are trained on."""
         latent_size = (size_px or self.native_size_px) // self.latent_factor
-        return (*dead_in_text(self.family, self.configs), *dead_at_size(self.network_config, latent_size))
+        dead = dead_in_text(self.family, self.configs)
+        if self.family.network_part == "transformer":
+            return (*dead, *dead_in_transformer(self.network_config))
+        return (*dead, *dead_at_size(self.network_config, latent_size))
 
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's settings as diffusers writes them."""
@@ -140,7 +161,7 @@ class Base:
     @property
     def loaded_parts(self) -> tuple[str, ...]:
         """Folders of the parts that have weights: network, VAE and text encoders."""
-        return (self.family.network_part, "vae", *self.family.text_parts)
+        return (self.family.network_part, "vae", *self.text_parts)
 
     def require_weights(self) -> None:
         """Raise now if a part cannot be loaded later.
@@ -180,7 +201,7 @@ class Base:
 
     def meta_text(self) -> dict[str, nn.Module]:
         """The text encoders' shapes on the meta device, by part."""
-        return {part: parts.empty_part(part, self.config(part)) for part in self.family.text_parts}
+        return {part: parts.empty_part(part, self.config(part)) for part in self.text_parts}
 
     def load_network(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
         """Denoising network, frozen."""
@@ -198,27 +219,29 @@ class Base:
     def load_tokenizers(self) -> dict[str, Any]:
         """The tokenizers, by text part."""
         return {
-            part: parts.load_tokenizer(self.folder, part, pad_token=self.pad_token(part))
-            for part in self.family.text_parts
+            part: parts.load_tokenizer(
+                self.folder, part, pad_token=self.pad_token(part), is_t5=part == self.family.t5_part
+            )
+            for part in self.text_parts
         }
 
     def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
         """Tokenizers and text encoders, frozen."""
         self.require_weights()
         tokenizers = self.load_tokenizers()
-        models = {part: self._load(part, dtype, device) for part in self.family.text_parts}
+        models = {part: self._load(part, dtype, device) for part in self.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
-            if len(tokenizer) > width:
+            if len(tokenizer) > width and part != self.family.t5_part:  # T5's has sentinels that its states lack
                 raise BaseError(
                     f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. "
                     f"Put the tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
                 )
-        return TextStage(self.family, tokenizers, models)
+        return TextStage(self.family, tokenizers, models, joint=self.joint_text)
 
     def pad_token(self, part: str) -> str:
         """What stands behind a prompt's end: "!" (token 0) for open_clip's text encoders, the end itself for CLIP's."""
-        open_clip = part == "text_encoder_2" or self.family.name == "sd2"
+        open_clip = (part == "text_encoder_2" and part != self.family.t5_part) or self.family.name == "sd2"
         return "!" if open_clip else "<|endoftext|>"
 
     def load_safety_checker(self, device: str = "cpu") -> SafetyChecker | None:
@@ -288,12 +311,13 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:
-    if not (folder / "model_index.json").is_file() and not (folder / "unet").is_dir():
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    if not (folder / "model_index.json").is_file() and not (folder / network).is_dir():
         raise BaseError(
-            f"{name}: not a diffusers folder (no model_index.json, no unet/). Pass the folder that holds "
-            "unet, vae, text_encoder, tokenizer and scheduler."
+            f"{name}: not a diffusers folder (no model_index.json, no unet/ or transformer/). Pass the folder that "
+            "holds the network, vae, text_encoder, tokenizer and scheduler."
         )
-    family = family_of(parts.read_config(folder, "unet"), where=name)
+    family = family_of(parts.read_config(folder, network), where=name)
     configs = _read_configs(folder, family)
     if not (folder / "tokenizer").is_dir():
         raise BaseError(f"{name}: the base lacks tokenizer/ (vocab.json and merges.txt).")
@@ -309,9 +333,9 @@ def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -
 
 
 def _read_configs(folder: Path, family: Family) -> dict[str, Mapping[str, Any]]:
-    return {
-        part: parts.read_config(folder, part) for part in ("unet", "vae", *family.text_parts, "scheduler")
-    }
+    absent = {family.t5_part} if family.t5_optional and not (folder / str(family.t5_part)).is_dir() else set()
+    names = [part for part in (family.network_part, "vae", *family.text_parts) if part not in absent]
+    return {part: parts.read_config(folder, part) for part in (*names, "scheduler")}
 
 
 def _from_file(name: str, path: Path) -> Base:
@@ -321,7 +345,7 @@ def _from_file(name: str, path: Path) -> Base:
             "code when they are opened. Convert it first."
         )
     family, folder, configs = single_file.open_checkpoint(path, CONFIGS)
-    family_of(configs["unet"], where=name)  # refuses variants that text-to-image adapters do not fit
+    family_of(configs[FAMILIES[family].network_part], where=name)  # refuses variants that text-to-image adapters do not fit
     return Base(
         name=name,
         family=FAMILIES[family],
