@@ -90,7 +90,9 @@ def make_tiny_flux(folder: Path, *, seed: int = 0, guidance: bool = True) -> Pat
         _write_clip(folder, "text_encoder", width=8, projected=False)
         _write_t5(folder, "text_encoder_2", width=T5_WIDTH)
     transformer.save_pretrained(folder / "transformer")
-    shift = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15} if guidance else {"shift": 1.0}
+    shift = (
+        {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15} if guidance else {"shift": 1.0}
+    )
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER | shift)
     _write_json(
         folder / "model_index.json",
@@ -157,7 +159,11 @@ def _write_t5(folder: Path, part: str, *, width: int) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
     ).save_pretrained(folder / part.replace("text_encoder", "tokenizer"))
     T5EncoderModel(
         T5Config(

@@ -35,6 +35,10 @@ SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
     "sd15": ("stable-diffusion-v1-5", "sd1"),
     "sd21": ("stable-diffusion-2-1", "sd2"),
     "sdxl": ("stable-diffusion-xl-base-1.0", "sdxl"),
+    "sd35-medium": ("stable-diffusion-3.5-medium", "sd3"),
+    "sd35-large": ("stable-diffusion-3.5-large", "sd3"),
+    "flux-dev": ("FLUX.1-dev", "flux"),
+    "flux-schnell": ("FLUX.1-schnell", "flux"),
 }
 """Names whose settings are shipped without weights → identity and family."""
 
@@ -74,13 +78,32 @@ class Base:
         """Settings of the denoising network."""
         return self.config(self.family.network_part)
 
-    def process(self) -> Process:
+    def process(self, size_px: int | None = None) -> Process:
         """What relates clean latents, noise and time on this base.
+
+        Args:
+            size_px: side of the pictures, for a shift that moves with it (Flux-dev); ``None``: the base's own size.
 
         Raises:
             BaseError: the schedule is of a kind that is not known.
         """
-        return process_of(self.scheduler_config())
+        side = size_px or self.native_size_px
+        return process_of(self.scheduler_config(), num_patches=self.num_patches(side, side))
+
+    def num_patches(self, width_px: int, height_px: int) -> int:
+        """Patches of 2×2 latents in a picture, which is what a transformer's shift is measured in."""
+        patch_px = 2 * self.latent_factor
+        return (width_px // patch_px) * (height_px // patch_px)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is a rectified flow."""
+        return str(self.scheduler_config().get("_class_name", "")).startswith("FlowMatch")
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network is told a guidance scale (Flux-dev), so that guidance takes no second prediction."""
+        return bool(self.network_config.get("guidance_embeds"))
 
     @property
     def latent_factor(self) -> int:
@@ -99,6 +122,11 @@ class Base:
         else:
             needed = self.latent_factor * 2 ** (len(self.network_config["block_out_channels"]) - 1)
         return 64 if self.native_size_px >= 512 and 64 % needed == 0 else int(needed)
+
+    @property
+    def drawing_step_px(self) -> int:
+        """What sides of drawn pictures are multiples of: a latent position, or a patch of a transformer."""
+        return self.latent_factor * (2 if self.family.network_part == "transformer" else 1)
 
     @property
     def latent_channels(self) -> int:
@@ -122,9 +150,18 @@ class Base:
         """How states of CLIP and T5 are joined; ``None`` for families that join along the features."""
         if self.family.t5_part is None:
             return None
-        short = self.family.network == "FluxTransformer2DModel" and not self.network_config.get("guidance_embeds")
+        short = self.family.network == "FluxTransformer2DModel" and not self.network_config.get(
+            "guidance_embeds"
+        )
         num_tokens = 256 if short else self.family.t5_tokens  # Flux-schnell reads half of what dev does
         return JointText(width=self.cross_attention_width, num_tokens=num_tokens)
+
+    @property
+    def text_length(self) -> int:
+        """Positions of the text states that the network reads for a short prompt: 77, T5's, or both (SD 3)."""
+        joint = self.joint_text
+        clip = 77 if any(part != self.family.t5_part for part in self.family.state_parts) else 0
+        return clip + (joint.num_tokens if joint is not None else 0)
 
     @property
     def text_parts(self) -> tuple[str, ...]:
@@ -139,6 +176,8 @@ class Base:
             value = json.loads(measured.read_text(encoding="utf-8")).get("recommended_guidance")
             if isinstance(value, int | float):
                 return float(value)
+        if self.family.name == "flux" and not self.embeds_guidance:
+            return 1.0  # schnell is distilled: it is drawn with without any guidance
         return self.family.recommended_guidance
 
     def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
@@ -232,7 +271,9 @@ class Base:
         models = {part: self._load(part, dtype, device) for part in self.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
-            if len(tokenizer) > width and part != self.family.t5_part:  # T5's has sentinels that its states lack
+            if (
+                len(tokenizer) > width and part != self.family.t5_part
+            ):  # T5's has sentinels that its states lack
                 raise BaseError(
                     f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. "
                     f"Put the tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
@@ -263,7 +304,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     """Find a base by name; nothing is loaded yet.
 
     Args:
-        name: ``pocket``; ``sd15``, ``sd21`` or ``sdxl`` (settings alone); a diffusers folder; a single
+        name: ``pocket``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a single
             ``.safetensors`` checkpoint of SD 1.x, SD 2.x or SDXL; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
@@ -345,7 +386,9 @@ def _from_file(name: str, path: Path) -> Base:
             "code when they are opened. Convert it first."
         )
     family, folder, configs = single_file.open_checkpoint(path, CONFIGS)
-    family_of(configs[FAMILIES[family].network_part], where=name)  # refuses variants that text-to-image adapters do not fit
+    family_of(
+        configs[FAMILIES[family].network_part], where=name
+    )  # refuses variants that text-to-image adapters do not fit
     return Base(
         name=name,
         family=FAMILIES[family],

@@ -39,9 +39,7 @@ def call_unet(network: nn.Module, noisy: Tensor, times: Tensor, text: Conditioni
     return prediction
 
 
-def call_sd3(
-    network: nn.Module, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor
-) -> Tensor:
+def call_sd3(network: nn.Module, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor) -> Tensor:
     """Ask the MMDiT of SD 3 and SD 3.5; shapes as in :data:`NetworkCall`, times from 0 to 1000 in float32."""
     del sizes
     prediction: Tensor = network(
@@ -54,9 +52,7 @@ def call_sd3(
     return prediction
 
 
-def call_flux(
-    network: nn.Module, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor
-) -> Tensor:
+def call_flux(network: nn.Module, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor) -> Tensor:
     """Ask Flux's transformer, which reads packed patches; shapes as in :data:`NetworkCall`.
 
     diffusers 0.42's transformer takes times and guidance divided by 1000, rounds them to the precision of the

@@ -163,9 +163,7 @@ def _refill_buffers(model: nn.Module, config: Mapping[str, Any], part: str) -> N
             owner.register_buffer("position_ids", positions, persistent=False)
 
 
-def load_tokenizer(
-    folder: Path, part: str, *, pad_token: str = "<|endoftext|>", is_t5: bool = False
-) -> Any:
+def load_tokenizer(folder: Path, part: str, *, pad_token: str = "<|endoftext|>", is_t5: bool = False) -> Any:
     """The tokenizer of a text part; without files of its own, CLIP's published one with that padding.
 
     Args:
