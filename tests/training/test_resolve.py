@@ -181,7 +181,9 @@ def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_
 
 def test_the_page_shows_the_values_of_every_goal() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    titles = {"pocket": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+    titles = {
+        "embedded": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "sd3": "SD 3", "flux": "Flux",
+    }  # fmt: skip
     for (base, goal), row in GOALS.items():
         cells = (
             titles[base],

@@ -36,6 +36,7 @@ def write_adapter(
     file_format: FileFormat = "kohya",
     family: Family,
     dtype: FileDtype = "fp32",
+    fused: bool = True,
 ) -> Path:
     """Write ``adapter``, with its metadata and hashes.
 
@@ -48,6 +49,8 @@ def write_adapter(
         file_format: who reads it.
         family: names of the layers in kohya's format.
         dtype: of the factors; alphas are float32 always.
+        fused: in a kohya file, join a transformer's layers to the original code's (q, k and v are one matrix there);
+            DoRA and LoKr on some of them cannot be joined.
 
     Returns:
         The file or folder that was written.
@@ -63,7 +66,7 @@ def write_adapter(
         return _write_peft(path, adapter, TORCH_DTYPES[dtype])
     own = without_derived(adapter.metadata)
     if file_format == "kohya":
-        tensors = to_kohya(adapter, family, TORCH_DTYPES[dtype])
+        tensors = to_kohya(adapter, family, TORCH_DTYPES[dtype], fused=fused)
         tensors |= to_bundle(adapter.words, TORCH_DTYPES[dtype])
         own |= network_metadata(adapter, family)
     else:

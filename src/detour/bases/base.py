@@ -135,7 +135,9 @@ class Base:
 
     @property
     def native_size_px(self) -> int:
-        """Side of the pictures that it was trained for."""
+        """Side of the pictures that it was trained for; Flux's network does not say it, and its VAE does."""
+        if self.family.network_part == "transformer" and not self.network_config.get("sample_size"):
+            return int(self.config("vae").get("sample_size") or self.family.native_size_px)
         size = self.network_config.get("sample_size") or self.family.native_size_px // self.latent_factor
         return int(max(size) if isinstance(size, list | tuple) else size) * self.latent_factor
 

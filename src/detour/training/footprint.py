@@ -254,7 +254,7 @@ def _shapes_only() -> Iterator[LiveBytes]:
 
 
 def _fill(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a model of the meta device tensors of the mode, frozen ones in ``dtype``, trained ones in float32."""
+    """Give a model of the meta device tensors of the mode, trained ones in float32, all others in ``dtype``."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
@@ -263,7 +263,10 @@ def _fill(model: nn.Module, dtype: torch.dtype) -> None:
                 module._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                kind = (
+                    dtype if buffer.is_floating_point() else buffer.dtype
+                )  # positions of SD 3: 0.8 GiB in fp32
+                module._buffers[name] = torch.empty(buffer.shape, dtype=kind)
 
 
 def _batch(base: "Base", spec: "RunSpec", denoiser: Denoiser) -> Batch:

@@ -20,7 +20,7 @@ from detour.training.combinations import (
     refuse_optimizer,
     refuse_quantized,
 )
-from detour.training.methods import check_method, method_defaults, method_notes
+from detour.training.methods import check_method, method_defaults, method_notes, notes_on_names
 from detour.training.optimizers import OPTIMIZERS, default_rate
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, 
     notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
-    return [*notes, *method_notes(spec.adapter)]
+    return [*notes, *method_notes(spec.adapter), *notes_on_names(spec.adapter, base)]
 
 
 def _get(values: Mapping[str, Any], key: str) -> Any:
