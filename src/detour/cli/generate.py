@@ -27,11 +27,17 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @click.option(
+    "--true-guidance",
+    "true_guidance_scale",
+    type=float,
+    help="Classifier-free guidance of a base that is told its guidance scale (Flux-dev); gives --negative its effect.",
+)
+@click.option(
     "--scheduler",
-    type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]),
-    default="dpm++",
+    type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]),
+    default="auto",
     show_default=True,
-    help="Sampler; dpm++ is DPM++ 2M.",
+    help="Sampler; dpm++ is DPM++ 2M; auto is dpm++, and euler on a rectified flow (SD 3, Flux).",
 )
 @click.option("--width", "width_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
@@ -74,7 +80,15 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
 
-    picture_keys = ("negative_prompt", "steps", "guidance_scale", "width_px", "height_px", "scheduler")
+    picture_keys = (
+        "negative_prompt",
+        "steps",
+        "guidance_scale",
+        "true_guidance_scale",
+        "width_px",
+        "height_px",
+        "scheduler",
+    )
     picture = {key: flags.pop(key) for key in picture_keys}
     values = {key: value for key, value in flags.items() if value is not None}
     if lora_steps is not None:

@@ -15,7 +15,11 @@ from detour.cli.options import SEEDS, base_option, json_option
 )
 @click.option("--caption", help="What the picture shows. [default: the .txt beside it]")
 @base_option()
-@click.option("--timestep", type=int, help="Of the noise, 0 to 999. [default: what the seed says]")
+@click.option(
+    "--timestep",
+    type=float,
+    help="Of the noise, 0 to 999; noise level of a flow, 0 to 1. [default: what the seed says]",
+)
 @click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
 @click.option("--targets", default="attn", show_default=True, help="As in training.")
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the step.")

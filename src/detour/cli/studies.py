@@ -100,7 +100,7 @@ def picture_options(*names: str) -> Callable[[F], F]:
             "--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]"
         ),
         "scheduler": click.option(
-            "--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), default="dpm++",
+            "--scheduler", type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]), default="auto",
             show_default=True, help="Sampler.",
         ),
     }  # fmt: skip

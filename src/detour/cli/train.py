@@ -139,6 +139,13 @@ KEYS = {
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."
 )
 @click.option(
+    "--like",
+    nargs=2,
+    type=(click.Choice(["kohya", "ai-toolkit", "diffusers"]), click.Path(path_type=Path, dir_okay=False)),
+    metavar="TRAINER FILE",
+    help="Take the settings of another trainer's file and say what each became; other flags win over it.",
+)
+@click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5."
 )
 @click.option(
@@ -162,6 +169,7 @@ KEYS = {
 def command(
     *,
     config: Path | None,
+    like: tuple[Any, Path] | None,
     assignments: tuple[str, ...],
     new_words: tuple[str, ...],
     resume: Path | None,
@@ -182,6 +190,7 @@ def command(
     detour train photos/ --name my-style
     detour train photos/ --base stable-diffusion-v1-5/stable-diffusion-v1-5 --rank 8
     detour train photos/ --goal subject --trigger "sks robot" --class-prompt "a robot"
+    detour train --like kohya my-style.toml
     detour train --resume runs/my-style
     """
     if processes is not None:
@@ -193,6 +202,8 @@ def command(
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    if like is not None:
+        given = _settings_like(like, config, resume) | given
     if flags["from_file"]:
         check_adapters([flags["from_file"]])
         given |= {"adapter.from_sha256": ""}  # what a --config says of another file
@@ -241,6 +252,21 @@ def command(
             pushed = push_run(result.run_folder, push_to_hub, public=public, progress=progress)
         if not as_json:
             show_push_result(pushed, as_json=False)
+
+
+def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | None) -> dict[str, Any]:
+    """Settings of another trainer's file; what became of each of its keys goes to standard error."""
+    from detour.errors import ConfigError
+    from detour.recipes.peers import read_peer
+
+    if config is not None or resume is not None:
+        raise ConfigError(
+            f"--like {like[1]}: --config and --resume bring settings of their own. Leave them out."
+        )
+    found = read_peer(*like)
+    for fate in found.fates:
+        click.echo(fate.line, err=True)
+    return dict(found.settings)
 
 
 def _share(count: int) -> None:

@@ -17,6 +17,7 @@ from detour.data.folder import Dataset, Example
 from detour.data.pictures import open_picture, read_bytes
 from detour.errors import DataError
 from detour.files import cache_home
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs import PictureSpec, PriorSpec, RunSpec
 
@@ -98,7 +99,7 @@ def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
         "side_px": side,
         "steps": spec.prior.steps,
         "guidance_scale": float(spec.prior.guidance_scale),
-        "scheduler": PictureSpec().scheduler,
+        "scheduler": pick_sampler("auto", base.scheduler_config()),
     }
     for index in range(spec.prior.pictures):
         prompt = spec.prior.class_prompts[index % len(spec.prior.class_prompts)]

@@ -156,14 +156,21 @@ class ScheduleSpec(Spec):
 class LossSpec(Spec):
     """The denoising objective."""
 
-    timesteps: Literal["uniform", "logit_normal"] = "uniform"
-    """Which timesteps are shown: all alike, or more of those around the middle (arXiv:2403.03206)."""
+    timesteps: Literal["uniform", "logit_normal", "mode"] | Auto = "auto"
+    """Which timesteps are shown: all alike, or more of those around the middle (``mode`` on a rectified flow alone;
+    arXiv:2403.03206); ``auto``: uniform, and logit_normal on a rectified flow."""
     logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
     """Middle of the logit-normal law; above 0 shows noisier pictures more often."""
     logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Width of the logit-normal law."""
-    weighting: Literal["uniform", "min_snr", "debiased"] = "uniform"
-    """Weight of each timestep (min-SNR: arXiv:2303.09556, debiased: arXiv:2310.08442)."""
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
+    """Of the mode law: above 0 prefers the middle, below 0 the two ends."""
+    shift: Positive | Auto = "auto"
+    """Moves the times of a rectified flow: above 1 shows more noise; ``auto``: the base's own, at the run's resolution
+    where the base's moves with it (Flux-dev)."""
+    weighting: Literal["uniform", "min_snr", "debiased", "sigma_sqrt", "cosmap"] = "uniform"
+    """Weight of each timestep (min-SNR: arXiv:2303.09556, debiased: arXiv:2310.08442; on a rectified flow sigma_sqrt
+    and cosmap: arXiv:2403.03206)."""
     snr_gamma: Positive = 5.0
     """Clamp of min-SNR."""
     distance: Literal["mse", "huber"] = "mse"

@@ -46,6 +46,27 @@ def found(**values: object) -> dict[str, str]:
         ("rate-diverged", {"validation": [0.2, 0.26]}, {"validation": [0.2, 0.25]}),
         ("schedule-unfit", {"schedule_fault": "the warm-up takes 9 steps and the run has 6"}, {}),
         ("log-damaged", {"log_problem": "metrics.jsonl: 1 line is damaged."}, {}),
+        ("rate-diverged", {"losses": [1.7] * 10, "own_shift": 3.0}, {"losses": [1.0] * 10, "own_shift": 3.0}),
+        (
+            "flow-rate-high",
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+            {"family": "flux", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+        ),
+        (
+            "flow-rate-high",
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4.1e-5}})},
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4e-5}})},
+        ),
+        (
+            "shift-far",
+            {"own_shift": 3.16, "spec": spec_of(train={"loss": {"shift": 1.0}})},
+            {"own_shift": 3.16, "spec": spec_of(train={"loss": {"shift": 1.6}})},
+        ),
+        (
+            "shift-far",
+            {"own_shift": 1.0, "spec": spec_of(train={"loss": {"shift": 2.1}})},
+            {"own_shift": 0.0, "spec": spec_of(train={"loss": {"shift": 2.1}})},
+        ),
         ("run-not-finished", {"state": "died"}, {"state": "running"}),
         ("run-not-finished", {"state": "failed", "error": "disk full"}, {}),
         ("verdict-bad", {"verdict": "collapsed"}, {"verdict": "learned"}),

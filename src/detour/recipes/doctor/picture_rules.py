@@ -148,7 +148,9 @@ class Drawing:
         base: its name.
         native_size_px: the base's own side.
         own_guidance: the guidance it recommends.
-        guidance_scale: classifier-free guidance.
+        guidance_scale: classifier-free guidance, or what the base is told.
+        told_guidance: whether the base is told its guidance scale (Flux-dev).
+        true_guidance_scale: classifier-free guidance of such a base.
         steps: denoising steps.
         scheduler: a sampler's name.
         width_px: of the picture.
@@ -166,6 +168,8 @@ class Drawing:
     native_size_px: int
     own_guidance: float
     guidance_scale: float | None = None
+    told_guidance: bool = False
+    true_guidance_scale: float = 1.0
     steps: int | None = None
     scheduler: str | None = None
     width_px: int | None = None
@@ -203,11 +207,12 @@ def _guidance(drawing: Drawing) -> Iterator[Finding]:
         yield BROKEN.found(what, drawing.where)
     elif scale > GUIDANCE_HIGH * own:
         yield HIGH.found(what, drawing.where)
-    if scale <= 1:
-        if own >= GUIDANCE_WANTED and not drawing.is_distilled:
-            yield LOW.found(what, drawing.where)
-        if drawing.negative_prompt:
-            yield NEGATIVE_UNREAD.found(f"guidance {scale:g} with a negative prompt", drawing.where)
+    if scale <= 1 and own >= GUIDANCE_WANTED and not drawing.is_distilled:
+        yield LOW.found(what, drawing.where)
+    true = drawing.true_guidance_scale if drawing.told_guidance else scale
+    if true <= 1 and drawing.negative_prompt:
+        kind = "true guidance" if drawing.told_guidance else "guidance"
+        yield NEGATIVE_UNREAD.found(f"{kind} {true:g} with a negative prompt", drawing.where)
 
 
 def _steps(drawing: Drawing) -> Iterator[Finding]:

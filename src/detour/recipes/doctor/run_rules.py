@@ -24,6 +24,15 @@ FEWEST_LOSSES = 50
 LOSS_OF_NOTHING = 0.8
 """Predicting zero in place of noise, or of velocity, costs 1; sound runs on ``pocket`` end below 0.16."""
 
+FLOW_LOSS_OF_NOTHING = 1.6
+"""The same for the velocity of a rectified flow, which is noise minus latents: its variance is about 2."""
+
+FLOW_RATE = 4e-5
+"""Rate of AdamW on SD 3.5 above which its trainers report collapse; docs/families.md names where."""
+
+SHIFT_APART = 2.0
+"""Times the base's own shift at the run's size, either way."""
+
 VALIDATION_RISE = 1.25
 """Last loss on pictures kept out over the first one, that of the plain base; sound runs end below 1."""
 
@@ -63,6 +72,23 @@ RATE_UNUSUAL = Rule(
     fires=f"a rate of AdamW outside of {USUAL_RATES[0]:g} to {USUAL_RATES[1]:g}, on a base other than pocket",
     cause="Published recipes for such bases lie near 1e-4.",
     fix="Start at train.optim.lr=1e-4, and change it by a factor of three.",
+)
+FLOW_RATE_HIGH = Rule(
+    name="flow-rate-high",
+    subject="run",
+    severity="note",
+    fires=f"a rate of AdamW above {FLOW_RATE:g} on SD 3.5",
+    cause="Trainers of SD 3.5 report that such rates can make pictures fall apart all at once; not measured here.",
+    fix="Look at the samples early, or take the default: leave train.optim.lr at auto.",
+)
+SHIFT_FAR = Rule(
+    name="shift-far",
+    subject="run",
+    severity="warning",
+    fires=f"a rectified flow trained with a shift more than {SHIFT_APART:g} times the base's own at the run's size, "
+    "either way",
+    cause="Training then shows other noise levels than drawing asks for; Flux-dev's own shift moves with the size.",
+    fix="Leave train.loss.shift at auto.",
 )
 OVERFIT = Rule(
     name="validation-rises",
@@ -137,7 +163,8 @@ LOG_DAMAGED = Rule(
     fix="Restore the file; run.json has the losses on pictures kept out of newer runs.",
 )
 RULES = (
-    DIVERGED, SCHEDULE, LOG_DAMAGED, ENDED_BADLY, NO_RATE, RATE_UNUSUAL, OVERFIT, VERDICT, RESOLUTION,
+    DIVERGED, SCHEDULE, LOG_DAMAGED, ENDED_BADLY, NO_RATE, RATE_UNUSUAL, FLOW_RATE_HIGH, SHIFT_FAR, OVERFIT, VERDICT,
+    RESOLUTION,
     TRAINED_IN_FP32, ALPHA_HIGH, MEMORY, DATA_GONE,
 )  # fmt: skip
 
@@ -171,6 +198,8 @@ class RunFacts:
         where: the run's folder.
         spec: as resolved.
         native_size_px: the base's own side.
+        family: of the base.
+        own_shift: of a rectified flow at the run's size; 0 of all others.
         state: finished, failed, interrupted, died, diverged, running.
         error: what it said when it ended.
         losses: step by step; one that is not finite stands as NaN.
@@ -187,6 +216,8 @@ class RunFacts:
     where: str
     spec: RunSpec
     native_size_px: int
+    family: str = ""
+    own_shift: float = 0.0
     state: str = "finished"
     error: str = ""
     losses: Sequence[float] = ()
@@ -269,8 +300,9 @@ def _how_it_rose(facts: RunFacts) -> str:
     if num < 2:
         return ""
     first, last = fmean(losses[:num]), fmean(losses[-num:])
-    if plain.distance == "mse" and plain.weighting == "uniform" and last > LOSS_OF_NOTHING:
-        return f"the loss ended at {last:.2f}, and predicting nothing at all costs 1"
+    nothing, costs = (FLOW_LOSS_OF_NOTHING, "about 2") if facts.own_shift else (LOSS_OF_NOTHING, "1")
+    if plain.distance == "mse" and plain.weighting == "uniform" and last > nothing:
+        return f"the loss ended at {last:.2f}, and predicting nothing at all costs {costs}"
     error = math.sqrt((variance(losses[:num]) + variance(losses[-num:])) / num)
     if len(losses) >= FEWEST_LOSSES and last > LOSS_RISE * first and last - first > RISE_SIGMAS * error:
         return f"the loss rose from {first:.3f} to {last:.3f} (first and last fifth of the steps)"
@@ -291,6 +323,21 @@ def _settings(facts: RunFacts) -> Iterator[Finding]:
         and not USUAL_RATES[0] <= float(rate) <= USUAL_RATES[1]
     ):
         yield RATE_UNUSUAL.found(f"train.optim.lr is {rate:g}", where)
+    elif (
+        rate != "auto"
+        and facts.family == "sd3"
+        and spec.base.name not in EMBEDDED
+        and spec.train.optim.name == "adamw"
+        and float(rate) > FLOW_RATE
+    ):
+        yield FLOW_RATE_HIGH.found(f"train.optim.lr is {rate:g}", where)
+    shift = spec.train.loss.shift
+    if facts.own_shift and shift != "auto":
+        apart = max(shift / facts.own_shift, facts.own_shift / shift)
+        if apart > SHIFT_APART:
+            yield SHIFT_FAR.found(
+                f"train.loss.shift is {shift:g}; the base's own is {facts.own_shift:.3g}", where
+            )
     side, native = spec.data.resolution, facts.native_size_px
     if isinstance(side, int) and not native / 1.5 <= side <= native * 1.5:
         yield RESOLUTION.found(f"data.resolution is {side}; the base's own size is {native}", where)
