@@ -122,3 +122,54 @@ def test_a_lone_file_asks_for_what_its_tags_name_and_refuses_when_there_are_none
     assert all("a robot" in plain for plain in material.asked.plain)
     with pytest.raises(ConfigError, match="--prompt"):
         gathered(replace(lone, tags=()))
+
+
+def a_subject(
+    folder: Path, base: str, *, trigger: str = "sks", class_prompts: tuple[str, ...] = ()
+) -> FinishedRun:
+    run = make(folder, base, trigger=trigger)
+    for index in range(8):
+        (Path(run.spec.data.source) / f"{index}.txt").write_text(
+            f"a sks cat in the {'city' if index % 2 else 'desert'}"
+        )
+    prior = run.spec.prior.model_copy(update={"class_prompts": class_prompts})
+    return replace(run, spec=run.spec.model_copy(update={"goal": "subject", "prior": prior}))
+
+
+def test_a_subject_is_asked_for_alone_in_new_places_and_its_class_in_the_same(tmp_path: Path) -> None:
+    material = gathered(a_subject(tmp_path, "pocket"), num_prompts=8)
+    assert len(material.asked.prompts) == 4  # the other half are the class's
+    assert material.own_class is not None
+    for prompt, of_class in zip(material.asked.prompts, material.own_class.prompts, strict=True):
+        assert prompt.startswith("a sks cat ")
+        assert of_class == prompt.replace("sks ", "")
+        assert "city" not in prompt
+        assert "desert" not in prompt
+    assert material.asked.plain == material.own_class.prompts
+    place = material.asked.choices["place"]
+    assert [row[right] for row, right in zip(place.phrases, place.right, strict=True)] == list(
+        material.asked.plain
+    )
+
+
+def test_a_subject_whose_class_nobody_names_is_asked_for_as_before(tmp_path: Path) -> None:
+    material = gathered(a_subject(tmp_path, "pocket", trigger=""), num_prompts=4)
+    assert material.own_class is None
+    named = gathered(a_subject(tmp_path / "b", "pocket", trigger="", class_prompts=("a cat",)), num_prompts=4)
+    assert named.own_class is not None
+    assert all(one.startswith("a cat ") for one in named.own_class.prompts)
+
+
+def test_the_user_s_own_pictures_and_what_their_captions_name_are_the_ceiling(tmp_path: Path) -> None:
+    run = make(tmp_path, "pocket", trigger="sks")
+    material = gathered(run, num_prompts=2)
+    assert material.own is not None
+    assert len(material.own) == len(material.own_captions) == 8
+    assert not material.own_facts  # these captions name no object, colour and place of the world
+    assert material.truths is None
+    for index in range(8):
+        (Path(run.spec.data.source) / f"{index}.txt").write_text("a red house in the desert")
+    known = gathered(run, num_prompts=2)
+    assert [(one.object, one.colour, one.place) for one in known.own_facts] == [
+        ("house", "red", "desert")
+    ] * 8

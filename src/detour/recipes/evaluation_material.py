@@ -232,6 +232,7 @@ def _of_subject(
     said = subject_words(everything, shared.trigger, run.spec.prior.class_prompts)
     if said is None:
         return None
+    choices: dict[str, Choice] = {}
     if preset.prompts:
         held_out = given_prompts(preset.prompts, captions.trained if preset.thorough else (), shared.trigger)
     else:
@@ -243,8 +244,13 @@ def _of_subject(
             )
             for scene in scenes
         )
+        if base.embedded is not None:
+            every = [phrase for phrase, _ in WORLD_PLACES]
+            phrases = tuple(f"{said.of_class} {phrase}" for phrase in every)
+            right = tuple(every.index(scene) for scene in scenes)
+            choices["place"] = Choice(phrases=(phrases,) * len(scenes), right=right)
     plain = tuple(said.class_prompt(one.prompt) for one in held_out)
-    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=plain)
+    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=plain, choices=choices)
     return replace(shared, held_out=held_out, asked=asked, own_class=Asked(prompts=plain, plain=plain))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -45,7 +44,6 @@ class OfRun:
         notes: what could not be measured, and why.
         data: what is wrong with the pictures and captions that were trained on.
         run: names and settings, for the command that comes next.
-        goal: what was to be learned.
         margin: share of what prompts ask for whose loss has to be ruled out.
     """
 
@@ -55,7 +53,6 @@ class OfRun:
     notes: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     run: RunFacts = field(default_factory=RunFacts)
-    goal: Literal["style", "subject"] = "style"
     margin: float = limits.QUICK_MARGIN
 
 

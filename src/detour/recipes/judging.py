@@ -285,7 +285,6 @@ def _of_run(
         notes=(*run.problems, *told, *said),
         data=_data_sentences(run),
         run=facts_for_commands(run),
-        goal=run.spec.goal,
         margin=limits.THOROUGH_MARGIN if preset.thorough else limits.QUICK_MARGIN,
     )
 
