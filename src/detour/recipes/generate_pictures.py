@@ -17,7 +17,6 @@ from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.errors import ConfigError
-from detour.evaluation.sides import models_of
 from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
@@ -109,7 +108,7 @@ def generate_pictures(
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     attached = attach_chosen(engine.models, loras)
     engine.text.words = words_of(loras)
-    warned = examine_request(spec, base, models=models_of(engine), adapters=loras, device=device, dtype=dtype)
+    warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
