@@ -26,7 +26,6 @@ from detour.evaluation.fidelity import measure_fidelity
 from detour.evaluation.judge import Judge, PromptFacts, judge_of
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import Hits, measure_prompt_keeping
-from detour.evaluation.sides import models_of
 from detour.evaluation.thresholds import COLLAPSE_SHARE_MAX
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.pocket.world import (
@@ -175,7 +174,7 @@ def main() -> None:
     found = {"noise": noise}
     print(table(noise, f"the base with other seeds, {len(noise)} times"), flush=True)
     if spec.lora is not None:
-        attached = attach_adapter(models_of(bench.engine), read_adapter(spec.lora), 1.0)
+        attached = attach_adapter(bench.engine.models, read_adapter(spec.lora), 1.0)
         found["adapter"] = [
             bench.figures(plain, bench.pictures(number, spec.lora.stem))
             for number, plain in enumerate(base[:-1])

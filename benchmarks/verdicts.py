@@ -24,7 +24,7 @@ from detour.adapters.delta import merge_into
 from detour.bases.base import Base, open_base
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import draw_proof_pictures, proof_requests
-from detour.evaluation.sides import Sides, models_of
+from detour.evaluation.sides import Sides
 from detour.files import write_json, write_text, write_with
 from detour.generation.engine import PictureEngine
 from detour.pocket.world import HOUSE, NAMED_STYLES, caption, render, training_example
@@ -154,7 +154,7 @@ class Maker:
         adapter = read_adapter(run.adapter_file)
         proof = proof_requests(run.spec, ())
         held_out = gather_held_out(run.spec, self.base_model, run_folder, None, size_px=SIZE_PX).requests
-        models = models_of(self.engine)
+        models = self.engine.models
         pictures = {"base": self.base(proof, run.spec), "held_out_base": self.base(held_out, run.spec)}
         attached = attach_adapter(models, adapter)
         try:

@@ -1,4 +1,4 @@
-"""Rows with adapters of their own: each must answer as if its adapters were attached alone, whatever stands beside it."""
+"""Each row of a batch with adapters of its own answers as if they were attached, whatever stands beside it."""
 
 import itertools
 import random

@@ -1,7 +1,8 @@
 """A finished adapter made ready for drawing row by row: checked against the models, padded and on their device."""
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ RANK_CLASSES = (4, 8, 16, 32, 64, 128)
 """Ranks are padded with zeros to the next of these, so that adapters of near ranks share one matrix product."""
 
 Module = nn.Linear | nn.Conv2d
+
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +62,13 @@ class PreparedAdapter:
         changes: part of the base → layer of that part's model → the change.
         words: new words of the adapter.
         num_bytes: memory that it takes.
+        number: no other prepared adapter of the process has it.
     """
 
     changes: Mapping[str, Mapping[Module, LowRank | Dense]]
     words: Words
     num_bytes: int
+    number: int = field(default_factory=lambda: next(_NUMBERS))
 
     @property
     def rank(self) -> int:

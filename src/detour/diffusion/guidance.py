@@ -1,4 +1,7 @@
-"""Classifier-free guidance."""
+"""Guidance: how many predictions a picture needs for one step, and how they become one."""
+
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,3 +17,36 @@ def guided(noise_text: Tensor, noise_uncond: Tensor, scale: float) -> Tensor:
     Source: Ho and Salimans 2022, arXiv:2207.12598 (its w is ``scale − 1``).
     """
     return noise_uncond + scale * (noise_text - noise_uncond)
+
+
+class Guidance(Protocol):
+    """Combines the predictions for one picture; an object of one picture, so that it may keep what a step left."""
+
+    @property
+    def num_rows(self) -> int:
+        """Predictions that it needs: 1 (the prompt), 2 (what to steer away from, the prompt), or more texts behind."""
+
+    def combine(self, predictions: Tensor) -> Tensor:
+        """(num_rows, C, h, w) in the order of :attr:`num_rows` → (C, h, w)."""
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance; at a scale of 1 or less the prompt's prediction alone.
+
+    Attributes:
+        scale: unitless.
+    """
+
+    scale: float
+
+    @property
+    def num_rows(self) -> int:
+        """2, or 1 where the scale switches guidance off."""
+        return 2 if self.scale > 1 else 1
+
+    def combine(self, predictions: Tensor) -> Tensor:
+        """:func:`guided` of the two predictions, (2, C, h, w) → (C, h, w); of one, the prediction itself."""
+        if self.num_rows == 1:
+            return predictions[0]
+        return guided(predictions[1], predictions[0], self.scale)

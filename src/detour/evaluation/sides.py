@@ -1,7 +1,7 @@
 """The pictures of every side of the proof, from one fresh base: plain, switched off, adapted, merged."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from detour.evaluation.pixels import Pictures
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detour.adapters.adapter import Adapter
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ def draw_sides(
     Raises:
         AdapterError: the base has some of the adapter's layers and lacks others, or they have other widths.
     """
-    from detour.adapters.attach import attach_adapter
     from detour.adapters.delta import merge_into
+    from detour.generation.requests import AdapterInUse
 
-    models = models_of(engine)
+    models = engine.models
     matched = layers_in(models, adapter)
     total = (4 * len(proof) + 2 * len(held_out)) if matched else len(proof) + len(held_out)
     drawn = _drawing(engine, spec, total, on_pictures)
@@ -69,19 +69,15 @@ def draw_sides(
             base=base, switched_off=base, adapter=base, merged=base,
             held_out_base=held_out_base, held_out_adapter=held_out_base, layers_matched=0,
         )  # fmt: skip
-    attached = attach_adapter(models, adapter, 0.0)
-    try:
-        switched_off = drawn(proof)
-        attached.set_weight(weight)
-        with engine.text.with_words(adapter.words):
-            adapted = drawn(proof)
-            held_out_adapter = drawn(held_out) if held_out else base[:0]
-    finally:
-        attached.detach()
+    switched_off = drawn(proof, AdapterInUse(adapter=replace(adapter, words={}), weight=0.0))
+    used = AdapterInUse(adapter=adapter, weight=weight)
+    adapted = drawn(proof, used)
+    held_out_adapter = drawn(held_out, used) if held_out else base[:0]
     merge = merge_into(models, adapter, weight)
     try:
-        with engine.text.with_words(adapter.words):  # no weight of the base holds a new word
-            merged = drawn(proof)
+        # No weight of the base holds a new word.
+        words = [AdapterInUse(adapter=replace(adapter, layers={}))] if adapter.words else []
+        merged = drawn(proof, *words)
     finally:
         merge.undo()
     return Sides(
@@ -109,16 +105,15 @@ def draw_full_sides(
         spec: the run.
         on_pictures: told (pictures done, pictures in all) after each batch.
     """
-    drawn = _drawing(engine, spec, 3 * len(proof) + 2 * len(held_out), on_pictures)
+    total = 3 * len(proof) + 2 * len(held_out)
+    drawn = _drawing(engine, spec, total, on_pictures)
     base, again = drawn(proof), drawn(proof)
     held_out_base = drawn(held_out) if held_out else base[:0]
-    before = engine.unet
-    engine.unet = unet
-    try:
-        trained = drawn(proof)
-        held_out_trained = drawn(held_out) if held_out else base[:0]
-    finally:
-        engine.unet = before
+    with_unet = _drawing(
+        engine.with_unet(unet), spec, total, on_pictures, done=2 * len(proof) + len(held_out)
+    )
+    trained = with_unet(proof)
+    held_out_trained = with_unet(held_out) if held_out else base[:0]
     return Sides(
         base=base, switched_off=again, adapter=trained, merged=trained,
         held_out_base=held_out_base, held_out_adapter=held_out_trained, layers_matched=1,
@@ -126,10 +121,14 @@ def draw_full_sides(
 
 
 def _drawing(
-    engine: "PictureEngine", spec: RunSpec, total: int, on_pictures: Callable[[int, int], None] | None
-) -> Callable[[Sequence[ProofRequest]], Pictures]:
-    """Draws requests and counts the pictures over all calls."""
-    done = 0
+    engine: "PictureEngine",
+    spec: RunSpec,
+    total: int,
+    on_pictures: Callable[[int, int], None] | None,
+    *,
+    done: int = 0,
+) -> "Callable[..., Pictures]":
+    """Draws requests with adapters, and counts the pictures over all calls."""
 
     def on_batch(count: int) -> None:
         nonlocal done
@@ -137,12 +136,10 @@ def _drawing(
         if on_pictures is not None:
             on_pictures(done, total)
 
-    return lambda requests: draw_proof_pictures(engine, requests, spec, on_batch=on_batch)
+    def draw(requests: Sequence[ProofRequest], *adapters: "AdapterInUse") -> Pictures:
+        return draw_proof_pictures(engine, requests, spec, adapters=adapters, on_batch=on_batch)
 
-
-def models_of(engine: "PictureEngine") -> dict[str, "nn.Module"]:
-    """Part → model, for every part of a base that an adapter can sit on."""
-    return {"unet": engine.unet, **engine.text.models}
+    return draw
 
 
 def layers_in(models: Mapping[str, "nn.Module"], adapter: "Adapter") -> int:

@@ -23,7 +23,6 @@ from detour.evaluation.proof_pictures import (
     read_pictures,
 )
 from detour.evaluation.report import read_metrics
-from detour.evaluation.sides import models_of
 from detour.evaluation.verdict import PictureEvidence, Verdict, decide_pictures
 from detour.files import sha256_of, write_json, write_with
 from detour.recipes.held_out_material import (
@@ -160,9 +159,8 @@ def _draw_all(
 ) -> dict[int | None, Pictures]:
     """Step → pictures, ``None`` the base's; what was drawn before is read back."""
     from detour.adapter_files import read_adapter
-    from detour.adapters.attach import attach_adapter
     from detour.bases.hardware import pick_device
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
     engine: PictureEngine | None = None
     drawn: dict[int | None, Pictures] = {}
@@ -178,16 +176,8 @@ def _draw_all(
             continue
         if engine is None:
             engine = PictureEngine.load(base, device=pick_device(spec.base.device), dtype=proof_dtype(spec))
-        if file is None:
-            drawn[step] = draw_proof_pictures(engine, requests, spec)
-        else:
-            adapter = read_adapter(file)
-            attached = attach_adapter(models_of(engine), adapter)
-            try:
-                with engine.text.with_words(adapter.words):
-                    drawn[step] = draw_proof_pictures(engine, requests, spec)
-            finally:
-                attached.detach()
+        adapters = [] if file is None else [AdapterInUse(adapter=read_adapter(file), sha256=whose)]
+        drawn[step] = draw_proof_pictures(engine, requests, spec, adapters=adapters)
         keep_pictures(kept, requests, drawn[step], made_by=made_by)
     progress(Progress(stage=STAGE, done=len(sources), total=len(sources)))
     return drawn

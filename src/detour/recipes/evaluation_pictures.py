@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from detour.adapters.adapter import Adapter
-from detour.adapters.attach import attach_adapter
 from detour.bases.base import Base, open_base
 from detour.errors import Interrupted
 from detour.evaluation.compared import Side
@@ -31,7 +30,7 @@ from detour.evaluation.proof_pictures import (
     proof_dtype,
     proof_picture_spec,
 )
-from detour.evaluation.sides import layers_in, models_of
+from detour.evaluation.sides import layers_in
 from detour.recipes.experiments.engine import read_strip, save_strip
 from detour.recipes.generate_pictures import versions
 from detour.recipes.held_out_material import FIRST_HELD_OUT_SEED
@@ -39,11 +38,11 @@ from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import RunSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
 PICTURES = "pictures"
+DRAWING = 2
+"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
 SEEDS_APART = 1000
 """Picture i of seed number k has seed ``FIRST_HELD_OUT_SEED + 1000 k + i``: the first ones are the proof's."""
 
@@ -95,7 +94,7 @@ class Painter:
     spec: RunSpec
     device: str
     weight: float = 1.0
-    _unets: dict[Path, nn.Module] = field(default_factory=dict, repr=False)
+    _engines: dict[Path, PictureEngine] = field(default_factory=dict, repr=False)
 
     @cached_property
     def engine(self) -> PictureEngine:
@@ -166,7 +165,7 @@ class Painter:
         """Layers of the adapter that the base has; a fully trained base has its own."""
         if source.adapter is None:
             return 1
-        return layers_in(models_of(self.engine), source.adapter)
+        return layers_in(self.engine.models, source.adapter)
 
     def _cell(
         self, source: SideSource, requests: Sequence[ProofRequest], *, weight: float | None = None
@@ -179,8 +178,11 @@ class Painter:
             with contextlib.suppress(OSError, ValueError, KeyError):  # half a file of a crash is drawn again
                 return name, read_strip(path), False
         how, batch = proof_picture_spec(self.spec), proof_batch(self.spec)
-        with self._as(source, used):
-            drawn = self.engine.draw(requests, how, batch=batch).pictures
+        drawn = (
+            self._engine_of(source, used)
+            .draw(requests, how, adapters=self._adapters(source, used), batch=batch)
+            .pictures
+        )
         save_strip(path, drawn)
         return name, drawn, True
 
@@ -192,6 +194,7 @@ class Painter:
             "requests": [[one.prompt, one.seed, one.negative_prompt] for one in requests],
             "how": proof_picture_spec(self.spec).model_dump(mode="json"),
             "batch": proof_batch(self.spec),
+            "drawing": DRAWING,
             "dtype": proof_dtype(self.spec),
             "device": self.device.partition(":")[0],
             "threads": torch.get_num_threads(),
@@ -199,32 +202,23 @@ class Painter:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
-    @contextlib.contextmanager
-    def _as(self, source: SideSource, weight: float) -> Iterator[None]:
-        """The engine draws as this side while the block runs."""
-        engine = self.engine
-        if source.unet is not None and weight:
-            before, engine.unet = engine.unet, self._unet(source.unet)
-            try:
-                yield
-            finally:
-                engine.unet = before
-            return
-        adapter = source.adapter
-        if adapter is None or not layers_in(models_of(engine), adapter):
-            yield
-            return
-        attached = attach_adapter(models_of(engine), adapter, weight)
-        try:
-            with engine.text.with_words(adapter.words if weight else {}):
-                yield
-        finally:
-            attached.detach()
+    def _engine_of(self, source: SideSource, weight: float) -> PictureEngine:
+        """The engine that draws a side: the base's, or one with the UNet of a fully trained base."""
+        if source.unet is None or not weight:
+            return self.engine
+        if source.unet not in self._engines:
+            unet = open_base(str(source.unet)).load_unet(torch.float32, self.device)
+            self._engines[source.unet] = self.engine.with_unet(unet)
+        return self._engines[source.unet]
 
-    def _unet(self, folder: Path) -> nn.Module:
-        if folder not in self._unets:
-            self._unets[folder] = open_base(str(folder)).load_unet(torch.float32, self.device)
-        return self._unets[folder]
+    def _adapters(self, source: SideSource, weight: float) -> list[AdapterInUse]:
+        """What a side adds to the base; at weight 0 its words are left out too."""
+        from detour.generation.engine import AdapterInUse
+
+        adapter = source.adapter
+        if adapter is None or not layers_in(self.engine.models, adapter):
+            return []
+        return [AdapterInUse(adapter=adapter if weight else replace(adapter, words={}), weight=weight)]
 
 
 def requests_of(prompts: Sequence[str], number: int) -> list[ProofRequest]:

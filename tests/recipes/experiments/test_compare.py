@@ -15,6 +15,7 @@ from detour.bases.base import open_base
 from detour.cli.compare import listed
 from detour.cli.main import cli
 from detour.errors import ConfigError, Interrupted
+from detour.evaluation.proof_pictures import ProofRequest
 from detour.recipes import train_adapter as train_recipe
 from detour.recipes.experiments import result, trained_cell
 from detour.recipes.experiments.compare import BASE, compare_runs
@@ -193,10 +194,11 @@ def test_full_weights_draw_as_their_own_unet_and_leave_the_base_alone(
     assert full["pixels"].mean > 0
     plan = next(one.plan for one in make_candidates(spec) if one.name == "full")
     workshop = trained_cell.Workshop(plan)
-    plain = workshop.engine.unet
-    with workshop.drawing_with(plan.spec, tmp_path / "x" / "runs" / "full-s3"):
-        assert workshop.engine.unet is not plain
-    assert workshop.engine.unet is plain
+    requests = (ProofRequest(prompt="a red house", seed=1),)
+    plain = workshop.draw(requests)
+    full_pictures = workshop.draw(requests, (plan.spec, tmp_path / "x" / "runs" / "full-s3"))
+    assert not np.array_equal(full_pictures, plain)
+    assert np.array_equal(workshop.draw(requests), plain)
     assert full["parameters"].mean > 100 * found.table.row("lora").figures["parameters"].mean
 
 

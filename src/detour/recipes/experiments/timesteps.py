@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from detour.diffusion.objective import clean_latents, prediction_type
 from detour.diffusion.randomness import noise_for
 from detour.diffusion.schedule import add_noise, alphas_cumprod
 from detour.errors import ConfigError
-from detour.generation.strength import StepWeight, following
+from detour.generation.engine import AdapterInUse
+from detour.generation.strength import StepWeight
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
@@ -98,16 +101,16 @@ def study_timesteps(
 
 
 def _draw(studio: Studio, store: CellStore) -> Measure:
-    engine, adapter = studio.engine_with_adapter(), studio.attached
-    assert adapter is not None
+    engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
-        hook = following(WINDOWS[variant.name], lambda factor: adapter.set_weight(studio.weight * factor))
         # The text encoder's part of an adapter acts through the prompt, which is read once before the first step.
-        adapter.set_weight(0.0 if variant.name == BASE else studio.weight)
-        pictures = engine.draw(
-            studio.requests(seed), studio.spec.picture, batch=studio.spec.batch, before_step=hook
-        ).pictures
+        used = () if variant.name == BASE else studio.adapters
+        along = [
+            replace(request, step_weights=WINDOWS[variant.name] if used else ())
+            for request in studio.requests(seed)
+        ]
+        pictures = engine.draw(along, studio.spec.picture, adapters=used, batch=studio.spec.batch).pictures
         samples = studio.scores(pictures)
         if variant.name != BASE:
             plain = store.pictures(BASE, seed)
@@ -143,8 +146,7 @@ def _predictions(
 
 
 def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
-    engine, adapter = studio.engine_with_adapter(), studio.attached
-    assert adapter is not None
+    engine = studio.engine
     kind = prediction_type(str(studio.base.scheduler_config().get("prediction_type", "epsilon")))
 
     def measure(variant: Variant, seed: int) -> Measured:
@@ -156,10 +158,9 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
         timesteps = torch.full((len(clean),), at)
         noisy = add_noise(clean.cpu(), noise, timesteps, alphas)
         sides = []
-        for weight in (0.0, studio.weight):
-            adapter.set_weight(weight)
+        for used in ((), studio.adapters):
             answers = [
-                _ask(studio, noisy[start : start + studio.spec.batch], at, start)
+                _ask(studio, noisy[start : start + studio.spec.batch], at, start, used)
                 for start in range(0, len(noisy), studio.spec.batch)
             ]
             sides.append(torch.cat(answers))
@@ -177,12 +178,13 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
 
 
 @torch.no_grad()
-def _ask(studio: Studio, noisy: Tensor, timestep: int, first: int) -> Tensor:
-    """The UNet's answer to the prompts as it stands, without guidance, on the CPU in fp32."""
+def _ask(
+    studio: Studio, noisy: Tensor, timestep: int, first: int, adapters: Sequence[AdapterInUse]
+) -> Tensor:
+    """The network's answer to the prompts with the adapters, without guidance, on the CPU in fp32."""
     engine = studio.engine
-    text = engine.reader.encode(studio.prompts[first : first + len(noisy)])
-    answer: Tensor = engine.predict(noisy, timestep, text)
-    return answer.float().cpu()
+    text = engine.encode(studio.prompts[first : first + len(noisy)], adapters=adapters)
+    return engine.predict(noisy, timestep, text, adapters=adapters).cpu()
 
 
 def _relative(moves: Tensor, beside: Tensor) -> list[float]:

@@ -12,15 +12,13 @@ from functools import cached_property
 from pathlib import Path
 
 from detour.adapter_files import read_adapter
-from detour.adapters.attach import attach_adapter
 from detour.bases.base import open_base
 from detour.bases.hardware import drawing_dtype
 from detour.errors import Interrupted
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
-from detour.evaluation.sides import models_of
 from detour.files import remove_temporaries, write_text
-from detour.generation.engine import PictureEngine
+from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.fit_run import fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
@@ -49,7 +47,7 @@ class Workshop:
 
     @cached_property
     def engine(self) -> PictureEngine:
-        """A fresh base that draws; adapters are attached and taken off again."""
+        """A fresh base that draws."""
         device = str(self.plan.spec.base.device)
         return PictureEngine.load(self.plan.base, device=device, dtype=drawing_dtype("auto", device))
 
@@ -107,29 +105,27 @@ class Workshop:
             self._material = key, plan, material
         return plan, material
 
-    def draw(self, requests: tuple[ProofRequest, ...]) -> Pictures:
-        """What the engine draws as it stands: uint8 (requests, H, W, 3)."""
-        return draw_proof_pictures(self.engine, requests, self.plan.spec)
+    def draw(
+        self, requests: tuple[ProofRequest, ...], shipped: tuple[RunSpec, Path] | None = None
+    ) -> Pictures:
+        """Draw requests with the base, or with what a run shipped, read back from its file.
 
-    @contextlib.contextmanager
-    def drawing_with(self, spec: RunSpec, folder: Path) -> Iterator[None]:
-        """Inside, the engine draws with what the run shipped, read back from its file."""
-        engine, product = self.engine, product_of(folder, spec)
+        Args:
+            requests: of the question set.
+            shipped: settings and folder of the run.
+
+        Returns:
+            uint8 (requests, H, W, 3).
+        """
+        if shipped is None:
+            return draw_proof_pictures(self.engine, requests, self.plan.spec)
+        spec, folder = shipped
+        product = product_of(folder, spec)
         if spec.adapter.method == "full":
-            before = engine.unet
-            engine.unet = open_base(str(product)).load_unet(engine.dtype, engine.device)
-            try:
-                yield
-            finally:
-                engine.unet = before
-            return
-        adapter = read_adapter(product)
-        attached = attach_adapter(models_of(engine), adapter, 1.0)
-        try:
-            with engine.text.with_words(adapter.words):
-                yield
-        finally:
-            attached.detach()
+            unet = open_base(str(product)).load_unet(self.engine.dtype, self.engine.device)
+            return draw_proof_pictures(self.engine.with_unet(unet), requests, self.plan.spec)
+        adapters = [AdapterInUse(adapter=read_adapter(product))]
+        return draw_proof_pictures(self.engine, requests, self.plan.spec, adapters=adapters)
 
 
 def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
