@@ -17,7 +17,8 @@ import numpy as np
 
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
-from detour.bases.base import POCKET, open_base
+from detour.bases.base import open_base
+from detour.bases.embedded import EMBEDDED
 from detour.evaluation.compared import Side
 from detour.evaluation.diversity import measure_diversity
 from detour.evaluation.drift import measure_drift
@@ -52,7 +53,7 @@ class Bench:
         self.folder, self.seeds, self.spec = folder, seeds, PictureSpec(steps=steps)
         self.asked = held_out_prompts(prompts, seed=PROMPT_SEED)
         self.engine = PictureEngine.load(open_base("pocket"))
-        self.judge = Judge.load(judge_of(POCKET), cache=FeatureCache(folder / "features"))
+        self.judge = Judge.load(judge_of(EMBEDDED["pocket"].folder), cache=FeatureCache(folder / "features"))
         self.facts = [
             PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in self.asked
         ]

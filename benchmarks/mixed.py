@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,11 +80,13 @@ class Setting:
         """An engine whose UNet carries all adapters as diffusers and PEFT load them."""
         from peft import LoraConfig
 
-        unet: Any = self.base.load_unet()
+        unet: Any = self.base.load_network()
         for index, adapter in enumerate(self.adapters):
             paths = [key.removeprefix("unet.") for key in adapter.layers]
             config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=paths)
-            unet.add_adapter(config, f"a{index}")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter
+                unet.add_adapter(config, f"a{index}")
             for key, layer in adapter.layers.items():
                 module = unet.get_submodule(key.removeprefix("unet."))
                 for factors, name in ((module.lora_A, "down"), (module.lora_B, "up")):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detour.errors import StorageError
+from detour.errors import DetourError, StorageError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names that :func:`tempfile.mkstemp` makes for :func:`write_with`."""
@@ -120,6 +120,50 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomic, durable JSON, indented, keys in the order given, one newline at the end."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: Path, *, max_bytes: int, error: type[DetourError]) -> str:
+    """Read a text file that a user wrote: UTF-8, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        max_bytes: larger files are refused before they are read.
+        error: class of what is raised.
+
+    Raises:
+        error: unreadable, not UTF-8, or larger than ``max_bytes``.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise error(f"{path}: larger than {max_bytes // 1024:,} KiB. Is this the right file?")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not UTF-8 text (byte {problem.start}). Save it as UTF-8.") from problem
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror or problem}). Check the name.") from problem
+
+
+def lines_of(text: str) -> list[str]:
+    """Split at line feeds alone, which is how JSON Lines and lists of prompts are written.
+
+    ``str.splitlines`` splits at U+2028, U+0085 and five others too, which may stand inside a line, and in JSON inside
+    a string.
+    """
+    return text.split("\n")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8; a file name whose bytes are no UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """The string with what cannot be written as UTF-8 shown as escapes, such as ``caf\\udce9.png``."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def lock_now(descriptor: int) -> bool:

@@ -11,7 +11,7 @@ from detour.errors import ConfigError
 
 @cache
 def layers_of(base: str) -> tuple[AdaptableLayer, ...]:
-    return tuple(adaptable_layers(open_base(base).meta_unet()))
+    return tuple(adaptable_layers(open_base(base).meta_network()))
 
 
 # Made by applying PEFT to the published configs on the meta device and counting the adapter's parameters.

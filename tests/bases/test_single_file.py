@@ -18,7 +18,7 @@ PARTS = ("unet", "vae", "text_encoder")
 def state_of(base: Base, part: str) -> dict[str, torch.Tensor]:
     if part == "text_encoder":
         return base.load_text().models[part].state_dict()
-    return (base.load_unet() if part == "unet" else base.load_vae()).state_dict()
+    return (base.load_network() if part == "unet" else base.load_vae()).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_both_layouts_give_the_same_forward_pass(tiny_base: Path, single: Path) 
     for path in (tiny_base, single):
         base = open_base(str(path))
         states = base.load_text().encode(["a red house"]).states
-        results.append(base.load_unet()(sample, torch.tensor(500), states).sample)
+        results.append(base.load_network()(sample, torch.tensor(500), states).sample)
     assert torch.equal(results[0], results[1])
 
 
@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_one_line(single: Path, tmp_path: Path, how: 
     save_file(damage(load_file(single), how), tmp_path / "bad.safetensors")
     shutil.copytree(config_folder(single), tmp_path / "bad.config")
     with pytest.raises(BaseError) as caught:
-        open_base(str(tmp_path / "bad.safetensors")).load_unet()
+        open_base(str(tmp_path / "bad.safetensors")).load_network()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.bases.base import open_base
 from detour.errors import AdapterError, DetourError
@@ -159,12 +160,31 @@ def test_nothing_is_left_of_a_request(engine: PictureEngine, pool: list[PictureR
     before = engine.draw([request]).pictures
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     engine.draw(pool[:8])
+    for thread in threading.enumerate():  # the worker ends a moment after the last picture
+        if thread.name == "detour-drawing":
+            thread.join(20)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert not engine.text.words
     assert not any(module._forward_hooks for model in engine.models.values() for module in model.modules())
-    assert np.array_equal(engine.draw([request]).pictures, before)
     assert not [one for one in threading.enumerate() if one.name == "detour-drawing"]
+    assert np.array_equal(engine.draw([request]).pictures, before)
+
+
+def test_what_is_attached_between_two_calls_is_drawn_with(engine: PictureEngine) -> None:
+    """Texts are kept while pictures are drawn; kept on after the call, they would be those of the models before."""
+    request = PictureRequest(prompt="a house", seed=1, how=PictureSpec(steps=1))
+    plain = engine.draw([request]).pictures
+    assert not engine._drawing._texts
+    text_layers = {
+        k: v for k, v in make_adapters(engine)["rank40 text"].layers.items() if k.startswith("text")
+    }
+    attached = attach_adapter(engine.models, Adapter(text_layers))
+    try:
+        assert not np.array_equal(engine.draw([request]).pictures, plain)
+    finally:
+        attached.detach()
+    assert np.array_equal(engine.draw([request]).pictures, plain)
 
 
 def broken(engine: PictureEngine, kind: str) -> AdapterInUse:

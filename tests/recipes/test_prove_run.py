@@ -58,7 +58,7 @@ def make_spec(base: Path, data: Path, *, lr: float = 1e-3, prompts: tuple[str, .
 
 def trained_adapter(base: Path, *, strength: float = 0.5) -> Adapter:
     """An adapter that moves pictures as a trained one does."""
-    unet = open_base(str(base)).load_unet()
+    unet = open_base(str(base)).load_network()
     attached = attach_new(unet, "unet", select(adaptable_layers(unet), "attn"), rank=2, alpha=2.0)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -64,11 +64,12 @@ def cross_attention_width(adapter: Adapter) -> int | None:
 
 
 def _check_layers(adapter: Adapter, base: Base) -> None:
-    unet = base.meta_unet() if "unet" in adapter.parts else None
+    network_part = base.family.network_part
+    network = base.meta_network() if network_part in adapter.parts else None
     for key, layer in adapter.layers.items():
         part = key.partition(".")[0]
-        if part == "unet" and unet is not None:
-            find_layer({"unet": unet}, key, layer)
+        if part == network_part and network is not None:
+            find_layer({part: network}, key, layer)
         elif part not in base.family.text_parts:
             raise AdapterError(f"it has layers for '{part}', a part that {base.family.title} has not.")
         else:

@@ -18,16 +18,16 @@ import torch
 from torch import nn
 
 from detour.bases import parts, single_file
+from detour.bases.embedded import EMBEDDED, EmbeddedBase
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
 from detour.bases.hub import HUB_ID, fetch
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import TextStage
+from detour.diffusion.process import Process, process_of
 from detour.errors import BaseError, nearest
 from detour.files import sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
-POCKET = Path(__file__).parents[1] / "pocket" / "weights"
-POCKET_IDENTITY = "pocket-v1"
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -51,6 +51,7 @@ class Base:
         identity: the same on every machine; goes into adapter files.
         revision: commit of a hub model.
         configs: part → settings.
+        embedded: which of the package's own bases it is, whose drawn world is known; ``None`` for all others.
     """
 
     name: str
@@ -60,12 +61,26 @@ class Base:
     identity: str
     revision: str | None
     configs: Mapping[str, Mapping[str, Any]]
+    embedded: EmbeddedBase | None = None
 
     def config(self, part: str) -> dict[str, Any]:
-        """Settings of one part: ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
+        """Settings of one part: the network's, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
         if part not in self.configs:
             raise BaseError(f"base '{self.name}' has no part '{part}'; it has {', '.join(self.configs)}.")
         return dict(self.configs[part])
+
+    @property
+    def network_config(self) -> dict[str, Any]:
+        """Settings of the denoising network."""
+        return self.config(self.family.network_part)
+
+    def process(self) -> Process:
+        """What relates clean latents, noise and time on this base.
+
+        Raises:
+            BaseError: the schedule is of a kind that is not known.
+        """
+        return process_of(self.scheduler_config())
 
     @property
     def latent_factor(self) -> int:
@@ -79,24 +94,24 @@ class Base:
         ``latent_factor · 2^(levels − 1)``: 64 for SD 1 and 2. SDXL, which needs 32, was trained on multiples of 64
         (arXiv:2307.01952, appendix I).
         """
-        needed = self.latent_factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1)
+        needed = self.latent_factor * 2 ** (len(self.network_config["block_out_channels"]) - 1)
         return 64 if self.native_size_px >= 512 and 64 % needed == 0 else int(needed)
 
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return int(self.config("unet")["in_channels"])
+        return int(self.network_config["in_channels"])
 
     @property
     def native_size_px(self) -> int:
         """Side of the pictures that it was trained for."""
-        size = self.config("unet").get("sample_size") or self.family.native_size_px // self.latent_factor
+        size = self.network_config.get("sample_size") or self.family.native_size_px // self.latent_factor
         return int(max(size) if isinstance(size, list | tuple) else size) * self.latent_factor
 
     @property
     def cross_attention_width(self) -> int:
         """Width of the text states that its UNet reads."""
-        return int(self.config("unet")["cross_attention_dim"])
+        return int(self.network_config["cross_attention_dim"])
 
     @property
     def recommended_guidance(self) -> float:
@@ -111,7 +126,7 @@ class Base:
     def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
         """Patterns of layer keys that can get no gradient when pictures of ``size_px`` are trained on."""
         latent_size = (size_px or self.native_size_px) // self.latent_factor
-        return (*dead_in_text(self.family, self.configs), *dead_at_size(self.config("unet"), latent_size))
+        return (*dead_in_text(self.family, self.configs), *dead_at_size(self.network_config, latent_size))
 
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's settings as diffusers writes them."""
@@ -121,6 +136,11 @@ class Base:
         """The same base on a schedule that ends in pure noise, drawn from its very last timestep."""
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
+
+    @property
+    def loaded_parts(self) -> tuple[str, ...]:
+        """Folders of the parts that have weights: network, VAE and text encoders."""
+        return (self.family.network_part, "vae", *self.family.text_parts)
 
     def require_weights(self) -> None:
         """Raise now if a part cannot be loaded later.
@@ -135,7 +155,7 @@ class Base:
                 f"{self.family.hub_id}."
             )
         if self.weights.is_dir():
-            for part in ("unet", "vae", *self.family.text_parts):
+            for part in self.loaded_parts:
                 parts.weight_variant(self.weights / part)
 
     def weights_sha256(self) -> str:
@@ -149,22 +169,26 @@ class Base:
         if self.weights.is_file():
             return sha256_of(self.weights)
         digest = hashlib.sha256()
-        for part in ("unet", "vae", *self.family.text_parts):
+        for part in self.loaded_parts:
             for file in parts.weight_files(self.weights / part):
                 digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
         return digest.hexdigest()
 
-    def meta_unet(self) -> nn.Module:
-        """The UNet's shapes on the meta device: no weights needed, no memory used."""
-        return parts.empty_part("unet", self.config("unet"))
+    def meta_network(self) -> nn.Module:
+        """Denoising network with its shapes on the meta device: no weights needed, no memory used."""
+        return parts.empty_part(self.family.network_part, self.network_config)
 
     def meta_text(self) -> dict[str, nn.Module]:
         """The text encoders' shapes on the meta device, by part."""
         return {part: parts.empty_part(part, self.config(part)) for part in self.family.text_parts}
 
-    def load_unet(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
-        """The denoiser, frozen."""
-        return self._load("unet", dtype, device)
+    def load_network(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """Denoising network, frozen."""
+        return self._load(self.family.network_part, dtype, device)
+
+    def load_part(self, part: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """One of :attr:`loaded_parts` by its folder's name, frozen."""
+        return self.load_vae(dtype, device) if part == "vae" else self._load(part, dtype, device)
 
     def load_vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
         """The picture autoencoder, frozen. Where the family's overflows in fp16 (SDXL), it stays in fp32 there."""
@@ -230,12 +254,13 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
         raise BaseError(
             f"base '{name}' is not on the hub, so it has no revision '{revision}'. Drop --revision."
         )
-    if name == "pocket":
-        if not POCKET.is_dir():
+    if name in EMBEDDED:
+        embedded = EMBEDDED[name]
+        if not embedded.folder.is_dir():
             raise BaseError(
-                "base 'pocket': its folder is missing from this installation. Install detour again."
+                f"base '{name}': its folder is missing from this installation. Install detour again."
             )
-        return _from_folder(name, POCKET, POCKET_IDENTITY, None)
+        return replace(_from_folder(name, embedded.folder, embedded.identity, None), embedded=embedded)
     if name in SHAPES_ONLY:
         identity, family = SHAPES_ONLY[name]
         configs = _read_configs(CONFIGS / name, FAMILIES[family])
@@ -255,7 +280,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if is_hub_id:
         folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
-    known = ["pocket", *SHAPES_ONLY]
+    known = [*EMBEDDED, *SHAPES_ONLY]
     raise BaseError(
         f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
         f"by name: {', '.join(known)}."

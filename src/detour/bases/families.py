@@ -30,6 +30,8 @@ class Family:
         hub_id: where the family's usual model is published.
         told_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
         vae_overflows_in_fp16: whether the VAE has to stay in float32 there.
+        network: class of the denoising network in diffusers.
+        network_part: folder of the network; layer keys of adapters begin with it.
         opens: whether bases of it can be opened; of the others, adapter files are read, converted and written.
     """
 
@@ -46,6 +48,8 @@ class Family:
     hub_id: str
     told_sizes: bool = False
     vae_overflows_in_fp16: bool = False
+    network: str = "UNet2DConditionModel"
+    network_part: str = "unet"
     opens: bool = True
 
 
@@ -107,6 +111,8 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="sd3",
         recommended_guidance=4.5,
         hub_id="stabilityai/stable-diffusion-3.5-medium",
+        network="SD3Transformer2DModel",
+        network_part="transformer",
         opens=False,
     ),
     "flux": Family(
@@ -121,6 +127,8 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="flux1",
         recommended_guidance=3.5,
         hub_id="black-forest-labs/FLUX.1-dev",
+        network="FluxTransformer2DModel",
+        network_part="transformer",
         opens=False,
     ),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, base_option, force_option, json_option
+from detour.cli.options import DEVICES, OUT_FOLDER, base_option, force_option, json_option
 from detour.cli.studies import show_study
 
 AXES = {
@@ -82,7 +82,7 @@ FIGURES = (
 @click.option("--device", type=DEVICES, help="Where the work runs.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     default=Path("studies/compare"),
     show_default=True,
     help="Folder; a comparison that stands there goes on.",

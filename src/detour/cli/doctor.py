@@ -59,7 +59,9 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(found.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(found.to_json())
     else:
         show(found)
     if not found.is_well:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import base_option, json_option, pickle_option
+from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
+
+MAX_PROMPT_BYTES = 1 << 20
+"""Of a file of prompts."""
 
 
 def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -62,7 +65,7 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     help="Folder for the results.  [default: the run's own; evaluations/NAME for an ADAPTER]",
 )
 @pickle_option
@@ -81,16 +84,13 @@ def command(
     from detour.cli.progress import shown
     from detour.errors import ConfigError, RequirementNotMet
     from detour.evaluation.requirements import answer_text
+    from detour.files import lines_of, read_text
     from detour.recipes.evaluate_adapter import evaluate_adapter
     from detour.specs.evaluation import EvaluationSpec
     from detour.specs.sources import parse
 
-    try:
-        lines = prompt_file.read_text(encoding="utf-8").splitlines() if prompt_file else []
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{prompt_file}: not text in UTF-8 (byte {error.start}). Save it as UTF-8."
-        ) from error
+    text = read_text(prompt_file, max_bytes=MAX_PROMPT_BYTES, error=ConfigError) if prompt_file else ""
+    lines = lines_of(text)
     given = {
         **flags,
         "prompts": (*prompts, *(line.strip() for line in lines if line.strip())),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import VERDICTS, print_table, table_of
+from detour.cli.results import VERDICTS, echo_json, print_table, table_of
 
 if TYPE_CHECKING:
     from detour.evaluation.compared import Compared
@@ -24,7 +24,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     """``detour evaluate``: figures beside their controls, then the verdict with its reasons, then the requirements."""
     evaluation = result.evaluation
     if as_json:
-        click.echo(evaluation.model_dump_json(indent=2, by_alias=True))
+        echo_json(evaluation.model_dump_json(indent=2, by_alias=True))
         return
     judged = evaluation.judged
     click.echo(f"{judged.adapter} on {judged.base}, judged by {judged.judge or 'nobody'}")

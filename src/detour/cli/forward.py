@@ -56,7 +56,9 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     trace = trace_forward(**settings)
     plot_forward(trace, out)
     if as_json:
-        click.echo(trace.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(trace.to_json())
         return
     click.echo(f"{trace.picture} on {trace.base}, schedule {trace.schedule}: '{trace.caption}'")
     rows = [

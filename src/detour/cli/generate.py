@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle_option
+from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, base_option, json_option, pickle_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -49,7 +49,7 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
 @click.option("--trace", type=int, default=0, metavar="N", help="Keep the picture at N moments of denoising.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     default=Path("outputs"),
     show_default=True,
     help="Folder for the pictures; files are numbered, nothing is written over.",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import bytes_text, print_table, table_of
+from detour.cli.results import bytes_text, echo_json, print_table, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def show_inspection(inspection: "BaseInspection", *, as_json: bool, layers: bool, plot: Path | None) -> None:
     """``detour inspect``: parts, blocks, costs, and the layers on request."""
     if as_json:
-        click.echo(inspection.to_json())
+        echo_json(inspection.to_json())
         return
     click.echo(
         f"{inspection.name}: {inspection.title}, {inspection.prediction} prediction, "

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge", "Put adapters into a base's own weights."),
     "compose": ("compose", "Make one adapter of several, and predict how they get along."),
     "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
-    "grid": ("grid", "Base, A, B and A+B at several weights on one sheet."),
+    "grid": ("grid", "Two adapters and their sum, or one at several strengths, on one sheet."),
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, or an adapter file."),
@@ -81,6 +81,7 @@ def cli() -> None:
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
     from detour.errors import DetourError
+    from detour.printable import printable
 
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)  # what --processes starts again
@@ -94,7 +95,7 @@ def run(arguments: list[str] | None = None) -> None:
         click.echo("stopped.", err=True)
         code = 130
     except DetourError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo("error: " + printable(str(error), keep="\n"), err=True)
         code = error.exit_code
     except BrokenPipeError:  # `detour inspect sd15 | head`
         sys.stderr.close()

@@ -11,6 +11,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEVICES = click.Choice(["auto", "cuda", "mps", "cpu"])
 DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
 FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
+
+
+class _OutFolder(click.Path):
+    """A folder that is written: the name of a picture or a weights file is no folder's name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from detour.recipes.staging import OTHER_FILES
+
+        path = super().convert(value, param, ctx)
+        suffix = Path(str(path)).suffix
+        if suffix.lower() in OTHER_FILES:
+            self.fail(
+                f"'{value}' is a folder here, and '{suffix}' is the ending of a file. Name a folder.",
+                param,
+                ctx,
+            )
+        return path
+
+
+OUT_FOLDER = _OutFolder(path_type=Path, file_okay=False)
+"""Type of ``--out`` where a command writes a folder."""
+
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 

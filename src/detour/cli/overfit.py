@@ -32,7 +32,9 @@ def command(*, as_json: bool, **settings: Any) -> None:
     with shown(quiet=as_json) as progress:
         result = overfit_one(progress=progress, **settings)
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
     else:
         click.echo(f"{result.picture}: '{result.caption}'")
         click.echo("loss, same noise   " + "  ".join(f"{loss:.4f}" for loss in result.losses))

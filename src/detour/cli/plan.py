@@ -61,7 +61,9 @@ def command(*, config: Path | None, assignments: tuple[str, ...], as_json: bool,
     given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
     plan = plan_memory(load_run_spec(config=config, flags=given, assignments=assignments))
     if as_json:
-        click.echo(plan.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(plan.to_json())
     else:
         show(plan)
 

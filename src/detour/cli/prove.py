@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import base_option, json_option, pickle_option
+from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
 
 
 @click.command("prove", short_help="Prove a finished run again, or an adapter file.")
@@ -22,7 +22,7 @@ from detour.cli.options import base_option, json_option, pickle_option
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     help="Of an ADAPTER: folder for the results.  [default: proofs/NAME]",
 )
 @pickle_option

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detour.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    echo_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def echo_json(document: str) -> None:
+    """A JSON document on stdout; signs that would steer the terminal are escaped, which JSON reads as the same."""
+    click.echo(printable_json(document))
 
 
 def print_table(table: "Table") -> None:
@@ -46,7 +53,7 @@ def table_of(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequ
             heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right"
         )
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(printable(cell, keep="\n")) for cell in row))
     return table
 
 
@@ -74,7 +81,7 @@ VERDICTS = {
 def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
     """``detour prove``: the figures, then the verdict with its reasons."""
     if as_json:
-        click.echo(proof.model_dump_json(indent=2, by_alias=True))
+        echo_json(proof.model_dump_json(indent=2, by_alias=True))
         return
     pixels = proof.pixels
     click.echo(
@@ -143,7 +150,7 @@ def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
     from detour.cli.progress import duration_text
 
     if as_json:
-        click.echo(result.model_dump_json(indent=2, by_alias=True))
+        echo_json(result.model_dump_json(indent=2, by_alias=True))
         return
     losses = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
     best = "" if result.best_step is None else f", best step {result.best_step} kept"
@@ -160,7 +167,7 @@ def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
 def show_push_result(result: "PushResult", *, as_json: bool) -> None:
     """``detour push``: where it is, and who sees it."""
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        echo_json(result.model_dump_json(indent=2))
         return
     seen = "private; make it public in its settings there" if result.private else "public"
     click.echo(f"pushed {len(result.files)} files: {result.url} ({seen})")
@@ -169,7 +176,7 @@ def show_push_result(result: "PushResult", *, as_json: bool) -> None:
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
     """``detour generate``: the files, and how far the adapters moved them."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     for file in result.files:
         click.echo(str(file.path))

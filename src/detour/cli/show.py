@@ -44,12 +44,13 @@ def command(
     detour show runs/demo/demo.safetensors --config > run.toml
     """
     from detour.cli.file_results import show_report
+    from detour.printable import printable
     from detour.recipes.block_figure import draw_blocks
     from detour.recipes.show_adapter import read_config, show_adapter
     from detour.recipes.staging import refuse_no_png, refuse_taken
 
     if config:
-        click.echo(read_config(file), nl=False)
+        click.echo(printable(read_config(file), keep="\n\t"), nl=False)
         return
     if plot is not None:
         refuse_no_png(plot)

@@ -36,7 +36,9 @@ def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
     if plot is not None:
         plot_step(trace, plot)
     if as_json:
-        click.echo(trace.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(trace.to_json())
         return
     click.echo(f"one step on {trace.base}: {trace.picture}, '{trace.caption}', timestep {trace.timestep}")
     rows = [

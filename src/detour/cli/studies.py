@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.options import (
+    OUT_FOLDER,
+    base_option,
+    drawing_options,
+    force_option,
+    json_option,
+    pickle_option,
+)
 
 if TYPE_CHECKING:
     from detour.recipes.experiments.result import StudyResult
@@ -62,7 +69,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
                 click.option("--judge", metavar="FOLDER|ID", help="A CLIP model. [default: the base's own]"),
                 drawing_options(batch=8),
                 click.option(
-                    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(default_out),
+                    "--out", type=OUT_FOLDER, default=Path(default_out),
                     show_default=True, help="Folder; a study that stands there goes on.",
                 ),
                 pickle_option,
@@ -118,7 +125,9 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
     from detour.cli.results import print_table, table_of
 
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
         return
     shown = [name for name in figures if any(name in row.figures for row in result.table.rows)]
     rows = [

@@ -24,6 +24,7 @@ KEYS = {
     "class_prompts": "prior.class_prompts",
     "prior": "prior.use",
     "split": "data.split",
+    "recursive": "data.recursive",
     "resolution": "data.resolution",
     "buckets": "data.buckets",
     "skip_bad_images": "data.skip_bad_images",
@@ -115,6 +116,7 @@ KEYS = {
     type=int,
     help="Stop after so many validations without a new lowest loss, and ship that one unless --ship says otherwise.",
 )
+@click.option("--recursive", is_flag=True, default=None, help="Read every folder below DATA as well.")
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."

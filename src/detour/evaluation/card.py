@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.evaluation.report import HEADLINES, RunStory
 from detour.evaluation.settings import hub_id, setting_rows
 from detour.files import write_text
@@ -89,7 +90,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     lines = ["- detour:", "", "  ```", f'  detour generate "{spoken}" {chosen}', "  ```", ""]
     if method == "full":
         return [*lines, f'- diffusers: `StableDiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
-    if story.base_identity.startswith("pocket"):
+    if embedded_of_identity(story.base_identity) is not None:
         return [
             *lines,
             "The embedded base is Stable Diffusion in miniature: other tools can read the file, but it fits",
@@ -97,10 +98,21 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
             "",
         ]
     return [
-        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
-        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
+        *_in_interfaces(story, file_name),
         *_in_diffusers(method, file_name, story.spec.adapter.tokens.words),
         *lines,
+    ]
+
+
+def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
+    if story.spec.adapter.method == "dora":
+        return [
+            "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
+            "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
+        ]
+    return [
+        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
+        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
     ]
 
 
@@ -139,7 +151,7 @@ def _kind(story: RunStory) -> str:
 def _base_argument(story: RunStory) -> str:
     """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
     name = story.spec.base.name
-    return name if name == "pocket" else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
+    return name if name in EMBEDDED else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
 
 
 def _first_prompt(story: RunStory) -> str:

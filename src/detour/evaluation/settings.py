@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from detour.bases.embedded import EMBEDDED
 from detour.specs import RunSpec
 
 
@@ -34,7 +35,7 @@ def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
             ),
         }
     )
-    name = spec.base.name if hub_id(spec.base.name) or spec.base.name == "pocket" else base_identity
+    name = spec.base.name if hub_id(spec.base.name) or spec.base.name in EMBEDDED else base_identity
     base = spec.base.model_copy(update={"name": name})
     prior = spec.prior.model_copy(update={"folder": ""})
     return spec.model_copy(update={"data": data, "base": base, "prior": prior})

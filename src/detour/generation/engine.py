@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detour.adapters.mixed import RowGroup, plan_rows
 from detour.bases.base import Base
+from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
@@ -74,28 +75,6 @@ class Request(Protocol):
     def negative_prompt(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class _UNet:
-    """A UNet behind the question that the engine asks."""
-
-    unet: nn.Module
-    told_sizes: bool
-    dtype: torch.dtype
-    part: str = "unet"
-
-    def predict(
-        self, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor | None = None
-    ) -> Tensor:
-        added: dict[str, Any] = {} if text.mask is None else {"encoder_attention_mask": text.mask}
-        if self.told_sizes:
-            assert sizes is not None
-            added["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.to(self.dtype)}
-        answer: Tensor = self.unet(
-            noisy.to(self.dtype), times.to(noisy.device), encoder_hidden_states=text.states, **added
-        )[0]
-        return answer
-
-
 class PictureEngine:
     """A base with its parts loaded, ready to draw.
 
@@ -140,7 +119,7 @@ class PictureEngine:
         self.dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
         self._drawing = Drawing(
             base,
-            denoiser=_UNet(unet, base.family.told_sizes, self.dtype),
+            denoiser=make_denoiser(base, unet, device=device, dtype=self.dtype),
             vae=vae,
             text=text,
             models=self.models,
@@ -177,7 +156,7 @@ class PictureEngine:
         kind = torch_dtype(dtype)
         return cls(
             base,
-            unet=base.load_unet(kind, device),
+            unet=base.load_network(kind, device),
             vae=base.load_vae(kind, device),
             text=base.load_text(kind, device),
             device=device,
@@ -194,7 +173,7 @@ class PictureEngine:
     @property
     def models(self) -> dict[str, nn.Module]:
         """Part → model, for every part of the base that an adapter can sit on."""
-        return {"unet": self.unet, **getattr(self.text, "models", {})}
+        return {self.base.family.network_part: self.unet, **getattr(self.text, "models", {})}
 
     def with_unet(self, unet: nn.Module) -> PictureEngine:
         """An engine that draws with another UNet and this one's other parts; one of them at a time may draw.
@@ -296,6 +275,8 @@ class PictureEngine:
                 yield handles[index].result()
         finally:
             self._drop(handles)
+            with self.paused():  # when this call is over, its caller may change the models
+                pass
 
     def _drop(self, handles: Sequence[PictureHandle]) -> None:
         """Cancel what is not finished, and wait until the worker has let go of it."""
@@ -378,7 +359,6 @@ class PictureEngine:
                 finally:
                     for state in states:
                         drawing.release(state)
-            drawing.rest()
         return found
 
     def encode(self, texts: Sequence[str], *, adapters: Sequence[AdapterInUse] = ()) -> Conditioning:
@@ -395,7 +375,6 @@ class PictureEngine:
             finally:
                 for adapter, _ in held:
                     self._drawing.adapters.release(adapter)
-                self._drawing.rest()
         for other in others:
             first = first.cat(other)
         return first

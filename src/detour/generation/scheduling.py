@@ -199,7 +199,8 @@ class Scheduler:
     def borrow(self) -> AbstractContextManager[None]:
         """A block in which the caller owns the models: the worker is not drawing, and waits until it ends.
 
-        Not for hooks, which the worker itself calls.
+        What is kept between pictures (texts, stacked adapters) is made anew afterwards, for the caller may change the
+        models. Not for hooks, which the worker itself calls.
         """
         return _Borrowed(self)
 
@@ -389,6 +390,7 @@ class _Borrowed(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         scheduler = self._scheduler
+        scheduler._drawing.rest()
         with scheduler._idle:
             scheduler._busy = False
             scheduler._idle.notify_all()

@@ -24,10 +24,10 @@ from detour.training.step import set_adapter_dropout
 if TYPE_CHECKING:
     from detour.adapters.adapter import Adapter
     from detour.bases.base import Base
+    from detour.bases.denoiser import Denoiser
     from detour.bases.text import TextStage
     from detour.generation.png import PictureMetadata
     from detour.training.cache import TextCache
-    from detour.training.step import Denoiser
     from detour.training.stored import StoredText
 
 KEEP_VAE_BYTES = 200 << 20
@@ -67,14 +67,14 @@ class SampleSheets:
         )
         engine = PictureEngine(
             self._base,
-            unet=self._denoiser.unet,
+            unet=self._denoiser.network,
             vae=vae,
             text=self._text,
             device=self._denoiser.device,
             dtype=str(spec.base.dtype),
         )
         requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
-        set_adapter_dropout(self._denoiser.unet, on=False)
+        set_adapter_dropout(self._denoiser.network, on=False)
         drawn = engine.draw(requests, self._picture_spec(), batch=BATCH)
         if sum(p.numel() * p.element_size() for p in vae.parameters()) <= KEEP_VAE_BYTES:
             self._vae = vae
@@ -132,13 +132,13 @@ def keep_trained_pictures_of(
     """Draw the proof's pictures in its precision with the factors still in memory, for the reload proof.
 
     A run in lower precision or beside a quantised base trained beside rounded weights; its factors are drawn on the
-    base's own, and the training's UNet leaves the device for them.
+    base's own, and the training's network leaves the device for them.
     """
     from detour.generation.engine import AdapterInUse, PictureEngine
 
     progress(Progress(stage="drawing with the trained model"))
     device = denoiser.device
-    unet = denoiser.unet
+    unet = denoiser.network
     set_adapter_dropout(unet, on=False)
     adapters: list[AdapterInUse] = []
     reads: TextCache | StoredText | LiveText | TextStage = text
@@ -146,7 +146,7 @@ def keep_trained_pictures_of(
     own = denoiser.dtype == dtype == torch.float32 and spec.base.quantize == "none"
     with contextlib.nullcontext() if own else denoiser.set_aside():
         if not own:
-            unet = base.load_unet(dtype, device)
+            unet = base.load_network(dtype, device)
             adapters = [AdapterInUse(adapter=adapter)]
             if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
                 reads = base.load_text(dtype, device)

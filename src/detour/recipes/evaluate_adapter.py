@@ -37,7 +37,7 @@ from detour.recipes.evaluation_verdict import judge_run
 from detour.recipes.experiments.engine import read_strip
 from detour.recipes.finished_run import FinishedRun, is_run_folder, read_finished_run, run_of_file
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.save_run import WHOLE_UNET
+from detour.recipes.save_run import WHOLE_NETWORK
 from detour.specs.evaluation import EvaluationSpec
 from detour.training.assembly import as_trained
 
@@ -267,7 +267,9 @@ def _open(target: Path, spec: EvaluationSpec, out: Path | None) -> _Subject:
 def _source(subject: _Subject) -> SideSource:
     if subject.adapter is None:
         whole = subject.run.adapter_file
-        return SideSource(unet=whole, sha256=sha256_of(whole / WHOLE_UNET))
+        return SideSource(
+            unet=whole, sha256=sha256_of(whole / subject.base.family.network_part / WHOLE_NETWORK)
+        )
     return SideSource(adapter=subject.adapter.adapter, sha256=subject.adapter.use.tensor_sha256)
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detour.data.folder import read_dataset
-from detour.errors import ConfigError, RunError
+from detour.data.folder import Dataset, read_dataset
+from detour.errors import ConfigError, DataError, RunError
 from detour.evaluation.compared import ControlName
 from detour.files import storage_error, write_json
 from detour.recipes.finished_run import FinishedRun
@@ -17,6 +17,7 @@ from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.save_run import product_of
 from detour.specs import RunSpec, to_toml
 from detour.specs.sources import with_changes
+from detour.training.recorded_pictures import changes, read_recorded
 from detour.training.run_folder import holds_run, read_state
 
 CONTROLS = "controls"
@@ -44,7 +45,7 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
 
     Raises:
         ConfigError: the run trained the base's own weights; a control would be as large as the base.
-        DataError: the pictures are gone, or their captions are all the same.
+        DataError: the pictures are gone or not those of the run, or their captions are all the same.
         TrainingDiverged: as training does.
         Interrupted: Ctrl-C; what is trained is kept.
     """
@@ -58,7 +59,9 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
     folder = run.folder / CONTROLS / NAMES[name]
     product = product_of(folder, spec)
     told = _named(progress, name)
-    _make_room(folder, _key(spec))
+    dataset = read_dataset(spec.data, lenient=True, decode=False)
+    _refuse_other_pictures(run, dataset)
+    _make_room(folder, _key(spec, dataset))
     if product.exists() and _state(folder) == "finished":
         return product
     if _state(folder) is not None and (folder / "resolved.toml").exists():
@@ -86,9 +89,19 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
     )
 
 
-def _key(spec: RunSpec) -> str:
+def _refuse_other_pictures(run: FinishedRun, dataset: Dataset) -> None:
+    recorded = read_recorded(run.folder)
+    changed = [] if recorded is None else changes(recorded, dataset)
+    if changed:
+        raise DataError(
+            f"the pictures are not those of the run: {', '.join(changed[:5])}{' …' if len(changed) > 5 else ''}. "
+            "Put them back: a control on others says nothing."
+        )
+
+
+def _key(spec: RunSpec, dataset: Dataset) -> str:
     """Hex SHA-256 of what decides over the control's weights."""
-    parts = {"settings": to_toml(spec), "pictures": read_dataset(spec.data).fingerprint}
+    parts = {"settings": to_toml(spec), "pictures": dataset.fingerprint}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

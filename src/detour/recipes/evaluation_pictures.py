@@ -207,7 +207,7 @@ class Painter:
         if source.unet is None or not weight:
             return self.engine
         if source.unet not in self._engines:
-            unet = open_base(str(source.unet)).load_unet(torch.float32, self.device)
+            unet = open_base(str(source.unet)).load_network(torch.float32, self.device)
             self._engines[source.unet] = self.engine.with_unet(unet)
         return self._engines[source.unet]
 

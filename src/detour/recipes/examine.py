@@ -14,15 +14,16 @@ from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base, open_base
+from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
 from detour.bases.single_file import load_as_stored
+from detour.data.finding import Finding as DataFlaw
 from detour.errors import AdapterError, BaseError, ConfigError, DataError, DetourError
 from detour.evaluation.report import read_metrics
 from detour.generation.png import PictureMetadata, read_png_metadata
 from detour.recipes.check_data import check_data
 from detour.recipes.chosen_adapters import parse_weighted
-from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.adapter_rules import examine_adapter, gather_adapter_facts
 from detour.recipes.doctor.finding import Finding, gravest_first
 from detour.recipes.doctor.machine import Machine, gather_machine
@@ -205,9 +206,10 @@ class _Seen:
         made = read_png_metadata(path)
         if made is None:
             raise ConfigError(f"{path}: detour did not draw it, so it does not say how it was made.")
+        embedded = embedded_of_identity(made.base)
         try:
             base = self._open(
-                self.base or ("pocket" if made.base.startswith("pocket") else made.base), made.base_revision
+                self.base or (made.base if embedded is None else embedded.name), made.base_revision
             )
         except BaseError as error:
             raise ConfigError(

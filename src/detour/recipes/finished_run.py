@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from detour.adapter_files.reading import read_adapter
+from detour.bases.embedded import embedded_of_identity
 from detour.errors import AdapterError, ConfigError, RunError
 from detour.evaluation.proof import GradientFigures
 from detour.evaluation.report import Metrics, read_metrics
@@ -154,8 +155,9 @@ def _told_by(metadata: Mapping[str, str]) -> RunSpec | None:
 
 
 def _base_named_in(metadata: Mapping[str, str], adapter_file: Path) -> str:
-    if metadata.get(BASE, "").startswith("pocket"):
-        return "pocket"
+    embedded = embedded_of_identity(metadata.get(BASE, ""))
+    if embedded is not None:
+        return embedded.name
     raise ConfigError(f"{adapter_file}: does not say which base it is for. Name it with --base.")
 
 

@@ -27,6 +27,7 @@ from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapt
 from detour.recipes.doctor.finding import Finding
 from detour.recipes.doctor.request import examine_request
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.staging import refuse_unwritable
 from detour.specs.generation import GenerateSpec
 
 MAX_SLUG = 40
@@ -89,10 +90,11 @@ def generate_pictures(
         ConfigError: no prompts, ``compare`` without adapters, a device or size that does not go.
         BaseError: the base cannot be opened or loaded.
         AdapterError: an adapter is missing, broken, or made for another base.
-        StorageError: a picture cannot be written.
+        StorageError: a picture cannot be written; a folder where nothing can be is told before the first is drawn.
     """
     began = time.monotonic()
     _refuse(spec)
+    refuse_unwritable(out, as_folder=True)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]

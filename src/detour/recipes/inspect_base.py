@@ -138,10 +138,10 @@ def inspect_base(
     if not ranks or min(ranks) < 1:
         raise ConfigError(f"ranks {list(ranks)}: name at least one, and each 1 or more, e.g. --rank 4,8,16.")
     base = open_base(name, revision=revision, weights=False)
-    unet = base.meta_unet()
-    layers = adaptable_layers(unet)
+    network = base.meta_network()
+    layers = adaptable_layers(network)
     chosen = select(layers, targets)
-    total = _parameters(unet)
+    total = _parameters(network)
     present = {preset: [layer for layer in layers if belongs(layer)] for preset, belongs in PRESETS.items()}
     choices = [(targets, chosen)] if targets not in PRESETS else []
     choices += [(preset, found) for preset, found in present.items() if found]
@@ -161,7 +161,7 @@ def inspect_base(
         targets=targets,
         method=method,
         parts=_parts(base, total),
-        blocks=_blocks(base, unet, chosen, ranks[0], method),
+        blocks=_blocks(base, network, chosen, ranks[0], method),
         layers=tuple(_layer(layer, layer in chosen) for layer in layers),
         costs=tuple(_cost(label, found, rank, method, total) for label, found in choices for rank in ranks),
         warnings=_warnings(chosen, ranks),
@@ -176,8 +176,8 @@ def _has_weights(base: Base) -> bool:
     return True
 
 
-def _parts(base: Base, unet_parameters: int) -> tuple[PartInfo, ...]:
-    found = [PartInfo(name="unet", kind="UNet2DConditionModel", parameters=unet_parameters)]
+def _parts(base: Base, network_parameters: int) -> tuple[PartInfo, ...]:
+    found = [PartInfo(name=base.family.network_part, kind=base.family.network, parameters=network_parameters)]
     for part in ("vae", *base.family.text_parts):
         model = parts.empty_part(part, base.config(part))
         found.append(PartInfo(name=part, kind=type(model).__name__, parameters=_parameters(model)))
@@ -185,15 +185,15 @@ def _parts(base: Base, unet_parameters: int) -> tuple[PartInfo, ...]:
 
 
 def _blocks(
-    base: Base, unet: nn.Module, chosen: Sequence[AdaptableLayer], rank: int, method: Method
+    base: Base, network: nn.Module, chosen: Sequence[AdaptableLayer], rank: int, method: Method
 ) -> tuple[BlockInfo, ...]:
     sizes: dict[str, int] = {}
-    for name, parameter in unet.named_parameters():
+    for name, parameter in network.named_parameters():
         block = block_of(name)
         sizes[block] = sizes.get(block, 0) + parameter.numel()
-    layers = adaptable_layers(unet)
+    layers = adaptable_layers(network)
     latent = base.native_size_px // base.latent_factor
-    levels = len(base.config("unet")["block_out_channels"])
+    levels = len(base.network_config["block_out_channels"])
     return tuple(
         BlockInfo(
             name=block,

@@ -158,13 +158,13 @@ class _Trainer:
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
             dtype = torch_dtype(str(changed.base.dtype))
-            parts["weights"] -= saved_bytes(self._meta_unet, changed.base.quantize, dtype)
+            parts["weights"] -= saved_bytes(self._meta_network, changed.base.quantize, dtype)
         parts["activations"] *= int(changed.train.batch)
         return sum(parts.values())
 
     @functools.cached_property
-    def _meta_unet(self) -> nn.Module:
-        return self._base.meta_unet()
+    def _meta_network(self) -> nn.Module:
+        return self._base.meta_network()
 
     def words_on_proof(self, card: Card, half: str) -> str:
         """How the proof at the end of the run is drawn where fp32 does not fit; nothing where it does."""

@@ -103,7 +103,8 @@ def _prove(run: FinishedRun, weight: float, progress: ProgressFn, *, allow_pickl
     adapter = Adapter({}) if full else read_adapter(run.adapter_file, allow_pickle=allow_pickle)
     size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
     progress(Progress(stage="gathering held-out prompts"))
-    training, notes = training_pictures_or_note(run.spec, size_px=size_px)
+    own = run.folder if run.is_run else None
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
     material = gather_held_out(run.spec, base, run.folder, training, size_px=size_px)
     kept = read_trained_pictures(run.folder)
     requests, trained = kept or (proof_requests(run.spec, training.captions if training else ()), None)
@@ -142,7 +143,7 @@ def _draw(
         progress(Progress(stage=stage, done=done, total=total))
 
     if run.spec.adapter.method == "full":
-        unet = open_base(str(run.adapter_file)).load_unet(torch.float32, device)
+        unet = open_base(str(run.adapter_file)).load_network(torch.float32, device)
         return draw_full_sides(
             engine, unet, proof=requests, held_out=material.requests, spec=run.spec, on_pictures=tell
         )

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents
 from detour.bases.text import Conditioning
-from detour.diffusion.objective import clean_latents
+from detour.diffusion.process import VariancePreserving
 from detour.diffusion.randomness import noise_for
 from detour.diffusion.schedule import add_noise, alphas_cumprod, snr
 from detour.errors import ConfigError
@@ -23,8 +24,7 @@ from detour.recipes.open_example import open_example
 from detour.recipes.step_once import single_picture_data, single_picture_spec
 from detour.scratch import ddim
 from detour.scratch.forward_process import betas_of, in_one_jump, joined_noise, step_by_step
-from detour.training.assembly import make_denoiser
-from detour.training.step import Denoiser
+from detour.training.assembly import load_denoiser
 
 ScheduleName = Literal["base", "scaled_linear", "linear", "squaredcos_cap_v2"]
 
@@ -138,7 +138,7 @@ def trace_forward(
     clean = data.latents.moments(0, 0)[0][None].float().cpu()
     stops = torch.linspace(0, len(alphas) - 1, levels).round().long()
     walked, differences = _walk_and_jump(clean, alphas, stops, seed)
-    denoiser = make_denoiser(opened, spec)
+    denoiser = load_denoiser(opened, spec)
     text = data.text.conditioning([example.caption])
     back = way_back(denoiser, walked, text, alphas, stops)
     measured = [_level(clean, alphas, int(stop), seed) for stop in stops]
@@ -257,7 +257,9 @@ def way_back(
         alphas: (T,) of the schedule that is shown.
         stops: (levels,) its timesteps that are shown, rising.
     """
-    known = denoiser.alphas.float().cpu()
+    process = denoiser.process
+    assert isinstance(process, VariancePreserving)
+    known = process.alphas.float().cpu()
     shown = [index for index, stop in enumerate(stops) if alphas[stop] >= known.min() * (1 - 1e-4)]
     if not shown:
         return {}
@@ -269,9 +271,7 @@ def way_back(
         for alpha, alpha_next in itertools.pairwise(path):
             at = (known - alpha).abs().argmin().view(1).to(denoiser.device)
             prediction = denoiser.predict(noisy, at, text).float()
-            guess = clean_latents(
-                denoiser.kind, prediction, noisy=noisy, timesteps=at, alphas=denoiser.alphas
-            )
+            guess = process.clean(prediction, noisy, at)
             noise = (noisy - alpha.sqrt() * guess) / (1 - alpha).sqrt()
             noisy = ddim.step(noisy, noise, alpha, alpha_next)
         reached[index] = noisy

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from detour.errors import ConfigError, nearest
+from detour.files import is_unicode, printable, read_text
 from detour.specs.run import RunSpec
 from detour.specs.strict import Spec
 
@@ -39,16 +40,14 @@ def load_run_spec(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file of at most 1 MiB."""
+    """Parse a TOML file of at most 1 MiB, with or without a byte order mark.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML in UTF-8.
+    """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB, which no settings file is. Name another file.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: settings file cannot be read ({error.strerror}). Check --config."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML ({error}).") from error
 
 
@@ -87,6 +86,7 @@ def parse(kind: type[S], values: Mapping[str, Any], *, where: str = "") -> S:
     Raises:
         ConfigError: names the key, what was found and what is allowed.
     """
+    _require_unicode(values, "")
     try:
         return kind.model_validate(_lists_to_tuples(values))
     except ValidationError as error:
@@ -103,6 +103,18 @@ def with_changes(spec: S, changes: Mapping[str, Any]) -> S:
     for key, value in changes.items():
         set_dotted(values, key, value)
     return parse(type(spec), values)
+
+
+def _require_unicode(value: Any, key: str) -> None:
+    """Refuse text that could not be written to ``resolved.toml``, such as a path whose bytes are no UTF-8."""
+    if isinstance(value, str) and not is_unicode(value):
+        raise ConfigError(f"{key} = '{printable(value)}': not UTF-8. Rename the file, or write it in UTF-8.")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _require_unicode(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _require_unicode(inner, key)
 
 
 def _lists_to_tuples(value: Any) -> Any:

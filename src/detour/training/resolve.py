@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from detour.data.captions import one_line, with_trigger
+from detour.data.folder import automatic_holdout
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
@@ -41,12 +42,12 @@ class GoalDefaults:
     why: str
 
 
-# (pocket or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
+# (embedded or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
 # A style changes how everything is drawn, so it wants every attention layer or more and few samples of each picture;
 # a subject has to be told apart from its kind, so it wants more steps on fewer pictures and a caption that is always
 # there, lest the unconditional picture becomes the subject.
 GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
-    ("pocket", "style"): GoalDefaults(
+    ("embedded", "style"): GoalDefaults(
         rank=4,
         targets="all",
         lr=1.2e-2,
@@ -54,7 +55,7 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=8,
         why="a small base takes a high rate, and a style reaches into the convolutions too",
     ),
-    ("pocket", "subject"): GoalDefaults(
+    ("embedded", "subject"): GoalDefaults(
         rank=8,
         targets="all",
         lr=3e-3,
@@ -123,9 +124,9 @@ class Resolved:
     notes: tuple[str, ...]
 
 
-def defaults_for(identity: str, family: str, goal: Goal) -> GoalDefaults:
-    """The row of :data:`GOALS` for a base: ``pocket`` by name, others by family."""
-    return GOALS["pocket" if identity.startswith("pocket-v") else family, goal]
+def defaults_for(base: "Base", goal: Goal) -> GoalDefaults:
+    """Row of :data:`GOALS` for a base: the package's own have theirs, others go by family."""
+    return GOALS["embedded" if base.embedded is not None else base.family.name, goal]
 
 
 def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, device: str) -> Resolved:
@@ -144,7 +145,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     Raises:
         ConfigError: a value that the base or the device cannot take.
     """
-    defaults = defaults_for(base.identity, base.family.name, spec.goal)
+    defaults = defaults_for(base, spec.goal)
     values: dict[str, Any] = spec.model_dump(by_alias=True)
     by_goal = {
         "adapter.rank": defaults.rank,
@@ -166,7 +167,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "base.device": device,
         "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
-        "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
+        "data.holdout": automatic_holdout(len(captions)),
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "adapter.text_encoder.alpha": float(max(spec.adapter.text_encoder.rank, 1)),
         "train.threads": torch.get_num_threads(),

@@ -1,6 +1,5 @@
 """Whether a run on disk can be gone on with: the same settings, pictures, base and weights as before."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ import torch
 
 from detour.data.folder import Dataset
 from detour.errors import RunError
-from detour.files import write_json
 from detour.specs import RunSpec, load_run_spec, to_toml
 from detour.specs.sources import parse
-from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, newest_good
+from detour.training.checkpoints import Checkpoint, any_marked, newest_good
+from detour.training.recorded_pictures import changes, facts_of, read_recorded
 from detour.training.resolve import changed_keys
 from detour.training.run_folder import read_state
 
 SETTINGS = "resolved.toml"
-PICTURES = Path(FOLDER) / "pictures.json"
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,6 @@ def fingerprints(
         "processes": processes,
         "torch": torch.__version__,
     }
-
-
-def remember_pictures(run_folder: Path, dataset: Dataset) -> None:
-    """Write down each picture's content and caption, so that a change can be named later."""
-    write_json(run_folder / PICTURES, _pictures(dataset))
 
 
 def lacks_only_its_proof(run_folder: Path) -> bool:
@@ -136,18 +129,13 @@ def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint | None, dataset
     """
     if checkpoint is not None and checkpoint.facts.get("data") == dataset.fingerprint:
         return
-    now = _pictures(dataset)
-    try:
-        before = json.loads((run_folder / PICTURES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {} if checkpoint is not None else now  # killed before it knew its pictures: these are they
-    if checkpoint is None and before == now:
+    before = read_recorded(run_folder)
+    if before is None:
+        # Killed before it knew its pictures: these are they.
+        before = {} if checkpoint is not None else facts_of(dataset)
+    changed = changes(before, dataset)
+    if checkpoint is None and not changed:
         return
-    changed = [
-        f"{name} ({'new' if name not in before else 'gone' if name not in now else 'changed'})"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
     named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
     raise RunError(
         f"{run_folder}: the pictures are not those of the run: {named or 'their order'}. "
@@ -187,15 +175,10 @@ def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: Run
         return
 
     before = parse(RunSpec, tomllib.loads(str(recorded.get("settings", ""))))
+    if before == spec:
+        return  # written by a version that did not have all of today's settings
     changed = ", ".join(changed_keys(before, spec))
     raise RunError(
         f"{run_folder / SETTINGS}: edited since the checkpoint: {changed or 'see the file'}. "
         "A resumed run keeps its settings; put them back, or train under a new --name."
     )
-
-
-def _pictures(dataset: Dataset) -> dict[str, list[Any]]:
-    return {
-        e.name: [e.sha256, e.caption, e.repeats, e.weight, e.mask_sha256]
-        for e in (*dataset.examples, *dataset.class_examples)
-    }

@@ -107,8 +107,8 @@ def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: Run
 
 
 def models_together(models: Mapping[str, nn.Module]) -> nn.Module:
-    """All models of a run as one, for what looks at every tensor; a UNet alone stays itself."""
-    return models["unet"] if list(models) == ["unet"] else nn.ModuleDict(dict(models))
+    """All models of a run as one, for what looks at every tensor; a network alone stays itself."""
+    return next(iter(models.values())) if len(models) == 1 else nn.ModuleDict(dict(models))
 
 
 def _without_old_prefix(model: nn.Module) -> list[AdaptableLayer]:

@@ -206,7 +206,7 @@ def test_equal_parameters_raise_the_rank_of_smaller_choices(judged: str, photos:
     presets = ("conv", "self-attn", "attn2.to_k,attn2.to_v")
     spec = spec_of(judged, photos, AxisSpec(key="adapter.targets", values=presets), adapter__rank=2)
     found = make_candidates(spec.model_copy(update={"equal_parameters": True}))
-    layers = adaptable_layers(open_base(judged).meta_unet())
+    layers = adaptable_layers(open_base(judged).meta_network())
     counts = [
         count(select(layers, one), int(c.settings["rank"])) for one, c in zip(presets, found, strict=True)
     ]

@@ -29,7 +29,7 @@ PROMPTS = ("a red house", "a dog")
 
 @pytest.fixture(scope="module")
 def lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    layers = select(adaptable_layers(open_base(str(tiny_base)).meta_unet()), "attn")
+    layers = select(adaptable_layers(open_base(str(tiny_base)).meta_network()), "attn")
     path = tmp_path_factory.mktemp("loras") / "style.safetensors"
     return str(write_adapter(path, adapter_for(layers, seed=1), family=SD1))
 

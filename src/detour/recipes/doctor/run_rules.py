@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from detour.bases.embedded import EMBEDDED
+from detour.data.finding import Finding as DataFlaw
+from detour.data.finding import Kind as DataKind
 from detour.evaluation.thresholds import OVERFIT_RISE_MAX
-from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.finding import Finding, Rule
 from detour.specs import RunSpec
 
@@ -123,9 +125,14 @@ RULES = (
     DATA_GONE,
 )  # fmt: skip
 
-DATA_WHYS: Mapping[str, str] = {
+DATA_WHYS: Mapping[DataKind, str] = {
     "unreadable": "Training stops at it.",
     "no caption": "Without a caption a picture teaches nothing that a prompt could ask for.",
+    "not read": "What is not read is not learned.",
+    "left out": "It takes no part in training.",
+    "colours": "The adapter learns the colours that it is shown.",
+    "same words": "Those words call the rest of the pictures up as well.",
+    "cut away": "What is cut away is not learned, and what the caption says of it is learned wrongly.",
     "same caption": "Everything in the pictures is tied to the same words.",
     "long caption": "What stands at the end is never learned.",
     "copies": "A picture that is shown more often than others is copied sooner.",
@@ -248,7 +255,7 @@ def _settings(facts: RunFacts) -> Iterator[Finding]:
     elif (
         rate != "auto"
         and spec.train.optim.name == "adamw"
-        and spec.base.name != "pocket"
+        and spec.base.name not in EMBEDDED
         and not USUAL_RATES[0] <= float(rate) <= USUAL_RATES[1]
     ):
         yield RATE_UNUSUAL.found(f"train.optim.lr is {rate:g}", where)
@@ -274,8 +281,8 @@ def _data(facts: RunFacts) -> Iterator[Finding]:
         yield Finding(
             rule=f"data: {flaw.kind}",
             severity=flaw.severity,
-            what=flaw.what + (f" ({', '.join(flaw.pictures[:3])})" if flaw.pictures else ""),
+            what=flaw.cause + flaw.some_names,
             where=source,
-            why=DATA_WHYS.get(flaw.kind, "Said by detour data check."),
-            mend=f"{flaw.next[:1].upper()}{flaw.next[1:]}.",
+            why=DATA_WHYS[flaw.kind],
+            mend=f"{flaw.fix[:1].upper()}{flaw.fix[1:]}.",
         )

@@ -123,7 +123,7 @@ def set_exam(spec: RunSpec, base: Base, *, judge: str | None) -> Exam:
     opened = RememberingJudge.load(folder) if judge or folder.is_dir() else None
     size_px, world = int(spec.data.resolution), world_folder(spec)
     subject = read_world_subject(world)
-    if subject is not None and base.identity.startswith("pocket"):
+    if subject is not None and base.embedded is not None:
         return _of_subject(spec, subject, opened, size_px)
     training = read_training_pictures(spec, size_px=size_px)
     material = gather_held_out(spec, base, world, training, size_px=size_px)

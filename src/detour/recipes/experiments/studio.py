@@ -193,7 +193,7 @@ class Studio:
 def _prompts(spec: StudySpec, base: Base) -> tuple[tuple[str, ...], tuple[PromptFacts, ...]]:
     if spec.prompts:
         return spec.prompts, ()
-    if not base.identity.startswith("pocket"):
+    if base.embedded is None:
         raise ConfigError("no prompts: name some with --prompt, eight or more make differences visible.")
     from detour.pocket.world import held_out_prompts
 

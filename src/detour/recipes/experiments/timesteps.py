@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from detour.bases.latents import encode_pictures, to_pixels
-from detour.diffusion.objective import clean_latents, prediction_type
+from detour.diffusion.process import Process
 from detour.diffusion.randomness import noise_for
-from detour.diffusion.schedule import add_noise, alphas_cumprod
 from detour.errors import ConfigError
 from detour.generation.engine import AdapterInUse
 from detour.generation.strength import StepWeight
@@ -125,8 +124,8 @@ def _draw(studio: Studio, store: CellStore) -> Measure:
 def _predictions(
     studio: Studio, drawn: CellStore, num_timesteps: int, *, out: Path, force: bool, progress: ProgressFn
 ) -> Table:
-    alphas = alphas_cumprod(studio.base.scheduler_config())
-    stops = torch.linspace(0, len(alphas) - 1, num_timesteps + 2)[1:-1].round().long().tolist()
+    process = studio.base.process()
+    stops = torch.linspace(0, process.length - 1, num_timesteps + 2)[1:-1].round().long().tolist()
     experiment = Experiment(
         name=PREDICTIONS,
         variants=[Variant(name=f"t{stop}", settings={"timestep": stop}) for stop in stops],
@@ -135,7 +134,7 @@ def _predictions(
     )
     store = run_cells(
         experiment,
-        lambda _: _compare(studio, drawn, alphas),
+        lambda _: _compare(studio, drawn, process),
         out=out / PREDICTIONS,
         force=force,
         progress=progress,
@@ -145,9 +144,8 @@ def _predictions(
     return table
 
 
-def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
+def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
     engine = studio.engine
-    kind = prediction_type(str(studio.base.scheduler_config().get("prediction_type", "epsilon")))
 
     def measure(variant: Variant, seed: int) -> Measured:
         at = int(variant.settings["timestep"])
@@ -155,8 +153,8 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
         noise = torch.stack(
             [noise_for(seed, at, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
         )
-        timesteps = torch.full((len(clean),), at)
-        noisy = add_noise(clean.cpu(), noise, timesteps, alphas)
+        times = process.times([at] * len(clean))
+        noisy = process.mix(clean.cpu(), noise, times)
         sides = []
         for used in ((), studio.adapters):
             answers = [
@@ -164,9 +162,7 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
                 for start in range(0, len(noisy), studio.spec.batch)
             ]
             sides.append(torch.cat(answers))
-        guesses = [
-            clean_latents(kind, side, noisy=noisy, timesteps=timesteps, alphas=alphas) for side in sides
-        ]
+        guesses = [process.clean(side, noisy, times) for side in sides]
         return Measured(
             samples={
                 "prediction": _relative(sides[1] - sides[0], sides[0]),

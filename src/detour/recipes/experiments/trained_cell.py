@@ -23,12 +23,13 @@ from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.fit_run import fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan
-from detour.recipes.save_run import WHOLE_UNET, product_of
+from detour.recipes.save_run import WHOLE_NETWORK, product_of
 from detour.recipes.train_adapter import load_run_material, ship_run
 from detour.specs import RunSpec, to_toml
 from detour.training.material import Material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class, remember_pictures
+from detour.training.recorded_pictures import remember_pictures
+from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class
 from detour.training.run_folder import RUN_STATE, read_state
 from detour.training.run_record import RunRecord
 from detour.training.text_adapter import trains_text
@@ -67,7 +68,9 @@ class Workshop:
         with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
             if plan.checkpoint is None:
                 write_text(folder / SETTINGS, to_toml(spec))
-                remember_pictures(folder, plan.dataset)
+                remember_pictures(
+                    folder, plan.dataset, holdout=float(plan.spec.data.holdout), seed=plan.spec.seed
+                )
             plan, material = self._shown(plan, progress)
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
@@ -122,7 +125,7 @@ class Workshop:
         spec, folder = shipped
         product = product_of(folder, spec)
         if spec.adapter.method == "full":
-            unet = open_base(str(product)).load_unet(self.engine.dtype, self.engine.device)
+            unet = open_base(str(product)).load_network(self.engine.dtype, self.engine.device)
             return draw_proof_pictures(self.engine.with_unet(unet), requests, self.plan.spec)
         adapters = [AdapterInUse(adapter=read_adapter(product))]
         return draw_proof_pictures(self.engine, requests, self.plan.spec, adapters=adapters)
@@ -132,7 +135,7 @@ def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
     """What a finished run took: parameters, seconds a step (the median), KiB of its file, and its validation loss."""
     facts = read_state(folder)
     product = product_of(folder, spec)
-    file = product / WHOLE_UNET if product.is_dir() else product
+    file = next(product.glob(f"*/{WHOLE_NETWORK}")) if product.is_dir() else product
     costs = {
         "parameters": float(facts["parameters"]),
         "seconds_a_step": _median_step(folder / "metrics.jsonl"),
