@@ -4,6 +4,7 @@ All functions are pure and take NumPy arrays of the judge's features, rows of le
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from detour.errors import ShapeMismatch
 
 Rows = NDArray[np.float64]
+
+Places = NDArray[np.integer[Any]]
+"""Indices of rows."""
 
 SAME_TEXT = 1 - 1e-6
 """Cosine from which two captions count as one: a picture that has it is no wrong answer."""
@@ -98,7 +102,7 @@ def word_margins(pictures: Rows, phrases: Rows, *, scale: float) -> Rows:
     return scores - np.stack(rest, axis=1)
 
 
-def advantages(margins: Rows, own: Rows) -> Rows:
+def advantages(margins: Rows, own: Places) -> Rows:
     """By how much the right answer's margin lies above the mean of the wrong ones', picture by picture.
 
     Zero on average for pictures that show nothing of what was asked for, whatever the judge likes.

@@ -53,6 +53,8 @@ class PictureMetadata(BaseModel):
     device: str
     dtype: str
     batch: int
+    width_class: int | None = None
+    """Rows of the forward passes it was drawn in; older pictures have none."""
     threads: int
     versions: dict[str, str]
     safety: Literal["checked", "absent"]

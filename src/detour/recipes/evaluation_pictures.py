@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from detour.adapters.adapter import Adapter, part_of, path_of
-from detour.adapters.attach import attach_adapter
 from detour.adapters.delta import merge_into
 from detour.adapters.places import find_path
 from detour.bases.base import Base, open_base
@@ -44,13 +43,15 @@ from detour.specs import RunSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
 PICTURES = "pictures"
 
 Told = Callable[[int, bool], None]
 """Is told how many pictures are there, and whether they had to be drawn."""
 
+DRAWING = 2
+"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
 SEEDS_APART = 1000
 """Picture i of seed number k has seed ``FIRST_HELD_OUT_SEED + 1000 k + i``: the first ones are the proof's."""
 
@@ -129,7 +130,7 @@ class Painter:
     device: str
     weight: float = 1.0
     dtype: str = ""
-    _networks: dict[Path, nn.Module] = field(default_factory=dict, repr=False)
+    _engines: dict[Path, PictureEngine] = field(default_factory=dict, repr=False)
 
     @cached_property
     def engine(self) -> PictureEngine:
@@ -263,10 +264,28 @@ class Painter:
     def _drawn(
         self, source: SideSource, requests: Sequence[ProofRequest], weight: float, told: Told
     ) -> Pictures:
-        with self._as(source, weight):
+        from detour.generation.engine import AdapterInUse
+
+        def draw(engine: PictureEngine, *adapters: AdapterInUse) -> Pictures:
             return draw_proof_pictures(
-                self.engine, requests, self.spec, on_batch=lambda count: told(count, True)
+                engine, requests, self.spec, adapters=adapters, on_batch=lambda count: told(count, True)
             )
+
+        adapter = source.adapter
+        if source.network is not None and weight:
+            return draw(self._engine_of(source.network))
+        if adapter is None or not layers_in(self.engine.models, adapter):
+            return draw(self.engine)
+        if not source.merged:
+            used = adapter if weight else replace(adapter, words={})
+            return draw(self.engine, AdapterInUse(adapter=used, weight=weight))
+        merge = merge_into(self.engine.models, adapter, weight)
+        try:
+            # No weight of a base holds a new word.
+            words = [AdapterInUse(adapter=replace(adapter, layers={}))] if adapter.words and weight else []
+            return draw(self.engine, *words)
+        finally:
+            merge.undo()
 
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
         decides: dict[str, Any] = {
@@ -276,6 +295,7 @@ class Painter:
             "requests": [[one.prompt, one.seed, one.negative_prompt] for one in requests],
             "how": proof_picture_spec(self.spec).model_dump(mode="json"),
             "batch": proof_batch(self.spec),
+            "drawing": DRAWING,
             "dtype": self.dtype or proof_dtype(self.spec),
             "device": self.device.partition(":")[0],
             "threads": torch.get_num_threads(),
@@ -283,38 +303,13 @@ class Painter:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
-    @contextlib.contextmanager
-    def _as(self, source: SideSource, weight: float) -> Iterator[None]:
-        """The engine draws as this side while the block runs."""
-        engine, adapter = self.engine, source.adapter
-        if source.network is not None and weight:
-            before, engine.unet = engine.unet, self._network(source.network)
-            try:
-                yield
-            finally:
-                engine.unet = before
-            return
-        if adapter is None or not layers_in(engine.models, adapter):
-            yield
-            return
-        undo = (
-            merge_into(engine.models, adapter, weight).undo
-            if source.merged
-            else attach_adapter(engine.models, adapter, weight).detach
-        )
-        try:
-            with engine.text.with_words(
-                adapter.words if weight else {}
-            ):  # no weight of a base holds a new word
-                yield
-        finally:
-            undo()
-
-    def _network(self, folder: Path) -> nn.Module:
-        if folder not in self._networks:
+    def _engine_of(self, network: Path) -> PictureEngine:
+        """Engine that draws with the network of a fully trained base."""
+        if network not in self._engines:
             dtype = torch.float32 if not self.dtype else self.engine.dtype
-            self._networks[folder] = open_base(str(folder)).load_network(dtype, self.device)
-        return self._networks[folder]
+            loaded = open_base(str(network)).load_network(dtype, self.device)
+            self._engines[network] = self.engine.with_unet(loaded)
+        return self._engines[network]
 
 
 def layers_in(models: Mapping[str, nn.Module], adapter: Adapter) -> int:

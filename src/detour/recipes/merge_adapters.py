@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,8 @@ from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
 from detour.files import write_json
-from detour.generation.engine import PictureEngine, PictureRequest
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
+from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter
 from detour.recipes.merged_weights import (
     Checked,
     Pieces,
@@ -215,16 +216,22 @@ def _compare_pictures(
     text = prompt if prompt is not None else _triggers(chosen)
     requests = [PictureRequest(prompt=text, seed=FIRST_SEED + index) for index in range(pictures)]
 
-    def draw(engine: PictureEngine, done: int) -> Pictures:
+    def draw(engine: PictureEngine, done: int, adapters: Sequence[AdapterInUse] = ()) -> Pictures:
         progress(Progress(stage="drawing the proof", done=done * pictures, total=3 * pictures))
-        drawn: Pictures = engine.draw(requests, PictureSpec(steps=PROOF_STEPS), batch=pictures).pictures
+        how = PictureSpec(steps=PROOF_STEPS)
+        drawn: Pictures = engine.draw(requests, how, adapters=adapters, batch=pictures).pictures
         return drawn
 
     engine = PictureEngine.load(base)
     plain = draw(engine, 0)
-    attached = attach_chosen(engine.models, chosen)
-    adapted = draw(engine, 1)
-    del attached, engine
+    # New words are not in the merged base.
+    layers = [
+        AdapterInUse(adapter=replace(one.adapter, words={}), weight=one.use.weight)
+        for one in chosen
+        if one.adapter.layers
+    ]
+    adapted = draw(engine, 1, layers)
+    del engine
     joined = draw(PictureEngine.load(open_base(str(merged))), 2)
     proof = PictureProof(
         prompt=text,
