@@ -18,6 +18,7 @@ TIERS = {
     "files": 0.1,
     "tensor_files": 0.14,
     "entry_store": 0.15,
+    "step_log": 0.15,
     "specs": 0.2,
     "pocket.world": 0.5,
     "adapters": 1.0,

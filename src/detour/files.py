@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def write_with(
     """
     temporary: Path | None = None
     try:
+        _refuse_no_file(path)
         _make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
@@ -55,6 +58,22 @@ def write_with(
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Replacing a device, a pipe or a socket would take it away from everybody: ``--out /dev/null`` as root.
+
+    Raises:
+        StorageError: ``path`` is one of those.
+    """
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # not there yet; what else is wrong with it, the write itself says
+        return
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise StorageError(
+            f"{path}: is a device or a pipe, which would be replaced by a file. Name a file with --out."
+        )
 
 
 def _make_folder(folder: Path) -> None:
@@ -86,7 +105,7 @@ def remove_temporaries(folder: Path) -> list[Path]:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The message for a failed write, with the next step for the causes that users meet."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: disk full; nothing was written over. Free some space and run again.")
+        return StorageError(f"{path}: disk full; nothing was overwritten. Free some space and run again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path}: not writable ({error.strerror}). Choose another place with --out.")
     return StorageError(f"{path}: could not be written ({error.strerror or error}).")
@@ -198,6 +217,51 @@ def sha256_of(path: Path, *, chunk_bytes: int = 1 << 20) -> str:
         while chunk := stream.read(chunk_bytes):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+SETTLED_S = 2.0
+"""A file that changed less than this ago may change again within one tick of its clock: its hash is not remembered."""
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Facts that change whenever the file is written or replaced: a copy that keeps its time has another ``ctime``.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    facts = path.resolve().stat()
+    return {
+        "path": str(path.resolve()),
+        "size": facts.st_size,
+        "modified_ns": facts.st_mtime_ns,
+        "created_ns": facts.st_ctime_ns,
+        "inode": [facts.st_dev, facts.st_ino],
+    }
+
+
+def is_settled(identity: dict[str, Any]) -> bool:
+    """Whether a file of :func:`file_identity` changed so long ago that its next change would show there."""
+    return time.time_ns() - max(identity["modified_ns"], identity["created_ns"]) > SETTLED_S * 1e9
+
+
+def remembered_sha256(path: Path, *, memory: Path | None = None) -> str:
+    """Hex SHA-256 of a file's content, read again only when :func:`file_identity` says that the file changed.
+
+    Args:
+        path: of a large file that is hashed often, such as a base's weights.
+        memory: folder of remembered hashes; ``None``: ``hashes`` in the user's cache folder.
+    """
+    identity = file_identity(path)
+    text = json.dumps(identity, sort_keys=True)
+    folder = cache_home() / "hashes" if memory is None else memory
+    note = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
+    digest = sha256_of(path)
+    if file_identity(path) == identity and is_settled(identity):
+        with contextlib.suppress(StorageError):  # where nothing can be kept, it is hashed again
+            write_json(note, {"sha256": digest})
+    return digest
 
 
 def cache_home() -> Path:

@@ -95,6 +95,28 @@ def test_a_damaged_checkpoint_is_noticed_before_anything_is_drawn(
         evaluate_checkpoints(run)
 
 
+def test_a_base_that_was_edited_under_its_name_draws_anew(
+    judged: Path, figures: CheckpointFigures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detour.recipes import evaluate_checkpoints as module
+
+    drawn: list[int] = []
+    real = module.draw_proof_pictures
+
+    def counted(*args: object) -> np.ndarray:
+        drawn.append(1)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "draw_proof_pictures", counted)
+    weights = judged.parents[1] / "pocket-tiny" / "vae" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    evaluate_checkpoints(judged)
+    assert len(drawn) == 4
+    weights.write_bytes(before)
+    assert evaluate_checkpoints(judged) == figures
+
+
 def test_a_run_that_kept_nothing_is_refused(judged: Path, tmp_path: Path) -> None:
     shutil.copytree(judged, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "adapters")

@@ -35,7 +35,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     work = Work()
     monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
     monkeypatch.setattr(recipe, "keep_trained_pictures_of", lambda *args: None)  # loads a VAE of its own
-    monkeypatch.setattr("detour.training.encoder_hash.SETTLED_S", -1e6)
+    monkeypatch.setattr("detour.files.SETTLED_S", -1e6)
     encode, encode_one = stored.encode_pictures, stored.TextStage.encode
 
     def counted(vae: Any, pixels: torch.Tensor) -> Any:

@@ -40,7 +40,7 @@ def check_fits(adapter: Adapter, base: Base, *, called: str = "adapter") -> None
 
 def _check_words(adapter: Adapter, base: Base) -> None:
     for word, parts in adapter.words.items():
-        if set(parts) != set(base.family.text_parts):
+        if set(parts) != set(base.text_parts):
             raise AdapterError(f"its word '{word}' has vectors for {', '.join(parts)} alone.")
         for part, vectors in parts.items():
             width = base.config(part)["hidden_size"]
@@ -70,7 +70,7 @@ def _check_layers(adapter: Adapter, base: Base) -> None:
         part = key.partition(".")[0]
         if part == network_part and network is not None:
             find_layer({part: network}, key, layer)
-        elif part not in base.family.text_parts:
+        elif part not in base.text_parts:
             raise AdapterError(f"it has layers for '{part}', a part that {base.family.title} has not.")
         else:
             _check_text_layer(key, layer, base.config(part))

@@ -40,7 +40,8 @@ class Format:
         by_part: whether each part of the base has a folder of its own.
         recognises: whether a file with these tensor names is of this format.
         read: of one file's tensors; ``None`` where a config beside the file is needed.
-        tensors: (adapter, part, family, dtype) → what is written; the part is empty where a file holds all.
+        tensors: (adapter, part, family, dtype, fused) → what is written; the part is empty where a file holds all;
+            ``fused`` joins a transformer's layers to the original code's, in kohya's names alone.
         about: (adapter, family) → metadata that the format needs; factors may be on the meta device.
         holds_words: whether vectors of new words go into the same file.
     """
@@ -51,16 +52,20 @@ class Format:
     by_part: bool
     recognises: Callable[[Iterable[str]], bool]
     read: ReadTensors | None
-    tensors: Callable[[Adapter, str, Family, torch.dtype], dict[str, Tensor]]
+    tensors: Callable[[Adapter, str, Family, torch.dtype, bool], dict[str, Tensor]]
     about: Callable[[Adapter, Family], dict[str, str]]
     holds_words: bool = False
 
 
-def _kohya_tensors(adapter: Adapter, _: str, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
-    return to_kohya(adapter, family, dtype) | to_bundle(adapter.words, dtype)
+def _kohya_tensors(
+    adapter: Adapter, _: str, family: Family, dtype: torch.dtype, fused: bool
+) -> dict[str, Tensor]:
+    return to_kohya(adapter, family, dtype, fused=fused) | to_bundle(adapter.words, dtype)
 
 
-def _diffusers_tensors(adapter: Adapter, _: str, __: Family, dtype: torch.dtype) -> dict[str, Tensor]:
+def _diffusers_tensors(
+    adapter: Adapter, _: str, __: Family, dtype: torch.dtype, ___: bool
+) -> dict[str, Tensor]:
     return to_diffusers(adapter, dtype)[0]
 
 
@@ -69,7 +74,7 @@ def _diffusers_about(adapter: Adapter, _: Family) -> dict[str, str]:
     return to_diffusers(Adapter(shapes), torch.float32)[1]
 
 
-def _peft_tensors(adapter: Adapter, part: str, _: Family, dtype: torch.dtype) -> dict[str, Tensor]:
+def _peft_tensors(adapter: Adapter, part: str, _: Family, dtype: torch.dtype, __: bool) -> dict[str, Tensor]:
     return to_peft(adapter, part, dtype)[0]
 
 

@@ -15,6 +15,7 @@ from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.names import (
     DOTTED_PREFIXES,
     KOHYA_PREFIXES,
+    flat_name,
     is_convolution,
     is_t5_path,
     kohya_key,
@@ -54,16 +55,30 @@ Source: ``_convert_xlabs_flux_lora_to_diffusers``, diffusers 0.42.1.
 """
 
 
-def to_kohya(adapter: Adapter, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
+def to_kohya(
+    adapter: Adapter, family: Family, dtype: torch.dtype, *, fused: bool = True
+) -> dict[str, Tensor]:
     """Tensors by kohya's names. ``alpha`` is written for every layer, in float32: without it tools take the
     rank.
+
+    Args:
+        adapter: at least one layer.
+        family: whose names.
+        dtype: of the factors.
+        fused: join a transformer's layers to the original code's; otherwise they keep diffusers' paths, flattened
+            behind ``lycoris_``, which holds what cannot be joined.
 
     Raises:
         AdapterError: a layer that the format has no name for.
     """
     tensors: dict[str, Tensor] = {}
-    for key, layer in _as_original(adapter, family).items():
-        name = kohya_key(key, family=family.name, text_prefixes=family.kohya_text_prefixes)
+    layers = _as_original(adapter, family) if fused else adapter.layers
+    for key, layer in layers.items():
+        name = (
+            flat_name(key)
+            if not fused and part_of(key) == "transformer"
+            else kohya_key(key, family=family.name, text_prefixes=family.kohya_text_prefixes)
+        )
         if f"{name}.alpha" in tensors:
             raise AdapterError(
                 f"'{key}' has the same kohya name as another layer ({name}). Save it as diffusers."

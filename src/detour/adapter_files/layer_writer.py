@@ -85,7 +85,7 @@ class LayerWriter:
             return
         part = part_of(key) if self._format.by_part else ""
         spool = self._spool(part)
-        for name, tensor in self._format.tensors(one, part, self._family, self._dtype).items():
+        for name, tensor in self._format.tensors(one, part, self._family, self._dtype, True).items():
             if name in spool:
                 raise AdapterError(
                     f"'{key}' has the same name in the file as another layer ({name}). Save it as diffusers."

@@ -151,6 +151,14 @@ def kohya_key(key: str, *, family: str, text_prefixes: Mapping[str, str]) -> str
     return f"{text_prefixes[part]}_{prefix}{path.replace('.', '_')}"
 
 
+def flat_name(key: str) -> str:
+    """``"transformer.transformer_blocks.0.attn.to_q"`` → ``"lycoris_transformer_blocks_0_attn_to_q"``.
+
+    Source: the names that SimpleTuner gives LyCORIS layers of transformers, and that ComfyUI looks up.
+    """
+    return f"lycoris_{path_of(key).replace('.', '_')}"
+
+
 def layer_key(name: str) -> str | None:
     """The layer key of a kohya name, of any family; None when it names no layer that is known.
 

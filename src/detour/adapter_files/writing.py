@@ -34,6 +34,7 @@ def write_adapter(
     file_format: FileFormat = "kohya",
     family: Family,
     dtype: FileDtype = "fp32",
+    fused: bool = True,
 ) -> Path:
     """Write ``adapter``, with its metadata and hashes.
 
@@ -46,6 +47,8 @@ def write_adapter(
         file_format: who reads it.
         family: names of the layers in kohya's format.
         dtype: of the factors; alphas are float32 always.
+        fused: in a kohya file, join a transformer's layers to the original code's (q, k and v are one matrix there);
+            DoRA and LoKr on some of them cannot be joined.
 
     Returns:
         The file or folder that was written.
@@ -61,7 +64,7 @@ def write_adapter(
     if form.by_part:
         return _write_parts(path, adapter, form, family, TORCH_DTYPES[dtype])
     path = file_in(path, form)
-    tensors = form.tensors(adapter, "", family, TORCH_DTYPES[dtype])
+    tensors = form.tensors(adapter, "", family, TORCH_DTYPES[dtype], fused)
     if not form.holds_words:
         write_words(path, adapter.words)
     _write(path, tensors, without_derived(adapter.metadata) | form.about(adapter, family))

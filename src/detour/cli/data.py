@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import DEVICES, base_option, json_option
+from detour.cli.early import announce, check_run
+from detour.cli.options import DEVICES, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
     from detour.recipes.check_data import DataReport
@@ -35,10 +36,12 @@ def command() -> None:
 @click.option("--caption", help="Caption of the pictures that have none.")
 @click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
+    "--seed", type=SEEDS, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
 )
 @click.option(
+    "--out",
     "--sheet",
+    "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw the pictures on one sheet, those with a flaw framed in red.",
@@ -70,8 +73,7 @@ def check(
     detour data check dog/ --goal subject --trigger "sks dog"
     """
     from detour.cli.progress import shown
-    from detour.recipes.check_data import check_data
-    from detour.specs import DataSpec
+    from detour.specs import BaseSpec, DataSpec, RunSpec
     from detour.specs.sources import parse
 
     given = {
@@ -83,6 +85,10 @@ def check(
         "trigger": trigger,
     }
     spec = parse(DataSpec, given)
+    check_run(RunSpec(data=spec, base=BaseSpec(name=base)))
+    announce(quiet=as_json)
+    from detour.recipes.check_data import check_data
+
     with shown(quiet=as_json) as progress:
         report = check_data(
             spec,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from detour.cli.early import announce, check_target
 from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
 
 MAX_PROMPT_BYTES = 1 << 20
@@ -80,6 +81,8 @@ def command(
     kept out, or made of what the captions name; never training captions. What was drawn or trained for it before is
     not drawn or trained again, so an evaluation that was stopped goes on. Exit code 14 when a --require is not met.
     """
+    check_target(target)
+    announce(quiet=as_json, always=True)
     from detour.cli.evaluation_results import show_evaluation
     from detour.cli.progress import shown
     from detour.errors import ConfigError, RequirementNotMet

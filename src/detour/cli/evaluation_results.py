@@ -26,6 +26,8 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     if as_json:
         echo_json(evaluation.model_dump_json(indent=2, by_alias=True))
         return
+    from detour.evaluation.verdict import chance_words
+
     judged = evaluation.judged
     click.echo(f"{judged.adapter} on {judged.base}, judged by {judged.judge or 'nobody'}")
     seeds = "1 seed" if evaluation.seeds == 1 else f"{evaluation.seeds} seeds"
@@ -47,8 +49,8 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     )
     if evaluation.fidelity is not None:
         click.echo(
-            f"style            {evaluation.fidelity.style:.0%} of the way to the reference pictures "
-            f"(p = {evaluation.fidelity.nearer_p:.3f} that it came no nearer)"
+            f"style distance   {evaluation.fidelity.style:.0%} less than the base's "
+            f"({chance_words(evaluation.fidelity.nearer_p)})"
         )
     if evaluation.drift is not None:
         _show_drift("unrelated", evaluation.drift.without_trigger)

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.early import announce, check_adapters, check_base
+from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
 
 
 def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -28,7 +29,9 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
     callback=parse_weights,
     help="They multiply the adapters' own weights. [default: 0.5,1 as rows of two; 0.5,0.75,1,1.25 as columns of one]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Prompt i uses seed + i in every cell.")
+@click.option(
+    "--seed", type=SEEDS, default=0, show_default=True, help="Prompt i uses seed + i in every cell."
+)
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
@@ -53,6 +56,9 @@ def command(
     detour grid "a red house in the desert" --lora runs/demo/demo.safetensors
     detour grid "a red house in the desert" --lora style.safetensors --lora subject.safetensors
     """
+    check_base(flags["base"])
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_grid, show_strengths
     from detour.cli.progress import shown
     from detour.recipes.draw_grid import draw_grid

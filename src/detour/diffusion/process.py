@@ -146,6 +146,10 @@ class Process(ABC):
         """Times as the network of the base takes them, (N,): 0 to ``length``."""
 
     @abstractmethod
+    def times_of(self, model_times: Tensor) -> Tensor:
+        """Times of this process for times as the network takes them, (N,): the inverse of :meth:`model_time`."""
+
+    @abstractmethod
     def name_of(self, time: float) -> str | int:
         """Short exact name of a time, for seeds and file names."""
 
@@ -333,6 +337,9 @@ class VariancePreserving(Process):
     def model_time(self, times: Tensor) -> Tensor:
         return times
 
+    def times_of(self, model_times: Tensor) -> Tensor:
+        return model_times
+
     def name_of(self, time: float) -> str | int:
         return int(time)
 
@@ -443,6 +450,9 @@ class RectifiedFlow(Process):
     def model_time(self, times: Tensor) -> Tensor:
         return times.float() * self.num_timesteps
 
+    def times_of(self, model_times: Tensor) -> Tensor:
+        return model_times.float() / self.num_timesteps
+
     def name_of(self, time: float) -> str | int:
         return f"{time:.6f}"
 
@@ -483,18 +493,52 @@ def mode_share(share: float, *, scale: float) -> float:
     return 1 - share - scale * (math.cos(math.pi / 2 * share) ** 2 - 1 + share)
 
 
-def process_of(scheduler_config: Mapping[str, Any]) -> Process:
+def resolution_shift(scheduler_config: Mapping[str, Any], num_patches: int) -> float:
+    """Shift of a flow whose config moves it with the picture's size: ``exp(μ)``, μ linear in the patches.
+
+    Flux-dev's runs from μ = 0.5 at 256 patches to 1.15 at 4096: 3.16 at 1024 px.
+
+    Args:
+        scheduler_config: with ``use_dynamic_shifting``.
+        num_patches: patches of 2×2 latents of the picture.
+
+    Raises:
+        BaseError: the shift moves in another way than exponentially.
+
+    Source: diffusers 0.42.1, ``calculate_shift`` and ``FlowMatchEulerDiscreteScheduler.time_shift``.
+    """
+    if scheduler_config.get("time_shift_type", "exponential") != "exponential":
+        raise BaseError(
+            f"scheduler: time_shift_type '{scheduler_config['time_shift_type']}' is not known (exponential is). "
+            "Check the base's scheduler_config.json."
+        )
+    low, high = (int(scheduler_config.get(f"{end}_image_seq_len", seq)) for end, seq in SEQUENCES)
+    least, most = (float(scheduler_config.get(f"{end}_shift", mu)) for end, mu in SHIFTS)
+    slope = (most - least) / (high - low)
+    return math.exp(num_patches * slope + (least - slope * low))
+
+
+SEQUENCES = (("base", 256), ("max", 4096))
+SHIFTS = (("base", 0.5), ("max", 1.15))
+
+
+def process_of(scheduler_config: Mapping[str, Any], *, num_patches: int = 4096) -> Process:
     """Process that a base was trained on.
 
     Args:
         scheduler_config: a diffusers ``scheduler_config.json``.
+        num_patches: of the pictures, for a shift that moves with their size.
 
     Raises:
         BaseError: the schedule or what is predicted is not known.
     """
     if str(scheduler_config.get("_class_name", "")).startswith("FlowMatch"):
+        moves = bool(scheduler_config.get("use_dynamic_shifting"))
+        shift = (
+            resolution_shift(scheduler_config, num_patches) if moves else scheduler_config.get("shift", 1.0)
+        )
         return RectifiedFlow(
-            shift=float(scheduler_config.get("shift", 1.0)),
+            shift=float(shift),
             num_timesteps=int(scheduler_config.get("num_train_timesteps", 1000)),
         )
     name = str(scheduler_config.get("prediction_type", "epsilon"))

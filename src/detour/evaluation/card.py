@@ -72,7 +72,9 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
             lines.append(f"| {key} | {plain(value)} |")
     lines += [
         "",
-        "`resolved.toml` holds every setting; `detour train --config resolved.toml` repeats the run.",
+        "`resolved.toml` holds every setting; `detour train --config resolved.toml` in this folder repeats the run. It",
+        "finds the pictures where they were, as seen from here; name others with",
+        "`detour train PICTURES --config resolved.toml`.",
         "",
     ]
     return "\n".join(lines)

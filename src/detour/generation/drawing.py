@@ -19,17 +19,17 @@ from detour.bases.base import Base
 from detour.bases.latents import decode_latents
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
-from detour.diffusion.guidance import ClassifierFree, Guidance
+from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
 from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
-from detour.generation.prompts import PromptReader
+from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.requests import Moment, Picture, PictureRequest
 from detour.generation.runner import AsksNetwork, Runner
-from detour.generation.schedulers import make_scheduler
+from detour.generation.schedulers import pick_sampler, start_sampler
 from detour.generation.states import PictureState, check_seed, start_noise
 from detour.generation.strength import check_step_weights
 from detour.generation.widths import WidthClass, check_width
-from detour.specs.generation import PictureSpec, SchedulerName
+from detour.specs.generation import PictureSpec
 
 PromptStyle = Literal["plain", "written"]
 Adapters = tuple[tuple[PreparedAdapter, float], ...]
@@ -64,7 +64,7 @@ class Drawing:
         self.runner = Runner(denoiser)
         self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
         self._texts: dict[tuple[object, ...], Conditioning] = {}
-        self._samplers: dict[tuple[SchedulerName, int], Any] = {}
+        self._samplers: dict[tuple[object, ...], Any] = {}
 
     def resolved(self, how: PictureSpec) -> PictureSpec:
         """The spec with every ``auto`` replaced.
@@ -75,13 +75,27 @@ class Drawing:
         native, scale = self.base.native_size_px, how.guidance_scale
         width = native if how.width_px == "auto" else how.width_px
         height = native if how.height_px == "auto" else how.height_px
-        factor = self.base.latent_factor
+        factor = self.base.drawing_step_px
         if width % factor or height % factor:
             raise ConfigError(
                 f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
             )
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
-        return how.model_copy(update={"guidance_scale": guidance, "width_px": width, "height_px": height})
+        sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
+        return how.model_copy(
+            update={
+                "guidance_scale": guidance,
+                "scheduler": sampler,
+                "width_px": width,
+                "height_px": height,
+            }
+        )
+
+    def scales(self, how: PictureSpec) -> GuidanceScales:
+        """The two kinds of guidance of a resolved spec."""
+        return guidance_scales(
+            float(how.guidance_scale), how.true_guidance_scale, embeds=self.base.embeds_guidance
+        )
 
     def measure(self, request: PictureRequest) -> tuple[int, tuple[int, int]]:
         """Rows that the picture takes in each forward pass, and its width and height in pixels.
@@ -95,7 +109,7 @@ class Drawing:
             check_step_weights(request.step_weights)
         if request.trace > how.steps:
             raise ConfigError(f"{request.trace} moments of {how.steps} steps: ask for as many or fewer.")
-        num = _guidance_of(request, how).num_rows
+        num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
         return num, (int(how.width_px), int(how.height_px))
@@ -175,13 +189,14 @@ class Drawing:
         if any(adapter.words for adapter, _ in adapters):
             for adapter, _ in adapters:
                 stage = stage.knowing(adapter.words)
-        return PromptReader(stage) if self.prompts == "written" else stage
+        reads = self.prompts == "written" and reads_weights(self.base)
+        return PromptReader(stage) if reads else stage
 
     def _started(
         self, request: PictureRequest, how: PictureSpec, width: WidthClass, adapters: Adapters
     ) -> PictureState:
-        guidance = _guidance_of(request, how)
-        sampler = self._sampler(how.scheduler, how.steps)
+        guidance = self._guidance(request, how)
+        sampler = self._sampler(how)
         factor, sides = self.base.latent_factor, (int(how.height_px), int(how.width_px))
         shape = (self.base.latent_channels, *(side // factor for side in sides))
         noise, generator = start_noise(request.seed, shape)
@@ -194,17 +209,23 @@ class Drawing:
             sizes=torch.tensor([*sides, 0, 0, *sides], device=self.device, dtype=torch.float32),
             sampler=sampler,
             generator=generator,
-            latents=noise.to(self.device) * sampler.init_noise_sigma,
+            latents=noise.to(self.device) * getattr(sampler, "init_noise_sigma", 1.0),
             adapters=adapters,
         )
 
-    def _sampler(self, name: SchedulerName, steps: int) -> Any:
+    def _guidance(self, request: PictureRequest, how: PictureSpec) -> Guidance:
+        scale = self.scales(how).true
+        return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)
+
+    def _sampler(self, how: PictureSpec) -> Any:
         """A sampler of the picture's own; making one anew takes ten times as long as copying one."""
-        if (name, steps) not in self._samplers:
-            made = make_scheduler(name, self.base.scheduler_config())
-            made.set_timesteps(steps, device=self.device)
-            self._samplers[name, steps] = made
-        return copy.deepcopy(self._samplers[name, steps])
+        size = {"width_px": int(how.width_px), "height_px": int(how.height_px)}
+        key = (how.scheduler, how.steps, *size.values())
+        if key not in self._samplers:
+            self._samplers[key] = start_sampler(
+                how.scheduler, self.base, steps=how.steps, device=self.device, **size
+            )
+        return copy.deepcopy(self._samplers[key])
 
     def _conditioning(
         self, request: PictureRequest, how: PictureSpec, guidance: Guidance, adapters: Adapters
@@ -220,7 +241,8 @@ class Drawing:
         first, *others = (self.encoded(text, adapters) for text in texts)
         for other in others:
             first = first.cat(other)
-        return first
+        told = self.scales(how).embedded
+        return first if told is None else first.guided_by(told)
 
     def encoded(self, text: str | None, adapters: Adapters) -> Conditioning:
         """States of one text by itself with the adapters of its picture; ``None`` is the unconditional one."""
@@ -243,8 +265,3 @@ class Drawing:
 
 KEPT_TEXTS = 64
 """Encoded texts that are kept while pictures are drawn; most pictures share the unconditional one."""
-
-
-def _guidance_of(request: PictureRequest, how: PictureSpec) -> Guidance:
-    scale = float(how.guidance_scale)
-    return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)

@@ -302,7 +302,7 @@ class PictureEngine:
 
         Args:
             latents: (N, C, h, w) on the schedule of training, any device.
-            timestep: of all of them.
+            timestep: of all of them, in the units of the base's process.
             text: states of N prompts.
             adapters: of all rows.
 
@@ -314,7 +314,7 @@ class PictureEngine:
         sizes = torch.tensor([[*size, 0, 0, *size]], device=self.device).expand(num, -1)
         rows = NetworkInput(
             latents.to(self.device, torch.float32),
-            torch.full((num,), float(timestep), device=self.device),
+            self._drawing.runner.denoiser.process.times([timestep] * num).to(self.device),
             text.to(device=self.device, dtype=self.dtype),
             sizes,
         )

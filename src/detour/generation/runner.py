@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detour.adapters.mixed import RowPlan, plan_rows
 from detour.bases.text import Conditioning
+from detour.diffusion.process import Process
 from detour.errors import DetourError
 from detour.generation.states import PictureState
 
@@ -20,6 +21,10 @@ KEPT_BATCHES = 8
 
 class AsksNetwork(Protocol):
     """The network of a base (``detour.bases.denoiser.Denoiser``)."""
+
+    @property
+    def process(self) -> Process:
+        """Of the base: it turns a sampler's times into those that the network is asked at."""
 
     @property
     def part(self) -> str:
@@ -110,7 +115,7 @@ class Runner:
         times = [state.time.float() for state in states for _ in range(state.guidance.num_rows)]
         missing = states[0].width - len(rows)
         noisy, at = torch.cat([*rows, *rows[:1] * missing]), torch.stack([*times, *times[:1] * missing])
-        return noisy, at, company.conditioning, company.sizes
+        return noisy, self.denoiser.process.times_of(at), company.conditioning, company.sizes
 
     @torch.no_grad()
     def _predict(self, states: Sequence[PictureState]) -> Tensor:

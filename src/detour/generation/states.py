@@ -95,6 +95,7 @@ class PictureState:
             tuple(text.states.shape[1:]),
             pooled,
             text.mask is None,
+            text.guidance is None,
         )
 
     @property
@@ -109,13 +110,15 @@ class PictureState:
 
     @property
     def time(self) -> Tensor:
-        """Time of the next forward pass, in the units of the base's process; a scalar."""
+        """Time of the next forward pass as the sampler counts it; a scalar."""
         return self.timesteps[self.index]
 
     @property
     def network_input(self) -> Tensor:
         """(1, C, h, w) float32: the latents as the network wants them at the next time."""
-        scaled: Tensor = self.sampler.scale_model_input(self.latents, self.time)
+        # Samplers of a rectified flow have no scale of their own.
+        scale = getattr(self.sampler, "scale_model_input", None)
+        scaled: Tensor = self.latents if scale is None else scale(self.latents, self.time)
         return scaled
 
     @property

@@ -86,7 +86,7 @@ def write_proved(
         file_format: of the output.
         family: for the names.
         dtype: of the factors.
-        force: write over what stands there.
+        force: overwrite existing output.
         compare: what was asked for and what was read back → relative difference by layer.
 
     Raises:
@@ -133,7 +133,7 @@ def write_layers_proved(
         file_format: who reads it.
         family: names of the layers in kohya's format.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: the place is taken or does not go with the format.

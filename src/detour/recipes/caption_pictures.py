@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.hardware import pick_device
-from detour.bases.hub import HUB_ID, fetch_files
+from detour.bases.hub import fetch_files
+from detour.bases.names import HUB_ID
 from detour.bases.quiet import quiet_libraries
 from detour.data.captions import one_line, read_sidecar
 from detour.data.listing import Listing

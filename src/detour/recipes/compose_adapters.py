@@ -149,7 +149,7 @@ def compose_adapters(
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
         base: measure the pairs on this base as well, which predicts damage better than the factors do.
         plot: where a heat map of what they share goes, a ``.png``.
-        force: write over what stands at ``out`` and ``plot``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: fewer than two adapters, or settings that do not go together.

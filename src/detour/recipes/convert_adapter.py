@@ -83,7 +83,7 @@ def convert_adapter(
         base: with whose weights the changes of DoRA layers, which depend on them, are compared as well.
         allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
         allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` source too, its tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: ``out`` is taken or does not go with the format; no such family.

@@ -17,6 +17,7 @@ from detour.data.folder import Dataset, Example
 from detour.data.pictures import open_picture, read_bytes
 from detour.errors import DataError
 from detour.files import cache_home
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs import PictureSpec, PriorSpec, RunSpec
 
@@ -66,11 +67,27 @@ def draw_class_pictures(spec: RunSpec, base: "Base", *, progress: ProgressFn = s
     wanted = list(wanted_pictures(spec, base))
     missing = [one for one in wanted if not _is_whole(one.path)]
     if missing:
+        progress(Progress(stage=STAGE, note=cost_sentence(spec, len(missing))))
         _draw(wanted, missing, spec, base, progress)
         gc.collect()
     note = f"{len(wanted)} class pictures, {len(wanted) - len(missing)} of them drawn before: {_root(spec.prior)}"
     progress(Progress(stage=STAGE, note=note))
     return Dataset(tuple(_example(one) for one in wanted), found=("class pictures drawn by the base",))
+
+
+def cost_sentence(spec: RunSpec, missing: int) -> str:
+    """What drawing the class costs before training begins, in training steps.
+
+    A picture takes a pass of the UNet a step, two with guidance; a training step takes a forward and a backward pass,
+    about three forward ones, for each sample.
+    """
+    passes = missing * spec.prior.steps * (2 if float(spec.prior.guidance_scale) > 1 else 1)
+    steps = round(passes / (3 * int(spec.train.batch) * spec.train.grad_accum))
+    return (
+        f"Before training the base draws {missing} pictures of the class, {spec.prior.steps} steps each: about as much "
+        f"work as {steps} training steps, and the run has {spec.train.steps}. They are kept for later runs; fewer: "
+        "--set prior.pictures=50."
+    )
 
 
 def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
@@ -82,7 +99,7 @@ def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
         "side_px": side,
         "steps": spec.prior.steps,
         "guidance_scale": float(spec.prior.guidance_scale),
-        "scheduler": PictureSpec().scheduler,
+        "scheduler": pick_sampler("auto", base.scheduler_config()),
     }
     for index in range(spec.prior.pictures):
         prompt = spec.prior.class_prompts[index % len(spec.prior.class_prompts)]

@@ -66,7 +66,7 @@ def draw_grid(
             ``seed + i`` in every column and row.
         out: the sheet, a ``.png``; its figures go beside it as ``.json``.
         weights: one row of each prompt for each.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told picture by picture.
 
     Raises:

@@ -15,6 +15,7 @@ from detour.evaluation.proof_pictures import (
     proof_dtype,
     proof_requests,
 )
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.generate_pictures import versions
 from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import PictureSpec, RunSpec
@@ -93,7 +94,7 @@ class SampleSheets:
             prompt=prompt,
             seed=seed,
             steps=picture.steps,
-            scheduler=picture.scheduler,
+            scheduler=pick_sampler(picture.scheduler, self._base.scheduler_config()),
             guidance_scale=float(spec.sample.guidance_scale),
             width_px=side,
             height_px=side,

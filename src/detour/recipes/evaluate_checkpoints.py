@@ -173,7 +173,7 @@ def _draw_all(
         progress(Progress(stage=STAGE, done=done, total=len(sources)))
         kept = next(iter(files.values())).parent / ("base.npz" if file is None else f"{file.stem}.npz")
         whose = "" if file is None else sha256_of(file)
-        made_by = f"{base.identity} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
+        made_by = f"{base.content_sha256()} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
         before = read_pictures(kept, made_by=made_by)
         if before is not None and before[0] == list(requests):
             drawn[step] = before[1]

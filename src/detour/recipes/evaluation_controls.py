@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detour.bases.base import open_base
 from detour.data.folder import Dataset, read_dataset
 from detour.errors import ConfigError, DataError, RunError
 from detour.evaluation.compared import ControlName
@@ -82,7 +83,7 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
     if name == "shuffled":
         return with_changes(spec, {**changes, "data.captions": "shuffled"})
     unneeded = {"validate.every": 0, "validate.patience": 0, "checkpoint.every": 0}
-    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0}
+    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0, "train.schedule.cycles": 1}
     return with_changes(
         spec,
         {**changes, **unneeded, **shorter, "validate.ship": "last", "train.optim.lr": 0.0},
@@ -101,7 +102,11 @@ def _refuse_other_pictures(run: FinishedRun, dataset: Dataset) -> None:
 
 def _key(spec: RunSpec, dataset: Dataset) -> str:
     """Hex SHA-256 of what decides over the control's weights."""
-    parts = {"settings": to_toml(spec), "pictures": dataset.fingerprint}
+    parts = {
+        "settings": to_toml(spec),
+        "pictures": dataset.fingerprint,
+        "base": open_base(spec.base.name, revision=spec.base.revision).content_sha256(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

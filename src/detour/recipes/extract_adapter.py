@@ -49,7 +49,7 @@ def extract_adapter(
         energy: as few directions as keep this share of each layer's difference.
         to: format of the output.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told layer by layer.
 
     Raises:
@@ -66,7 +66,7 @@ def extract_adapter(
     left_out: list[str] = []
     total = left = 0.0
     numbers = 0
-    for part in (opened.family.network_part, *opened.family.text_parts):
+    for part in (opened.family.network_part, *opened.text_parts):
         before, after = _two_models(opened, other, part)
         candidates = adaptable_layers(before)
         for index, layer in enumerate(candidates):
@@ -119,7 +119,7 @@ def _two_models(first: Base, second: Base, part: str) -> tuple[nn.Module, nn.Mod
 
 
 def _part(base: Base, part: str) -> nn.Module:
-    if part not in (base.family.network_part, *base.family.text_parts):
+    if part not in (base.family.network_part, *base.text_parts):
         raise BaseError(
             f"base '{base.name}' is {base.family.title}, which has no {part}. Name two of one family."
         )

@@ -21,7 +21,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
-from detour.generation.prompts import PromptReader
+from detour.generation.prompts import PromptReader, read_weights, reads_weights
 from detour.generation.strength import check_step_weights
 from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.recipes.doctor.finding import Finding
@@ -45,6 +45,9 @@ class DrawnFile(BaseModel):
     """``picture`` (with the adapters, if any), ``base`` (without), ``moment`` and ``trace`` (strip) of
     denoising, ``compare`` and ``grid`` (sheets)."""
     metadata: PictureMetadata | None = None
+
+
+NO_CHECKER = "has no safety checker"
 
 
 class GenerateResult(BaseModel):
@@ -81,9 +84,9 @@ def generate_pictures(
 
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
-        out: folder; files are numbered from the first free number, nothing is written over.
+        out: folder; files are numbered from the first free number, nothing is overwritten.
         grid: one labelled sheet of all pictures as well.
-        force: number from zero and write over what has the same name.
+        force: number from zero and overwrite files of the same name.
         progress: told after every denoising step; counts pictures.
 
     Raises:
@@ -402,18 +405,57 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
 
 
+def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec, words: WordVectors) -> list[str]:
+    """What became of prompts that are long or weighted."""
+    prompts = tuple(dict.fromkeys((*spec.prompts, spec.picture.negative_prompt)))
+    if reads_weights(engine.base):
+        reader = PromptReader(engine.text.knowing(words))
+        windows = {prompt: reader.num_windows(prompt) for prompt in prompts}
+        return [
+            f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
+            for prompt, num in windows.items()
+            if num > 1
+        ]
+    title = engine.base.family.title
+    notes = [
+        f"'{prompt[:60]}…' is longer than a text encoder of {title} reads, which saw its beginning alone."
+        for prompt in engine.text.too_long(prompts)
+    ]
+    if any(span.weight != 1 for prompt in prompts for span in read_weights(prompt)):
+        notes.append(f"{title} reads no weights in prompts: brackets were read as they stand.")
+    return notes
+
+
+def _notes_on_guidance(base: Base, spec: GenerateSpec) -> list[str]:
+    """Settings of guidance that have no effect on this base."""
+    how = spec.picture
+    if not base.embeds_guidance:
+        scale = base.recommended_guidance if how.guidance_scale == "auto" else how.guidance_scale
+        notes = []
+        if how.true_guidance_scale != 1:
+            notes.append(
+                f"true_guidance_scale has no effect: base '{spec.base}' is told no guidance scale, and guidance_scale "
+                "is its classifier-free guidance."
+            )
+        if how.negative_prompt and scale <= 1:
+            notes.append(
+                f"the negative prompt has no effect: guidance is {scale:g}. Raise --guidance above 1."
+            )
+        return notes
+    if how.negative_prompt and how.true_guidance_scale <= 1:
+        return [
+            f"the negative prompt has no effect: base '{spec.base}' is told its guidance scale and makes one "
+            "prediction. Pass --true-guidance above 1, which doubles the cost."
+        ]
+    return []
+
+
 def _notes(
     engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn], words: WordVectors
 ) -> tuple[str, ...]:
-    reader = PromptReader(engine.text.knowing(words))
-    windows = {prompt: reader.num_windows(prompt) for prompt in (*spec.prompts, spec.picture.negative_prompt)}
-    notes = [
-        f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
-        for prompt, num in windows.items()
-        if num > 1
-    ]
+    notes = [*_notes_on_prompts(engine, spec, words), *_notes_on_guidance(engine.base, spec)]
     if batches[0].safety == "absent":
-        notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
+        notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:
         notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")

@@ -109,7 +109,7 @@ def read_world_style(run_folder: Path) -> str | None:
             return None
         name = values["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
+        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Correct or delete it.') from error
     named = NAMED_STYLES | PALETTES
     if name not in named:
         raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")

@@ -113,7 +113,7 @@ def merge_adapters(
         pictures: pictures of the proof on each side; 0 leaves the picture proof out.
         prompt: of those pictures; by default the adapters' triggers.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told what is being done.
 
     Raises:

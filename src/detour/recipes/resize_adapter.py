@@ -89,7 +89,7 @@ def resize_adapter(
         family: where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: nothing to do, or settings that do not go.

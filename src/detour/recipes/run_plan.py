@@ -13,6 +13,7 @@ from detour.specs import RunSpec
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
 from detour.training.data_fit import check_data
+from detour.training.first_weights import with_first_weights
 from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
@@ -55,6 +56,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
     if spec.goal == "subject":
         spec = spec.model_copy(update={"data": spec.data.for_subject()})
     base, dataset = _opened(spec)
+    spec, first_notes = with_first_weights(spec, base)
     device = pick_device(spec.base.device)
     set_threads(spec.train.threads)
     spec, proof_notes = with_proof_dtype(spec, base, device)
@@ -88,6 +90,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
             *(finding.line for finding in findings),
             *data_notes,
             *resolved.notes,
+            *first_notes,
             *proof_notes,
             *targets.notes,
             *text_targets.notes,

@@ -20,6 +20,7 @@ from detour.recipes.run_plan import RunPlan
 from detour.recipes.staging import staged
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
+from detour.training.methods import UNJOINED
 
 WHOLE_NETWORK = "diffusion_pytorch_model.safetensors"
 """File of a fully trained network, in the folder of the base's network part."""
@@ -52,7 +53,7 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
     if isinstance(attached, FullWeights):
         return _save_base(path, plan.base, attached)
     described = _described(plan, attached, folder, step)
-    _save_kohya(path, described, plan.base)
+    _save_kohya(path, described, plan)
     picture = None if step is None else first_sample(folder, step)
     write_sidecar(path, described, plan.base.family, picture, taken=OWN_JSON)
     if step is not None:
@@ -67,12 +68,13 @@ def keep_adapter_of(plan: RunPlan, attached: Attached, folder: Path, *, step: in
         StorageError: disk full, no permission; files of other steps are untouched.
     """
     path = adapter_of(folder, step)
-    _save_kohya(path, _described(plan, attached, folder, step), plan.base)
+    _save_kohya(path, _described(plan, attached, folder, step), plan)
     return path
 
 
-def _save_kohya(path: Path, adapter: Adapter, base: Base) -> None:
-    write_adapter(path, adapter, file_format="kohya", family=base.family, dtype="fp32")
+def _save_kohya(path: Path, adapter: Adapter, plan: RunPlan) -> None:
+    fused = plan.spec.adapter.method not in UNJOINED
+    write_adapter(path, adapter, file_format="kohya", family=plan.base.family, dtype="fp32", fused=fused)
     write_words(path, adapter.words)
 
 

@@ -13,7 +13,7 @@ from detour.files import storage_error
 
 
 def refuse_taken(out: Path, *, force: bool) -> None:
-    """Raise before any work is done when ``out`` is there and may not be written over.
+    """Raise before any work is done when ``out`` is there and may not be overwritten.
 
     Raises:
         ConfigError: it is there.

@@ -17,7 +17,7 @@ from detour.bases.denoiser import Denoiser
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents, to_pixels
 from detour.diffusion.objective import denoising_loss
-from detour.diffusion.process import Process
+from detour.diffusion.process import Process, RectifiedFlow
 from detour.errors import ProofFailed
 from detour.recipes.open_example import OneExample, open_example
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, TrainSpec
@@ -64,7 +64,7 @@ class StepTrace(_Figures):
     timestep: int | str
     """Integer timestep; the noise level of a flow."""
     signal_share: float
-    """``√ᾱ``: how much of the noisy latents is still the picture."""
+    """``√ᾱ``, or ``1 − σ`` of a flow: how much of the noisy latents is still the picture."""
     loss: float
     grad_norm: float
     tensors: tuple[TensorNote, ...]
@@ -86,7 +86,7 @@ def step_once(
     revision: str | None = None,
     picture: Path | None = None,
     caption: str | None = None,
-    timestep: int | None = None,
+    timestep: float | None = None,
     rank: int = 4,
     targets: str = "attn",
     lr: float = 1e-3,
@@ -101,7 +101,8 @@ def step_once(
         revision: of a hub id.
         picture: a file; without it the embedded base's world draws one.
         caption: of the picture; without it the ``.txt`` beside it.
-        timestep: of the noise, 0 to 999; without it the run's own choice for ``seed``.
+        timestep: of the noise, 0 to 999, or the noise level of a flow, 0 to 1; without it the run's own choice for
+            ``seed``.
         rank: of the adapter.
         targets: of the adapter.
         lr: of the update.
@@ -150,7 +151,7 @@ def step_once(
         gradients=tuple(gradients),
         base_unchanged=True,
         base_sha256=after,
-        remarks=_remarks(gradients, chosen.notes, at, share),
+        remarks=_remarks(gradients, chosen.notes, at, share, denoiser.part),
         pictures=_pictures(opened, denoiser, example, values),
     )
 
@@ -179,6 +180,11 @@ def single_picture_data(base: Base, example: OneExample, spec: RunSpec) -> Train
     return TrainingData(latents, text, captions=(example.caption,), epoch=(0,))
 
 
+def network_word(part: str) -> str:
+    """What a person calls the network in a part: UNet or transformer."""
+    return "UNet" if part == "unet" else part
+
+
 def _batch_at(batch: Batch, timestep: float | None, process: Process) -> Batch:
     if timestep is None:
         return batch
@@ -196,6 +202,10 @@ def _forward(
     wanted = process.target(latents, noise, times)
     loss = denoising_loss(prediction, wanted, torch.ones(1, device=device))
     named = {"noise": "the noise", "velocity": "the velocity", "clean": "the clean latents"}[process.predicts]
+    if isinstance(process, RectifiedFlow):
+        named = "the velocity, noise − latents"
+    network = network_word(denoiser.part)
+    is_flow = isinstance(process, RectifiedFlow)
     values = {
         "pixels": ("the picture, from -1 to 1", to_pixels(example.picture[None])),
         "latent_mean": (
@@ -204,12 +214,21 @@ def _forward(
         ),
         "latent_std": ("the width of that distribution", data.latents.moments(0, 0)[1][None]),
         "latents": ("one draw: mean + std × ε₁, new at every step", latents),
-        "timesteps": ("how noisy this step is, 0 to 999", times),
+        "timesteps": (
+            "the noise level σ of this step, 0 to 1" if is_flow else "how noisy this step is, 0 to 999",
+            times,
+        ),
         "noise": ("ε₂, standard normal", noise),
-        "noisy_latents": ("√ᾱ · latents + √(1−ᾱ) · noise", noisy),
-        "text_states": ("the caption as the UNet reads it, 77 tokens", batch.text.states),
-        "prediction": (f"the UNet's guess of {named}", prediction),
-        "target": (f"{named}: what a perfect UNet would say", wanted),
+        "noisy_latents": (
+            "(1−σ) · latents + σ · noise" if is_flow else "√ᾱ · latents + √(1−ᾱ) · noise",
+            noisy,
+        ),
+        "text_states": (
+            f"the caption as the {network} reads it, {batch.text.states.shape[1]} tokens",
+            batch.text.states,
+        ),
+        "prediction": (f"the {network}'s guess of {named}", prediction),
+        "target": (f"{named}: what a perfect {network} would say", wanted),
         "loss": ("mean squared difference of the two", loss),
     }
     return values, loss
@@ -247,15 +266,20 @@ def _copy(gradient: Tensor | None) -> Tensor:
 
 
 def _block_of(key: str) -> str:
-    """``unet.down_blocks.0.attentions.0…`` → ``down_blocks.0``; ``unet.mid_block…`` → ``mid_block``."""
+    """``unet.down_blocks.0.attentions.0…`` → ``down_blocks.0``; ``transformer.transformer_blocks.3…`` → its number."""
     parts = key.split(".")[1:]
     return ".".join(parts[:2]) if parts[0].endswith("_blocks") else parts[0]
 
 
-def _depth(block: str) -> int:
+def _depth(block: str) -> tuple[int, int]:
     """Order of the forward pass: down, middle, up; what belongs to none comes first."""
-    kinds = ("conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out")
-    return next((place for place, kind in enumerate(kinds, start=1) if block.startswith(kind)), 0)
+    kinds = (
+        "conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out", "transformer_blocks",
+        "single_transformer_blocks",
+    )  # fmt: skip
+    place = next((place for place, kind in enumerate(kinds, start=1) if block.startswith(kind)), 0)
+    number = block.rpartition(".")[2]
+    return place, int(number) if number.isdigit() else 0
 
 
 def _joint_norm(tensors: list[Tensor]) -> float:
@@ -278,10 +302,15 @@ def _note(name: str, meaning: str, value: Tensor) -> TensorNote:
 
 
 def _remarks(
-    groups: list[GradientGroup], target_notes: tuple[str, ...], timestep: int | str, signal_share: float
+    groups: list[GradientGroup],
+    target_notes: tuple[str, ...],
+    timestep: int | str,
+    signal_share: float,
+    part: str,
 ) -> tuple[str, ...]:
     noisy = (
-        f"At timestep {timestep} the UNet sees {signal_share:.0%} of the picture's amplitude under the noise."
+        f"At {'noise level' if part == 'transformer' else 'timestep'} {timestep} the {network_word(part)} sees "
+        f"{signal_share:.0%} of the picture's amplitude under the noise."
     )
     if any(group.down_grad_norm for group in groups):
         start = "Both factors get a gradient."

@@ -18,7 +18,7 @@ from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
-from detour.files import remove_temporaries, write_json, write_text
+from detour.files import remove_temporaries, write_json
 from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.draw_samples import keep_trained_pictures_of
 from detour.recipes.evaluate_checkpoints import evaluate_checkpoints
@@ -26,7 +26,7 @@ from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import product_of, save_run_adapter
-from detour.specs import RunSpec, to_toml
+from detour.specs import RunSpec, save_run_spec
 from detour.training.checkpoints import kept_adapters
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
@@ -34,6 +34,7 @@ from detour.training.memory import memory_errors_explained
 from detour.training.processes import Processes, joined, leave, share_of
 from detour.training.recorded_pictures import remember_pictures, write_findings
 from detour.training.resume import (
+    SETTINGS,
     lacks_only_its_proof,
     read_settings,
     refuse_changed_class,
@@ -182,7 +183,7 @@ def _run(
     record = RunRecord(folder, spec, plan.base.identity)
     with record.watched(), memory_errors_explained(spec, plan.base):
         if plan.checkpoint is None:
-            write_text(folder / "resolved.toml", to_toml(spec))
+            save_run_spec(folder / SETTINGS, spec)
             remember_pictures(folder, plan.dataset, holdout=float(spec.data.holdout), seed=spec.seed)
             write_findings(folder, plan.findings)
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
@@ -198,6 +199,7 @@ def _run(
         if trained.state.scale is not None and trained.state.scale.repeated:
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
+        record.check()
         adapter, best_step = ship_run(plan, trained, folder, progress)
         if spec.validate_.ship == "best_proof":
             notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")
@@ -213,6 +215,7 @@ def _run(
             "loss": trained.loss,
             "val_loss": trained.validator.latest,
             "best_step": best_step,
+            "validation": trained.validator.facts()["validation"],
         }
         record.write("finished", {**facts, "seconds": trained.seconds})
     result = _result(plan, trained, folder, notes, best_step)

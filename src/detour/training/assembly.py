@@ -20,9 +20,9 @@ from detour.bases.hardware import torch_dtype
 from detour.bases.quantize import Quantized, quantize_linears
 from detour.diffusion.noise import NoisePlan
 from detour.diffusion.objective import Objective
-from detour.diffusion.process import TimeLaw
+from detour.diffusion.process import Process, RectifiedFlow, TimeLaw
 from detour.errors import ConfigError
-from detour.specs import RunSpec
+from detour.specs import LossSpec, RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
@@ -104,7 +104,8 @@ def load_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
     """Load the network of a resolved run in its precision, ready to be trained beside."""
     device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
     network, quantized = _load_network(base, spec, dtype, device)
-    return make_denoiser(base, network, device=device, dtype=dtype, autocast=True, quantized=quantized)
+    denoiser = make_denoiser(base, network, device=device, dtype=dtype, autocast=True, quantized=quantized)
+    return replace(denoiser, process=process_in_training(denoiser.process, spec.train.loss))
 
 
 def _load_network(
@@ -202,6 +203,17 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     )
 
 
+def law_of(loss: LossSpec) -> TimeLaw:
+    """The law by which a resolved run draws times."""
+    assert loss.timesteps != "auto"
+    return TimeLaw(name=loss.timesteps, mean=loss.logit_mean, std=loss.logit_std, scale=loss.mode_scale)
+
+
+def process_in_training(process: Process, loss: LossSpec) -> Process:
+    """The process with the shift of a resolved run, which moves the times of a rectified flow."""
+    return replace(process, shift=float(loss.shift)) if isinstance(process, RectifiedFlow) else process
+
+
 def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Share = WHOLE) -> TrainingLoss:
     """The loss of a resolved run, on this process's share of each micro-batch."""
     loss = spec.train.loss
@@ -212,7 +224,7 @@ def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Shar
         caption_dropout=float(loss.caption_dropout),
         process=denoiser.process,
         noise=NoisePlan(
-            law=TimeLaw(name=loss.timesteps, mean=loss.logit_mean, std=loss.logit_std),
+            law=law_of(loss),
             offset=loss.noise_offset,
             perturbation=loss.input_perturbation,
         ),

@@ -80,7 +80,7 @@ def _masks_of(example: Example, frames: tuple[Frame, ...], spec: DataSpec, facto
         if shown.sum() < 1:
             raise DataError(
                 f"{example.name}: its mask leaves less than one latent position ({factor} × {factor} px) of what is "
-                "trained on. Mend the mask, or set data.mask_floor."
+                "trained on. Correct the mask, or set data.mask_floor."
             )
         masks.append(torch.from_numpy(np.asarray(shown / shown.mean(), dtype=np.float32))[None])
     return tuple(masks)

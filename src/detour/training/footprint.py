@@ -154,7 +154,7 @@ def encoding_footprint(base: "Base", spec: "RunSpec") -> Footprint:
 
 def text_footprint(base: "Base") -> Footprint:
     """Memory of the text encoders, which are loaded after the VAE and released before the network; fp32."""
-    models = [parts.empty_part(part, base.config(part)) for part in base.family.text_parts]
+    models = [parts.empty_part(part, base.config(part)) for part in base.text_parts]
     return Footprint(
         "encoding captions", {"weights": sum(4 * p.numel() for m in models for p in m.parameters())}
     )
@@ -214,11 +214,12 @@ def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
     if not trains_text(spec):
         return 0
     total = 0
-    for part in base.family.text_parts:
+    for part in base.text_parts:
         model = parts.empty_part(part, base.config(part))
         with _shapes_only() as bytes_:
             _fill(model.requires_grad_(True), torch.float32)
-            ids = torch.zeros(int(spec.train.batch), 77, dtype=torch.long)
+            is_t5 = part == base.family.t5_part
+            ids = torch.zeros(int(spec.train.batch), base.family.t5_tokens if is_t5 else 77, dtype=torch.long)
             model(ids, output_hidden_states=True)[0].sum()
             total += bytes_.peak
     return total
@@ -253,7 +254,7 @@ def _shapes_only() -> Iterator[LiveBytes]:
 
 
 def _fill(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a model of the meta device tensors of the mode, frozen ones in ``dtype``, trained ones in float32."""
+    """Give a model of the meta device tensors of the mode, trained ones in float32, all others in ``dtype``."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
@@ -262,7 +263,10 @@ def _fill(model: nn.Module, dtype: torch.dtype) -> None:
                 module._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                kind = (
+                    dtype if buffer.is_floating_point() else buffer.dtype
+                )  # positions of SD 3: 0.8 GiB in fp32
+                module._buffers[name] = torch.empty(buffer.shape, dtype=kind)
 
 
 def _batch(base: "Base", spec: "RunSpec", denoiser: Denoiser) -> Batch:
@@ -271,10 +275,12 @@ def _batch(base: "Base", spec: "RunSpec", denoiser: Denoiser) -> Batch:
     pooled = None
     if base.family.told_sizes:
         pooled = torch.empty(num, int(base.config("text_encoder_2")["projection_dim"]))
+    elif base.joint_text is not None:
+        pooled = torch.empty(num, int(base.network_config["pooled_projection_dim"]))
     return Batch(
         latents=latents,
         noise=torch.empty_like(latents),
         times=denoiser.process.times([denoiser.process.span[0]] * num),
-        text=Conditioning(torch.empty(num, 77, base.cross_attention_width), pooled),
+        text=Conditioning(torch.empty(num, base.text_length, base.cross_attention_width), pooled),
         pictures=tuple(range(num)),
     )

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from detour.adapters.start import FROM_BASE
 from detour.data.folder import Dataset
-from detour.errors import RunError
-from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.errors import ConfigError, RunError
+from detour.specs import RunSpec, load_run_spec, save_run_spec, to_toml
+from detour.specs.places import without_places
 from detour.specs.sources import parse
-from detour.training.checkpoints import Checkpoint, any_marked, newest_good
+from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, kept_adapters, newest_good
 from detour.training.recorded_pictures import changes, facts_of, read_recorded
 from detour.training.resolve import changed_keys
 from detour.training.run_folder import read_state
@@ -73,11 +75,30 @@ def read_settings(run_folder: Path) -> RunSpec:
         ConfigError: ``resolved.toml`` cannot be read.
     """
     read_state(run_folder)
-    if not (run_folder / SETTINGS).exists():
+    if (run_folder / SETTINGS).exists():
+        return load_run_spec(config=run_folder / SETTINGS)
+    remembered = settings_in_checkpoint(run_folder)
+    if remembered is not None:
+        return remembered
+    if any_marked(run_folder) or kept_adapters(run_folder):
         raise RunError(
-            f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+            f"{run_folder}: {SETTINGS} is gone, and no good checkpoint remembers the settings. Put the file back; the "
+            f"adapters so far are in {run_folder / FOLDER}."
         )
-    return load_run_spec(config=run_folder / SETTINGS)
+    raise RunError(
+        f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+    )
+
+
+def settings_in_checkpoint(run_folder: Path) -> RunSpec | None:
+    """The settings as the newest good checkpoint remembers them; ``None`` without one."""
+    checkpoint, _ = newest_good(run_folder)
+    if checkpoint is None:
+        return None
+    try:
+        return parse(RunSpec, tomllib.loads(str(checkpoint.facts["settings"])))
+    except (KeyError, tomllib.TOMLDecodeError, ConfigError):
+        return None
 
 
 def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
@@ -89,9 +110,7 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
     """
     state = read_state(run_folder)
     if state.get("state") == "finished":
-        raise RunError(
-            f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
-        )
+        raise RunError(f"{run_folder}: this run is finished. {_how_to_train_on(run_folder)}")
     spec = read_settings(run_folder)
     checkpoint, broken = newest_good(run_folder)
     if checkpoint is None:
@@ -103,6 +122,9 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
         return ResumePoint(spec, None, ("It died before its first checkpoint: beginning again at step 1.",))
     _refuse_changed_settings(run_folder, checkpoint, spec)
     notes = list(broken)
+    if not (run_folder / SETTINGS).exists():
+        save_run_spec(run_folder / SETTINGS, spec)
+        notes.append(f"{SETTINGS} was gone: written again from the checkpoint of step {checkpoint.step}.")
     before = checkpoint.facts.get("torch")
     if before != torch.__version__:
         notes.append(
@@ -115,6 +137,18 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
             "the run goes on, but not bit for bit."
         )
     return ResumePoint(spec, checkpoint, tuple(notes))
+
+
+def _how_to_train_on(run_folder: Path) -> str:
+    """A command that begins a new run at the weights that a finished one shipped."""
+    spec = read_settings(run_folder)
+    new = f"Train on in a new run: detour train --config {run_folder / SETTINGS} --name {spec.name}-on"
+    if spec.adapter.method == "full":
+        return f"{new} --base {run_folder / f'{spec.name}-full'}."
+    new = f"{new} --from {run_folder / f'{spec.name}.safetensors'}"
+    if spec.adapter.init in FROM_BASE:  # its file is plain LoRA of twice the rank
+        return f"{new} --set adapter.init=kaiming --rank {2 * int(spec.adapter.rank)}."
+    return f"{new}."
 
 
 def _counted(processes: int) -> str:
@@ -171,13 +205,15 @@ def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: s
 
 def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> None:
     recorded: Mapping[str, Any] = checkpoint.facts
-    if recorded.get("settings") == to_toml(spec):
+    before, after = (
+        parse(
+            RunSpec, without_places(one.model_dump(by_alias=True))
+        )  # pictures and base are held by their content
+        for one in (parse(RunSpec, tomllib.loads(str(recorded.get("settings", "")))), spec)
+    )
+    if before == after:
         return
-
-    before = parse(RunSpec, tomllib.loads(str(recorded.get("settings", ""))))
-    if before == spec:
-        return  # written by a version that did not have all of today's settings
-    changed = ", ".join(changed_keys(before, spec))
+    changed = ", ".join(changed_keys(before, after))
     raise RunError(
         f"{run_folder / SETTINGS}: edited since the checkpoint: {changed or 'see the file'}. "
         "A resumed run keeps its settings; put them back, or train under a new --name."

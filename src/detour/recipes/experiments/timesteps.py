@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detour.bases.latents import encode_pictures, to_pixels
-from detour.diffusion.process import Process
+from detour.diffusion.process import Process, RectifiedFlow
 from detour.diffusion.randomness import noise_for
 from detour.errors import ConfigError
 from detour.generation.engine import AdapterInUse
@@ -125,10 +125,12 @@ def _predictions(
     studio: Studio, drawn: CellStore, num_timesteps: int, *, out: Path, force: bool, progress: ProgressFn
 ) -> Table:
     process = studio.base.process()
-    stops = torch.linspace(0, process.length - 1, num_timesteps + 2)[1:-1].round().long().tolist()
+    stops = [process.at(share) for share in torch.linspace(0, 1, num_timesteps + 2)[1:-1].tolist()]
+    if not isinstance(process, RectifiedFlow):
+        stops = torch.linspace(0, process.length - 1, num_timesteps + 2)[1:-1].round().long().tolist()
     experiment = Experiment(
         name=PREDICTIONS,
-        variants=[Variant(name=f"t{stop}", settings={"timestep": stop}) for stop in stops],
+        variants=[Variant(name=f"t{process.name_of(stop)}", settings={"timestep": stop}) for stop in stops],
         seeds=studio.seeds,
         settings=studio.settings(),
     )
@@ -139,7 +141,7 @@ def _predictions(
         force=force,
         progress=progress,
     )
-    table = tabulate(experiment, store.of(experiment), reference=f"t{stops[0]}")
+    table = tabulate(experiment, store.of(experiment), reference=f"t{process.name_of(stops[0])}")
     table.write(out / PREDICTIONS)
     return table
 
@@ -148,10 +150,11 @@ def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
     engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
-        at = int(variant.settings["timestep"])
+        at = float(variant.settings["timestep"])
+        number = round(float(process.model_time(process.times([at]))[0]))
         clean, _ = encode_pictures(engine.vae, to_pixels(drawn.pictures(BASE, seed)))
         noise = torch.stack(
-            [noise_for(seed, at, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
+            [noise_for(seed, number, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
         )
         times = process.times([at] * len(clean))
         noisy = process.mix(clean.cpu(), noise, times)
@@ -175,7 +178,7 @@ def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
 
 @torch.no_grad()
 def _ask(
-    studio: Studio, noisy: Tensor, timestep: int, first: int, adapters: Sequence[AdapterInUse]
+    studio: Studio, noisy: Tensor, timestep: float, first: int, adapters: Sequence[AdapterInUse]
 ) -> Tensor:
     """The network's answer to the prompts with the adapters, without guidance, on the CPU in fp32."""
     engine = studio.engine
@@ -207,7 +210,7 @@ def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> s
 
     def peak(figure: str) -> str:
         row = max(curve.rows, key=lambda row: row.figures[figure].mean)
-        return f"{row.figures[figure].mean:.2f} at timestep {row.settings['timestep']}"
+        return f"{row.figures[figure].mean:.2f} at timestep {row.settings['timestep']:.4g}"
 
     return (
         f"On for a third of the steps, the adapter makes this much of its move in the judge's features: {spoken}; "
@@ -220,7 +223,7 @@ def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> s
 
 def _panels(table: Table, curve: Table) -> list[Panel]:
     def points(figure: str) -> list[tuple[float | str, Any]]:
-        return [(int(row.settings["timestep"]), row.figures[figure]) for row in curve.rows]
+        return [(float(row.settings["timestep"]), row.figures[figure]) for row in curve.rows]
 
     def thirds(figure: str) -> list[Series]:
         return [
