@@ -182,6 +182,11 @@ class SeeingJudge:
                 row[2 + list(self.prompts).index(prompt)] = 1
         return rows
 
+    @property
+    def scale(self) -> float:
+        """Of the published models."""
+        return 100.0
+
     def too_long(self, prompts: Sequence[str]) -> tuple[str, ...]:
         """It reads everything."""
         return ()

@@ -1,6 +1,5 @@
 """Runs whose pictures are painted flat, on a tiny base that goes for an embedded one."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ RIGHT = {
     "truth": {"object": 8, "colour": 6, "place": 7},
 }
 """Prompts whose part each side shows, of eight: no two sides alike in any part, and no fall beyond chance."""
-
-
-def embedded_base(tiny_base: Path, folder: Path) -> Path:
-    """The tiny base under the name of an embedded one, with a place for its judge."""
-    copy = folder / "pocket-tiny"
-    shutil.copytree(tiny_base, copy)
-    (copy / "judge").mkdir()
-    return copy
 
 
 def painted_weight(base: Path, adapter: Adapter) -> Tensor:

@@ -23,6 +23,7 @@ from detour.recipes.evaluate_checkpoints import evaluate_checkpoints
 from detour.recipes.evaluation_material import gather_material
 from detour.recipes.finished_run import read_finished_run
 from detour.recipes.held_out_material import read_training_pictures
+from detour.recipes.judge_presets import thorough_preset
 from detour.recipes.prove_run import prove_run
 from detour.specs.evaluation import EvaluationSpec
 from tests.evaluation.flat_pictures import (
@@ -39,12 +40,12 @@ from tests.evaluation.flat_pictures import (
 )
 from tests.evaluation.pages import bars_of, pictures_of, place_of, section_of
 from tests.evaluation.test_report import Elements
+from tests.recipes.embedded import embedded_base
 from tests.recipes.flat_runs import (
     ASKED,
     NUM_PROMPTS,
     PROMPTS,
     RIGHT,
-    embedded_base,
     flat_run,
     judge_of,
     painted_weight,
@@ -72,9 +73,9 @@ class Evaluated:
 @pytest.fixture(scope="module")
 def found(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluated]:
     """Eight prompts at two seeds; the noise floor is 2, the proof says a reload of 0 and a merge of 1."""
-    base = embedded_base(tiny_base, tmp_path_factory.mktemp("bases"))
-    adapter = trained_adapter(base)
     with pytest.MonkeyPatch.context() as patch:
+        base = embedded_base(tiny_base, tmp_path_factory.mktemp("bases"), patch)
+        adapter = trained_adapter(base)
         patch.setenv("DETOUR_CACHE", str(tmp_path_factory.mktemp("cache")))
         painter = FlatPainter(
             adapter=adapter, weight=painted_weight(base, adapter), off_shift=6, merged_shift=1
@@ -83,7 +84,7 @@ def found(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         run = flat_run(tmp_path_factory.mktemp("runs") / "tiny", base, adapter)
         finished = read_finished_run(run)
         trained = read_training_pictures(finished.spec, size_px=64).train
-        material = gather_material(finished, open_base(str(base)), SPEC, size_px=64)
+        material = gather_material(finished, open_base(str(base)), thorough_preset(SPEC), size_px=64)
         assert material.truths is not None
         shown: dict[bytes, tuple[Looks, str]] = {
             picture.tobytes(): ("truth", PROMPTS[i // SEEDS]) for i, picture in enumerate(material.truths)
@@ -107,7 +108,8 @@ def features(judge: SeeingJudge, looks: Looks) -> list[np.ndarray]:
 
 def test_the_first_true_picture_of_a_prompt_shows_the_scene_that_it_came_with(found: Evaluated) -> None:
     finished = read_finished_run(found.run)
-    material = gather_material(finished, open_base(finished.spec.base.name), SPEC, size_px=64)
+    base = open_base(finished.spec.base.name)
+    material = gather_material(finished, base, thorough_preset(SPEC), size_px=64)
     assert material.truths is not None
     assert (material.truths[::SEEDS] == np.stack(truths())).all()
     assert len({one.tobytes() for one in material.truths}) == NUM_PROMPTS * SEEDS

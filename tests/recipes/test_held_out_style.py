@@ -15,7 +15,9 @@ def numbered(first: int, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("kept_out", "trained"), [(2, 6), (0, 5), (3, 200)])
 def test_the_two_sets_share_no_picture_and_those_kept_out_come_first(kept_out: int, trained: int) -> None:
-    pictures = TrainingPictures(train=numbered(0, trained), held_out=numbered(250, kept_out), captions=())
+    pictures = TrainingPictures(
+        train=numbered(0, trained), held_out=numbered(250, kept_out), train_captions=()
+    )
     style = style_of_training(pictures)
     assert style is not None
     references, others = ({int(one[0, 0, 0]) for one in half} for half in (style.references, style.others))

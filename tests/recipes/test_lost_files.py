@@ -10,9 +10,8 @@ import pytest
 
 from detour.errors import Interrupted, RunError
 from detour.recipes import train_adapter as recipe
-from detour.recipes.finished_run import is_run_folder, read_finished_run
+from detour.recipes.finished_run import is_run_folder, read_finished_run, validation_of
 from detour.recipes.progress import Progress
-from detour.recipes.prove_run import validation_of
 from detour.recipes.train_adapter import train_adapter
 from detour.training.run_folder import HeldFolder
 from tests.recipes.photos import make_photos, quick_spec

@@ -31,11 +31,11 @@ from tests.evaluation.flat_pictures import (
     squared_mmd,
 )
 from tests.evaluation.pages import bars_of, pictures_of, place_of, words_of
+from tests.recipes.embedded import embedded_base
 from tests.recipes.flat_runs import (
     NUM_PROMPTS,
     PROMPTS,
     RIGHT,
-    embedded_base,
     flat_run,
     judge_of,
     painted_weight,
@@ -51,8 +51,9 @@ MOVED = float(np.abs(ADAPTER_COLOUR - BASE_COLOUR).mean())
 
 
 @pytest.fixture(scope="module")
-def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return embedded_base(tiny_base, tmp_path_factory.mktemp("bases"))
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield embedded_base(tiny_base, tmp_path_factory.mktemp("bases"), patch)
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def test_one_picture_for_every_new_prompt_is_collapsed(run: Path, painter: FlatP
     painter.one_picture = True
     proof = prove_run(run)
     assert proof.verdict == "collapsed"
-    assert "differ by 0.0, only 0%" in proof.reasons[0]
+    assert "they differ by 0% of what they should" in proof.reasons[0]
 
 
 def test_a_base_that_changed_while_training_is_never_learned(run: Path) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import VERDICTS, echo_json, print_table, table_of
+from detour.cli.results import echo_json, print_table, show_verdict, table_of
 
 if TYPE_CHECKING:
     from detour.evaluation.compared import Compared
@@ -64,9 +64,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     if evaluation.checkpoints is not None:
         compared = evaluation.checkpoints
         click.echo(f"checkpoints      {len(compared.checkpoints)} compared. {compared.reason}")
-    click.secho(VERDICTS[evaluation.verdict], bold=True)
-    for sentence in (*evaluation.reasons, *evaluation.notes):
-        click.echo(f"  {sentence}")
+    show_verdict(evaluation, (*evaluation.reasons, *evaluation.notes))
     for one in evaluation.requirements:
         from detour.evaluation.requirements import answer_text
 

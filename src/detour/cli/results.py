@@ -15,6 +15,7 @@ from detour.printable import printable, printable_json
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detour.evaluation.evaluation import Evaluation
     from detour.evaluation.proof import Proof
     from detour.recipes.generate_pictures import GenerateResult
     from detour.recipes.list_runs import RunSummary
@@ -137,8 +138,25 @@ VERDICTS = {
     "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
     "copies": "COPIES: pictures repeat the training pictures",
     "collapsed": "COLLAPSED: different prompts give nearly the same picture",
+    "class_drifted": "CLASS DRIFTED: the subject was learned, and its class turned into it",
     "inconclusive": "INCONCLUSIVE: an effect, but no proof that it is the one that was asked for",
 }
+
+
+def show_verdict(judged: "Proof | Evaluation", sentences: Sequence[str]) -> None:
+    """The verdict, its sentences, what cannot be told, and the command that comes next."""
+    from detour.evaluation.verdict import NOT_FOLLOWING
+
+    said = VERDICTS[judged.verdict]
+    if judged.headline == NOT_FOLLOWING:
+        said = f"COLLAPSED: {NOT_FOLLOWING[:1].lower()}{NOT_FOLLOWING[1:].rstrip('.')}"
+    click.secho(said, bold=True)
+    for sentence in sentences:
+        click.echo(f"  {sentence}")
+    if judged.unknown:
+        click.echo(f"unknown: {', '.join(judged.unknown)}")
+    if judged.next_step:
+        click.echo(f"next: {judged.next_step}")
 
 
 def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
@@ -169,15 +187,16 @@ def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
         rows = [
             (
                 part,
-                *(f"{getattr(side, part):.0%}" for side in (sides.base, sides.adapter, sides.ceiling)),
+                *(
+                    "" if side is None else f"{getattr(side, part):.0%}"
+                    for side in (sides.base, sides.adapter, sides.ceiling)
+                ),
             )
             for part in ("object", "colour", "place")
         ]
         heads = [("prompt kept", "left"), ("base", "right"), ("adapter", "right"), ("true pictures", "right")]
         print_table(table_of("", heads, rows))
-    click.secho(VERDICTS[proof.verdict], bold=True)
-    for reason in proof.reasons:
-        click.echo(f"  {reason}")
+    show_verdict(proof, proof.reasons)
     click.echo(f"look at {run / 'report.html'}")
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
-from detour.evaluation.report import HEADLINES, RunStory
+from detour.evaluation.report import RunStory
 from detour.evaluation.settings import hub_id, setting_rows
+from detour.evaluation.verdict import HEADLINES
 from detour.files import write_text
 
 CARD_SETTINGS = (
@@ -51,10 +52,11 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
         f"{_kind(story)} for **{plain(story.base_identity)}**, made with detour.",
         "",
         *(line for path in pictures for line in (f"![{_alt(path)}]({path.as_posix()})", "")),
-        f"**Verdict: `{proof.verdict}`.** {HEADLINES[proof.verdict]}",
+        f"**Verdict: `{proof.verdict}`.** {proof.headline or HEADLINES[proof.verdict]}",
         "",
         *(f"- {plain(reason)}" for reason in proof.reasons),
         "",
+        *([f"Next: `{_code(proof.next_step)}`", ""] if proof.next_step else []),
         "The figures are in `proof.json`, curves and same-seed pairs in `report.html`.",
         "",
         "## How to use it",

@@ -144,6 +144,11 @@ class Judge:
         """D, of its features."""
         return int(self._model.config.projection_dim)
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before they are compared as log-odds: 100 for the published models."""
+        return float(self._model.logit_scale.exp())
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of its weights, settings and preprocessing: all that a picture's features depend on."""
@@ -187,11 +192,25 @@ class Judge:
         """Where prompts lie for the judge.
 
         Args:
-            prompts: each cut at the tokenizer's length, see :meth:`too_long`.
+            prompts: each cut at the tokenizer's length, see :meth:`too_long`; where there is a cache, one that was read
+                before is not read again.
 
         Returns:
             float32 (N, D), rows of length one.
         """
+        if self._cache is None:
+            return self._read(prompts)
+        who = f"{self.fingerprint}|{self._device.partition(':')[0]}"
+        keys = [hashlib.sha256(f"text|{who}|{prompt}".encode()).hexdigest() for prompt in prompts]
+        found = {key: self._cache.get(key) for key in keys}
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if found[key] is None}
+        for key, row in zip(new, self._read(list(new.values())), strict=True):
+            found[key] = row.clone()
+            self._cache.put(key, row.clone())
+        kept = [row for key in keys if (row := found[key]) is not None]
+        return torch.stack(kept) if kept else torch.empty(0, self.width)
+
+    def _read(self, prompts: Sequence[str]) -> Tensor:
         rows = []
         for start in range(0, len(prompts), BATCH):
             tokens = self._tokenizer(

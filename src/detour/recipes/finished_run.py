@@ -19,7 +19,7 @@ from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
 from detour.training.rates import schedule_fault
 from detour.training.resolve import schedule_of
-from detour.training.resume import settings_in_checkpoint
+from detour.training.resume import read_settings, settings_in_checkpoint
 from detour.training.run_folder import RUN_STATE
 
 SETTINGS = "resolved.toml"
@@ -108,6 +108,35 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         metrics=metrics,
         problems=problems,
     )
+
+
+def read_trained_run(run_folder: Path) -> FinishedRun:
+    """Settings and curves of a run whose adapter is not shipped yet, as its checkpoints are judged.
+
+    Raises:
+        RunError: no run.
+    """
+    spec = read_settings(run_folder)
+    return FinishedRun(
+        folder=run_folder,
+        spec=spec,
+        adapter_file=product_of(run_folder, spec),
+        state={},
+        gradients=None,
+        metrics=read_metrics(run_folder / "metrics.jsonl"),
+    )
+
+
+def chosen_step(run: FinishedRun) -> int | None:
+    """The step whose weights were chosen; ``None`` where the last were shipped, or ``run.json`` says nothing usable."""
+    step = run.state.get("best_step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def validation_of(run: FinishedRun) -> tuple[float, ...]:
+    """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
+    chosen = chosen_step(run)
+    return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)
 
 
 def schedule_fault_of(spec: RunSpec) -> str:

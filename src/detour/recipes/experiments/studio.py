@@ -14,11 +14,14 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.data.captions import with_trigger
 from detour.errors import ConfigError
-from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint
+from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge_of
 from detour.evaluation.pixels import Pictures
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
 from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use
+from detour.recipes.evaluation_figures import can_be_judged, hits_of, open_judge
+from detour.recipes.evaluation_material import Asked
 from detour.recipes.generate_pictures import versions
 from detour.recipes.held_out_material import HELD_OUT_SEED
 from detour.specs.studies import StudySpec
@@ -62,7 +65,7 @@ class Studio:
         if spec.lora is not None:
             adapter = choose_adapter(spec.lora, base, allow_pickle=spec.allow_pickle)
             base = base_for(base, [adapter])
-        if spec.judge is None and not (base.folder / "judge").is_dir():
+        if not can_be_judged(spec.judge, base):
             raise ConfigError(
                 f"base '{base.name}' has no judge of its own: name the folder of a CLIP model with --judge."
             )
@@ -96,7 +99,16 @@ class Studio:
     @cached_property
     def judge(self) -> Judge:
         """Scores pictures."""
-        return Judge.load(self.spec.judge or self.base.folder / "judge")
+        found, nobody = open_judge(
+            self.spec.judge,
+            self.base,
+            device=self.device,
+            cache=FeatureCache(on_disk=False),
+            fetch=False,
+        )
+        if found is None:
+            raise ConfigError(nobody)
+        return found
 
     @cached_property
     def wishes(self) -> Tensor:
@@ -117,7 +129,7 @@ class Studio:
             "base_sha256": self.base.content_sha256(),
             "base_revision": self.base.revision,
             "adapter": adapter,
-            "judge": judge_fingerprint(spec.judge or self.base.folder / "judge"),
+            "judge": judge_fingerprint(spec.judge or judge_of(self.base.folder)),
             "prompts": list(self.prompts),
             "picture": spec.picture.model_dump(mode="json"),
             "batch": spec.batch,
@@ -159,17 +171,8 @@ class Studio:
         return scores
 
     def _hits(self, pictures: Pictures) -> dict[str, list[float]]:
-        from detour.pocket.world import VOCABULARY, plain_prompt
-
-        vocabulary = {
-            "object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places,
-        }  # fmt: skip
-        hits = self.judge.prompt_hits(
-            pictures,
-            self.facts,
-            vocabulary,
-            lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
-        )
+        asked = Asked(prompts=self.prompts, plain=self.prompts, facts=self.facts)
+        hits = hits_of(self.judge, pictures, asked, 1)
         return {slot: [float(hit) for hit in row] for slot, row in hits.items()}
 
     def distances(self, pictures: Pictures, others: Pictures) -> dict[str, list[float]]:

@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 from detour.adapter_files import read_adapter
-from detour.bases.base import open_base
 from detour.bases.hardware import drawing_dtype
 from detour.errors import Interrupted
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
+from detour.evaluation.proof_pictures import ProofRequest
 from detour.files import remove_temporaries
-from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.recipes.draw_class_pictures import draw_class_pictures
+from detour.recipes.evaluation_pictures import Painter, SideSource
 from detour.recipes.fit_run import fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan
@@ -49,10 +48,16 @@ class Workshop:
     _material: tuple[str, RunPlan, Material] | None = field(default=None, init=False)
 
     @cached_property
-    def engine(self) -> PictureEngine:
+    def painter(self) -> Painter:
         """A fresh base that draws."""
         device = str(self.plan.spec.base.device)
-        return PictureEngine.load(self.plan.base, device=device, dtype=drawing_dtype("auto", device))
+        return Painter(
+            folder=None,
+            base=self.plan.base,
+            spec=self.plan.spec,
+            device=device,
+            dtype=drawing_dtype("auto", device),
+        )
 
     def train(self, plan: RunPlan, folder: Path, *, label: str, progress: ProgressFn) -> None:
         """Train a run, or finish one that was stopped; its folder is a run's without a proof.
@@ -125,14 +130,12 @@ class Workshop:
             uint8 (requests, H, W, 3).
         """
         if shipped is None:
-            return draw_proof_pictures(self.engine, requests, self.plan.spec)
+            return self.painter.draw(SideSource(), requests)
         spec, folder = shipped
         product = product_of(folder, spec)
         if spec.adapter.method == "full":
-            unet = open_base(str(product)).load_network(self.engine.dtype, self.engine.device)
-            return draw_proof_pictures(self.engine.with_unet(unet), requests, self.plan.spec)
-        adapters = [AdapterInUse(adapter=read_adapter(product))]
-        return draw_proof_pictures(self.engine, requests, self.plan.spec, adapters=adapters)
+            return self.painter.draw(SideSource(network=product), requests)
+        return self.painter.draw(SideSource(adapter=read_adapter(product)), requests)
 
 
 def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:

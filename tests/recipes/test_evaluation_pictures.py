@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,11 @@ from torch import nn
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.attach import attach_adapter
 from detour.errors import AdapterError
+from detour.evaluation.compared import Side
 from detour.evaluation.pixels import max_abs_diff, mean_abs_diff
 from detour.evaluation.proof_pictures import ProofRequest
-from detour.evaluation.sides import draw_sides
+from detour.recipes.evaluation_pictures import Drawn, Painter, SideSource, Ways
+from detour.recipes.progress import Progress, silent
 from detour.specs import RunSpec
 
 
@@ -45,63 +48,86 @@ def adapter(path: str = "0", scale: float = 1.0) -> Adapter:
 
 
 PROOF = [ProofRequest(prompt="a", seed=seed) for seed in range(3)]
-HELD_OUT = [ProofRequest(prompt="b", seed=seed) for seed in range(10, 15)]
+HELD_OUT = ("one", "two", "three", "four", "five")
 
 
-def sides(engine: OneLayerEngine, what: Adapter, **options: Any) -> Any:
-    return draw_sides(engine, what, proof=PROOF, held_out=HELD_OUT, spec=RunSpec(), **options)  # type: ignore[arg-type]
+def drawn_by(
+    engine: OneLayerEngine,
+    what: Adapter,
+    *,
+    weight: float = 1.0,
+    prompts: Sequence[str] = HELD_OUT,
+    **options: Any,
+) -> Drawn:
+    painter = Painter(folder=None, base=None, spec=RunSpec(), device="cpu", weight=weight)  # type: ignore[arg-type]
+    painter.__dict__["engine"] = engine
+    sides: dict[Side, SideSource] = {"base": SideSource(), "adapter": SideSource(adapter=what)}
+    asked = {"held_out": prompts} if prompts else {}
+    return painter.draw_all(sides, asked, seeds=1, proof=PROOF, progress=options.pop("progress", silent))
+
+
+def ways(engine: OneLayerEngine, what: Adapter, **options: Any) -> Ways:
+    found = drawn_by(engine, what, **options).ways
+    assert found is not None
+    return found
 
 
 def test_the_adapter_moves_pictures_and_switching_it_off_takes_that_back() -> None:
-    drawn = sides(OneLayerEngine(), adapter())
-    assert mean_abs_diff(drawn.adapter, drawn.base) > 5
-    assert mean_abs_diff(drawn.held_out_adapter, drawn.held_out_base) > 5
-    assert np.array_equal(drawn.switched_off, drawn.base)
+    drawn = drawn_by(OneLayerEngine(), adapter())
+    assert drawn.ways is not None
+    assert mean_abs_diff(drawn.ways.adapter, drawn.ways.base) > 5
+    new = drawn.pictures["held_out"]
+    assert mean_abs_diff(new["adapter"], new["base"]) > 5
+    assert np.array_equal(drawn.ways.switched_off, drawn.ways.base)
 
 
 def test_the_merged_base_draws_what_the_adapter_draws() -> None:
-    drawn = sides(OneLayerEngine(), adapter())
+    drawn = ways(OneLayerEngine(), adapter())
     assert max_abs_diff(drawn.merged, drawn.adapter) <= 1
 
 
 def test_the_weight_reaches_the_attached_and_the_merged_side() -> None:
     engine = OneLayerEngine()
-    half, full = sides(engine, adapter(), weight=0.5), sides(engine, adapter())
+    half, full = ways(engine, adapter(), weight=0.5), ways(engine, adapter())
     assert mean_abs_diff(half.adapter, half.base) < mean_abs_diff(full.adapter, full.base)
     assert max_abs_diff(half.merged, half.adapter) <= 1
-    off = sides(engine, adapter(), weight=0.0)
+    off = ways(engine, adapter(), weight=0.0)
     assert np.array_equal(off.adapter, off.base)
 
 
 def test_the_engine_is_as_before_afterwards() -> None:
     engine = OneLayerEngine()
     before = {name: tensor.clone() for name, tensor in engine.unet.state_dict().items()}
-    sides(engine, adapter())
+    drawn_by(engine, adapter())
     after = engine.unet.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_an_adapter_whose_keys_match_nothing_leaves_every_side_the_bases() -> None:
-    drawn = sides(OneLayerEngine(), adapter("somewhere.else"))
-    assert drawn.layers_matched == 0
-    assert np.array_equal(drawn.adapter, drawn.base)
+    drawn = drawn_by(OneLayerEngine(), adapter("somewhere.else"))
+    assert drawn.ways is not None
+    assert np.array_equal(drawn.ways.adapter, drawn.ways.base)
+    assert np.array_equal(drawn.pictures["held_out"]["adapter"], drawn.pictures["held_out"]["base"])
 
 
 def test_an_adapter_that_matches_in_part_is_refused() -> None:
     mixed = Adapter({**adapter().layers, **adapter("somewhere.else").layers})
     with pytest.raises(AdapterError, match="somewhere"):
-        sides(OneLayerEngine(), mixed)
+        drawn_by(OneLayerEngine(), mixed)
 
 
-def test_progress_counts_every_picture_once() -> None:
-    told: list[tuple[int, int]] = []
-    sides(OneLayerEngine(), adapter(), on_pictures=lambda done, total: told.append((done, total)))
+@pytest.mark.parametrize("what", [adapter(), adapter("somewhere.else")])
+def test_progress_counts_every_picture_once(what: Adapter) -> None:
+    told: list[Progress] = []
+    drawn_by(OneLayerEngine(), what, progress=told.append)
     total = 4 * len(PROOF) + 2 * len(HELD_OUT)
-    assert told[-1] == (total, total)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert (told[-1].done, told[-1].total) == (total, total)
+    assert [one.done for one in told] == sorted({one.done for one in told})
 
 
-def test_without_held_out_requests_their_sides_are_empty() -> None:
-    drawn = draw_sides(OneLayerEngine(), adapter(), proof=PROOF, held_out=[], spec=RunSpec())  # type: ignore[arg-type]
-    assert len(drawn.held_out_base) == len(drawn.held_out_adapter) == 0
+def test_without_new_prompts_the_picture_proof_is_drawn_alone() -> None:
+    drawn = drawn_by(OneLayerEngine(), adapter(), prompts=())
+    assert not drawn.pictures
+    assert drawn.ways is not None
+    assert len(drawn.ways.base) == len(PROOF)

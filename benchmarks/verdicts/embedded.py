@@ -10,32 +10,22 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from detour.adapter_files import read_adapter
-from detour.adapters.attach import attach_adapter
-from detour.adapters.delta import merge_into
-from detour.bases.base import Base, open_base
 from detour.evaluation.proof import Proof
-from detour.evaluation.proof_pictures import draw_proof_pictures, proof_requests
-from detour.evaluation.sides import Sides
-from detour.files import write_json, write_text, write_with
-from detour.generation.engine import PictureEngine
+from detour.files import write_json, write_text
 from detour.pocket.world import HOUSE, NAMED_STYLES, caption, render, training_example
-from detour.recipes import prove_run
 from detour.recipes.finished_run import read_finished_run
-from detour.recipes.held_out_material import gather_held_out, training_pictures_or_note, write_world_style
+from detour.recipes.held_out_material import write_world_style
+from detour.recipes.prove_run import prove_run
 from detour.recipes.train_adapter import train_adapter
-from detour.specs import RunSpec, load_run_spec
+from detour.specs import load_run_spec
 
 HOUSE_STYLE = "house"
-PICTURES = "pictures.npz"
 SECONDS = "seconds.json"
 SIZE_PX = 128
 
@@ -114,15 +104,10 @@ def draw_data(folder: Path, kind: Kind, *, seed: int) -> None:
 
 
 class Maker:
-    """Makes runs and draws their pictures; the base and its pictures are shared by all."""
+    """Makes runs and proves them; pictures are kept by content, so those of the base are drawn once for all runs."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self._base_pictures: dict[tuple[str, ...], np.ndarray] = {}
-
-    @cached_property
-    def engine(self) -> PictureEngine:
-        return PictureEngine.load(self.base_model, device="cpu", dtype="fp32")
 
     def folder(self, name: str, seed: int) -> Path:
         return self.work / "runs" / f"{name.replace(' ', '-')}-{seed}"
@@ -130,7 +115,7 @@ class Maker:
     def make(self, name: str, kind: Kind, seed: int) -> None:
         """Draw its data, train it and draw what the proof looks at; what is there is left alone."""
         run = self.folder(name, seed)
-        if (run / PICTURES).exists():
+        if (run / "proof.json").exists():
             return
         began = time.process_time()  # seconds of one core, whatever else the machine does
         if not (run / SECONDS).exists():
@@ -141,66 +126,16 @@ class Maker:
             if kind.style != HOUSE_STYLE:
                 write_world_style(run, kind.style)
             write_json(run / SECONDS, round(time.process_time() - began))
-        self.draw(run)
+        self.judge(run)
         trained = json.loads((run / SECONDS).read_text())
         print(
             json.dumps({"made": run.name, "training": trained, "all": round(time.process_time() - began)}),
             flush=True,
         )
 
-    def draw(self, run_folder: Path) -> None:
-        """The pictures of every side; those of the base are drawn once for all runs."""
-        run = read_finished_run(run_folder)
-        adapter = read_adapter(run.adapter_file)
-        proof = proof_requests(run.spec, ())
-        held_out = gather_held_out(run.spec, self.base_model, run_folder, None, size_px=SIZE_PX).requests
-        models = self.engine.models
-        pictures = {"base": self.base(proof, run.spec), "held_out_base": self.base(held_out, run.spec)}
-        attached = attach_adapter(models, adapter)
-        try:
-            pictures["adapter"] = draw_proof_pictures(self.engine, proof, run.spec)
-            pictures["held_out_adapter"] = draw_proof_pictures(self.engine, held_out, run.spec)
-        finally:
-            attached.detach()
-        merge = merge_into(models, adapter, 1.0)
-        try:
-            pictures["merged"] = draw_proof_pictures(self.engine, proof, run.spec)
-        finally:
-            merge.undo()
-        write_with(run_folder / PICTURES, lambda path: save(path, pictures))
-
     def judge(self, run_folder: Path) -> Proof:
-        """The verdict by the same functions as ``detour prove``, on the pictures that were kept."""
-        run = read_finished_run(run_folder)
-        with np.load(run_folder / PICTURES) as stored:
-            kept = dict(stored)
-        sides = Sides(
-            base=kept["base"], switched_off=kept["base"], adapter=kept["adapter"], merged=kept["merged"],
-            held_out_base=kept["held_out_base"], held_out_adapter=kept["held_out_adapter"], layers_matched=1,
-        )  # fmt: skip
-        training, notes = training_pictures_or_note(run.spec, size_px=SIZE_PX)
-        material = gather_held_out(run.spec, self.base_model, run_folder, training, size_px=SIZE_PX)
-        scores = prove_run._score(self.base_model, sides, material)
-        adapter = read_adapter(run.adapter_file)
-        evidence = prove_run._gather_evidence(
-            run, adapter, sides, None, scores, material, training, 1.0, notes
-        )
-        return prove_run._decide(evidence)
-
-    @cached_property
-    def base_model(self) -> Base:
-        return open_base("pocket")
-
-    def base(self, requests: Any, spec: RunSpec) -> np.ndarray:
-        key = tuple(f"{one.prompt} {one.seed}" for one in requests)
-        if key not in self._base_pictures:
-            self._base_pictures[key] = draw_proof_pictures(self.engine, requests, spec)
-        return self._base_pictures[key]
-
-
-def save(path: Path, pictures: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **pictures)
+        """The verdict of ``detour prove``, on pictures that are drawn once and kept."""
+        return prove_run(run_folder, keep=self.work / "kept")
 
 
 def line_of(maker: Maker, name: str, kind: Kind, seed: int) -> dict[str, Any]:
@@ -250,7 +185,7 @@ def main() -> None:
         for name in given.kinds.split(","):
             if not given.judge_only:
                 maker.make(name, KINDS[name], seed)
-            if (maker.folder(name, seed) / PICTURES).exists():
+            if (maker.folder(name, seed) / "proof.json").exists():
                 lines.append(line_of(maker, name, KINDS[name], seed))
                 print(json.dumps(lines[-1]), flush=True)
     write_text(given.work / "verdicts.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
