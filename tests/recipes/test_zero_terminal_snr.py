@@ -11,7 +11,7 @@ import torch
 from detour.adapter_files import read_adapter
 from detour.bases.base import open_base
 from detour.errors import ConfigError
-from detour.generation import drawing
+from detour.generation import schedulers
 from detour.generation.schedulers import make_scheduler
 from detour.recipes.generate_pictures import generate_pictures
 from detour.recipes.train_adapter import TrainResult, train_adapter
@@ -60,7 +60,7 @@ def _watch(patch: pytest.MonkeyPatch, schedules: list[dict[str, Any]]) -> None:
         schedules.append(dict(scheduler.config))
         return scheduler
 
-    patch.setattr(drawing, "make_scheduler", watched)
+    patch.setattr(schedulers, "make_scheduler", watched)
 
 
 def test_training_ends_in_pure_noise(velocity_base: Path) -> None:

@@ -75,13 +75,26 @@ class Drawing:
         native, scale = self.base.native_size_px, how.guidance_scale
         width = native if how.width_px == "auto" else how.width_px
         height = native if how.height_px == "auto" else how.height_px
-        step = self.base.drawing_step_px
-        if width % step or height % step:
-            raise ConfigError(f"size {width}x{height}: base '{self.base.name}' draws multiples of {step} px.")
+        factor = self.base.drawing_step_px
+        if width % factor or height % factor:
+            raise ConfigError(
+                f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
+            )
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
         sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
         return how.model_copy(
-            update={"guidance_scale": guidance, "scheduler": sampler, "width_px": width, "height_px": height}
+            update={
+                "guidance_scale": guidance,
+                "scheduler": sampler,
+                "width_px": width,
+                "height_px": height,
+            }
+        )
+
+    def scales(self, how: PictureSpec) -> GuidanceScales:
+        """The two kinds of guidance of a resolved spec."""
+        return guidance_scales(
+            float(how.guidance_scale), how.true_guidance_scale, embeds=self.base.embeds_guidance
         )
 
     def measure(self, request: PictureRequest) -> tuple[int, tuple[int, int]]:
@@ -96,7 +109,7 @@ class Drawing:
             check_step_weights(request.step_weights)
         if request.trace > how.steps:
             raise ConfigError(f"{request.trace} moments of {how.steps} steps: ask for as many or fewer.")
-        num = self._guidance_of(request, how).num_rows
+        num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
         return num, (int(how.width_px), int(how.height_px))
@@ -182,7 +195,7 @@ class Drawing:
     def _started(
         self, request: PictureRequest, how: PictureSpec, width: WidthClass, adapters: Adapters
     ) -> PictureState:
-        guidance = self._guidance_of(request, how)
+        guidance = self._guidance(request, how)
         sampler = self._sampler(how)
         factor, sides = self.base.latent_factor, (int(how.height_px), int(how.width_px))
         shape = (self.base.latent_channels, *(side // factor for side in sides))
@@ -200,6 +213,10 @@ class Drawing:
             adapters=adapters,
         )
 
+    def _guidance(self, request: PictureRequest, how: PictureSpec) -> Guidance:
+        scale = self.scales(how).true
+        return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)
+
     def _sampler(self, how: PictureSpec) -> Any:
         """A sampler of the picture's own; making one anew takes ten times as long as copying one."""
         size = {"width_px": int(how.width_px), "height_px": int(how.height_px)}
@@ -209,15 +226,6 @@ class Drawing:
                 how.scheduler, self.base, steps=how.steps, device=self.device, **size
             )
         return copy.deepcopy(self._samplers[key])
-
-    def _scales(self, how: PictureSpec) -> GuidanceScales:
-        return guidance_scales(
-            float(how.guidance_scale), how.true_guidance_scale, embeds=self.base.embeds_guidance
-        )
-
-    def _guidance_of(self, request: PictureRequest, how: PictureSpec) -> Guidance:
-        scale = self._scales(how).true
-        return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)
 
     def _conditioning(
         self, request: PictureRequest, how: PictureSpec, guidance: Guidance, adapters: Adapters
@@ -233,7 +241,7 @@ class Drawing:
         first, *others = (self.encoded(text, adapters) for text in texts)
         for other in others:
             first = first.cat(other)
-        told = self._scales(how).embedded
+        told = self.scales(how).embedded
         return first if told is None else first.guided_by(told)
 
     def encoded(self, text: str | None, adapters: Adapters) -> Conditioning:

@@ -23,6 +23,10 @@ class AsksNetwork(Protocol):
     """The network of a base (``detour.bases.denoiser.Denoiser``)."""
 
     @property
+    def process(self) -> Process:
+        """Of the base: it turns a sampler's times into those that the network is asked at."""
+
+    @property
     def part(self) -> str:
         """Part of the base that it is; layer keys of adapters begin with it."""
 
@@ -114,9 +118,8 @@ class Runner:
         # Samplers keep times as integers or floats; all of them are exact in float32.
         times = [state.time.float() for state in states for _ in range(state.guidance.num_rows)]
         missing = states[0].width - len(rows)
-        noisy = torch.cat([*rows, *rows[:1] * missing])
-        at = self.denoiser.process.times_of(torch.stack([*times, *times[:1] * missing]))
-        return noisy, at, company.conditioning, company.sizes
+        noisy, at = torch.cat([*rows, *rows[:1] * missing]), torch.stack([*times, *times[:1] * missing])
+        return noisy, self.denoiser.process.times_of(at), company.conditioning, company.sizes
 
     @torch.no_grad()
     def _predict(self, states: Sequence[PictureState]) -> Tensor:

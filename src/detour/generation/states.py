@@ -110,13 +110,13 @@ class PictureState:
 
     @property
     def time(self) -> Tensor:
-        """Time of the next forward pass, in the units of the network; a scalar."""
+        """Time of the next forward pass as the sampler counts it; a scalar."""
         return self.timesteps[self.index]
 
     @property
     def network_input(self) -> Tensor:
         """(1, C, h, w) float32: the latents as the network wants them at the next time."""
-        # Samplers of a rectified flow hand latents on as they are.
+        # Samplers of a rectified flow have no scale of their own.
         scale = getattr(self.sampler, "scale_model_input", None)
         scaled: Tensor = self.latents if scale is None else scale(self.latents, self.time)
         return scaled

@@ -12,9 +12,7 @@ from detour.evaluation import pixels
 from detour.evaluation.checkpoints import Behind, Candidate, CheckpointFigure, CheckpointFigures, choose
 from detour.evaluation.compared import Compared
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import (
-    ProofRequest,
-)
+from detour.evaluation.proof_pictures import ProofRequest
 from detour.evaluation.verdict import Verdict
 from detour.files import write_json, write_with
 from detour.recipes.evaluation_figures import Figures, can_be_judged, measure_sides, open_judge

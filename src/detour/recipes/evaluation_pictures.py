@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from detour.generation.engine import AdapterInUse, PictureEngine
 
 PICTURES = "pictures"
+DRAWING = 2
+"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
 
 Told = Callable[[int, bool], None]
 """Is told how many pictures are there, and whether they had to be drawn."""
 
-DRAWING = 2
-"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
 SEEDS_APART = 1000
 """Picture i of seed number k has seed ``FIRST_HELD_OUT_SEED + 1000 k + i``: the first ones are the proof's."""
 
@@ -264,9 +264,8 @@ class Painter:
     def _drawn(
         self, source: SideSource, requests: Sequence[ProofRequest], weight: float, told: Told
     ) -> Pictures:
-        from detour.generation.engine import AdapterInUse
-
-        def draw(engine: PictureEngine, *adapters: AdapterInUse) -> Pictures:
+        engine = self._engine_of(source, weight)
+        with self._adapters(source, weight) as adapters:
             return draw_proof_pictures(
                 engine, requests, self.spec, adapters=adapters, on_batch=lambda count: told(count, True)
             )
@@ -303,13 +302,38 @@ class Painter:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _engine_of(self, network: Path) -> PictureEngine:
-        """Engine that draws with the network of a fully trained base."""
-        if network not in self._engines:
+    def _engine_of(self, source: SideSource, weight: float) -> PictureEngine:
+        """The engine that draws a side: the base's, or one with the network of a fully trained base."""
+        folder = source.network
+        if folder is None or not weight:
+            return self.engine
+        if folder not in self._engines:
             dtype = torch.float32 if not self.dtype else self.engine.dtype
-            loaded = open_base(str(network)).load_network(dtype, self.device)
-            self._engines[network] = self.engine.with_unet(loaded)
-        return self._engines[network]
+            network = open_base(str(folder)).load_network(dtype, self.device)
+            self._engines[folder] = self.engine.with_unet(network)
+        return self._engines[folder]
+
+    @contextlib.contextmanager
+    def _adapters(self, source: SideSource, weight: float) -> Iterator[list[AdapterInUse]]:
+        """What a side's requests carry; while the block runs, a merged side is merged into the base.
+
+        No weight of a base holds a new word, so words go with the requests; at weight 0 they are left out too.
+        """
+        from detour.generation.engine import AdapterInUse
+
+        adapter = source.adapter
+        if adapter is None or not layers_in(self.engine.models, adapter):
+            yield []
+            return
+        if not source.merged:
+            yield [AdapterInUse(adapter=adapter if weight else replace(adapter, words={}), weight=weight)]
+            return
+        merge = merge_into(self.engine.models, adapter, weight)
+        try:
+            has_words = bool(adapter.words and weight)
+            yield [AdapterInUse(adapter=replace(adapter, layers={}))] if has_words else []
+        finally:
+            merge.undo()
 
 
 def layers_in(models: Mapping[str, nn.Module], adapter: Adapter) -> int:

@@ -409,7 +409,8 @@ def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec, words: WordVect
     """What became of prompts that are long or weighted."""
     prompts = tuple(dict.fromkeys((*spec.prompts, spec.picture.negative_prompt)))
     if reads_weights(engine.base):
-        windows = {prompt: PromptReader(engine.text.knowing(words)).num_windows(prompt) for prompt in prompts}
+        reader = PromptReader(engine.text.knowing(words))
+        windows = {prompt: reader.num_windows(prompt) for prompt in prompts}
         return [
             f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
             for prompt, num in windows.items()

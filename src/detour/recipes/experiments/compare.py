@@ -100,7 +100,7 @@ class Cells:
                 )
             except TrainingDiverged:
                 return Measured(samples={"diverged": [1.0]})
-            shipped = (run, folder)
+            shipped = run, folder
             pictures = workshop.draw(self.exam.requests, shipped)
             of_class = self._of_class(workshop, shipped)
             figures = {"pixels": mean_abs_diff(pictures, base), **costs_of(folder, run), "diverged": 0.0}
