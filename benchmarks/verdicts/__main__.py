@@ -54,7 +54,7 @@ def examine(given: argparse.Namespace) -> None:
             continue
         eyes = Eyes(given.work, given.spoiled)
         scored = score_drawn if given.drawn else score
-        lines = scored(given.work, eyes, tuning=tuning, vocabulary=given.vocabulary)
+        lines = scored(given.work, eyes, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
         if given.lines:
             print("\n".join(json.dumps(told(line)) for line in lines))
         half = "tuning" if tuning else "exam"

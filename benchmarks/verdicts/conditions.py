@@ -105,7 +105,7 @@ STYLES: dict[str, Condition] = {
 SUBJECTS: dict[str, Condition] = {
     "good": Condition(
         accepted=("learned", "class_drifted"), pictures=12,
-        why="twelve pictures, true captions, class pictures beside; how well a few of those keep the class is not given",
+        why="twelve pictures, true captions, class pictures beside; whether those keep the class is not given",
     ),
     "class not preserved": Condition(
         accepted=("class_drifted",), pictures=12, prior=False,

@@ -167,14 +167,16 @@ def base_features(work: Path, eyes: Any) -> dict[str, Array]:
     return rows
 
 
-def score_drawn(work: Path, eyes: Any, *, tuning: bool, vocabulary: bool) -> list[Any]:
+def score_drawn(
+    work: Path, eyes: Any, *, tuning: bool, vocabulary: bool = False, spoiled: Any = ""
+) -> list[Any]:
     """Every side of every style of one half."""
-    from benchmarks.verdicts.exam import Line
+    from benchmarks.verdicts.exam import Line, spoil
 
     base = base_features(work, eyes)
     looks = techniques.TUNING if tuning else techniques.EXAM
     return [
-        Line(case, judge(material))
+        Line(case, judge(spoil(material, spoiled)))
         for look in looks
         for case, material in materials(look, work, eyes, base, vocabulary=vocabulary)
     ]

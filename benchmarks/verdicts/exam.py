@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from detour.evaluation.judge import Judge
 from detour.evaluation.judgement import Judgement, judge
 from detour.evaluation.keeping import Keeping
 from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
+from detour.evaluation.reading import unit
 from detour.files import write_with
 from detour.pocket.world import VOCABULARY, plain_prompt
 
@@ -58,11 +59,11 @@ class Line:
 
 
 class Eyes:
-    """The embedded base's judge, whole or spoiled on purpose."""
+    """The embedded base's judge, whole or with random weights."""
 
     def __init__(self, work: Path, spoiled: Spoiled = "") -> None:
         self.work = work
-        self.spoiled = spoiled
+        self.spoiled = "random weights" if spoiled == "random weights" else ""
 
     @cached_property
     def judge(self) -> Judge:
@@ -102,20 +103,14 @@ class Eyes:
             return {name: stored[name] for name in stored.files}
 
     def pictures(self, pictures: NDArray[np.uint8]) -> Array:
-        """Features of pictures, spoiled where that was asked for."""
-        rows = self.judge.picture_features(pictures).double().numpy()
-        if self.spoiled == "noise":  # as much again as the features themselves, twice over
-            noise = np.random.default_rng(len(rows)).normal(0, 1, rows.shape)
-            rows = rows + 2 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows, np.float64)
+        """Features of pictures."""
+        rows: Array = self.judge.picture_features(pictures).double().numpy()
+        return rows
 
     def texts(self, texts: Sequence[str]) -> Array:
         """Features of texts without the words that no judge knows."""
         plain = [one.replace(f"{subjects.TOKEN} ", "").removeprefix("zqx style, ") for one in texts]
         rows: Array = self.judge.text_features(plain).double().numpy()
-        if self.spoiled == "permuted texts":
-            rows = rows[:, np.random.default_rng(0).permutation(rows.shape[1])]
         return rows
 
     def slots(self, words: Sequence[Sequence[str]]) -> dict[str, tuple[Array, Array]]:
@@ -159,6 +154,30 @@ def material_of(case: Case, source: Path, eyes: Eyes, *, vocabulary: bool = Fals
     )  # fmt: skip
 
 
+def spoil(material: Material, how: Spoiled) -> Material:
+    """The material as a judge that was spoiled on purpose would have given it.
+
+    Args:
+        material: of a whole judge.
+        how: ``noise``: to each picture's features four times their length is added in a direction of its own;
+            ``permuted texts``: the channels of all texts are permuted alike.
+    """
+    if how == "noise":
+        rng = np.random.default_rng(0)
+        rows = {}
+        for name in ("base", "adapter", "references"):
+            own = getattr(material, name)
+            noise = rng.normal(0, 1, own.shape)
+            rows[name] = unit(own + 4 * noise / np.linalg.norm(noise, axis=1, keepdims=True))
+        return replace(material, **rows, slots={})
+    if how == "permuted texts" and material.captions is not None:
+        order = np.random.default_rng(0).permutation(material.prompts.shape[1])
+        return replace(
+            material, prompts=material.prompts[:, order], captions=material.captions[:, order], slots={}
+        )
+    return material
+
+
 def words_in(caption: str) -> tuple[str, str, str] | None:
     """Object, colour and place that a caption names in the base's words; ``None`` where one is missing."""
     said = caption.lower().replace(",", " ").split()
@@ -184,14 +203,21 @@ def _save(path: Path, arrays: dict[str, Array]) -> None:
 
 
 def score(
-    work: Path, eyes: Eyes, *, tuning: bool, vocabulary: bool = False, seeds: Sequence[int] = (0, 1)
+    work: Path,
+    eyes: Eyes,
+    *,
+    tuning: bool,
+    vocabulary: bool = False,
+    spoiled: Spoiled = "",
+    seeds: Sequence[int] = (0, 1),
 ) -> list[Line]:
     """Every kept case of one half."""
     lines = []
     for case in all_cases(tuning=tuning, seeds=seeds):
         source = work / "cases" / f"{case.name}.npz"
         if source.exists():
-            lines.append(Line(case, judge(material_of(case, source, eyes, vocabulary=vocabulary))))
+            material = material_of(case, source, eyes, vocabulary=vocabulary)
+            lines.append(Line(case, judge(spoil(material, spoiled))))
     return lines
 
 

@@ -1,12 +1,19 @@
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from benchmarks.verdicts import embedded, subjects, techniques
 from benchmarks.verdicts.conditions import STYLES, SUBJECTS
 from benchmarks.verdicts.drawings import compose, honest_caption, random_words
 from benchmarks.verdicts.embedded import KINDS, table
-from benchmarks.verdicts.material import Case, draw_data
+from benchmarks.verdicts.exam import clopper_pearson, words_in
+from benchmarks.verdicts.material import Case, changes_nothing, draw_data, scrambled
 
+from detour.adapters.adapter import Adapter
+from detour.adapters.layers import LoraLayer
 from detour.pocket.world import HELD_OUT
 
 
@@ -68,3 +75,35 @@ def test_shuffled_captions_are_those_of_other_pictures(tmp_path: Path) -> None:
     )
     assert sorted(own) == sorted(other)
     assert all(a != b for a, b in zip(own, other, strict=True))
+
+
+def test_limits_of_a_share_are_those_of_clopper_and_pearson() -> None:
+    assert clopper_pearson(0, 20) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
+    assert clopper_pearson(20, 20) == pytest.approx((0.025 ** (1 / 20), 1.0))
+    low, high = clopper_pearson(3, 16)
+    assert sum(math.comb(16, k) * low**k * (1 - low) ** (16 - k) for k in range(3, 17)) == pytest.approx(
+        0.025
+    )
+    assert sum(math.comb(16, k) * high**k * (1 - high) ** (16 - k) for k in range(4)) == pytest.approx(0.025)
+
+
+def test_a_caption_gives_back_the_words_that_it_was_made_of() -> None:
+    for index, words in enumerate(random_words(30, seed=2)):
+        assert words_in(honest_caption(words, seed=index)) == (words.object, words.colour, words.place)
+    assert words_in("a picture") is None
+
+
+def test_scrambling_keeps_every_number_and_moves_the_channels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = LoraLayer(
+        down=torch.randn(2, 8, generator=generator), up=torch.randn(6, 2, generator=generator), alpha=2.0
+    )
+    adapter = Adapter({"unet.a": layer})
+    moved = scrambled(adapter, seed=1).layers["unet.a"]
+    assert isinstance(moved, LoraLayer)
+    assert not torch.equal(moved.up @ moved.down, layer.up @ layer.down)
+    assert torch.equal(
+        (moved.up @ moved.down).flatten().sort().values, (layer.up @ layer.down).flatten().sort().values
+    )
+    assert not changes_nothing(adapter)
+    assert changes_nothing(Adapter({"unet.a": replace(layer, up=torch.zeros(6, 2))}))
