@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detour.errors import ShapeMismatch
 
 Rows = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 SAME_TEXT = 1 - 1e-6
 """Cosine from which two captions count as one: a picture that has it is no wrong answer."""
@@ -98,7 +99,7 @@ def word_margins(pictures: Rows, phrases: Rows, *, scale: float) -> Rows:
     return scores - np.stack(rest, axis=1)
 
 
-def advantages(margins: Rows, own: Rows) -> Rows:
+def advantages(margins: Rows, own: Indices) -> Rows:
     """By how much the right answer's margin lies above the mean of the wrong ones', picture by picture.
 
     Zero on average for pictures that show nothing of what was asked for, whatever the judge likes.
