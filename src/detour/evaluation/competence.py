@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detour.evaluation import limits
-from detour.evaluation.reading import Places, Rows
+from detour.evaluation.reading import Indices, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def competence_of_captions(margins: Rows, *, seed: int = 0) -> Competence:
     return _shuffled(margins, np.arange(len(margins)), enough=distinct >= 2, seed=seed)
 
 
-def competence_of_words(margins: Rows, right: Places, *, seed: int = 0) -> Competence:
+def competence_of_words(margins: Rows, right: Indices, *, seed: int = 0) -> Competence:
     """Test whether the right words of a slot fit better than those of other pictures.
 
     Args:
@@ -61,7 +61,7 @@ def competence_of_words(margins: Rows, right: Places, *, seed: int = 0) -> Compe
     return _shuffled(margins, np.asarray(right, np.int64), enough=len(set(right.tolist())) >= 2, seed=seed)
 
 
-def _shuffled(margins: Rows, own: Places, *, enough: bool, seed: int) -> Competence:
+def _shuffled(margins: Rows, own: Indices, *, enough: bool, seed: int) -> Competence:
     count = len(margins)
     if not count:
         return Competence(pictures=0, margin=0.0, chance=0.0, p_value=None)

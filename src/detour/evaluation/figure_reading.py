@@ -11,7 +11,7 @@ from detour.evaluation.competence import Competence, competence_of_captions, com
 from detour.evaluation.keeping import Keeping, compare, settle
 from detour.evaluation.raw_material import Material, Slot
 from detour.evaluation.reading import (
-    Places,
+    Indices,
     Rows,
     advantages,
     caption_margins,
@@ -44,7 +44,7 @@ def read_captions(material: Material) -> Reading:
         "references": (material.references, captions),
     }
 
-    def margins(side: str, rows: Places) -> Rows:
+    def margins(side: str, rows: Indices) -> Rows:
         pictures, said = sides[side]
         return caption_margins(centred(pictures[rows]), centred(said[rows]), scale=material.scale)
 
@@ -56,13 +56,13 @@ def read_captions(material: Material) -> Reading:
 
 
 def read_slot(material: Material, slot: Slot) -> Reading:
-    phrases = np.repeat(slot.phrases, material.seeds, axis=0)
-    right: Places = np.repeat(slot.right, material.seeds, axis=0)
+    phrases: Rows = np.repeat(slot.phrases, material.seeds, axis=0)
+    right: Indices = np.repeat(slot.right, material.seeds, axis=0)
     sides = {"adapter": (material.adapter, phrases, right), "base": (material.base, phrases, right)}
     if slot.reference_phrases is not None and slot.reference_right is not None:
         sides["references"] = (material.references, slot.reference_phrases, slot.reference_right)
 
-    def margins(side: str, rows: Places) -> Rows:
+    def margins(side: str, rows: Indices) -> Rows:
         pictures, said, _ = sides[side]
         return word_margins(centred(pictures[rows]), said[rows], scale=material.scale)
 
@@ -76,8 +76,8 @@ def read_slot(material: Material, slot: Slot) -> Reading:
 def _both(
     sides: Mapping[str, Any],
     material: Material,
-    score: Callable[[str, Places], Rows],
-    able: Callable[[str, Places], Competence],
+    score: Callable[[str, Indices], Rows],
+    able: Callable[[str, Indices], Competence],
 ) -> tuple[dict[str, Rows], dict[str, Competence]]:
     """Side → scores in sets of one size, and side → what the judge reads there."""
     pictures, total = len(material.adapter), len(material.references)

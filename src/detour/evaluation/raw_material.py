@@ -6,7 +6,7 @@ from typing import Literal
 
 from detour.evaluation import limits
 from detour.evaluation.next_steps import RunFacts
-from detour.evaluation.reading import Places, Rows
+from detour.evaluation.reading import Indices, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Slot:
     """
 
     phrases: Rows
-    right: Places
+    right: Indices
     reference_phrases: Rows | None = None
-    reference_right: Places | None = None
+    reference_right: Indices | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detour.errors import ShapeMismatch
 
 Rows = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 Places = NDArray[np.integer[Any]]
 """Indices of rows."""
@@ -102,7 +103,7 @@ def word_margins(pictures: Rows, phrases: Rows, *, scale: float) -> Rows:
     return scores - np.stack(rest, axis=1)
 
 
-def advantages(margins: Rows, own: Places) -> Rows:
+def advantages(margins: Rows, own: Indices) -> Rows:
     """By how much the right answer's margin lies above the mean of the wrong ones', picture by picture.
 
     Zero on average for pictures that show nothing of what was asked for, whatever the judge likes.

@@ -6,7 +6,7 @@ import numpy as np
 
 from detour.errors import ShapeMismatch
 from detour.evaluation import limits
-from detour.evaluation.reading import Places, Rows
+from detour.evaluation.reading import Indices, Rows
 
 BANDWIDTH = 0.7
 """Of the Gaussian kernel, as in :mod:`detour.evaluation.distance`."""
@@ -109,7 +109,7 @@ def _mmd(kernel: Rows, first: Rows, second: Rows) -> Rows:
     return result
 
 
-def _members(total: int, rows: Places) -> Rows:
+def _members(total: int, rows: Indices) -> Rows:
     """(R, total) counts of the indices in each row of ``rows`` (R, n)."""
     counts = np.zeros((len(rows), total))
     np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1.0)
@@ -121,7 +121,7 @@ def _p_value(observed: float, drawn: Rows) -> float:
 
 
 def _told_apart(
-    kernel: Rows, first: Places, second: Places, observed: float, rng: np.random.Generator
+    kernel: Rows, first: Indices, second: Indices, observed: float, rng: np.random.Generator
 ) -> float:
     pooled = np.concatenate([first, second])
     mixed = np.stack([rng.permutation(pooled) for _ in range(limits.NUM_PERMUTATIONS)])
@@ -129,7 +129,7 @@ def _told_apart(
     return _p_value(observed, _mmd(kernel, here, there))
 
 
-def _nearer(kernel: Rows, mine: Places, theirs: Places, true: Places, rng: np.random.Generator) -> float:
+def _nearer(kernel: Rows, mine: Indices, theirs: Indices, true: Indices, rng: np.random.Generator) -> float:
     """One-sided p-value of the adapter's pictures being nearer to the references, by exchanges within pairs.
 
     Source: Gretton et al. 2012, JMLR 13, section 4.
