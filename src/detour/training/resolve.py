@@ -387,6 +387,8 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, 
             if not spec.prior.class_prompts
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
+    if base.family.t5_part is not None and base.family.t5_part not in base.text_parts:
+        notes.append("The base has no T5: the places of its states are zeros, in training as in drawing.")
     notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
