@@ -304,7 +304,7 @@ def changed_keys(before: RunSpec, after: RunSpec) -> list[str]:
 
 def _check(spec: RunSpec, base: "Base") -> None:
     check_method(spec, base)
-    size, factor = int(spec.data.resolution), base.latent_factor
+    size, factor = int(spec.data.resolution), base.drawing_step_px
     if size % factor:
         near = max(factor, round(size / factor) * factor)
         raise ConfigError(
