@@ -1,8 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 
-from detour.adapters.arithmetic import count, file_bytes, lora_parameters, usable_rank
+from detour.adapters.arithmetic import count, file_bytes, lora_parameters, stabilised_alpha, usable_rank
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.base import open_base
 
@@ -14,6 +16,13 @@ def test_parameters_are_those_of_the_two_factors(inner: int, outer: int, rank: i
     layer = AdaptableLayer(path="x", kind="conv", in_features=inner, out_features=outer, kernel=(side, side))
     down, up = (rank, inner, side, side), (outer, rank, 1, 1)
     assert lora_parameters(layer, rank) == _size(down) + _size(up)
+
+
+@pytest.mark.parametrize(("alpha", "rank"), [(1.0, 4), (8.0, 8), (3.0, 10)])
+def test_rank_stabilised_scale_is_pefts(alpha: float, rank: int) -> None:
+    config = LoraConfig(r=rank, lora_alpha=alpha, use_rslora=True, target_modules=["0"])
+    model = inject_adapter_in_model(config, nn.Sequential(nn.Linear(12, 12)))
+    assert stabilised_alpha(alpha, rank) / rank == pytest.approx(model[0].scaling["default"])
 
 
 def test_ends_of_sd15_cap_the_rank() -> None:

@@ -201,3 +201,23 @@ def test_weights_lie_aligned_in_memory_so_that_the_file_does_not_change_the_sums
     base = open_base(str(tiny_base))
     for model in (base.load_network(), base.load_vae(), *base.load_text().models.values()):
         assert {tensor.data_ptr() % 64 for tensor in model.state_dict().values()} == {0}
+
+
+def test_a_base_is_known_by_what_it_holds_and_not_by_its_name(tiny_base: Path, tmp_path: Path) -> None:
+    one, two = (Path(shutil.copytree(tiny_base, tmp_path / name)) for name in ("one", "two"))
+    first = open_base(str(one)).content_sha256()
+    assert first == open_base(str(two)).content_sha256()
+    for file in (
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+    ):
+        place = one / file
+        data = place.read_bytes()
+        place.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert open_base(str(one)).content_sha256() != first, file
+        place.write_bytes(data)
+    config = one / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"steps_offset": 0}))
+    assert open_base(str(one)).content_sha256() != first

@@ -137,6 +137,9 @@ def test_a_masked_position_counts_nothing_and_the_others_as_before() -> None:
     mask[:, :, :2] = 0
     rest = prediction[:, :, 2:].square().sum() / prediction.numel()
     torch.testing.assert_close(denoising_loss(prediction, wanted, ones, mask=mask), rest)
+    mask[:, :, :2] = 0.25  # a soft edge counts in proportion
+    soft = 0.25 * prediction[:, :, :2].square().sum() / prediction.numel() + rest
+    torch.testing.assert_close(denoising_loss(prediction, wanted, ones, mask=mask), soft)
 
 
 def test_the_objective_multiplies_the_weights_of_samples_and_timesteps() -> None:

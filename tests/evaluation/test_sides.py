@@ -23,6 +23,10 @@ class OneLayerEngine:
         self.unet = nn.Sequential(nn.Linear(4, 48)).requires_grad_(False)
         self.text = SimpleNamespace(models={}, with_words=lambda words: nullcontext())
 
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet}
+
     def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
         start = torch.stack(
             [torch.randn(4, generator=torch.Generator().manual_seed(request.seed)) for request in requests]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detour.errors import RunError
+from detour.errors import AdapterError, RunError
 from detour.evaluation.checkpoints import CheckpointFigures
 from detour.recipes import train_adapter as recipe
 from detour.recipes.evaluate_checkpoints import FIGURES, SHEET, evaluate_checkpoints
@@ -77,6 +77,44 @@ def test_what_was_drawn_is_not_drawn_again_and_another_adapter_is(
     assert len(drawn) == 1
     assert again.checkpoints[0].style_distance == again.checkpoints[2].style_distance
     files[2].write_bytes(before)
+
+
+def test_a_damaged_checkpoint_is_noticed_before_anything_is_drawn(
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detour.recipes import evaluate_checkpoints as module
+
+    run = tmp_path / "run"
+    shutil.copytree(judged, run)
+    monkeypatch.setattr(module, "_draw_all", lambda *_: pytest.fail("it was drawn"))
+    file = kept_adapters(run)[4]
+    data = bytearray(file.read_bytes())
+    data[-7] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(AdapterError, match=r"step-000004\.safetensors: damaged"):
+        evaluate_checkpoints(run)
+
+
+def test_a_base_that_was_edited_under_its_name_draws_anew(
+    judged: Path, figures: CheckpointFigures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detour.recipes import evaluate_checkpoints as module
+
+    drawn: list[int] = []
+    real = module.draw_proof_pictures
+
+    def counted(*args: object) -> np.ndarray:
+        drawn.append(1)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "draw_proof_pictures", counted)
+    weights = judged.parents[1] / "pocket-tiny" / "vae" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    evaluate_checkpoints(judged)
+    assert len(drawn) == 4
+    weights.write_bytes(before)
+    assert evaluate_checkpoints(judged) == figures
 
 
 def test_a_run_that_kept_nothing_is_refused(judged: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from detour.data.folder import Dataset, read_dataset
 from detour.data.framing import Framing
 from detour.diffusion.process import SD_PROCESS
 from detour.errors import DataError
-from detour.specs import DataSpec
+from detour.specs import DataSpec, load_run_spec
 from detour.training.batches import BatchPlan, draw_batch
 from detour.training.cache import TextCache, TrainingData
-from detour.training.data_fit import latent_masks
+from detour.training.data_fit import check_data, latent_masks
 from detour.training.framed import cache_framed
 from detour.training.step import batch_loss
 from detour.training.validation import fixed_validation
@@ -145,8 +146,33 @@ def test_an_empty_mask_is_refused(dataset: Dataset) -> None:
     image = Image.open(path)
     image.putalpha(0)
     image.save(path)
+    dataset = read_dataset(DataSpec(source=str(path.parent), caption="x"))
     with pytest.raises(DataError, match=r"0.png: its mask leaves less than one latent position \(2 × 2 px\)"):
         framed(dataset, mask="alpha")
+
+
+def test_masks_are_counted_with_the_share_that_counts(dataset: Dataset) -> None:
+    base: Any = SimpleNamespace(bucket_step_px=8)
+    spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
+    last = dataset.examples[-1].path
+    assert last is not None
+    # Every picture shows its right half, odd widths a little more.
+    [note] = check_data(spec, dataset, base)
+    assert note.startswith(f"{len(dataset)} masks, on average 5")
+    assert note.endswith("% of a picture counts.")
+    Image.open(last).convert("RGB").save(last)
+    dataset = read_dataset(DataSpec(source=str(last.parent), caption="x"))
+    notes = check_data(spec, dataset, base)
+    assert notes[0].startswith(f"{len(dataset) - 1} masks, on average 5")
+    assert notes[1] == f"1 picture is without a mask and counted in full ({last.name})."
+
+
+def test_masks_that_leave_nothing_out_are_said_to(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (1, 2, 3, 255)).save(tmp_path / "a.png")
+    base: Any = SimpleNamespace(bucket_step_px=8)
+    spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
+    notes = check_data(spec, read_dataset(DataSpec(source=str(tmp_path), caption="x")), base)
+    assert notes == ["1 mask, on average 100% of a picture counts. No mask leaves anything out."]
 
 
 def test_validation_groups_its_pictures_by_size(dataset: Dataset) -> None:

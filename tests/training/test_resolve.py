@@ -7,6 +7,7 @@ from detour.adapters.targets import AdaptableLayer
 from detour.bases.base import open_base
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.training.optimizers import D0_SHARE
 from detour.training.resolve import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
 
 CAPTIONS = [f"caption {i}" for i in range(24)]
@@ -219,6 +220,31 @@ def test_the_best_of_nothing_is_refused(flags: dict[str, Any], words: str) -> No
         with pytest.raises(ConfigError, match=f"{words}, but nothing is validated"):
             resolved(**flags, **nothing)
     assert resolved(**flags).data.holdout == 0.125
+
+
+def test_a_schedule_that_misses_the_run_is_refused_with_what_to_set() -> None:
+    with pytest.raises(
+        ConfigError, match=r"warm-up takes 50 steps and the run has 50.*Set train\.schedule\.warmup"
+    ):
+        resolved(train__steps=50, train__schedule__warmup=50)
+    with pytest.raises(ConfigError, match=r"9 cycles in the 5 steps"):
+        resolved(train__steps=5, train__schedule__kind="cosine_restarts", train__schedule__cycles=9)
+    spec = load_run_spec(flags={"train.steps": 50, "train.schedule.warmup": 40})
+    notes = resolve(spec, open_base("pocket"), CAPTIONS, name="x", device="cpu").notes
+    assert any("The warm-up takes 40 of 50 steps" in note for note in notes)
+
+
+def test_prodigy_begins_at_a_share_of_the_goals_rate_and_nothing_else_has_a_beginning() -> None:
+    adamw = resolved().train.optim
+    prodigy = resolved(train__optim__name="prodigy").train.optim
+    assert prodigy.d0 == pytest.approx(D0_SHARE * adamw.lr)  # type: ignore[operator]
+    assert adamw.d0 is None
+    assert resolved(train__optim__name="prodigy", train__optim__d0=1e-5).train.optim.d0 == 1e-5
+    for key, value in (("d0", 1e-3), ("d_coef", 2.0)):
+        with pytest.raises(
+            ConfigError, match=rf"train\.optim\.{key} is Prodigy's, and train\.optim\.name is 'adamw'"
+        ):
+            resolved(**{f"train__optim__{key}": value})
 
 
 @pytest.mark.parametrize(

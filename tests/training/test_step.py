@@ -1,8 +1,10 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
@@ -11,7 +13,7 @@ from detour.bases.text import Conditioning
 from detour.diffusion.objective import Objective
 from detour.diffusion.process import SD_PROCESS, RectifiedFlow, shifted
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss
-from detour.training.batches import draw_batch
+from detour.training.batches import BatchPlan, draw_batch, draw_batches
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.resolve import resolve
 from detour.training.step import TrainingLoss, batch_loss
@@ -47,6 +49,67 @@ def assembled(base: Base, **flags: object) -> tuple[Denoiser, Attached, Training
     size = base.native_size_px // base.latent_factor
     data = random_data(size=size, width=base.cross_attention_width)
     return denoiser, attached, make_loss(denoiser, data, spec)
+
+
+class Recording(nn.Module):
+    """A UNet that answers zero, with the one part of an adapter that draws: it keeps the mask of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(0.5)})
+        self.masks: list[torch.Tensor] = []
+        self.eval()
+
+    def forward(self, noisy: torch.Tensor, *_args: object, **_kwargs: object) -> tuple[torch.Tensor]:
+        self.masks.append(self.lora_dropout["default"](torch.ones(64)) > 0)
+        return (torch.zeros_like(noisy),)
+
+
+def zero_denoiser(unet: nn.Module) -> Denoiser:
+    return Denoiser(
+        network=unet,
+        part="unet",
+        kind="UNet2DConditionModel",
+        process=SD_PROCESS,
+        device="cpu",
+        dtype=torch.float32,
+        autocast=True,
+    )
+
+
+def test_each_pass_has_a_dropout_mask_of_its_own_and_the_same_one_when_it_is_made_again() -> None:
+    """(step, micro-batch, process): sixteen masks of 64 inputs, each near half of them, no two alike."""
+    unet = Recording()
+
+    def masks() -> list[torch.Tensor]:
+        unet.masks.clear()
+        for part in (0, 1):
+            plan = BatchPlan(seed=0, batch=4, grad_accum=2, slice=part, slices=2)
+            loss_fn = TrainingLoss(zero_denoiser(unet), plan, random_data(), dropout=True)
+            for step, micro in itertools.product(range(4), (0, 1)):
+                torch.rand(3)
+                loss_fn(step, micro)
+        return list(unet.masks)
+
+    first = masks()
+    assert len({tuple(mask.tolist()) for mask in first}) == len(first) == 16
+    assert all(16 < int(mask.sum()) < 48 for mask in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, masks(), strict=True))
+
+
+@pytest.mark.parametrize("batch", [3, 5])
+def test_samples_of_two_sizes_count_alike(batch: int) -> None:
+    """Every second sample is a class picture of another size; of an odd number, the two parts are not equal."""
+    of_class = random_data(5, size=16)
+    mixed = replace(random_data(), class_data=replace(of_class, captions=("c0",) * 5))
+    loss_fn = TrainingLoss(zero_denoiser(Recording()), BatchPlan(seed=0, batch=batch), mixed)
+    for step in range(4):
+        parts = draw_batches(loss_fn.plan, mixed, step, 0)
+        assert sorted(map(len, parts)) == [batch // 2, batch - batch // 2]
+        each = torch.cat([part.noise.square().flatten(1).mean(1) for part in parts])
+        torch.testing.assert_close(
+            loss_fn(step, 0), each.mean()
+        )  # the answer is zero, so the error is the noise
 
 
 def gradients(attached: Attached, loss_fn: TrainingLoss) -> torch.Tensor:

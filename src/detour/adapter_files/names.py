@@ -27,6 +27,7 @@ DOTTED_PREFIXES = {
     "diffusion_model.": "lora_unet_",
     "text_encoders.clip_l.transformer.": "lora_te1_",
     "text_encoders.clip_g.transformer.": "lora_te2_",
+    "text_encoders.clip_h.transformer.": "lora_te_",
     "text_encoders.t5xxl.transformer.": "lora_te3_",
 }
 """ComfyUI's own names with their dots → what stands for them in kohya's."""

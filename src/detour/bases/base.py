@@ -20,27 +20,17 @@ from torch import nn
 from detour.bases import parts, single_file
 from detour.bases.embedded import EMBEDDED, EmbeddedBase
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, dead_in_transformer, family_of
-from detour.bases.hub import HUB_ID, fetch
+from detour.bases.hub import fetch
+from detour.bases.names import HUB_ID, SHAPES_ONLY, no_such_base
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import JointText, TextStage
 from detour.diffusion.process import Process, process_of
-from detour.errors import BaseError, nearest
-from detour.files import sha256_of
+from detour.errors import BaseError
+from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-
-SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
-    "sd15": ("stable-diffusion-v1-5", "sd1"),
-    "sd21": ("stable-diffusion-2-1", "sd2"),
-    "sdxl": ("stable-diffusion-xl-base-1.0", "sdxl"),
-    "sd35-medium": ("stable-diffusion-3.5-medium", "sd3"),
-    "sd35-large": ("stable-diffusion-3.5-large", "sd3"),
-    "flux-dev": ("FLUX.1-dev", "flux"),
-    "flux-schnell": ("FLUX.1-schnell", "flux"),
-}
-"""Names whose settings are shipped without weights → identity and family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +221,29 @@ class Base:
         if self.weights.is_file():
             files = single_file.files_of(self.weights, self.family.name, self.loaded_parts)
             if len(files) == 1:
-                return sha256_of(self.weights)
-            return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+                return remembered_sha256(self.weights)
+            return hashlib.sha256("".join(map(remembered_sha256, files)).encode()).hexdigest()
         digest = hashlib.sha256()
         for part in self.loaded_parts:
             for file in parts.weight_files(self.weights / part):
-                digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
+                digest.update(f"{part}/{file.name}:{remembered_sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+    def content_sha256(self) -> str:
+        """Hex SHA-256 over weights, settings and tokenizers: what pictures depend on, whatever the base is called.
+
+        Raises:
+            BaseError: there are no weights, or they cannot be read.
+        """
+        configs = json.dumps(
+            {part: dict(facts) for part, facts in self.configs.items()}, sort_keys=True, default=str
+        )
+        digest = hashlib.sha256(f"{self.weights_sha256()}\n{configs}\n".encode())
+        for part in self.family.text_parts:
+            folder = self.folder / part.replace("text_encoder", "tokenizer")
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.is_file():
+                    digest.update(f"{folder.name}/{file.name}:{sha256_of(file)}\n".encode())
         return digest.hexdigest()
 
     def meta_network(self) -> nn.Module:
@@ -349,11 +356,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if is_hub_id:
         folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
-    known = [*EMBEDDED, *SHAPES_ONLY]
-    raise BaseError(
-        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
-        f"by name: {', '.join(known)}."
-    )
+    raise no_such_base(name)
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:

@@ -1,11 +1,8 @@
 """Bases by hub id, through huggingface_hub: its cache, its offline switch, its login."""
 
-import re
 from pathlib import Path
 
 from detour.errors import BaseError
-
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 PARTS = (
     "unet",

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle_option
+from detour.cli.early import announce, check_adapters, check_base
+from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, json_option, pickle_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -21,7 +22,7 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
     help="Factor on the adapters' weights along the steps; 0=1,0.5=0 switches them off halfway.",
 )
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Picture i uses seed + i.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
@@ -50,10 +51,10 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
 @click.option("--trace", type=int, default=0, metavar="N", help="Keep the picture at N moments of denoising.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     default=Path("outputs"),
     show_default=True,
-    help="Folder for the pictures; files are numbered, nothing is written over.",
+    help="Folder for the pictures; files are numbered, nothing is overwritten.",
 )
 @pickle_option
 @json_option
@@ -69,6 +70,9 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
 
     Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.
     """
+    check_base(flags["base"])
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.generation.strength import parse_step_weights

@@ -63,9 +63,10 @@ def command(
     detour schedulers --base photos-base/ --judge clip/ --prompt "a red house" --prompt "a dog"
     """
     from detour.cli.progress import shown
+
+    spec = study_spec(flags, lora=lora, quiet=as_json)
     from detour.recipes.experiments.schedulers import study_schedulers
 
-    spec = study_spec(flags, lora=lora)
     with shown(quiet=as_json) as progress:
         result = study_schedulers(
             spec, out=out, steps=counts, samplers=samplers, reference_steps=reference_steps,

@@ -72,7 +72,9 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
             lines.append(f"| {key} | {plain(value)} |")
     lines += [
         "",
-        "`resolved.toml` holds every setting; `detour train --config resolved.toml` repeats the run.",
+        "`resolved.toml` holds every setting; `detour train --config resolved.toml` in this folder repeats the run. It",
+        "finds the pictures where they were, as seen from here; name others with",
+        "`detour train PICTURES --config resolved.toml`.",
         "",
     ]
     return "\n".join(lines)
@@ -98,10 +100,21 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
             "",
         ]
     return [
-        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
-        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
+        *_in_interfaces(story, file_name),
         *_in_diffusers(method, file_name, story.spec.adapter.tokens.words),
         *lines,
+    ]
+
+
+def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
+    if story.spec.adapter.method == "dora":
+        return [
+            "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
+            "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
+        ]
+    return [
+        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
+        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
     ]
 
 

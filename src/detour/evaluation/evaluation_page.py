@@ -56,7 +56,7 @@ def tiles_of(evaluation: Evaluation) -> list[Tile]:
         found.append(
             Tile(
                 value=f"{fidelity.style:.0%}",
-                name="of the way to the reference pictures",
+                name="less style distance than the base's",
                 control=f"distance {distance.adapter:.3f}, base {distance.base:.3f}{ceiling}",
             )
         )

@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from detour.bases.hub import HUB_ID, fetch_files
+from detour.bases.hub import fetch_files
+from detour.bases.names import HUB_ID
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache, picture_key
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.preprocessing import Preprocessing
-from detour.files import sha256_of
+from detour.files import remembered_sha256
 
 BATCH = 32
 """Pictures or prompts in one forward pass of the judge."""
@@ -53,6 +54,23 @@ class PromptFacts:
 
 Phrase = Callable[[PromptFacts], str]
 """Writes the facts as the canonical prompt, e.g. ``a red house in the desert``."""
+
+
+def judge_fingerprint(name: str | Path, *, revision: str | None = None) -> str:
+    """:attr:`Judge.fingerprint` of a judge that is not loaded.
+
+    Raises:
+        BaseError: not there, or without settings.
+    """
+    folder = judge_folder(name, revision)
+    return _fingerprint(folder, Preprocessing.load(folder))
+
+
+def _fingerprint(folder: Path, preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(f"{file.name}:{remembered_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 class Judge:
@@ -129,10 +147,7 @@ class Judge:
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of its weights, settings and preprocessing: all that a picture's features depend on."""
-        digest = hashlib.sha256(repr(self._preprocessing).encode())
-        for file in sorted([self._folder / "config.json", *self._folder.glob("*.safetensors")]):
-            digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint(self._folder, self._preprocessing)
 
     @torch.inference_mode()
     def picture_features(self, pictures: Pictures) -> Tensor:

@@ -2,13 +2,13 @@
 
 import base64
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detour.errors import RunError
 from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.evaluation_page import (
     checkpoint_charts,
@@ -23,6 +23,7 @@ from detour.evaluation.proof import HeldOutFigures, PromptAccuracy, Proof, Verdi
 from detour.evaluation.settings import setting_rows
 from detour.files import write_text
 from detour.specs import RunSpec
+from detour.step_log import read_step_log
 
 HEADLINES: Mapping[VerdictName, str] = {
     "learned": "It learned.",
@@ -112,10 +113,19 @@ class EvaluationStory:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What ``metrics.jsonl`` says, as (step, value) pairs."""
+    """What ``metrics.jsonl`` says, as (step, value) pairs.
+
+    Attributes:
+        loss: of each step.
+        validation: loss on pictures kept out.
+        exists: whether there is a log.
+        problem: a sentence on lines that could not be read; empty without any.
+    """
 
     loss: Sequence[tuple[float, float]] = ()
     validation: Sequence[tuple[float, float]] = ()
+    exists: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,21 +158,26 @@ class RunStory:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Curves of ``metrics.jsonl``; broken lines are left out, a missing file is an empty run."""
-    loss: list[tuple[float, float]] = []
-    validation: list[tuple[float, float]] = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            values = json.loads(line)
-            step = float(values["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a run that was killed may end in half a line
-        for key, points in (("loss", loss), ("val_loss", validation)):
-            value = values.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                points.append((step, float(value)))
-    return Metrics(loss=loss, validation=validation)
+    """Curves of ``metrics.jsonl``; damaged lines are left out and said, a missing file is an empty run.
+
+    Raises:
+        RunError: it is there and cannot be read.
+    """
+    try:
+        log = read_step_log(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}). Restore it, or delete it.") from error
+    curves = {
+        key: [
+            (float(line["step"]), float(line[key]))
+            for line in log.lines
+            if key in line and math.isfinite(line[key])
+        ]
+        for key in ("loss", "val_loss")
+    }
+    return Metrics(
+        loss=curves["loss"], validation=curves["val_loss"], exists=log.exists, problem=log.problem(path)
+    )
 
 
 def write_report(path: Path, story: RunStory) -> None:

@@ -177,7 +177,7 @@ FIGURES: Sequence[Figure] = (
     ),
     Figure(
         name="style",
-        text="share of the way from the base's pictures to the reference pictures: 0 none, 1 all",
+        text="share by which the style distance is less than the base's: 0 as far as the base, 1 no distance left",
         read=_style,
     ),
     Figure(

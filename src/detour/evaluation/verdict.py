@@ -26,6 +26,7 @@ class PictureEvidence:
         falls: part of the prompt → by how much fewer pictures show it than could, with an interval over the prompts.
         following: whether pictures still have to do with their prompts; ``None`` where that cannot be told.
         validation: loss on pictures kept out, from the first to the one that is shipped.
+        validation_lost: pictures were kept out, and what was measured on them is not there any more.
         diversity: how much pictures of different prompts differ, steps of 255, with the adapter.
         diversity_expected: the same for the base or, where lower, for true pictures of the style.
         copied_share: of the pictures for new prompts, the share that are copies of training pictures.
@@ -37,6 +38,7 @@ class PictureEvidence:
     falls: Mapping[str, Difference] = field(default_factory=dict)
     following: Following | None = None
     validation: tuple[float, ...] = ()
+    validation_lost: bool = False
     diversity: float | None = None
     diversity_expected: float | None = None
     copied_share: float | None = None
@@ -284,10 +286,18 @@ def _gain(evidence: PictureEvidence) -> tuple[bool, list[str]]:
         if style is None:
             gained = fall >= thresholds.VALIDATION_GAIN_MIN
     if not sentences:
-        sentences.append(
-            "What was learned could not be measured: no pictures were kept out and no judge is there."
+        losses = (
+            "the losses on pictures kept out are lost"
+            if evidence.validation_lost
+            else "no pictures were kept out"
         )
+        sentences.append(f"What was learned could not be measured: {losses} and no judge is there.")
     return gained, sentences
+
+
+def chance_words(p_value: float) -> str:
+    """``chance alone would do this in 1 of 1,000 cases``."""
+    return f"chance alone would do this in {max(1, round(p_value * 1000))} of 1,000 cases"
 
 
 def _style_gain(style: StyleDistance, evidence: PictureEvidence) -> tuple[bool, list[str]]:
@@ -296,7 +306,7 @@ def _style_gain(style: StyleDistance, evidence: PictureEvidence) -> tuple[bool, 
     Two sets of true pictures have a distance too, the larger the fewer they are, so zero is no goal.
     """
     chance = evidence.style_p_value
-    by_chance = "" if chance is None else f" (p = {chance:.3f} that it is chance)"
+    by_chance = "" if chance is None else f" ({chance_words(chance)})"
     said = (
         f"On {evidence.held_out.prompts} new prompts the distance to the style went from "
         f"{style.base:.3f} to {style.adapter:.3f}, {style.adapter / style.base:.0%} of the base's{by_chance}; "

@@ -97,18 +97,22 @@ def evaluate_checkpoints(
 
     Raises:
         RunError: no run, or one that kept no adapters.
+        AdapterError: one of them was damaged since it was written.
         BaseError: the base is not there any more.
     """
+    from detour.adapter_files.reading import require_intact
     from detour.bases.base import open_base
     from detour.bases.hardware import set_threads
     from detour.training.assembly import as_trained
 
     spec = read_settings(run_folder)
     files = require_kept_adapters(run_folder)
+    for file in files.values():
+        require_intact(file)
     set_threads(spec.train.threads)
     base = as_trained(open_base(spec.base.name, revision=spec.base.revision), spec)
     size_px = spec.data.resolution if isinstance(spec.data.resolution, int) else base.native_size_px
-    training, _ = training_pictures_or_note(spec, size_px=size_px)
+    training, _ = training_pictures_or_note(spec, size_px=size_px, run_folder=run_folder)
     material = gather_held_out(spec, base, run_folder, training, size_px=size_px)
     if not material.requests:
         raise RunError(f"{run_folder}: no prompts to ask its checkpoints. Set evaluate.prompts.")
@@ -171,7 +175,7 @@ def _draw_all(
         progress(Progress(stage=STAGE, done=done, total=len(sources)))
         kept = next(iter(files.values())).parent / ("base.npz" if file is None else f"{file.stem}.npz")
         whose = "" if file is None else sha256_of(file)
-        made_by = f"{base.identity} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
+        made_by = f"{base.content_sha256()} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
         before = read_pictures(kept, made_by=made_by)
         if before is not None and before[0] == list(requests):
             drawn[step] = before[1]

@@ -10,8 +10,8 @@ import numpy as np
 
 from detour.bases.base import Base
 from detour.data.captions import with_trigger
-from detour.data.folder import read_dataset, split_holdout
-from detour.errors import ConfigError, DetourError
+from detour.data.folder import read_dataset
+from detour.errors import ConfigError
 from detour.evaluation.judge import PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompts import (
@@ -130,8 +130,9 @@ def gather_material(
         ConfigError: a given prompt is a training caption, or nothing says what to ask for.
         RunError: ``world.json`` is broken.
     """
-    training, notes = training_pictures_or_note(run.spec, size_px=size_px)
-    captions = _captions(run)
+    own = run.folder if run.is_run else None
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
+    captions = _captions(run, training)
     trigger = ", ".join(run.spec.called_by())
     style = style_of_training(training)
     shared = EvaluationMaterial(
@@ -182,18 +183,11 @@ def choose_prompts(
     return found
 
 
-def _captions(run: FinishedRun) -> Captions:
+def _captions(run: FinishedRun, training: TrainingPictures | None) -> Captions:
     """Of the data where it is there, else the tags that the adapter file speaks of."""
-    try:
-        dataset = read_dataset(run.spec.data)
-    except DetourError:
+    if training is None:
         return Captions(trained=run.tags, known=False)
-    share = run.spec.data.holdout if isinstance(run.spec.data.holdout, float) else 0.0
-    train, held_out = split_holdout(dataset, share, run.spec.seed)
-    return Captions(
-        trained=tuple(one.caption for one in train.examples) or run.tags,
-        held_out=tuple(one.caption for one in held_out.examples),
-    )
+    return Captions(trained=training.train_captions or run.tags, held_out=training.held_out_captions)
 
 
 def _of_the_world(

@@ -21,8 +21,9 @@ from detour.evaluation.verdict import Evidence, Verdict, decide, has_effect
 from detour.recipes.evaluation_figures import Figures
 from detour.recipes.evaluation_material import EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
-from detour.recipes.finished_run import FinishedRun
-from detour.recipes.prove_run import validation_of
+from detour.recipes.finished_run import FinishedRun, schedule_fault_of
+from detour.recipes.prove_run import chosen_step, validation_of
+from detour.training.optimizers import larger_steps
 
 
 def judge_run(
@@ -70,11 +71,12 @@ def judge_run(
             falls=figures.falls,
             following=figures.following,
             validation=validation_of(run),
+            validation_lost=run.validation_lost,
             diversity=pixels.diversity(new["adapter"], seeds=seeds),
             diversity_expected=min(expected),
             copied_share=None if copied is None else copied.adapter,
             copied_share_base=0.0 if copied is None else copied.base,
-            notes=notes,
+            notes=(*run.problems, *notes),
         )
     )
     by_heart = (
@@ -151,6 +153,8 @@ def _causes(run: FinishedRun, adapter: Adapter, weight: float, layers_matched: i
         up_is_zero=bool(layers)
         and all(layer.kind == "lora" and not layer.tensors["up"].any() for layer in layers),
         trained_diff=None,
-        best_step=run.state.get("best_step"),
+        best_step=chosen_step(run),
+        schedule_fault=schedule_fault_of(run.spec),
+        larger_steps=larger_steps(run.spec.train.optim.name),
     )
     return causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF)

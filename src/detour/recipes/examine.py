@@ -1,4 +1,4 @@
-"""What is wrong: with this machine, a run, an adapter, a picture or a request, each with its reason and its mend."""
+"""What is wrong: with this machine, a run, an adapter, a picture or a request, each with its cause and its fix."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
 from detour.bases.single_file import load_as_stored
+from detour.data.finding import Finding as DataFlaw
 from detour.errors import AdapterError, BaseError, ConfigError, DataError, DetourError
 from detour.evaluation.report import read_metrics
 from detour.generation.png import PictureMetadata, read_png_metadata
 from detour.generation.schedulers import pick_sampler
 from detour.recipes.check_data import check_data
 from detour.recipes.chosen_adapters import parse_weighted
-from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.adapter_rules import examine_adapter, gather_adapter_facts
 from detour.recipes.doctor.finding import Finding, gravest_first
 from detour.recipes.doctor.machine import Machine, gather_machine
@@ -32,12 +32,13 @@ from detour.recipes.doctor.machine_rules import examine_machine
 from detour.recipes.doctor.picture_rules import Drawing, examine_drawing
 from detour.recipes.doctor.prompt_rules import CUT, WINDOW_TOKENS, examine_prompt
 from detour.recipes.doctor.run_rules import RunFacts, examine_run
-from detour.recipes.finished_run import SETTINGS, TRIGGER, is_run_folder, run_of_file
+from detour.recipes.finished_run import SETTINGS, TRIGGER, is_run_folder, run_of_file, schedule_fault_of
 from detour.recipes.list_runs import summary_of
 from detour.recipes.plan_memory import plan_memory
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.save_run import product_of
 from detour.specs import RunSpec, load_run_spec
+from detour.specs.generation import SchedulerName
 from detour.training.resolve import own_shift
 
 
@@ -49,7 +50,7 @@ class Wish:
     negative_prompt: str = ""
     steps: int | None = None
     guidance_scale: float | None = None
-    scheduler: str | None = None
+    scheduler: SchedulerName | None = None
     width_px: int | None = None
     height_px: int | None = None
     seed: int | None = None
@@ -257,6 +258,9 @@ class _Seen:
             verdict=summary.verdict,
             reasons=_reasons(folder),
             flaws=_flaws(spec, base),
+            log_problem=metrics.problem
+            or ("" if metrics.exists or not summary.step else f"{folder}: no metrics.jsonl"),
+            schedule_fault=schedule_fault_of(spec),
             peak_bytes=_peak(spec) if summary.state != "finished" else 0,
             free_bytes=machine.memory_free_bytes,
         )

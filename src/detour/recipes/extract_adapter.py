@@ -49,7 +49,7 @@ def extract_adapter(
         energy: as few directions as keep this share of each layer's difference.
         to: format of the output.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told layer by layer.
 
     Raises:
@@ -72,6 +72,10 @@ def extract_adapter(
         for index, layer in enumerate(candidates):
             progress(Progress(stage=f"taking the {part} apart", done=index, total=len(candidates)))
             change = _weight(after, layer.path) - _weight(before, layer.path)
+            if not bool(torch.isfinite(change).all()):
+                raise BaseError(
+                    f"'{part}.{layer.path}' holds NaN or infinity in '{base}' or '{tuned}'. Use another base."
+                )
             if not change.any():
                 continue
             cut = truncate_matrix(change, _shaped_like(layer), rank=rank, energy=energy)

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from detour.evaluation.report import Metrics, read_metrics
 from detour.recipes.save_run import product_of
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
+from detour.training.rates import schedule_fault
+from detour.training.resolve import schedule_of
+from detour.training.resume import settings_in_checkpoint
+from detour.training.run_folder import RUN_STATE
 
 SETTINGS = "resolved.toml"
 CONFIG, BASE, TRIGGER, TAGS = (
@@ -43,6 +47,7 @@ class FinishedRun:
         metrics: curves.
         tags: what an adapter file says of the captions it was trained on; a run has the captions themselves.
         is_run: whether ``folder`` is a run's.
+        problems: sentences on what of the run is damaged or gone, and what was read in its place.
     """
 
     folder: Path
@@ -53,6 +58,13 @@ class FinishedRun:
     metrics: Metrics
     tags: tuple[str, ...] = ()
     is_run: bool = True
+    problems: tuple[str, ...] = ()
+
+    @property
+    def validation_lost(self) -> bool:
+        """Whether the run kept pictures out, and what it measured on them is not there any more."""
+        asked = self.spec.validate_.every not in ("auto", 0) and self.spec.data.holdout not in ("auto", 0.0)
+        return self.is_run and asked and not self.metrics.validation
 
 
 def shown_facts(run: FinishedRun) -> dict[str, Any]:
@@ -62,7 +74,7 @@ def shown_facts(run: FinishedRun) -> dict[str, Any]:
 
 def is_run_folder(path: Path) -> bool:
     """Whether ``path`` is to be taken for a run, and not for an adapter, which may be a folder too."""
-    if (path / SETTINGS).is_file():
+    if (path / SETTINGS).is_file() or (path / RUN_STATE).is_file():
         return True
     return path.is_dir() and not any(any(path.glob(names)) for names in ("*.safetensors", "*/*.safetensors"))
 
@@ -74,22 +86,57 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         RunError: no run, or one without an adapter file.
     """
     resolved = run_folder / SETTINGS
-    if not resolved.is_file():
+    known = load_run_spec(config=resolved) if resolved.is_file() else settings_in_checkpoint(run_folder)
+    if known is None:
         raise RunError(f"{run_folder}: no {SETTINGS}, so no run of detour. Name a folder under runs/.")
-    spec = load_run_spec(config=resolved)
+    spec = known
     adapter_file = product_of(run_folder, spec)
     if not adapter_file.exists():
         raise RunError(
             f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
         )
+    state = _read_json(run_folder / "run.json")
+    metrics, problems = _curves(run_folder, state)
+    if fault := schedule_fault_of(spec):
+        problems = (*problems, f"The schedule does not fit the run: {fault}.")
     return FinishedRun(
         folder=run_folder,
         spec=spec,
         adapter_file=adapter_file,
-        state=_read_json(run_folder / "run.json"),
+        state=state,
         gradients=_read_gradients(run_folder / "gradients.json"),
-        metrics=read_metrics(run_folder / "metrics.jsonl"),
+        metrics=metrics,
+        problems=problems,
     )
+
+
+def schedule_fault_of(spec: RunSpec) -> str:
+    """What makes the schedule of a run miss its steps; empty where it fits, or is not known."""
+    if "auto" in (spec.train.steps, spec.train.schedule.warmup):
+        return ""
+    return schedule_fault(**schedule_of(spec))
+
+
+def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[str, ...]]:
+    """The curves of a run; its losses on pictures kept out stand in ``run.json`` too, should the log be lost."""
+    path = run_folder / "metrics.jsonl"
+    metrics, kept = read_metrics(path), _pairs(state.get("validation"))
+    problem = metrics.problem
+    if not metrics.exists:
+        problem = f"{path} is gone, so there is no curve of the training loss."
+    if len(kept) <= len(metrics.validation):
+        return metrics, (problem,) if problem else ()
+    problem = problem or f"{path} lacks steps."
+    said = f"{problem} The losses on pictures kept out were read from run.json."
+    return replace(metrics, validation=kept), (said,)
+
+
+def _pairs(value: Any) -> list[tuple[float, float]]:
+    """``[[step, loss], …]`` of ``run.json``; empty where it is anything else."""
+    try:
+        return [(float(step), float(loss)) for step, loss in value]
+    except (TypeError, ValueError):
+        return []
 
 
 def run_of_file(
@@ -182,6 +229,6 @@ def _read_gradients(path: Path) -> GradientFigures | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it or run again.") from error
     return values if isinstance(values, dict) else {}

@@ -27,6 +27,7 @@ from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_fo
 from detour.recipes.doctor.finding import Finding
 from detour.recipes.doctor.request import examine_request
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.staging import refuse_unwritable
 from detour.specs.generation import GenerateSpec
 
 MAX_SLUG = 40
@@ -44,6 +45,9 @@ class DrawnFile(BaseModel):
     """``picture`` (with the adapters, if any), ``base`` (without), ``moment`` and ``trace`` (strip) of
     denoising, ``compare`` and ``grid`` (sheets)."""
     metadata: PictureMetadata | None = None
+
+
+NO_CHECKER = "has no safety checker"
 
 
 class GenerateResult(BaseModel):
@@ -80,19 +84,20 @@ def generate_pictures(
 
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
-        out: folder; files are numbered from the first free number, nothing is written over.
+        out: folder; files are numbered from the first free number, nothing is overwritten.
         grid: one labelled sheet of all pictures as well.
-        force: number from zero and write over what has the same name.
+        force: number from zero and overwrite files of the same name.
         progress: told after every denoising step; counts pictures.
 
     Raises:
         ConfigError: no prompts, ``compare`` without adapters, a device or size that does not go.
         BaseError: the base cannot be opened or loaded.
         AdapterError: an adapter is missing, broken, or made for another base.
-        StorageError: a picture cannot be written.
+        StorageError: a picture cannot be written; a folder where nothing can be is told before the first is drawn.
     """
     began = time.monotonic()
     _refuse(spec)
+    refuse_unwritable(out, as_folder=True)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
@@ -442,7 +447,7 @@ def _notes_on_guidance(base: Base, spec: GenerateSpec) -> list[str]:
 def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
     notes = [*_notes_on_prompts(engine, spec), *_notes_on_guidance(engine.base, spec)]
     if batches[0].safety == "absent":
-        notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
+        notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:
         notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")

@@ -42,11 +42,28 @@ MAX_TRAINING_PICTURES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPictures:
-    """uint8 (N, S, S, 3) as trained on, and those kept out; captions of all, trigger included."""
+    """What a run was trained on, as far as it is still there.
+
+    Attributes:
+        train: uint8 (N, S, S, 3) as trained on, at most :data:`MAX_TRAINING_PICTURES`.
+        held_out: those kept out, in the same way.
+        train_captions: of all pictures that were trained on, trigger included.
+        held_out_captions: of all pictures that were kept out.
+        notes: pictures of the folder that are not the run's.
+        num_found: how many of the run's pictures are still there.
+    """
 
     train: Pictures
     held_out: Pictures
-    captions: tuple[str, ...]
+    train_captions: tuple[str, ...]
+    held_out_captions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    num_found: int = 0
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Of all pictures, those kept out last."""
+        return (*self.train_captions, *self.held_out_captions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +109,7 @@ def read_world_style(run_folder: Path) -> str | None:
             return None
         name = values["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
+        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Correct or delete it.') from error
     named = NAMED_STYLES | PALETTES
     if name not in named:
         raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
@@ -116,18 +133,31 @@ def world_style_of(run_folder: Path, spec: RunSpec) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
+def read_training_pictures(
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
+) -> TrainingPictures:
     """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
+
+    Pictures that were changed, added or taken away since are left out, as far as the run remembers what it was
+    trained on.
+
+    Args:
+        spec: of the run.
+        size_px: side of the squares.
+        run_folder: of the run; ``None``: everything that is in the folder of pictures now is taken for the run's.
 
     Raises:
         DataError: they are not where the run found them.
     """
-    from detour.data.folder import Example, read_dataset, split_holdout
+    from detour.data.folder import Example, read_dataset
     from detour.data.transform import to_square
+    from detour.training.recorded_pictures import as_trained_on, read_recorded
 
-    dataset = read_dataset(spec.data)
+    recorded = read_recorded(run_folder) if run_folder else None
+    # Without a record, nothing vouches for a file: it has to be a picture, as training would want it.
+    dataset = read_dataset(spec.data, lenient=recorded is not None, decode=recorded is None)
     share = spec.data.holdout if isinstance(spec.data.holdout, float) else 0.0
-    train, held_out = split_holdout(dataset, share, spec.seed)
+    found = as_trained_on(dataset, recorded, holdout=share, seed=spec.seed)
 
     def squares(examples: Sequence[Example]) -> Pictures:
         chosen = examples[:: -(-len(examples) // MAX_TRAINING_PICTURES) or 1]
@@ -135,26 +165,33 @@ def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
         pictures = [to_square(picture, size_px) for picture in opened]
         return np.stack(pictures) if pictures else np.empty((0, size_px, size_px, 3), np.uint8)
 
-    captions = tuple(example.caption for example in (*train.examples, *held_out.examples))
     return TrainingPictures(
-        train=squares(train.examples), held_out=squares(held_out.examples), captions=captions
+        train=squares(found.train),
+        held_out=squares(found.held_out),
+        train_captions=found.train_captions,
+        held_out_captions=found.held_out_captions,
+        notes=found.notes,
+        num_found=len(found.train) + len(found.held_out),
     )
 
 
 def training_pictures_or_note(
-    spec: RunSpec, *, size_px: int
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
-    """The run's pictures, and a sentence on those that cannot be compared with."""
+    """The run's pictures, and sentences on those that cannot be compared with; see :func:`read_training_pictures`."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
-        pictures = read_training_pictures(spec, size_px=size_px)
+        pictures = read_training_pictures(spec, size_px=size_px, run_folder=run_folder)
     except DetourError:
         return None, ("The training pictures are not where the run found them: copies were not looked for.",)
-    read, count = len(pictures.train) + len(pictures.held_out), len(pictures.captions)
+    if not pictures.num_found:
+        return None, (*pictures.notes, "None of the run's own pictures is left: copies were not looked for.")
+    read, count = len(pictures.train) + len(pictures.held_out), pictures.num_found
     if read == count:
-        return pictures, ()
-    return pictures, (f"Of {count} pictures {read} were compared with: a copy of another one is not seen.",)
+        return pictures, pictures.notes
+    note = f"Of {count} pictures {read} were compared with: a copy of another one is not seen."
+    return pictures, (*pictures.notes, note)
 
 
 def gather_held_out(

@@ -31,7 +31,7 @@ from detour.recipes.merged_weights import (
     pieces_by_layer,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.staging import refuse_taken, staged
+from detour.recipes.staging import refuse_taken, refuse_unwritable, staged
 from detour.specs.generation import PictureSpec
 
 PROOF_STEPS = 10
@@ -112,7 +112,7 @@ def merge_adapters(
         pictures: pictures of the proof on each side; 0 leaves the picture proof out.
         prompt: of those pictures; by default the adapters' triggers.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told what is being done.
 
     Raises:
@@ -123,6 +123,7 @@ def merge_adapters(
     if not loras:
         raise ConfigError("nothing to merge: name at least one adapter with --lora FILE[:WEIGHT].")
     refuse_taken(out, force=force)
+    refuse_unwritable(out, as_folder=out.suffix != ".safetensors")
     opened = open_base(base, revision=revision)
     opened.require_weights()
     kind = _kind_of(opened, out)

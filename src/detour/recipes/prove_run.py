@@ -18,7 +18,13 @@ from detour.evaluation.report import Pair, RunStory, write_report
 from detour.evaluation.sheet import write_sheet
 from detour.evaluation.sides import Sides, draw_full_sides, draw_sides
 from detour.evaluation.verdict import Evidence, decide, has_effect
-from detour.recipes.finished_run import FinishedRun, read_finished_run, run_of_file, shown_facts
+from detour.recipes.finished_run import (
+    FinishedRun,
+    read_finished_run,
+    run_of_file,
+    schedule_fault_of,
+    shown_facts,
+)
 from detour.recipes.held_out_material import (
     HeldOutMaterial,
     TrainingPictures,
@@ -26,6 +32,7 @@ from detour.recipes.held_out_material import (
     training_pictures_or_note,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.training.optimizers import larger_steps
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -103,7 +110,8 @@ def _prove(run: FinishedRun, weight: float, progress: ProgressFn, *, allow_pickl
     adapter = Adapter({}) if full else read_adapter(run.adapter_file, allow_pickle=allow_pickle)
     size_px = run.spec.data.resolution if isinstance(run.spec.data.resolution, int) else base.native_size_px
     progress(Progress(stage="gathering held-out prompts"))
-    training, notes = training_pictures_or_note(run.spec, size_px=size_px)
+    own = run.folder if run.is_run else None
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
     material = gather_held_out(run.spec, base, run.folder, training, size_px=size_px)
     kept = read_trained_pictures(run.folder)
     requests, trained = kept or (proof_requests(run.spec, training.captions if training else ()), None)
@@ -111,7 +119,15 @@ def _prove(run: FinishedRun, weight: float, progress: ProgressFn, *, allow_pickl
     progress(Progress(stage="scoring"))
     scores = _score(base, sides, material)
     evidence = _gather_evidence(
-        run, adapter, sides, trained, scores, material, training, weight, (*notes, *material.notes)
+        run,
+        adapter,
+        sides,
+        trained,
+        scores,
+        material,
+        training,
+        weight,
+        (*run.problems, *notes, *material.notes),
     )
     proof = _decide(evidence)
     _write(run, base, proof, sides, requests, material)
@@ -201,7 +217,9 @@ def _gather_evidence(
         up_is_zero=bool(adapter.layers)
         and all(layer.kind == "lora" and not layer.tensors["up"].any() for layer in adapter.layers.values()),
         trained_diff=None if trained is None else pixels.mean_abs_diff(trained, sides.base),
-        best_step=run.state.get("best_step"),
+        best_step=chosen_step(run),
+        schedule_fault=schedule_fault_of(run.spec),
+        larger_steps=larger_steps(run.spec.train.optim.name),
     )
     shown = sides.held_out_adapter if len(sides.held_out_adapter) else sides.adapter
     plain = sides.held_out_base if len(sides.held_out_base) else sides.base
@@ -222,6 +240,7 @@ def _gather_evidence(
         if has_effect(moved)
         else causes_of_no_effect(state, effect_min_diff=thresholds.EFFECT_MIN_DIFF),
         validation=validation_of(run),
+        validation_lost=run.validation_lost,
         diversity=pixels.diversity(shown),
         diversity_expected=min(expected),
         copied_share=copied[0] if copied else None,
@@ -242,9 +261,15 @@ def _copied(sides: Sides, training: TrainingPictures | None) -> tuple[float, flo
     return adapter, base
 
 
+def chosen_step(run: FinishedRun) -> int | None:
+    """The step whose weights were chosen; ``None`` where the last were shipped, or ``run.json`` says nothing usable."""
+    step = run.state.get("best_step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
 def validation_of(run: FinishedRun) -> tuple[float, ...]:
     """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
-    chosen = run.state.get("best_step")
+    chosen = chosen_step(run)
     return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)
 
 

@@ -65,9 +65,9 @@ def way_back(
     noisy = walked[last].to(denoiser.device)
     reached = {last: noisy}
     for index in reversed(range(last)):
-        start, end = (level_of(int(stop)) for stop in (stops[index + 1], stops[index]))
-        between = torch.linspace(start, end, STEPS_BETWEEN_LEVELS + 1).tolist()
-        for sigma, sigma_next in itertools.pairwise(between):
+        first, end = (level_of(int(stop)) for stop in (stops[index + 1], stops[index]))
+        path = torch.linspace(first, end, STEPS_BETWEEN_LEVELS + 1).tolist()
+        for sigma, sigma_next in itertools.pairwise(path):
             times = process.times([sigma]).to(denoiser.device)
             noisy = noisy + (sigma_next - sigma) * denoiser.predict(noisy, times, text).float()
         reached[index] = noisy

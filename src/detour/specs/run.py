@@ -77,6 +77,18 @@ class TokensSpec(Spec):
     """Of the vectors alone, which have no reason to be small."""
 
 
+METHOD_SETTINGS = {
+    "pissa": "adapter.init=pissa",
+    "olora": "adapter.init=olora",
+    "gaussian": "adapter.init=gaussian",
+    "rslora": "adapter.rslora=true",
+    "lora+": "train.optim.up_rate=16",
+    "loraplus": "train.optim.up_rate=16",
+    "locon": "adapter.targets=all",
+}
+"""What is called a method elsewhere and is a setting of plain LoRA here."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
@@ -95,6 +107,10 @@ class AdapterSpec(Spec):
     """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
     init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
+    from_file: str = ""
+    """Adapter file whose weights the run starts at, of the same method, layers and rank; empty: no change at all."""
+    from_sha256: str = ""
+    """What that file held when the run began; filled in by the run, which refuses another content."""
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
     formats: tuple[Literal["diffusers", "peft"], ...] = ()
@@ -120,6 +136,10 @@ class OptimSpec(Spec):
     """Added to the denominator; Lion and Adafactor have none."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
+    d0: Positive | None = None
+    """First estimate of the rate, Prodigy only; unset: a third of the rate that AdamW takes for the goal."""
+    d_coef: Positive = 1.0
+    """Factor on what Prodigy's estimate of the rate grows to; ``d0`` itself is not multiplied."""
 
 
 class ScheduleSpec(Spec):

@@ -1,4 +1,4 @@
-"""Combinations of settings: those known not to work are refused with reason and mend, doubtful ones get a note."""
+"""Combinations of settings: those known not to work are refused with cause and fix, doubtful ones get a note."""
 
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,12 @@ def refuse_optimizer(spec: RunSpec) -> None:
     """
     name, train = spec.train.optim.name, spec.train
     require_package(name)
+    if name != "prodigy" and (train.optim.d0 is not None or train.optim.d_coef != 1):
+        key = "d_coef" if train.optim.d0 is None else "d0"
+        raise ConfigError(
+            f"train.optim.{key} is Prodigy's, and train.optim.name is '{name}'. Leave it out, or set "
+            "train.optim.name to prodigy."
+        )
     if name == "prodigy" and train.optim.up_rate != 1:
         raise ConfigError(
             f"train.optim.up_rate is {train.optim.up_rate:g} with optimizer 'prodigy', which finds one rate for "

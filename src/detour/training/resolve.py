@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from detour.data.captions import one_line, with_trigger
+from detour.data.folder import automatic_holdout
 from detour.diffusion.process import RectifiedFlow
 from detour.errors import ConfigError
 from detour.specs import RunSpec
@@ -21,7 +22,8 @@ from detour.training.combinations import (
     refuse_quantized,
 )
 from detour.training.methods import check_method, method_defaults, method_notes, notes_on_names
-from detour.training.optimizers import OPTIMIZERS, default_rate
+from detour.training.optimizers import OPTIMIZERS, default_d0, default_rate
+from detour.training.rates import schedule_doubt, schedule_fault
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -191,7 +193,10 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "train.batch": defaults.batch,
         "train.loss.caption_dropout": CAPTION_DROPOUT[spec.goal],
     }
-    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, by_goal["train.optim.lr"])
+    adamw_rate = by_goal["train.optim.lr"]
+    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, adamw_rate)
+    if spec.train.optim.d0 is None:
+        values["train"]["optim"]["d0"] = default_d0(spec.train.optim.name, adamw_rate)
     taken = {key: value for key, value in by_goal.items() if _fill(values, key, value)}
     _fill(values, "name", name)
     steps = int(_get(values, "train.steps"))
@@ -199,7 +204,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "base.device": device,
         "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
-        "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
+        "data.holdout": automatic_holdout(len(captions)),
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "adapter.text_encoder.alpha": float(max(spec.adapter.text_encoder.rank, 1)),
         "train.loss.timesteps": "logit_normal" if base.is_flow else "uniform",
@@ -224,6 +229,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     resolved = parse(RunSpec, values)
     _check(resolved, base)
     _check_best(resolved)
+    _check_schedule(resolved)
     return Resolved(resolved, tuple(_sentences(resolved, taken, defaults, base)))
 
 
@@ -338,6 +344,26 @@ def _check_prior(spec: RunSpec) -> None:
         )
 
 
+def schedule_of(spec: RunSpec) -> dict[str, Any]:
+    """Arguments of :func:`detour.training.rates.schedule_fault` for a resolved run."""
+    schedule = spec.train.schedule
+    return {
+        "kind": schedule.kind,
+        "warmup": int(schedule.warmup),
+        "steps": int(spec.train.steps),
+        "cycles": schedule.cycles,
+    }
+
+
+def _check_schedule(spec: RunSpec) -> None:
+    fault = schedule_fault(**schedule_of(spec))
+    if fault:
+        raise ConfigError(
+            f"train.schedule does not fit the run: {fault}. Set train.schedule.warmup or train.schedule.cycles lower, "
+            "or train.steps higher."
+        )
+
+
 def _check_best(spec: RunSpec) -> None:
     """Whether there is something to choose from, and by, where not simply the last weights are shipped.
 
@@ -390,6 +416,9 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, 
     if base.family.t5_part is not None and base.family.t5_part not in base.text_parts:
         notes.append("The base has no T5: the places of its states are zeros, in training as in drawing.")
     notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
+    doubt = schedule_doubt(**schedule_of(spec))
+    if doubt:
+        notes.append(f"{doubt[:1].upper()}{doubt[1:]}.")
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
     return [*notes, *method_notes(spec.adapter), *notes_on_names(spec.adapter, base)]

@@ -85,7 +85,7 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
 
 def _selected(model: nn.Module, targets: str) -> list[AdaptableLayer]:
     try:
-        return select(_without_old_prefix(model), targets)
+        return select(text_layers(model), targets)
     except ConfigError as error:
         raise ConfigError(f"adapter.text_encoder.{error}") from error
 
@@ -117,7 +117,7 @@ def models_together(models: Mapping[str, nn.Module]) -> nn.Module:
     return next(iter(models.values())) if len(models) == 1 else nn.ModuleDict(dict(models))
 
 
-def _without_old_prefix(model: nn.Module) -> list[AdaptableLayer]:
+def text_layers(model: nn.Module) -> list[AdaptableLayer]:
     """Layers under the names that adapters have, whatever transformers calls them in this class."""
     return [
         replace(layer, path=layer.path.removeprefix(LEGACY_TEXT_PREFIX)) for layer in adaptable_layers(model)

@@ -18,9 +18,10 @@ from detour.errors import ConfigError, Interrupted
 from detour.recipes import train_adapter as train_recipe
 from detour.recipes.experiments import result, trained_cell
 from detour.recipes.experiments.compare import BASE, compare_runs
-from detour.recipes.experiments.compare_words import panels_of
-from detour.recipes.experiments.engine import Cell, CellStore
+from detour.recipes.experiments.compare_words import finding_of, panels_of
+from detour.recipes.experiments.engine import Cell, CellStore, Experiment, Variant
 from detour.recipes.experiments.exam import set_exam
+from detour.recipes.experiments.table import tabulate
 from detour.recipes.experiments.variants import make_candidates
 from detour.recipes.progress import Progress, silent
 from detour.recipes.run_plan import plan_run
@@ -304,3 +305,21 @@ def test_the_command_prints_the_table_as_json(judged: str, photos: Path, tmp_pat
     rows = json.loads(result.stdout)["table"]["rows"]
     assert [row["variant"] for row in rows] == ["base", "attn2.to_k-attn2.to_v", "attn1.to_q"]
     assert torch.get_num_threads() >= 1
+
+
+def test_with_one_seed_nothing_is_said_of_noise() -> None:
+    """Two variants of one seed each: the better one is named, and that chance was not looked at."""
+    variants = [Variant(name="r1"), Variant(name="r8")]
+    for seeds in (1, 3):
+        experiment = Experiment(name="compare", variants=variants, seeds=range(seeds), settings={})
+        cells = [
+            Cell(variant=name, seed=seed, samples={"object": (share,), "val_loss": (0.1,)}, seconds=1.0)
+            for name, share in (("r1", 0.5), ("r8", 0.75))
+            for seed in range(seeds)
+        ]
+        said = finding_of(experiment, cells, tabulate(experiment, cells, reference="r1"), base_rows=())
+        assert ("One seed each: no difference can be told from chance. Add seeds: --seeds 3." in said) == (
+            seeds == 1
+        )
+        assert ("no difference beyond noise" in said) == (seeds == 3)
+        assert ("Right object: best r8 (0.75), then r1 (0.5)." in said) == (seeds == 1)

@@ -1,6 +1,7 @@
 """The drawing studies on a base with random weights: what they compare is right, whatever the pictures show."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,23 @@ def test_a_study_goes_on_and_draws_nothing_twice(judged: str, tmp_path: Path) ->
     assert len(after.splitlines()) == 6
     with pytest.raises(ConfigError, match="holds an experiment with prompts"):
         study_guidance(spec_of(judged, prompts=("a cat", "a dog")), out=out)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("unet/diffusion_pytorch_model.safetensors", "base_sha256"), ("judge/model.safetensors", "judge")],
+)
+def test_a_base_or_judge_that_was_edited_under_its_name_is_another_one(
+    judged: str, tmp_path: Path, file: str, key: str
+) -> None:
+    base = shutil.copytree(judged, tmp_path / "base")
+    study = Studio.open(spec_of(str(base)))
+    before = study.settings()
+    weights = base / file
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    after = Studio.open(spec_of(str(base))).settings()
+    assert {name for name in before if before[name] != after[name]} == {key}
 
 
 def test_guidance_figures_rise_with_colour(judged: str, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def _settings(spec: CompareSpec, exam: Exam, candidates: Sequence[Candidate]) ->
     shared = run.model_copy(update={"seed": 0, "name": "auto"})
     return {
         "base": plan.base.identity,
+        "base_sha256": plan.base.content_sha256(),
         "base_revision": plan.base.revision,
         "run": shared.model_dump(mode="json", by_alias=True),
         "pictures": plan.dataset.fingerprint,

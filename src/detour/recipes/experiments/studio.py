@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.data.captions import with_trigger
 from detour.errors import ConfigError
-from detour.evaluation.judge import Judge, PromptFacts
+from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.sides import models_of
 from detour.generation.engine import PictureEngine, PictureRequest
@@ -130,9 +129,10 @@ class Studio:
         adapter = None if self.adapter is None else self.adapter.use.model_dump(mode="json")
         return {
             "base": self.base.identity,
+            "base_sha256": self.base.content_sha256(),
             "base_revision": self.base.revision,
             "adapter": adapter,
-            "judge": spec.judge and Path(spec.judge).name,
+            "judge": judge_fingerprint(spec.judge or self.base.folder / "judge"),
             "prompts": list(self.prompts),
             "picture": spec.picture.model_dump(mode="json"),
             "batch": spec.batch,

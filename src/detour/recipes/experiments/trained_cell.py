@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from detour.errors import Interrupted
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
 from detour.evaluation.sides import models_of
-from detour.files import remove_temporaries, write_text
+from detour.files import remove_temporaries
 from detour.generation.engine import PictureEngine
 from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.fit_run import fit_run
@@ -27,10 +26,14 @@ from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan
 from detour.recipes.save_run import WHOLE_NETWORK, product_of
 from detour.recipes.train_adapter import load_run_material, ship_run
-from detour.specs import RunSpec, to_toml
+from detour.specs import RunSpec, save_run_spec, to_toml
+from detour.specs.places import written_from
+from detour.step_log import read_step_log
 from detour.training.material import Material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class, remember_pictures
+from detour.training.observers import METRICS
+from detour.training.recorded_pictures import remember_pictures
+from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class
 from detour.training.run_folder import RUN_STATE, read_state
 from detour.training.run_record import RunRecord
 from detour.training.text_adapter import trains_text
@@ -68,18 +71,22 @@ class Workshop:
         record = RunRecord(folder, spec, plan.base.identity)
         with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
             if plan.checkpoint is None:
-                write_text(folder / SETTINGS, to_toml(spec))
-                remember_pictures(folder, plan.dataset)
+                save_run_spec(folder / SETTINGS, spec)
+                remember_pictures(
+                    folder, plan.dataset, holdout=float(plan.spec.data.holdout), seed=plan.spec.seed
+                )
             plan, material = self._shown(plan, progress)
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
             trained = fit_run(plan, material, folder, record, _steps_of(label, progress))
+            record.check()
             _, best_step = ship_run(plan, trained, folder, silent)
             facts = {
                 "step": trained.state.step,
                 "loss": trained.loss,
                 "val_loss": trained.validator.latest,
                 "best_step": best_step,
+                "validation": trained.validator.facts()["validation"],
                 "seconds": trained.seconds,
                 "parameters": sum(one.numel() for one in trained.attached.parameters()),
             }
@@ -139,17 +146,14 @@ def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
     file = next(product.glob(f"*/{WHOLE_NETWORK}")) if product.is_dir() else product
     costs = {
         "parameters": float(facts["parameters"]),
-        "seconds_a_step": _median_step(folder / "metrics.jsonl"),
         "file_kib": file.stat().st_size / 1024,
     }
+    seconds = [line["seconds"] for line in read_step_log(folder / METRICS).lines if "seconds" in line]
+    if seconds:
+        costs["seconds_a_step"] = statistics.median(seconds)
     if facts.get("val_loss") is not None:
         costs["val_loss"] = float(facts["val_loss"])
     return costs
-
-
-def _median_step(metrics: Path) -> float:
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return statistics.median(line["seconds"] for line in lines if "seconds" in line)
 
 
 def _continued(plan: RunPlan, folder: Path) -> RunPlan | None:
@@ -159,7 +163,7 @@ def _continued(plan: RunPlan, folder: Path) -> RunPlan | None:
     """
     settings = folder / SETTINGS
     if (folder / RUN_STATE).exists() and settings.exists():
-        same = settings.read_text(encoding="utf-8") == to_toml(plan.spec)
+        same = settings.read_text(encoding="utf-8") == to_toml(written_from(plan.spec, folder))
         state = read_state(folder)["state"]
         if same and state == "finished":
             return None

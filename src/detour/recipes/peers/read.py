@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from detour.errors import ConfigError
+from detour.files import read_text
 from detour.recipes.peers import ai_toolkit, diffusers_scripts, kohya
 from detour.recipes.peers.fates import Fate
 from detour.specs.sources import MAX_CONFIG_BYTES
@@ -58,14 +59,7 @@ def read_peer(peer: PeerName, path: Path) -> PeerSettings:
 
 
 def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB, which no settings file is. Name another file.")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: settings cannot be read ({error.strerror}). Check --like.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text ({error.reason}). Check --like.") from error
+    return read_text(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
 
 
 def _yaml(text: str) -> Mapping[str, Any]:
