@@ -43,6 +43,8 @@ class PictureMetadata(BaseModel):
     steps: int
     scheduler: str
     guidance_scale: float
+    true_guidance_scale: float = 1.0
+    """Of a base that is told ``guidance_scale``; 1 is none."""
     width_px: int
     height_px: int
     base: str

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file import SHIPPED, write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
@@ -153,7 +153,17 @@ def merge_adapters(
 
 
 def _kind_of(base: Base, out: Path) -> Literal["folder", "file"]:
+    """Whether a file or a folder is written.
+
+    Raises:
+        ConfigError: a single file of a family of which none are written.
+    """
     assert base.weights is not None
+    if base.family.name not in SHIPPED and (out.suffix == ".safetensors" or base.weights.is_file()):
+        raise ConfigError(
+            f"{out}: bases of {base.family.title} are merged from a diffusers folder into a folder; no single files of "
+            "them are written. Name folders."
+        )
     if out.suffix == ".safetensors":
         return "file"
     return "folder"
