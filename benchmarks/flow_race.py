@@ -75,6 +75,9 @@ VAES = {
     "16 channels, wider, fresh": Vae(channels=16, widths=(16, 48, 96, 128)),
 }
 MMDITS = {
+    "128 x 4, muon 2e-3": Mmdit(config=shape(128, 2, 4)),
+    "128 x 4, adamw 2e-3": Mmdit(config=shape(128, 2, 4), optimizer="adamw", rate=2e-3),
+    "128 x 4, muon 4e-3": Mmdit(config=shape(128, 2, 4), rate=4e-3),
     "256 x 5, muon 2e-3, batch 32": Mmdit(config=shape(256, 4, 5)),
     "256 x 5, adamw 1e-3, batch 32": Mmdit(config=shape(256, 4, 5), optimizer="adamw", rate=1e-3),
     "192 x 8, muon 2e-3, batch 32": Mmdit(config=shape(192, 4, 8)),

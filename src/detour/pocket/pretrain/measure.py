@@ -143,24 +143,24 @@ def sheet(pictures: Pictures, *, columns: int = 8) -> Image.Image:
 
 def measure(
     folder: Path,
-    pipeline: Pipeline,
     *,
     count: int,
     true_count: int,
     guidance_scales: Sequence[float],
     sheet_path: Path | None,
+    pipeline: Pipeline | None = None,
 ) -> dict[str, Any]:
     """Everything that ``measured.json`` holds.
 
     Args:
         folder: the base; its ``judge`` is the judge.
-        pipeline: the base opened, which draws.
         count: generated pictures at the best guidance; a quarter of it chooses the guidance.
         true_count: true renders for the ceilings and the VAE.
         guidance_scales: candidates; the first is taken where there is one only.
         sheet_path: where 48 generated pictures are written, or None.
+        pipeline: what draws; None opens ``folder`` as pocket.
     """
-    judge = Judge.load(folder / "judge")
+    judge, pipeline = Judge.load(folder / "judge"), pipeline or open_pipeline(folder)
     shown = held_out_prompts(true_count, seed=PROMPT_SEED + 1)
     asked = held_out_prompts(count, seed=PROMPT_SEED)
     prompts, facts = [p.prompt for p in asked], [facts_of(p) for p in asked]
@@ -210,7 +210,6 @@ def main() -> None:
     )
     figures = measure(
         arguments.base,
-        open_pipeline(arguments.base),
         count=arguments.count,
         true_count=arguments.true_count,
         guidance_scales=arguments.guidance,

@@ -55,7 +55,7 @@ def measure_flow(folder: Path, **chosen: Any) -> dict[str, Any]:
         folder: the base.
         chosen: what :func:`detour.pocket.pretrain.measure.measure` takes.
     """
-    figures = measure(folder, Drawing(folder, num_t5=0), **chosen)
+    figures = measure(folder, pipeline=Drawing(folder, num_t5=0), **chosen)
     few, guidance = max(1, chosen["count"] // 4), figures["recommended_guidance"]
     asked, default = held_out_prompts(few, seed=PROMPT_SEED), Drawing(folder, num_t5=T5_TOKENS)
     pictures = generate(default, [p.prompt for p in asked], guidance_scale=guidance)
