@@ -39,12 +39,12 @@ class JointAttention(nn.Module):
     def __init__(self, width: int, *, heads: int, is_last: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
-            self.add_module(name, nn.Linear(width, width))
-        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
-            self.add_module(name, RootMeanSquareNorm(width // heads))
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width) for _ in range(3))
         self.to_add_out = None if is_last else nn.Linear(width, width)
+        self.norm_q, self.norm_k = (RootMeanSquareNorm(width // heads) for _ in range(2))
+        self.norm_added_q, self.norm_added_k = (RootMeanSquareNorm(width // heads) for _ in range(2))
 
     def forward(self, picture: Tensor, words: Tensor) -> tuple[Tensor, Tensor | None]:
         """What picture and words take from each other.
@@ -56,17 +56,17 @@ class JointAttention(nn.Module):
         Returns:
             (N, patches, width), and (N, words, width) except in the last block.
         """
-        q = self._row(self.norm_q(self._split(self.to_q(picture))), self.norm_added_q, self.add_q_proj, words)
-        k = self._row(self.norm_k(self._split(self.to_k(picture))), self.norm_added_k, self.add_k_proj, words)
-        v = self._row(self._split(self.to_v(picture)), nn.Identity(), self.add_v_proj, words)
+        q = self.norm_q(self._split(self.to_q(picture)))
+        k = self.norm_k(self._split(self.to_k(picture)))
+        v = self._split(self.to_v(picture))
+        # One row: the words' vectors stand behind the picture's.
+        q = torch.cat([q, self.norm_added_q(self._split(self.add_q_proj(words)))], dim=2)
+        k = torch.cat([k, self.norm_added_k(self._split(self.add_k_proj(words)))], dim=2)
+        v = torch.cat([v, self._split(self.add_v_proj(words))], dim=2)
         weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
         mixed = (weights @ v).transpose(1, 2).flatten(2)
         seen, said = mixed.split([picture.shape[1], words.shape[1]], dim=1)
         return self.to_out[0](seen), None if self.to_add_out is None else self.to_add_out(said)
-
-    def _row(self, picture: Tensor, norm: nn.Module, layer: nn.Module, words: Tensor) -> Tensor:
-        """(N, heads, patches + words, width / heads): the words' vectors behind the picture's."""
-        return torch.cat([picture, norm(self._split(layer(words)))], dim=2)
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(N, L, width) → (N, heads, L, width / heads): each head looks at its own part of the width."""

@@ -243,10 +243,14 @@ class Pretraining:
         """Trains the VAE: mostly crops, every fourth batch whole frames."""
         self.train_vae(self.new_vae(), steps=1900, decay=600)
 
-    def train_vae(self, vae: AutoencoderKL, *, steps: int, decay: int) -> None:
-        """Trains a VAE as the stage ``vae``."""
+    def train_vae(
+        self, vae: AutoencoderKL, *, steps: int, decay: int, lr: float = 2e-3, average: float | None = None
+    ) -> None:
+        """Trains a VAE as the stage ``vae``; ``average`` is the decay of a moving average of its weights."""
         pictures = self.pictures()
-        stage = self._stage("vae", vae, steps=steps, warmup=30, decay=decay, lr=2e-3, plain=VAE_PLAIN)
+        stage = self._stage(
+            "vae", vae, steps=steps, warmup=30, decay=decay, lr=lr, plain=VAE_PLAIN, average=average
+        )
 
         def loss(step: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             count, crop_px = (4, 128) if step % 4 == 3 else (self.settings.batch or 16, 64)
