@@ -4,11 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check format bench labs docs lock clean
+.PHONY: help setup demo test test-slow test-extras mutants mutants-changed check format bench labs docs lock clean
 
 help:
 	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
 	@echo "make test       the test suite        make test-slow  the slow tests (minutes, gigabytes)"
+	@echo "make test-extras  what needs bitsandbytes and torchao, with both beside the environment"
+	@echo "make mutants    does a test notice each of the named mistakes? (an hour; mutants-changed: minutes)"
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
 	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
 	@echo "make labs       run the solution of every lab, and see every exercise fail its check (minutes)"
@@ -34,6 +36,26 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# They stay out of the environment: where they are installed, the libraries import them in every process, which takes
+# three to four seconds more and says so on the terminal.
+EXTRAS := build/extras
+$(EXTRAS)/.installed: requirements-extras.lock
+	@rm -rf $(EXTRAS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(EXTRAS) -r requirements-extras.lock
+	@touch $@
+
+test-extras: setup $(EXTRAS)/.installed
+	PYTHONPATH=$(EXTRAS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -k "nf4 or int8 or adamw8bit" \
+	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/recipes/test_exact_resume.py
+
+mutants: setup
+	$(BIN)/python tests/mutants/run.py
+
+# The tests passed before this in CI. What a merge brought goes first, then what came since the newest tag.
+mutants-changed: setup
+	$(BIN)/python tests/mutants/run.py --no-baseline --limit-s 180 \
+	  --changed HEAD~1 $$(git describe --tags --abbrev=0 2>/dev/null)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -14,7 +14,6 @@ import numpy as np
 
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
-from detour.evaluation.sides import models_of
 from detour.files import write_json
 from detour.recipes.doctor.adapter_rules import change_shares
 from detour.recipes.experiments.studio import Studio
@@ -44,8 +43,8 @@ def main(arguments: Sequence[str]) -> None:
     whole = studio.adapter.adapter
     attention = Adapter({key: layer for key, layer in whole.layers.items() if ".attn" in key})
     for title, adapter, weights in (("all", whole, WEIGHTS), ("attention", attention, ATTENTION_WEIGHTS)):
-        share = change_shares(adapter, models_of(studio.engine))["unet"]
-        attached = attach_adapter(models_of(studio.engine), adapter, 0.0, name=title)
+        share = change_shares(adapter, studio.engine.models)["unet"]
+        attached = attach_adapter(studio.engine.models, adapter, 0.0, name=title)
         for weight in weights:
             attached.set_weight(weight)
             about = {"share": weight * share}

@@ -17,7 +17,8 @@ import numpy as np
 
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
-from detour.bases.base import POCKET, open_base
+from detour.bases.base import open_base
+from detour.bases.embedded import EMBEDDED
 from detour.evaluation.compared import Side
 from detour.evaluation.diversity import measure_diversity
 from detour.evaluation.drift import measure_drift
@@ -26,7 +27,6 @@ from detour.evaluation.fidelity import measure_fidelity
 from detour.evaluation.judge import Judge, PromptFacts, judge_of
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import Hits, measure_prompt_keeping
-from detour.evaluation.sides import models_of
 from detour.evaluation.thresholds import COLLAPSE_SHARE_MAX
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.pocket.world import (
@@ -53,7 +53,7 @@ class Bench:
         self.folder, self.seeds, self.spec = folder, seeds, PictureSpec(steps=steps)
         self.asked = held_out_prompts(prompts, seed=PROMPT_SEED)
         self.engine = PictureEngine.load(open_base("pocket"))
-        self.judge = Judge.load(judge_of(POCKET), cache=FeatureCache(folder / "features"))
+        self.judge = Judge.load(judge_of(EMBEDDED["pocket"].folder), cache=FeatureCache(folder / "features"))
         self.facts = [
             PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in self.asked
         ]
@@ -175,7 +175,7 @@ def main() -> None:
     found = {"noise": noise}
     print(table(noise, f"the base with other seeds, {len(noise)} times"), flush=True)
     if spec.lora is not None:
-        attached = attach_adapter(models_of(bench.engine), read_adapter(spec.lora), 1.0)
+        attached = attach_adapter(bench.engine.models, read_adapter(spec.lora), 1.0)
         found["adapter"] = [
             bench.figures(plain, bench.pictures(number, spec.lora.stem))
             for number, plain in enumerate(base[:-1])

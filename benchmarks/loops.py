@@ -17,7 +17,9 @@ from benchmarks.shapes import Shape
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import adaptable_layers, select
+from detour.bases.denoiser import Denoiser
 from detour.bases.text import Conditioning
+from detour.diffusion.process import VariancePreserving
 from detour.diffusion.schedule import add_noise
 from detour.specs import OptimSpec
 from detour.training.attention import use_training_attention
@@ -27,7 +29,7 @@ from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.frozen import use_frozen_paths
 from detour.training.loop import TrainState, accumulate
 from detour.training.optim import FlatAdamW
-from detour.training.step import Denoiser, TrainingLoss
+from detour.training.step import TrainingLoss
 
 LEARNING_RATE = 1e-4
 Step = Callable[[int], float | None]
@@ -176,8 +178,16 @@ def with_detour(setting: Setting) -> tuple[Any, Attached]:
 
 
 def denoiser(setting: Setting, unet: nn.Module) -> Denoiser:
-    size = int(setting.shape.pixels.shape[-1])
-    return Denoiser(unet, "cpu", setting.dtype, setting.shape.alphas, "epsilon", size)
+    process = VariancePreserving(predicts="noise", alphas=setting.shape.alphas)
+    return Denoiser(
+        network=unet,
+        part="unet",
+        kind="UNet2DConditionModel",
+        process=process,
+        device="cpu",
+        dtype=setting.dtype,
+        autocast=True,
+    )
 
 
 def make_state(parameters: list[nn.Parameter]) -> TrainState:

@@ -12,14 +12,15 @@ import torch
 
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import PACKAGES, chosen_linears, quantize_linears, saved_bytes, stored_bytes
 from detour.bases.text import Conditioning
 from detour.specs import RunSpec, load_run_spec
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser
+from detour.training.assembly import attach_trainable, choose_targets, load_denoiser
 from detour.training.batches import Batch
 from detour.training.footprint import LiveBytes
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser
+from detour.training.step import batch_loss
 
 MIB = 1 << 20
 REPEATS = 7
@@ -49,20 +50,20 @@ def random_batch(base: Base, num: int) -> Batch:
 
 def assembled(base: Base, **flags: Any) -> tuple[Denoiser, Attached]:
     spec = resolved(base, **flags)
-    denoiser = make_denoiser(base, spec)
-    return denoiser, attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
+    denoiser = load_denoiser(base, spec)
+    return denoiser, attach_trainable(denoiser, choose_targets(denoiser.network, base, spec).layers, spec)
 
 
 def kept(denoiser: Denoiser, batch: Batch) -> int:
     with LiveBytes() as made:
-        loss = denoiser.loss(batch)
+        loss = batch_loss(denoiser, batch)
     assert loss.requires_grad
     return made.live
 
 
 def step_seconds(denoiser: Denoiser, attached: Attached, batch: Batch) -> float:
     begun = time.perf_counter()
-    denoiser.loss(batch).backward()
+    batch_loss(denoiser, batch).backward()
     for parameter in attached.parameters():
         parameter.grad = None
     return time.perf_counter() - begun
@@ -85,11 +86,11 @@ def checkpointing() -> None:
 
 def quantised(kind: Any) -> None:
     base = open_base("pocket")
-    exact, small = base.load_unet(), base.load_unet()
+    exact, small = base.load_network(), base.load_network()
     done = quantize_linears(small, kind, dtype=torch.float32, device="cpu")
     batch = random_batch(base, 8)
     with torch.no_grad():
-        a, b = (unet(batch.latents, batch.timesteps, batch.text.states)[0] for unet in (exact, small))
+        a, b = (unet(batch.latents, batch.times, batch.text.states)[0] for unet in (exact, small))
     error = float((a - b).norm() / a.norm())
     print(
         f"pocket, {kind}: {done.layers} layers, {done.bytes_before / MIB:.1f} → {done.bytes_after / MIB:.1f} MiB "
@@ -99,7 +100,7 @@ def quantised(kind: Any) -> None:
 
 def weights_at_true_shape(name: str) -> None:
     """Counted on shapes."""
-    unet = open_base(name).meta_unet()
+    unet = open_base(name).meta_network()
     whole = stored_bytes(unet) // 2  # bf16
     linears = [unet.get_submodule(path) for path in chosen_linears(unet)]
     numel = sum(layer.weight.numel() for layer in linears)

@@ -17,17 +17,17 @@ import torch
 
 from benchmarks.__main__ import ratio, time_interleaved
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.pocket.world import HOUSE, render, training_example
 from detour.recipes.held_out_material import write_world_style
 from detour.recipes.run_demo import STYLE, draw_training_pictures
 from detour.specs import RunSpec, load_run_spec
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss, make_state
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.library_optim import new_optimizer
 from detour.training.loop import TrainState, accumulate
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -112,8 +112,8 @@ def stepping(
     base: Base, data: TrainingData, spec: RunSpec, *, in_peft: bool = False
 ) -> Callable[[int], None]:
     """A function that makes one step of a resolved run."""
-    denoiser = make_denoiser(base, spec)
-    layers = choose_targets(denoiser.unet, base, spec).layers
+    denoiser = load_denoiser(base, spec)
+    layers = choose_targets(denoiser.network, base, spec).layers
     if in_peft:
         state = _peft_state(denoiser, [layer.path for layer in layers], spec)
     else:
@@ -136,8 +136,8 @@ def _peft_state(denoiser: Denoiser, paths: list[str], spec: RunSpec) -> TrainSta
         config: Any = LoraConfig(r=rank, lora_alpha=rank, use_dora=True, target_modules=paths)
     else:
         config = {"loha": LoHaConfig, "lokr": LoKrConfig}[method](r=rank, alpha=rank, target_modules=paths)
-    inject_adapter_in_model(config, denoiser.unet)
-    trained = tuple(parameter for parameter in denoiser.unet.parameters() if parameter.requires_grad)
+    inject_adapter_in_model(config, denoiser.network)
+    trained = tuple(parameter for parameter in denoiser.network.parameters() if parameter.requires_grad)
     flat = FlatParameters([ParameterGroup("unet", trained)])
     return TrainState(flat=flat, optimizer=new_optimizer(flat, spec.train.optim), rate=lambda _: 1e-4)
 
@@ -169,8 +169,8 @@ def table(out: Path) -> None:
 
 def _numbers(spec: RunSpec) -> int:
     base = open_base("pocket")
-    denoiser = make_denoiser(base, spec)
-    attached = attach_trainable(denoiser, choose_targets(denoiser.unet, base, spec).layers, spec)
+    denoiser = load_denoiser(base, spec)
+    attached = attach_trainable(denoiser, choose_targets(denoiser.network, base, spec).layers, spec)
     return int(np.sum([parameter.numel() for parameter in attached.parameters()]))
 
 

@@ -55,7 +55,7 @@ def pocket() -> Shape:
 
     return Shape(
         name="pocket",
-        unet=lambda dtype: base.load_unet(dtype=dtype, device="cpu"),
+        unet=lambda dtype: base.load_network(dtype=dtype, device="cpu"),
         vae=lambda dtype: base.load_vae(dtype=dtype, device="cpu"),
         text=text,
         pixels=torch.cat([to_pixels(picture[None]) for picture in pictures]),

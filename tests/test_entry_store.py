@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detour import entry_store
+from detour import entry_store, tensor_files
 from detour.entry_store import EntryStore
 from detour.errors import StorageError
 
@@ -58,6 +58,26 @@ def test_a_damaged_entry_is_dropped_counted_and_made_again(tmp_path: Path, damag
     assert torch.equal(store.read(key(1))["mean"], entry(1)["mean"])
     assert EntryStore(tmp_path, max_bytes=GENEROUS).hold(key(1))
     assert store.hold(key(2))
+
+
+@pytest.mark.parametrize("kind", ["folder", "filled folder", "link to nothing", "link to itself"])
+def test_whatever_stands_in_an_entrys_place_is_dropped_and_made_again(tmp_path: Path, kind: str) -> None:
+    store = EntryStore(tmp_path, max_bytes=GENEROUS)
+    store.put(key(1), entry(1))
+    store.close()
+    [path] = entries(tmp_path)
+    path.unlink()
+    if kind.endswith("folder"):
+        path.mkdir()
+        if kind.startswith("filled"):
+            (path / "file").write_text("x")
+    else:
+        path.symlink_to(path if kind.endswith("itself") else tmp_path / "gone")
+    store = EntryStore(tmp_path, max_bytes=GENEROUS)
+    assert not store.hold(key(1))
+    assert store.damaged == 1
+    store.put(key(1), entry(1))
+    assert EntryStore(tmp_path, max_bytes=GENEROUS).hold(key(1))
 
 
 def test_the_bound_is_kept_and_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
@@ -152,10 +172,10 @@ def test_a_file_system_without_hard_links_gets_copies(
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EntryStore(tmp_path, max_bytes=GENEROUS)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(entry_store, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(StorageError, match="disk full"):
         store.put(key(1), entry(1))
     assert entries(tmp_path) == []

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from detour import files
 from detour.errors import StorageError
-from detour.files import remove_temporaries, sha256_of, write_bytes, write_json, write_text, write_with
+from detour.files import (
+    remembered_sha256,
+    remove_temporaries,
+    sha256_of,
+    write_bytes,
+    write_json,
+    write_text,
+    write_with,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -137,3 +146,57 @@ def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
         path.write_text("x")
     assert sorted(remove_temporaries(tmp_path)) == sorted(mine)
     assert all(path.exists() for path in others)
+
+
+def test_a_hash_is_remembered_until_the_file_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, memory = tmp_path / "weights", tmp_path / "memory"
+    file.write_bytes(b"one")
+    now = files.time.time_ns
+    monkeypatch.setattr(files.time, "time_ns", lambda: now() + int(60e9))  # the file is settled
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(files, "sha256_of", counted)
+    first = remembered_sha256(file, memory=memory)
+    assert first == sha256_of(file) == remembered_sha256(file, memory=memory)
+    assert len(read) == 1
+    times = file.stat()
+    file.write_bytes(b"two")  # same size, and the same time put back
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert remembered_sha256(file, memory=memory) == sha256_of(file) != first
+    other = tmp_path / "other"
+    other.write_bytes(b"six")
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(file)
+    assert remembered_sha256(file, memory=memory) == sha256_of(file)
+    next(memory.iterdir()).write_text("{")  # a damaged note is no hash
+    assert remembered_sha256(file, memory=memory) == sha256_of(file)
+
+
+def test_a_file_that_changed_a_moment_ago_is_hashed_again(tmp_path: Path) -> None:
+    file, memory = tmp_path / "weights", tmp_path / "memory"
+    file.write_bytes(b"one")
+    remembered_sha256(file, memory=memory)
+    assert not memory.exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device"])
+def test_what_is_no_file_is_never_replaced_by_one(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    if kind == "device":
+        place = Path(os.devnull)
+    else:
+        os.mkfifo(tmp_path / "fifo")
+        place = tmp_path / "fifo"
+        if kind == "link to a pipe":
+            (tmp_path / "there").symlink_to(place)
+            place = tmp_path / "there"
+    before = place.lstat().st_mode
+    with pytest.raises(StorageError, match="is a device or a pipe"):
+        write_bytes(place, b"x")
+    assert place.lstat().st_mode == before

@@ -13,8 +13,12 @@ PACKAGE = Path(detour.__file__).parent
 # The order of the folders. Numbers after the point order the folders of one tier among themselves.
 TIERS = {
     "errors": 0.0,
+    "printable": 0.05,
+    "safetensors_header": 0.06,
     "files": 0.1,
+    "tensor_files": 0.14,
     "entry_store": 0.15,
+    "step_log": 0.15,
     "specs": 0.2,
     "pocket.world": 0.5,
     "adapters": 1.0,

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from detour.errors import StorageError
-from detour.files import lock_now, storage_error, write_with
+from detour.files import lock_now, storage_error
+from detour.tensor_files import write_tensors
 
 ENTRIES, HELD = "entries", "held"
 SUFFIX = ".safetensors"
@@ -62,20 +62,24 @@ class EntryStore:
     def hold(self, key: str) -> bool:
         """Whether the entry is there and whole; from now on it stays readable.
 
-        A damaged one is dropped, so that it is made again.
+        A damaged one, and whatever else stands in its place, is dropped, so that it is made again.
+
+        Raises:
+            StorageError: what stands in its place cannot be dropped, or the disk is full.
         """
         held, entry = self._held / key, self._entry(key)
         if held.exists():
             return True
         try:
-            _link(entry, held)
-        except FileNotFoundError:
-            return False
-        if not _is_whole(held, key):
-            self.damaged += 1
-            for path in (held, entry):
-                path.unlink(missing_ok=True)
-            return False
+            if not (entry.exists() or entry.is_symlink()):
+                return False
+            if not (entry.is_file() and _linked(entry, held) and _is_whole(held, key)):
+                self.damaged += 1
+                for path in (held, entry):
+                    _drop(path)
+                return False
+        except OSError as error:
+            raise storage_error(entry, error) from error
         with contextlib.suppress(OSError):
             os.utime(entry)  # when it was last used; file systems do not keep access times by themselves
         return True
@@ -89,13 +93,14 @@ class EntryStore:
         held, entry = self._held / key, self._entry(key)
         named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"key": key, "sha256": _digest(named)}
-        write_with(held, lambda path: save_file(named, path, metadata), durable=False)
+        write_tensors(held, named, metadata, durable=False)
         beside = entry.with_name(f".{key}.{secrets.token_hex(4)}")
         try:
             entry.parent.mkdir(exist_ok=True)
             _link(held, beside)
             beside.replace(entry)
         except OSError as error:
+            beside.unlink(missing_ok=True)
             raise storage_error(entry, error) from error
 
     def read(self, key: str) -> dict[str, Tensor]:
@@ -157,6 +162,23 @@ def _is_whole(path: Path, key: str) -> bool:
     except (OSError, SafetensorError, RuntimeError, ValueError):
         return False
     return metadata.get("key") == key and metadata.get("sha256") == _digest(tensors)
+
+
+def _linked(entry: Path, held: Path) -> bool:
+    """Hold a file; whether it could be read."""
+    try:
+        _link(entry, held)
+    except (FileNotFoundError, PermissionError):  # deleted meanwhile, or nobody may read it
+        return False
+    return True
+
+
+def _drop(path: Path) -> None:
+    """Delete a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> None:

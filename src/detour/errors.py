@@ -6,9 +6,11 @@ its ``exit_code``; the server will answer with the same words.
 
 
 class DetourError(Exception):
-    """Something the user can mend. ``str(error)`` is the whole message."""
+    """Something the user can put right. ``str(error)`` is the whole message."""
 
     exit_code: int = 1
+    label: str = "error"
+    """What the command line writes before the message; a check that ran and found something is no error."""
 
 
 class ConfigError(DetourError):
@@ -85,6 +87,7 @@ class RequirementNotMet(DetourError):
     """An evaluation answers a ``--require`` with no, or cannot answer it."""
 
     exit_code = 14
+    label = "requirement not met"
 
 
 class ProcessLost(DetourError):
@@ -106,6 +109,7 @@ class Unwell(DetourError):
     """The doctor found something serious."""
 
     exit_code = 17
+    label = "found"
 
 
 class Interrupted(DetourError):

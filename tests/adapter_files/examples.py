@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.analysis import relative_differences
 from detour.adapters.targets import AdaptableLayer
 from detour.bases.families import FAMILIES
 
@@ -60,3 +61,11 @@ def assert_same(a: Adapter, b: Adapter) -> None:
         assert torch.equal(layer.down.flatten(), b.layers[key].down.flatten()), key
         assert torch.equal(layer.up.flatten(), b.layers[key].up.flatten()), key
         assert layer.alpha == b.layers[key].alpha, key
+
+
+def assert_same_change(a: Adapter, b: Adapter) -> None:
+    """Every layer, its rank and its change; factors and alpha may stand for it otherwise."""
+    assert {key: layer.rank for key, layer in a.layers.items()} == {
+        key: layer.rank for key, layer in b.layers.items()
+    }
+    assert max(relative_differences(a, b).values()) < 1e-6

@@ -63,11 +63,13 @@ def test_bytes_are_the_same_in_every_process_and_order() -> None:
     assert other.stdout.strip() == hashlib.sha256(here).hexdigest()
 
 
-def test_hashes_are_those_of_kohyas_own_computation() -> None:
-    """Its steps: serialise with the ss_ metadata alone; SHA-256 behind the header; 64 KiB at 1 MiB."""
+@pytest.mark.parametrize("training", [{"ss_a": "1"}, {}])
+def test_hashes_are_those_of_kohyas_own_computation(training: dict[str, str]) -> None:
+    """Its steps: serialise with the ss_ metadata alone, an empty table where there are none; SHA-256 behind the
+    header; 64 KiB at 1 MiB, which the length of the header shifts."""
     tensors = {"x": torch.arange(400_000, dtype=torch.float32), "y": torch.ones(3)}
-    metadata = {"ss_a": "1", "modelspec.title": "not part of it"}
-    data = safetensors.torch.save(tensors, {"ss_a": "1"})
+    metadata = {"modelspec.title": "not part of it", **training}
+    data = safetensors.torch.save(tensors, training)
     start = 8 + int.from_bytes(data[:8], "little")
     hashes = file_hashes(tensors, metadata)
     assert hashes["sshs_model_hash"] == hashlib.sha256(data[start:]).hexdigest()
@@ -103,7 +105,7 @@ ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         (raw({"a": {**ENTRY, "dtype": []}}, bytes(4)), "has dtype"),
         (raw({"a": {**ENTRY, "shape": [-1]}}, bytes(4)), "has the shape"),
         (raw({"a": {**ENTRY, "shape": [True]}}, bytes(4)), "has the shape"),
-        (raw({"a": {**ENTRY, "shape": [1] * 5}}, bytes(4)), "has the shape"),
+        (raw({"a": {**ENTRY, "shape": [1] * 6}}, bytes(4)), "has the shape"),
         (raw({"a": {**ENTRY, "shape": [2]}}, bytes(4)), "not what its shape needs"),
         (raw({"a": {**ENTRY, "data_offsets": [4, 0]}}, bytes(4)), "not what its shape needs"),
         (raw({"a": {**ENTRY, "data_offsets": [0]}}, bytes(4)), "a begin and an end"),
@@ -207,3 +209,9 @@ def test_any_header_at_all_gives_an_adapter_error_or_tensors(header: object, tai
     except AdapterError as error:
         message = str(error)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_nothing_that_is_not_finite_is_encoded(value: float) -> None:
+    with pytest.raises(AdapterError, match="'b' would hold NaN or infinity"):
+        encode({"a": torch.ones(2), "b": torch.tensor([1.0, value]).half()}, {})

@@ -18,7 +18,7 @@ def base(tiny_base: Path) -> Base:
 
 
 def test_adapter_on_every_layer_of_the_base_fits(base: Base) -> None:
-    check_fits(adapter_for(adaptable_layers(base.meta_unet())), base)
+    check_fits(adapter_for(adaptable_layers(base.meta_network())), base)
     check_fits(small_adapter(text=True), base)
 
 

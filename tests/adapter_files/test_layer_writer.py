@@ -1,7 +1,11 @@
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.layer_writer import LayerWriter
@@ -88,6 +92,26 @@ def test_a_file_above_a_mebibyte_has_the_legacy_hash_too(tmp_path: Path) -> None
     assert written(tmp_path / "x.safetensors", adapter, "kohya").read_bytes() == at_once.read_bytes()
 
 
+def test_the_legacy_hash_of_a_written_file_is_over_kohyas_own_metadata_alone(tmp_path: Path) -> None:
+    """kohya: serialise with the ``ss_`` keys alone, then SHA-256 of the 64 KiB at 1 MiB."""
+    layer = LoraLayer(down=torch.randn(64, 320), up=torch.randn(5120, 64), alpha=4.0)
+    hashes = []
+    for number, notes in enumerate(({}, {"modelspec.title": "a title", "detour.notes": "n" * 5000})):
+        metadata = {"ss_network_dim": "64", "ss_network_alpha": "4.0"} | notes
+        adapter = Adapter({"unet.mid_block.attentions.0.proj_in": layer}, metadata)
+        at_once = write_adapter(tmp_path / f"{number}.safetensors", adapter, family=SD1)
+        for file in (at_once, written(tmp_path / f"{number}-in-pieces.safetensors", adapter, "kohya")):
+            with safe_open(file, "pt") as opened:
+                said = opened.metadata()
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            kohyas = safetensors.torch.save(tensors, {k: v for k, v in said.items() if k.startswith("ss_")})
+            assert said["sshs_legacy_hash"] == hashlib.sha256(kohyas[0x100000:0x110000]).hexdigest()[:8]
+            assert notes.items() <= said.items()
+            hashes.append(said["sshs_legacy_hash"])
+    assert len(hashes) == 4
+    assert len(set(hashes)) == 1
+
+
 def test_a_layer_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     huge = LoraLayer(down=torch.full((1, 4), 1e6), up=torch.ones(4, 1), alpha=1.0)
     with (
@@ -117,3 +141,14 @@ def test_an_outline_is_the_layer_without_numbers(name, make, shape) -> None:  # 
     )  # fmt: skip
     assert outline.num_parameters == layer.num_parameters
     assert all(tensor.is_meta for tensor in outline.tensors.values())
+
+
+def test_an_alpha_that_float32_cannot_hold_is_refused_when_it_is_added(tmp_path: Path) -> None:
+    """The factors are finite; what the file would say of their scale is not."""
+    layer = replace(small_adapter().layers["unet.conv_in"], alpha=1e39)
+    with (
+        LayerWriter(tmp_path / "a.safetensors", file_format="kohya", family=SD1, dtype="fp32") as writer,
+        pytest.raises(AdapterError, match=r"conv_in\.alpha' would hold NaN or infinity"),
+    ):
+        writer.add("unet.conv_in", layer)
+    assert not (tmp_path / "a.safetensors").exists()

@@ -12,7 +12,7 @@ SDXL_TEXT = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 @pytest.fixture(scope="module", params=["sd15", "sd21", "sdxl"])
 def base_paths(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
     base = open_base(request.param)
-    return base.family.name, [layer.path for layer in adaptable_layers(base.meta_unet())]
+    return base.family.name, [layer.path for layer in adaptable_layers(base.meta_network())]
 
 
 def test_every_layer_of_the_unet_comes_back_from_its_kohya_name(base_paths: tuple[str, list[str]]) -> None:

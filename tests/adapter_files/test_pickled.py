@@ -183,7 +183,7 @@ def test_archives_that_lie_are_refused_soon(
             "more numbers",
         ),
         ({"a": torch.full((2, 2), float("nan"))}, "'a' holds NaN"),
-        ({"a": torch.ones(1, 1, 1, 1, 1)}, "at most 4 sizes"),
+        ({"a": torch.ones(1, 1, 1, 1, 1, 1)}, "at most 5 sizes"),
         ({"a": torch.ones(2, dtype=torch.bool)}, "names 'torch BoolStorage'"),
         ({"a": 3}, "holds no table of tensors"),
         ([torch.ones(1)], "holds no table of tensors"),

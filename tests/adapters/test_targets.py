@@ -4,14 +4,14 @@ import pytest
 from torch import nn
 
 from detour.adapters.arithmetic import count
-from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
+from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.base import open_base
 from detour.errors import ConfigError
 
 
 @cache
 def layers_of(base: str) -> tuple[AdaptableLayer, ...]:
-    return tuple(adaptable_layers(open_base(base).meta_unet()))
+    return tuple(adaptable_layers(open_base(base).meta_network()))
 
 
 # Made by applying PEFT to the published configs on the meta device and counting the adapter's parameters.
@@ -44,7 +44,7 @@ def test_presets_count_what_peft_counts(preset: str, base: str, figure: int) -> 
     ],
 )
 def test_sd15_counts_at_other_ranks(rank: int, figures: tuple[int, ...]) -> None:
-    targets = ["attn2.to_q,attn2.to_k,attn2.to_v", *(name for name in PRESETS if name != "conv")]
+    targets = ["attn2.to_q,attn2.to_k,attn2.to_v", *(name for name in AT_RANK_4 if name != "conv")]
     assert tuple(count(select(layers_of("sd15"), target), rank) for target in targets) == figures
 
 
@@ -121,3 +121,48 @@ def test_an_attached_adapter_does_not_change_the_list() -> None:
     attached = attach_new(model, "unet", before[:1], rank=2, alpha=2.0)
     assert adaptable_layers(model) == before
     attached.detach()
+
+
+# Counted by PEFT on the meta device with diffusers 0.42.1, or by arithmetic from the widths: rank 16.
+FLOW_COUNTS = [
+    ("sd35-medium", "attn", 191, 9_388_032),
+    ("sd35-medium", "self-attn", 52, 2_555_904),
+    ("sd35-medium", "kohya", 385, 32_612_352),
+    ("sd35-large", "attn", 303, 23_580_672),
+    ("flux-dev", "attn", 266, 26_148_864),
+    ("flux-dev", "attn,feed-forward", 342, 44_826_624),
+    ("flux-dev", "kohya", 494, 85_917_696),
+    ("flux-schnell", "kohya", 494, 85_917_696),
+]
+
+
+@pytest.mark.parametrize(("base", "preset", "modules", "parameters"), FLOW_COUNTS)
+def test_presets_of_transformers_count_what_peft_counts(
+    base: str, preset: str, modules: int, parameters: int
+) -> None:
+    chosen = select(layers_of(base), preset)
+    assert (len(chosen), count(chosen, 16)) == (modules, parameters)
+
+
+def test_the_second_attention_of_sd35_is_no_cross_attention() -> None:
+    layers = layers_of("sd35-medium")
+    with pytest.raises(ConfigError, match="'cross-attn': this model has no such layers"):
+        select(layers, "cross-attn")
+    assert all(".attn2." in layer.path for layer in select(layers, "self-attn"))
+    assert not any(".attn2." in layer.path for layer in select(layers, "attn"))
+    image, text = ({layer.path for layer in select(layers, name)} for name in ("image-attn", "text-attn"))
+    second = {layer.path for layer in select(layers, "self-attn")}
+    assert image | text == {layer.path for layer in select(layers, "attn")} | second
+    assert not image & text
+
+
+@pytest.mark.parametrize("base", ["sd35-medium", "flux-dev"])
+def test_every_linear_of_a_transformers_blocks_is_of_one_kind(base: str) -> None:
+    layers = layers_of(base)
+    kinds = ["image-attn", "text-attn", "feed-forward", "modulation"]
+    chosen = [{layer.path for layer in select(layers, kind)} for kind in kinds]
+    if base == "flux-dev":
+        single = {layer.path for layer in select(layers, "single")}
+        chosen = [paths - single for paths in chosen] + [single]
+    assert sum(map(len, chosen)) == len(set().union(*chosen))
+    assert set().union(*chosen) == {layer.path for layer in select(layers, "kohya")}

@@ -28,7 +28,7 @@ def test_known_bases_have_the_published_shapes(
     base = open_base(name)
     assert (base.family.name, base.native_size_px, base.cross_attention_width) == (family, size, width)
     assert base.latent_factor == 8
-    unet = base.meta_unet()
+    unet = base.meta_network()
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
     assert next(unet.parameters()).is_meta
 
@@ -42,7 +42,7 @@ def test_pocket_is_an_sd1_of_128_px_with_its_weights() -> None:
 def test_parts_come_frozen_in_the_dtype_asked_for(tiny_base: Path) -> None:
     base = open_base(str(tiny_base))
     text = base.load_text(torch.bfloat16)
-    for model in (base.load_unet(torch.bfloat16), base.load_vae(torch.bfloat16), *text.models.values()):
+    for model in (base.load_network(torch.bfloat16), base.load_vae(torch.bfloat16), *text.models.values()):
         assert not model.training
         assert all(not parameter.requires_grad for parameter in model.parameters())
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -77,7 +77,7 @@ def test_recommended_guidance_is_measured_or_the_familys(tiny_base: Path, tmp_pa
 
 def test_names_without_weights_say_where_weights_are_expected() -> None:
     base = open_base("sd15")
-    for load in (base.load_unet, base.load_vae, base.load_text, base.require_weights):
+    for load in (base.load_network, base.load_vae, base.load_text, base.require_weights):
         with pytest.raises(BaseError, match="stable-diffusion-v1-5/stable-diffusion-v1-5"):
             load()
 
@@ -110,7 +110,7 @@ def test_damaged_weights_are_one_line(tiny_base: Path, tmp_path: Path, part: str
     weights = next((folder / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     base = open_base(str(folder))
-    load = {"unet": base.load_unet, "vae": base.load_vae, "text_encoder": base.load_text}[part]
+    load = {"unet": base.load_network, "vae": base.load_vae, "text_encoder": base.load_text}[part]
     with pytest.raises(BaseError, match=f"copy/{part}: weights cannot be loaded") as caught:
         load()
     assert "\n" not in str(caught.value)
@@ -118,10 +118,10 @@ def test_damaged_weights_are_one_line(tiny_base: Path, tmp_path: Path, part: str
 
 def test_half_precision_files_are_read_where_there_are_no_others(tiny_base: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_base, tmp_path)
-    whole = open_base(str(tiny_base)).load_unet().state_dict()
+    whole = open_base(str(tiny_base)).load_network().state_dict()
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    found = open_base(str(folder)).load_unet().state_dict()
+    found = open_base(str(folder)).load_network().state_dict()
     assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_base_is_said(name: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_loading_says_nothing_on_the_terminal(tiny_base: Path, capfd: pytest.CaptureFixture[str]) -> None:
     base = open_base(str(tiny_base))
-    base.load_unet(torch.bfloat16)
+    base.load_network(torch.bfloat16)
     base.load_vae()
     base.load_text()
     out, err = capfd.readouterr()
@@ -181,7 +181,7 @@ def test_dead_layers_are_dead_when_run(tiny_base: Path) -> None:
     base = open_base(str(tiny_base))
     assert base.dead_by_structure(64) == ()
     patterns = base.dead_by_structure(16)
-    unet = base.load_unet().requires_grad_(True)
+    unet = base.load_network().requires_grad_(True)
     sample = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     states = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
     unet(sample, torch.tensor(500), states).sample.pow(2).sum().backward()
@@ -199,5 +199,25 @@ def test_dead_layers_are_dead_when_run(tiny_base: Path) -> None:
 
 def test_weights_lie_aligned_in_memory_so_that_the_file_does_not_change_the_sums(tiny_base: Path) -> None:
     base = open_base(str(tiny_base))
-    for model in (base.load_unet(), base.load_vae(), *base.load_text().models.values()):
+    for model in (base.load_network(), base.load_vae(), *base.load_text().models.values()):
         assert {tensor.data_ptr() % 64 for tensor in model.state_dict().values()} == {0}
+
+
+def test_a_base_is_known_by_what_it_holds_and_not_by_its_name(tiny_base: Path, tmp_path: Path) -> None:
+    one, two = (Path(shutil.copytree(tiny_base, tmp_path / name)) for name in ("one", "two"))
+    first = open_base(str(one)).content_sha256()
+    assert first == open_base(str(two)).content_sha256()
+    for file in (
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+    ):
+        place = one / file
+        data = place.read_bytes()
+        place.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert open_base(str(one)).content_sha256() != first, file
+        place.write_bytes(data)
+    config = one / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"steps_offset": 0}))
+    assert open_base(str(one)).content_sha256() != first

@@ -18,7 +18,7 @@ PARTS = ("unet", "vae", "text_encoder")
 def state_of(base: Base, part: str) -> dict[str, torch.Tensor]:
     if part == "text_encoder":
         return base.load_text().models[part].state_dict()
-    return (base.load_unet() if part == "unet" else base.load_vae()).state_dict()
+    return (base.load_network() if part == "unet" else base.load_vae()).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_both_layouts_give_the_same_forward_pass(tiny_base: Path, single: Path) 
     for path in (tiny_base, single):
         base = open_base(str(path))
         states = base.load_text().encode(["a red house"]).states
-        results.append(base.load_unet()(sample, torch.tensor(500), states).sample)
+        results.append(base.load_network()(sample, torch.tensor(500), states).sample)
     assert torch.equal(results[0], results[1])
 
 
@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_one_line(single: Path, tmp_path: Path, how: 
     save_file(damage(load_file(single), how), tmp_path / "bad.safetensors")
     shutil.copytree(config_folder(single), tmp_path / "bad.config")
     with pytest.raises(BaseError) as caught:
-        open_base(str(tmp_path / "bad.safetensors")).load_unet()
+        open_base(str(tmp_path / "bad.safetensors")).load_network()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -212,3 +212,19 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").touch()
     with pytest.raises(BaseError, match="can run code"):
         open_base(str(tmp_path / "model.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "layer", "title"),
+    [
+        ("model.diffusion_model.", "joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("", "double_blocks.0.img_attn.qkv.weight", "Flux"),
+    ],
+)
+def test_single_files_of_transformers_are_refused_by_name(
+    tmp_path: Path, prefix: str, layer: str, title: str
+) -> None:
+    path = tmp_path / "flow.safetensors"
+    save_file({prefix + layer: torch.zeros(6, 2, dtype=torch.float8_e4m3fn)}, path)
+    with pytest.raises(BaseError, match=f"this is {title} as a single file.*diffusers folder"):
+        open_base(str(path))

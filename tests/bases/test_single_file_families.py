@@ -25,7 +25,7 @@ SHAPES_OF = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}
 def state_of(base: Base, part: str) -> dict[str, Tensor]:
     if part.startswith("text_encoder"):
         return dict(base.load_text().models[part].state_dict())
-    return dict((base.load_unet() if part == "unet" else base.load_vae()).state_dict())
+    return dict((base.load_network() if part == "unet" else base.load_vae()).state_dict())
 
 
 @pytest.fixture(scope="module", params=["sd2", "sdxl"])

@@ -81,7 +81,7 @@ def test_requirements_that_are_not_met_end_in_their_own_error_with_a_line_each(
 def test_prompts_come_from_options_and_from_the_lines_of_a_file(
     asked: list[EvaluationSpec], tmp_path: Path
 ) -> None:
-    (tmp_path / "prompts.txt").write_text("a tree\n\n  a bird \n")
+    (tmp_path / "prompts.txt").write_text("a tree\r\n\n  a bird \n", encoding="utf-8-sig")
     flags = ["--prompt", "a cup", "--prompts", str(tmp_path / "prompts.txt"), "--controls", "base"]
     result = CliRunner().invoke(cli, ["evaluate", str(tmp_path), *flags])
     assert result.exit_code == 0, result.output
@@ -94,7 +94,7 @@ def test_a_file_of_prompts_that_is_no_text_is_named(asked: list[EvaluationSpec],
     (tmp_path / "prompts.txt").write_bytes("ein Käse".encode("latin-1"))
     result = CliRunner().invoke(cli, ["evaluate", str(tmp_path), "--prompts", str(tmp_path / "prompts.txt")])
     assert isinstance(result.exception, ConfigError)
-    assert "prompts.txt: not text in UTF-8 (byte 5)" in str(result.exception)
+    assert "prompts.txt: not UTF-8 text (byte 5)" in str(result.exception)
 
 
 def test_json_is_one_document_that_reads_back(asked: list[EvaluationSpec], tmp_path: Path) -> None:

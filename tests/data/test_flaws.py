@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from detour.data.flaws import blur, border_px, common_mark, thumbnail
+from detour.data.flaws import blur, border_px, common_mark, look_at, thumbnail
+from detour.data.likeness import mirrored_hash, perceptual_hash
 from detour.pocket.world import NAMED_STYLES, training_example
 from detour.pocket.world.render import render
 
@@ -74,3 +75,21 @@ def test_sky_above_and_ground_below_are_no_frame() -> None:
     picture[10:20] = 7
     picture[20:] = (40, 160, 60)
     assert border_px(Image.fromarray(picture)) == 0
+
+
+def test_a_large_picture_looks_as_it_does_at_its_full_size() -> None:
+    large = scenes("watercolour", 1)[0].resize((3000, 2200), Image.Resampling.BICUBIC)
+    facts = look_at(large)
+    assert np.count_nonzero(facts.hash != perceptual_hash(large)) <= 1
+    assert np.count_nonzero(facts.mirrored != mirrored_hash(large)) <= 1
+    assert facts.blur == pytest.approx(blur(large), abs=0.02)
+    assert np.abs(facts.thumb - thumbnail(large)).mean() < 0.5
+    assert facts.border == border_px(large) / 2200
+
+
+def test_a_small_picture_is_looked_at_as_it_is() -> None:
+    [image] = scenes("comic", 1)
+    facts = look_at(image)
+    assert np.array_equal(facts.hash, perceptual_hash(image))
+    assert np.array_equal(facts.thumb, thumbnail(image))
+    assert facts.blur == blur(image)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detour.data.folder import read_dataset, split_holdout
+from detour.data.folder import Dataset, read_dataset, split_holdout
 from detour.errors import DataError
 from detour.specs import DataSpec
 
@@ -23,6 +23,10 @@ def read(folder: Path, **settings):  # type: ignore[no-untyped-def]
     return read_dataset(DataSpec(source=str(folder), **settings))
 
 
+def causes(data: Dataset) -> list[str]:
+    return [finding.cause for finding in data.findings]
+
+
 def test_pictures_with_sidecars_come_sorted_with_captions_and_sizes(tmp_path: Path) -> None:
     for name in ("c.png", "a.jpg", "b.WEBP"):
         picture(tmp_path / name, f"caption {name}")
@@ -35,7 +39,7 @@ def test_pictures_with_sidecars_come_sorted_with_captions_and_sizes(tmp_path: Pa
         ("c.png", "caption c.png", (8, 6)),
     ]
     assert data.found == ("3 pictures: pictures with .txt captions beside them",)
-    assert data.problems == (f"1 other file in {tmp_path.name}/ left out",)
+    assert causes(data) == [f"1 other file in {tmp_path.name}/ left out"]
     assert np.asarray(data.examples[2].open()).shape == (6, 8, 3)
 
 
@@ -63,7 +67,7 @@ def test_kohya_folders_give_captions_and_proportions(tmp_path: Path) -> None:
     ]
     assert data.epoch == (0, 0, 1, 1, 2)
     assert "kohya folders" in data.found[0]
-    assert any("1 picture beside" in problem for problem in data.problems)
+    assert causes(data) == ["1 picture is not read: 1 in the folder itself"]
 
 
 def test_metadata_jsonl_is_read_and_its_order_does_not_matter(tmp_path: Path) -> None:
@@ -74,7 +78,7 @@ def test_metadata_jsonl_is_read_and_its_order_does_not_matter(tmp_path: Path) ->
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = read(tmp_path)
     assert [(e.name, e.caption) for e in data.examples] == [("b.png", "a b"), ("sub/a.png", "an a")]
-    assert data.problems == ("1 picture without a row in metadata.jsonl left out",)
+    assert causes(data) == ["1 picture without a row in metadata.jsonl left out"]
 
 
 def test_metadata_csv_is_read_with_quotes(tmp_path: Path) -> None:
@@ -102,13 +106,26 @@ def test_malformed_metadata_is_one_clear_error(tmp_path: Path, lines: str, words
         read(tmp_path)
 
 
-def test_a_link_does_not_lead_metadata_out_of_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["../secret/a.png", "sub/../../secret/a.png", "/etc/a.png", "..\\\\a.png", "C:a.png"]
+)
+def test_metadata_cannot_name_what_is_outside_of_its_folder(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "secret" / "a.png")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
-    (tmp_path / "data" / "metadata.jsonl").write_text('{"file_name": "link/a.png", "text": "a"}')
+    (tmp_path / "data" / "metadata.jsonl").write_text(f'{{"file_name": "{name}", "text": "a"}}')
     with pytest.raises(DataError, match="outside"):
         read(tmp_path / "data")
+
+
+def test_links_to_pictures_are_read_with_metadata_as_they_are_without(tmp_path: Path) -> None:
+    """The layout of a hub snapshot: every file is a link to a blob beside the snapshots."""
+    picture(tmp_path / "blobs" / "0a1b.png")
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.png").symlink_to("../../blobs/0a1b.png")
+    without = read(snapshot, caption="an a")
+    (snapshot / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "an a"}')
+    assert read(snapshot).fingerprint == without.fingerprint
 
 
 def test_broken_picture_stops_or_is_left_out_as_asked(tmp_path: Path) -> None:
@@ -119,7 +136,9 @@ def test_broken_picture_stops_or_is_left_out_as_asked(tmp_path: Path) -> None:
         read(tmp_path)
     data = read(tmp_path, skip_bad_images=True)
     assert [example.name for example in data.examples] == ["a.png"]
-    assert data.problems[0].startswith("b.png: left out (not readable")
+    [finding] = data.findings
+    assert (finding.severity, finding.kind, finding.pictures) == ("warning", "unreadable", ("b.png",))
+    assert "1 picture cannot be read and left out; first:" in finding.cause
 
 
 def test_gigantic_picture_says_what_to_do(tmp_path: Path) -> None:
@@ -138,7 +157,7 @@ def test_nothing_usable_says_what_was_found_instead(tmp_path: Path) -> None:
         read(tmp_path)
     (tmp_path / "a.gif").unlink()
     picture(tmp_path / "sub" / "a.png")
-    with pytest.raises(DataError, match=r"in sub/. Name that folder"):
+    with pytest.raises(DataError, match=r"but in sub/. Name that folder, or pass --recursive"):
         read(tmp_path)
     with pytest.raises(DataError, match="no data was named"):
         read_dataset(DataSpec())
@@ -149,12 +168,6 @@ def test_one_picture_can_be_named_directly(tmp_path: Path) -> None:
     data = read(tmp_path / "a.png")
     assert [(e.name, e.caption) for e in data.examples] == [("a.png", "a thing")]
     assert data.found == ("one picture",)
-
-
-def test_copies_are_named(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", "x", seed=1)
-    picture(tmp_path / "b.png", "x", seed=1)
-    assert read(tmp_path).problems == ("b.png: the same picture as a.png, kept",)
 
 
 @pytest.mark.parametrize("change", ["pixels", "caption", "name"])
@@ -185,9 +198,20 @@ def test_held_out_pictures_depend_on_seed_and_names_alone(tmp_path: Path) -> Non
     other = split_holdout(data, 0.25, seed=1)[1]
     assert (len(train), len(held_out)) == (12, 4)
     assert held_out.examples == again.examples != other.examples
-    assert {e.name for e in train.examples} | {e.name for e in held_out.examples} == {
-        e.name for e in data.examples
-    }
+    assert sorted(e.name for e in (*train.examples, *held_out.examples)) == [e.name for e in data.examples]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_repeated_picture_is_on_one_side_alone(tmp_path: Path, seed: int) -> None:
+    for index in range(6):
+        picture(tmp_path / "3_dog" / f"{index}.png", "x", seed=index)
+        picture(tmp_path / "1_cat" / f"{index}.png", "x", seed=100 + index)
+    data = read(tmp_path)
+    train, held_out = split_holdout(data, 0.5, seed=seed)
+    assert {e.repeats for e in data.examples} == {1, 3}
+    assert sorted(e.name for e in (*train.examples, *held_out.examples)) == [e.name for e in data.examples]
+    assert not {e.sha256 for e in train.examples} & {e.sha256 for e in held_out.examples}
+    assert len(train.epoch) == sum(e.repeats for e in train.examples)
 
 
 @pytest.mark.parametrize(

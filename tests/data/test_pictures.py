@@ -1,11 +1,14 @@
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detour.data.pictures import open_picture
+from detour.data import pictures
+from detour.data.pictures import BYTES_A_PIXEL, open_picture
 from detour.errors import DataError
 
 
@@ -85,3 +88,53 @@ def test_gigantic_picture_is_refused_from_its_header(monkeypatch: pytest.MonkeyP
 def test_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png: no such picture"):
         open_picture(tmp_path / "gone.png", max_megapixels=1.0)
+
+
+MEASURE = """
+import sys
+from detour.data.pictures import read_picture
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+data = open(sys.argv[1], "rb").read()
+before = peak()
+read_picture(data, max_megapixels=100.0)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_large_grey_picture_of_sixteen_bits_is_decoded_within_the_limit(tmp_path: Path) -> None:
+    """It took 24 bytes a pixel, 2.4 GB at 99 megapixels."""
+    width, height = 6000, 4000
+    row = np.arange(width, dtype=np.uint16)
+    Image.fromarray(np.tile(row, (height, 1))).save(tmp_path / "a.png", compress_level=1)
+    run = [sys.executable, "-c", MEASURE, str(tmp_path / "a.png")]
+    taken = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    assert taken < BYTES_A_PIXEL * width * height
+
+
+def test_the_limit_in_bytes_is_told_from_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WebP takes 16 bytes a pixel, a PNG of the same size 4."""
+    small = encoded(Image.new("RGB", (1000, 900)), "PNG")
+    assert open_picture(small, max_megapixels=1.0).size == (1000, 900)
+    data = encoded(Image.new("RGB", (1000, 900)), "WEBP")
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "load", lambda self: pytest.fail("was decoded"))
+        with pytest.raises(
+            DataError, match=r"big.webp: 1000 × 900 px take 0.0 GB to decode.*Make it smaller"
+        ):
+            open_picture(data, max_megapixels=1.0, name="big.webp")
+    assert open_picture(data, max_megapixels=2.0).size == (1000, 900)
+
+
+def test_strips_make_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (57, 31, 4), dtype=np.uint8)
+    file = encoded(Image.fromarray(pixels), "PNG")
+    whole = np.asarray(open_picture(file, max_megapixels=1.0))
+    monkeypatch.setattr(pictures, "STRIP_PIXELS", 100)
+    assert np.array_equal(np.asarray(open_picture(file, max_megapixels=1.0)), whole)
+    white = Image.new("RGBA", (31, 57), (255, 255, 255, 255))
+    expected = Image.alpha_composite(white, Image.fromarray(pixels)).convert("RGB")
+    assert np.array_equal(whole, np.asarray(expected))

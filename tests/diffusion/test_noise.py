@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from detour.diffusion.noise import NoisePlan
+from detour.diffusion.process import SD_PROCESS, TimeLaw
 from detour.diffusion.randomness import noise_for, timestep_for
 
 SHAPE = (4, 8, 8)
@@ -12,8 +13,8 @@ SHAPE = (4, 8, 8)
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.0, 0.5)])
 def test_logit_normal_timesteps_follow_the_closed_form(mean: float, std: float) -> None:
-    plan = NoisePlan(timesteps="logit_normal", logit_mean=mean, logit_std=std)
-    drawn = torch.tensor([plan.timestep(0, step, 0, num_timesteps=1000) for step in range(6000)])
+    plan = NoisePlan(law=TimeLaw(name="logit_normal", mean=mean, std=std))
+    drawn = torch.tensor([plan.time(SD_PROCESS, 0, step, 0) for step in range(6000)])
     for below in (100, 300, 500, 700, 900):
         share = NormalDist(mean, std).cdf(math.log(below / (1000 - below)))
         # Three standard errors of 6000 draws.
@@ -30,23 +31,23 @@ def test_logit_normal_timesteps_follow_the_law_of_diffusers() -> None:
         logit_std=0.8,
         generator=torch.Generator().manual_seed(0),
     )
-    plan = NoisePlan(timesteps="logit_normal", logit_mean=0.5, logit_std=0.8)
-    drawn = torch.tensor([float(plan.timestep(0, step, 1, num_timesteps=1000)) for step in range(6000)])
+    plan = NoisePlan(law=TimeLaw(name="logit_normal", mean=0.5, std=0.8))
+    drawn = torch.tensor([float(plan.time(SD_PROCESS, 0, step, 1)) for step in range(6000)])
     for q in (0.05, 0.25, 0.5, 0.75, 0.95):
         assert float((drawn / 1000).quantile(q)) == pytest.approx(float(reference.quantile(q)), abs=0.02)
 
 
 def test_extreme_laws_stay_within_the_schedule() -> None:
     for mean in (-10.0, 10.0):
-        plan = NoisePlan(timesteps="logit_normal", logit_mean=mean, logit_std=10.0)
-        drawn = [plan.timestep(0, step, 0, num_timesteps=1000) for step in range(500)]
+        plan = NoisePlan(law=TimeLaw(name="logit_normal", mean=mean, std=10.0))
+        drawn = [plan.time(SD_PROCESS, 0, step, 0) for step in range(500)]
         assert min(drawn) >= 0
         assert max(drawn) <= 999
 
 
 def test_plain_plan_draws_what_runs_have_always_drawn() -> None:
     plan = NoisePlan()
-    assert plan.timestep(3, 5, 7, num_timesteps=1000) == timestep_for(3, 5, 7)
+    assert plan.time(SD_PROCESS, 3, 5, 7) == timestep_for(3, 5, 7)
     noise = plan.noise(3, 5, 7, SHAPE)
     assert torch.equal(noise, noise_for(3, 5, 7, SHAPE))
     assert plan.seen(3, 5, 7, noise) is noise

@@ -31,7 +31,14 @@ def test_noise_depends_on_seed_step_sample_and_purpose_only() -> None:
         noise_for(0, 3, 6, (4, 8, 8)),
     ):
         assert not torch.equal(first, other)
-    assert not torch.equal(first, noise_for(0, 3, 5, (4, 8, 8), purpose="latent"))
+
+
+def test_noises_of_different_purposes_are_independent() -> None:
+    noises = torch.stack(
+        [noise_for(0, 3, 5, (50_000,), purpose=p) for p in ("noise", "latent", "perturbation", "overfit")]
+    )
+    others = torch.corrcoef(noises)[~torch.eye(4, dtype=torch.bool)]
+    assert float(others.abs().max()) < 0.02  # 4.5 standard errors
 
 
 def test_global_generator_is_left_alone() -> None:

@@ -1,5 +1,9 @@
 """Figures of a run that learned, for tests to spoil one at a time."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
+from detour.evaluation.judgement import Judgement
 from detour.evaluation.proof import (
     AccuracyFigures,
     GradientFigures,
@@ -10,7 +14,8 @@ from detour.evaluation.proof import (
     Proof,
     StyleDistance,
 )
-from detour.evaluation.verdict import Evidence
+from detour.evaluation.raw_material import PixelFacts
+from detour.evaluation.verdict import Checks, Evidence
 
 GRADIENTS = GradientFigures(
     adapter_tensors=80,
@@ -42,18 +47,23 @@ def held_out(
 UNMEASURED = HeldOutFigures(prompts=0, seeds=0, style_distance=None, prompt_accuracy=None)
 
 
+FACTS = PixelFacts(
+    effect=14.2, diversity=50.0, diversity_expected=52.0, copied=0.0, validation=(0.21, 0.18, 0.17)
+)
+
+
+def judged_as(verdict: str, **said: Any) -> Judgement:
+    """What a judge says, as far as the verdict looks at it."""
+    told = {"verdict": verdict, "reasons": ("It went 90% of the way.",), "unknown": (), "next_step": "detour"}
+    return cast(Judgement, SimpleNamespace(**(told | said)))
+
+
 def learned_evidence() -> Evidence:
     return Evidence(
-        gradients=GRADIENTS,
-        pixels=PIXELS,
-        reload_diff=0,
-        merge_diff=1,
-        held_out=held_out(),
-        style_p_value=0.001,
-        validation=(0.21, 0.18, 0.17),
-        diversity=50.0,
-        diversity_expected=52.0,
-        copied_share=0.0,
+        pixels=FACTS,
+        moved=PIXELS,
+        judged=judged_as("learned"),
+        checks=Checks(gradients=GRADIENTS, reload_diff=0, merge_diff=1),
     )
 
 

@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from detour.bases.base import POCKET
+from detour.bases.embedded import EMBEDDED
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
 from tests.evaluation.tiny_judge import SIDE_PX, make_tiny_judge
 from tests.tiny_base import write_tokenizer
 
+POCKET = EMBEDDED["pocket"].folder
 SIDE = SIDE_PX
 
 

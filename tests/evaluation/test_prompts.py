@@ -9,7 +9,9 @@ from detour.evaluation.prompts import (
     PLACES,
     caption_prompts,
     given_prompts,
+    new_scenes,
     prompts_sentence,
+    subject_words,
     template_prompts,
 )
 
@@ -69,3 +71,40 @@ def test_the_sentence_counts_prompts_by_where_they_come_from() -> None:
     said = prompts_sentence(mixed)
     assert "1 from captions of pictures that were kept out" in said
     assert "2 made of things that the captions name" in said
+
+
+@pytest.mark.parametrize(
+    ("captions", "trigger", "class_prompts", "called", "of_class"),
+    [
+        (["a sks cat in the city"], "sks", (), "a sks cat", "a cat"),
+        (
+            ["sks flower, in a garden", "sks flower, on a table"],
+            "sks flower",
+            ("a flower",),
+            "sks flower",
+            "a flower",
+        ),
+        (["sks, a dog on a sofa"], "sks", ("a dog",), "sks, a dog", "a dog"),
+        ([], "sks robot", ("a robot",), "sks robot", "a robot"),
+    ],
+)
+def test_a_subject_and_its_class_are_called_as_captions_and_settings_call_them(
+    captions: list[str], trigger: str, class_prompts: tuple[str, ...], called: str, of_class: str
+) -> None:
+    said = subject_words(captions, trigger, class_prompts)
+    assert said is not None
+    assert (said.called, said.of_class) == (called, of_class)
+    assert said.class_prompt(f"{called} on the moon") == f"{of_class} on the moon"
+
+
+@pytest.mark.parametrize(("captions", "trigger"), [(["a cat"], ""), (["sks flower"], "sks flower"), ([], "")])
+def test_without_a_word_for_the_class_nobody_tells_a_subject_from_it(
+    captions: list[str], trigger: str
+) -> None:
+    assert subject_words(captions, trigger, ()) is None
+
+
+def test_scenes_are_those_that_no_caption_names_and_take_turns() -> None:
+    places = (("in the city", "city"), ("on the beach", "beach"), ("in the snow", "snow"))
+    assert new_scenes(["a cat in a city"], places, count=3) == ("on the beach", "in the snow", "on the beach")
+    assert new_scenes(["a city, a beach, snow"], places, count=2) == ("in the city", "on the beach")

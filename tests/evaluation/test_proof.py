@@ -4,17 +4,22 @@ from pathlib import Path
 import pytest
 
 from detour.errors import RunError
+from detour.evaluation.evaluation import read_evaluation
 from detour.evaluation.proof import read_proof, write_proof
 from tests.evaluation.figures import UNMEASURED, learned_proof
 
+OLD = Path(__file__).parent / "old"
+"""Files of schema 1, as version 0.1 wrote them: a short run on the embedded base, an evaluation on a tiny one."""
 
-def test_the_file_has_exactly_the_keys_of_schema_one(tmp_path: Path) -> None:
+
+def test_the_file_has_exactly_the_keys_of_schema_two(tmp_path: Path) -> None:
     write_proof(tmp_path / "proof.json", learned_proof())
     written = json.loads((tmp_path / "proof.json").read_text())
     assert list(written) == [
-        "schema", "gradients", "pixels", "reload", "merge", "held_out", "verdict", "reasons",
+        "schema", "gradients", "pixels", "reload", "merge", "held_out", "answers", "verdict", "headline", "unknown",
+        "reasons", "next_step",
     ]  # fmt: skip
-    assert written["schema"] == 1
+    assert written["schema"] == 2
     assert set(written["gradients"]) == {
         "adapter_tensors", "adapter_tensors_with_gradient", "dead_by_structure",
         "base_tensors_with_gradient", "base_unchanged",
@@ -36,7 +41,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, proof: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [{"schema": 2}, {"verdict": "great"}, {"extra": 1}, {"pixels": {"mean_abs_diff": 1}}]
+    "spoil", [{"schema": 3}, {"verdict": "great"}, {"extra": 1}, {"pixels": {"mean_abs_diff": 1}}]
 )
 def test_another_schema_is_refused_in_one_line(tmp_path: Path, spoil: dict[str, object]) -> None:
     path = tmp_path / "proof.json"
@@ -45,6 +50,17 @@ def test_another_schema_is_refused_in_one_line(tmp_path: Path, spoil: dict[str, 
     with pytest.raises(RunError) as caught:
         read_proof(path)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_the_first_schema_still_read() -> None:
+    proof = read_proof(OLD / "proof-schema-1.json")
+    assert (proof.schema_, proof.verdict, proof.unknown, proof.next_step) == (1, "inconclusive", (), "")
+    assert proof.held_out.prompt_accuracy is not None
+    assert proof.held_out.prompt_accuracy.ceiling is not None
+    assert proof.answers is None
+    evaluation = read_evaluation(OLD / "evaluation-schema-1.json")
+    assert (evaluation.schema_, evaluation.verdict, evaluation.unknown) == (1, "copies", ())
+    assert evaluation.prompt_keeping is not None
 
 
 def test_a_missing_proof_says_what_next(tmp_path: Path) -> None:

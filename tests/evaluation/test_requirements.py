@@ -15,6 +15,8 @@ LEARNED = Evaluation.model_construct(
     copies=None,
     recited=None,
     reproduced=None,
+    answers=None,
+    metrics={},
 )
 
 

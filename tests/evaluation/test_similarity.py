@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detour.errors import ShapeMismatch
-from detour.evaluation.similarity import clip_scores, picture_similarity, prompt_margins
+from detour.evaluation.similarity import clip_scores, picture_similarity
 from tests.evaluation.looks import looks
 
 
@@ -19,13 +19,3 @@ def test_picture_similarity_is_the_mean_over_all_pairs() -> None:
     assert picture_similarity(x, y) == pytest.approx(float((x @ y.T).mean()), abs=1e-6)
     with pytest.raises(ShapeMismatch):
         picture_similarity(x, y[:0])
-
-
-def test_pictures_that_show_the_same_whatever_is_asked_have_no_margin() -> None:
-    wishes = torch.eye(3)
-    own = wishes.repeat_interleave(2, dim=0)
-    assert prompt_margins(own, wishes, seeds=2).tolist() == pytest.approx([100, 100, 100])
-    noise = looks(1, 0)[:, :3].repeat(3, 1)
-    assert prompt_margins(noise, wishes).mean().item() == pytest.approx(0, abs=1e-4)
-    with pytest.raises(ShapeMismatch, match="one prompt"):
-        prompt_margins(own[:2], wishes[:1], seeds=2)

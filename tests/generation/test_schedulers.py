@@ -1,7 +1,12 @@
-import pytest
+from pathlib import Path
 
-from detour.bases.base import open_base
-from detour.generation.schedulers import TITLES, make_scheduler
+import pytest
+import torch
+
+from detour.bases.base import Base, open_base
+from detour.generation.schedulers import TITLES, make_scheduler, start_sampler
+from detour.specs.generation import SchedulerName
+from tests.tiny_flow import make_tiny_sd3
 
 CONFIG = open_base("sd15").scheduler_config()
 
@@ -36,3 +41,36 @@ def test_euler_starts_from_noise_of_its_own_scale() -> None:
 
 def test_schedulers_do_not_share_state() -> None:
     assert make_scheduler("dpm++", CONFIG) is not make_scheduler("dpm++", CONFIG)
+
+
+def flow_of_a_gaussian(name: SchedulerName, steps: int, base: Base, *, std: float = 0.7) -> float:
+    """How far a start noise of 1 ends from where it should: data that are a Gaussian of mean 0 end at ``std``."""
+    scheduler = start_sampler(name, base, steps=steps, width_px=64, height_px=64)
+    x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    for timestep in scheduler.timesteps:
+        sigma = float(timestep) / 1000
+        var = (1 - sigma) ** 2 * std**2 + sigma**2
+        clean, noise = (1 - sigma) * std**2 / var * x, sigma / var * x  # expectations of x0 and ε given x
+        x = scheduler.step(noise - clean, timestep, x, return_dict=False)[0].double()
+    return abs(float(x) - std)
+
+
+def test_the_second_order_sampler_of_a_flow_comes_nearer_in_as_many_steps(tmp_path: Path) -> None:
+    """Probability flow of a Gaussian: the exact solution scales every point by the standard deviation."""
+    base = open_base(str(make_tiny_sd3(tmp_path, t5=False)))
+    euler = [flow_of_a_gaussian("euler", steps, base) for steps in (40, 160)]
+    second = [flow_of_a_gaussian("dpm++", steps, base) for steps in (40, 160)]
+    assert second[0] < euler[0] / 4
+    assert 3 < euler[0] / euler[1] < 4.5  # first order: the error falls as the step
+    assert second[0] / second[1] > 5  # second order: faster, 16 in the limit
+
+
+@pytest.mark.parametrize(("side_px", "shift"), [(512, 1.88), (768, 2.33), (1024, 3.16)])
+def test_flux_dev_shifts_with_the_size_as_published(side_px: int, shift: float) -> None:
+    base = open_base("flux-dev")
+    scheduler = start_sampler("euler", base, steps=4, width_px=side_px, height_px=side_px)
+    for even, level in zip((1, 0.75, 0.5, 0.25), scheduler.sigmas.tolist(), strict=False):
+        assert level == pytest.approx(shift * even / (1 + (shift - 1) * even), abs=2e-3)
+    assert base.process(side_px).at(0.5) == pytest.approx(shift / (1 + shift), abs=2e-3)
+    schnell = start_sampler("euler", open_base("flux-schnell"), steps=4, width_px=side_px, height_px=side_px)
+    assert schnell.sigmas.tolist() == [1, 0.75, 0.5, 0.25, 0]

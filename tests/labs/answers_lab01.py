@@ -4,10 +4,10 @@ from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
 from tests.labs.answers import Answers
 
-PATHS = [layer.path for layer in adaptable_layers(open_base("pocket").meta_unet())]
+PATHS = [layer.path for layer in adaptable_layers(open_base("pocket").meta_network())]
 CROSS = [path for path in PATHS if ".attn2.to_" in path]
 SELF = [path for path in PATHS if ".attn1.to_" in path]
-WIDTHS = {layer.path: layer for layer in adaptable_layers(open_base("pocket").meta_unet())}
+WIDTHS = {layer.path: layer for layer in adaptable_layers(open_base("pocket").meta_network())}
 
 
 def costs(paths: list[str]) -> dict[int, int]:

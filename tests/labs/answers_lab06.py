@@ -9,7 +9,7 @@ from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from tests.labs.answers import Answers
 
-LAYERS = adaptable_layers(open_base("pocket").meta_unet())
+LAYERS = adaptable_layers(open_base("pocket").meta_network())
 
 
 def sums(targets: str, rank: int) -> dict[str, int]:

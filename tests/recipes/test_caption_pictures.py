@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from detour.errors import BaseError, DataError
 from detour.recipes.caption_pictures import caption_pictures
@@ -45,6 +46,17 @@ def test_pictures_without_a_caption_get_one_and_the_others_keep_theirs(blip: Pat
         assert caption.startswith("a picture of")
     again = caption_pictures(photos, model=str(blip), device="cpu")
     assert again.written == {}
+
+
+def test_pictures_of_one_name_get_captions_of_their_own_and_masks_none(blip: Path, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 1)
+    (photos / "0.txt").unlink()
+    picture = Image.open(photos / "0.png").convert("RGB")
+    picture.save(photos / "0.jpg")
+    picture.save(photos / "0.mask.png")
+    result = caption_pictures(photos, model=str(blip), device="cpu")
+    assert sorted(result.written) == ["0.jpg", "0.png"]
+    assert sorted(path.name for path in photos.glob("*.txt")) == ["0.jpg.txt", "0.png.txt"]
 
 
 def test_a_model_that_is_no_blip_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
         example = training_example(5, index)
         picture = render(example.scene, NAMED_STYLES["comic"], size_px=SIZE_PX)
         Image.fromarray(picture).save(folder / f"{index:02d}.png")
-        (folder / f"{index:02d}.txt").write_text(f"{example.caption}, number {index}\n")
+        (folder / f"{index:02d}.txt").write_text(f"{example.caption}, {index}\n")
     return folder
 
 
@@ -96,7 +96,7 @@ def test_a_mark_in_the_same_place_is_found(photos: Path) -> None:
         )
         image.save(path)
     [mark] = [finding for finding in check(photos).findings if finding.kind == "mark"]
-    assert "bottom left" in mark.what
+    assert "bottom left" in mark.cause
 
 
 def test_equal_and_long_captions_are_found(photos: Path) -> None:

@@ -14,9 +14,13 @@ from detour.bases.families import FAMILIES
 from detour.cli.main import cli
 from detour.errors import AdapterError, BaseError, ConfigError, ProofFailed
 from detour.recipes import adapter_output
+from detour.recipes.adapter_family import family_of_adapter
 from detour.recipes.convert_adapter import convert_adapter, through_base
-from tests.adapter_files.examples import SD1, assert_same, small_adapter
+from tests.adapter_files.examples import SD1, assert_same_change, small_adapter
 from tests.adapter_files.lycoris_reference.make import PLACE
+from tests.adapters.kinds import LINEAR, dora
+
+ATTN = "down_blocks.0.attentions.0.transformer_blocks.0"
 
 
 @pytest.fixture
@@ -28,11 +32,16 @@ def test_a_way_round_all_formats_gives_the_same_layers(kohya: Path, tmp_path: Pa
     first = convert_adapter(kohya, tmp_path / "b.safetensors", to="diffusers")
     second = convert_adapter(first.path, tmp_path / "c", to="peft")
     third = convert_adapter(second.path, tmp_path / "d.safetensors", to="kohya")
-    assert_same(read_adapter(kohya), read_adapter(third.path))
+    assert_same_change(read_adapter(kohya), read_adapter(third.path))
+    assert first.alphas == {1.5: 1, 3.0: 1, 8.0: 2}
+    # 8 / 2 is a power of two; 8 / 3, 1.5 / 2 and 3 / 2 are not
+    assert (first.folded, first.folded_rounded) == (4, 3)
+    # alpha is the rank since it went through diffusers' format
+    assert second.alphas == third.alphas == {2.0: 3, 3.0: 1}
+    assert first.largest_difference < 1e-6
+    assert second.largest_difference == third.largest_difference == 0.0
     for result in (first, second, third):
-        assert result.largest_difference == 0.0
         assert result.ranks == {2: 3, 3: 1}
-        assert result.alphas == {1.5: 1, 3.0: 1, 8.0: 2}
         assert result.layers == {"unet": 3, "text_encoder": 1}
 
 
@@ -74,7 +83,7 @@ def test_values_that_half_precision_cannot_tell_apart_leave_no_output(tmp_path: 
     [
         ({"detour.family": "sd2"}, 32, "sd2"),
         ({"ss_base_model_version": "sdxl_base_v1-0", "ss_output_name": "portrait"}, 32, "sdxl"),
-        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, 1024, "sd1"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, 768, "sd1"),
         ({}, 1024, "sd2"),
         ({}, 2048, "sdxl"),
         ({}, 32, "sd1"),
@@ -87,7 +96,62 @@ def test_the_family_is_told_from_the_file(
     source = write_adapter(tmp_path / "a.safetensors", adapter, file_format="diffusers", family=SD1)
     result = convert_adapter(source, tmp_path / "b.safetensors", to="kohya")
     assert result.family == family
-    assert_same(adapter, read_adapter(result.path))
+    assert_same_change(adapter, read_adapter(result.path))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "layers", "family", "cause"),
+    [
+        ({"detour.family": "sdxl"}, {"unet.down_blocks.3.resnets.0.conv1": 32}, "sd1", "of a fourth level"),
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, {f"unet.{ATTN}.attn2.to_k": 768}, "sd1", "768 wide"),
+        (
+            {"modelspec.architecture": "stable-diffusion-v1/lora"},
+            {f"unet.{ATTN}.attn2.to_k": 1024},
+            "sd2",
+            "1024 wide",
+        ),
+        (
+            {"detour.family": "sd1"},
+            {"text_encoder_2.encoder.layers.0.mlp.fc1": 8},
+            "sdxl",
+            "for 'text_encoder_2'",
+        ),
+        ({"detour.family": "flux"}, {"unet.conv_in": 4}, "sd1", "layers of a unet"),
+        ({"detour.family": "sd1"}, {f"unet.{ATTN[:-1]}1.attn1.to_q": 8}, "sdxl", "second transformer block"),
+    ],
+)
+def test_metadata_that_claim_a_family_without_such_layers_are_not_believed(
+    metadata: dict[str, str], layers: dict[str, int], family: str, cause: str
+) -> None:
+    made = {
+        key: LoraLayer(down=torch.ones(1, width), up=torch.ones(8, 1), alpha=1.0)
+        for key, width in layers.items()
+    }
+    guess = family_of_adapter(Adapter(made, metadata))
+    assert guess.family.name == family
+    assert "its metadata claims" in guess.why
+    assert cause in guess.why
+
+
+def test_a_dora_for_kohya_says_who_draws_it_wrongly(tmp_path: Path) -> None:
+    adapter = Adapter({"unet.time_embedding.linear_1": dora(LINEAR)})
+    source = write_adapter(tmp_path / "a", adapter, file_format="peft", family=SD1)
+    told = CliRunner().invoke(
+        cli, ["convert", str(source), str(tmp_path / "b.safetensors"), "--to", "kohya", "--family", "sd1"]
+    )
+    assert told.exit_code == 0, told.output
+    assert all(
+        word in told.output for word in ("A1111", "ComfyUI", "sd-scripts", "detour merge", "detour extract")
+    )
+    assert convert_adapter(source, tmp_path / "c", to="peft", family="sd1").notes == ()
+
+
+def test_a_place_that_cannot_take_the_output_is_told_before_the_source_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "x.safetensors").mkdir()
+    for out, to in (("file/a.safetensors", "kohya"), ("x.safetensors", "kohya"), ("b.png", "peft")):
+        with pytest.raises(ConfigError):
+            convert_adapter(tmp_path / "missing.safetensors", tmp_path / out, to=to, force=True)  # type: ignore[arg-type]
 
 
 def test_a_family_that_is_named_wins(kohya: Path, tmp_path: Path) -> None:
@@ -135,7 +199,7 @@ def test_diffusers_gets_its_usual_name_in_a_folder(kohya: Path, tmp_path: Path) 
 def test_converting_in_place_needs_force(kohya: Path) -> None:
     before = read_adapter(kohya)
     convert_adapter(kohya, kohya, to="diffusers", force=True)
-    assert_same(before, read_adapter(kohya))
+    assert_same_change(before, read_adapter(kohya))
 
 
 def test_a_broken_source_is_refused(tmp_path: Path) -> None:
@@ -165,7 +229,7 @@ def test_sdxl_goes_through_the_original_block_names(tmp_path: Path) -> None:
         "it has several transformer blocks in one attention",
     )
     assert b"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q" in result.path.read_bytes()
-    assert_same(adapter, read_adapter(result.path))
+    assert_same_change(adapter, read_adapter(result.path))
 
 
 def test_what_cannot_be_read_is_an_error_or_a_list_never_silence(kohya: Path, tmp_path: Path) -> None:
@@ -177,7 +241,7 @@ def test_what_cannot_be_read_is_an_error_or_a_list_never_silence(kohya: Path, tm
     result = convert_adapter(odd, tmp_path / "x.safetensors", to="diffusers", allow_partial=True)
     assert len(result.left_out) == 1
     assert "lora_unet_nowhere" in result.left_out[0]
-    assert_same(read_adapter(kohya), read_adapter(result.path))
+    assert_same_change(read_adapter(kohya), read_adapter(result.path))
 
 
 @pytest.mark.parametrize(

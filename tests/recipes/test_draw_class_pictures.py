@@ -13,11 +13,11 @@ from detour.errors import Interrupted, RunError
 from detour.generation.png import read_png_metadata
 from detour.recipes import draw_class_pictures as drawing
 from detour.recipes import train_adapter as recipe
-from detour.recipes.draw_class_pictures import draw_class_pictures
+from detour.recipes.draw_class_pictures import cost_sentence, draw_class_pictures
 from detour.recipes.progress import Progress
 from detour.recipes.run_plan import plan_run
 from detour.recipes.train_adapter import train_adapter
-from detour.specs import RunSpec
+from detour.specs import RunSpec, load_run_spec
 from tests.recipes.photos import make_photos, quick_spec
 
 
@@ -59,12 +59,13 @@ def test_class_pictures_are_drawn_once_and_found_by_later_runs(
     assert drawn is not None
     assert [example.caption for example in drawn.examples] == ["a cat", "a dog", "a cat"]
     assert [(report.done, report.total) for report in told if report.total] == [(0, 3), (3, 3)]
+    assert "the base draws 3 pictures of the class, 1 steps each" in told[0].note
     described = read_png_metadata(next(example.path for example in drawn.examples if example.path))
     assert described is not None
     assert (described.prompt, described.seed) == ("a cat", 0)
 
     asked: list[int] = []
-    monkeypatch.setattr(drawing, "_draw", lambda missing, *_: asked.append(len(missing)))
+    monkeypatch.setattr(drawing, "_draw", lambda wanted, missing, *_: asked.append(len(missing)))
     again = draw_class_pictures(spec, base)
     assert again is not None
     assert again.fingerprint == drawn.fingerprint
@@ -87,7 +88,7 @@ def test_only_missing_and_damaged_class_pictures_are_drawn(
     assert [report.total for report in told if report.total] == [1, 1]
     assert paths[0].stat().st_mtime_ns == marked
     assert again.examples[0].sha256 == drawn.examples[0].sha256
-    assert len(paths[1].read_bytes()) > 40
+    assert [path.read_bytes() for path in paths] == before
 
 
 def test_other_weights_prompts_sizes_or_settings_have_other_pictures(
@@ -159,3 +160,12 @@ def test_photos_of_a_subject_need_no_captions(tiny_base: Path, photos: Path, tmp
         sidecar.unlink()
     plan = plan_run(subject(tiny_base, photos, tmp_path, data__trigger="sks robot"))
     assert set(plan.captions) == {"sks robot"}
+
+
+def test_the_cost_is_counted_in_training_steps() -> None:
+    """100 pictures of 25 steps with guidance are 5,000 passes; a step of 8 samples takes 24."""
+    values = {"train.batch": 8, "train.steps": 150, "prior.steps": 25, "prior.guidance_scale": 3.0}
+    assert "as 208 training steps, and the run has 150" in cost_sentence(load_run_spec(flags=values), 100)
+    assert "as 104 training steps" in cost_sentence(
+        load_run_spec(flags=values | {"prior.guidance_scale": 1.0}), 100
+    )

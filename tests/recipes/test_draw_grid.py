@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +7,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.cli.main import cli
-from detour.errors import ConfigError
+from detour.errors import AdapterError, ConfigError
 from detour.recipes.draw_grid import draw_grid
+from detour.recipes.draw_strengths import draw_strengths
 from detour.recipes.generate_pictures import generate_pictures
 from detour.specs.generation import GenerateSpec, PictureSpec
+from detour.training.checkpoints import adapter_of
 from tests.adapter_files.examples import SD1, adapter_for
 
 STEPS = 2
@@ -22,7 +26,7 @@ STEPS = 2
 @pytest.fixture(scope="module")
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("loras")
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     first, second = select(layers, "cross-attn"), select(layers, "self-attn")
     return (
         str(write_adapter(folder / "style.safetensors", adapter_for(first, seed=1), family=SD1)),
@@ -63,6 +67,69 @@ def test_figures_stand_beside_the_sheet(tiny_base: Path, loras: tuple[str, str],
     assert (off.first, off.second, off.both) == (0.0, 0.0, 0.0)
     assert min(on.first, on.second, on.both) > 0
     assert json.loads((tmp_path / "g.json").read_text())["names"] == ["style", "cat"]
+
+
+def test_one_adapter_is_drawn_at_every_strength_and_checkpoint(
+    tiny_base: Path, loras: tuple[str, str], tmp_path: Path
+) -> None:
+    """Cells are the pictures that ``generate`` draws; a checkpoint equal to the file is not drawn twice."""
+    run = tmp_path / "run"
+    product = write_adapter(run / "run.safetensors", read_adapter(Path(loras[1])), family=SD1)
+    step = write_adapter(adapter_of(run, 10), read_adapter(Path(loras[0])), family=SD1)
+    shutil.copyfile(product, adapter_of(run, 20))
+    result = draw_strengths(
+        spec_of(tiny_base, (f"{product}:0.5",)), out=tmp_path / "g.png", strengths=(0.0, 1.0, 2.0)
+    )
+    assert result.checkpoints == ("step 10", "run")
+    assert [row.moved[0] for row in result.rows] == [0.0, 0.0]
+    assert all(row.moved[2] > row.moved[1] > 0 for row in result.rows)
+    with Image.open(result.path) as image:
+        sheet = np.asarray(image.convert("RGB")).astype(int)
+    left = 8 + 2 * (64 + 8)  # base, 0, then strength 1
+    for file, bottom in ((product, sheet.shape[0] - 8), (step, None)):
+        drawn = generate_pictures(spec_of(tiny_base, (f"{file}:0.5",)), out=tmp_path / file.stem)
+        with Image.open(drawn.files[0].path) as image:
+            picture = np.asarray(image.convert("RGB")).astype(int)
+        column = sheet[:bottom, left : left + 64]
+        places = [
+            top for top in range(len(column) - 63) if np.abs(column[top : top + 64] - picture).max() <= 1
+        ]
+        assert len(places) == 1, file
+        assert bottom is None or places == [bottom - 64]
+
+
+def test_the_command_with_one_adapter_shows_a_column_for_each_strength(
+    tiny_base: Path, loras: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "g.png"
+    asked = [
+        "grid",
+        "a house",
+        "--base",
+        str(tiny_base),
+        "--lora",
+        loras[0],
+        "--steps",
+        "1",
+        "--out",
+        str(out),
+    ]
+    told = CliRunner().invoke(cli, [*asked, "--weights", "0,1.5"])
+    assert told.exit_code == 0, told.output
+    for word in ("×0", "×1.5", "0.00", "style", str(out.with_suffix(".json"))):
+        assert word in told.output.replace("\n", ""), word
+    with Image.open(out) as image:
+        assert image.width == 3 * 64 + 4 * 8  # base and two strengths, gaps between and around
+
+
+def test_a_damaged_checkpoint_is_not_drawn(tiny_base: Path, loras: tuple[str, str], tmp_path: Path) -> None:
+    product = write_adapter(tmp_path / "run.safetensors", read_adapter(Path(loras[1])), family=SD1)
+    kept = write_adapter(adapter_of(tmp_path, 10), read_adapter(Path(loras[0])), family=SD1)
+    data = bytearray(kept.read_bytes())
+    data[-3] ^= 4
+    kept.write_bytes(data)
+    with pytest.raises(AdapterError, match="damaged"):
+        draw_strengths(spec_of(tiny_base, (str(product),)), out=tmp_path / "g.png")
 
 
 def test_bad_requests_write_nothing(tiny_base: Path, loras: tuple[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The thorough judgement of a run and of an adapter file."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from detour.recipes.evaluation_verdict import with_copies
 from detour.recipes.progress import Progress
 from detour.specs.evaluation import EvaluationSpec
 from tests.evaluation.test_report import Elements
-from tests.evaluation.tiny_judge import make_tiny_judge
+from tests.recipes.embedded import embedded_base
 from tests.recipes.test_prove_run import make_run, trained_adapter
 
 QUICK = EvaluationSpec(num_prompts=2, drift_prompts=1, steps=1)
@@ -38,13 +37,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def judged_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tiny base as an embedded one: the world writes its prompts, a random judge scores them."""
-    folder = tmp_path_factory.mktemp("bases") / "pocket-tiny"
-    shutil.copytree(tiny_base, folder)
-    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-    make_tiny_judge(folder / "judge", vocab_size=len(vocabulary))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        yield embedded_base(tiny_base, tmp_path_factory.mktemp("bases"), patch, with_judge=True)
 
 
 @pytest.fixture(scope="module")

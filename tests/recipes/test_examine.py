@@ -33,7 +33,7 @@ def adapter_of(base: Path, path: Path, *, size: float, trigger: str = "") -> Pat
             up=size * torch.randn(layer.out_features, 2, generator=generator),
             alpha=2.0,
         )
-        for layer in select(adaptable_layers(opened.meta_unet()), "attn")
+        for layer in select(adaptable_layers(opened.meta_network()), "attn")
     }
     metadata = {"modelspec.trigger_phrase": trigger} if trigger else {}
     write_adapter(path, Adapter(layers, metadata), family=opened.family)

@@ -26,7 +26,7 @@ UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 def tuned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An adapter of rank 2 and 4 beside every layer, and the tiny base with it merged."""
     folder = tmp_path_factory.mktemp("tuned")
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     adapter = write_adapter(folder / "a.safetensors", adapter_for(layers), family=SD1)
     return adapter, merge_adapters(str(tiny_base), [str(adapter)], out=folder / "tuned", pictures=0).path
 

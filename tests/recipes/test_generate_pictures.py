@@ -12,6 +12,7 @@ from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.errors import AdapterError, BaseError, ConfigError
 from detour.generation.png import read_png_metadata
+from detour.recipes import generate_pictures as recipe
 from detour.recipes.generate_pictures import generate_pictures, slug
 from detour.recipes.progress import Progress
 from detour.specs.generation import GenerateSpec, PictureSpec
@@ -28,11 +29,22 @@ def lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             up=torch.randn(layer.out_features, 2, generator=generator),
             alpha=2.0,
         )
-        for layer in select(adaptable_layers(base.meta_unet()), "attn")
+        for layer in select(adaptable_layers(base.meta_network()), "attn")
     }
     path = tmp_path_factory.mktemp("adapters") / "style.safetensors"
     write_adapter(path, Adapter(layers, {}), family=base.family)
     return path
+
+
+@pytest.mark.parametrize("name", ["x.png", "taken/pictures", "taken"])
+def test_a_place_that_is_no_folder_is_told_before_the_work(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(recipe, "open_base", lambda *_, **__: pytest.fail("work was done"))
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match=r"Name a folder|Choose another --out"):
+        generate_pictures(spec_of(tiny_base), out=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def spec_of(tiny: Path, /, **values: object) -> GenerateSpec:

@@ -94,3 +94,28 @@ def test_plot_is_a_picture_that_shows_the_adapted_layers_in_their_own_colour(
         return sum(number for number, colour in colours if colour == (255, 216, 168))
 
     assert orange("all") > orange("cross-attn") > 10_000
+
+
+@pytest.mark.parametrize(
+    ("base", "parameters", "trained"),
+    [
+        ("sd35-medium", 2_243_171_520, (191, 9_388_032, 190, 9_338_880)),
+        ("flux-dev", 11_901_408_320, (266, 26_148_864, 266, 26_148_864)),
+    ],
+)
+def test_transformers_are_counted_with_and_without_what_is_dead_by_structure(
+    base: str, parameters: int, trained: tuple[int, ...]
+) -> None:
+    found = inspect_base(base, targets="attn", ranks=(16,))
+    assert found.parts[0].parameters == parameters
+    assert sum(block.parameters for block in found.blocks) == parameters
+    cost = found.costs[0]
+    assert (cost.modules, cost.parameters, cost.trained_modules, cost.trained_parameters) == trained
+    dead = [sentence for sentence in found.warnings if "no gradient" in sentence]
+    assert len(dead) == (base == "sd35-medium")
+    assert all("transformer_blocks.23.attn.add_q_proj" in sentence for sentence in dead)
+    numbers = [int(block.name.rpartition(".")[2]) for block in found.blocks if block.name.startswith("trans")]
+    assert numbers == sorted(numbers)
+    assert found.prediction == "flow velocity"
+    with pytest.raises(ConfigError, match="is a transformer"):
+        plot_unet(found, Path("x.png"))

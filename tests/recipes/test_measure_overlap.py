@@ -16,7 +16,7 @@ PROMPT = ("a house",)
 
 @pytest.fixture(scope="module")
 def file(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     folder = tmp_path_factory.mktemp("loras")
     return str(write_adapter(folder / "style.safetensors", adapter_for(layers, seed=1), family=SD1))
 

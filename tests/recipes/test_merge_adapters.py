@@ -14,6 +14,7 @@ from detour.bases.base import open_base
 from detour.bases.single_file import write_single_file
 from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError, ProofFailed
+from detour.recipes import merge_adapters as recipe
 from detour.recipes import merged_weights
 from detour.recipes.merge_adapters import merge_adapters
 from tests.adapter_files.examples import SD1, adapter_for, small_adapter
@@ -26,7 +27,7 @@ TEXT = Path("text_encoder") / "model.safetensors"
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One beside every UNet layer, one with a text encoder layer too."""
     folder = tmp_path_factory.mktemp("loras")
-    layers = adaptable_layers(open_base(str(tiny_base)).meta_unet())
+    layers = adaptable_layers(open_base(str(tiny_base)).meta_network())
     return (
         write_adapter(folder / "a.safetensors", adapter_for(layers), family=SD1),
         write_adapter(folder / "b.safetensors", small_adapter(text=True), family=SD1),
@@ -38,6 +39,34 @@ def in_half(tiny_base: Path, out: Path) -> Path:
     for path in (out / UNET, out / TEXT):
         save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     return out
+
+
+@pytest.mark.parametrize(("half", "size"), [(False, 1e20), (True, 300.0)])
+def test_a_change_that_overflows_is_never_written_whatever_is_skipped(
+    tiny_base: Path, tmp_path: Path, half: bool, size: float
+) -> None:
+    """90,000 fits fp32 and overflows fp16, whose largest number is 65,504."""
+    base = in_half(tiny_base, tmp_path / "half") if half else tiny_base
+    key = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    layer = LoraLayer(down=torch.full((1, 32), size), up=torch.full((32, 1), size), alpha=1.0)
+    lora = write_adapter(tmp_path / "big.safetensors", Adapter({key: layer}), family=SD1)
+    for out in (tmp_path / "out", tmp_path / "out.safetensors"):
+        with pytest.raises(ProofFailed, match="the adapters' change is not finite"):
+            merge_adapters(str(base), [str(lora)], out=out, pictures=0)
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["merged.png", "merged.ckpt", "taken/merged", "folder.safetensors"])
+def test_a_place_that_cannot_take_the_output_is_told_before_the_work(
+    tiny_base: Path, loras: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(recipe, "open_base", lambda *_, **__: pytest.fail("work was done"))
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError):
+        merge_adapters(str(tiny_base), [str(loras[0])], out=tmp_path / name, force=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_merged_folder_draws_what_base_and_adapters_draw(

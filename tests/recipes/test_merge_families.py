@@ -53,7 +53,7 @@ KINDS: dict[str, Callable[[Shape, int], Layer]] = {"lora": lora, "dora": dora, "
 def adapter_on(base: str, kinds: tuple[str, ...]) -> Adapter:
     """A layer on each third weight of the UNet and on each second of the text encoders, the kinds in turn."""
     opened = open_base(base)
-    models = {"unet": opened.load_unet(), **opened.load_text().models}
+    models = {"unet": opened.load_network(), **opened.load_text().models}
     found: list[tuple[str, Shape]] = []
     for part, model in models.items():
         names = [
@@ -94,7 +94,7 @@ def test_merged_draws_what_base_and_adapter_draw_for_every_algorithm(
 
 def states(path: Path) -> dict[str, torch.Tensor]:
     opened = open_base(str(path))
-    models = {"unet": opened.load_unet(), **opened.load_text().models}
+    models = {"unet": opened.load_network(), **opened.load_text().models}
     return {
         f"{part}.{name}": one for part, model in models.items() for name, one in model.state_dict().items()
     }

@@ -1,6 +1,5 @@
-import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from detour.specs import (
     TrainSpec,
     to_toml,
 )
-from tests.evaluation.tiny_judge import make_tiny_judge
+from tests.recipes.embedded import embedded_base
 
 GRADIENTS = {
     "adapter_tensors": 16,
@@ -58,7 +57,7 @@ def make_spec(base: Path, data: Path, *, lr: float = 1e-3, prompts: tuple[str, .
 
 def trained_adapter(base: Path, *, strength: float = 0.5) -> Adapter:
     """An adapter that moves pictures as a trained one does."""
-    unet = open_base(str(base)).load_unet()
+    unet = open_base(str(base)).load_network()
     attached = attach_new(unet, "unet", select(adaptable_layers(unet), "attn"), rank=2, alpha=2.0)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -176,13 +175,10 @@ def test_a_planted_cause_of_no_effect_is_found_and_named_first(
 
 
 @pytest.fixture(scope="module")
-def judged_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tiny base as an embedded one: the world writes its prompts, a random judge scores them."""
-    folder = tmp_path_factory.mktemp("bases") / "pocket-tiny"
-    shutil.copytree(tiny_base, folder)
-    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-    make_tiny_judge(folder / "judge", vocab_size=len(vocabulary))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        yield embedded_base(tiny_base, tmp_path_factory.mktemp("bases"), patch, with_judge=True)
 
 
 @pytest.mark.parametrize("style", [None, "comic"])

@@ -7,10 +7,11 @@ from click.testing import CliRunner
 
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import write_adapter
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.analysis import relative_differences
 from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError
+from detour.recipes.compose_adapters import compose_adapters
 from detour.recipes.resize_adapter import resize_adapter
 from tests.adapter_files.examples import SD1, small_adapter
 from tests.adapters.kinds import LINEAR, dora, loha, lokr, lokr_whole
@@ -43,6 +44,40 @@ def test_each_layer_keeps_the_share_that_is_told(file: Path, tmp_path: Path) -> 
 def test_the_share_is_kept_with_as_few_directions_as_can_be(file: Path, tmp_path: Path) -> None:
     result = resize_adapter(file, out=tmp_path / "s.safetensors", energy=0.6)
     assert all(one.kept >= 0.6 and one.rank < one.rank_before for one in result.layers)
+
+
+@pytest.mark.parametrize("rank", [5, 8])
+def test_a_rank_that_changes_nothing_is_refused(file: Path, tmp_path: Path, rank: int) -> None:
+    """The file's highest rank is 5."""
+    with pytest.raises(ConfigError, match=f"--rank {rank}: no layer has a higher rank than 5.*below 5"):
+        resize_adapter(file, out=tmp_path / "s.safetensors", rank=rank)
+    assert resize_adapter(file, out=tmp_path / "s.safetensors", rank=4).path.is_file()
+
+
+def test_a_change_that_overflows_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+    key = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    huge = LoraLayer(down=torch.full((2, 8), 1e30), up=torch.full((6, 2), 1e30), alpha=2.0)
+    source = write_adapter(tmp_path / "a.safetensors", Adapter({key: huge}), family=SD1)
+    out = tmp_path / "out.safetensors"
+    for make in (
+        lambda: resize_adapter(source, out=out, rank=1),
+        lambda: compose_adapters([str(source), f"{source}:0.5"], out=out),
+        lambda: compose_adapters([str(source), f"{source}:0.5"], out=out, rank=1, method="ties"),
+    ):
+        with pytest.raises(AdapterError, match="would overflow"):
+            make()
+    with pytest.raises(AdapterError, match="NaN or infinity"):  # alpha, which is written in float32
+        resize_adapter(source, out=out, blocks="down=1e39")
+    assert not out.exists()
+
+
+def test_resizing_a_dora_says_who_draws_it_wrongly(tmp_path: Path) -> None:
+    key = "unet.time_embedding.linear_1"
+    source = write_adapter(tmp_path / "a.safetensors", Adapter({key: dora(LINEAR)}), family=SD1)
+    result = resize_adapter(source, out=tmp_path / "b.safetensors", blocks="rest=1")
+    assert "A1111" in result.notes[0]
+    assert "detour merge" in result.notes[0]
+    assert resize_adapter(source, out=tmp_path / "c", blocks="rest=1", to="peft").notes == ()
 
 
 def test_blocks_alone_keep_every_rank(file: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_the_file_carries_a_picture_that_these_weights_drew_and_its_hashes_stay_
     assert file_hashes(tensors, metadata)["sshs_legacy_hash"] == metadata["sshs_legacy_hash"]
 
 
+def test_trigger_and_picture_stand_where_other_programs_look(run: Path) -> None:
+    """A1111's keys and its name for a preview; the picture is the sample itself, without what its PNG tells."""
+    card = json.loads((run / "quick.json").read_text(encoding="utf-8"))
+    _, metadata = decode(read_file(run / "quick.safetensors", DEFAULT_LIMITS), DEFAULT_LIMITS, where="x")
+    assert card["activation text"] == metadata.get("modelspec.trigger_phrase", "")
+    assert (card["sd version"], card["preferred weight"]) == ("SD1", 1.0)
+    with Image.open(run / "quick.preview.png") as preview:
+        assert not preview.info
+        shown = first_sample(run, 6)
+        assert shown is not None
+        assert np.array_equal(np.asarray(preview), shown)
+
+
 def test_a_step_without_samples_has_no_thumbnail(tmp_path: Path) -> None:
     assert first_sample(tmp_path, 4) is None
 
@@ -57,14 +71,23 @@ def test_other_formats_stand_beside_the_file_with_the_same_change(
     monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
     flags = {"adapter__formats": ("diffusers", "peft"), "adapter__method": method, "adapter__alpha": 6.0}
     spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), **flags)
-    folder = train_adapter(spec, runs=tmp_path / "runs").run_folder
+    trained = train_adapter(spec, runs=tmp_path / "runs")
+    assert any("ComfyUI" in note for note in trained.notes) == (method == "dora")  # who draws it wrongly
+    folder = trained.run_folder
     ours = read_adapter(folder / "quick.safetensors").layers
     for place in ("quick-diffusers", "quick-peft"):
         theirs = read_adapter(folder / place).layers
         assert theirs.keys() == ours.keys()
         for key, layer in ours.items():
-            assert all(torch.equal(layer.tensors[name], value) for name, value in theirs[key].tensors.items())
-            assert theirs[key].alpha == layer.alpha == 6
+            other = theirs[key]
+            # diffusers' form has the scale in its factors
+            scaled = (
+                {"up": layer.tensors["up"] * (layer.alpha / layer.rank)} if place == "quick-diffusers" else {}
+            )
+            for name, value in other.tensors.items():
+                assert torch.equal({**layer.tensors, **scaled}[name], value), (place, key, name)
+            assert layer.alpha == 6
+            assert other.alpha == (layer.rank if scaled else 6)
     again = train_adapter(spec, runs=tmp_path / "runs", force=True).run_folder
     assert again == folder
     assert (folder / "quick-peft" / "adapter_config.json").is_file()

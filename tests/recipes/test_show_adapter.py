@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from detour.adapters.adapter import Adapter, DoraLayer
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
 from detour.bases.families import FAMILIES
-from detour.cli.main import cli
+from detour.cli.main import cli, run
 from detour.errors import AdapterError
 from detour.recipes.show_adapter import read_config, read_shapes, show_adapter
 from tests.adapter_files.examples import SD1, adapter_for, small_adapter
@@ -37,6 +38,49 @@ def file(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "neon.safetensors", adapter, family=SD1)
 
 
+EVIL = "neon\x1b[31m\x9b2J\u202egnp.\u2066\x7f\x07\U000e0001"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--config"], ["--base", "pocket"]])
+def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, flags: list[str]) -> None:
+    """Controls, ANSI sequences and bidirectional marks in names, values and triggers are shown as escapes."""
+    said = {
+        **METADATA,
+        "detour.config": f"name = '{EVIL}'\nseed = 7\n",
+        "ss_output_name": EVIL,
+        f"key{EVIL}": "x",
+        "modelspec.trigger_phrase": EVIL,
+        "modelspec.architecture": f"stable-diffusion-v1{EVIL}",
+    }
+    adapter = Adapter(small_adapter(text=True).layers, said)
+    file = write_adapter(tmp_path / "neon.safetensors", adapter, family=SD1)
+    shown = CliRunner().invoke(cli, ["show", str(file), *flags])
+    assert shown.exit_code == 0, shown.output
+    unsafe = [
+        sign
+        for sign in shown.output
+        if unicodedata.category(sign) in ("Cc", "Cf", "Co", "Cn") and sign != "\n"
+    ]
+    assert unsafe == []
+    assert "\\u202e" in shown.output
+    if flags == ["--json"]:
+        assert json.loads(shown.output)["metadata"]["ss_output_name"] == EVIL
+
+
+def test_nothing_of_a_file_steers_the_terminal_from_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(encode({f"odd{EVIL}": torch.ones(1)}, {}))
+    (tmp_path / f"b{EVIL}.safetensors").write_bytes(b"nonsense" * 9)
+    for path in (file, tmp_path / f"b{EVIL}.safetensors"):
+        with pytest.raises(SystemExit):
+            run(["show", str(path)])
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert told.rstrip("\n").replace("…", "").isprintable()
+
+
 @pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
 def test_the_header_alone_tells_the_same_as_the_whole_file(tmp_path: Path, file_format: str) -> None:
     path = write_adapter(
@@ -51,7 +95,8 @@ def test_the_header_alone_tells_the_same_as_the_whole_file(tmp_path: Path, file_
     assert [block.norm for block in header.blocks] == [None] * 3
     assert whole.file_format == file_format
     assert whole.ranks == {2: 3, 3: 1}
-    assert whole.alphas == {1.5: 1, 3.0: 1, 8.0: 2}
+    kept, folded = {1.5: 1, 3.0: 1, 8.0: 2}, {2.0: 3, 3.0: 1}
+    assert whole.alphas == (kept if file_format == "kohya" else folded)
     assert whole.hash_agrees is True
 
 
@@ -97,7 +142,7 @@ def test_a_file_without_settings_says_so(tmp_path: Path) -> None:
 
 def test_layers_that_a_base_does_not_have_are_named(tiny_base: Path, tmp_path: Path) -> None:
     base = open_base(str(tiny_base))
-    adapter = adapter_for(adaptable_layers(base.meta_unet()))
+    adapter = adapter_for(adaptable_layers(base.meta_network()))
     odd = "unet.down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_q"
     layers = {**adapter.layers, odd: small_adapter().layers["unet.conv_in"]}
     path = write_adapter(tmp_path / "a.safetensors", Adapter(layers), file_format="diffusers", family=SD1)

@@ -7,6 +7,7 @@ from detour.errors import ConfigError, DataError
 from detour.recipes.step_figure import plot_step
 from detour.recipes.step_once import StepTrace, step_once
 from tests.recipes.photos import make_photos
+from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,22 @@ def test_bad_input_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
         step_once(base=str(tiny_base), timestep=1000)
     with pytest.raises(DataError, match="no such picture"):
         step_once(base=str(tiny_base), picture=tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_step_of_a_flow_is_told_in_its_own_terms(family: str, tmp_path: Path) -> None:
+    base = make_tiny_sd3(tmp_path / "b") if family == "sd3" else make_tiny_flux(tmp_path / "b")
+    trace = step_once(base=str(base), picture=make_photos(tmp_path / "p", 1) / "0.png", timestep=0.25, rank=2)
+    by_name = {note.name: note for note in trace.tensors}
+    assert trace.signal_share == pytest.approx(0.75)
+    assert trace.timestep == "0.250000"
+    assert by_name["timesteps"].mean == 0.25
+    noise, latents, target = (by_name[name] for name in ("noise", "latents", "target"))
+    assert target.mean == pytest.approx(noise.mean - latents.mean, abs=1e-5)
+    assert "velocity" in by_name["target"].meaning
+    assert "UNet" not in " ".join((*trace.remarks, *(note.meaning for note in trace.tensors)))
+    blocks = [group.block for group in trace.gradients]
+    assert blocks[:2] == ["transformer_blocks.0", "transformer_blocks.1"]
+    assert blocks[2:] == ([] if family == "sd3" else [f"single_transformer_blocks.{i}" for i in (0, 1)])
+    with pytest.raises(ConfigError, match=r"timestep 2 is outside the schedule. Choose 0 to 1"):
+        step_once(base=str(base), picture=tmp_path / "p" / "0.png", timestep=2.0)

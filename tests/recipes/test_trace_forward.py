@@ -10,6 +10,7 @@ from detour.errors import ConfigError
 from detour.recipes.forward_figure import plot_forward
 from detour.recipes.trace_forward import RANGES, ForwardTrace, ScheduleName, schedule_config, trace_forward
 from tests.recipes.photos import make_photos
+from tests.tiny_flow import make_tiny_sd3
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,21 @@ def test_command_writes_figure_and_json(tiny_base: Path, photo: Path, tmp_path: 
         plot_forward(again, tmp_path / "no.png")
     taken = CliRunner().invoke(cli, arguments)
     assert "is there already" in str(taken.exception)
+
+
+def test_a_flow_walks_a_straight_line_and_goes_back(photo: Path, tmp_path: Path) -> None:
+    base = make_tiny_sd3(tmp_path / "base", t5=False)
+    trace = trace_forward(picture=photo, base=str(base), levels=4)
+    assert [level.timestep for level in trace.levels] == [1, 334, 667, 1000]
+    assert trace.schedule == "rectified flow"
+    assert trace.largest_difference < 1e-10
+    for level in trace.levels:
+        sigma = level.timestep / 1000
+        expected = (1 - sigma) ** 2 * trace.clean_variance + sigma**2
+        assert level.variance_expected == pytest.approx(expected, rel=1e-4)
+        assert level.variance == pytest.approx(expected, rel=0.05)
+        assert level.snr == pytest.approx((1 - sigma) ** 2 / sigma**2, rel=1e-3)
+        assert level.way_back
+    assert plot_forward(trace, tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="has no betas and ends in pure noise"):
+        trace_forward(picture=photo, base=str(base), schedule="linear")

@@ -17,6 +17,7 @@ from detour.adapter_files import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.adapters.delta import largest_relative_difference
 from detour.bases.base import Base
+from detour.bases.denoiser import Denoiser
 from detour.errors import (
     BaseError,
     ConfigError,
@@ -29,13 +30,15 @@ from detour.errors import (
 )
 from detour.recipes import fit_run
 from detour.recipes import train_adapter as recipe
-from detour.recipes.progress import Progress
+from detour.recipes.progress import Progress, silent
 from detour.recipes.train_adapter import train_adapter
 from detour.specs import load_run_spec
 from detour.training import checkpoints
+from detour.training import step as training_step
+from detour.training.cache import TextCache
 from detour.training.processes import Processes
 from detour.training.run_folder import read_state
-from detour.training.step import Denoiser, TrainingLoss
+from detour.training.step import TrainingLoss
 from tests.recipes.photos import make_photos, quick_spec
 
 
@@ -268,14 +271,14 @@ def test_vae_and_text_encoder_are_gone_when_training_begins(
     remember("load_vae")
     remember("load_text")
     alive_at_training: list[int] = []
-    make_denoiser = fit_run.make_denoiser
+    load_denoiser = fit_run.load_denoiser
 
     def watched(*args: Any) -> Denoiser:
         gc.collect()
         alive_at_training.append(sum(ref() is not None for ref in loaded))
-        return make_denoiser(*args)
+        return load_denoiser(*args)
 
-    monkeypatch.setattr(fit_run, "make_denoiser", watched)
+    monkeypatch.setattr(fit_run, "load_denoiser", watched)
     train_adapter(quick_spec(tiny_base, photos), runs=tmp_path)
     assert len(loaded) >= 2
     assert alive_at_training == [0]
@@ -285,18 +288,18 @@ def test_vae_and_text_encoder_are_gone_when_training_begins(
 def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     straight: Path, tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Denoiser.loss
+    loss = training_step.batch_loss
     calls = 0
 
-    def poisoned(self: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
         calls += torch.is_grad_enabled()
-        value = loss(self, *args, **kwargs)
+        value = loss(*args, **kwargs)
         return (
             value * float("nan") if calls == 6 and torch.is_grad_enabled() else value
         )  # 1 is the gradient proof
 
-    monkeypatch.setattr(Denoiser, "loss", poisoned)
+    monkeypatch.setattr(training_step, "batch_loss", poisoned)
     with pytest.raises(
         TrainingDiverged, match=r"step 5: the loss is nan.*weights after step 4 are saved in .*lower rate"
     ):
@@ -374,6 +377,71 @@ def test_patience_alone_ends_a_run_and_ships_what_it_is_told_to(
         )
         result = train_adapter(spec, runs=tmp_path)
         assert (result.steps, result.best_step) == (3, step)
+
+
+@pytest.mark.usefixtures("unproved")
+def test_a_resumed_run_is_as_patient_as_one_that_was_not_interrupted(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.9, 0.5, 0.7, 0.8])  # steps 0, 1, 2 (stopped here), 3
+    monkeypatch.setattr(
+        "detour.training.validation.FixedValidation.loss", lambda self, denoiser: next(losses)
+    )
+    spec = quick_spec(tiny_base, photos, validate__patience=2, validate__every=1)
+    with pytest.raises(Interrupted):
+        train_adapter(spec, runs=tmp_path, progress=stop_after(2))
+    assert train_adapter(None, resume=tmp_path / "quick").steps == 3
+
+
+@pytest.mark.usefixtures("unproved")
+def test_the_gradient_proof_sees_captions_though_training_drops_them(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that read the text would be proved on one text alone."""
+    asked: list[list[str | None]] = []
+    conditioning = TextCache.conditioning
+
+    def watched(self: TextCache, captions: list[str | None]) -> Any:
+        asked.append(list(captions))
+        return conditioning(self, captions)
+
+    monkeypatch.setattr(TextCache, "conditioning", watched)
+    flags = {"train__loss__caption_dropout": 0.999, "train__steps": 1, "data__holdout": 0.0}
+    train_adapter(quick_spec(tiny_base, photos, **flags), runs=tmp_path)
+    proof, *training = asked
+    assert None not in proof
+    assert len(set(proof)) == 2
+    assert [None, None] in training
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize("how", ["interrupted", "diverged"])
+def test_a_run_that_stops_early_ships_its_average(
+    how: str, tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, calls = Denoiser.loss, [0]
+
+    def poisoned(self: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+        value = loss(self, *args, **kwargs)
+        calls[0] += torch.is_grad_enabled()
+        return (
+            value * float("nan") if how == "diverged" and calls[0] == 5 else value
+        )  # 1 is the gradient proof
+
+    monkeypatch.setattr(Denoiser, "loss", poisoned)
+    spec = quick_spec(tiny_base, photos, train__ema=0.9, validate__every=0)
+    with pytest.raises(Interrupted if how == "interrupted" else TrainingDiverged):
+        train_adapter(spec, runs=tmp_path, progress=stop_after(3) if how == "interrupted" else silent)
+    found, _ = checkpoints.newest_good(tmp_path / "quick")
+    assert found is not None
+    assert found.step == 3
+    adapter = read_adapter(tmp_path / "quick" / "quick.safetensors")
+    shipped = torch.cat(
+        [layer.tensors[name].flatten() for layer in adapter.layers.values() for name in ("down", "up")]
+    )
+    average, trained = (found.tensors[name].sort().values for name in ("ema", "values"))
+    assert torch.equal(shipped.sort().values, average)
+    assert not torch.equal(average, trained)
 
 
 @pytest.mark.usefixtures("unproved")

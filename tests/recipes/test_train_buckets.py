@@ -84,4 +84,6 @@ def test_a_picture_that_fits_no_bucket_stops_the_run_before_its_folder_is_made(
 
 def test_pictures_that_had_to_be_enlarged_are_named(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     notes = train_adapter(quick_spec(tiny_base, photos, train__steps=1), runs=tmp_path).notes
-    assert any("3 pictures are smaller than 64 px and enlarged (2.png, 3.png, 4.png)" in n for n in notes)
+    [note] = [note for note in notes if "enlarged" in note]
+    assert note.startswith("warning: 3 pictures below the training size of 64 px and enlarged")
+    assert "(2.png, 3.png, 4.png)" in note

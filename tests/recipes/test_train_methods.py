@@ -133,7 +133,7 @@ def test_full_fine_tuning_changes_the_chosen_weights_alone_and_leaves_a_whole_ba
     assert result.adapter_file == result.run_folder / "quick-full"
     assert not list(result.run_folder.glob("*.safetensors"))
     before, after = (
-        open_base(str(place)).load_unet().state_dict() for place in (tiny_base, result.adapter_file)
+        open_base(str(place)).load_network().state_dict() for place in (tiny_base, result.adapter_file)
     )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert list(before) == list(after)

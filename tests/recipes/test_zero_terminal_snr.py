@@ -17,7 +17,7 @@ from detour.recipes.generate_pictures import generate_pictures
 from detour.recipes.train_adapter import TrainResult, train_adapter
 from detour.specs import PictureSpec
 from detour.specs.generation import GenerateSpec
-from detour.training.assembly import as_trained, make_denoiser
+from detour.training.assembly import as_trained
 from tests.recipes.photos import make_photos, quick_spec
 from tests.tiny_base import SIZE_PX
 
@@ -65,7 +65,7 @@ def _watch(patch: pytest.MonkeyPatch, schedules: list[dict[str, Any]]) -> None:
 
 def test_training_ends_in_pure_noise(velocity_base: Path) -> None:
     spec = quick_spec(velocity_base, Path("x"), train__loss__zero_terminal_snr=True, data__resolution=SIZE_PX)
-    alphas = make_denoiser(as_trained(open_base(str(velocity_base)), spec), spec).alphas
+    alphas = as_trained(open_base(str(velocity_base)), spec).process().alphas  # type: ignore[attr-defined]
     assert alphas[-1] == 0
     from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 

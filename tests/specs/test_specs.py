@@ -75,15 +75,26 @@ def test_section_path_through_a_value_is_refused() -> None:
 
 
 def test_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    refused("gone.toml: settings file cannot be read", config=tmp_path / "gone.toml")
+    refused("gone.toml: cannot be read", config=tmp_path / "gone.toml")
     (tmp_path / "a.toml").write_text("x = [")
     refused("a.toml: not valid TOML", config=tmp_path / "a.toml")
     (tmp_path / "b.toml").write_bytes(b"x = '\xff'")
-    refused("b.toml: not valid TOML", config=tmp_path / "b.toml")
+    refused("b.toml: not UTF-8 text", config=tmp_path / "b.toml")
     (tmp_path / "c.toml").write_text("[train]\nstep = 1\n")
     refused(r"c.toml: unknown key 'train.step'. Did you mean 'train.steps'\?", config=tmp_path / "c.toml")
     (tmp_path / "d.toml").write_bytes(b"#" * (2 << 20))
-    refused("larger than 1 MiB", config=tmp_path / "d.toml")
+    refused("larger than 1,024 KiB", config=tmp_path / "d.toml")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("seed = 7\n", encoding="utf-8-sig")
+    assert load_run_spec(config=tmp_path / "a.toml").seed == 7
+
+
+def test_text_that_is_not_utf8_is_refused_by_its_key() -> None:
+    refused(
+        r"data.folders.source = 'caf\\udce9': not UTF-8", flags={"data.folders": [{"source": "caf\udce9"}]}
+    )
 
 
 def test_assignment_is_toml_where_it_is_and_text_where_not() -> None:

@@ -10,16 +10,15 @@ from pathlib import Path
 import torch
 
 from detour.bases.base import open_base
+from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.text import Conditioning
-from detour.diffusion.schedule import alphas_cumprod
 from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.footprint import process_bytes, training_footprint
 from detour.training.loop import fit
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser
 from tests.training.test_true_shape import random_sd15_unet
 
 
@@ -45,9 +44,9 @@ def resolved(base: str, dtype: str, batch: int, targets: str) -> RunSpec:
 def train(spec: RunSpec) -> None:
     base = open_base(spec.base.name)
     dtype = torch_dtype(str(spec.base.dtype))
-    unet = random_sd15_unet() if base.weights is None else base.load_unet(dtype)
+    unet = random_sd15_unet() if base.weights is None else base.load_network(dtype)
     size = int(spec.data.resolution)
-    denoiser = Denoiser(unet, "cpu", dtype, alphas_cumprod(base.scheduler_config()), "epsilon", size)
+    denoiser = make_denoiser(base, unet, device="cpu", dtype=dtype, autocast=True)
     attached = attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
     state = make_state(attached, spec)
     num, side = int(spec.train.batch), size // base.latent_factor

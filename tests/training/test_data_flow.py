@@ -1,5 +1,6 @@
 """Caches and batches: what is shown is a function of (seed, step, sample)."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from detour.bases.text import Conditioning
+from detour.diffusion.noise import NoisePlan
 from detour.training.batches import BatchPlan, draw_batch, draw_batches
 from detour.training.cache import LatentCache, TextCache, TrainingData, cache_latents, cache_text
 
@@ -74,7 +76,7 @@ def test_batches_do_not_depend_on_what_was_drawn_before() -> None:
     alone = draw_batch(plan, data(), 4, 0)
     assert torch.equal(straight.latents, alone.latents)
     assert torch.equal(straight.noise, alone.noise)
-    assert torch.equal(straight.timesteps, alone.timesteps)
+    assert torch.equal(straight.times, alone.times)
     assert torch.equal(straight.text.states, alone.text.states)
 
 
@@ -84,7 +86,7 @@ def test_two_half_batches_are_the_halves_of_one_full_batch() -> None:
     halves = [draw_batch(plan, data(), 3, micro) for micro in (0, 1)]
     assert torch.equal(full.latents, torch.cat([h.latents for h in halves]))
     assert torch.equal(full.noise, torch.cat([h.noise for h in halves]))
-    assert torch.equal(full.timesteps, torch.cat([h.timesteps for h in halves]))
+    assert torch.equal(full.times, torch.cat([h.times for h in halves]))
     assert torch.equal(full.text.states, torch.cat([h.text.states for h in halves]))
 
 
@@ -105,7 +107,49 @@ def test_latent_is_mean_plus_std_times_fresh_noise() -> None:
     noisy = draw_batch(plan, data(views=1, std=0.5), 0, 0)
     drawn = (noisy.latents - sharp.latents) / 0.5
     assert 0.7 < float(drawn.std()) < 1.3
-    assert not torch.allclose(drawn, noisy.noise)
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def test_what_is_drawn_for_a_sample_is_drawn_independently() -> None:
+    """Mirroring, a dropped caption, the timestep and each of the noises know nothing of each other."""
+    num = 6
+    noise = NoisePlan(offset=0.5, perturbation=0.5)
+    plan = BatchPlan(seed=0, batch=8, caption_dropout=0.5, noise=noise)
+    plain = BatchPlan(seed=0, batch=8)
+    drawn: dict[str, list[torch.Tensor]] = {}
+    for step in range(120):
+        batch = draw_batch(plan, data(num), step, 0)
+        sharp = draw_batch(plain, data(num, std=0.0), step, 0).latents
+        rows = batch.text.states.flatten()
+        assert batch.seen_noise is not None
+        pure = draw_batch(plain, data(num), step, 0).noise
+        for name, values in {
+            "mirrored": sharp[:, 0, 0, 0] >= num,
+            "dropped": rows == num,
+            "timestep": batch.times,
+            "latent": (batch.latents - sharp)[:, 0, 0, 0],
+            "noise": pure[:, 0, 0, 0],
+            "offset": (batch.noise - pure)[:, 0, 0, 0],
+            "perturbation": (batch.seen_noise - batch.noise)[:, 0, 0, 0],
+        }.items():
+            drawn.setdefault(name, []).append(values.float())
+    of_all = {name: torch.cat(values) for name, values in drawn.items()}
+    for a, b in itertools.combinations(of_all, 2):
+        assert abs(correlation(of_all[a], of_all[b])) < 0.15, (a, b)  # 960 draws: 4.5 standard errors
+
+
+def test_the_order_of_tags_is_drawn_apart_from_what_is_dropped_and_mirrored() -> None:
+    tags = replace(data(std=0.0), shuffled=(("c0", "c1"),) * 6)
+    plan = BatchPlan(seed=0, batch=8, caption_dropout=0.3)
+    batches = [draw_batch(plan, tags, step, 0) for step in range(120)]
+    rows = torch.cat([b.text.states.flatten() for b in batches])
+    mirrored = torch.cat([b.latents[:, 0, 0, 0] >= 6 for b in batches])
+    kept = rows != 6
+    assert float((rows[kept] == 1).float().mean()) == pytest.approx(0.5, abs=0.08)
+    assert abs(correlation((rows[kept] == 1).float(), mirrored[kept].float())) < 0.17
 
 
 def test_caption_dropout_takes_its_share_and_mirrors_half() -> None:
@@ -149,6 +193,14 @@ def test_pictures_and_class_pictures_take_turns_each_in_epochs_of_their_own() ->
     assert pictures[1::2] == [int(x) - 100 + 5 for x in of_class]
 
 
+def test_class_pictures_come_in_an_order_of_their_own() -> None:
+    """With equally many of both, a shared seed would always pair the same two."""
+    plan, num = BatchPlan(seed=0, batch=2), 8
+    pairs = [draw_batch(plan, with_class(num, num), step, 0).pictures for step in range(40 * num)]
+    same = sum(own == of_class - num for own, of_class in pairs)
+    assert same / len(pairs) == pytest.approx(1 / num, abs=0.08)
+
+
 def test_two_half_batches_with_a_class_are_the_halves_of_one_full_batch() -> None:
     full = draw_batch(BatchPlan(seed=1, batch=6), with_class(), 3, 0)
     halves = [draw_batch(BatchPlan(seed=1, batch=3, grad_accum=2), with_class(), 3, m) for m in (0, 1)]
@@ -162,7 +214,7 @@ def test_class_pictures_of_another_size_become_a_batch_of_their_own() -> None:
     mixed = replace(data(), class_data=replace(data(3), latents=wide))
     batches = draw_batches(BatchPlan(seed=0, batch=4), mixed, 0, 0)
     assert [tuple(b.latents.shape) for b in batches] == [(2, 2, 3, 3), (2, 2, 3, 5)]
-    assert len({int(t) for b in batches for t in b.timesteps}) == 4  # each sample keeps its own number
+    assert len({int(t) for b in batches for t in b.times}) == 4  # each sample keeps its own number
 
 
 def test_shuffled_captions_are_drawn_by_step_and_sample_and_dropped_like_others() -> None:

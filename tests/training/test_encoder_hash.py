@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from detour import files
 from detour.bases.base import open_base
-from detour.training import encoder_hash
 from detour.training.encoder_hash import encoder_facts, tensor_hash
 
 
@@ -37,8 +37,8 @@ def weights(folder: Path, data: bytes = b"weights", *, age_s: float = 100) -> Pa
 @pytest.fixture(autouse=True)
 def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's ``ctime`` cannot be set: let the clock stand later instead."""
-    now = encoder_hash.time.time_ns
-    monkeypatch.setattr(encoder_hash.time, "time_ns", lambda: now() + int(60e9))
+    now = files.time.time_ns
+    monkeypatch.setattr(files.time, "time_ns", lambda: now() + int(60e9))
 
 
 def test_the_hash_is_of_the_tensors_and_files_that_did_not_change_are_not_loaded_again(
@@ -69,7 +69,7 @@ def test_files_that_were_replaced_under_the_same_name_size_and_time_are_loaded_a
 def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_hash, "SETTLED_S", 1e6)
+    monkeypatch.setattr(files, "SETTLED_S", 1e6)
     file, loads = weights(tmp_path), Loads(1.0)
     for _ in range(2):
         tensor_hash([file], ["vae"], loads, tmp_path / "memory")

@@ -5,22 +5,25 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from detour.bases.denoiser import Denoiser
 from detour.bases.text import Conditioning
 from detour.data.folder import Dataset, read_dataset
 from detour.data.framing import Framing
+from detour.diffusion.process import SD_PROCESS
 from detour.errors import DataError
-from detour.specs import DataSpec
+from detour.specs import DataSpec, load_run_spec
 from detour.training.batches import BatchPlan, draw_batch
 from detour.training.cache import TextCache, TrainingData
-from detour.training.data_fit import latent_masks
+from detour.training.data_fit import check_data, latent_masks
 from detour.training.framed import cache_framed
-from detour.training.step import Denoiser
+from detour.training.step import batch_loss
 from detour.training.validation import fixed_validation
 from tests.training.test_data_flow import FakeVae
 
@@ -122,9 +125,16 @@ def test_what_a_mask_leaves_out_has_no_say_and_the_loss_keeps_its_scale(dataset:
             return (batch.noise + error,)
 
     def loss(left: float, right: float) -> float:
-        alphas = torch.linspace(0.99, 0.01, 1000)
-        denoiser = Denoiser(Answer(left, right), "cpu", torch.float32, alphas, "epsilon", 32)
-        return float(denoiser.loss(batch))
+        denoiser = Denoiser(
+            network=Answer(left, right),
+            part="unet",
+            kind="UNet2DConditionModel",
+            process=SD_PROCESS,
+            device="cpu",
+            dtype=torch.float32,
+            autocast=True,
+        )
+        return float(batch_loss(denoiser, batch))
 
     assert loss(0.0, 3.0) == pytest.approx(9.0, rel=0.05)  # as if the whole picture had that error
     assert loss(100.0, 3.0) == pytest.approx(loss(0.0, 3.0), rel=0.05)
@@ -136,12 +146,37 @@ def test_an_empty_mask_is_refused(dataset: Dataset) -> None:
     image = Image.open(path)
     image.putalpha(0)
     image.save(path)
+    dataset = read_dataset(DataSpec(source=str(path.parent), caption="x"))
     with pytest.raises(DataError, match=r"0.png: its mask leaves less than one latent position \(2 × 2 px\)"):
         framed(dataset, mask="alpha")
 
 
+def test_masks_are_counted_with_the_share_that_counts(dataset: Dataset) -> None:
+    base: Any = SimpleNamespace(bucket_step_px=8)
+    spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
+    last = dataset.examples[-1].path
+    assert last is not None
+    # Every picture shows its right half, odd widths a little more.
+    [note] = check_data(spec, dataset, base)
+    assert note.startswith(f"{len(dataset)} masks, on average 5")
+    assert note.endswith("% of a picture counts.")
+    Image.open(last).convert("RGB").save(last)
+    dataset = read_dataset(DataSpec(source=str(last.parent), caption="x"))
+    notes = check_data(spec, dataset, base)
+    assert notes[0].startswith(f"{len(dataset) - 1} masks, on average 5")
+    assert notes[1] == f"1 picture is without a mask and counted in full ({last.name})."
+
+
+def test_masks_that_leave_nothing_out_are_said_to(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (1, 2, 3, 255)).save(tmp_path / "a.png")
+    base: Any = SimpleNamespace(bucket_step_px=8)
+    spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
+    notes = check_data(spec, read_dataset(DataSpec(source=str(tmp_path), caption="x")), base)
+    assert notes == ["1 mask, on average 100% of a picture counts. No mask leaves anything out."]
+
+
 def test_validation_groups_its_pictures_by_size(dataset: Dataset) -> None:
-    fixed = fixed_validation(framed(dataset), seed=0, batch=3, num_timesteps=2, schedule_length=1000)
+    fixed = fixed_validation(framed(dataset), seed=0, batch=3, num_timesteps=2, process=SD_PROCESS)
     assert sum(len(batch) for batch in fixed.batches) == 10
     assert sorted({tuple(b.latents.shape[1:]) for b in fixed.batches}) == [
         (3, 8, 24),
@@ -174,13 +209,21 @@ def test_sdxl_is_told_what_its_own_pipeline_tells_it(dataset: Dataset) -> None:
             told.append(conditions["added_cond_kwargs"]["time_ids"])
             return (noisy,)
 
-    denoiser = Denoiser(Listening(), "cpu", torch.float32, torch.linspace(0.9, 0.1, 1000), "epsilon", 32)
+    denoiser = Denoiser(
+        network=Listening(),
+        part="unet",
+        kind="UNet2DConditionModel",
+        process=SD_PROCESS,
+        device="cpu",
+        dtype=torch.float32,
+        autocast=True,
+    )
     data = framed(dataset, crops=2)
     text = Conditioning(torch.zeros(2, 77, 64), torch.zeros(2, 32))
     for step in range(6):
         batch = draw_batch(BatchPlan(seed=0, batch=2), data, step, 0)
         assert batch.size_ids is not None
-        denoiser.loss(replace(batch, text=text))
+        batch_loss(denoiser, replace(batch, text=text))
         for row, picture in zip(told[-1], batch.pictures, strict=True):
             width, height = SIZES[picture]
             frame = data.frames[picture][0]
@@ -193,6 +236,7 @@ def test_sdxl_is_told_what_its_own_pipeline_tells_it(dataset: Dataset) -> None:
             )
             assert 0 <= left <= max(spare[0], 0)
             assert 0 <= top <= max(spare[1], 0)
-    denoiser.predict(batch.latents, batch.timesteps, text)
-    side = time_ids((32, 32), (0, 0), (32, 32))
+    denoiser.predict(batch.latents, batch.times, text)
+    own = (8 * batch.latents.shape[-2], 8 * batch.latents.shape[-1])
+    side = time_ids(own, (0, 0), own)
     assert torch.equal(told[-1], side.expand(2, 6))

@@ -5,6 +5,7 @@ A random moment needs a wait: of two saves, some milliseconds.
 
 import contextlib
 import random
+import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -41,8 +42,16 @@ class Writers:
         self.unfinished = 0
         self.seconds_a_save = 0.01
 
-    def live(self, *, kill_after_s: float | None = None, kill_at: int | None = None) -> Life:
-        """Start a writer, let it be killed after that time or before that system call, check what it leaves."""
+    def live(
+        self, *, kill_after_s: float = 0.0, kill_after_saves: int | None = None, kill_at: int | None = None
+    ) -> Life:
+        """Start a writer, kill it, and check what it leaves.
+
+        Args:
+            kill_after_s: seconds until then.
+            kill_after_saves: finished saves until then, however long they take.
+            kill_at: the system call before which the writer kills itself; with ``kill_after_saves`` it only counts.
+        """
         found, _ = newest_good(self.folder)
         begun_at = found.step if found else 0
         ours, theirs = SERVER.Pipe(duplex=False)
@@ -52,15 +61,16 @@ class Writers:
         theirs.close()
         assert ours.recv() == (None, 0)
         begun = time.perf_counter()
-        if kill_after_s is not None:
+        said = [_message(ours) for _ in range(kill_after_saves or 0)]
+        if kill_after_saves is not None or kill_at is None:
             time.sleep(kill_after_s)
             writer.kill()
-        writer.join(timeout=60)
-        assert writer.exitcode == -9
-        life = Life(begun_at, _messages(ours))
+        writer.join(timeout=600)  # killed by then, or by itself: a busy machine takes its time
+        assert writer.exitcode == -signal.SIGKILL
+        life = Life(begun_at, said + _messages(ours))
         if life.acknowledged:
             self.seconds_a_save = (time.perf_counter() - begun) / len(life.acknowledged)
-        elif kill_after_s is not None:  # a busy machine: a guess that is too short would never meet a save
+        elif kill_at is None:  # a busy machine: a guess that is too short would never meet a save
             self.seconds_a_save = min(1.5 * self.seconds_a_save, 2.0)
         self._check(life)
         return life
@@ -82,12 +92,18 @@ class Writers:
         self.unfinished += bool(broken) or any(not (folder / MARKER).exists() for folder in folders)
 
 
+def _message(pipe: Connection) -> tuple[int, set[str], int]:
+    """(step, files, system calls of its save) as a writer says it after a save."""
+    step, (files, calls) = pipe.recv()
+    return step, files, calls
+
+
 def _messages(pipe: Connection) -> list[tuple[int, set[str], int]]:
+    """All that a dead writer had said and nobody has read yet."""
     messages: list[tuple[int, set[str], int]] = []
     with contextlib.suppress(EOFError):
         while pipe.poll():
-            step, (files, calls) = pipe.recv()
-            messages.append((step, files, calls))
+            messages.append(_message(pipe))
     return messages
 
 
@@ -105,8 +121,8 @@ def kill_before_calls(folder: Path, every: int) -> dict[str, Any]:
     """Kill a writer before each ``every``-th system call of a save that also deletes; returns what was counted."""
     writers = Writers(folder, 2)
     for _ in range(3):  # some history, so that a save has something to delete
-        writers.live(kill_after_s=4 * writers.seconds_a_save)
-    calls = writers.live(kill_after_s=0.5, kill_at=NEVER).acknowledged[0][2]
+        writers.live(kill_after_saves=2)
+    calls = writers.live(kill_after_saves=1, kill_at=NEVER).acknowledged[0][2]
     for number in range(0, calls, every):
         writers.live(kill_at=number)
     return {"calls": calls, "kills": len(range(0, calls, every)), "left unfinished": writers.unfinished}

@@ -209,3 +209,29 @@ def test_a_missing_package_is_named_with_its_pip_command(monkeypatch: pytest.Mon
         if OPTIMIZERS[name].extra:
             with pytest.raises(ConfigError, match=rf"pip install detour-lora\[{OPTIMIZERS[name].extra}\]"):
                 require_package(name)
+
+
+def test_prodigy_takes_its_beginning_and_its_factor_and_tells_the_rate_that_it_took() -> None:
+    """One step from rest moves by ``d · lr`` alone: Adam's first step is the sign of the gradient."""
+    for d0, d_coef in ((1e-3, 1.0), (1e-4, 1.0), (1e-3, 2.0)):
+        flat = flat_of(some_parameters())
+        optimizer = new_optimizer(flat, OptimSpec(name="prodigy", d0=d0, d_coef=d_coef, weight_decay=0.0))
+        assert optimizer.found_rate() == d0
+        before = flat.values.clone()
+        loss_of(flat.parameters).backward()
+        optimizer.update(0.5)
+        moved = (flat.values - before).abs()
+        assert torch.allclose(moved[moved > 0].median(), torch.tensor(d0 * 0.5), rtol=1e-2)
+    coefs = []
+    for d_coef in (1.0, 4.0):
+        flat = flat_of(some_parameters())
+        optimizer = new_optimizer(flat, OptimSpec(name="prodigy", d0=1e-4, d_coef=d_coef))
+        advance(flat, optimizer, range(12), lr=1.0)
+        coefs.append(optimizer.found_rate())
+    assert coefs[1] > coefs[0] > 1e-4  # type: ignore[operator]
+
+
+def test_runs_of_before_begin_where_the_library_does() -> None:
+    optimizer = new_optimizer(flat_of(some_parameters()), OptimSpec(name="prodigy"))
+    assert optimizer.found_rate() == 1e-6
+    assert new_optimizer(flat_of(some_parameters()), OptimSpec()).found_rate() is None

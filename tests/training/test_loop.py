@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -36,17 +38,34 @@ def test_two_half_batches_give_the_gradient_of_one_full_batch() -> None:
     rows = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 
     def run(grad_accum: int) -> Tensor:
-        state = new_state()
+        state, recorder = new_state(), Recorder()
         size = 8 // grad_accum
 
         def loss_fn(step: int, micro: int) -> Tensor:
             batch = rows[micro * size : (micro + 1) * size]
             return (batch @ state.flat.parameters[0]).square().mean()
 
-        fit(state, loss_fn, [], steps=5, grad_accum=grad_accum)
-        return state.flat.values.detach().clone()
+        fit(state, loss_fn, [recorder], steps=5, grad_accum=grad_accum)
+        # AdamW moves the same whatever the gradients are multiplied by: their norm and the loss say more.
+        figures = torch.tensor([(report.loss, report.grad_norm) for report in recorder.reports])
+        return torch.cat([figures.flatten(), state.flat.values.detach()])
 
     torch.testing.assert_close(run(1), run(2), rtol=1e-6, atol=1e-7)
+
+
+def test_an_update_has_the_rate_of_its_own_step_which_is_the_one_that_is_reported() -> None:
+    state, recorder, moved = new_state(), Recorder(), [torch.tensor([2.0, -1.0])]
+    rates = [0.0, 0.1, 0.0, 0.2]
+    state.rate = lambda step: rates[step] if step < len(rates) else 0.0
+
+    def loss_fn(step: int, micro: int) -> Tensor:
+        moved.append(state.flat.values.detach().clone())
+        return state.flat.parameters[0].square().sum()
+
+    fit(state, loss_fn, [recorder], steps=4)
+    moved.append(state.flat.values.detach().clone())
+    assert [report.lr for report in recorder.reports] == rates
+    assert [not torch.equal(a, b) for a, b in itertools.pairwise(moved[1:])] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -11,6 +11,7 @@ from torch import nn
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.bases.base import open_base
 from detour.bases.quantize import PACKAGES, dequantized, quantize_linears, stored_bytes
+from detour.diffusion.process import SD_PROCESS
 from detour.errors import ConfigError
 from detour.recipes.train_adapter import train_adapter
 from detour.training import assembly
@@ -46,13 +47,14 @@ def test_checkpointing_leaves_gradients_bit_for_bit_and_reaches_every_block(
     blocks = {".".join(key.split(".")[1:3]) for key, (down, _) in saving.factors.items() if down.grad.any()}
     assert {f"down_blocks.{i}" for i in range(2)} <= blocks
     assert (
-        prove_gradients(denoiser.unet, saving, lambda: saving_loss_fn(0, 0)).base_tensors_with_gradient == 0
+        prove_gradients(denoiser.network, saving, lambda: saving_loss_fn(0, 0)).base_tensors_with_gradient
+        == 0
     )
 
 
 def test_dropout_is_off_where_the_loss_is_measured(base: Any) -> None:
     denoiser, _, loss_fn = assembled(base, adapter__dropout=0.5, train__gradient_checkpointing=True)
-    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=2, schedule_length=1000)
+    fixed = fixed_validation(random_data(), seed=0, batch=2, num_timesteps=2, process=SD_PROCESS)
     first = fixed.loss(denoiser)
     loss_fn(0, 0).backward()
     assert fixed.loss(denoiser) == first
@@ -70,7 +72,7 @@ def test_compiled_blocks_give_the_same_gradients(base: Any) -> None:
     """The tracing alone is tested, without a code generator: that is for GPUs."""
     _, plain, loss_fn = assembled(base)
     denoiser, compiled, compiled_loss_fn = assembled(base)
-    assembly.compile_blocks(denoiser.unet, backend="eager")
+    assembly.compile_blocks(denoiser.network, backend="eager")
     wanted = gradients(plain, loss_fn)
     found = gradients(compiled, compiled_loss_fn)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-6
@@ -117,26 +119,26 @@ def test_adapters_beside_a_quantised_base_get_the_gradients_of_what_it_stands_fo
 ) -> None:
     flags = {"adapter__targets": "all", "train__loss__caption_dropout": 0.0}
     denoiser, attached, loss_fn = assembled(base, base__quantize=kind, **flags)
-    before = hash_base(denoiser.unet)
+    before = hash_base(denoiser.network)
     found = gradients(attached, loss_fn)
-    assert prove_gradients(denoiser.unet, attached, lambda: loss_fn(0, 0)).base_tensors_with_gradient == 0
-    assert hash_base(denoiser.unet) == before
-    assert replaced_by_what_they_stand_for(denoiser.unet) > 10
+    assert prove_gradients(denoiser.network, attached, lambda: loss_fn(0, 0)).base_tensors_with_gradient == 0
+    assert hash_base(denoiser.network) == before
+    assert replaced_by_what_they_stand_for(denoiser.network) > 10
     wanted = gradients(attached, loss_fn)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_a_changed_bit_of_a_quantised_base_changes_its_hash(base: Any, kind: Any) -> None:
     denoiser, _, _ = assembled(base, base__quantize=kind)
-    before = hash_base(denoiser.unet)
-    layer: Any = next(m for m in denoiser.unet.modules() if is_quantized(m))
+    before = hash_base(denoiser.network)
+    layer: Any = next(m for m in denoiser.network.modules() if is_quantized(m))
     stored = layer.weight.data if kind == "nf4" else layer.weight.qdata
     stored.view(-1)[0] += 1
-    assert hash_base(denoiser.unet) != before
+    assert hash_base(denoiser.network) != before
 
 
 def test_quantised_weights_are_small_and_the_answer_stays_near(base: Any, kind: Any) -> None:
-    plain, quantised = base.load_unet(), base.load_unet()
+    plain, quantised = base.load_network(), base.load_network()
     linear = sum(
         m.weight.numel() * 4
         for n, m in plain.named_modules()

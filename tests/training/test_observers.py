@@ -9,6 +9,7 @@ from torch import nn
 from detour.errors import Interrupted, StorageError, TrainingDiverged
 from detour.specs import OptimSpec
 from detour.training.checkpoints import newest_good
+from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import StepReport, TrainState
 from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
@@ -84,6 +85,60 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
     assert (other.best_step, other.best_loss, other.latest) == (2, 0.4, 0.6)
     assert other.best_values is not None
     assert torch.equal(other.best_values, validator.best_values)
+    log.close()
+
+
+def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_best(tmp_path: Path) -> None:
+    """An average that is not the trained weights, in all four places; the trained ones stand again afterwards."""
+    now, wish = state(), StopWish()
+    now.ema = Ema(torch.full((3,), 7.0), decay=0.9)
+    seen: dict[str, list[float]] = {}
+    log = MetricsLog(tmp_path)
+
+    def see(name: str) -> float:
+        seen[name] = now.flat.parameters[0].tolist()
+        return 0.5
+
+    validator = Validator(log, lambda: see("validated"), every=1, keep_best=True)
+    keeper = Checkpointer(
+        tmp_path,
+        every=1,
+        keep=1,
+        steps=9,
+        wish=wish,
+        log=log,
+        validator=validator,
+        facts={},
+        keep_adapter=lambda step: see("kept"),
+    )
+    now.step = 1
+    for observer in (validator, Sheets(lambda step: see("drawn") and None, every=1), keeper):
+        observer.on_step(now, report(1))
+    assert seen == {name: [7.0] * 3 for name in ("validated", "drawn", "kept")}
+    assert validator.best_values is not None
+    assert validator.best_values.tolist() == [7.0] * 3
+    assert now.flat.values.tolist() == [1.0] * 3
+    found, _ = newest_good(tmp_path)
+    assert found is not None
+    assert found.tensors["values"].tolist() == [1.0] * 3  # a resumed run trains on from these
+    assert found.tensors["ema"].tolist() == [7.0] * 3
+    log.close()
+
+
+def test_patience_counts_on_after_a_resume(tmp_path: Path) -> None:
+    losses = iter([0.5, 0.6, 0.7, 0.8])
+    log = MetricsLog(tmp_path)
+    before = Validator(log, lambda: next(losses), every=1, patience=3)
+    for step in (1, 2, 3):
+        before.on_step(state(step), report(step))
+    after, now = Validator(log, lambda: next(losses), every=1, patience=3), state(4)
+    after.load(before.facts(), before.tensors())
+    assert (before.enough, after.enough) == (False, False)
+    after.on_step(now, report(4))
+    assert now.enough  # 0.6, 0.7, 0.8: three that were no better
+    again = Validator(log, lambda: 0.0, every=1, patience=3)
+    again.load(after.facts(), after.tensors())
+    assert again.enough
     log.close()
 
 

@@ -69,6 +69,33 @@ def test_the_order_depends_on_the_seed() -> None:
     assert [first.visit(s)[0] for s in range(12)] != [second.visit(s)[0] for s in range(12)]
 
 
+def test_buckets_of_equal_length_are_each_in_an_order_of_their_own() -> None:
+    order = order_of([8, 8], per_step=8)
+    shown: dict[int, list[int]] = {0: [], 1: []}
+    for step in range(200):
+        bucket, _ = order.visit(step)
+        shown[bucket] += [order.at(step, sample).place - 8 * bucket for sample in range(8)]
+    length = min(map(len, shown.values()))
+    same = sum(a == b for a, b in zip(shown[0][:length], shown[1][:length], strict=True))
+    assert same / length == pytest.approx(1 / 8, abs=0.05)
+
+
+@pytest.mark.parametrize("sizes", [[5], [3, 4]])
+def test_another_seed_is_another_order(sizes: list[int]) -> None:
+    """Within each bucket, not only in which bucket comes when."""
+    shown: list[list[int]] = []
+    for seed in (0, 1):
+        order = order_of(sizes, per_step=max(sizes), seed=seed)
+        steps = {order.visit(step)[0]: step for step in reversed(range(20))}  # the first of each bucket
+        shown.append(
+            [order.at(steps[bucket], i).place for bucket in sorted(steps) for i in range(max(sizes))]
+        )
+    assert len(shown[0]) == len(sizes) * max(sizes)
+    for start in range(0, len(shown[0]), max(sizes)):
+        window = slice(start, start + max(sizes))
+        assert shown[0][window] != shown[1][window]
+
+
 @pytest.mark.parametrize(
     ("sizes", "groups"), [([(1,), (2,), (1,)], ((0, 2), (1,))), ([(3,), (3,)], ((0, 1),)), ([], ())]
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detour.training.rates import ScheduleKind, learning_rate
+from detour.training.rates import ScheduleKind, learning_rate, schedule_doubt, schedule_fault
 
 KINDS = get_args(ScheduleKind)
 
@@ -59,3 +59,36 @@ def test_shape_after_the_warmup_is_that_of_transformers(kind: ScheduleKind, cycl
         optimizer.step()
         reference.step()
     assert rates(kind, 5, 40, cycles)[5:] == pytest.approx(expected[5:])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (("cosine", 6, 6, 1), "the warm-up takes 6 steps and the run has 6"),
+        (("constant", 9, 6, 1), "the warm-up takes 9 steps and the run has 6"),
+        (("cosine_restarts", 0, 6, 7), "7 cycles in the 6 steps"),
+        (("cosine_restarts", 4, 6, 3), "3 cycles in the 2 steps"),
+        (("cosine_restarts", 0, 6, 6), "6 cycles in the 6 steps"),
+        (("cosine_restarts", 0, 6, 5), ""),
+        (("cosine", 5, 6, 1), ""),
+        (("cosine", 0, 1, 7), ""),
+        (("cosine_restarts", 1, 9, 2), ""),
+    ],
+)
+def test_a_schedule_that_misses_its_run_is_named(schedule: tuple[str, int, int, int], words: str) -> None:
+    kind, warmup, steps, cycles = schedule
+    fault = schedule_fault(kind, warmup=warmup, steps=steps, cycles=cycles)
+    assert (words in fault) if words else fault == ""
+    rates = [
+        learning_rate(step, peak=1.0, kind=kind, warmup=warmup, steps=steps, cycles=cycles)  # type: ignore[arg-type]
+        for step in range(steps)
+    ]
+    falls = any(after < before for before, after in pairwise(rates[warmup:])) and cycles < steps - warmup
+    assert bool(fault) == (max(rates) < 1.0 or (kind == "cosine_restarts" and not falls))
+
+
+def test_what_fits_badly_is_said() -> None:
+    assert "takes 7 of 12 steps" in schedule_doubt("cosine", warmup=7, steps=12, cycles=1)
+    assert schedule_doubt("cosine", warmup=6, steps=12, cycles=1) == ""
+    assert "every 4.0 steps" in schedule_doubt("cosine_restarts", warmup=0, steps=12, cycles=3)
+    assert schedule_doubt("cosine_restarts", warmup=0, steps=120, cycles=3) == ""

@@ -7,6 +7,7 @@ from detour.adapters.targets import AdaptableLayer
 from detour.bases.base import open_base
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.training.optimizers import D0_SHARE
 from detour.training.resolve import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
 
 CAPTIONS = [f"caption {i}" for i in range(24)]
@@ -18,7 +19,7 @@ def resolved(base: str = "pocket", **flags: Any) -> RunSpec:
 
 
 @pytest.mark.parametrize("goal", ["style", "subject"])
-@pytest.mark.parametrize("base", ["pocket", "sd15", "sdxl"])
+@pytest.mark.parametrize("base", ["pocket", "sd15", "sdxl", "sd35-medium", "flux-dev"])
 def test_no_auto_is_left_and_resolving_again_changes_nothing(base: str, goal: str, tmp_path: Path) -> None:
     spec = resolved(base, goal=goal)
     text = to_toml(spec)
@@ -39,7 +40,7 @@ def test_what_the_user_says_wins() -> None:
 def test_goals_differ_and_say_so() -> None:
     spec = load_run_spec(flags={"goal": "subject"})
     result = resolve(spec, open_base("pocket"), CAPTIONS, name="photos", device="cpu")
-    defaults = GOALS[("pocket", "subject")]
+    defaults = GOALS[("embedded", "subject")]
     assert result.spec.adapter.rank == defaults.rank
     assert result.spec.train.loss.caption_dropout == 0.0
     assert resolved().train.loss.caption_dropout == 0.1
@@ -181,7 +182,9 @@ def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_
 
 def test_the_page_shows_the_values_of_every_goal() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    titles = {"pocket": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+    titles = {
+        "embedded": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "sd3": "SD 3", "flux": "Flux",
+    }  # fmt: skip
     for (base, goal), row in GOALS.items():
         cells = (
             titles[base],
@@ -217,3 +220,59 @@ def test_the_best_of_nothing_is_refused(flags: dict[str, Any], words: str) -> No
         with pytest.raises(ConfigError, match=f"{words}, but nothing is validated"):
             resolved(**flags, **nothing)
     assert resolved(**flags).data.holdout == 0.125
+
+
+def test_a_schedule_that_misses_the_run_is_refused_with_what_to_set() -> None:
+    with pytest.raises(
+        ConfigError, match=r"warm-up takes 50 steps and the run has 50.*Set train\.schedule\.warmup"
+    ):
+        resolved(train__steps=50, train__schedule__warmup=50)
+    with pytest.raises(ConfigError, match=r"9 cycles in the 5 steps"):
+        resolved(train__steps=5, train__schedule__kind="cosine_restarts", train__schedule__cycles=9)
+    spec = load_run_spec(flags={"train.steps": 50, "train.schedule.warmup": 40})
+    notes = resolve(spec, open_base("pocket"), CAPTIONS, name="x", device="cpu").notes
+    assert any("The warm-up takes 40 of 50 steps" in note for note in notes)
+
+
+def test_prodigy_begins_at_a_share_of_the_goals_rate_and_nothing_else_has_a_beginning() -> None:
+    adamw = resolved().train.optim
+    prodigy = resolved(train__optim__name="prodigy").train.optim
+    assert prodigy.d0 == pytest.approx(D0_SHARE * adamw.lr)  # type: ignore[operator]
+    assert adamw.d0 is None
+    assert resolved(train__optim__name="prodigy", train__optim__d0=1e-5).train.optim.d0 == 1e-5
+    for key, value in (("d0", 1e-3), ("d_coef", 2.0)):
+        with pytest.raises(
+            ConfigError, match=rf"train\.optim\.{key} is Prodigy's, and train\.optim\.name is 'adamw'"
+        ):
+            resolved(**{f"train__optim__{key}": value})
+
+
+@pytest.mark.parametrize(
+    ("base", "side_px", "shift"),
+    [("sd35-medium", 1024, 3.0), ("sd35-medium", 512, 3.0), ("flux-dev", 512, 1.88), ("flux-dev", 1024, 3.16),
+     ("flux-schnell", 1024, 1.0)],
+)  # fmt: skip
+def test_a_flow_trains_at_the_shift_that_it_draws_with(base: str, side_px: int, shift: float) -> None:
+    loss = resolved(base, data__resolution=side_px).train.loss
+    assert loss.shift == pytest.approx(shift, abs=5e-3)
+    assert loss.timesteps == "logit_normal"
+    assert resolved(base, train__loss__shift=2.5).train.loss.shift == 2.5
+
+
+@pytest.mark.parametrize(
+    ("base", "setting", "value", "words"),
+    [
+        ("flux-dev", "weighting", "min_snr", "'min_snr' is not for a rectified flow .*SNR.*cosmap"),
+        ("sd35-medium", "weighting", "debiased", "'debiased' is not for a rectified flow"),
+        ("sd15", "weighting", "cosmap", "'cosmap' is not for a variance-preserving process .*noise level"),
+        ("sd15", "timesteps", "mode", "'mode' is not for a variance-preserving process"),
+        ("sd15", "shift", 3.0, "moves the times of a rectified flow"),
+        ("sd35-medium", "zero_terminal_snr", True, "ends in pure noise already"),
+        ("flux-dev", "noise_offset", 0.05, "noise_offset.*rectified flow"),
+    ],
+)
+def test_what_a_process_has_not_is_refused_by_name_and_cause(
+    base: str, setting: str, value: object, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(base, **{f"train__loss__{setting}": value})

@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from detour.errors import Interrupted, Terminated
 from detour.training.stopping import stop_wish
 
 
@@ -12,6 +13,7 @@ def test_first_signal_is_a_wish_and_nothing_breaks(number: signal.Signals) -> No
         assert not wish.wanted
         os.kill(os.getpid(), number)
         assert wish.wanted
+        assert wish.error is (Terminated if number == signal.SIGTERM else Interrupted)
 
 
 def press_ctrl_c(times: int) -> None:

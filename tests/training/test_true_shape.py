@@ -10,14 +10,13 @@ import torch
 from detour.adapters.gradient_proof import hash_base
 from detour.bases import parts
 from detour.bases.base import open_base
+from detour.bases.denoiser import make_denoiser
 from detour.bases.text import Conditioning
-from detour.diffusion.schedule import alphas_cumprod
 from detour.specs import load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.loop import StepReport, TrainState, fit
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser
 
 
 def random_sd15_unet() -> torch.nn.Module:
@@ -45,7 +44,7 @@ def test_one_step_at_true_sd15_shape_fits_in_four_gibibytes() -> None:
     unet = random_sd15_unet()
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964
     before = hash_base(unet)
-    denoiser = Denoiser(unet, "cpu", torch.bfloat16, alphas_cumprod(base.scheduler_config()), "epsilon", 512)
+    denoiser = make_denoiser(base, unet, device="cpu", dtype=torch.bfloat16, autocast=True)
     attached = attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
     state = make_state(attached, spec)
     assert state.flat.values.numel() == 797_184

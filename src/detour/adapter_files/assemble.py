@@ -75,7 +75,7 @@ def gather(
         AdapterError: a name that is not known, one that stands there under two namings, or bad values.
     """
     factors: dict[str, Factors] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # the same file gives the same message
         key, part = parse(name)
         mine = Factors() if key is None else factors.setdefault(key, Factors())
         try:
@@ -139,6 +139,8 @@ def _change(parts: Factors, limits: Limits) -> Layer:
         raise _Clause("mixes factors of several algorithms. Use another file.")
     kind = next(iter(kinds), LORA)
     for tensor in parts.found.values():
+        if tensor.ndim == 5:
+            raise _Clause("is a 3-D convolution, as video models have; none of these families has one.")
         if tensor.ndim not in (1, 2, 4):
             raise ShapeMismatch(f"a tensor of shape {tuple(tensor.shape)} is no factor.")
     if parts.rank is not None and parts.rank > limits.max_rank:
@@ -156,6 +158,8 @@ def _lora(parts: Factors, limits: Limits) -> Layer:
     alpha = float(down.shape[0]) if parts.alpha is None else parts.alpha
     if mid is not None:
         down = _fold(down, mid, limits)
+    if down.ndim == 4 and up.ndim == 2:  # LyCORIS' DyLoRA keeps it flat
+        up = up[:, :, None, None]
     return LoraLayer(down=down, up=up, alpha=alpha)
 
 

@@ -1,8 +1,7 @@
-"""The safetensors container: our own strict reader of the header, and a writer of reproducible bytes.
+"""The safetensors container of an adapter: read strictly, written reproducibly.
 
-safetensors 0.8 loads duplicate keys and needs 9 s for a header of 400,000 tensors, so a header is checked
-here before the library sees it. It also writes metadata in another order in each process, so the same
-adapter would have other bytes; here keys are sorted.
+safetensors 0.8 writes metadata in another order in each process, so the same adapter would have other bytes; here keys
+are sorted. Headers are read by :mod:`detour.safetensors_header`.
 """
 
 import errno
@@ -10,7 +9,6 @@ import json
 import math
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +19,9 @@ from torch import Tensor
 from detour.adapter_files.limits import Limits
 from detour.adapters.adapter import FileDtype
 from detour.errors import AdapterError
+from detour.printable import printable
+from detour.safetensors_header import FLOATS_AND_INTS, HeaderRules, Region, parse_header
 
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -36,10 +35,28 @@ _FILE_DTYPES: Mapping[torch.dtype, FileDtype] = {torch.float16: "fp16", torch.bf
 _FILE_ORDER = ("F32", "BF16", "F16")
 """safetensors sorts by dtype, widest first, then by name; other tools' hashes of the data rely on it."""
 
-_MOST_IN_METADATA = 1 << 16
-"""Brackets in metadata, which holds JSON in its texts (tags, settings)."""
-
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_MARK_BYTES = 16
+"""What tells the kind of a file."""
+
+_OTHER_KINDS = {
+    b"\x89PNG\r\n\x1a\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "a WEBP picture, a sound or a video",
+    b"BM": "a BMP picture",
+    b"%PDF": "a PDF document",
+    b"GGUF": "a GGUF model",
+    b"\x1f\x8b": "a gzip archive",
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"<!DOCTYPE": "a web page, perhaps an error page that was saved",
+    b"<!doctype": "a web page, perhaps an error page that was saved",
+    b"<html": "a web page, perhaps an error page that was saved",
+    b"version https://": "a Git LFS pointer, not the file that it stands for",
+}
+"""First bytes → what a file is that was taken for an adapter."""
+
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -49,12 +66,30 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     Args:
         tensors: name → float32, float16 or bfloat16 tensor.
         metadata: strings only.
+
+    Raises:
+        AdapterError: a number that is not finite, whoever asked for it.
     """
+    for name, tensor in tensors.items():
+        require_finite_tensor(name, tensor)
     ordered = in_file_order((name, tensor.dtype) for name, tensor in tensors.items())
     header = header_bytes(
-        ((name, tensors[name].dtype, tuple(tensors[name].shape)) for name in ordered), metadata
+        ((name, tensors[name].dtype, tuple(tensors[name].shape)) for name in ordered), metadata or None
     )
     return b"".join([header, *(tensor_bytes(tensors[name]) for name in ordered)])
+
+
+def require_finite_tensor(name: str, tensor: Tensor) -> None:
+    """Raise for a tensor that holds NaN or infinity: none is ever written.
+
+    Raises:
+        AdapterError: names it.
+    """
+    if not bool(torch.isfinite(tensor).all()):
+        raise AdapterError(
+            f"not written: '{printable(name, longest=120)}' would hold NaN or infinity in {tensor.dtype}. "
+            "Write it with --dtype fp32, or use another adapter."
+        )
 
 
 def in_file_order(kinds: Iterable[tuple[str, torch.dtype]]) -> list[str]:
@@ -63,16 +98,16 @@ def in_file_order(kinds: Iterable[tuple[str, torch.dtype]]) -> list[str]:
 
 
 def header_bytes(
-    entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+    entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None
 ) -> bytes:
     """Everything of a safetensors file that stands before its data.
 
     Args:
         entries: name, dtype and shape of each tensor, in the order of a file.
-        metadata: strings only.
+        metadata: strings only; an empty table is written as one, ``None`` is not.
     """
     header: dict[str, Any] = {}
-    if metadata:
+    if metadata is not None:
         header["__metadata__"] = dict(sorted(metadata.items()))
     offset = 0
     for name, dtype, shape in entries:
@@ -112,14 +147,13 @@ def read_file(path: Path, limits: Limits) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(8 + limits.max_header_bytes)
             if num_bytes > len(data):
-                if not _is_pickle(data):
-                    _check_header(data, num_bytes, limits, str(path))
+                _refuse_other_kind(data, path)
+                parse_header(data, num_bytes, _rules(limits), where=str(path))
                 stream.seek(0)
                 data = stream.read(num_bytes)
     except OSError as error:
         raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
-    if _is_pickle(data):
-        raise _pickle(path)
+    _refuse_other_kind(data, path)
     return data
 
 
@@ -129,7 +163,10 @@ def refuse_link_out(path: Path, folder: Path) -> None:
     Raises:
         AdapterError: it does.
     """
-    real, home = path.resolve(), folder.resolve()
+    try:
+        real, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # pathlib raises the second for a loop
+        raise AdapterError(f"{path}: a link that leads to itself. Copy the file itself there.") from error
     if not (real.is_relative_to(home) or real.is_relative_to(home.parent.parent / "blobs")):
         raise AdapterError(f"{path}: a link that leads out of its folder. Copy the file itself there.")
 
@@ -144,26 +181,9 @@ def _size_of(path: Path, limits: Limits) -> int:
     return found.st_size
 
 
-@dataclass(frozen=True, kw_only=True)
-class Region:
-    """Where a tensor lies in a file.
-
-    Attributes:
-        dtype: as safetensors names it: "F32", "F16", …
-        shape: at most four sizes.
-        begin: first byte, counted from the start of the file.
-        num_bytes: what the shape needs.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    num_bytes: int
-
-    @property
-    def empty(self) -> Tensor:
-        """A tensor of this shape and dtype on the meta device."""
-        return torch.empty(self.shape, dtype=_DTYPES[self.dtype], device="meta")
+def empty_tensor(region: Region) -> Tensor:
+    """A tensor of this shape and dtype on the meta device."""
+    return torch.empty(region.shape, dtype=_DTYPES[region.dtype], device="meta")
 
 
 def read_header(path: Path, limits: Limits) -> tuple[dict[str, Region], dict[str, str]]:
@@ -177,26 +197,14 @@ def read_header(path: Path, limits: Limits) -> tuple[dict[str, Region], dict[str
     try:
         num_bytes = _size_of(path, limits)
         with path.open("rb") as stream:
-            start = stream.read(9)
-            if _is_pickle(start):
-                raise _pickle(path)
+            start = stream.read(_MARK_BYTES)
+            _refuse_other_kind(start, path)
             length = min(int.from_bytes(start[:8], "little"), limits.max_header_bytes)
             data = start + stream.read(max(0, 8 + length - len(start)))
     except OSError as error:
         raise AdapterError(f"{path}: adapter cannot be read ({error.strerror}). Check the name.") from error
-    metadata = _check_header(data, num_bytes, limits, str(path))
-    header, begin = _header(data, limits, str(path))
-    regions = {
-        name: Region(
-            dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-            begin=begin + entry["data_offsets"][0],
-            num_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    return regions, metadata
+    header = parse_header(data, num_bytes, _rules(limits), where=str(path))
+    return dict(header.regions), dict(header.metadata)
 
 
 def read_region(stream: BinaryIO, region: Region) -> Tensor:
@@ -213,6 +221,28 @@ def read_region(stream: BinaryIO, region: Region) -> Tensor:
     if not data:
         return torch.empty(region.shape, dtype=dtype)
     return torch.frombuffer(data, dtype=dtype).reshape(region.shape)
+
+
+def _rules(limits: Limits) -> HeaderRules:
+    return HeaderRules(
+        noun="adapter",
+        error=AdapterError,
+        max_header_bytes=limits.max_header_bytes,
+        max_tensors=limits.max_tensors,
+        sizes=FLOATS_AND_INTS,
+    )
+
+
+def _refuse_other_kind(data: bytes, path: Path) -> None:
+    """Raise for a pickle, and for what is plainly no safetensors file, by its first bytes.
+
+    The length of a header can begin with any mark: behind it stands a table.
+    """
+    if _is_pickle(data):
+        raise _pickle(path)
+    kind = next((kind for mark, kind in _OTHER_KINDS.items() if data.startswith(mark)), None)
+    if kind is not None and data[8:9] != b"{":
+        raise AdapterError(f"{path}: {kind}, not an adapter. Name a .safetensors file.")
 
 
 def _is_pickle(data: bytes) -> bool:
@@ -245,127 +275,16 @@ def decode(
     Raises:
         AdapterError: anything that is not a well-formed, finite file within the limits.
     """
-    metadata = _check_header(data, len(data), limits, where)
+    metadata = dict(parse_header(data, len(data), _rules(limits), where=where).metadata)
     try:
-        tensors = safetensors.torch.load(data)
+        # The library hands them out in another order each time.
+        tensors = dict(sorted(safetensors.torch.load(data).items()))
     except Exception as error:  # the library raises several kinds
         raise AdapterError(f"{where}: not a safetensors file ({error}). Fetch it again.") from error
     for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise AdapterError(
-                f"{where}: '{_short(name)}' holds NaN or infinity. The adapter is broken; use another one."
+                f"{where}: '{printable(name, longest=120)}' holds NaN or infinity. "
+                "The adapter is broken; use another one."
             )
     return tensors, metadata
-
-
-def _check_header(data: bytes, num_bytes: int, limits: Limits, where: str) -> dict[str, str]:
-    """The metadata of a file of ``num_bytes``, of which ``data`` is the beginning with the whole header."""
-    header, start = _header(data, limits, where)
-    metadata = _metadata(header.pop("__metadata__", {}), where)
-    if len(header) > limits.max_tensors:
-        raise AdapterError(
-            f"{where}: {len(header):,} tensors, the limit is {limits.max_tensors:,}. It is no adapter."
-        )
-    _check_regions(header, num_bytes - start, where)
-    return metadata
-
-
-def _header(data: bytes, limits: Limits, where: str) -> tuple[dict[str, Any], int]:
-    if len(data) < 8:
-        raise AdapterError(f"{where}: {len(data)} bytes are no safetensors file. Fetch it again.")
-    length = int.from_bytes(data[:8], "little")
-    if length > limits.max_header_bytes:
-        raise AdapterError(
-            f"{where}: claims a header of {length:,} bytes, the limit is {limits.max_header_bytes:,}."
-        )
-    if 8 + length > len(data):
-        raise AdapterError(
-            f"{where}: ends within its header, truncated after {len(data):,} bytes. Fetch it again."
-        )
-    # Each tensor opens a table and two lists, and metadata holds some in its texts: many more only cost time.
-    opened = sum(data.count(mark, 8, 8 + length) for mark in (b"{", b"["))
-    if opened > 4 * limits.max_tensors + _MOST_IN_METADATA:
-        raise AdapterError(f"{where}: its header opens {opened:,} tables and lists. It is no adapter.")
-    try:
-        header = json.loads(
-            data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{where}: its header is not valid ({_short(str(error))}). Fetch it again."
-        ) from error
-    if not isinstance(header, dict):
-        raise AdapterError(f"{where}: its header is a {type(header).__name__}, not a table. Fetch it again.")
-    return header, 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"'{_short(twice)}' stands there twice")
-    return table
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"'{name}' is no number")
-
-
-def _metadata(value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise AdapterError(f"{where}: its metadata is not a table of strings.")
-    return value
-
-
-def _check_regions(header: Mapping[str, Any], num_bytes: int, where: str) -> None:
-    """Tensors fill the data without gap or overlap, each with the bytes that its shape needs."""
-    regions = sorted(
-        (_region(name, entry, where) for name, entry in header.items()), key=lambda region: region[:2]
-    )
-    position = 0
-    for begin, end, name in regions:
-        if begin != position:
-            raise AdapterError(
-                f"{where}: '{_short(name)}' starts at byte {begin:,} of the data, expected {position:,}."
-            )
-        position = end
-    if position != num_bytes:
-        raise AdapterError(
-            f"{where}: the tensors need {position:,} bytes, the file holds {num_bytes:,}. Fetch it again."
-        )
-
-
-def _region(name: str, entry: Any, where: str) -> tuple[int, int, str]:
-    shown = _short(name)
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise AdapterError(f"{where}: '{shown}' is not described by dtype, shape and data_offsets.")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _SIZES:
-        raise AdapterError(
-            f"{where}: '{shown}' has dtype {_short(str(dtype))}; adapters have {', '.join(_SIZES)}."
-        )
-    if not _are_counts(shape) or len(shape) > 4:
-        raise AdapterError(
-            f"{where}: '{shown}' has the shape {_short(str(shape))}; at most 4 sizes are expected."
-        )
-    if not _are_counts(offsets) or len(offsets) != 2:
-        raise AdapterError(
-            f"{where}: '{shown}' has data_offsets {_short(str(offsets))}; a begin and an end are expected."
-        )
-    begin, end = offsets
-    if end - begin != math.prod(shape) * _SIZES[dtype]:
-        raise AdapterError(
-            f"{where}: '{shown}' has {end - begin:,} bytes, which is not what its shape needs."
-        )
-    return begin, end, name
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
-
-
-def _short(text: str) -> str:
-    """Names from a file go into messages cut and printable, whatever the file holds."""
-    shown = "".join(sign if sign.isprintable() else "?" for sign in text[:120])
-    return shown + ("…" if len(text) > 120 else "")

@@ -1,6 +1,7 @@
 """diffusers' own format: dotted names in one file, alphas in a JSON text of the metadata."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detour.adapter_files.assemble import LOHA, LOKR, MAGNITUDE, Factors, Place, gather, layers_from
-from detour.adapter_files.kohya import unknown_key
+from detour.adapter_files.kohya import MOST_WORDS_OF_A_TENSOR, unknown_key
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.lora_config import Scales, read_scales, to_config
 from detour.adapter_files.names import is_layer_path
@@ -18,6 +19,8 @@ from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.errors import AdapterError
+from detour.printable import printable
+from detour.safetensors_header import unique_keys
 
 CONFIG_KEY = "lora_adapter_metadata"
 """Metadata key; without it diffusers takes alpha = rank, which changes the adapter (diffusers#6087)."""
@@ -29,6 +32,7 @@ _KEY = re.compile(
     r"(?:(?P<part>unet|transformer|text_encoder|text_encoder_2|text_encoder_3)\.)?(?P<path>[\w.]+?)"
     r"(?:\.(?:lora|lora_linear_layer)\.(?P<new>down|up)\.weight"
     r"|\.lora_(?P<peft>[AB])(?:\.default)?\.weight"
+    r"|\.lora_(?P<flat>down|up)\.weight"
     r"|\.processor\.(?P<old>to_q|to_k|to_v|to_out)_lora\.(?P<old_kind>down|up)\.weight"
     r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
     rf"|\.(?P<other>{'|'.join((*LOHA, *LOKR))})(?:\.default)?"
@@ -39,6 +43,9 @@ _KEY = re.compile(
 def to_diffusers(adapter: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by diffusers' names, and the metadata that carries rank and alpha.
 
+    Alpha is the rank in every layer, and the scale stands in the factors: ComfyUI reads such files without their
+    metadata, and so do older diffusers.
+
     Raises:
         AdapterError: neither plain LoRA nor DoRA in every layer of a part.
     """
@@ -47,12 +54,33 @@ def to_diffusers(adapter: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor
     for part in adapter.parts:
         mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == part}
         has_magnitudes = require_one_kind(part, mine)
+        mine = {path: with_scale_in_factors(layer) for path, layer in mine.items()}
         for path, layer in mine.items():
             name = _written(f"{part}.{path}")
             tensors |= {f"{name}.{suffix}": tensor.to(dtype) for suffix, tensor in factors_of(layer).items()}
         settings = to_config(mine) | ({"use_dora": True} if has_magnitudes else {})
         config |= {f"{part}.{name}": value for name, value in settings.items()}
     return tensors, {"format": "pt", CONFIG_KEY: json.dumps(config, sort_keys=True)}
+
+
+def with_scale_in_factors(layer: Layer) -> Layer:
+    """The same change with alpha = rank: alpha / rank is multiplied into ``up``, in the layer's own precision.
+
+    Exact where alpha / rank is a power of two (:func:`fold_is_exact`), else rounded once more, by at most 2⁻²⁴.
+
+    Args:
+        layer: LoRA, or DoRA around it; others are returned as they are.
+    """
+    if isinstance(layer, DoraLayer):
+        return DoraLayer(change=with_scale_in_factors(layer.change), magnitude=layer.magnitude)
+    if not isinstance(layer, LoraLayer) or layer.alpha == layer.rank:
+        return layer
+    return LoraLayer(down=layer.down, up=layer.up * layer.scale, alpha=float(layer.rank))
+
+
+def fold_is_exact(layer: Layer) -> bool:
+    """Whether the scale is zero or a power of two, so that multiplying by it rounds nothing."""
+    return layer.alpha == 0.0 or abs(math.frexp(layer.alpha / layer.rank)[0]) == 0.5
 
 
 def require_one_kind(part: str, layers: Mapping[str, Layer]) -> bool:
@@ -156,7 +184,7 @@ def apply_scales(parts: Factors, scales: Scales, key: str, unread: Unread) -> No
     """Give the layer the alpha of the config, where it has none of its own.
 
     Raises:
-        AdapterError: the config says DoRA, and the layer has no magnitudes.
+        AdapterError: the config says DoRA, and the layer has no magnitudes; or another rank than the factors have.
     """
     if scales.has_magnitudes and MAGNITUDE not in parts.found:
         parts.spoiled = True
@@ -165,16 +193,32 @@ def apply_scales(parts: Factors, scales: Scales, key: str, unread: Unread) -> No
                 f"{unread.where}: '{key}' has no magnitudes, which its use_dora asks for. Fetch it again."
             )
         )
+    _require_rank(parts, scales, key, unread)
     if parts.alpha is None:
         path = path_of(key)
         parts.config_rank = scales.rank_of(path)
         parts.alpha = scales.alpha_of(path, parts.rank or parts.config_rank)
 
 
+def _require_rank(parts: Factors, scales: Scales, key: str, unread: Unread) -> None:
+    """A config and factors of different ranks: nobody can tell which of both the scale goes with."""
+    said = scales.rank_of(path_of(key))
+    if scales.says_rank and parts.rank is not None and parts.rank != said:
+        parts.spoiled = True
+        unread.refuse(
+            AdapterError(
+                f"{unread.where}: '{key}' has rank {parts.rank}, and the config says {said}, so that its scale is not "
+                "known. Fetch config and weights again, both from one place."
+            )
+        )
+
+
 def _parse(name: str) -> Place:
-    match = _KEY.fullmatch(name) if len(name) < 300 else None
-    if match is None:
+    if len(name) >= 300:
         return None, None
+    match = _KEY.fullmatch(name)
+    if match is None:
+        return _layer_of(name), None
     path = match["path"]
     if match["old"]:
         path += "." + ("to_out.0" if match["old"] == "to_out" else match["old"])
@@ -184,11 +228,31 @@ def _parse(name: str) -> Place:
         return None, None
     kind = (
         match["new"]
+        or match["flat"]
         or match["old_kind"]
         or match["other"]
         or {"A": "down", "B": "up"}.get(match["peft"] or "")
     )
     return f"{part}.{path}", kind or (MAGNITUDE if match["magnitude"] else "alpha")
+
+
+_NAMED = re.compile(
+    r"(?:(?P<part>unet|transformer|text_encoder|text_encoder_2|text_encoder_3)\.)?(?P<path>[\w.]+)"
+)
+
+
+def _layer_of(name: str) -> str | None:
+    """The layer that a tensor of an unknown kind belongs to, e.g. of ``unet.conv_in.lora_B.bias``; None if there is
+    none."""
+    words = name.split(".")
+    for cut in range(1, 1 + min(MOST_WORDS_OF_A_TENSOR, len(words) - 1)):
+        match = _NAMED.fullmatch(".".join(words[:-cut]))
+        path = "" if match is None else match["path"].removeprefix(LEGACY_TEXT_PREFIX)
+        parts = PARTS if match is None or match["part"] is None else (match["part"],)
+        part = next((one for one in parts if is_layer_path(one, path)), None)
+        if part is not None:
+            return f"{part}.{path}"
+    return None
 
 
 def scales_of(metadata: Mapping[str, str], where: str) -> dict[str, Scales]:
@@ -200,9 +264,12 @@ def scales_of(metadata: Mapping[str, str], where: str) -> dict[str, Scales]:
     if CONFIG_KEY not in metadata:
         return {}
     try:
-        config = json.loads(metadata[CONFIG_KEY])
+        config = json.loads(metadata[CONFIG_KEY], object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{where}: its {CONFIG_KEY} is not valid JSON. Fetch the file again.") from error
+        cause = printable(str(error), longest=120)
+        raise AdapterError(
+            f"{where}: its {CONFIG_KEY} is not valid JSON ({cause}). Fetch the file again."
+        ) from error
     if not isinstance(config, dict):
         raise AdapterError(f"{where}: its {CONFIG_KEY} is a {type(config).__name__}, expected a table.")
     scales = {}

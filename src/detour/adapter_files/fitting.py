@@ -40,7 +40,7 @@ def check_fits(adapter: Adapter, base: Base, *, called: str = "adapter") -> None
 
 def _check_words(adapter: Adapter, base: Base) -> None:
     for word, parts in adapter.words.items():
-        if set(parts) != set(base.family.text_parts):
+        if set(parts) != set(base.text_parts):
             raise AdapterError(f"its word '{word}' has vectors for {', '.join(parts)} alone.")
         for part, vectors in parts.items():
             width = base.config(part)["hidden_size"]
@@ -64,12 +64,13 @@ def cross_attention_width(adapter: Adapter) -> int | None:
 
 
 def _check_layers(adapter: Adapter, base: Base) -> None:
-    unet = base.meta_unet() if "unet" in adapter.parts else None
+    network_part = base.family.network_part
+    network = base.meta_network() if network_part in adapter.parts else None
     for key, layer in adapter.layers.items():
         part = key.partition(".")[0]
-        if part == "unet" and unet is not None:
-            find_layer({"unet": unet}, key, layer)
-        elif part not in base.family.text_parts:
+        if part == network_part and network is not None:
+            find_layer({part: network}, key, layer)
+        elif part not in base.text_parts:
             raise AdapterError(f"it has layers for '{part}', a part that {base.family.title} has not.")
         else:
             _check_text_layer(key, layer, base.config(part))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from detour.adapter_files.container import header_bytes, in_file_order, tensor_bytes
+from detour.safetensors_header import data_start
 
 _LEGACY = slice(0x100000, 0x110000)
 """Bytes of a file that old web UIs hash."""
@@ -17,8 +18,7 @@ def data_sha256(encoded: bytes) -> str:
     This is kohya's ``sshs_model_hash`` (AutoV3 on some sites) and, with ``0x`` in front, ModelSpec's
     ``hash_sha256``.
     """
-    start = 8 + int.from_bytes(encoded[:8], "little")
-    return hashlib.sha256(encoded[start:]).hexdigest()
+    return hashlib.sha256(encoded[data_start(encoded) :]).hexdigest()
 
 
 def file_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -26,7 +26,7 @@ def file_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
 
     kohya computes its two over the file with the ``ss_`` metadata alone, so that titles and notes can be
     edited without changing them; the legacy one is what old web UIs show: 8 hex digits over 64 KiB at 1 MiB
-    (of nothing in a smaller file).
+    (of nothing in a smaller file). Its header says ``"__metadata__":{}`` where there are no ``ss_`` keys.
 
     Source: ``precalculate_safetensors_hashes``, kohya-ss/sd-scripts, library/train_util.py.
     """

@@ -3,7 +3,8 @@
 LoHa, LoKr and DoRA are named in it as LyCORIS does.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +12,15 @@ from torch import Tensor
 from detour.adapter_files.assemble import LOHA, LOKR, MAGNITUDE, Place, gather, layers_from
 from detour.adapter_files.fused import join_layers, split_layer
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
-from detour.adapter_files.names import DOTTED_PREFIXES, is_convolution, is_t5_path, kohya_key, layer_key
+from detour.adapter_files.names import (
+    DOTTED_PREFIXES,
+    KOHYA_PREFIXES,
+    flat_name,
+    is_convolution,
+    is_t5_path,
+    kohya_key,
+    layer_key,
+)
 from detour.adapter_files.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, part_of, path_of
@@ -19,6 +28,7 @@ from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LokrLayer
 from detour.bases.families import Family
 from detour.errors import AdapterError
+from detour.printable import printable
 
 _SUFFIXES = {
     "lora_down.weight": "down",
@@ -32,17 +42,43 @@ _SUFFIXES = {
 }
 _LONGEST_NAME = 300
 
+MOST_WORDS_OF_A_TENSOR = 3
+"""``lora_A.default.weight``: words, parted by dots, of a tensor's name behind that of its layer."""
 
-def to_kohya(adapter: Adapter, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
+_XLABS = re.compile(
+    r"(?:diffusion_model\.)?double_blocks\.(?P<index>\d{1,3})\.processor\.(?P<layer>qkv|proj)_lora(?P<stream>[12])"
+    r"\.(?P<kind>down|up)\.weight"
+)
+"""XLabs' own names in Flux: 1 is the picture's stream, 2 the text's; the scale is 1.
+
+Source: ``_convert_xlabs_flux_lora_to_diffusers``, diffusers 0.42.1.
+"""
+
+
+def to_kohya(
+    adapter: Adapter, family: Family, dtype: torch.dtype, *, fused: bool = True
+) -> dict[str, Tensor]:
     """Tensors by kohya's names. ``alpha`` is written for every layer, in float32: without it tools take the
     rank.
+
+    Args:
+        adapter: at least one layer.
+        family: whose names.
+        dtype: of the factors.
+        fused: join a transformer's layers to the original code's; otherwise they keep diffusers' paths, flattened
+            behind ``lycoris_``, which holds what cannot be joined.
 
     Raises:
         AdapterError: a layer that the format has no name for.
     """
     tensors: dict[str, Tensor] = {}
-    for key, layer in _as_original(adapter, family).items():
-        name = kohya_key(key, family=family.name, text_prefixes=family.kohya_text_prefixes)
+    layers = _as_original(adapter, family) if fused else adapter.layers
+    for key, layer in layers.items():
+        name = (
+            flat_name(key)
+            if not fused and part_of(key) == "transformer"
+            else kohya_key(key, family=family.name, text_prefixes=family.kohya_text_prefixes)
+        )
         if f"{name}.alpha" in tensors:
             raise AdapterError(
                 f"'{key}' has the same kohya name as another layer ({name}). Save it as diffusers."
@@ -85,6 +121,16 @@ def grown_ranks(adapter: Adapter, family: Family) -> dict[str, tuple[int, int]]:
         if layer.rank > largest:
             found[name] = (largest, layer.rank)
     return found
+
+
+DORA_ELSEWHERE = (
+    "DoRA in a kohya file is drawn by other formulas in A1111 and ComfyUI, and without its magnitudes by sd-scripts: "
+    "their pictures are wrong. Exact everywhere: detour merge BASE --lora FILE; detour extract BASE MERGED makes a "
+    "LoRA of that."
+)
+"""What to know of a kohya file with DoRA layers. A1111 (``network.py``) takes the norms over the inputs, ComfyUI
+(``weight_decompose``) those of the base's own weight, and sd-scripts reads no ``dora_scale``; the paper, PEFT, LyCORIS
+and this package divide by the norm of each output of the changed weight."""
 
 
 def _written(layer: Layer, *, convolution: bool) -> dict[str, Tensor]:
@@ -164,32 +210,66 @@ def _family_said(metadata: Mapping[str, str]) -> str | None:
 def _parse(name: str) -> Place:
     if len(name) > _LONGEST_NAME:
         return None, None
-    module, _, suffix = name.partition(".")
-    for dotted, flat in DOTTED_PREFIXES.items():
-        if name.startswith(dotted):
-            ending = next((one for one in _SUFFIXES if name.endswith(f".{one}")), "")
-            module = flat + name.removeprefix(dotted).removesuffix(f".{ending}").replace(".", "_")
-            suffix = ending
-    return layer_key(module), _SUFFIXES.get(suffix)
+    if (found := _XLABS.fullmatch(name)) is not None:
+        stream = {"1": "img", "2": "txt"}[found["stream"]]
+        key = layer_key(f"lora_unet_double_blocks_{found['index']}_{stream}_attn_{found['layer']}")
+        return key, found["kind"]
+    prefix = next((dotted for dotted in DOTTED_PREFIXES if name.startswith(dotted)), None)
+    if prefix is None:
+        module, _, suffix = name.partition(".")
+        return layer_key(module), _SUFFIXES.get(suffix)
+    words = name.removeprefix(prefix).split(".")
+    for cut in range(
+        1, 1 + min(MOST_WORDS_OF_A_TENSOR, len(words) - 1)
+    ):  # the longest name that is a layer's
+        key = layer_key(DOTTED_PREFIXES[prefix] + "_".join(words[:-cut]))
+        if key is not None:
+            return key, _SUFFIXES.get(".".join(words[-cut:]))
+    return None, None
+
+
+def is_kohya(names: Iterable[str]) -> bool:
+    """Whether a file's tensors are named as kohya, or ComfyUI or XLabs in their own files, names them."""
+    return any(name.startswith(KOHYA_PREFIXES) or _XLABS.fullmatch(name[:_LONGEST_NAME]) for name in names)
 
 
 def unknown_key(name: str, where: str) -> AdapterError:
-    """The error for a tensor that no format has a place for, with the reason where it is a known one."""
-    shown = "".join(sign if sign.isprintable() else "?" for sign in name[:120])
+    """The error for a tensor that no format has a place for, with the cause where it is a known one."""
     is_layer = len(name) <= _LONGEST_NAME and layer_key(name.partition(".")[0]) is not None
-    reason = next(
-        (text for mark, text in _KNOWN_OTHERS.items() if mark in name),
+    cause = next(
+        (text for marks, text in _KNOWN_OTHERS if any(mark in f"{name}." for mark in marks)),
         "no algorithm known here has such a tensor" if is_layer else f"it is no layer of {_FAMILIES}",
     )
-    return AdapterError(f"{where}: '{shown}' cannot be read: {reason}. Use a LoRA for one of these families.")
+    shown = printable(name, longest=120)
+    return AdapterError(f"{where}: '{shown}' cannot be read: {cause}. Use a LoRA for one of these families.")
 
 
 _FAMILIES = "SD 1, SD 2, SDXL, SD 3 or Flux"
-_KNOWN_OTHERS = {
-    "oft_": "OFT is not supported",
-    "query_norm": "Flux's control adapters change norms, which is not supported",
-    "emb_params": "a textual inversion is not an adapter",
-    "model.diffusion_model": "it is a whole model, not an adapter",
-    ".diff": "whole differences of weights and biases are not supported",
-    "_norm": "changes of norms are not supported",
-}
+_KNOWN_OTHERS = (
+    ((".processor.qkv_lora", ".processor.proj_lora"), "XLabs' names are known of Flux's double blocks alone"),
+    (("boft_",), "BOFT is not supported"),
+    (("oft_blocks", "oft_diag", "oft_R", "oft_"), "OFT and BOFT are not supported"),
+    (
+        (".a1.weight.", ".a2.weight.", ".b1.weight.", ".b2.weight.", ".bm1.", ".bm2.", "glora_"),
+        "GLoRA is not supported",
+    ),
+    (("ia3_l", ".on_input."), "IA³ is not supported"),
+    ((".magnitude.",), "ai-toolkit's DoRA is not supported"),
+    (("query_norm", "key_norm"), "Flux's control adapters change norms, which is not supported"),
+    (
+        ("token_embedding", "position_embedding", "lora_embedding_"),
+        "changes of token embeddings are not supported",
+    ),
+    (("emb_params", "string_to_param"), "a textual inversion is not an adapter"),
+    (
+        ("model.diffusion_model", "first_stage_model", "cond_stage_model"),
+        "it is a whole model, not an adapter",
+    ),
+    ((".diff_b.", ".bias."), "changes of biases are not supported"),
+    ((".w_norm.", ".b_norm.", "_norm", ".norm", "layer_norm"), "changes of norms are not supported"),
+    (
+        (".diff.", ".set_weight.", ".reshape_weight."),
+        "whole differences of weights and biases are not supported",
+    ),
+)
+"""Marks in a tensor's name, of which one is enough → what it is."""

@@ -15,21 +15,22 @@ from typing import BinaryIO, Self
 import torch
 from torch import Tensor
 
-from detour.adapter_files.container import Region, read_header, read_region
+from detour.adapter_files.container import read_header, read_region
 from detour.adapter_files.diffusers_format import FOLDED, dotted_layers, scales_of
-from detour.adapter_files.kohya import from_kohya
+from detour.adapter_files.kohya import from_kohya, is_kohya
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.lora_config import Scales
 from detour.adapter_files.names import layer_key
 from detour.adapter_files.peft_format import peft_parts
 from detour.adapter_files.pickled import is_pickle_name
-from detour.adapter_files.reading import informal, is_kohya, located, read_adapter, require_no_peft
+from detour.adapter_files.reading import informal, located, read_adapter, require_no_peft
 from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import FileDtype
 from detour.adapters.adapter import Adapter, part_of
 from detour.adapters.layers import Layer
 from detour.adapters.outline import outlined
 from detour.errors import AdapterError
+from detour.safetensors_header import Region
 
 _MARKS = (".lora", ".processor.", ".hada_", ".lokr_", ".alpha")
 """Where the name of a layer ends and that of a tensor in it begins, in dotted namings."""

@@ -18,19 +18,17 @@ from typing import IO, Self
 import torch
 from torch import Tensor
 
-from detour.adapter_files.container import header_bytes, in_file_order, tensor_bytes
-from detour.adapter_files.diffusers_format import to_diffusers
+from detour.adapter_files.container import header_bytes, in_file_order, require_finite_tensor, tensor_bytes
+from detour.adapter_files.formats import format_named
 from detour.adapter_files.hashes import hashes_of, training_only
-from detour.adapter_files.kohya import to_kohya
-from detour.adapter_files.metadata import network_metadata
 from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
 from detour.adapter_files.transformer_names import TABLES
 from detour.adapter_files.writing import (
     ALONE,
-    DIFFUSERS_NAME,
     TORCH_DTYPES,
     FileDtype,
     FileFormat,
+    file_in,
     require_finite,
     without_derived,
     write_adapter,
@@ -58,7 +56,7 @@ class LayerWriter:
 
     def __init__(self, path: Path, *, file_format: FileFormat, family: Family, dtype: FileDtype) -> None:
         self._path = path
-        self._format = file_format
+        self._format = format_named(file_format)
         self._family = family
         self._dtype = TORCH_DTYPES[dtype]
         self._dtype_name = dtype
@@ -85,9 +83,9 @@ class LayerWriter:
         if self._fuses:
             self._layers[key] = layer
             return
-        part = part_of(key) if self._format == "peft" else ""
+        part = part_of(key) if self._format.by_part else ""
         spool = self._spool(part)
-        for name, tensor in self._named(one, part).items():
+        for name, tensor in self._format.tensors(one, part, self._family, self._dtype, True).items():
             if name in spool:
                 raise AdapterError(
                     f"'{key}' has the same name in the file as another layer ({name}). Save it as diffusers."
@@ -112,15 +110,10 @@ class LayerWriter:
             return write_adapter(self._path, whole, family=self._family, dtype=self._dtype_name)
         own = without_derived(metadata)
         outline = Adapter(dict(sorted(self._layers.items())), own)
-        if self._format == "peft":
+        if self._format.by_part:
             return self._finish_folder(outline)
-        path = self._path
-        if self._format == "kohya":
-            own |= network_metadata(outline, self._family)
-        else:
-            own |= to_diffusers(outline, torch.float32)[1]  # the outline's own dtype: nothing is copied
-            path = path if path.suffix else path / DIFFUSERS_NAME
-        self._spools[""].write(path, own)
+        path = file_in(self._path, self._format)
+        self._spools[""].write(path, own | self._format.about(outline, self._family))
         return path
 
     def _finish_folder(self, outline: Adapter) -> Path:
@@ -128,13 +121,9 @@ class LayerWriter:
         for part, config in configs.items():
             place = self._path if outline.parts in ALONE else self._path / part
             write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-            self._spools[part].write(place / WEIGHTS_NAME, {**outline.metadata, "format": "pt"})
+            about = self._format.about(outline, self._family)
+            self._spools[part].write(place / WEIGHTS_NAME, {**outline.metadata, **about})
         return self._path
-
-    def _named(self, one: Adapter, part: str) -> dict[str, Tensor]:
-        if self._format == "kohya":
-            return to_kohya(one, self._family, self._dtype)
-        return to_peft(one, part, self._dtype)[0] if part else to_diffusers(one, self._dtype)[0]
 
     def _spool(self, part: str) -> "_Spool":
         if part not in self._spools:
@@ -174,6 +163,7 @@ class _Spool:
         return name in self._places
 
     def add(self, name: str, tensor: Tensor) -> None:
+        require_finite_tensor(name, tensor)
         data = tensor_bytes(tensor)
         try:
             self._stream.seek(self._end)

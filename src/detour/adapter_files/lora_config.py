@@ -8,6 +8,7 @@ from typing import Any
 
 from detour.adapters.layers import Layer
 from detour.errors import AdapterError
+from detour.printable import printable
 
 _MAX_PATTERNS = 16_384
 
@@ -21,6 +22,7 @@ class Scales:
 
     alpha: float
     rank: int = 8
+    says_rank: bool = False
     alphas: "_Patterns" = field(default_factory=dict)
     ranks: "_Patterns" = field(default_factory=dict)
     rank_stabilised: bool = False
@@ -67,17 +69,73 @@ def read_scales(config: Mapping[str, Any], *, where: str) -> Scales:
         raise AdapterError(f"{where}: its peft_type is {str(kind)[:40]!r}; {', '.join(KINDS)} are supported.")
     if config.get("lora_bias") or config.get("bias", "none") != "none":
         raise AdapterError(f"{where}: it trains biases, which is not supported. Use a plain LoRA.")
+    _require_plain_start(config, where)
+    _require_no_variant(config, where)
     rank = _number(config.get("r", 8), "r", where)
     if not 1 <= rank <= 1 << 20:
         raise AdapterError(f"{where}: its r is {rank:g}, expected a rank.")
     return Scales(
         alpha=_number(config.get(KINDS[kind], 8), KINDS[kind], where),
         rank=int(rank),
+        says_rank="r" in config,
         alphas=_patterns(config, "alpha_pattern", where),
         ranks=_patterns(config, "rank_pattern", where),
         rank_stabilised=bool(config.get("use_rslora", False)),
         has_magnitudes=bool(config.get("use_dora", False)),
     )
+
+
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+"""Values of ``init_lora_weights`` that leave the base as it is."""
+
+_CONVERTED_STARTS = ("pissa", "olora", "corda", "lora_ga")
+"""Values, or their beginnings, that take a part out of the base; PEFT can turn what was trained into a plain LoRA."""
+
+
+def _require_plain_start(config: Mapping[str, Any], where: str) -> None:
+    """Raise for an adapter that goes with a base which its start has changed: on the base itself it is another change.
+
+    Source: ``reset_lora_parameters`` and ``save_pretrained`` of PEFT 0.21.
+
+    Raises:
+        AdapterError: names the conversion where PEFT offers one.
+    """
+    start = config.get("init_lora_weights", True)
+    if start is None or isinstance(start, bool) or str(start).lower() in _PLAIN_STARTS:
+        return
+    said = printable(str(start), longest=40)
+    wrong = f"{where}: its init_lora_weights is '{said}', which changes the base too, so that on the base itself it is"
+    if said.lower().startswith(_CONVERTED_STARTS):
+        raise AdapterError(
+            f"{wrong} another change. Save it as a plain LoRA first, with PEFT's save_pretrained(FOLDER, "
+            "path_initial_model_for_weight_conversion=FOLDER OF THE ADAPTER BEFORE TRAINING)."
+        )
+    raise AdapterError(
+        f"{wrong} another change, and PEFT has no conversion for it. Merge it where it was trained, and extract the "
+        "difference with detour extract."
+    )
+
+
+_VARIANTS = {
+    "use_qalora": "QALoRA pools the inputs",
+    "alora_invocation_tokens": "Activated LoRA acts on some tokens only",
+    "use_bdlora": "BD-LoRA has factors in blocks",
+    "arrow_config": "Arrow chooses among several adapters",
+    "kasa_config": "KaSA changes the base and has a third factor",
+    "monteclora_config": "MonteCLoRA draws its factors",
+    "layer_replication": "it repeats layers of the base",
+    "trainable_token_indices": "it trains embeddings of tokens",
+    "modules_to_save": "it holds whole modules of the base",
+}
+"""Settings of PEFT's configs → why an adapter that has them is no plain LoRA."""
+
+
+def _require_no_variant(config: Mapping[str, Any], where: str) -> None:
+    found = next((name for name in _VARIANTS if config.get(name)), None)
+    if found is not None:
+        raise AdapterError(
+            f"{where}: it sets {found}: {_VARIANTS[found]}, which is not supported. Use a plain LoRA."
+        )
 
 
 _Patterns = Mapping[str, tuple[int, float]]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from detour.adapters.adapter import Adapter
 from detour.adapters.layers import DoraLayer
+from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.bases.families import Family
 from detour.specs import RunSpec, to_toml
 
@@ -60,7 +61,9 @@ def kohya_metadata(
     metadata = network_metadata(adapter, family)
     metadata |= _modelspec(family, identity, title, resolution_px, prediction_type)
     metadata |= {
-        "ss_base_model_version": identity if _is_pocket(identity) else family.kohya_version,
+        "ss_base_model_version": identity
+        if embedded_of_identity(identity) is not None
+        else family.kohya_version,
         "ss_sd_model_name": identity,
         "ss_v2": str(family.name == "sd2"),
         "ss_output_name": title,
@@ -116,10 +119,11 @@ def shareable(run: RunSpec, identity: str) -> RunSpec:
     ]
     data = {"source": shared(run.data.source), "caption": None, "folders": tuple(folders), "cache_folder": ""}
     name = run.base.name
-    local = name != "pocket" and (Path(name).exists() or Path(name).is_absolute())
+    local = name not in EMBEDDED and (Path(name).exists() or Path(name).is_absolute())
     return run.model_copy(
         update={
             "base": run.base.model_copy(update={"name": identity if local else name}),
+            "adapter": run.adapter.model_copy(update={"from_file": Path(run.adapter.from_file).name}),
             "data": run.data.model_copy(update=data),
             "prior": run.prior.model_copy(update={"folder": ""}),
             "sample": run.sample.model_copy(update={"prompts": ()}),
@@ -139,7 +143,7 @@ def thumbnail_url(picture: NDArray[np.uint8]) -> str:
 def _modelspec(
     family: Family, identity: str, title: str, resolution_px: int, prediction_type: str
 ) -> dict[str, str]:
-    architecture = identity if _is_pocket(identity) else family.modelspec_architecture
+    architecture = identity if embedded_of_identity(identity) is not None else family.modelspec_architecture
     return {
         "modelspec.sai_model_spec": MODELSPEC_VERSION,
         "modelspec.architecture": f"{architecture}/lora",
@@ -194,7 +198,3 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         metadata["modelspec.trigger_phrase"] = trigger
         metadata["modelspec.usage_hint"] = f"Trigger: {trigger}"
     return metadata
-
-
-def _is_pocket(identity: str) -> bool:
-    return identity.startswith("pocket")

@@ -27,6 +27,7 @@ DOTTED_PREFIXES = {
     "diffusion_model.": "lora_unet_",
     "text_encoders.clip_l.transformer.": "lora_te1_",
     "text_encoders.clip_g.transformer.": "lora_te2_",
+    "text_encoders.clip_h.transformer.": "lora_te_",
     "text_encoders.t5xxl.transformer.": "lora_te3_",
 }
 """ComfyUI's own names with their dots → what stands for them in kohya's."""
@@ -148,6 +149,14 @@ def kohya_key(key: str, *, family: str, text_prefixes: Mapping[str, str]) -> str
         )
     prefix = OLD_TEXT_PREFIX if path.startswith("encoder.layers.") else ""
     return f"{text_prefixes[part]}_{prefix}{path.replace('.', '_')}"
+
+
+def flat_name(key: str) -> str:
+    """``"transformer.transformer_blocks.0.attn.to_q"`` → ``"lycoris_transformer_blocks_0_attn_to_q"``.
+
+    Source: the names that SimpleTuner gives LyCORIS layers of transformers, and that ComfyUI looks up.
+    """
+    return f"lycoris_{path_of(key).replace('.', '_')}"
 
 
 def layer_key(name: str) -> str | None:

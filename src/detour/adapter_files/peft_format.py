@@ -20,6 +20,8 @@ from detour.adapters.adapter import PARTS, Adapter, FileDtype, part_of, path_of
 from detour.adapters.layers import Layer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError
+from detour.printable import printable
+from detour.safetensors_header import unique_keys
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -157,9 +159,10 @@ def _read_config(path: Path, limits: Limits) -> Mapping[str, Any]:
     if len(data) > _MAX_CONFIG_BYTES:
         raise AdapterError(f"{path}: larger than 1 MiB, which no adapter_config.json is.")
     try:
-        config = json.loads(data)
+        config = json.loads(data, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: not valid JSON. Fetch it again.") from error
+        cause = printable(str(error), longest=120)
+        raise AdapterError(f"{path}: not valid JSON ({cause}). Fetch it again.") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: holds a {type(config).__name__}, expected a table of settings.")
     return config

@@ -17,6 +17,8 @@ from torch import Tensor
 from detour.adapter_files.container import PICKLE_SUFFIXES, decode, read_file
 from detour.adapter_files.limits import Limits
 from detour.errors import AdapterError
+from detour.printable import printable
+from detour.safetensors_header import MOST_SIZES
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 _STORAGES = ("DoubleStorage", "FloatStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "IntStorage")
@@ -128,7 +130,7 @@ def _check_instructions(path: Path, data: bytes) -> None:
                 f"{path}: its pickle does more than hold tensors ({instruction.name}). Do not open it."
             )
         if instruction.name == "GLOBAL" and argument not in _GLOBALS:
-            shown = "".join(sign if sign.isprintable() else "?" for sign in str(argument)[:60])
+            shown = printable(str(argument), longest=60)
             raise AdapterError(f"{path}: its pickle names '{shown}', which no adapter needs. Do not open it.")
         if (
             instruction.name == "LONG1"
@@ -151,14 +153,14 @@ def _checked(path: Path, loaded: Any, size: int, limits: Limits, *, finite: bool
             f"{path}: {len(table):,} tensors, the limit is {limits.max_tensors:,}. It is no adapter."
         )
     total = 0
-    for name, tensor in table.items():
-        shown = "".join(sign if sign.isprintable() else "?" for sign in name[:120])
+    for name, tensor in sorted(table.items()):
+        shown = printable(name, longest=120)
         if (
             type(tensor) not in (Tensor, torch.nn.Parameter)
             or tensor.layout != torch.strided
-            or tensor.ndim > 4
+            or tensor.ndim > MOST_SIZES
         ):
-            raise AdapterError(f"{path}: '{shown}' is no plain tensor of at most 4 sizes.")
+            raise AdapterError(f"{path}: '{shown}' is no plain tensor of at most {MOST_SIZES} sizes.")
         if tensor.dtype not in _DTYPES:
             raise AdapterError(f"{path}: '{shown}' has dtype {tensor.dtype}, which adapters do not have.")
         total += tensor.numel() * tensor.element_size()

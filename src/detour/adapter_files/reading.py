@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detour.adapter_files.container import dtype_of, refuse_link_out
-from detour.adapter_files.diffusers_format import CONFIG_KEY, from_diffusers
-from detour.adapter_files.kohya import from_kohya
+from detour.adapter_files.container import dtype_of, read_file, read_header, refuse_link_out
+from detour.adapter_files.diffusers_format import CONFIG_KEY
+from detour.adapter_files.formats import format_of
+from detour.adapter_files.hashes import data_sha256
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
-from detour.adapter_files.names import KOHYA_PREFIXES
 from detour.adapter_files.peft_format import (
     CONFIG_NAME,
     KEY_PREFIX,
@@ -63,6 +63,22 @@ def read_adapter(
     return adapter_of(tensors, metadata, limits=limits, unread=unread)
 
 
+def require_intact(path: Path) -> None:
+    """Raise where the tensors of a file are not those whose hash it names; a file without a hash passes.
+
+    Raises:
+        AdapterError: damaged since it was written, or not readable.
+    """
+    data = read_file(path, DEFAULT_LIMITS)
+    _, metadata = read_header(path, DEFAULT_LIMITS)
+    said = metadata.get("sshs_model_hash")
+    if said is not None and said != data_sha256(data):
+        raise AdapterError(
+            f"{path}: damaged: its tensors are not those that were written (another SHA-256). Delete it; "
+            "a run that is resumed from before it writes it again."
+        )
+
+
 def adapter_of(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
@@ -82,18 +98,13 @@ def adapter_of(
         AdapterError: as :func:`read_adapter`.
     """
     tensors, words = split_words(tensors, unread)
-    read = from_kohya if is_kohya(tensors) else from_diffusers
-    layers, found = read(tensors, metadata, limits=limits, unread=unread)
-    file_format: FileFormat = "kohya" if is_kohya(tensors) else "diffusers"
+    form = format_of(tensors)
+    assert form.read is not None  # PEFT's folders are told from their config
+    layers, found = form.read(tensors, metadata, limits=limits, unread=unread)
     adapter = _checked(
-        layers, {**metadata, **found}, unread, file_format=file_format, file_dtype=dtype_of(tensors)
+        layers, {**metadata, **found}, unread, file_format=form.name, file_dtype=dtype_of(tensors)
     )
     return replace(adapter, words=words)
-
-
-def is_kohya(names: Iterable[str]) -> bool:
-    """Whether a file's tensors are named as kohya, or ComfyUI in its own files, names them."""
-    return any(name.startswith(KOHYA_PREFIXES) for name in names)
 
 
 def located(path: Path, *, allow_pickle: bool = False) -> Path:

@@ -16,6 +16,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, Words
 from detour.errors import AdapterError
 from detour.files import write_bytes
+from detour.printable import printable
 
 BUNDLE = "bundle_emb."
 _ONE = ("string_to_param.*", "emb_params")
@@ -50,7 +51,7 @@ def split_words(
     """
     rest: dict[str, Tensor] = {}
     words: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if not name.startswith(BUNDLE):
             rest[name] = tensor
             continue
@@ -90,7 +91,7 @@ def _checked(tensor: Tensor, word: str, unread: Unread) -> Tensor:
 
 
 def _shown(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in text[:80])
+    return printable(text, longest=80)
 
 
 def refuse_words(adapter: Adapter, what: str, where: str) -> None:

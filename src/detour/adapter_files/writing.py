@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from detour.adapter_files.container import encode
-from detour.adapter_files.diffusers_format import to_diffusers
+from detour.adapter_files.formats import Format, format_named
 from detour.adapter_files.hashes import file_hashes
-from detour.adapter_files.kohya import to_kohya
-from detour.adapter_files.metadata import network_metadata
 from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
-from detour.adapter_files.words import to_bundle, write_words
+from detour.adapter_files.words import write_words
 from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.bases.families import Family
 from detour.errors import AdapterError
@@ -36,6 +34,7 @@ def write_adapter(
     file_format: FileFormat = "kohya",
     family: Family,
     dtype: FileDtype = "fp32",
+    fused: bool = True,
 ) -> Path:
     """Write ``adapter``, with its metadata and hashes.
 
@@ -48,6 +47,8 @@ def write_adapter(
         file_format: who reads it.
         family: names of the layers in kohya's format.
         dtype: of the factors; alphas are float32 always.
+        fused: in a kohya file, join a transformer's layers to the original code's (q, k and v are one matrix there);
+            DoRA and LoKr on some of them cannot be joined.
 
     Returns:
         The file or folder that was written.
@@ -59,29 +60,29 @@ def write_adapter(
     if not adapter.layers:
         raise AdapterError(f"{path}: the adapter has no layers, so there is nothing to write.")
     require_finite(adapter, TORCH_DTYPES[dtype], path)
-    if file_format == "peft":
-        return _write_peft(path, adapter, TORCH_DTYPES[dtype])
-    own = without_derived(adapter.metadata)
-    if file_format == "kohya":
-        tensors = to_kohya(adapter, family, TORCH_DTYPES[dtype])
-        tensors |= to_bundle(adapter.words, TORCH_DTYPES[dtype])
-        own |= network_metadata(adapter, family)
-    else:
-        tensors, formal = to_diffusers(adapter, TORCH_DTYPES[dtype])
-        own |= formal
-        path = path if path.suffix else path / DIFFUSERS_NAME
+    form = format_named(file_format)
+    if form.by_part:
+        return _write_parts(path, adapter, form, family, TORCH_DTYPES[dtype])
+    path = file_in(path, form)
+    tensors = form.tensors(adapter, "", family, TORCH_DTYPES[dtype], fused)
+    if not form.holds_words:
         write_words(path, adapter.words)
-    _write(path, tensors, own)
+    _write(path, tensors, without_derived(adapter.metadata) | form.about(adapter, family))
     return path
 
 
-def _write_peft(folder: Path, adapter: Adapter, dtype: torch.dtype) -> Path:
+def file_in(path: Path, form: Format) -> Path:
+    """The file itself; in a folder, diffusers' usual name."""
+    return path if path.suffix or not form.is_folder else path / DIFFUSERS_NAME
+
+
+def _write_parts(folder: Path, adapter: Adapter, form: Format, family: Family, dtype: torch.dtype) -> Path:
     write_words(folder / WEIGHTS_NAME, adapter.words)
     made = {part: to_peft(adapter, part, dtype) for part in adapter.parts}  # all or none
     for part, (tensors, config) in made.items():
         place = folder if adapter.parts in ALONE else folder / part
         write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        _write(place / WEIGHTS_NAME, tensors, without_derived(adapter.metadata) | {"format": "pt"})
+        _write(place / WEIGHTS_NAME, tensors, without_derived(adapter.metadata) | form.about(adapter, family))
     return folder
 
 

@@ -30,6 +30,9 @@ __all__ = [
 FileFormat = Literal["kohya", "diffusers", "peft"]
 FileDtype = Literal["fp32", "fp16", "bf16"]
 
+DENOISERS = ("unet", "transformer")
+"""Parts that denoise; a base has one of them."""
+
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a base that can carry adapter layers; a layer key is ``part + "." + module path``."""
 

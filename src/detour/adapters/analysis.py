@@ -119,12 +119,6 @@ def spectrum_of_values(values: Iterable[Tensor]) -> Spectrum:
     )
 
 
-def norm_of_change(layer: LoraLayer) -> float:
-    """Frobenius norm of ``ΔW``."""
-    down, up = flat_factors(layer)
-    return _norm_of_product(down, up)
-
-
 def relative_difference(a: LoraLayer, b: LoraLayer) -> float:
     """``‖ΔWa - ΔWb‖ / ‖ΔWa‖``; 0 where they are equal, infinite where only ``a`` is zero.
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from detour.adapters.adapter import part_of, path_of
+from detour.adapters.adapter import DENOISERS, part_of, path_of
 from detour.adapters.layers import Layer, LoraLayer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError, ConfigError, nearest
@@ -16,7 +16,6 @@ REST = "rest"
 _BLOCK = re.compile(
     r"(?P<side>down|up)_blocks\.(?P<index>\d+)\.|(?P<mid>mid)_block\.|(?P<kind>single_)?transformer_blocks\.(?P<number>\d+)\."
 )
-_DENOISERS = ("unet", "transformer")
 _ORDER = (REST, "down", "mid", "up", "block", "single", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 BlockWeight = tuple[str, float]
@@ -28,7 +27,7 @@ def block_of(key: str) -> str:
     Also ``mid`` and ``up.N``; of transformers ``block.N`` and, in Flux, ``single.N``; ``rest`` outside of the blocks;
     ``text_encoder`` and so on.
     """
-    if part_of(key) not in _DENOISERS:
+    if part_of(key) not in DENOISERS:
         return part_of(key)
     match = _BLOCK.match(path_of(key))
     if match is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detour.adapters.adapter import LoraLayer
 from detour.adapters.analysis import ThinSvd, flat_factors, svd_of_product, thin_svd
-from detour.errors import ConfigError, ShapeMismatch
+from detour.errors import AdapterError, ConfigError, ShapeMismatch
 
 _MORE_DIRECTIONS, _ITERATIONS = 8, 2
 """Of subspace iteration: what a merged change of flat spectrum keeps is within a hundredth of the best."""
@@ -67,6 +67,26 @@ def require_same_shape(key: str, layers: Sequence[LoraLayer]) -> None:
         raise ShapeMismatch(
             f"'{key}' maps {a_in} to {a_out} features in one adapter and {b_in} to {b_out} in another. "
             "Compose adapters of the same base."
+        )
+
+
+def require_small_enough(key: str, layer: LoraLayer, weight: float = 1.0) -> None:
+    """Raise where a change is so large that its numbers may not fit float32, before they are computed with.
+
+    Args:
+        key: named in the error.
+        layer: its change is at most ``|weight · scale| · ‖up‖ · ‖down‖``.
+        weight: that it is multiplied by.
+
+    Raises:
+        AdapterError: it may overflow.
+    """
+    norms = [float(factor.double().norm()) for factor in (layer.up, layer.down)]
+    largest = abs(weight * layer.scale) * norms[0] * norms[1]
+    if not largest < torch.finfo(torch.float32).max:
+        raise AdapterError(
+            f"'{key}': its change would overflow (up to {largest:.1e}), so that nothing can be made of it. Use another "
+            "adapter or a lower weight."
         )
 
 

@@ -49,20 +49,76 @@ def _by_suffix(*suffixes: str) -> Callable[[AdaptableLayer], bool]:
     return lambda layer: has_suffix(layer.path, suffixes)
 
 
+_JOINT = re.compile(
+    r"(?:single_)?transformer_blocks\.\d+\.attn\.(?:to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+)
+_IMAGE = re.compile(r"transformer_blocks\.\d+\.attn2?\.(?:to_[qkv]|to_out\.0)")
+_IMAGE_ALONE = re.compile(r"transformer_blocks\.\d+\.attn2\.(?:to_[qkv]|to_out\.0)")
+_TEXT_SIDE = re.compile(r"transformer_blocks\.\d+\.attn\.(?:add_[qkv]_proj|to_add_out)")
+_FEED_FORWARD = re.compile(r"(?:.*\.)?transformer_blocks\.\d+\.ff(?:_context)?\.net\.(?:0\.proj|2)")
+_MODULATION = re.compile(r"(?:single_)?transformer_blocks\.\d+\.norm(?:1|1_context)?\.linear")
+_SINGLE = re.compile(r"single_transformer_blocks\.\d+\..*")
+_OF_TRANSFORMER = re.compile(r"(?:single_)?transformer_blocks\.\d+\..*")
+
+
+def _by_pattern(*patterns: re.Pattern[str]) -> Callable[[AdaptableLayer], bool]:
+    return lambda layer: any(pattern.fullmatch(layer.path) for pattern in patterns)
+
+
+def _either(
+    unet: Callable[[AdaptableLayer], bool], transformer: Callable[[AdaptableLayer], bool]
+) -> Callable[[AdaptableLayer], bool]:
+    """One preset for UNets (and text encoders) and another for transformers, whose blocks stand at the top.
+
+    A UNet's attention is inside ``down_blocks`` and so on, so that a path tells them apart; SD 3.5's ``attn2`` reads
+    the picture and is no cross-attention, and a ``proj_out`` by itself is a transformer's final layer.
+    """
+
+    def belongs(layer: AdaptableLayer) -> bool:
+        if _OF_TRANSFORMER.fullmatch(layer.path):
+            return transformer(layer)
+        return layer.path != "proj_out" and unet(layer)
+
+    return belongs
+
+
+def _none(_: AdaptableLayer) -> bool:
+    return False
+
+
 PRESETS: Mapping[str, Callable[[AdaptableLayer], bool]] = {
-    "cross-attn": _by_suffix(*CROSS_ATTENTION),
-    "self-attn": _by_suffix(*SELF_ATTENTION),
-    "attn": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *TEXT_ATTENTION),
-    "attn-proj": _by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS),
-    "kohya": _by_suffix(
-        *CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS, *FEED_FORWARD, *TEXT_ATTENTION, *TEXT_FEED_FORWARD
+    "cross-attn": _either(_by_suffix(*CROSS_ATTENTION), _none),
+    "self-attn": _either(_by_suffix(*SELF_ATTENTION), _by_pattern(_IMAGE_ALONE)),
+    "attn": _either(_by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *TEXT_ATTENTION), _by_pattern(_JOINT)),
+    "image-attn": _by_pattern(_IMAGE),
+    "text-attn": _by_pattern(_TEXT_SIDE),
+    "attn-proj": _either(_by_suffix(*CROSS_ATTENTION, *SELF_ATTENTION, *PROJECTIONS), _none),
+    "feed-forward": _by_pattern(_FEED_FORWARD),
+    "modulation": _by_pattern(_MODULATION),
+    "single": _either(_none, lambda layer: bool(_SINGLE.fullmatch(layer.path)) and layer.kind == "linear"),
+    "kohya": _either(
+        _by_suffix(
+            *CROSS_ATTENTION,
+            *SELF_ATTENTION,
+            *PROJECTIONS,
+            *FEED_FORWARD,
+            *TEXT_ATTENTION,
+            *TEXT_FEED_FORWARD,
+        ),
+        lambda layer: layer.kind == "linear",
     ),
     "linear": lambda layer: layer.kind == "linear",
     "conv": lambda layer: layer.kind == "conv" and layer.kernel == (3, 3),
     "all": lambda _: True,
 }
-"""Preset → whether a layer belongs to it. ``kohya`` is what kohya's scripts adapt by default. CLIP's text encoders
-name their layers otherwise than UNets do, so ``attn`` and ``kohya`` can serve both.
+"""Preset → whether a layer belongs to it. ``kohya`` is what kohya's scripts adapt by default: in transformers every
+Linear of the blocks. CLIP's text encoders name their layers otherwise than UNets do, so ``attn`` and ``kohya`` can
+serve both.
+
+In transformers ``attn`` is joint attention, the projections of both streams and of the single blocks (what diffusers'
+scripts adapt); ``image-attn`` and ``text-attn`` are the two streams', ``self-attn`` is SD 3.5 medium's second
+attention, which reads the picture alone, ``modulation`` the Linears that make scales and shifts of the time, and
+``single`` all of Flux's single blocks.
 
 As bare suffixes ``to_q, to_k, to_v`` match self-attention too; ``attn2.to_k`` is the cross-attention alone.
 """

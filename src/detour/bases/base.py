@@ -18,25 +18,19 @@ import torch
 from torch import nn
 
 from detour.bases import parts, single_file
-from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, family_of
-from detour.bases.hub import HUB_ID, fetch
+from detour.bases.embedded import EMBEDDED, EmbeddedBase
+from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, dead_in_transformer, family_of
+from detour.bases.hub import fetch
+from detour.bases.names import HUB_ID, SHAPES_ONLY, no_such_base
 from detour.bases.safety import SafetyChecker, load_safety_checker
-from detour.bases.text import TextStage
-from detour.errors import BaseError, nearest
-from detour.files import sha256_of
+from detour.bases.text import JointText, TextStage
+from detour.diffusion.process import Process, process_of
+from detour.errors import BaseError
+from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
-POCKET = Path(__file__).parents[1] / "pocket" / "weights"
-POCKET_IDENTITY = "pocket-v1"
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-
-SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
-    "sd15": ("stable-diffusion-v1-5", "sd1"),
-    "sd21": ("stable-diffusion-2-1", "sd2"),
-    "sdxl": ("stable-diffusion-xl-base-1.0", "sdxl"),
-}
-"""Names whose settings are shipped without weights → identity and family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +45,7 @@ class Base:
         identity: the same on every machine; goes into adapter files.
         revision: commit of a hub model.
         configs: part → settings.
+        embedded: which of the package's own bases it is, whose drawn world is known; ``None`` for all others.
     """
 
     name: str
@@ -60,12 +55,45 @@ class Base:
     identity: str
     revision: str | None
     configs: Mapping[str, Mapping[str, Any]]
+    embedded: EmbeddedBase | None = None
 
     def config(self, part: str) -> dict[str, Any]:
-        """Settings of one part: ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
+        """Settings of one part: the network's, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
         if part not in self.configs:
             raise BaseError(f"base '{self.name}' has no part '{part}'; it has {', '.join(self.configs)}.")
         return dict(self.configs[part])
+
+    @property
+    def network_config(self) -> dict[str, Any]:
+        """Settings of the denoising network."""
+        return self.config(self.family.network_part)
+
+    def process(self, size_px: int | None = None) -> Process:
+        """What relates clean latents, noise and time on this base.
+
+        Args:
+            size_px: side of the pictures, for a shift that moves with it (Flux-dev); ``None``: the base's own size.
+
+        Raises:
+            BaseError: the schedule is of a kind that is not known.
+        """
+        side = size_px or self.native_size_px
+        return process_of(self.scheduler_config(), num_patches=self.num_patches(side, side))
+
+    def num_patches(self, width_px: int, height_px: int) -> int:
+        """Patches of 2×2 latents in a picture, which is what a transformer's shift is measured in."""
+        patch_px = 2 * self.latent_factor
+        return (width_px // patch_px) * (height_px // patch_px)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is a rectified flow."""
+        return str(self.scheduler_config().get("_class_name", "")).startswith("FlowMatch")
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network is told a guidance scale (Flux-dev), so that guidance takes no second prediction."""
+        return bool(self.network_config.get("guidance_embeds"))
 
     @property
     def latent_factor(self) -> int:
@@ -79,24 +107,58 @@ class Base:
         ``latent_factor · 2^(levels − 1)``: 64 for SD 1 and 2. SDXL, which needs 32, was trained on multiples of 64
         (arXiv:2307.01952, appendix I).
         """
-        needed = self.latent_factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1)
+        if self.family.network_part == "transformer":
+            needed = self.latent_factor * 2  # patches of 2 latents
+        else:
+            needed = self.latent_factor * 2 ** (len(self.network_config["block_out_channels"]) - 1)
         return 64 if self.native_size_px >= 512 and 64 % needed == 0 else int(needed)
+
+    @property
+    def drawing_step_px(self) -> int:
+        """What sides of drawn pictures are multiples of: a latent position, or a patch of a transformer."""
+        return self.latent_factor * (2 if self.family.network_part == "transformer" else 1)
 
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return int(self.config("unet")["in_channels"])
+        return int(self.config("vae").get("latent_channels", 4))
 
     @property
     def native_size_px(self) -> int:
-        """Side of the pictures that it was trained for."""
-        size = self.config("unet").get("sample_size") or self.family.native_size_px // self.latent_factor
+        """Side of the pictures that it was trained for; Flux's network does not say it, and its VAE does."""
+        if self.family.network_part == "transformer" and not self.network_config.get("sample_size"):
+            return int(self.config("vae").get("sample_size") or self.family.native_size_px)
+        size = self.network_config.get("sample_size") or self.family.native_size_px // self.latent_factor
         return int(max(size) if isinstance(size, list | tuple) else size) * self.latent_factor
 
     @property
     def cross_attention_width(self) -> int:
-        """Width of the text states that its UNet reads."""
-        return int(self.config("unet")["cross_attention_dim"])
+        """Width of the text states that its network reads."""
+        config = self.network_config
+        return int(config.get("joint_attention_dim") or config["cross_attention_dim"])
+
+    @property
+    def joint_text(self) -> JointText | None:
+        """How states of CLIP and T5 are joined; ``None`` for families that join along the features."""
+        if self.family.t5_part is None:
+            return None
+        short = self.family.network == "FluxTransformer2DModel" and not self.network_config.get(
+            "guidance_embeds"
+        )
+        num_tokens = 256 if short else self.family.t5_tokens  # Flux-schnell reads half of what dev does
+        return JointText(width=self.cross_attention_width, num_tokens=num_tokens)
+
+    @property
+    def text_length(self) -> int:
+        """Positions of the text states that the network reads for a short prompt: 77, T5's, or both (SD 3)."""
+        joint = self.joint_text
+        clip = 77 if any(part != self.family.t5_part for part in self.family.state_parts) else 0
+        return clip + (joint.num_tokens if joint is not None else 0)
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Folders of the text encoders that this base has; SD 3 may come without T5."""
+        return tuple(part for part in self.family.text_parts if part in self.configs)
 
     @property
     def recommended_guidance(self) -> float:
@@ -106,12 +168,17 @@ class Base:
             value = json.loads(measured.read_text(encoding="utf-8")).get("recommended_guidance")
             if isinstance(value, int | float):
                 return float(value)
+        if self.family.name == "flux" and not self.embeds_guidance:
+            return 1.0  # schnell is distilled: it is drawn with without any guidance
         return self.family.recommended_guidance
 
     def dead_by_structure(self, size_px: int | None = None) -> tuple[str, ...]:
         """Patterns of layer keys that can get no gradient when pictures of ``size_px`` are trained on."""
         latent_size = (size_px or self.native_size_px) // self.latent_factor
-        return (*dead_in_text(self.family, self.configs), *dead_at_size(self.config("unet"), latent_size))
+        dead = dead_in_text(self.family, self.configs)
+        if self.family.network_part == "transformer":
+            return (*dead, *dead_in_transformer(self.network_config))
+        return (*dead, *dead_at_size(self.network_config, latent_size))
 
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule's settings as diffusers writes them."""
@@ -121,6 +188,11 @@ class Base:
         """The same base on a schedule that ends in pure noise, drawn from its very last timestep."""
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
+
+    @property
+    def loaded_parts(self) -> tuple[str, ...]:
+        """Folders of the parts that have weights: network, VAE and text encoders."""
+        return (self.family.network_part, "vae", *self.text_parts)
 
     def require_weights(self) -> None:
         """Raise now if a part cannot be loaded later.
@@ -135,7 +207,7 @@ class Base:
                 f"{self.family.hub_id}."
             )
         if self.weights.is_dir():
-            for part in ("unet", "vae", *self.family.text_parts):
+            for part in self.loaded_parts:
                 parts.weight_variant(self.weights / part)
 
     def weights_sha256(self) -> str:
@@ -147,24 +219,45 @@ class Base:
         self.require_weights()
         assert self.weights is not None
         if self.weights.is_file():
-            return sha256_of(self.weights)
+            return remembered_sha256(self.weights)
         digest = hashlib.sha256()
-        for part in ("unet", "vae", *self.family.text_parts):
+        for part in self.loaded_parts:
             for file in parts.weight_files(self.weights / part):
-                digest.update(f"{part}/{file.name}:{sha256_of(file)}\n".encode())
+                digest.update(f"{part}/{file.name}:{remembered_sha256(file)}\n".encode())
         return digest.hexdigest()
 
-    def meta_unet(self) -> nn.Module:
-        """The UNet's shapes on the meta device: no weights needed, no memory used."""
-        return parts.empty_part("unet", self.config("unet"))
+    def content_sha256(self) -> str:
+        """Hex SHA-256 over weights, settings and tokenizers: what pictures depend on, whatever the base is called.
+
+        Raises:
+            BaseError: there are no weights, or they cannot be read.
+        """
+        configs = json.dumps(
+            {part: dict(facts) for part, facts in self.configs.items()}, sort_keys=True, default=str
+        )
+        digest = hashlib.sha256(f"{self.weights_sha256()}\n{configs}\n".encode())
+        for part in self.family.text_parts:
+            folder = self.folder / part.replace("text_encoder", "tokenizer")
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.is_file():
+                    digest.update(f"{folder.name}/{file.name}:{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+
+    def meta_network(self) -> nn.Module:
+        """Denoising network with its shapes on the meta device: no weights needed, no memory used."""
+        return parts.empty_part(self.family.network_part, self.network_config)
 
     def meta_text(self) -> dict[str, nn.Module]:
         """The text encoders' shapes on the meta device, by part."""
-        return {part: parts.empty_part(part, self.config(part)) for part in self.family.text_parts}
+        return {part: parts.empty_part(part, self.config(part)) for part in self.text_parts}
 
-    def load_unet(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
-        """The denoiser, frozen."""
-        return self._load("unet", dtype, device)
+    def load_network(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """Denoising network, frozen."""
+        return self._load(self.family.network_part, dtype, device)
+
+    def load_part(self, part: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+        """One of :attr:`loaded_parts` by its folder's name, frozen."""
+        return self.load_vae(dtype, device) if part == "vae" else self._load(part, dtype, device)
 
     def load_vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
         """The picture autoencoder, frozen. Where the family's overflows in fp16 (SDXL), it stays in fp32 there."""
@@ -174,27 +267,31 @@ class Base:
     def load_tokenizers(self) -> dict[str, Any]:
         """The tokenizers, by text part."""
         return {
-            part: parts.load_tokenizer(self.folder, part, pad_token=self.pad_token(part))
-            for part in self.family.text_parts
+            part: parts.load_tokenizer(
+                self.folder, part, pad_token=self.pad_token(part), is_t5=part == self.family.t5_part
+            )
+            for part in self.text_parts
         }
 
     def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
         """Tokenizers and text encoders, frozen."""
         self.require_weights()
         tokenizers = self.load_tokenizers()
-        models = {part: self._load(part, dtype, device) for part in self.family.text_parts}
+        models = {part: self._load(part, dtype, device) for part in self.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
-            if len(tokenizer) > width:
+            if (
+                len(tokenizer) > width and part != self.family.t5_part
+            ):  # T5's has sentinels that its states lack
                 raise BaseError(
                     f"base '{self.name}': its tokenizer has {len(tokenizer):,} tokens, its {part} {width:,}. "
                     f"Put the tokenizer that belongs to it into {part.replace('text_encoder', 'tokenizer')}/."
                 )
-        return TextStage(self.family, tokenizers, models)
+        return TextStage(self.family, tokenizers, models, joint=self.joint_text)
 
     def pad_token(self, part: str) -> str:
         """What stands behind a prompt's end: "!" (token 0) for open_clip's text encoders, the end itself for CLIP's."""
-        open_clip = part == "text_encoder_2" or self.family.name == "sd2"
+        open_clip = (part == "text_encoder_2" and part != self.family.t5_part) or self.family.name == "sd2"
         return "!" if open_clip else "<|endoftext|>"
 
     def load_safety_checker(self, device: str = "cpu") -> SafetyChecker | None:
@@ -216,7 +313,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     """Find a base by name; nothing is loaded yet.
 
     Args:
-        name: ``pocket``; ``sd15``, ``sd21`` or ``sdxl`` (settings alone); a diffusers folder; a single
+        name: ``pocket``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a single
             ``.safetensors`` checkpoint of SD 1.x, SD 2.x or SDXL; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
@@ -230,12 +327,13 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
         raise BaseError(
             f"base '{name}' is not on the hub, so it has no revision '{revision}'. Drop --revision."
         )
-    if name == "pocket":
-        if not POCKET.is_dir():
+    if name in EMBEDDED:
+        embedded = EMBEDDED[name]
+        if not embedded.folder.is_dir():
             raise BaseError(
-                "base 'pocket': its folder is missing from this installation. Install detour again."
+                f"base '{name}': its folder is missing from this installation. Install detour again."
             )
-        return _from_folder(name, POCKET, POCKET_IDENTITY, None)
+        return replace(_from_folder(name, embedded.folder, embedded.identity, None), embedded=embedded)
     if name in SHAPES_ONLY:
         identity, family = SHAPES_ONLY[name]
         configs = _read_configs(CONFIGS / name, FAMILIES[family])
@@ -255,20 +353,17 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if is_hub_id:
         folder, commit = fetch(name, revision, weights=weights)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
-    known = ["pocket", *SHAPES_ONLY]
-    raise BaseError(
-        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, known)} Known "
-        f"by name: {', '.join(known)}."
-    )
+    raise no_such_base(name)
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:
-    if not (folder / "model_index.json").is_file() and not (folder / "unet").is_dir():
+    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    if not (folder / "model_index.json").is_file() and not (folder / network).is_dir():
         raise BaseError(
-            f"{name}: not a diffusers folder (no model_index.json, no unet/). Pass the folder that holds "
-            "unet, vae, text_encoder, tokenizer and scheduler."
+            f"{name}: not a diffusers folder (no model_index.json, no unet/ or transformer/). Pass the folder that "
+            "holds the network, vae, text_encoder, tokenizer and scheduler."
         )
-    family = family_of(parts.read_config(folder, "unet"), where=name)
+    family = family_of(parts.read_config(folder, network), where=name)
     configs = _read_configs(folder, family)
     if not (folder / "tokenizer").is_dir():
         raise BaseError(f"{name}: the base lacks tokenizer/ (vocab.json and merges.txt).")
@@ -284,9 +379,9 @@ def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -
 
 
 def _read_configs(folder: Path, family: Family) -> dict[str, Mapping[str, Any]]:
-    return {
-        part: parts.read_config(folder, part) for part in ("unet", "vae", *family.text_parts, "scheduler")
-    }
+    absent = {family.t5_part} if family.t5_optional and not (folder / str(family.t5_part)).is_dir() else set()
+    names = [part for part in (family.network_part, "vae", *family.text_parts) if part not in absent]
+    return {part: parts.read_config(folder, part) for part in (*names, "scheduler")}
 
 
 def _from_file(name: str, path: Path) -> Base:
@@ -296,7 +391,9 @@ def _from_file(name: str, path: Path) -> Base:
             "code when they are opened. Convert it first."
         )
     family, folder, configs = single_file.open_checkpoint(path, CONFIGS)
-    family_of(configs["unet"], where=name)  # refuses variants that text-to-image adapters do not fit
+    family_of(
+        configs[FAMILIES[family].network_part], where=name
+    )  # refuses variants that text-to-image adapters do not fit
     return Base(
         name=name,
         family=FAMILIES[family],

@@ -28,9 +28,14 @@ class Family:
         kohya_version: ``ss_base_model_version`` of the family.
         recommended_guidance: classifier-free guidance when the base names none of its own.
         hub_id: where the family's usual model is published.
+        pooled_parts: text parts whose pooled state the network reads, joined in this order.
+        state_parts: text parts whose states the network reads.
+        t5_part: the text part that is a T5; a base may lack it where ``t5_optional``.
+        t5_tokens: number of tokens that it reads.
         told_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
         vae_overflows_in_fp16: whether the VAE has to stay in float32 there.
-        opens: whether bases of it can be opened; of the others, adapter files are read, converted and written.
+        network: class of the denoising network in diffusers.
+        network_part: folder of the network; layer keys of adapters begin with it.
     """
 
     name: FamilyName
@@ -44,9 +49,15 @@ class Family:
     kohya_version: str
     recommended_guidance: float
     hub_id: str
+    pooled_parts: tuple[str, ...] = ()
+    state_parts: tuple[str, ...] = ("text_encoder",)
+    t5_part: str | None = None
+    t5_optional: bool = False
+    t5_tokens: int = 0
     told_sizes: bool = False
     vae_overflows_in_fp16: bool = False
-    opens: bool = True
+    network: str = "UNet2DConditionModel"
+    network_part: str = "unet"
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -88,6 +99,8 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="sdxl_base_v1-0",
         recommended_guidance=5.0,
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
+        pooled_parts=("text_encoder_2",),
+        state_parts=("text_encoder", "text_encoder_2"),
         told_sizes=True,
         vae_overflows_in_fp16=True,
     ),
@@ -107,7 +120,13 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="sd3",
         recommended_guidance=4.5,
         hub_id="stabilityai/stable-diffusion-3.5-medium",
-        opens=False,
+        pooled_parts=("text_encoder", "text_encoder_2"),
+        state_parts=("text_encoder", "text_encoder_2", "text_encoder_3"),
+        t5_part="text_encoder_3",
+        t5_optional=True,
+        t5_tokens=256,
+        network="SD3Transformer2DModel",
+        network_part="transformer",
     ),
     "flux": Family(
         name="flux",
@@ -121,23 +140,32 @@ FAMILIES: Mapping[str, Family] = {
         kohya_version="flux1",
         recommended_guidance=3.5,
         hub_id="black-forest-labs/FLUX.1-dev",
-        opens=False,
+        pooled_parts=("text_encoder",),
+        state_parts=("text_encoder_2",),
+        t5_part="text_encoder_2",
+        t5_tokens=512,
+        network="FluxTransformer2DModel",
+        network_part="transformer",
     ),
 }
 
 
-def family_of(unet_config: Mapping[str, Any], *, where: str) -> Family:
-    """Tell the family from the UNet's settings.
+def family_of(network_config: Mapping[str, Any], *, where: str) -> Family:
+    """Tell the family from the network's settings.
 
     Args:
-        unet_config: ``unet/config.json``.
+        network_config: ``unet/config.json`` or ``transformer/config.json``.
         where: named in the error.
 
     Raises:
         BaseError: another architecture, or a variant that text-to-image adapters do not fit (inpainting and
             the like).
     """
-    kind = str(unet_config.get("_class_name", "UNet2DConditionModel"))
+    kind = str(network_config.get("_class_name", "UNet2DConditionModel"))
+    transformer = next((family for family in FAMILIES.values() if family.network == kind), None)
+    if transformer is not None and transformer.network_part == "transformer":
+        return transformer
+    unet_config = network_config
     if kind not in ("UNet2DConditionModel", "FlaxUNet2DConditionModel"):
         raise BaseError(f"{where}: its denoiser is a {kind}; the families known are {_titles()}.")
     channels = unet_config.get("in_channels", 4)
@@ -171,7 +199,7 @@ def dead_in_text(family: Family, configs: Mapping[str, Mapping[str, Any]]) -> tu
     """
     dead = []
     for part in family.text_parts:
-        if part == "text_encoder_2":  # pooled
+        if part in family.pooled_parts or part == family.t5_part or part not in configs:
             continue
         if "CLIPTextModelWithProjection" in configs[part].get("architectures", ()):
             dead.append(rf"{part}\.text_projection")
@@ -179,6 +207,22 @@ def dead_in_text(family: Family, configs: Mapping[str, Mapping[str, Any]]) -> tu
             last = int(configs[part]["num_hidden_layers"]) - 1
             dead.append(rf"{part}\.encoder\.layers\.{last}\..*")
     return tuple(dead)
+
+
+def dead_in_transformer(network_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Layer keys of a transformer that nothing reads.
+
+    The last block of SD 3 throws the text's side of its attention away, so that the text's queries are never used.
+
+    Args:
+        network_config: ``transformer/config.json``.
+
+    Returns:
+        Regular expressions that match whole keys.
+    """
+    if network_config.get("_class_name") != "SD3Transformer2DModel":
+        return ()
+    return (rf"transformer\.transformer_blocks\.{int(network_config['num_layers']) - 1}\.attn\.add_q_proj",)
 
 
 def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str, ...]:
@@ -206,4 +250,4 @@ def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str,
 
 
 def _titles() -> str:
-    return ", ".join(family.title for family in FAMILIES.values() if family.opens)
+    return ", ".join(family.title for family in FAMILIES.values())

@@ -34,7 +34,7 @@ def write_folder(base: Base, folder: Path) -> Path:
     for part in part_names(family):
         with quiet_libraries():
             load_as_stored(base, part).save_pretrained(folder / part)
-    for part in base.family.text_parts:
+    for part in base.text_parts:
         name = part.replace("text_encoder", "tokenizer")
         if (base.folder / name).is_dir():
             shutil.copytree(base.folder / name, folder / name, dirs_exist_ok=True)

@@ -1,24 +1,24 @@
 """Bases by hub id, through huggingface_hub: its cache, its offline switch, its login."""
 
-import re
 from pathlib import Path
 
 from detour.errors import BaseError
 
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-
 PARTS = (
     "unet",
+    "transformer",
     "vae",
     "text_encoder",
     "text_encoder_2",
+    "text_encoder_3",
     "tokenizer",
     "tokenizer_2",
+    "tokenizer_3",
     "scheduler",
     "safety_checker",
 )
 CONFIGS = ["model_index.json", "feature_extractor/*.json"] + [
-    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt")
+    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "spiece.model")
 ]
 WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
 # Other precisions and EMA doubles stand beside the weights under names of their own.
@@ -40,7 +40,8 @@ def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[P
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
     """
     folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
-    if weights and not list((folder / "unet").glob("*.safetensors")):
+    networks = [folder / part for part in ("unet", "transformer")]
+    if weights and not any(list(network.glob("*.safetensors")) for network in networks):
         folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return folder, commit

@@ -38,14 +38,22 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 def model_class(part: str, config: Mapping[str, Any]) -> Any:
     """The class of a part, imported when it is asked for: diffusers and transformers take seconds."""
-    if part == "unet":
-        from diffusers import UNet2DConditionModel
+    if part in ("unet", "transformer"):
+        import diffusers
 
-        return UNet2DConditionModel
+        kinds = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
+        kind = str(config.get("_class_name", kinds[0])).removeprefix("Flax")
+        if kind not in kinds:
+            raise BaseError(f"{part}/config.json: a {kind} is none of {', '.join(kinds)}.")
+        return getattr(diffusers, kind)
     if part == "vae":
         from diffusers import AutoencoderKL
 
         return AutoencoderKL
+    if config.get("model_type") == "t5":
+        from transformers import T5EncoderModel
+
+        return T5EncoderModel
     if part == "text_encoder_2" or "CLIPTextModelWithProjection" in config.get("architectures", ()):
         from transformers import CLIPTextModelWithProjection
 
@@ -64,9 +72,10 @@ def empty_part(part: str, config: Mapping[str, Any], device: str = "meta") -> nn
     with quiet_libraries(), torch.device(device):
         try:
             if part.startswith("text_encoder"):
-                from transformers import CLIPTextConfig
+                from transformers import CLIPTextConfig, T5Config
 
-                return freeze(model_class(part, config)(CLIPTextConfig(**dict(config))))
+                made: Any = T5Config if config.get("model_type") == "t5" else CLIPTextConfig
+                return freeze(model_class(part, config)(made(**dict(config))))
             return freeze(model_class(part, config).from_config(dict(config)))
         except (TypeError, ValueError, KeyError, NotImplementedError) as error:
             raise BaseError(f"{part}/config.json: these settings make no {part} ({error}).") from error
@@ -154,20 +163,29 @@ def _refill_buffers(model: nn.Module, config: Mapping[str, Any], part: str) -> N
             owner.register_buffer("position_ids", positions, persistent=False)
 
 
-def load_tokenizer(folder: Path, part: str, *, pad_token: str = "<|endoftext|>") -> Any:
-    """The CLIP tokenizer of a text part; without files of its own, CLIP's published one with that padding.
+def load_tokenizer(folder: Path, part: str, *, pad_token: str = "<|endoftext|>", is_t5: bool = False) -> Any:
+    """The tokenizer of a text part; without files of its own, CLIP's published one with that padding.
+
+    Args:
+        folder: of the base.
+        part: whose tokenizer.
+        pad_token: of CLIP's published one.
+        is_t5: whether the part is a T5, whose tokenizer has to be there.
 
     Raises:
-        BaseError: the folder's tokenizer is not readable.
+        BaseError: the folder's tokenizer is not readable, or T5's is missing.
     """
-    from transformers import CLIPTokenizer
+    from transformers import AutoTokenizer, CLIPTokenizer
 
     place = folder / part.replace("text_encoder", "tokenizer")
     with quiet_libraries():
+        if not place.is_dir() and is_t5:
+            raise BaseError(f"{folder.name}: the base lacks {place.name}/, the tokenizer of its T5.")
         if not place.is_dir():
             return clip_tokenizer(pad_token=pad_token)
         try:
-            return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+            kind: Any = AutoTokenizer if is_t5 else CLIPTokenizer
+            return kind.from_pretrained(place, local_files_only=True)
         except Exception as error:  # a damaged JSON, merges that do not fit: many kinds, one meaning
             raise BaseError(f"{folder.name}/{place.name}: not readable ({_first_line(error)}).") from error
 

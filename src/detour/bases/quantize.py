@@ -25,8 +25,11 @@ its scales, one an output in the layer's dtype."""
 SMALLEST_WEIGHTS = 4096
 """Layers with fewer weights stay as they are: nothing is saved there."""
 
-LEFT_OUT = ("time_embedding", "add_embedding", "class_embedding")
-"""Parts whose few layers feed every block: rounding them costs more than it saves."""
+LEFT_OUT = (
+    "time_embedding", "add_embedding", "class_embedding", "time_text_embed", "x_embedder", "context_embedder",
+    "norm_out", "proj_out",
+)  # fmt: skip
+"""Parts whose few layers feed every block, or are fed by every one: rounding them costs more than it saves."""
 
 
 @dataclass(frozen=True, kw_only=True)

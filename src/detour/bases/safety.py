@@ -59,7 +59,7 @@ def load_safety_checker(folder: Path, device: str) -> SafetyChecker | None:
             )
         except Exception as error:  # many kinds, one meaning
             raise BaseError(
-                f"{folder.name}/safety_checker: cannot be loaded ({str(error).splitlines()[0][:160]}). Mend "
+                f"{folder.name}/safety_checker: cannot be loaded ({str(error).splitlines()[0][:160]}). Repair "
                 "it, or use a base without one."
             ) from error
     return SafetyChecker(model.eval().requires_grad_(False).to(device))

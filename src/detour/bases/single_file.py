@@ -26,7 +26,8 @@ from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import family_of_shapes, infer_configs
 from detour.bases.single_file_text import put_together
 from detour.errors import BaseError
-from detour.files import write_text, write_with
+from detour.files import write_text
+from detour.safetensors_header import EVERY_DTYPE, HeaderRules, Region, read_header
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 SHIPPED: Mapping[FamilyName, str] = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}
 """Families whose single files are known → the folder of their settings that comes with detour."""
 
-MAX_HEADER_BYTES = 64 << 20
+_RULES = HeaderRules(
+    noun="base", error=BaseError, max_header_bytes=64 << 20, max_tensors=1 << 17, sizes=EVERY_DTYPE
+)
 STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -61,7 +64,7 @@ def open_checkpoint(path: Path, shipped: Path) -> tuple[FamilyName, Path, dict[s
 
 def part_names(family: FamilyName) -> tuple[str, ...]:
     """The parts that stand in a single file."""
-    return ("unet", "vae", *FAMILIES[family].text_parts)
+    return (FAMILIES[family].network_part, "vae", *FAMILIES[family].text_parts)
 
 
 def _config_names(family: FamilyName) -> tuple[str, ...]:
@@ -89,24 +92,16 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         BaseError: not a safetensors file.
     """
-    return {name: tuple(entry["shape"]) for name, entry in _read_header(path).items()}
+    return {name: region.shape for name, region in _regions(path).items()}
 
 
-def _read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name → ``shape`` and ``dtype``."""
+def _regions(path: Path) -> Mapping[str, Region]:
+    """Tensor name → its place, shape and dtype."""
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= MAX_HEADER_BYTES:
-                raise ValueError("the header's length is not plausible")
-            header = json.loads(stream.read(length))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {
-            name: {"shape": [int(side) for side in entry["shape"]], "dtype": str(entry["dtype"])}
-            for name, entry in entries.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BaseError(f"{path.name}: not a readable safetensors file ({error}). Fetch it again.") from error
+        return read_header(path, _RULES).regions
+    except (OSError, BaseError) as error:
+        cause = str(error).removeprefix(f"{path}: ").removesuffix(" Fetch it again.").rstrip(".")
+        raise BaseError(f"{path.name}: not a readable safetensors file ({cause}). Fetch it again.") from error
 
 
 def read_part(
@@ -162,9 +157,9 @@ def write_single_file(base: Base, path: Path, *, models: Mapping[str, Any] | Non
             for name, tensor in model.state_dict().items()
         }
         tensors |= {name: tensor.contiguous().cpu() for name, tensor in put_together(placed).items()}
-    from safetensors.torch import save_file
+    from detour.tensor_files import write_tensors
 
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_tensors(path, tensors, {"format": "pt"})
     write_configs(base, path)
     return path
 
@@ -173,11 +168,9 @@ def load_as_stored(base: Base, part: str) -> Any:
     """A part in the one precision of its weights; fp32 where they are mixed."""
     assert base.weights is not None
     files = [base.weights] if base.weights.is_file() else sorted((base.weights / part).glob("*.safetensors"))
-    kinds = {str(entry["dtype"]) for file in files for entry in _read_header(file).values()}
+    kinds = {region.dtype for file in files for region in _regions(file).values()}
     dtype = STORED.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
-    if part.startswith("text_encoder"):
-        return base.load_text(dtype).models[part]
-    return base.load_unet(dtype) if part == "unet" else base.load_vae(dtype)
+    return base.load_part(part, dtype)
 
 
 def write_configs(base: Base, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Prompts to what conditions the UNet."""
+"""Prompts to what conditions the network."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,17 +17,20 @@ from detour.errors import AdapterError
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet reads of N prompts.
+    """What the network reads of N prompts.
 
     Attributes:
         states: (N, L, D) hidden states of the text encoders, joined along D where a family has two.
-        pooled: (N, P) pooled state, SDXL only.
+        pooled: (N, P) pooled state of the families that read one.
         mask: (N, L) bool, which states are read; ``None``: all. Only prompts of several windows have one.
+        guidance: (N,) float32, the guidance scale that networks with an embedding of it are told (Flux-dev);
+            ``None``: 1, as in training.
     """
 
     states: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return self.states.shape[0]
@@ -43,6 +46,7 @@ class Conditioning:
             self.states[picked],
             None if self.pooled is None else self.pooled[picked],
             None if self.mask is None else self.mask[picked],
+            None if self.guidance is None else self.guidance[picked],
         )
 
     def cat(self, other: Conditioning) -> Conditioning:
@@ -53,16 +57,25 @@ class Conditioning:
         length = max(self.states.shape[1], other.states.shape[1])
         mine, others = self._as_long_as(length), other._as_long_as(length)
         states = torch.cat([mine.states, others.states])
-        if mine.mask is None and others.mask is None:
-            return Conditioning(states, pooled)
-        return Conditioning(states, pooled, torch.cat([mine._read(), others._read()]))
+        guidance = None
+        if self.guidance is not None and other.guidance is not None:
+            guidance = torch.cat([self.guidance, other.guidance])
+        mask = None
+        if mine.mask is not None or others.mask is not None:
+            mask = torch.cat([mine._read(), others._read()])
+        return Conditioning(states, pooled, mask, guidance)
+
+    def guided_by(self, scale: float) -> Conditioning:
+        """The same conditioning with an embedded guidance scale for all rows."""
+        return replace(self, guidance=torch.full((len(self),), scale, device=self.states.device))
 
     def _as_long_as(self, length: int) -> Conditioning:
         missing = length - self.states.shape[1]
         if not missing:
             return self
         states = torch.nn.functional.pad(self.states, (0, 0, 0, missing))
-        return Conditioning(states, self.pooled, torch.nn.functional.pad(self._read(), (0, missing)))
+        mask = torch.nn.functional.pad(self._read(), (0, missing))
+        return replace(self, states=states, mask=mask)
 
     def _read(self) -> Tensor:
         if self.mask is not None:
@@ -73,7 +86,51 @@ class Conditioning:
         """On another device or in another dtype."""
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
         mask = None if self.mask is None else self.mask.to(device=device)
-        return Conditioning(self.states.to(device=device, dtype=dtype), pooled, mask)
+        guidance = None if self.guidance is None else self.guidance.to(device=device)
+        return Conditioning(self.states.to(device=device, dtype=dtype), pooled, mask, guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointText:
+    """How the states of CLIP and T5 are joined for a transformer.
+
+    Attributes:
+        width: of the joined states (the transformer's ``joint_attention_dim``); narrower ones are padded with zeros.
+        num_tokens: that T5 reads and gives states for; its padding is read like the rest, as in training of the
+            published models.
+    """
+
+    width: int
+    num_tokens: int
+
+
+def join_states(clip: Sequence[Tensor], t5: Tensor | None, joint: JointText | None) -> Tensor:
+    """What the network reads of the encoders' states.
+
+    Without ``joint`` they stand side by side along the features (SD 1 to SDXL). With it CLIP's stand side by side,
+    padded with zeros to the joint width, and T5's follow along the sequence (SD 3); where T5 is absent its states are
+    zeros. A family whose network reads T5 alone has nothing before them (Flux).
+
+    Args:
+        clip: (N, L, D) of each CLIP text encoder that the network reads.
+        t5: (N, L, D) of T5, where there is one.
+        joint: of the base.
+
+    Returns:
+        (N, L, D).
+
+    Source: diffusers 0.42.1, ``StableDiffusion3Pipeline.encode_prompt`` and ``FluxPipeline.encode_prompt``.
+    """
+    if joint is None:
+        return torch.cat(list(clip), dim=-1)
+    if not clip:
+        assert t5 is not None, "a network reads CLIP's states, T5's, or both"
+        return t5
+    side_by_side = torch.cat(list(clip), dim=-1)
+    if t5 is None:
+        t5 = side_by_side.new_zeros(side_by_side.shape[0], joint.num_tokens, joint.width)
+    padded = torch.nn.functional.pad(side_by_side, (0, joint.width - side_by_side.shape[-1]))
+    return torch.cat([padded, t5], dim=-2)
 
 
 class TextStage:
@@ -81,12 +138,19 @@ class TextStage:
 
     Attributes:
         models: text part → encoder (an ``nn.Module``), for adapters that reach into the text.
+        joint: width and length of the joined states, of the families that join CLIP's and T5's along the sequence.
     """
 
     def __init__(
-        self, family: Family, tokenizers: Mapping[str, Any], models: Mapping[str, nn.Module]
+        self,
+        family: Family,
+        tokenizers: Mapping[str, Any],
+        models: Mapping[str, nn.Module],
+        *,
+        joint: JointText | None = None,
     ) -> None:
         self.family = family
+        self.joint = joint
         self.tokenizers = dict(tokenizers)
         self.models = dict(models)
         self.words: WordVectors = {}
@@ -112,12 +176,12 @@ class TextStage:
 
         A prompt's states depend on its neighbours by rounding, so finished pictures take :meth:`encode`.
         """
-        states, pooled = [], None
-        for part in self.models:
-            of_part, of_pooled = self._run(part, *self._tokens(part, prompts))
-            states.append(of_part)
-            pooled = of_pooled if of_pooled is not None else pooled
-        return Conditioning(torch.cat(states, dim=-1), pooled)
+        runs = {part: self._run(part, *self._tokens(part, prompts)) for part in self.models}
+        read = {part: of_part for part, (of_part, _) in runs.items() if part in self.family.state_parts}
+        t5 = read.pop(self.family.t5_part, None) if self.family.t5_part else None
+        pooled = [of_pooled for _, of_pooled in runs.values() if of_pooled is not None]
+        states = join_states(list(read.values()), t5, self.joint)
+        return Conditioning(states, torch.cat(pooled, dim=-1) if pooled else None)
 
     def tokens(self, part: str, text: str) -> Placed:
         """Tokens of a piece of a prompt for one encoder, without the marks of beginning and end, uncut."""
@@ -139,7 +203,7 @@ class TextStage:
     @property
     def window_tokens(self) -> int:
         """Tokens that every encoder reads at once, without the marks of beginning and end: 75."""
-        return min(self._length(part) for part in self.models) - 2
+        return min(self._length(part) for part in self.models if not self._is_t5(part)) - 2
 
     def unconditional(self, num: int) -> Conditioning:
         """What guidance steers away from and a dropped caption becomes, N times: the family's own choice.
@@ -222,14 +286,23 @@ class TextStage:
     def _run(
         self, part: str, ids: Tensor, vectors: contextlib.AbstractContextManager[None]
     ) -> tuple[Tensor, Tensor | None]:
-        """States (N, 77, D) that condition the UNet, and the pooled ones of the second encoder."""
+        """States (N, L, D) that condition the network, and the pooled ones where the family reads them."""
         model = self.models[part]
+        device = next(model.parameters()).device
+        if self._is_t5(part):
+            with vectors:
+                return model(ids.to(device))[0], None
         wants_hidden = self.family.text_states == "penultimate"
         with vectors:
-            output = model(ids.to(next(model.parameters()).device), output_hidden_states=wants_hidden)
-        # CLIPTextModelWithProjection gives text_embeds first.
-        pooled = output[0] if part == "text_encoder_2" else None
-        return output.hidden_states[-2] if wants_hidden else output[0], pooled
+            output = model(ids.to(device), output_hidden_states=wants_hidden)
+        pooled = None
+        if part in self.family.pooled_parts:  # CLIPTextModelWithProjection projects it
+            pooled = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
+        return output.hidden_states[-2] if wants_hidden else output.last_hidden_state, pooled
+
+    def _is_t5(self, part: str) -> bool:
+        config: Any = self.models[part].config
+        return str(config.model_type) == "t5"
 
     def _has_words(self, prompts: Sequence[str]) -> bool:
         return bool(self.words) and any(word_pattern(list(self.words)).search(prompt) for prompt in prompts)
@@ -238,6 +311,9 @@ class TextStage:
         return {word: int(parts[part].shape[0]) for word, parts in self.words.items()}
 
     def _length(self, part: str) -> int:
+        if self._is_t5(part):
+            assert self.joint is not None
+            return self.joint.num_tokens
         config: Any = self.models[part].config
         return min(int(config.max_position_embeddings), int(self.tokenizers[part].model_max_length))
 

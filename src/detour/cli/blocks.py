@@ -19,9 +19,10 @@ def command(*, adapter: str, out: Path, force: bool, as_json: bool, **flags: Any
     detour blocks runs/demo/demo.safetensors
     """
     from detour.cli.progress import shown
+
+    spec = study_spec(flags, lora=adapter, quiet=as_json)
     from detour.recipes.experiments.blocks import study_blocks
 
-    spec = study_spec(flags, lora=adapter)
     with shown(quiet=as_json) as progress:
         result = study_blocks(spec, out=out, force=force, progress=progress)
     show_study(result, ("move", "pixels", "clip", "object"), as_json=as_json)

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, base_option, force_option, json_option
+from detour.cli.early import announce, check_run
+from detour.cli.options import DEVICES, OUT_FOLDER, SEEDS, base_option, force_option, json_option
 from detour.cli.studies import show_study
 
 AXES = {
@@ -62,7 +63,7 @@ FIGURES = (
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each variant."
 )
-@click.option("--seed", type=int, help="The first; the others follow.")
+@click.option("--seed", type=SEEDS, help="Seed of the first run; the others follow it.")
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."
 )
@@ -74,7 +75,9 @@ FIGURES = (
 @click.option(
     "--prompt", "prompts", multiple=True, help="Drawn with every run. [default: held-out prompts of pocket]"
 )
-@click.option("--num-prompts", type=int, default=8, show_default=True, help="As many of those.")
+@click.option(
+    "--num-prompts", type=int, default=8, show_default=True, help="Held-out prompts when none are given."
+)
 @click.option(
     "--picture-steps", type=int, default=10, show_default=True, help="Denoising steps of a picture."
 )
@@ -82,7 +85,7 @@ FIGURES = (
 @click.option("--device", type=DEVICES, help="Where the work runs.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     default=Path("studies/compare"),
     show_default=True,
     help="Folder; a comparison that stands there goes on.",
@@ -113,8 +116,8 @@ def command(
     """  # fmt: skip
     from detour.cli.progress import shown
     from detour.errors import ConfigError
-    from detour.recipes.experiments.compare import compare_runs
     from detour.specs import load_run_spec
+    from detour.specs.sources import with_changes
     from detour.specs.studies import AxisSpec, CompareSpec
 
     varied = {AXES[name]: listed(text) for name in AXES if (text := flags.pop(name)) is not None}
@@ -138,6 +141,13 @@ def command(
         equal_parameters=equal_parameters,
         judge=judge,
     )
+    check_run(spec.run)
+    for axis in spec.axes:
+        for value in axis.values:
+            with_changes(spec.run, {axis.key: value})  # an unknown key is said before anything is loaded
+    announce(quiet=as_json)
+    from detour.recipes.experiments.compare import compare_runs
+
     with shown(quiet=as_json) as progress:
         result = compare_runs(spec, out=out, force=force, progress=progress)
     show_study(result, FIGURES, as_json=as_json)

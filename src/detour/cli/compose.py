@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters
 from detour.cli.options import (
     adapter_out_options,
     base_option,
@@ -46,6 +47,8 @@ def command(*, loras: tuple[str, ...], plot: Path | None, as_json: bool, **flags
     detour compose style.safetensors:0.8 subject.safetensors:0.5 --plot shared.png
     detour compose style.safetensors:0.8 subject.safetensors:0.5 --out both.safetensors --rank 16
     """
+    check_adapters(loras)
+    announce(quiet=as_json)
     from detour.cli.file_results import show_composition
     from detour.recipes.compose_adapters import compose_adapters
 

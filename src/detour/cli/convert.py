@@ -5,14 +5,16 @@ from typing import Any
 
 import click
 
-from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_option, pickle_option
+from detour.cli.early import announce, check_adapters
+from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_option, one_place, pickle_option
 
 
 @click.command(
     "convert", short_help="Write an adapter in another format; the change is proved to be the same."
 )
 @click.argument("source", type=click.Path(path_type=Path), metavar="IN")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
+@click.argument("place", required=False, type=click.Path(path_type=Path), metavar="[OUT]")
+@click.option("--out", type=click.Path(path_type=Path), help="File or folder to write, in place of OUT.")
 @click.option(
     "--to",
     type=FILE_FORMATS,
@@ -26,7 +28,7 @@ from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_opt
 @pickle_option
 @force_option
 @json_option
-def command(*, source: Path, out: Path, as_json: bool, **flags: Any) -> None:
+def command(*, source: Path, place: Path | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Write the adapter IN as OUT in another format.
 
     Both files are read back and every layer's weight change is compared; above 1e-6 (fp32; the rounding unit
@@ -36,6 +38,9 @@ def command(*, source: Path, out: Path, as_json: bool, **flags: Any) -> None:
     detour convert runs/demo/demo.safetensors demo-peft --to peft
     detour convert pytorch_lora_weights.safetensors style.safetensors --to kohya
     """
+    out = one_place(place, out)
+    check_adapters([source])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_conversion
     from detour.recipes.convert_adapter import convert_adapter
 

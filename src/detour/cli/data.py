@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import DEVICES, base_option, json_option
+from detour.cli.early import announce, check_run
+from detour.cli.options import DEVICES, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
     from detour.recipes.check_data import DataReport
@@ -29,13 +30,18 @@ def command() -> None:
 @click.option(
     "--resolution", type=int, help="Side of the training pictures, pixels. [default: the base's own]"
 )
+@click.option("--recursive", is_flag=True, help="Read every folder below DATA as well.")
+@click.option("--buckets", is_flag=True, help="As in training: keep each picture's shape.")
+@click.option("--skip-bad-images", is_flag=True, help="As in training: leave unreadable pictures out.")
 @click.option("--caption", help="Caption of the pictures that have none.")
 @click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
+    "--seed", type=SEEDS, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
 )
 @click.option(
+    "--out",
     "--sheet",
+    "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw the pictures on one sheet, those with a flaw framed in red.",
@@ -47,6 +53,9 @@ def check(
     goal: str,
     base: str,
     resolution: int | None,
+    recursive: bool,
+    buckets: bool,
+    skip_bad_images: bool,
     caption: str | None,
     trigger: str,
     seed: int,
@@ -55,18 +64,31 @@ def check(
 ) -> None:
     """Say what DATA holds and what is wrong with it; exits with 1 when training would stop.
 
-    Finds unreadable pictures, missing or equal captions, copies (also across the held-out split), blurred and small
-    pictures, frames, and marks that stand in the same place of most pictures.
+    Finds unreadable pictures, pictures in folders that are not read, missing or equal captions, words that stand in
+    every caption, copies (also across the held-out split), blurred and small pictures, pictures of which much is cut
+    away, frames, and marks that stand in the same place of most pictures.
 
     \b
     detour data check photos/ --sheet photos.png
     detour data check dog/ --goal subject --trigger "sks dog"
     """
     from detour.cli.progress import shown
-    from detour.recipes.check_data import check_data
-    from detour.specs import DataSpec
+    from detour.specs import BaseSpec, DataSpec, RunSpec
+    from detour.specs.sources import parse
 
-    spec = DataSpec(source=source, caption=caption, trigger=trigger)
+    given = {
+        "source": source,
+        "recursive": recursive,
+        "buckets": buckets,
+        "skip_bad_images": skip_bad_images,
+        "caption": caption,
+        "trigger": trigger,
+    }
+    spec = parse(DataSpec, given)
+    check_run(RunSpec(data=spec, base=BaseSpec(name=base)))
+    announce(quiet=as_json)
+    from detour.recipes.check_data import check_data
+
     with shown(quiet=as_json) as progress:
         report = check_data(
             spec,
@@ -78,7 +100,9 @@ def check(
             progress=progress,
         )
     if as_json:
-        click.echo(report.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(report.to_json())
     else:
         show(report, sheet)
     if not report.usable:
@@ -89,20 +113,22 @@ def show(report: "DataReport", sheet: Path | None) -> None:
     """The report as a person reads it: what is there, then what to do."""
     for line in report.found:
         click.echo(line)
+    num_class = report.class_pictures
+    class_pictures = f", and {num_class} class picture{'s' * (num_class != 1)}" if num_class else ""
     ratios = ", ".join(f"{ratio} ×{count}" for ratio, count in list(report.aspect_ratios.items())[:5])
     low, middle, high = (f"{w} × {h}" for w, h in zip(report.width_px, report.height_px, strict=True))
     click.echo(f"sizes in pixels: median {middle}, from {low} to {high}; aspect ratios {ratios}")
     click.echo(
-        f"captions: {report.captions} of {report.pictures}, {report.distinct_captions} different; "
+        f"captions: {report.captions} of {report.pictures}, {report.distinct_captions} different{class_pictures}; "
         f"{report.held_out} pictures would be held out"
     )
-    if report.tags:
-        tags = ", ".join(f"{tag} ×{count}" for tag, count in list(report.tags.items())[:10])
-        click.echo(f"most frequent: {tags}")
+    if report.words:
+        words = ", ".join(f"{word} {count}" for word, count in list(report.words.items())[:10])
+        click.echo(f"words in most captions: {words}")
     click.echo("")
     for finding in report.findings:
-        click.echo(f"{finding.severity}: {finding.what}")
-        click.echo(f"  next: {finding.next}")
+        click.echo(f"{finding.severity}: {finding.cause}")
+        click.echo(f"  fix: {finding.fix}")
         for name in finding.pictures[:5]:
             click.echo(f"  - {name}")
         if len(finding.pictures) > 5:
@@ -141,7 +167,9 @@ def caption(
             folder, model=model, revision=revision, prompt=prompt, device=device, progress=progress
         )
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
         return
     for name, text in result.written.items():
         click.echo(f"{name}: {text}")

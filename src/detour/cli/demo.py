@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import json_option, runs_option
+from detour.cli.options import SEEDS, json_option, runs_option
 
 
 @click.command("demo", short_help="Train, prove and draw a style on the embedded base, in minutes on a CPU.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the whole demo.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of the whole demo.")
 @runs_option
 @json_option
 def command(*, seed: int, runs: Path, as_json: bool) -> None:

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detour.cli.options import DTYPES, base_option, json_option, pickle_option
+from detour.cli.early import announce, check_base
+from detour.cli.options import DTYPES, SEEDS, base_option, json_option, pickle_option
 
 if TYPE_CHECKING:
     from detour.recipes.examine import Examination
 
 
-@click.command("doctor", short_help="What makes bad pictures here: each with its reason and its mend.")
+@click.command("doctor", short_help="What makes bad pictures here: each with its cause and its fix.")
 @click.argument("subject", required=False, metavar="[RUN|ADAPTER[:WEIGHT]|PICTURE]")
 @base_option(None)
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), help="Sampler.")
 @click.option("--width", "width_px", type=int, help="Pixels.")
 @click.option("--height", "height_px", type=int, help="Pixels.")
-@click.option("--seed", type=int, help="Of the picture.")
+@click.option("--seed", type=SEEDS, help="Of the picture.")
 @click.option("--dtype", type=DTYPES, help="Precision of drawing.")
 @pickle_option
 @json_option
@@ -36,7 +37,7 @@ def command(
 ) -> None:
     """Look at this machine, and at a run, an adapter, a PNG that detour drew, or a picture that is asked for.
 
-    Nothing is drawn or trained. Every finding has its reason and its mend; docs/doctor.md lists all rules.
+    Nothing is drawn or trained. Every finding has its cause and its fix; docs/doctor.md lists all rules.
     Exit code 17 when something serious was found.
 
     \b
@@ -45,6 +46,8 @@ def command(
     detour doctor runs/demo/demo.safetensors:1.5 --prompt "a red house" --guidance 12
     detour doctor outputs/0000-a-red-house-seed0.png
     """
+    check_base(base)
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import Unwell
     from detour.recipes.examine import Wish, examine
@@ -59,7 +62,9 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(found.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(found.to_json())
     else:
         show(found)
     if not found.is_well:
@@ -88,7 +93,7 @@ def show(found: "Examination") -> None:
         click.echo("")
         click.secho(f"{finding.severity}: {finding.what}", bold=finding.severity == "error")
         click.echo(f"  where: {finding.where}  [{finding.rule}]")
-        click.echo(f"  why:   {finding.why}")
-        click.echo(f"  mend:  {finding.mend}")
+        click.echo(f"  cause: {finding.cause}")
+        click.echo(f"  fix:   {finding.fix}")
     if not found.findings:
         click.echo("nothing is wrong, as far as this can be seen")

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import base_option, json_option, pickle_option
+from detour.cli.early import announce, check_target
+from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
+
+MAX_PROMPT_BYTES = 1 << 20
+"""Of a file of prompts."""
 
 
 def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -62,7 +66,7 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     help="Folder for the results.  [default: the run's own; evaluations/NAME for an ADAPTER]",
 )
 @pickle_option
@@ -77,20 +81,19 @@ def command(
     kept out, or made of what the captions name; never training captions. What was drawn or trained for it before is
     not drawn or trained again, so an evaluation that was stopped goes on. Exit code 14 when a --require is not met.
     """
+    check_target(target)
+    announce(quiet=as_json, always=True)
     from detour.cli.evaluation_results import show_evaluation
     from detour.cli.progress import shown
     from detour.errors import ConfigError, RequirementNotMet
     from detour.evaluation.requirements import answer_text
+    from detour.files import lines_of, read_text
     from detour.recipes.evaluate_adapter import evaluate_adapter
     from detour.specs.evaluation import EvaluationSpec
     from detour.specs.sources import parse
 
-    try:
-        lines = prompt_file.read_text(encoding="utf-8").splitlines() if prompt_file else []
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{prompt_file}: not text in UTF-8 (byte {error.start}). Save it as UTF-8."
-        ) from error
+    text = read_text(prompt_file, max_bytes=MAX_PROMPT_BYTES, error=ConfigError) if prompt_file else ""
+    lines = lines_of(text)
     given = {
         **flags,
         "prompts": (*prompts, *(line.strip() for line in lines if line.strip())),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import VERDICTS, print_table, table_of
+from detour.cli.results import echo_json, print_table, show_verdict, table_of
 
 if TYPE_CHECKING:
     from detour.evaluation.compared import Compared
@@ -24,8 +24,10 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     """``detour evaluate``: figures beside their controls, then the verdict with its reasons, then the requirements."""
     evaluation = result.evaluation
     if as_json:
-        click.echo(evaluation.model_dump_json(indent=2, by_alias=True))
+        echo_json(evaluation.model_dump_json(indent=2, by_alias=True))
         return
+    from detour.evaluation.verdict import chance_words
+
     judged = evaluation.judged
     click.echo(f"{judged.adapter} on {judged.base}, judged by {judged.judge or 'nobody'}")
     seeds = "1 seed" if evaluation.seeds == 1 else f"{evaluation.seeds} seeds"
@@ -47,8 +49,8 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     )
     if evaluation.fidelity is not None:
         click.echo(
-            f"style            {evaluation.fidelity.style:.0%} of the way to the reference pictures "
-            f"(p = {evaluation.fidelity.nearer_p:.3f} that it came no nearer)"
+            f"style distance   {evaluation.fidelity.style:.0%} less than the base's "
+            f"({chance_words(evaluation.fidelity.nearer_p)})"
         )
     if evaluation.drift is not None:
         _show_drift("unrelated", evaluation.drift.without_trigger)
@@ -62,9 +64,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     if evaluation.checkpoints is not None:
         compared = evaluation.checkpoints
         click.echo(f"checkpoints      {len(compared.checkpoints)} compared. {compared.reason}")
-    click.secho(VERDICTS[evaluation.verdict], bold=True)
-    for sentence in (*evaluation.reasons, *evaluation.notes):
-        click.echo(f"  {sentence}")
+    show_verdict(evaluation, (*evaluation.reasons, *evaluation.notes))
     for one in evaluation.requirements:
         from detour.evaluation.requirements import answer_text
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import FILE_FORMATS, force_option, json_option
 
 
@@ -48,6 +49,9 @@ def command(*, base: str, tuned: str, layers: bool, as_json: bool, **flags: Any)
     \b
     detour extract base-folder tuned.safetensors --rank 32 --out tuned-lora.safetensors
     """
+    check_base(base)
+    check_base(tuned)
+    announce(quiet=as_json)
     from detour.cli.file_results import show_extraction
     from detour.cli.progress import shown
     from detour.recipes.extract_adapter import extract_adapter

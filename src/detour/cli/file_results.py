@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from detour.adapters.overlap import RELATED
-from detour.cli.results import bytes_text, print_table, table_of
+from detour.cli.results import bytes_text, echo_json, print_table, table_of
+from detour.printable import printable
 
 if TYPE_CHECKING:
     from detour.recipes.compose_adapters import ComposeResult, PairPrediction
     from detour.recipes.convert_adapter import ConvertResult
     from detour.recipes.draw_grid import GridResult
+    from detour.recipes.draw_strengths import StrengthResult
     from detour.recipes.extract_adapter import ExtractResult
     from detour.recipes.measure_overlap import MeasuredPair
     from detour.recipes.merge_adapters import MergeResult
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from detour.recipes.show_adapter import AdapterReport, BaseMatch
 
 MAX_PROBLEMS = 8
+MAX_LEFT_OUT = 20
 
 
 def counts_text(counts: Mapping[int, int] | Mapping[float, int]) -> str:
@@ -38,10 +41,10 @@ def proof_text(difference: float, limit: float, at: str) -> str:
 def show_conversion(result: "ConvertResult", *, as_json: bool) -> None:
     """``detour convert``: what was in it, then the proof."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     parts = ", ".join(f"{count} in {part}" for part, count in result.layers.items())
-    click.echo(f"family   {result.family} ({result.family_why})")
+    click.echo(f"family   {result.family} ({printable(result.family_why)})")
     click.echo(f"layers   {parts}")
     click.echo(f"rank     {counts_text(result.ranks)}")
     click.echo(f"alpha    {counts_text(result.alphas)}")
@@ -59,23 +62,37 @@ def show_conversion(result: "ConvertResult", *, as_json: bool) -> None:
             f"note     rank grows in {len(result.grown)} layers that stand for several (first: {name}, {before} to "
             f"{after}): their parts have factors of their own, and the change is kept exactly"
         )
-    for reason in result.left_out:
-        click.echo(f"left out {reason}")
+    if result.folded:
+        rounded = f"{result.folded_rounded} of them rounded once more" if result.folded_rounded else "exactly"
+        click.echo(
+            f"note     alpha was not the rank in {result.folded} layers: the scale went into the factors "
+            f"({rounded}), because ComfyUI reads such files without alpha"
+        )
+    for note in result.notes:
+        click.echo(f"note     {note}")
+    if result.left_out:
+        click.echo(
+            f"in part  {sum(result.layers.values())} layers were read; of the rest, {len(result.left_out)}:"
+        )
+    for cause in result.left_out[:MAX_LEFT_OUT]:
+        click.echo(f"left out {printable(cause)}")
+    if len(result.left_out) > MAX_LEFT_OUT:
+        click.echo(f"  … and {len(result.left_out) - MAX_LEFT_OUT} more; --json lists them all")
 
 
 def show_report(report: "AdapterReport", *, as_json: bool, plot: Path | None) -> None:
     """``detour show``: what the file is, its blocks, what it says of itself."""
     if as_json:
-        click.echo(report.to_json())
+        echo_json(report.to_json())
         return
     parts = ", ".join(f"{count} in {part}" for part, count in report.parts.items())
     kinds = ", ".join(f"{kind} ({count})" for kind, count in report.algorithms.items())
     click.echo(f"format     {report.file_format}, {report.dtype}, {bytes_text(report.num_bytes)}")
-    click.echo(f"family     {report.family} ({report.family_why})")
+    click.echo(f"family     {report.family} ({printable(report.family_why)})")
     click.echo(f"layers     {parts}; {report.parameters:,} parameters; {kinds}")
     click.echo(f"rank       {counts_text(report.ranks)}")
     click.echo(f"alpha      {counts_text(report.alphas)}")
-    click.echo(f"trigger    {report.trigger or 'none named'}")
+    click.echo(f"trigger    {_shortened(report.trigger) if report.trigger else 'none named'}")
     for word, vectors in report.words.items():
         click.echo(f"word       {_shortened(word)} ({vectors} vector{'s' if vectors > 1 else ''} of its own)")
     if report.tensor_sha256 is not None:
@@ -124,20 +141,19 @@ def _print_match(match: "BaseMatch") -> None:
     total = match.fitting + len(match.problems)
     click.echo(f"base       {match.fitting} of {total} layers are layers of {match.base}")
     for problem in match.problems[:MAX_PROBLEMS]:
-        click.echo(f"  {problem}")
+        click.echo(f"  {printable(problem)}")
     if len(match.problems) > MAX_PROBLEMS:
         click.echo(f"  … and {len(match.problems) - MAX_PROBLEMS} more; --json lists them all")
 
 
 def _shortened(text: str) -> str:
-    flat = "".join(sign if sign.isprintable() else " " for sign in text)
-    return flat if len(flat) <= 100 else flat[:99] + "…"
+    return printable(text, longest=100)
 
 
 def show_merge(result: "MergeResult", *, as_json: bool) -> None:
     """``detour merge``: what went in, then both proofs."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     names = ", ".join(f"{one.name} ×{one.weight:g}" for one in result.adapters)
     click.echo(f"merged    {names} into {result.base}")
@@ -172,7 +188,7 @@ VERDICTS = {
 def show_composition(result: "ComposeResult", *, as_json: bool, plot: Path | None) -> None:
     """``detour compose``: the prediction for each pair, then what was written."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     for pair in result.pairs:
         _print_pair(pair)
@@ -223,7 +239,7 @@ def _print_pair(pair: "PairPrediction") -> None:
 def show_resize(result: "ResizeResult", *, as_json: bool, layers: bool) -> None:
     """``detour resize`` and ``detour extract``: what was kept, and where least."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     ranked = sorted(result.layers, key=lambda one: one.kept)
     shown = result.layers if layers else ranked[:5]
@@ -248,6 +264,8 @@ def show_resize(result: "ResizeResult", *, as_json: bool, layers: bool) -> None:
     click.echo(f"size     {result.parameters_before:,} → {result.parameters:,} parameters")
     click.echo(f"ΔW       {proof_text(result.largest_difference, result.limit, '').replace(' at ', '')}")
     click.echo(f"written  {result.path} ({result.dtype})")
+    for note in result.notes:
+        click.echo(f"note     {note}")
 
 
 def show_extraction(result: "ExtractResult", *, as_json: bool, layers: bool) -> None:
@@ -263,7 +281,7 @@ def show_extraction(result: "ExtractResult", *, as_json: bool, layers: bool) -> 
 def show_grid(result: "GridResult", *, as_json: bool) -> None:
     """``detour grid``: how far each column moves from the base."""
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     first, second = result.names
     heads = [("prompt", "left"), ("weight", "right"), (first, "right"), (second, "right"), ("both", "right")]
@@ -278,5 +296,21 @@ def show_grid(result: "GridResult", *, as_json: bool) -> None:
         for row in result.rows
     ]
     print_table(table_of("Moved from the base, mean of 255", heads, rows))
+    click.echo(f"sheet    {result.path}")
+    click.echo(f"figures  {result.figures}")
+
+
+def show_strengths(result: "StrengthResult", *, as_json: bool) -> None:
+    """``detour grid`` of one adapter: how far each strength moves from the base."""
+    if as_json:
+        echo_json(result.to_json())
+        return
+    heads = [("prompt", "left"), (result.name, "left"), *((f"×{one:g}", "right") for one in result.strengths)]
+    rows = [
+        (_shortened(row.prompt), row.adapter, *(f"{moved:.2f}" for moved in row.moved)) for row in result.rows
+    ]
+    print_table(table_of("Moved from the base, mean of 255", heads, rows))
+    if result.left_out:
+        click.echo(f"note     {result.left_out} checkpoints between these were left out")
     click.echo(f"sheet    {result.path}")
     click.echo(f"figures  {result.figures}")

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, base_option, force_option, json_option
+from detour.cli.early import announce, check_base
+from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_option
 
 
 @click.command("forward", short_help="Drown a picture in noise, and find the way back.")
@@ -26,7 +27,7 @@ from detour.cli.options import DEVICES, base_option, force_option, json_option
 @click.option("--beta-end", type=float, help="Last beta. [default: the schedule's usual one]")
 @click.option("--zero-terminal-snr", is_flag=True, help="Rescale the schedule so that it ends in pure noise.")
 @click.option("--levels", type=int, default=10, show_default=True, help="Noise levels that are shown.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of all noise.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
 @click.option(
     "--out",
@@ -46,6 +47,8 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     detour forward photo.jpg
     detour forward photo.jpg --schedule squaredcos_cap_v2 --out cosine.png
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
     from detour.recipes.forward_figure import agreement, plot_forward
     from detour.recipes.staging import refuse_no_png, refuse_taken
@@ -56,7 +59,9 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     trace = trace_forward(**settings)
     plot_forward(trace, out)
     if as_json:
-        click.echo(trace.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(trace.to_json())
         return
     click.echo(f"{trace.picture} on {trace.base}, schedule {trace.schedule}: '{trace.caption}'")
     rows = [

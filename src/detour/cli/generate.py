@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle_option
+from detour.cli.early import announce, check_adapters, check_base
+from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, json_option, pickle_option
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -21,16 +22,22 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
     help="Factor on the adapters' weights along the steps; 0=1,0.5=0 switches them off halfway.",
 )
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Picture i uses seed + i.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @click.option(
+    "--true-guidance",
+    "true_guidance_scale",
+    type=float,
+    help="Classifier-free guidance of a base that is told its guidance scale (Flux-dev); gives --negative its effect.",
+)
+@click.option(
     "--scheduler",
-    type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]),
-    default="dpm++",
+    type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]),
+    default="auto",
     show_default=True,
-    help="Sampler; dpm++ is DPM++ 2M.",
+    help="Sampler; dpm++ is DPM++ 2M; auto is dpm++, and euler on a rectified flow (SD 3, Flux).",
 )
 @click.option("--width", "width_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
@@ -44,10 +51,10 @@ from detour.cli.options import DEVICES, DTYPES, base_option, json_option, pickle
 @click.option("--trace", type=int, default=0, metavar="N", help="Keep the picture at N moments of denoising.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     default=Path("outputs"),
     show_default=True,
-    help="Folder for the pictures; files are numbered, nothing is written over.",
+    help="Folder for the pictures; files are numbered, nothing is overwritten.",
 )
 @pickle_option
 @json_option
@@ -63,6 +70,9 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
 
     Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.
     """
+    check_base(flags["base"])
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.generation.strength import parse_step_weights
@@ -70,7 +80,15 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
 
-    picture_keys = ("negative_prompt", "steps", "guidance_scale", "width_px", "height_px", "scheduler")
+    picture_keys = (
+        "negative_prompt",
+        "steps",
+        "guidance_scale",
+        "true_guidance_scale",
+        "width_px",
+        "height_px",
+        "scheduler",
+    )
     picture = {key: flags.pop(key) for key in picture_keys}
     values = {key: value for key, value in flags.items() if value is not None}
     if lora_steps is not None:

@@ -28,9 +28,10 @@ def command(
     detour guidance --scales 1,2,4,8 --lora runs/demo/demo.safetensors
     """
     from detour.cli.progress import shown
+
+    spec = study_spec(flags, lora=lora, quiet=as_json)
     from detour.recipes.experiments.guidance import study_guidance
 
-    spec = study_spec(flags, lora=lora)
     with shown(quiet=as_json) as progress:
         result = study_guidance(spec, out=out, scales=scales, force=force, progress=progress)
     show_study(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
 @click.option("--layers", is_flag=True, help="List every adaptable layer that the targets match.")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
+    "--out",
     "--plot",
+    "plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw the UNet with frozen and adapted parts told apart.",
@@ -68,6 +71,8 @@ def command(
     detour inspect sd15 --targets attn --rank 4,8,16
     detour inspect pocket --plot unet.png
     """
+    check_base(base)
+    announce(quiet=as_json)
     from detour.cli.inspection import show_inspection
     from detour.recipes.inspect_base import inspect_base, plot_unet
 

@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import bytes_text, print_table, table_of
+from detour.cli.results import Rows, bytes_text, echo_json, print_table, table_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from detour.recipes.inspect_base import AdapterCost, BaseInspection
 
 
 def show_inspection(inspection: "BaseInspection", *, as_json: bool, layers: bool, plot: Path | None) -> None:
     """``detour inspect``: parts, blocks, costs, and the layers on request."""
     if as_json:
-        click.echo(inspection.to_json())
+        echo_json(inspection.to_json())
         return
     click.echo(
         f"{inspection.name}: {inspection.title}, {inspection.prediction} prediction, "
@@ -68,7 +66,7 @@ def show_inspection(inspection: "BaseInspection", *, as_json: bool, layers: bool
         click.echo(f"picture: {plot}")
 
 
-def _cost_table(inspection: "BaseInspection") -> "Table":
+def _cost_table(inspection: "BaseInspection") -> Rows:
     """One row for each choice of layers, its parameters at every rank side by side."""
     ranks = sorted({cost.rank for cost in inspection.costs})
     chosen: dict[str, dict[int, AdapterCost]] = {}

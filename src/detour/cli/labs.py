@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import force_option, json_option
+from detour.cli.options import OUT_FOLDER, force_option, json_option
 
 if TYPE_CHECKING:
     from detour.labs.execution import Executed
@@ -40,7 +40,7 @@ def list_labs(*, as_json: bool) -> None:
 @command.command("open")
 @click.argument("number", type=int)
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("labs"), show_default=True,
+    "--out", type=OUT_FOLDER, default=Path("labs"), show_default=True,
     help="Folder that the notebook is written into.",
 )  # fmt: skip
 @click.option("--solution", is_flag=True, help="With the answers.")
@@ -80,7 +80,9 @@ def show(executed: "Executed", *, as_json: bool) -> None:
     from detour.errors import DetourError, TaskOpen
 
     if as_json:
-        click.echo(executed.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(executed.to_json())
     else:
         for task, passed in executed.results.items():
             click.echo(f"{'passed' if passed else 'open  '}  {task}")

@@ -1,7 +1,11 @@
 """``detour``: the command line. Commands are loaded when they are called, so that ``--help`` answers at once."""
 
 import importlib
+import os
+import signal
 import sys
+from contextlib import suppress
+from types import FrameType
 
 import click
 
@@ -20,11 +24,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge", "Put adapters into a base's own weights."),
     "compose": ("compose", "Make one adapter of several, and predict how they get along."),
     "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
-    "grid": ("grid", "Base, A, B and A+B at several weights on one sheet."),
+    "grid": ("grid", "Two adapters and their sum, or one at several strengths, on one sheet."),
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, or an adapter file."),
-    "doctor": ("doctor", "What makes bad pictures here: each with its reason and its mend."),
+    "doctor": ("doctor", "What makes bad pictures here: each with its cause and its fix."),
     "evaluate": ("evaluate", "Judge a run or an adapter file thoroughly, with controls."),
     "runs": ("runs", "List the runs with their state and verdict."),
     "step": ("step", "One training step in slow motion."),
@@ -80,11 +84,22 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
-    from detour.errors import DetourError
+    from detour.cli.streams import lasting_streams
+
+    with suppress(ValueError):  # not in the main thread: whoever calls has handlers of their own
+        signal.signal(signal.SIGINT, _interrupted)
+    with lasting_streams():
+        code = _code_of(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code)
+
+
+def _code_of(given: list[str]) -> int:
+    from detour.errors import DetourError, Interrupted
+    from detour.printable import printable
 
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)  # what --processes starts again
-        code = cli.main(args=arguments, prog_name="detour", standalone_mode=False, obj=given)
+        # ``obj``: what --processes starts again
+        code = cli.main(args=given, prog_name="detour", standalone_mode=False, obj=given)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
@@ -93,13 +108,25 @@ def run(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped.", err=True)
         code = 130
+    except Interrupted as stop:  # a wish that was granted is no error
+        click.echo(str(stop), err=True)
+        code = stop.exit_code
     except DetourError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"{error.label}: " + printable(str(error), keep="\n"), err=True)
         code = error.exit_code
-    except BrokenPipeError:  # `detour inspect sd15 | head`
-        sys.stderr.close()
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C while modules are imported ends at once: libraries answer an interrupt there with errors of their own."""
+    looked_at = frame
+    while looked_at is not None:
+        if looked_at.f_code.co_filename.startswith("<frozen importlib"):
+            with suppress(OSError):
+                os.write(2, b"stopped.\n")
+            os._exit(130)
+        looked_at = looked_at.f_back
+    signal.default_int_handler(number, frame)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
 
@@ -40,6 +41,9 @@ def command(*, base: str, as_json: bool, **flags: Any) -> None:
     detour merge pocket --lora runs/demo/demo.safetensors:0.8 --out pocket-demo
     detour generate "a red house in the desert" --base pocket-demo
     """
+    check_base(base)
+    check_adapters(flags["loras"])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_merge
     from detour.cli.progress import shown
     from detour.recipes.merge_adapters import merge_adapters

@@ -11,7 +11,54 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEVICES = click.Choice(["auto", "cuda", "mps", "cpu"])
 DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
 FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
+
+
+class _OutFolder(click.Path):
+    """A folder that is written: the name of a picture or a weights file is no folder's name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from detour.recipes.staging import OTHER_FILES
+
+        path = super().convert(value, param, ctx)
+        suffix = Path(str(path)).suffix
+        if suffix.lower() in OTHER_FILES:
+            self.fail(
+                f"'{value}' is a folder here, and '{suffix}' is the ending of a file. Name a folder.",
+                param,
+                ctx,
+            )
+        return path
+
+
+OUT_FOLDER = _OutFolder(path_type=Path, file_okay=False)
+"""Type of ``--out`` where a command writes a folder."""
+
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
+
+
+class Methods(click.Choice[str]):
+    """Methods of training; names that are settings of plain LoRA are told how to be set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from detour.specs.run import METHOD_SETTINGS
+
+        setting = METHOD_SETTINGS.get(str(value).lower())
+        if setting is not None:
+            self.fail(f"'{value}' is plain LoRA with a setting: --set {setting}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Seed(click.types.IntParamType):
+    """A whole number that every generator of random numbers takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seed: int = super().convert(value, param, ctx)
+        if not 0 <= seed < 2**63:
+            self.fail(f"{seed} is not between 0 and 2^63 - 1.", param, ctx)
+        return seed
+
+
+SEEDS = _Seed()
 
 
 def json_option(command: F) -> F:
@@ -19,6 +66,19 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")(
         command
     )
+
+
+def one_place(place: Path | None, out: Path | None) -> Path:
+    """The output of a command that takes it as an argument or as ``--out``.
+
+    Raises:
+        click.UsageError: both are given, or neither.
+    """
+    if (place is None) == (out is None):
+        raise click.UsageError(f"Name the output {'once' if place else 'with OUT or --out'}.")
+    found = place or out
+    assert found is not None
+    return found
 
 
 def runs_option(command: F) -> F:
@@ -44,8 +104,8 @@ def base_option(default: str | None = "pocket") -> Callable[[F], F]:
 
 
 def force_option(command: F) -> F:
-    """``--force``: the only way to write over something."""
-    return click.option("--force", is_flag=True, help="Write over what stands in the output place.")(command)
+    """``--force``: the only way to overwrite existing output."""
+    return click.option("--force", is_flag=True, help="Overwrite existing output.")(command)
 
 
 def pickle_option(command: F) -> F:

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import base_option, json_option
+from detour.cli.early import announce, check_base
+from detour.cli.options import SEEDS, base_option, json_option
 
 
 @click.command("overfit", short_help="Ten steps on one picture: does this installation learn at all?")
@@ -18,13 +19,15 @@ from detour.cli.options import base_option, json_option
 @click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
 @click.option("--targets", default="attn", show_default=True, help="As in training.")
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, timesteps and adapter.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timesteps and adapter.")
 @json_option
 def command(*, as_json: bool, **settings: Any) -> None:
     """Ten steps on one picture, under a minute: the check that an installation learns at all.
 
     Exit code 8 when it does not.
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import ProofFailed
     from detour.recipes.overfit_one import overfit_one
@@ -32,7 +35,9 @@ def command(*, as_json: bool, **settings: Any) -> None:
     with shown(quiet=as_json) as progress:
         result = overfit_one(progress=progress, **settings)
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
     else:
         click.echo(f"{result.picture}: '{result.caption}'")
         click.echo("loss, same noise   " + "  ".join(f"{loss:.4f}" for loss in result.losses))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detour.cli.early import announce, check_base
 from detour.cli.options import DEVICES, DTYPES, base_option, json_option
 
 if TYPE_CHECKING:
@@ -55,13 +56,21 @@ def command(*, config: Path | None, assignments: tuple[str, ...], as_json: bool,
     detour plan --base sd15 --rank 16 --batch 4
     detour plan --base sdxl --targets kohya --dtype bf16
     """
-    from detour.recipes.plan_memory import plan_memory
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
-    plan = plan_memory(load_run_spec(config=config, flags=given, assignments=assignments))
+    spec = load_run_spec(config=config, flags=given, assignments=assignments)
+    check_base(spec.base.name)
+    announce(quiet=as_json)
+    from detour.cli.progress import shown
+    from detour.recipes.plan_memory import plan_memory
+
+    with shown(quiet=as_json) as progress:
+        plan = plan_memory(spec, progress=progress)
     if as_json:
-        click.echo(plan.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(plan.to_json())
     else:
         show(plan)
 

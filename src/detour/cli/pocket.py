@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import json_option
+from detour.cli.options import SEEDS, json_option, one_place
 
 
 @click.group("pocket", short_help="The embedded base: draw pictures of its world, measure it again.")
@@ -16,7 +16,12 @@ def command() -> None:
 
 
 @command.command("draw")
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("place", required=False, type=click.Path(path_type=Path, file_okay=False), metavar="[OUT]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the pictures, in place of OUT.",
+)
 @click.option("--style", default="comic", show_default=True, help="A named style of the world.")
 @click.option(
     "--subject",
@@ -25,8 +30,16 @@ def command() -> None:
     help="One individual in place of a style, and what its captions call it: octopus purple 'a sks cat'.",
 )
 @click.option("--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Pictures.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws scenes and phrasings.")
-def draw(*, out: Path, style: str, subject: tuple[str, str, str] | None, count: int, seed: int) -> None:
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Draws scenes and phrasings.")
+def draw(
+    *,
+    place: Path | None,
+    out: Path | None,
+    style: str,
+    subject: tuple[str, str, str] | None,
+    count: int,
+    seed: int,
+) -> None:
     """Draw a practice set into OUT: pictures in one style, or of one individual, a true caption beside each.
 
     \b
@@ -39,8 +52,9 @@ def draw(*, out: Path, style: str, subject: tuple[str, str, str] | None, count: 
     from detour.recipes.held_out_material import write_world_style
     from detour.recipes.run_demo import draw_training_pictures
 
+    out = one_place(place, out)
     if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: not empty, and nothing is written over. Name another folder.")
+        raise RunError(f"{out}: not empty, and nothing is overwritten. Name another folder.")
     with shown() as progress:
         if subject is not None:
             kind, colour, words = subject
@@ -61,7 +75,11 @@ def draw(*, out: Path, style: str, subject: tuple[str, str, str] | None, count: 
 )
 @click.option("--guidance", type=float, help="Guidance scale. [default: the base's recommended one]")
 @click.option(
-    "--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Write 48 of the pictures there."
+    "--out",
+    "--sheet",
+    "sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write 48 of the pictures there.",
 )
 @json_option
 def measure_base(

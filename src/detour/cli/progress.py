@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from detour.printable import printable
+
 if TYPE_CHECKING:
     from detour.recipes.progress import Progress, ProgressFn
 
@@ -52,7 +54,7 @@ class PlainLines:
         now = time.monotonic()
         finished = report.total > 0 and report.done >= report.total
         if report.note:
-            self._write(report.note)
+            self._write(printable(report.note, keep="\n"))
         if report.stage == self._stage and not finished and now - self._last < self._seconds_between:
             return
         if report.note and not report.total:
@@ -87,7 +89,7 @@ def _bar() -> Iterator["ProgressFn"]:
 
         def report(now: "Progress") -> None:
             if now.note:
-                console.print(now.note, markup=False, highlight=False)
+                console.print(printable(now.note, keep="\n"), markup=False, highlight=False)
             if not now.total:
                 return
             if now.stage not in tasks:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from detour.cli.options import base_option, json_option, pickle_option
+from detour.cli.early import announce, check_target
+from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
 
 
 @click.command("prove", short_help="Prove a finished run again, or an adapter file.")
@@ -22,7 +23,7 @@ from detour.cli.options import base_option, json_option, pickle_option
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OUT_FOLDER,
     help="Of an ADAPTER: folder for the results.  [default: proofs/NAME]",
 )
 @pickle_option
@@ -45,6 +46,8 @@ def command(
     pictures and its prompts; of a lone file, the base is told from its metadata where it says so.
     Exit code 8 when the adapter has no effect.
     """
+    check_target(target)
+    announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_proof
     from detour.errors import ConfigError, ProofFailed

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from detour.cli.early import announce, check_adapters
 from detour.cli.options import adapter_out_options, force_option, json_option, pickle_option, smaller_options
 
 
@@ -27,6 +28,8 @@ def command(*, source: Path, layers: bool, as_json: bool, **flags: Any) -> None:
     detour resize style.safetensors --energy 0.95 --out small.safetensors
     detour resize style.safetensors --blocks down=0.5,mid=0 --out calm.safetensors
     """
+    check_adapters([source])
+    announce(quiet=as_json)
     from detour.cli.file_results import show_resize
     from detour.recipes.resize_adapter import resize_adapter
 

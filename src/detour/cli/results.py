@@ -1,15 +1,21 @@
 """Results of recipes as people read them on a terminal, or as JSON."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from detour.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detour.evaluation.evaluation import Evaluation
     from detour.evaluation.proof import Proof
     from detour.recipes.generate_pictures import GenerateResult
     from detour.recipes.list_runs import RunSummary
@@ -20,34 +26,99 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    echo_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(table: "Table") -> None:
-    """A rich table on stdout, as wide as the terminal (100 columns in a pipe)."""
-    import shutil
+def echo_json(document: str) -> None:
+    """A JSON document on stdout; signs that would steer the terminal are escaped, which JSON reads as the same."""
+    click.echo(printable_json(document))
 
+
+@dataclass(frozen=True)
+class Rows:
+    """A table before it is known how wide the terminal is.
+
+    Attributes:
+        title: above it; may be empty.
+        columns: (heading, ``left`` or ``right``).
+        rows: a cell for each column.
+    """
+
+    title: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+    def narrowest(self) -> int:
+        """Characters that it takes at least: text may break between words, names and numbers may not."""
+        cells = [
+            [heading, *(row[place] for row in self.rows)] for place, (heading, _) in enumerate(self.columns)
+        ]
+        widths = [
+            max(len(text) for text in column)
+            if justify == "right" or place == 0
+            else max(len(word) for text in column for word in text.split() or [""])
+            for place, (column, (_, justify)) in enumerate(zip(cells, self.columns, strict=True))
+        ]
+        return sum(widths) + 2 * (len(widths) - 1)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, 80 at least; 100 in a pipe."""
+    return max(shutil.get_terminal_size((100, 24)).columns, 80)
+
+
+def print_table(table: Rows) -> None:
+    """A table on stdout; where it is wider than the terminal, each row becomes a block of lines."""
     from rich.console import Console
 
-    Console(width=max(shutil.get_terminal_size((100, 24)).columns, 80)).print(table)
+    width = terminal_width()
+    if table.narrowest() > width:
+        click.echo("\n".join(block_lines(table, width)))
+    else:
+        Console(width=width).print(_rich(table))
 
 
-def table_of(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> "Table":
-    """A plain table; a column is (heading, ``left`` or ``right``)."""
+def block_lines(table: Rows, width: int) -> list[str]:
+    """A table as lines: the first cell of a row alone, below it its other cells with their headings, in full."""
+    from textwrap import wrap
+
+    lines = [table.title] if table.title else []
+    heads = [heading for heading, _ in table.columns]
+    indent = max((len(heading) for heading in heads[1:]), default=0) + 4
+    for row in table.rows:
+        lines += ["", row[0] or "-"]
+        for heading, cell in zip(heads[1:], row[1:], strict=True):
+            first, *rest = wrap(
+                cell, max(width - indent, 20), break_long_words=False, break_on_hyphens=False
+            ) or [""]
+            if first:
+                lines += [f"  {heading:<{indent - 2}}{first}", *(" " * indent + line for line in rest)]
+    return lines
+
+
+def _rich(rows: Rows) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=rows.title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for heading, justify in columns:
-        table.add_column(
-            heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right"
-        )
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+    for place, (heading, justify) in enumerate(rows.columns):
+        right = justify == "right"
+        table.add_column(heading, justify="right" if right else "left", no_wrap=right or place == 0)
+    for row in rows.rows:
+        table.add_row(*(escape(printable(cell, keep="\n")) for cell in row))
     return table
+
+
+def table_of(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> Rows:
+    """A plain table; a column is (heading, ``left`` or ``right``)."""
+    return Rows(title, columns, rows)
 
 
 def bytes_text(count: int) -> str:
@@ -67,14 +138,31 @@ VERDICTS = {
     "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
     "copies": "COPIES: pictures repeat the training pictures",
     "collapsed": "COLLAPSED: different prompts give nearly the same picture",
+    "class_drifted": "CLASS DRIFTED: the subject was learned, and its class turned into it",
     "inconclusive": "INCONCLUSIVE: an effect, but no proof that it is the one that was asked for",
 }
+
+
+def show_verdict(judged: "Proof | Evaluation", sentences: Sequence[str]) -> None:
+    """The verdict, its sentences, what cannot be told, and the command that comes next."""
+    from detour.evaluation.verdict import NOT_FOLLOWING
+
+    said = VERDICTS[judged.verdict]
+    if judged.headline == NOT_FOLLOWING:
+        said = f"COLLAPSED: {NOT_FOLLOWING[:1].lower()}{NOT_FOLLOWING[1:].rstrip('.')}"
+    click.secho(said, bold=True)
+    for sentence in sentences:
+        click.echo(f"  {sentence}")
+    if judged.unknown:
+        click.echo(f"unknown: {', '.join(judged.unknown)}")
+    if judged.next_step:
+        click.echo(f"next: {judged.next_step}")
 
 
 def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
     """``detour prove``: the figures, then the verdict with its reasons."""
     if as_json:
-        click.echo(proof.model_dump_json(indent=2, by_alias=True))
+        echo_json(proof.model_dump_json(indent=2, by_alias=True))
         return
     pixels = proof.pixels
     click.echo(
@@ -99,15 +187,16 @@ def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
         rows = [
             (
                 part,
-                *(f"{getattr(side, part):.0%}" for side in (sides.base, sides.adapter, sides.ceiling)),
+                *(
+                    "" if side is None else f"{getattr(side, part):.0%}"
+                    for side in (sides.base, sides.adapter, sides.ceiling)
+                ),
             )
             for part in ("object", "colour", "place")
         ]
         heads = [("prompt kept", "left"), ("base", "right"), ("adapter", "right"), ("true pictures", "right")]
         print_table(table_of("", heads, rows))
-    click.secho(VERDICTS[proof.verdict], bold=True)
-    for reason in proof.reasons:
-        click.echo(f"  {reason}")
+    show_verdict(proof, proof.reasons)
     click.echo(f"look at {run / 'report.html'}")
 
 
@@ -143,7 +232,7 @@ def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
     from detour.cli.progress import duration_text
 
     if as_json:
-        click.echo(result.model_dump_json(indent=2, by_alias=True))
+        echo_json(result.model_dump_json(indent=2, by_alias=True))
         return
     losses = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
     best = "" if result.best_step is None else f", best step {result.best_step} kept"
@@ -160,23 +249,41 @@ def show_train_result(result: "TrainResult", *, as_json: bool) -> None:
 def show_push_result(result: "PushResult", *, as_json: bool) -> None:
     """``detour push``: where it is, and who sees it."""
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        echo_json(result.model_dump_json(indent=2))
         return
     seen = "private; make it public in its settings there" if result.private else "public"
     click.echo(f"pushed {len(result.files)} files: {result.url} ({seen})")
 
 
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
-    """``detour generate``: the files, and how far the adapters moved them."""
+    """``detour generate``: the files, and how far the adapters moved them; a missing safety checker is said once."""
+    from detour.recipes.generate_pictures import NO_CHECKER
+
     if as_json:
-        click.echo(result.to_json())
+        echo_json(result.to_json())
         return
     for file in result.files:
         click.echo(str(file.path))
     if result.mean_abs_diff is not None:
         click.echo(f"with against without: {result.mean_abs_diff:.2f} of 255 on average")
     for note in result.notes:
-        click.echo(f"note: {note}")
+        if NO_CHECKER not in note or not said_before(note):
+            click.echo(f"note: {note}")
+
+
+def said_before(note: str) -> bool:
+    """Whether this sentence was shown to the user by an earlier command; from now on it was."""
+    from hashlib import sha256
+
+    from detour.errors import StorageError
+    from detour.files import cache_home, write_text
+
+    mark = cache_home() / "said" / sha256(note.encode()).hexdigest()[:20]
+    if mark.exists():
+        return True
+    with suppress(StorageError):  # where nothing can be kept, it is said again
+        write_text(mark, note + "\n")
+    return False
 
 
 def show_runs(runs: Sequence["RunSummary"], *, folder: Path, as_json: bool) -> None:

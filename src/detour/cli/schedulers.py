@@ -10,8 +10,10 @@ from detour.cli.studies import numbers, parse_seconds, picture_options, show_stu
 NAMES = ("ddpm", "ddim", "pndm", "euler", "dpm++")
 
 
-def parse_samplers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
-    """``"ddim,euler"`` → names that are known."""
+def parse_samplers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """``"ddim,euler"`` → names that are known; ``None`` stays."""
+    if value is None:
+        return None
     names = tuple(part.strip() for part in value.split(","))
     for name in names:
         if name not in NAMES:
@@ -31,7 +33,9 @@ def parse_samplers(_: click.Context, __: click.Parameter, value: str) -> tuple[s
     help="Numbers of steps.",
 )
 @click.option(
-    "--samplers", default=",".join(NAMES), show_default=True, callback=parse_samplers, help="By name."
+    "--samplers",
+    callback=parse_samplers,
+    help=f"By name. [default: all of {','.join(NAMES)} that fit the base]",
 )
 @click.option(
     "--budget", callback=parse_seconds, metavar="SECONDS", help="A picture; say what draws best in it."
@@ -44,7 +48,7 @@ def command(
     *,
     out: Path,
     counts: tuple[int, ...],
-    samplers: tuple[Any, ...],
+    samplers: tuple[Any, ...] | None,
     budget: float | None,
     reference_steps: int,
     lora: str | None,
@@ -59,9 +63,10 @@ def command(
     detour schedulers --base photos-base/ --judge clip/ --prompt "a red house" --prompt "a dog"
     """
     from detour.cli.progress import shown
+
+    spec = study_spec(flags, lora=lora, quiet=as_json)
     from detour.recipes.experiments.schedulers import study_schedulers
 
-    spec = study_spec(flags, lora=lora)
     with shown(quiet=as_json) as progress:
         result = study_schedulers(
             spec, out=out, steps=counts, samplers=samplers, reference_steps=reference_steps,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
 
@@ -16,7 +17,9 @@ from detour.cli.options import force_option, json_option, pickle_option
     help="Figures of the change, block by block. [default: for files up to 64 MB]",
 )
 @click.option(
+    "--out",
     "--plot",
+    "plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="Draw each block's norm and how few directions carry it.",
@@ -43,13 +46,17 @@ def command(
     detour show style.safetensors --base sdxl
     detour show runs/demo/demo.safetensors --config > run.toml
     """
+    check_base(base)
+    check_adapters([file])
+    announce(quiet=as_json or config)
     from detour.cli.file_results import show_report
+    from detour.printable import printable
     from detour.recipes.block_figure import draw_blocks
     from detour.recipes.show_adapter import read_config, show_adapter
     from detour.recipes.staging import refuse_no_png, refuse_taken
 
     if config:
-        click.echo(read_config(file), nl=False)
+        click.echo(printable(read_config(file), keep="\n\t"), nl=False)
         return
     if plot is not None:
         refuse_no_png(plot)

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from detour.cli.options import base_option, json_option
+from detour.cli.early import announce, check_base
+from detour.cli.options import SEEDS, base_option, json_option
 
 
 @click.command("step", short_help="One training step in slow motion.")
@@ -14,13 +15,22 @@ from detour.cli.options import base_option, json_option
 )
 @click.option("--caption", help="What the picture shows. [default: the .txt beside it]")
 @base_option()
-@click.option("--timestep", type=int, help="Of the noise, 0 to 999. [default: what the seed says]")
+@click.option(
+    "--timestep",
+    type=float,
+    help="Of the noise, 0 to 999; noise level of a flow, 0 to 1. [default: what the seed says]",
+)
 @click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
 @click.option("--targets", default="attn", show_default=True, help="As in training.")
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the step.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, timestep and adapter.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timestep and adapter.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png", help="Draw the step."
+    "--out",
+    "--plot",
+    "plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw the step.",
 )
 @json_option
 def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
@@ -28,6 +38,8 @@ def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
 
     The base is hashed before and after: it does not change.
     """
+    check_base(settings["base"])
+    announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
     from detour.recipes.step_figure import plot_step
     from detour.recipes.step_once import step_once
@@ -36,7 +48,9 @@ def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
     if plot is not None:
         plot_step(trace, plot)
     if as_json:
-        click.echo(trace.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(trace.to_json())
         return
     click.echo(f"one step on {trace.base}: {trace.picture}, '{trace.caption}', timestep {trace.timestep}")
     rows = [

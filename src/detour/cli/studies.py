@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from detour.cli.options import base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.early import announce, check_adapters, check_base
+from detour.cli.options import (
+    OUT_FOLDER,
+    SEEDS,
+    base_option,
+    drawing_options,
+    force_option,
+    json_option,
+    pickle_option,
+)
 
 if TYPE_CHECKING:
     from detour.recipes.experiments.result import StudyResult
@@ -54,15 +63,22 @@ def study_options(default_out: str) -> Callable[[F], F]:
                     "--prompt", "prompts", multiple=True, metavar="PROMPT",
                     help="Drawn in every cell; repeatable. [default: held-out prompts of pocket's world]",
                 ),
-                click.option("--num-prompts", type=int, default=8, show_default=True, help="As many of those."),
-                click.option("--seeds", type=int, default=2, show_default=True, help="Of each cell."),
-                click.option("--first-seed", type=int, default=0, show_default=True, help="The others follow."),
+                click.option(
+                    "--num-prompts", type=int, default=8, show_default=True, help="Held-out prompts if none are given."
+                ),
+                click.option(
+                    "--seeds", type=int, default=2, show_default=True, help="Pictures of each prompt in each cell."
+                ),
+                click.option(
+                    "--first-seed", type=SEEDS, default=0, show_default=True,
+                    help="Seed of the first picture; the others follow it.",
+                ),
                 base_option(),
                 click.option("--revision", help="Branch, tag or commit of a hub base."),
                 click.option("--judge", metavar="FOLDER|ID", help="A CLIP model. [default: the base's own]"),
                 drawing_options(batch=8),
                 click.option(
-                    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(default_out),
+                    "--out", type=OUT_FOLDER, default=Path(default_out),
                     show_default=True, help="Folder; a study that stands there goes on.",
                 ),
                 pickle_option,
@@ -84,7 +100,7 @@ def picture_options(*names: str) -> Callable[[F], F]:
             "--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]"
         ),
         "scheduler": click.option(
-            "--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), default="dpm++",
+            "--scheduler", type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]), default="auto",
             show_default=True, help="Sampler.",
         ),
     }  # fmt: skip
@@ -97,14 +113,18 @@ def picture_options(*names: str) -> Callable[[F], F]:
     return add
 
 
-def study_spec(flags: dict[str, Any], *, lora: str | None = None) -> "StudySpec":
-    """The spec of the common options; takes them out of ``flags``.
+def study_spec(flags: dict[str, Any], *, lora: str | None = None, quiet: bool = False) -> "StudySpec":
+    """The spec of the common options; takes them out of ``flags``, and says that work begins unless ``quiet``.
 
     Raises:
         ConfigError: a value that does not go.
     """
     from detour.specs.sources import parse
     from detour.specs.studies import StudySpec
+
+    check_base(flags.get("base"))
+    check_adapters([lora] if lora else [])
+    announce(quiet=quiet)
 
     given = {key: flags.pop(key) for key in PICTURE_KEYS if key in flags}
     picture = {"steps": 20, **{key: value for key, value in given.items() if value is not None}}
@@ -118,7 +138,9 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
     from detour.cli.results import print_table, table_of
 
     if as_json:
-        click.echo(result.to_json())
+        from detour.cli.results import echo_json
+
+        echo_json(result.to_json())
         return
     shown = [name for name in figures if any(name in row.figures for row in result.table.rows)]
     rows = [

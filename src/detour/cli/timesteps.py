@@ -27,9 +27,10 @@ def command(*, adapter: str, out: Path, num_timesteps: int, force: bool, as_json
     detour timesteps runs/demo/demo.safetensors
     """
     from detour.cli.progress import shown
+
+    spec = study_spec(flags, lora=adapter, quiet=as_json)
     from detour.recipes.experiments.timesteps import study_timesteps
 
-    spec = study_spec(flags, lora=adapter)
     with shown(quiet=as_json) as progress:
         result = study_timesteps(spec, out=out, num_timesteps=num_timesteps, force=force, progress=progress)
     show_study(result, ("move", "pixels", "clip", "object"), as_json=as_json)

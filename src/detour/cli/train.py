@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from detour.cli.options import DEVICES, DTYPES, base_option, force_option, json_option, runs_option
+from detour.cli.early import announce, check_adapters, check_run
+from detour.cli.options import (
+    DEVICES,
+    DTYPES,
+    SEEDS,
+    Methods,
+    base_option,
+    force_option,
+    json_option,
+    runs_option,
+)
 
 # flag → key of run.toml
 KEYS = {
@@ -24,6 +34,7 @@ KEYS = {
     "class_prompts": "prior.class_prompts",
     "prior": "prior.use",
     "split": "data.split",
+    "recursive": "data.recursive",
     "resolution": "data.resolution",
     "buckets": "data.buckets",
     "skip_bad_images": "data.skip_bad_images",
@@ -32,6 +43,7 @@ KEYS = {
     "rank": "adapter.rank",
     "alpha": "adapter.alpha",
     "targets": "adapter.targets",
+    "from_file": "adapter.from_file",
     "text_rank": "adapter.text_encoder.rank",
     "steps": "train.steps",
     "batch": "train.batch",
@@ -65,7 +77,7 @@ KEYS = {
 )
 @click.option(
     "--method",
-    type=click.Choice(["lora", "dora", "loha", "lokr", "full"]),
+    type=Methods(["lora", "dora", "loha", "lokr", "full"]),
     help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
 )
 @click.option(
@@ -89,11 +101,17 @@ KEYS = {
     metavar="WORD=KNOWN",
     help="Train vectors of a new WORD too, started from a word that the base knows: <bob>=robot. May be repeated.",
 )
+@click.option(
+    "--from",
+    "from_file",
+    metavar="FILE",
+    help="Start at the weights of this adapter file instead of at no change; rank and layers are then the file's.",
+)
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
 @click.option("--grad-accum", type=int, help="Forward passes in one step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--seed", type=int, help="Noise, timesteps, order and dropout follow from it.")
+@click.option("--seed", type=SEEDS, help="Noise, timesteps, order and dropout follow from it.")
 @click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
 @click.option(
     "--buckets", is_flag=True, default=None, help="Keep each picture's shape instead of cutting squares."
@@ -115,9 +133,17 @@ KEYS = {
     type=int,
     help="Stop after so many validations without a new lowest loss, and ship that one unless --ship says otherwise.",
 )
+@click.option("--recursive", is_flag=True, default=None, help="Read every folder below DATA as well.")
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
 @click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="A run.toml or resolved.toml."
+)
+@click.option(
+    "--like",
+    nargs=2,
+    type=(click.Choice(["kohya", "ai-toolkit", "diffusers"]), click.Path(path_type=Path, dir_okay=False)),
+    metavar="TRAINER FILE",
+    help="Take the settings of another trainer's file and say what each became; other flags win over it.",
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5."
@@ -134,7 +160,7 @@ KEYS = {
 @click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see it. [default: private]")
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 256),
     help="Processes that share every step, one GPU each (or cores of the CPU). [default: 1]",
 )
 @runs_option
@@ -143,6 +169,7 @@ KEYS = {
 def command(
     *,
     config: Path | None,
+    like: tuple[Any, Path] | None,
     assignments: tuple[str, ...],
     new_words: tuple[str, ...],
     resume: Path | None,
@@ -163,6 +190,7 @@ def command(
     detour train photos/ --name my-style
     detour train photos/ --base stable-diffusion-v1-5/stable-diffusion-v1-5 --rank 8
     detour train photos/ --goal subject --trigger "sks robot" --class-prompt "a robot"
+    detour train --like kohya my-style.toml
     detour train --resume runs/my-style
     """
     if processes is not None:
@@ -171,11 +199,14 @@ def command(
     from detour.cli.progress import shown
     from detour.cli.results import show_push_result, show_train_result
     from detour.errors import ConfigError
-    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
-    from detour.recipes.train_adapter import train_adapter
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    if like is not None:
+        given = _settings_like(like, config, resume) | given
+    if flags["from_file"]:
+        check_adapters([flags["from_file"]])
+        given |= {"adapter.from_sha256": ""}  # what a --config says of another file
     if new_words:
         pairs = [text.rpartition("=") for text in new_words]
         alone = next(
@@ -198,9 +229,17 @@ def command(
         raise ConfigError(
             "no pictures were named. Try: detour train photos/ (a folder of pictures with .txt captions)."
         )
+    spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
+    if spec is not None:
+        check_run(spec)
+    if resume is not None and not resume.is_dir():
+        raise ConfigError(f"--resume {resume}: no such run. `detour runs` lists those that are there.")
+    announce(quiet=as_json or not is_first())
+    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
+    from detour.recipes.train_adapter import train_adapter
+
     if push_to_hub is not None:
         check_push(push_to_hub)  # before hours of work
-    spec = None if resume is not None else load_run_spec(config=config, flags=given, assignments=assignments)
     if push_to_hub is not None and spec is not None:
         refuse_whole_bases(spec)
     with shown(quiet=as_json or not is_first()) as progress:
@@ -213,6 +252,21 @@ def command(
             pushed = push_run(result.run_folder, push_to_hub, public=public, progress=progress)
         if not as_json:
             show_push_result(pushed, as_json=False)
+
+
+def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | None) -> dict[str, Any]:
+    """Settings of another trainer's file; what became of each of its keys goes to standard error."""
+    from detour.errors import ConfigError
+    from detour.recipes.peers import read_peer
+
+    if config is not None or resume is not None:
+        raise ConfigError(
+            f"--like {like[1]}: --config and --resume bring settings of their own. Leave them out."
+        )
+    found = read_peer(*like)
+    for fate in found.fates:
+        click.echo(fate.line, err=True)
+    return dict(found.settings)
 
 
 def _share(count: int) -> None:

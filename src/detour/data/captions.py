@@ -7,39 +7,30 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from detour.data.listing import Listing
 from detour.errors import DataError
+from detour.files import read_text
 
-SIDECAR_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION_BYTES = 64 * 1024
 
 
-def read_sidecar(picture: Path) -> str | None:
-    """The caption in ``picture.txt`` (or ``.caption``) beside the picture; None when absent or empty.
+def read_sidecar(picture: Path, listing: Listing | None = None) -> str | None:
+    """The caption in a text file beside the picture, see :meth:`detour.data.listing.Listing.captions_of`.
+
+    Args:
+        picture: its file.
+        listing: of its folder; read when it is not given.
+
+    Returns:
+        The first that is not empty; ``None`` where there is none.
 
     Raises:
         DataError: not UTF-8 text, or larger than a caption can be.
     """
-    for suffix in SIDECAR_SUFFIXES:
-        sidecar = picture.with_suffix(suffix)
-        if sidecar.is_file():
-            return one_line(read_text(sidecar, MAX_CAPTION_BYTES)) or None
+    for sidecar in (listing or Listing.of(picture.parent)).captions_of(picture):
+        if text := one_line(read_text(sidecar, max_bytes=MAX_CAPTION_BYTES, error=DataError)):
+            return text
     return None
-
-
-def read_text(path: Path, max_bytes: int) -> str:
-    """UTF-8 text, with or without a byte order mark.
-
-    Raises:
-        DataError: unreadable, not UTF-8, or larger than ``max_bytes``.
-    """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise DataError(f"{path}: larger than {max_bytes // 1024:,} KiB. Is this the right file?")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def one_line(text: str) -> str:

@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detour.data.likeness import mirrored_hash, perceptual_hash
+
 BLUR_WINDOW = 11
 LONG_SIDE_PX = 512
+LOOK_PX = 1024
 THUMB = 96
 COHERENCE = 0.7
 """Share of the mean edge strength that is left when the edges of all pictures are added with their direction."""
@@ -164,15 +167,59 @@ def border_px(image: Image.Image) -> int:
 
     Two opposite sides count (bars), when they have the same colour; a picture of one colour has no frame.
     """
-    pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return max(_bars(pixels), _bars(pixels.transpose(1, 0, 2)))
 
 
-def _bars(pixels: NDArray[np.int16]) -> int:
-    """Rows of one colour at both ends."""
-    colour = pixels[0, 0]
-    flat = np.abs(pixels - colour).max(axis=(1, 2)) <= 6
-    if flat.all():
+def _bars(pixels: NDArray[np.uint8]) -> int:
+    """Rows of one colour at both ends; 0 where all rows are."""
+    colour = pixels[0, 0].astype(np.int16)
+
+    def is_flat(row: NDArray[np.uint8]) -> bool:
+        return bool((np.abs(row - colour) <= 6).all())
+
+    first = next((number for number, row in enumerate(pixels) if not is_flat(row)), None)
+    if first is None:
         return 0
-    first, last = int(np.argmin(flat)), int(np.argmin(flat[::-1]))
+    last = next(number for number, row in enumerate(pixels[::-1]) if not is_flat(row))
     return min(first, last) if min(first, last) >= 2 else 0
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is kept of a picture that was looked at, to find flaws of the whole set.
+
+    Attributes:
+        blur: see :func:`blur`.
+        border: width of its frame as a share of its shorter side.
+        hash: bool (63,), see :func:`detour.data.likeness.perceptual_hash`.
+        mirrored: bool (63,) of the mirrored picture.
+        thumb: uint8 (96, 96), what :func:`common_mark` compares.
+        remarks: on what could not be taken over from its file.
+    """
+
+    blur: float
+    border: float
+    hash: NDArray[np.bool_]
+    mirrored: NDArray[np.bool_]
+    thumb: NDArray[np.uint8]
+    remarks: tuple[str, ...] = ()
+
+
+def look_at(image: Image.Image, remarks: tuple[str, ...] = ()) -> PictureFacts:
+    """Everything about one RGB picture that flaws are found by.
+
+    All but the frame are measured on a picture whose longer side is 1,024 to 2,047 px where the original is larger:
+    nothing that is measured is finer, and photographs take half the time.
+    """
+    grey = image.convert("L")
+    if (factor := max(grey.size) // LOOK_PX) > 1:
+        grey = grey.reduce(factor)
+    return PictureFacts(
+        blur=blur(grey),
+        border=border_px(image) / min(image.size),
+        hash=perceptual_hash(grey),
+        mirrored=mirrored_hash(grey),
+        thumb=thumbnail(grey).astype(np.uint8),
+        remarks=remarks,
+    )

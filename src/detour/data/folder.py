@@ -3,19 +3,21 @@
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
 from detour.data.captions import completed, tag_orders, tag_table
 from detour.data.conventions import Entry, Found, find_entries
+from detour.data.finding import MAX_NAMES, Finding, counted
+from detour.data.flaws import PictureFacts, look_at
 from detour.data.hub import HUB_PREFIX, hub_entries
-from detour.data.masks import mask_beside, open_mask
-from detour.data.pictures import check_picture, open_picture
+from detour.data.masks import open_mask
+from detour.data.pictures import open_picture, read_bytes, read_picture
 from detour.errors import DataError
-from detour.files import sha256_of
+from detour.files import is_unicode, printable
 from detour.specs import DataSpec, FolderSpec
 from detour.specs.data import Role
 
@@ -58,23 +60,45 @@ class Example:
     def __repr__(self) -> str:
         return f"Example({self.name!r}, caption={self.caption!r})"
 
+    def read(self) -> bytes:
+        """The bytes of its file.
+
+        Raises:
+            DataError: it cannot be read, or is not the file any more that was hashed.
+        """
+        if self.path is None:
+            assert self.data is not None, "an example has a path or data"
+            return self.data
+        return _unchanged(read_bytes(self.path, self.name), self.sha256, self.name)
+
     def open(self, *, max_megapixels: float = 100.0) -> Image.Image:
-        """The picture, upright, RGB; raises DataError as :func:`detour.data.pictures.open_picture`."""
-        source = self.path if self.path is not None else self.data
-        assert source is not None, "an example has a path or data"
-        return open_picture(source, max_megapixels=max_megapixels, name=self.name)
+        """The picture, upright, sRGB; what is decoded are the bytes that ``sha256`` is of.
+
+        Raises:
+            DataError: as :func:`detour.data.pictures.open_picture`, or the file was changed meanwhile.
+        """
+        return open_picture(self.read(), max_megapixels=max_megapixels, name=self.name)
 
     def open_mask(self, *, alpha: bool) -> Image.Image | None:
         """Which part counts, 0 to 255 at the picture's size: the alpha channel, or the mask file; ``None``: all of it.
 
         Raises:
-            DataError: unreadable, or of another size than the picture.
+            DataError: unreadable, of another size than the picture, or changed meanwhile.
         """
-        if not alpha:
-            return open_mask(self.mask, self.size_px, name=self.mask.name, alpha=False) if self.mask else None
-        source = self.path if self.path is not None else self.data
-        assert source is not None, "an example has a path or data"
-        return open_mask(source, self.size_px, name=self.name, alpha=True)
+        if alpha:
+            return open_mask(self.read(), self.size_px, name=self.name, alpha=True)
+        if self.mask is None:
+            return None
+        data = _unchanged(read_bytes(self.mask, self.mask.name), self.mask_sha256, self.mask.name)
+        return open_mask(data, self.size_px, name=self.mask.name, alpha=False)
+
+
+def _unchanged(data: bytes, sha256: str, name: str) -> bytes:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(
+            f"{name}: changed since the pictures were checked. Leave the folder alone and start again."
+        )
+    return data
 
 
 @dataclass(frozen=True)
@@ -83,15 +107,17 @@ class Dataset:
 
     Attributes:
         examples: pictures to learn; at least one, but for an empty held-out part.
-        problems: what was left out and why, one line each.
+        findings: what reading found: what was left out, and what is wrong with single files.
         found: what was recognised, one line a folder.
         class_examples: pictures that keep the base's idea of the class; never held out.
+        facts: name → how a picture to learn looks; empty where the pictures were not looked at.
     """
 
     examples: tuple[Example, ...]
-    problems: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     found: tuple[str, ...] = ()
     class_examples: tuple[Example, ...] = ()
+    facts: Mapping[str, PictureFacts] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -128,10 +154,23 @@ class Dataset:
         return {group: tag_table(found) for group, found in sorted(captions.items())}
 
 
-def read_dataset(spec: DataSpec) -> Dataset:
-    """Find, check and caption the pictures of all folders.
+OnImage = Callable[[int, int, Example, Image.Image], None]
+"""(pictures done, pictures in all, the picture's example, its image)."""
+
+
+def read_dataset(
+    spec: DataSpec, *, lenient: bool = False, decode: bool = True, on_image: OnImage | None = None
+) -> Dataset:
+    """Find, check, look at and caption the pictures of all folders.
 
     Every picture is read to its end, so that a broken one is named before training and not in its middle.
+
+    Args:
+        spec: names the folders.
+        lenient: make findings of severity ``error`` of unreadable pictures and missing captions, which are left out
+            or empty, in place of raising.
+        decode: ``False`` reads and hashes the files without decoding them: sizes stay 0, and nothing is looked at.
+        on_image: called with every decoded picture.
 
     Raises:
         DataError: no pictures; a broken or gigantic picture (unless ``skip_bad_images``); captions missing
@@ -141,20 +180,29 @@ def read_dataset(spec: DataSpec) -> Dataset:
     folders = spec.all_folders()
     if not any(folder.source for folder in folders):
         raise DataError("no data was named. Give a folder of pictures, or hub:ID for a hub data set.")
-    parts = [
-        _read_folder(folder, spec, name) for folder, name in zip(folders, _folder_names(folders), strict=True)
-    ]
+    named = list(zip(folders, _folder_names(folders), strict=True))
+    found = [_found_in(folder) for folder in folders]
+    total, done, parts = sum(len(one.entries) for one in found), 0, list[Dataset]()
+    for (folder, name), one in zip(named, found, strict=True):
+        reader = _Reader(folder, spec, name, lenient, decode, done, total, on_image)
+        parts.append(reader.read(one))
+        done += len(one.entries)
     examples = sorted((e for part in parts for e in part.examples), key=lambda e: e.name)
     of_class = sorted((e for part in parts for e in part.class_examples), key=lambda e: e.name)
     if not examples:
         raise DataError("all pictures are class pictures. Name those to learn: a folder of role 'train'.")
-    problems = [problem for part in parts for problem in part.problems]
     return Dataset(
         _without_common_repeats(examples),
-        (*problems, *_copies([*examples, *of_class])),
+        tuple(finding for part in parts for finding in part.findings),
         tuple(line for part in parts for line in part.found),
         _without_common_repeats(of_class),
+        {name: facts for part in parts for name, facts in part.facts.items()},
     )
+
+
+def automatic_holdout(num_pictures: int) -> float:
+    """Share of the pictures that ``data.holdout = "auto"`` keeps out: one in eight, none below eight pictures."""
+    return 0.125 if num_pictures >= 8 else 0.0
 
 
 def split_holdout(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -188,27 +236,176 @@ def _rank(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}/holdout/{name}".encode(), digest_size=16).digest()
 
 
-def _read_folder(folder: FolderSpec, spec: DataSpec, name: str) -> Dataset:
-    """One folder; ``name`` stands before the names of its pictures when there are several."""
+def _found_in(folder: FolderSpec) -> Found:
     if not folder.source:
         raise DataError("a folder of data.folders has no 'source'. Name its pictures.")
+    if not is_unicode(folder.source):
+        raise DataError(f"{printable(folder.source)}: the folder's name is not UTF-8. Rename it.")
     if folder.source.startswith(HUB_PREFIX):
-        found = hub_entries(folder.source.removeprefix(HUB_PREFIX), folder.split)
-    else:
-        found = find_entries(Path(folder.source).expanduser())
-    entries = sorted((_captioned(entry, folder) for entry in found.entries), key=lambda entry: entry.name)
-    _require_captions(entries, folder)
-    checked, problems = _check_all(entries, folder, spec)
-    examples = [(entry, _example(entry, folder, spec, size_px, name)) for entry, size_px in checked]
-    of_class = tuple(e for entry, e in examples if "class" in (entry.role, folder.role))
-    kept = tuple(e for entry, e in examples if "class" not in (entry.role, folder.role))
-    prefix = f"{name}/" if name else ""
-    return Dataset(
-        kept,
-        tuple(f"{prefix}{problem}" for problem in [*found.remarks, *problems]),
-        (_in_words(found, len(kept), folder.role, name),),
-        of_class,
-    )
+        return hub_entries(folder.source.removeprefix(HUB_PREFIX), folder.split)
+    return find_entries(Path(folder.source).expanduser(), recursive=folder.recursive)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one folder; ``name`` stands before the names of its pictures when there are several."""
+
+    folder: FolderSpec
+    spec: DataSpec
+    name: str
+    lenient: bool
+    decode: bool
+    done: int
+    total: int
+    on_image: OnImage | None
+
+    def read(self, found: Found) -> Dataset:
+        entries = sorted((_captioned(entry, self.folder) for entry in found.entries), key=lambda e: e.name)
+        uncaptioned = [entry for entry in entries if entry.caption is None]
+        if uncaptioned and not self.lenient:
+            raise self._without_captions(uncaptioned, len(entries))
+        examples, facts, unreadable = self._checked(entries)
+        kept = tuple(example for entry, example in examples if not self._is_class(entry))
+        findings = [*self._prefixed(found.findings)]
+        if unreadable:
+            findings.append(self._unreadable(unreadable))
+        if uncaptioned:
+            findings.append(self._uncaptioned(uncaptioned, len(entries)))
+        if odd := [(name, remark) for name, looks in facts.items() for remark in looks.remarks]:
+            findings += _colour_findings(odd)
+        return Dataset(
+            kept,
+            tuple(findings),
+            (_in_words(found, len(kept), self.folder.role, self.name),),
+            tuple(example for entry, example in examples if self._is_class(entry)),
+            {example.name: facts[example.name] for example in kept if example.name in facts},
+        )
+
+    def _is_class(self, entry: Entry) -> bool:
+        return "class" in (entry.role, self.folder.role)
+
+    def _named(self, entry: Entry) -> str:
+        return f"{self.name}/{entry.name}" if self.name else entry.name
+
+    def _prefixed(self, findings: Sequence[Finding]) -> list[Finding]:
+        prefix = f"{self.name}/" if self.name else ""
+        return [finding.model_copy(update={"cause": f"{prefix}{finding.cause}"}) for finding in findings]
+
+    def _checked(
+        self, entries: list[Entry]
+    ) -> tuple[list[tuple[Entry, Example]], dict[str, PictureFacts], list[tuple[str, str]]]:
+        """Readable entries with their examples, how they look, and (name, cause) of the others."""
+        examples, facts, unreadable = [], dict[str, PictureFacts](), list[tuple[str, str]]()
+        for done, entry in enumerate(entries, start=self.done + 1):
+            try:
+                example, looks = self._example(entry, done)
+            except DataError as error:
+                if not (self.spec.skip_bad_images or self.lenient):
+                    raise
+                # The file's place on this machine is nobody's business in a run folder.
+                name = printable(self._named(entry))
+                unreadable.append((name, f"{name}: {str(error).removeprefix(f'{_label(entry)}: ')}"))
+                continue
+            examples.append((entry, example))
+            if looks is not None:
+                facts[example.name] = looks
+        if not examples:
+            raise DataError(
+                f"{self.folder.source}: none of the {len(entries)} pictures can be used; first: {unreadable[0][1]}"
+            )
+        return examples, facts, unreadable
+
+    def _example(self, entry: Entry, done: int) -> tuple[Example, PictureFacts | None]:
+        label = _label(entry)
+        if not is_unicode(entry.name):
+            raise DataError(f"{label}: its name is not UTF-8. Rename it, or pass --skip-bad-images.")
+        data = entry.source if isinstance(entry.source, bytes) else read_bytes(entry.source, label)
+        picture = (
+            read_picture(data, max_megapixels=self.spec.max_megapixels, name=label) if self.decode else None
+        )
+        # kohya's regularisation folders beside a subject's: trigger and template are the subject's alone.
+        ours = entry.role == "train"
+        complete = functools.partial(
+            completed,
+            trigger=(self.folder.trigger or "") if ours else "",
+            template=(self.folder.template or "") if ours else "",
+        )
+        own, spec = entry.caption or "", self.spec
+        mask = entry.mask if spec.mask == "file" else None
+        orders = tag_orders(own, keep=spec.keep_tags, count=spec.shuffles) if spec.shuffle_tags else ()
+        example = Example(
+            name=self._named(entry),
+            path=entry.source if isinstance(entry.source, Path) else None,
+            caption="" if entry.caption is None else complete(own),
+            sha256=hashlib.sha256(data).hexdigest(),
+            repeats=self.folder.repeats or entry.repeats,
+            size_px=picture.image.size if picture else (0, 0),
+            data=entry.source if isinstance(entry.source, bytes) else None,
+            weight=self.folder.weight,
+            group=entry.group or self.name or ONE_GROUP,
+            mask=mask,
+            mask_sha256=hashlib.sha256(read_bytes(mask)).hexdigest() if mask else "",
+            shuffled=tuple(dict.fromkeys(map(complete, orders))),
+        )
+        if picture is None:
+            return example, None
+        if self.on_image is not None:
+            self.on_image(done, self.total, example, picture.image)
+        return example, look_at(picture.image, picture.remarks)
+
+    def _without_captions(self, missing: list[Entry], num: int) -> DataError:
+        names = ", ".join(entry.name for entry in missing[:3]) + (" …" if len(missing) > 3 else "")
+        return DataError(
+            f"{self.folder.source}: {len(missing)} of {num} pictures have no caption ({printable(names)}). "
+            f"Write a .txt file beside each, or {self._caption_fix()}."
+        )
+
+    def _caption_fix(self) -> str:
+        if self.folder.role == "train":
+            return "give one for all of them with --caption"
+        return "name the class with that folder's caption, e.g. caption = 'a dog'"
+
+    def _uncaptioned(self, missing: list[Entry], num: int) -> Finding:
+        return Finding(
+            severity="error",
+            kind="no caption",
+            cause=f"{counted(len(missing), 'picture')} of {num} have no caption, or an empty one",
+            fix=f"write a .txt file beside each, or {self._caption_fix()}",
+            pictures=tuple(printable(self._named(entry)) for entry in missing[:MAX_NAMES]),
+        )
+
+    def _unreadable(self, unreadable: list[tuple[str, str]]) -> Finding:
+        skipped = self.spec.skip_bad_images
+        return Finding(
+            severity="warning" if skipped else "error",
+            kind="unreadable",
+            cause=f"{counted(len(unreadable), 'picture')} cannot be read"
+            f"{' and left out' if skipped else ''}; first: {unreadable[0][1].rstrip('.')}",
+            fix="save them again as PNG, or leave them out with --skip-bad-images",
+            pictures=tuple(name for name, _ in unreadable[:MAX_NAMES]),
+        )
+
+
+def _label(entry: Entry) -> str:
+    """What messages call a picture while it is read."""
+    return printable(str(entry.source) if isinstance(entry.source, Path) else entry.name)
+
+
+def _colour_findings(odd: Sequence[tuple[str, str]]) -> list[Finding]:
+    """One finding for each kind of remark on what was not taken over from the files."""
+    kinds: dict[str, list[str]] = {}
+    for name, remark in odd:
+        kinds.setdefault(remark, []).append(name)
+    return [
+        Finding(
+            severity="warning",
+            kind="colours",
+            cause=f"{counted(len(names), 'picture')}: {remark}",
+            fix="save as an 8-bit PNG in sRGB what does not look as it should",
+            pictures=tuple(names[:MAX_NAMES]),
+        )
+        for remark, names in kinds.items()
+    ]
 
 
 def _folder_names(folders: Sequence[FolderSpec]) -> list[str]:
@@ -229,83 +426,6 @@ def _captioned(entry: Entry, folder: FolderSpec) -> Entry:
     if entry.caption is not None:
         return entry
     return replace(entry, caption=folder.caption or entry.words or folder.caption)
-
-
-def _require_captions(entries: list[Entry], folder: FolderSpec) -> None:
-    missing = [entry.name for entry in entries if entry.caption is None]
-    if not missing:
-        return
-    names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-    mend = (
-        "give one for all of them with --caption"
-        if folder.role == "train"
-        else "name the class with that folder's caption, e.g. caption = 'a dog'"
-    )
-    raise DataError(
-        f"{folder.source}: {len(missing)} of {len(entries)} pictures have no caption ({names}). "
-        f"Write a .txt file beside each, or {mend}."
-    )
-
-
-def _check_all(
-    entries: list[Entry], folder: FolderSpec, spec: DataSpec
-) -> tuple[list[tuple[Entry, tuple[int, int]]], list[str]]:
-    """Every readable entry with its size, and what was left out."""
-    checked, problems = [], []
-    for entry in entries:
-        try:
-            size_px = check_picture(entry.source, max_megapixels=spec.max_megapixels, name=_label(entry))
-        except DataError as error:
-            if not spec.skip_bad_images:
-                raise
-            problems.append(f"{entry.name}: left out ({str(error).removeprefix(_label(entry) + ': ')})")
-            continue
-        checked.append((entry, size_px))
-    if not checked:
-        raise DataError(
-            f"{folder.source}: none of the {len(entries)} pictures can be used; first: {problems[0]}"
-        )
-    return checked, problems
-
-
-def _label(entry: Entry) -> str:
-    return str(entry.source) if isinstance(entry.source, Path) else entry.name
-
-
-def _example(
-    entry: Entry, folder: FolderSpec, spec: DataSpec, size_px: tuple[int, int], name: str
-) -> Example:
-    path, data = (entry.source, None) if isinstance(entry.source, Path) else (None, entry.source)
-    # kohya's regularisation folders beside a subject's: trigger and template are the subject's alone.
-    trigger, template = (folder.trigger, folder.template) if entry.role == "train" else ("", "")
-    complete = functools.partial(completed, trigger=trigger or "", template=template or "")
-    own = entry.caption or ""
-    mask = mask_beside(path) if path and spec.mask == "file" else None
-    orders = tag_orders(own, keep=spec.keep_tags, count=spec.shuffles) if spec.shuffle_tags else ()
-    return Example(
-        name=f"{name}/{entry.name}" if name else entry.name,
-        path=path,
-        caption=complete(own),
-        sha256=sha256_of(path) if path else hashlib.sha256(data or b"").hexdigest(),
-        repeats=folder.repeats or entry.repeats,
-        size_px=size_px,
-        data=data,
-        weight=folder.weight,
-        group=entry.group or name or ONE_GROUP,
-        mask=mask,
-        mask_sha256=sha256_of(mask) if mask else "",
-        shuffled=tuple(dict.fromkeys(map(complete, orders))),
-    )
-
-
-def _copies(examples: Iterable[Example]) -> list[str]:
-    first: dict[str, str] = {}
-    remarks = []
-    for example in examples:
-        original = first.setdefault(example.sha256, example.name)
-        if original != example.name:
-            remarks.append(f"{example.name}: the same picture as {original}, kept")
-    return remarks
 
 
 def _without_common_repeats(examples: list[Example]) -> tuple[Example, ...]:

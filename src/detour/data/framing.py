@@ -16,8 +16,8 @@ from detour.errors import DataError
 MAX_ASPECT = 4
 """Longest bucket: twice the resolution by half of it. What is longer is cut."""
 
-CODE_VERSION = 1
-"""Of what :meth:`Frame.cut` makes of a picture; raised whenever that changes, so that no cache outlives it."""
+CODE_VERSION = 2
+"""Of what decoding and :meth:`Frame.cut` make of a file; raised whenever that changes, so that no cache outlives it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Frame:
     def scale(self) -> float:
         """Factor on the picture's sides; above 1 it is enlarged."""
         return max(size / source for size, source in zip(self.size_px, self.source_px, strict=True))
+
+    @property
+    def kept(self) -> float:
+        """Share of the picture's area that is trained on, at most 1."""
+        width, height = self.size_px
+        return min(1.0, width * height / (self.scale**2 * self.source_px[0] * self.source_px[1]))
 
     def cut(self, image: Image.Image) -> NDArray[np.uint8]:
         """(height, width, 3) uint8 of an RGB picture of ``source_px``."""

@@ -3,7 +3,8 @@
 from typing import Any
 
 from detour.data.captions import one_line
-from detour.data.conventions import CAPTION_COLUMNS, Entry, Found
+from detour.data.conventions import Entry, Found
+from detour.data.metadata import CAPTION_COLUMNS
 from detour.errors import DataError, MissingExtra
 
 HUB_PREFIX = "hub:"

@@ -1,4 +1,6 @@
-"""Classifier-free guidance."""
+"""Guidance: how far a prediction is pushed towards its prompt."""
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -14,3 +16,28 @@ def guided(noise_text: Tensor, noise_uncond: Tensor, scale: float) -> Tensor:
     Source: Ho and Salimans 2022, arXiv:2207.12598 (its w is ``scale − 1``).
     """
     return noise_uncond + scale * (noise_text - noise_uncond)
+
+
+@dataclass(frozen=True)
+class GuidanceScales:
+    """The two kinds of guidance of a picture.
+
+    Attributes:
+        true: of classifier-free guidance, which takes a second prediction; at 1 or less there is none, and a negative
+            prompt has no effect.
+        embedded: what a network with an embedding of the guidance scale is told (Flux-dev); ``None`` for all others.
+    """
+
+    true: float
+    embedded: float | None = None
+
+
+def guidance_scales(scale: float, true_scale: float, *, embeds: bool) -> GuidanceScales:
+    """Tell what a guidance scale means for a network.
+
+    Args:
+        scale: the guidance scale that was asked for.
+        true_scale: of classifier-free guidance on a network that is told ``scale``.
+        embeds: whether the network is told a guidance scale.
+    """
+    return GuidanceScales(true_scale, scale) if embeds else GuidanceScales(scale)

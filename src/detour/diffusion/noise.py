@@ -1,46 +1,36 @@
-"""Which timestep and which noise a sample is shown at a step, as pure functions of (seed, step, sample)."""
+"""Which time and which noise a sample is shown at a step, as pure functions of (seed, step, sample)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from detour.diffusion.randomness import generator, logit_normal_timestep_for, noise_for, timestep_for
-
-TimestepLaw = Literal["uniform", "logit_normal"]
+from detour.diffusion.process import UNIFORM, Process, TimeLaw
+from detour.diffusion.randomness import generator, noise_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisePlan:
-    """How timesteps and noise are drawn.
+    """How times and noise are drawn.
 
     Attributes:
-        timesteps: every timestep alike, or more of those around the middle.
-        logit_mean: of the logit-normal law; above 0 prefers noisy timesteps.
-        logit_std: its width; smaller is narrower.
+        law: of the times.
         offset: size of a constant added to each channel of the noise. It lets the base learn that a picture's mean
             may move, which plain noise hides (Guttenberg 2023, "Diffusion with Offset Noise").
-        perturbation: size of further noise that the UNet sees and is not asked for (γ of arXiv:2301.11706).
+        perturbation: size of further noise that the network sees and is not asked for (γ of arXiv:2301.11706).
     """
 
-    timesteps: TimestepLaw = "uniform"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
+    law: TimeLaw = UNIFORM
     offset: float = 0.0
     perturbation: float = 0.0
 
-    def timestep(self, seed: int, step: int, sample: int, *, num_timesteps: int) -> int:
-        """In [0, num_timesteps)."""
-        if self.timesteps == "uniform":
-            return timestep_for(seed, step, sample, num_timesteps=num_timesteps)
-        return logit_normal_timestep_for(
-            seed, step, sample, mean=self.logit_mean, std=self.logit_std, num_timesteps=num_timesteps
-        )
+    def time(self, process: Process, seed: int, step: int, sample: int) -> float:
+        """Time of one sample in the units of ``process``."""
+        return process.draw_time(self.law, seed, step, sample)
 
     def noise(self, seed: int, step: int, sample: int, shape: Sequence[int]) -> Tensor:
-        """What the UNet is asked for, float32 of ``shape`` (C, H, W)."""
+        """Noise that the network is asked for, float32 of ``shape`` (C, H, W)."""
         noise = noise_for(seed, step, sample, shape)
         if not self.offset:
             return noise

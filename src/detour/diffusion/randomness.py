@@ -4,7 +4,6 @@ No generator is carried from step to step, so nothing about randomness has to be
 the straight run would have drawn, and two half batches draw what one full batch draws.
 """
 
-import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from statistics import NormalDist
@@ -40,17 +39,14 @@ def timestep_for(seed: int, step: int, sample: int, *, num_timesteps: int = 1000
     return derive(seed, "timestep", step, sample) % num_timesteps
 
 
-def logit_normal_timestep_for(
-    seed: int, step: int, sample: int, *, mean: float = 0.0, std: float = 1.0, num_timesteps: int = 1000
-) -> int:
-    """Timestep ``⌊T · sigmoid(n)⌋`` in [0, num_timesteps) with ``n`` normal, for one sample of one step.
+def normal_time_for(seed: int, step: int, sample: int, *, mean: float = 0.0, std: float = 1.0) -> float:
+    """Normal number whose sigmoid is the time of one sample of one step, as a share of the schedule.
 
-    Source: Esser et al. 2024, arXiv:2403.03206, section 3.1, with its time in [0, 1] laid over the discrete steps.
+    Source: Esser et al. 2024, arXiv:2403.03206, section 3.1.
     """
     chance = (derive(seed, "timestep", step, sample) + 0.5) / (1 << 63)
     # The last chances round to 1 in float64, where the inverse is infinite.
-    normal = NormalDist(mean, std).inv_cdf(min(chance, 1.0 - 2.0**-53))
-    return min(int(num_timesteps / (1.0 + math.exp(-normal))), num_timesteps - 1)
+    return NormalDist(mean, std).inv_cdf(min(chance, 1.0 - 2.0**-53))
 
 
 def chance_for(seed: int, step: int, sample: int, *, purpose: str) -> float:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detour.evaluation.report import HEADLINES, RunStory
+from detour.bases.embedded import EMBEDDED, embedded_of_identity
+from detour.evaluation.report import RunStory
 from detour.evaluation.settings import hub_id, setting_rows
+from detour.evaluation.verdict import HEADLINES
 from detour.files import write_text
 
 CARD_SETTINGS = (
@@ -50,10 +52,11 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
         f"{_kind(story)} for **{plain(story.base_identity)}**, made with detour.",
         "",
         *(line for path in pictures for line in (f"![{_alt(path)}]({path.as_posix()})", "")),
-        f"**Verdict: `{proof.verdict}`.** {HEADLINES[proof.verdict]}",
+        f"**Verdict: `{proof.verdict}`.** {proof.headline or HEADLINES[proof.verdict]}",
         "",
         *(f"- {plain(reason)}" for reason in proof.reasons),
         "",
+        *([f"Next: `{_code(proof.next_step)}`", ""] if proof.next_step else []),
         "The figures are in `proof.json`, curves and same-seed pairs in `report.html`.",
         "",
         "## How to use it",
@@ -71,7 +74,9 @@ def render_card(story: RunStory, *, pictures: Sequence[Path]) -> str:
             lines.append(f"| {key} | {plain(value)} |")
     lines += [
         "",
-        "`resolved.toml` holds every setting; `detour train --config resolved.toml` repeats the run.",
+        "`resolved.toml` holds every setting; `detour train --config resolved.toml` in this folder repeats the run. It",
+        "finds the pictures where they were, as seen from here; name others with",
+        "`detour train PICTURES --config resolved.toml`.",
         "",
     ]
     return "\n".join(lines)
@@ -89,7 +94,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     lines = ["- detour:", "", "  ```", f'  detour generate "{spoken}" {chosen}', "  ```", ""]
     if method == "full":
         return [*lines, f'- diffusers: `StableDiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
-    if story.base_identity.startswith("pocket"):
+    if embedded_of_identity(story.base_identity) is not None:
         return [
             *lines,
             "The embedded base is Stable Diffusion in miniature: other tools can read the file, but it fits",
@@ -97,10 +102,21 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
             "",
         ]
     return [
-        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
-        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
+        *_in_interfaces(story, file_name),
         *_in_diffusers(method, file_name, story.spec.adapter.tokens.words),
         *lines,
+    ]
+
+
+def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
+    if story.spec.adapter.method == "dora":
+        return [
+            "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
+            "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
+        ]
+    return [
+        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
+        f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
     ]
 
 
@@ -139,7 +155,7 @@ def _kind(story: RunStory) -> str:
 def _base_argument(story: RunStory) -> str:
     """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
     name = story.spec.base.name
-    return name if name == "pocket" else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
+    return name if name in EMBEDDED else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
 
 
 def _first_prompt(story: RunStory) -> str:

@@ -17,6 +17,8 @@ class AdapterState:
         trained_diff: mean absolute difference of the trained model's pictures to the base's, steps of 255;
             ``None`` when the trained model's pictures were not kept.
         best_step: whose weights were kept for their validation loss; ``None`` where the last were.
+        larger_steps: what makes steps of this optimizer larger.
+        schedule_fault: what makes the schedule of the rate miss the run; empty where it fits.
     """
 
     learning_rate: float | None
@@ -26,6 +28,8 @@ class AdapterState:
     up_is_zero: bool
     trained_diff: float | None
     best_step: int | None = None
+    schedule_fault: str = ""
+    larger_steps: str = "raise train.optim.lr"
 
 
 def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple[str, ...]:
@@ -43,6 +47,8 @@ def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple
         found.append("The adapter was attached with weight 0, which switches it off: use a weight above 0.")
     if state.learning_rate == 0:
         found.append("The learning rate was 0, so nothing was trained: set train.optim.lr above 0.")
+    if state.schedule_fault:
+        found.append(f"The schedule does not fit the run: {state.schedule_fault}.")
     if state.best_step == 0:
         found.append(
             "No step lowered the validation loss, so the weights from before the first one were kept: set a lower "
@@ -66,6 +72,6 @@ def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple
     if not found:
         found.append(
             "The factors are not zero and the keys match, but the change is too small to see: "
-            "train longer or raise train.optim.lr."
+            f"train longer or {state.larger_steps}."
         )
     return tuple(found)

@@ -1,4 +1,4 @@
-"""JSON files of schema version 1: what is written is what can be read back, and nothing else."""
+"""JSON files of a schema version: what is written can be read back, older versions too, and nothing else."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,7 +13,7 @@ from detour.files import write_text
 class Document(Part):
     """A file of its own; ``schema`` says which version of its layout it has."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
@@ -41,7 +41,7 @@ def read_document(path: Path, kind: type[D], *, command: str) -> D:
         command: that writes it, for the error.
 
     Raises:
-        RunError: missing, or not of schema version 1.
+        RunError: missing, or of no schema version that is known.
     """
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -51,5 +51,5 @@ def read_document(path: Path, kind: type[D], *, command: str) -> D:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise RunError(
-            f"{path}: no {kind.__name__.lower()} of schema 1 ('{place}': {problem['msg']}). Run {command} again."
+            f"{path}: no {kind.__name__.lower()} of schema 1 or 2 ('{place}': {problem['msg']}). Run {command} again."
         ) from error

@@ -1,10 +1,13 @@
-"""``evaluation.json``, schema version 1, as models: what is written is what can be read back, and nothing else."""
+"""``evaluation.json``, schema version 2, as models: what is written is what can be read back, and nothing else."""
 
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
+from detour.evaluation.answers import Answers
 from detour.evaluation.checkpoints import CheckpointFigures
-from detour.evaluation.compared import ControlName, Part, Side
+from detour.evaluation.compared import Compared, ControlName, Part, Side
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.diversity import Diversity
 from detour.evaluation.documents import Document, read_document, write_document
@@ -17,9 +20,9 @@ from detour.evaluation.proof import Count, PixelFigures, VerdictName
 
 EVALUATION = "evaluation.json"
 
-PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger", "recited"]
+PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger", "recited", "own_class"]
 """Sets of prompts: new ones; those that have nothing to do with the training, without and with the trigger;
-training captions again."""
+training captions again; a subject's new ones with its class in its place."""
 
 
 class Judged(Part):
@@ -80,10 +83,20 @@ class Evaluation(Document):
     reproduced: CopyFigures | None
     """Of pictures that must not be reproduced; ``None``: none were named."""
     marks: MarkFigures
+    metrics: dict[str, Compared] = Field(default_factory=dict)
+    """Further figures by name, see :mod:`detour.evaluation.metric`; empty without a judge, and in schema 1."""
     checkpoints: CheckpointFigures | None
     """``None``: they were not asked for."""
+    answers: Answers | None = None
+    """What the judge's features say; ``None`` without a judge or pictures to compare with, and in schema 1."""
     verdict: VerdictName
+    headline: str = ""
+    """The verdict in one sentence; empty in schema 1."""
+    unknown: tuple[str, ...] = ()
+    """Figures of which neither a loss nor keeping can be told; empty in schema 1."""
     reasons: tuple[str, ...]
+    next_step: str = ""
+    """A command; empty in schema 1."""
     notes: tuple[str, ...]
     """What could not be measured, and why."""
     requirements: tuple[Answer, ...]
@@ -105,6 +118,6 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read ``evaluation.json``.
 
     Raises:
-        RunError: missing, or not of schema version 1.
+        RunError: missing, or of no schema version that is known.
     """
     return read_document(path, Evaluation, command="detour evaluate")

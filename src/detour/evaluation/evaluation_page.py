@@ -8,6 +8,8 @@ from detour.evaluation.compared import Compared
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.drift import Drift, Moved
 from detour.evaluation.evaluation import Evaluation
+from detour.evaluation.judgement import chance_in_words
+from detour.evaluation.metric import all_metrics
 from detour.evaluation.plots import Curve, Role, bar_chart, line_chart
 
 COLUMNS: tuple[tuple[Role, str], ...] = (
@@ -50,13 +52,30 @@ class Table:
 def tiles_of(evaluation: Evaluation) -> list[Tile]:
     """The figures that a person looks at first; what was not measured has none."""
     found = []
+    if evaluation.answers is not None:
+        found += [
+            Tile(
+                value=f"{way.share:.0%}",
+                name=f"of the way from the base's pictures to {whose}",
+                control=limits,
+            )
+            for whose, way in (
+                ("yours", evaluation.answers.way),
+                (
+                    "the subject's",
+                    None if evaluation.answers.subject is None else evaluation.answers.subject.taken,
+                ),
+            )
+            if way is not None
+            for limits in [f"{way.low:.0%} to {way.high:.0%}"]
+        ]
     if fidelity := evaluation.fidelity:
         distance = fidelity.style_distance
         ceiling = "" if distance.ceiling is None else f", true pictures {distance.ceiling:.3f}"
         found.append(
             Tile(
                 value=f"{fidelity.style:.0%}",
-                name="of the way to the reference pictures",
+                name="less style distance than the base's",
                 control=f"distance {distance.adapter:.3f}, base {distance.base:.3f}{ceiling}",
             )
         )
@@ -116,8 +135,15 @@ def tables_of(evaluation: Evaluation) -> list[Table]:
         _copies("Copies of training pictures", evaluation.copies),
         _copies("Copies of training pictures, asked with their captions", evaluation.recited),
         _copies("Copies of pictures that must not be reproduced", evaluation.reproduced),
+        _further(evaluation),
     ]
     return [table for table in tables if table is not None and table.rows]
+
+
+def _further(evaluation: Evaluation) -> Table | None:
+    known = [one for one in all_metrics() if one.name in evaluation.metrics]
+    rows = [(one.name, evaluation.metrics[one.name], f"{{:{one.form}}}") for one in known]
+    return _table("Further figures", " ".join(one.note for one in known), rows) if rows else None
 
 
 def _fidelity(evaluation: Evaluation) -> Table | None:
@@ -139,8 +165,8 @@ def _fidelity(evaluation: Evaluation) -> Table | None:
     )
     return _table(
         "Fidelity",
-        f"Against {figures.references} reference pictures. That the adapter is no nearer to them than the base: "
-        f"p = {figures.nearer_p:.3f}.{likeness} {figures.frechet_left_out or ''}",
+        f"Against {figures.references} reference pictures. That the adapter came nearer to them than the base: "
+        f"{chance_in_words(figures.nearer_p)}.{likeness} {figures.frechet_left_out or ''}",
         rows,
     )
 

@@ -22,15 +22,20 @@ class FeatureCache:
     A cache must not be what an evaluation fails on: where the disk is full or not writable, features stay in memory.
     """
 
-    def __init__(self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES, on_disk: bool = True
+    ) -> None:
         """Open the cache.
 
         Args:
             folder: ``features`` in the user's cache folder by default (``$DETOUR_CACHE``).
             max_bytes: of all entries; those used longest ago go first, when the cache is closed.
+            on_disk: whether features are kept longer than this object.
         """
         self._seen: dict[str, Tensor] = {}
         self._store: EntryStore | None = None
+        if not on_disk:
+            return
         with contextlib.suppress(StorageError):
             self._store = EntryStore(folder or cache_home() / "features", max_bytes=max_bytes)
 

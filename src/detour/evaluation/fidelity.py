@@ -35,7 +35,7 @@ class Fidelity(Part):
 
     @property
     def style(self) -> float:
-        """Share of the way to the references: 1 − adapter's distance / base's distance; negative: it went away."""
+        """Share by which the distance is less than the base's: 1 − adapter's / base's; negative: it is more."""
         return 1 - self.style_distance.adapter / self.style_distance.base if self.style_distance.base else 0.0
 
 

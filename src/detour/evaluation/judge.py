@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from detour.bases.hub import HUB_ID, fetch_files
+from detour.bases.hub import fetch_files
+from detour.bases.names import HUB_ID
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache, picture_key
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.preprocessing import Preprocessing
-from detour.files import sha256_of
+from detour.files import remembered_sha256
 
 BATCH = 32
 """Pictures or prompts in one forward pass of the judge."""
@@ -53,6 +54,23 @@ class PromptFacts:
 
 Phrase = Callable[[PromptFacts], str]
 """Writes the facts as the canonical prompt, e.g. ``a red house in the desert``."""
+
+
+def judge_fingerprint(name: str | Path, *, revision: str | None = None) -> str:
+    """:attr:`Judge.fingerprint` of a judge that is not loaded.
+
+    Raises:
+        BaseError: not there, or without settings.
+    """
+    folder = judge_folder(name, revision)
+    return _fingerprint(folder, Preprocessing.load(folder))
+
+
+def _fingerprint(folder: Path, preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(f"{file.name}:{remembered_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 class Judge:
@@ -126,13 +144,15 @@ class Judge:
         """D, of its features."""
         return int(self._model.config.projection_dim)
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before they are compared as log-odds: 100 for the published models."""
+        return float(self._model.logit_scale.exp())
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of its weights, settings and preprocessing: all that a picture's features depend on."""
-        digest = hashlib.sha256(repr(self._preprocessing).encode())
-        for file in sorted([self._folder / "config.json", *self._folder.glob("*.safetensors")]):
-            digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint(self._folder, self._preprocessing)
 
     @torch.inference_mode()
     def picture_features(self, pictures: Pictures) -> Tensor:
@@ -172,11 +192,25 @@ class Judge:
         """Where prompts lie for the judge.
 
         Args:
-            prompts: each cut at the tokenizer's length, see :meth:`too_long`.
+            prompts: each cut at the tokenizer's length, see :meth:`too_long`; where there is a cache, one that was read
+                before is not read again.
 
         Returns:
             float32 (N, D), rows of length one.
         """
+        if self._cache is None:
+            return self._read(prompts)
+        who = f"{self.fingerprint}|{self._device.partition(':')[0]}"
+        keys = [hashlib.sha256(f"text|{who}|{prompt}".encode()).hexdigest() for prompt in prompts]
+        found = {key: self._cache.get(key) for key in keys}
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if found[key] is None}
+        for key, row in zip(new, self._read(list(new.values())), strict=True):
+            found[key] = row.clone()
+            self._cache.put(key, row.clone())
+        kept = [row for key in keys if (row := found[key]) is not None]
+        return torch.stack(kept) if kept else torch.empty(0, self.width)
+
+    def _read(self, prompts: Sequence[str]) -> Tensor:
         rows = []
         for start in range(0, len(prompts), BATCH):
             tokens = self._tokenizer(

@@ -1,23 +1,16 @@
 """Whether the adapter's pictures still show what their prompts ask for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 from torch import Tensor
 
-from detour.evaluation.change import Change, change_over_prompts, over_seeds
+from detour.evaluation.change import Change, change_over_prompts
 from detour.evaluation.compared import Compared, Part, Side
-from detour.evaluation.differences import Difference, paired_difference
-from detour.evaluation.similarity import clip_scores, prompt_margins
+from detour.evaluation.similarity import clip_scores
 
 Hits = Mapping[str, Sequence[bool]]
 """Slot of the prompt → whether each picture shows the word that was asked for, prompt-major."""
-
-
-FALL_CONFIDENCE = 0.9
-"""Of an interval around a fall in both directions: it lies above the lower end with 95 %."""
 
 
 class PromptPart(Part):
@@ -87,65 +80,3 @@ def prompt_parts(
             change=change_over_prompts(rows["adapter"], rows["base"], seeds=seeds),
         )
     return found
-
-
-def falls_of(adapter: Hits, controls: Sequence[Hits], *, seeds: int = 1) -> dict[str, Difference]:
-    """Part of the prompt → by how much fewer of the adapter's pictures show it than could, over the prompts.
-
-    What could is the share of the control that shows it least: what a style itself hides is hidden from the judge in
-    true pictures too, and no fault of the adapter's.
-
-    Args:
-        adapter: its hits, prompt-major.
-        controls: of the base and, where there are any, of true pictures; the same prompts and as many pictures.
-        seeds: pictures of each prompt.
-    """
-    falls = {}
-    for part, found in adapter.items():
-        least = min((hits[part] for hits in controls), key=sum)
-        falls[part] = paired_difference(
-            over_seeds(least, seeds), over_seeds(found, seeds), confidence=FALL_CONFIDENCE
-        )
-    return falls
-
-
-@dataclass(frozen=True, kw_only=True)
-class Following:
-    """By how much better pictures fit their own prompts than each other's, 100 times the cosine.
-
-    Attributes:
-        adapter: mean over the prompts.
-        expected: of the control where it is lowest.
-        lost: by how much the adapter lies below the share of the expected that it must keep, over the prompts.
-    """
-
-    adapter: float
-    expected: float
-    lost: Difference
-
-
-def measure_following(
-    adapter: Tensor, controls: Sequence[Tensor], wishes: Tensor, *, share_min: float, seeds: int = 1
-) -> Following:
-    """Whether pictures still have to do with their prompts.
-
-    Args:
-        adapter: (prompts × seeds, D) features of its pictures, prompt-major.
-        controls: of the base's pictures and, where there are any, of true ones.
-        wishes: (prompts, D) features of the prompts, two or more, without the trigger, which no judge knows.
-        share_min: of the margin of the controls, that has to be kept.
-        seeds: pictures of each prompt.
-
-    Raises:
-        ShapeMismatch: a single prompt, or not ``seeds`` pictures a prompt.
-    """
-    margins: list[list[float]] = [prompt_margins(looks, wishes, seeds=seeds).tolist() for looks in controls]
-    expected = min(margins, key=fmean)
-    drawn: list[float] = prompt_margins(adapter, wishes, seeds=seeds).tolist()
-    return Following(
-        adapter=fmean(drawn),
-        expected=fmean(expected),
-        lost=paired_difference(
-            [share_min * margin for margin in expected], drawn, confidence=FALL_CONFIDENCE
-        ),
-    )

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from detour.data.captions import one_line, with_trigger
@@ -134,6 +135,72 @@ def template_prompts(
     return tuple(_prompt(prompt, trigger, "template") for prompt in found[:count])
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectWords:
+    """How prompts speak of a subject.
+
+    Attributes:
+        trigger: of the data; may be empty.
+        called: the subject with its rare word: ``a sks cat``.
+        of_class: what it is one of, without that word: ``a cat``.
+    """
+
+    trigger: str
+    called: str
+    of_class: str
+
+    def class_prompt(self, prompt: str) -> str:
+        """The prompt with the class in the place of the subject."""
+        if self.called in prompt:
+            return prompt.replace(self.called, self.of_class, 1)
+        plain = _without(prompt, self.trigger)
+        if self.trigger and self.trigger in plain:
+            head = self.of_class.split()[-1]
+            plain = one_line(plain.replace(self.trigger, head if head in self.trigger.split() else "", 1))
+        return plain if plain != prompt else f"{self.of_class}, {prompt}"
+
+
+def subject_words(captions: Sequence[str], trigger: str, class_prompts: Sequence[str]) -> SubjectWords | None:
+    """What the captions and the settings call a subject and its class.
+
+    Args:
+        captions: of the training data, trigger included.
+        trigger: of the data; may be empty.
+        class_prompts: what the user calls the class, the first one counts.
+
+    Returns:
+        ``None`` where nothing tells the subject from its class.
+    """
+    of_class = class_prompts[0] if class_prompts else ""
+    things = _things(captions, "")
+    named = [one for one in things if trigger and _bare(trigger) in _bare(one)] if trigger else things
+    called = named[0] if named else trigger
+    if called and not of_class and trigger:
+        of_class = one_line(re.sub(re.escape(trigger), "", called, flags=re.IGNORECASE))
+    if not called or not of_class or _bare(called) == _bare(of_class):
+        return None
+    head = of_class.split()[-1].lower()
+    if head not in _bare(called).split():
+        called = f"{called}, {of_class}"
+    return SubjectWords(trigger=trigger, called=called, of_class=of_class)
+
+
+def new_scenes(
+    captions: Sequence[str], places: Sequence[tuple[str, str]] = PLACES, *, count: int
+) -> tuple[str, ...]:
+    """Places to put a subject in, those that no caption names; they take turns where they are few.
+
+    Args:
+        captions: of the training data.
+        places: phrase, and the word that tells whether a caption has the place already.
+        count: of scenes.
+    """
+    lower = [caption.lower() for caption in captions]
+    new = [phrase for phrase, sign in places if not any(sign in caption for caption in lower)]
+    chosen = new if len(new) > 1 else [phrase for phrase, _ in places]
+    return tuple(chosen[i % len(chosen)] for i in range(count))
+
+
 def unrelated_prompts(captions: Iterable[str], count: int) -> tuple[str, ...]:
     """Everyday prompts that share the fewest words of four letters and more with the captions, in their own order.
 
@@ -174,6 +241,11 @@ def _prompt(prompt: str, trigger: str, source: PromptSource) -> HeldOutPrompt:
     return HeldOutPrompt(
         prompt=with_trigger(prompt, trigger), plain=_without(prompt, trigger) or prompt, source=source
     )
+
+
+def without_trigger(caption: str, trigger: str) -> str:
+    """A caption as a judge reads it: without the trigger, which it does not know."""
+    return _without(caption, trigger) or caption
 
 
 def _without(prompt: str, trigger: str) -> str:

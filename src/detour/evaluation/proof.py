@@ -1,16 +1,16 @@
-"""``proof.json``, schema version 1, as models: what is written is what can be read back, and nothing else."""
+"""``proof.json``, schema version 2, as models: what is written is what can be read back, and nothing else."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from detour.evaluation.answers import Answers
 from detour.evaluation.compared import Part
 from detour.evaluation.documents import Document, read_document, write_document
+from detour.evaluation.next_steps import VerdictWord
 
-VerdictName = Literal[
-    "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "inconclusive"
-]
+VerdictName = VerdictWord
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=0, le=255)]
@@ -61,7 +61,8 @@ class AccuracyFigures(Part):
 
     base: PromptAccuracy
     adapter: PromptAccuracy
-    ceiling: PromptAccuracy
+    ceiling: PromptAccuracy | None
+    """``None``: nobody knows what the true pictures show word by word."""
 
 
 class HeldOutFigures(Part):
@@ -82,8 +83,16 @@ class Proof(Document):
     reload: LargestDifference
     merge: LargestDifference
     held_out: HeldOutFigures
+    answers: Answers | None = None
+    """What the judge's features say; ``None`` where there was too little to look at, and in schema 1."""
     verdict: VerdictName
+    headline: str = ""
+    """The verdict in one sentence; empty in schema 1."""
+    unknown: tuple[str, ...] = ()
+    """Figures of which neither a loss nor keeping can be told; empty in schema 1."""
     reasons: tuple[str, ...]
+    next_step: str = ""
+    """A command; empty in schema 1."""
 
 
 def write_proof(path: Path, proof: Proof) -> None:
@@ -99,6 +108,6 @@ def read_proof(path: Path) -> Proof:
     """Read ``proof.json``.
 
     Raises:
-        RunError: missing, or not of schema version 1.
+        RunError: missing, or of no schema version that is known.
     """
     return read_document(path, Proof, command="detour prove")

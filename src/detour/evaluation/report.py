@@ -2,13 +2,14 @@
 
 import base64
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detour.errors import RunError
+from detour.evaluation.answer_page import answer_rows, subject_rows
 from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.evaluation_page import (
     checkpoint_charts,
@@ -19,21 +20,12 @@ from detour.evaluation.evaluation_page import (
 )
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.plots import Curve, Role, bar_chart, line_chart, smoothed
-from detour.evaluation.proof import HeldOutFigures, PromptAccuracy, Proof, VerdictName
+from detour.evaluation.proof import HeldOutFigures, PromptAccuracy, Proof
 from detour.evaluation.settings import setting_rows
+from detour.evaluation.verdict import HEADLINES
 from detour.files import write_text
 from detour.specs import RunSpec
-
-HEADLINES: Mapping[VerdictName, str] = {
-    "learned": "It learned.",
-    "no_effect": "It changes nothing.",
-    "collapsed": "It collapsed: every prompt gives nearly the same picture.",
-    "copies": "It copies its training pictures.",
-    "forgot_prompts": "It forgot part of what the base could draw.",
-    "overfit": "It overfits: pictures kept out got worse again.",
-    "inconclusive": "Nothing is proved.",
-}
-"""What each verdict says in words; ``docs/verdicts.md`` has the rules."""
+from detour.step_log import read_step_log
 
 PICTURE_FORMS = ((320, 90), (320, 75), (240, 75), (160, 70), (96, 60))
 """(longest side in pixels, JPEG quality), from the best to what always fits."""
@@ -58,6 +50,7 @@ class Pair:
         base: uint8 (H, W, 3).
         adapter: uint8, same shape.
         truth: a true picture of the prompt in the style, where one is known.
+        nearest: of the user's own pictures, the one that is nearest to the adapter's; ``None`` where there are none.
     """
 
     prompt: str
@@ -65,6 +58,7 @@ class Pair:
     base: Pictures
     adapter: Pictures
     truth: Pictures | None = None
+    nearest: Pictures | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +106,19 @@ class EvaluationStory:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What ``metrics.jsonl`` says, as (step, value) pairs."""
+    """What ``metrics.jsonl`` says, as (step, value) pairs.
+
+    Attributes:
+        loss: of each step.
+        validation: loss on pictures kept out.
+        exists: whether there is a log.
+        problem: a sentence on lines that could not be read; empty without any.
+    """
 
     loss: Sequence[tuple[float, float]] = ()
     validation: Sequence[tuple[float, float]] = ()
+    exists: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,21 +151,26 @@ class RunStory:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Curves of ``metrics.jsonl``; broken lines are left out, a missing file is an empty run."""
-    loss: list[tuple[float, float]] = []
-    validation: list[tuple[float, float]] = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            values = json.loads(line)
-            step = float(values["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a run that was killed may end in half a line
-        for key, points in (("loss", loss), ("val_loss", validation)):
-            value = values.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                points.append((step, float(value)))
-    return Metrics(loss=loss, validation=validation)
+    """Curves of ``metrics.jsonl``; damaged lines are left out and said, a missing file is an empty run.
+
+    Raises:
+        RunError: it is there and cannot be read.
+    """
+    try:
+        log = read_step_log(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}). Restore it, or delete it.") from error
+    curves = {
+        key: [
+            (float(line["step"]), float(line[key]))
+            for line in log.lines
+            if key in line and math.isfinite(line[key])
+        ]
+        for key in ("loss", "val_loss")
+    }
+    return Metrics(
+        loss=curves["loss"], validation=curves["val_loss"], exists=log.exists, problem=log.problem(path)
+    )
 
 
 def write_report(path: Path, story: RunStory) -> None:
@@ -190,7 +198,7 @@ def render_report(story: RunStory) -> str:
         lstrip_blocks=True,
     )
     groups = _pair_groups(story)
-    shown = 3 * sum(len(group["pairs"]) for group in groups)
+    shown = 4 * sum(len(group["pairs"]) for group in groups)
     if story.evaluation:
         told = story.evaluation
         shown += 2 * (len(told.copies) + len(told.recited) + len(told.reproduced))
@@ -204,7 +212,10 @@ def render_report(story: RunStory) -> str:
         proof=story.proof,
         verdict=judged.verdict,
         reasons=judged.reasons,
-        headline=HEADLINES[judged.verdict],
+        headline=judged.headline or HEADLINES[judged.verdict],
+        next_step=judged.next_step,
+        read=answer_rows(judged.answers),
+        subject=subject_rows(judged.answers),
         loss_chart=_markup(loss_chart(story.metrics)),
         groups=groups,
         settings=setting_rows(story.spec, base_identity=story.base_identity) if story.settings_known else (),
@@ -307,13 +318,13 @@ def accuracy_chart(held_out: HeldOutFigures) -> str:
     accuracy = held_out.prompt_accuracy
     if accuracy is None:
         return ""
-    sides: tuple[tuple[Role, str, PromptAccuracy], ...] = (
+    sides: tuple[tuple[Role, str, PromptAccuracy | None], ...] = (
         ("base", "base", accuracy.base),
         ("adapter", "adapter", accuracy.adapter),
         ("ceiling", "true pictures", accuracy.ceiling),
     )
     rows = [
-        (part, [(role, name, getattr(side, part)) for role, name, side in sides])
+        (part, [(role, name, getattr(side, part)) for role, name, side in sides if side is not None])
         for part in type(accuracy.base).model_fields
     ]
     return bar_chart(

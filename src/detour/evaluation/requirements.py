@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detour.errors import ConfigError, nearest
+from detour.evaluation.answers import Answers, ShareOfWay
 from detour.evaluation.evaluation import Answer, Evaluation
+from detour.evaluation.metric import Metric, all_metrics
 
 Found = float | str | None
 
@@ -166,18 +168,18 @@ def _diversity_across(one: Evaluation) -> Found:
     return None if spread is None else spread.kept()
 
 
-FIGURES: Sequence[Figure] = (
+_FIXED: Sequence[Figure] = (
     Figure(
         name="verdict",
         text="the verdict; only = and !=",
         read=lambda one: one.verdict,
         words=(
-            "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "inconclusive",
+            "learned", "no_effect", "forgot_prompts", "overfit", "copies", "collapsed", "class_drifted", "inconclusive",
         ),
     ),
     Figure(
         name="style",
-        text="share of the way from the base's pictures to the reference pictures: 0 none, 1 all",
+        text="share by which the style distance is less than the base's: 0 as far as the base, 1 no distance left",
         read=_style,
     ),
     Figure(
@@ -252,4 +254,41 @@ FIGURES: Sequence[Figure] = (
         read=lambda one: one.pixels.mean_abs_diff,
     ),
 )  # fmt: skip
+
+
+def _way(read: Callable[[Answers], ShareOfWay | None]) -> Callable[[Evaluation], Found]:
+    def share(one: Evaluation) -> Found:
+        way = None if one.answers is None else read(one.answers)
+        return None if way is None else way.share
+
+    return share
+
+
+def _further(metric: Metric) -> Figure:
+    def read(one: Evaluation) -> Found:
+        found = one.metrics.get(metric.name)
+        return None if found is None else found.adapter
+
+    return Figure(name=metric.name, text=metric.text, read=read)
+
+
+_OF_THE_WAY: Sequence[Figure] = (
+    Figure(
+        name="way",
+        text="share of the way from the base's pictures to yours: 0 none of it, 1 all; for a style",
+        read=_way(lambda answers: answers.way),
+    ),
+    Figure(
+        name="subject",
+        text="the same to the subject's own pictures, with its word in the prompt",
+        read=_way(lambda answers: None if answers.subject is None else answers.subject.taken),
+    ),
+    Figure(
+        name="class_moved",
+        text="the same of pictures of the subject's class alone: 0 is kept",
+        read=_way(lambda answers: None if answers.subject is None else answers.subject.own_class),
+    ),
+)
+
+FIGURES: Sequence[Figure] = (*_FIXED, *_OF_THE_WAY, *(_further(one) for one in all_metrics()))
 """Every figure that can be required; ``docs/evaluation.md`` and the command's help list them."""

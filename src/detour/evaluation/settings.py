@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from detour.bases.embedded import EMBEDDED
 from detour.specs import RunSpec
 
 
@@ -17,6 +18,7 @@ def setting_rows(spec: RunSpec, *, base_identity: str) -> list[tuple[str, str]]:
     values = spec.model_dump(by_alias=True)
     values["base"]["name"] = base_identity
     values["data"]["cache_folder"] = values["prior"]["folder"] = ""
+    values["adapter"]["from_file"] = public_source(values["adapter"]["from_file"])
     for folder in (values["data"], *values["data"]["folders"]):
         folder["source"] = public_source(folder["source"])
     return [(key, _shown(value)) for key, value in _flat(values) if value is not None]
@@ -34,10 +36,11 @@ def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
             ),
         }
     )
-    name = spec.base.name if hub_id(spec.base.name) or spec.base.name == "pocket" else base_identity
+    name = spec.base.name if hub_id(spec.base.name) or spec.base.name in EMBEDDED else base_identity
     base = spec.base.model_copy(update={"name": name})
     prior = spec.prior.model_copy(update={"folder": ""})
-    return spec.model_copy(update={"data": data, "base": base, "prior": prior})
+    adapter = spec.adapter.model_copy(update={"from_file": public_source(spec.adapter.from_file)})
+    return spec.model_copy(update={"data": data, "base": base, "prior": prior, "adapter": adapter})
 
 
 def hub_id(base_name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""One picture for people: prompts × (base, adapter, true style), labelled."""
+"""One picture for people: prompts × (base, adapter, true style or nearest training picture), labelled."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +31,21 @@ def draw_sheet(pairs: Sequence[Pair], *, groups_in_row: int = 2) -> "Image.Image
     """Groups of pictures of one prompt and seed, side by side, the prompt above them.
 
     Args:
-        pairs: at least one; either all or none with a true picture.
+        pairs: at least one; either all or none with a true picture, or with a nearest one of the user's own.
         groups_in_row: prompts beside each other.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    with_truth = pairs[0].truth is not None
-    names = ["base", "adapter", "true style"] if with_truth else ["base", "adapter"]
+    columns_of = [("base", [one.base for one in pairs]), ("adapter", [one.adapter for one in pairs])]
+    columns_of += [
+        (name, [one for one in shown if one is not None])
+        for name, shown in (
+            ("true style", [one.truth for one in pairs]),
+            ("nearest of yours", [one.nearest for one in pairs]),
+        )
+        if shown[0] is not None
+    ]
+    names = [name for name, _ in columns_of]
     height, width = pairs[0].base.shape[:2]
     scale = min(1.0, MAX_CELL_PX / max(height, width))
     cell = (round(width * scale), round(height * scale))
@@ -52,14 +60,12 @@ def draw_sheet(pairs: Sequence[Pair], *, groups_in_row: int = 2) -> "Image.Image
         pen.text(
             (left, top + 2), _fitting(pair.prompt, pen, font, group[0] - 2 * GAP_PX), fill=INK, font=font
         )
-        shown = [pair.base, pair.adapter, pair.truth]
-        for place, picture in enumerate(shown[: len(names)]):
+        for place, (_, shown) in enumerate(columns_of):
             x = left + place * (cell[0] + GAP_PX)
             if index < columns:
                 pen.text((x + cell[0] / 2, LABEL_PX / 2), names[place], fill=SOFT, font=font, anchor="mm")
-            if picture is not None:
-                image = Image.fromarray(picture).resize(cell, Image.Resampling.LANCZOS)
-                sheet.paste(image, (x, top + LABEL_PX))
+            image = Image.fromarray(shown[index]).resize(cell, Image.Resampling.LANCZOS)
+            sheet.paste(image, (x, top + LABEL_PX))
     return sheet
 
 

@@ -30,30 +30,6 @@ def clip_scores(looks: Tensor, wishes: Tensor, *, seeds: int = 1) -> Tensor:
     return CLIP_SCORE_SCALE * (looks * wishes.repeat_interleave(seeds, dim=0)).sum(-1)
 
 
-def prompt_margins(looks: Tensor, wishes: Tensor, *, seeds: int = 1) -> Tensor:
-    """By how much better each prompt's pictures fit it than the pictures of the other prompts do.
-
-    Zero on average where pictures have nothing to do with their prompts, whatever else they show.
-
-    Args:
-        looks: (prompts × seeds, D) features of the pictures, prompt-major, length one.
-        wishes: (prompts, D) features of the prompts, length one, two or more.
-        seeds: pictures of each prompt.
-
-    Returns:
-        float64 (prompts,), 100 times the difference of mean cosines.
-
-    Raises:
-        ShapeMismatch: not ``seeds`` pictures a prompt, other widths, or a single prompt.
-    """
-    own = clip_scores(looks, wishes, seeds=seeds).double().reshape(-1, seeds).mean(1)
-    if len(wishes) < 2:
-        raise ShapeMismatch("one prompt has no other prompts to be compared with.")
-    every = CLIP_SCORE_SCALE * (wishes.double() @ looks.double().T)
-    others = (every.sum(1) - own * seeds) / (len(looks) - seeds)
-    return own - others
-
-
 def picture_similarity(looks: Tensor, references: Tensor) -> float:
     """Mean cosine over all pairs of a generated and a reference picture: CLIP-I, for subjects.
 

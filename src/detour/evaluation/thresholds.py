@@ -9,18 +9,6 @@ EFFECT_OVER_NOISE = 3.0
 SAME_PICTURE_MAX_DIFF = 1
 """Two ways to the same picture may differ by this many steps of 255 in any channel of any pixel."""
 
-STYLE_WAY_MIN = 0.5
-"""The style distance must fall by this share of the way from the base's to that of true pictures, or more."""
-
-STYLE_ROOM_MIN = 0.05
-"""True pictures must be nearer to the style than the base's by this share, or the distance tells nothing."""
-
-STYLE_P_MAX = 0.05
-"""Pictures must have come nearer by more than chance, by a permutation test at this level."""
-
-ACCURACY_DROP_MAX = 0.10
-"""No part of the prompt accuracy may fall by more than this below the lower of base and ceiling."""
-
 VALIDATION_GAIN_MIN = 0.01
 """Without a judge: the loss on pictures kept out must fall by this share of its first value."""
 

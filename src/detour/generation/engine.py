@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from detour.bases.base import Base
+from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.latents import decode_latents
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
-from detour.diffusion.guidance import guided
+from detour.diffusion.guidance import GuidanceScales, guidance_scales, guided
 from detour.errors import ConfigError
-from detour.generation.prompts import PromptReader
-from detour.generation.schedulers import make_scheduler
+from detour.generation.prompts import PromptReader, reads_weights
+from detour.generation.schedulers import pick_sampler, start_sampler
 from detour.specs.generation import PictureSpec
 
 OnStep = Callable[[int, int], None]
@@ -105,12 +106,12 @@ class _Plan:
 
     width_px: int
     height_px: int
-    guidance_scale: float
+    guidance: GuidanceScales
     moments: tuple[int, ...]
 
     @property
     def guides(self) -> bool:
-        return self.guidance_scale > 1
+        return self.guidance.true > 1
 
 
 class PictureEngine:
@@ -175,7 +176,7 @@ class PictureEngine:
         kind = torch_dtype(dtype)
         return cls(
             base,
-            unet=base.load_unet(kind, device),
+            unet=base.load_network(kind, device),
             vae=base.load_vae(kind, device),
             text=base.load_text(kind, device),
             device=device,
@@ -185,9 +186,20 @@ class PictureEngine:
         )
 
     @property
+    def denoiser(self) -> Denoiser:
+        """The network as it stands now, behind the one question that training asks too."""
+        return make_denoiser(self.base, self.unet, device=self.device, dtype=self.dtype)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """Part → model, for every part of the base that an adapter can sit on."""
+        return {self.base.family.network_part: self.unet, **self.text.models}
+
+    @property
     def reader(self) -> TextSource:
         """What turns prompts into states, with the adapters and new words of this moment."""
-        return PromptReader(self.text) if self.prompts == "written" else self.text
+        reads = self.prompts == "written" and reads_weights(self.base)
+        return PromptReader(self.text) if reads else self.text
 
     def draw(
         self,
@@ -233,35 +245,30 @@ class PictureEngine:
         return self._checked(np.concatenate(pictures), traced)
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timestep: int, text: Conditioning) -> Tensor:
+    def predict(self, latents: Tensor, timestep: float, text: Conditioning) -> Tensor:
         """The UNet's answer to noisy latents as it stands now, without guidance.
 
         Args:
             latents: (N, C, h, w) on the schedule of training, any device.
-            timestep: of all of them.
+            timestep: of all of them, in the units of the base's process.
             text: states of N prompts.
 
         Returns:
             (N, C, h, w) fp32 on the engine's device: noise, velocity or clean latents, as the base predicts.
         """
-        factor = self.base.latent_factor
-        text = text.to(device=self.device, dtype=self.dtype)
-        added = self._added(text, latents.shape[-1] * factor, latents.shape[-2] * factor)
+        denoiser = self.denoiser
+        times = denoiser.process.times([timestep] * len(latents)).to(self.device)
         with _evaluating(self.unet):
-            answer: Tensor = self.unet(
-                latents.to(device=self.device, dtype=self.dtype),
-                torch.tensor(timestep, device=self.device),
-                encoder_hidden_states=text.states,
-                **added,
-            )[0]
-        return answer.float()
+            return denoiser.predict(latents.to(self.device), times, text).float()
 
     def resolved(self, spec: PictureSpec) -> PictureSpec:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
         plan = self._plan(spec, 0)
+        told = plan.guidance.embedded
         return spec.model_copy(
             update={
-                "guidance_scale": plan.guidance_scale,
+                "guidance_scale": plan.guidance.true if told is None else told,
+                "scheduler": pick_sampler(spec.scheduler, self.base.scheduler_config()),
                 "width_px": plan.width_px,
                 "height_px": plan.height_px,
             }
@@ -271,17 +278,19 @@ class PictureEngine:
         native = self.base.native_size_px
         width = native if spec.width_px == "auto" else spec.width_px
         height = native if spec.height_px == "auto" else spec.height_px
-        factor = self.base.latent_factor
+        factor = self.base.drawing_step_px
         if width % factor or height % factor:
             raise ConfigError(
                 f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
             )
         scale = spec.guidance_scale
-        guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
-        moments = {-(-spec.steps * part // trace) for part in range(1, trace + 1)} if trace else set()
-        return _Plan(
-            width_px=width, height_px=height, guidance_scale=guidance, moments=tuple(sorted(moments))
+        guidance = guidance_scales(
+            self.base.recommended_guidance if scale == "auto" else float(scale),
+            spec.true_guidance_scale,
+            embeds=self.base.embeds_guidance,
         )
+        moments = {-(-spec.steps * part // trace) for part in range(1, trace + 1)} if trace else set()
+        return _Plan(width_px=width, height_px=height, guidance=guidance, moments=tuple(sorted(moments)))
 
     def _denoise(
         self,
@@ -292,12 +301,12 @@ class PictureEngine:
         before_step: BeforeStep | None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Latents (n, C, h, w) fp32 of one batch, and those at the moments that are kept."""
-        scheduler = make_scheduler(spec.scheduler, self.base.scheduler_config())
-        scheduler.set_timesteps(spec.steps, device=self.device)
+        size = {"width_px": plan.width_px, "height_px": plan.height_px}
+        scheduler = start_sampler(spec.scheduler, self.base, steps=spec.steps, device=self.device, **size)
         generators = [_generator(request.seed) for request in requests]
-        latents = self._start_noise(generators, plan) * scheduler.init_noise_sigma
+        latents = self._start_noise(generators, plan) * getattr(scheduler, "init_noise_sigma", 1.0)
         conditioning = self._conditioning(requests, spec, plan)
-        added = self._added(conditioning, plan.width_px, plan.height_px)
+        denoiser = self.denoiser
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
         timesteps = list(scheduler.timesteps)
@@ -307,37 +316,32 @@ class PictureEngine:
         for done, timestep in enumerate(timesteps, start=1):
             if before_step is not None:
                 before_step(done - 1, len(timesteps))
-            prediction = self._predict(scheduler, latents, timestep, conditioning, added, plan)
+            prediction = self._predict(denoiser, scheduler, latents, timestep, conditioning, plan)
             latents = scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
             if done in kept_at:
                 last = done == len(timesteps)
-                kept[kept_at[done]] = (
-                    latents if last else scheduler.scale_model_input(latents, timesteps[done])
-                )
+                kept[kept_at[done]] = latents if last else _scaled(scheduler, latents, timesteps[done])
             if on_step is not None:
                 on_step(done, len(timesteps))
         return latents, kept
 
     def _predict(
         self,
+        denoiser: Denoiser,
         scheduler: Any,
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        added: dict[str, Any],
         plan: _Plan,
     ) -> Tensor:
         """The guided prediction, fp32; both halves of guidance go through the UNet as one batch."""
-        model_input = scheduler.scale_model_input(
-            torch.cat([latents, latents]) if plan.guides else latents, timestep
-        )
-        prediction: Tensor = self.unet(
-            model_input.to(self.dtype), timestep, encoder_hidden_states=conditioning.states, **added
-        )[0].float()
+        model_input = _scaled(scheduler, torch.cat([latents, latents]) if plan.guides else latents, timestep)
+        times = denoiser.process.times_of(timestep.to(self.device).expand(len(model_input)))
+        prediction = denoiser.predict(model_input, times, conditioning).float()
         if not plan.guides:
             return prediction
         uncond, text = prediction.chunk(2)
-        return guided(text, uncond, plan.guidance_scale)
+        return guided(text, uncond, plan.guidance.true)
 
     def _start_noise(self, generators: Sequence[torch.Generator], plan: _Plan) -> Tensor:
         factor = self.base.latent_factor
@@ -358,24 +362,9 @@ class PictureEngine:
             for other in [*away[1:], prompts]:
                 joined = joined.cat(other)
             prompts = joined
-        moved: Conditioning = prompts.to(device=self.device, dtype=self.dtype)
-        return moved
-
-    def _added(self, conditioning: Conditioning, width_px: int, height_px: int) -> dict[str, Any]:
-        """Which states are read where prompts differ in length; SDXL's second conditioning: pooled text, and
-        (original size, crop corner, target size)."""
-        masked = {} if conditioning.mask is None else {"encoder_attention_mask": conditioning.mask}
-        if not self.base.family.told_sizes:
-            return masked
-        size = (height_px, width_px)
-        time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
-        return {
-            **masked,
-            "added_cond_kwargs": {
-                "text_embeds": conditioning.pooled,
-                "time_ids": time_ids.repeat(len(conditioning), 1),
-            },
-        }
+        if plan.guidance.embedded is not None:
+            prompts = prompts.guided_by(plan.guidance.embedded)
+        return prompts.to(device=self.device, dtype=self.dtype)
 
     def _checked(self, pictures: np.ndarray, trace: tuple[Moment, ...]) -> Drawn:
         if self.safety is None:
@@ -394,6 +383,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def _scaled(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Latents as the network is handed them; samplers of a rectified flow hand them on as they are."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    scaled: Tensor = latents if scale is None else scale(latents, timestep)
+    return scaled
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from detour.bases.base import Base
 from detour.bases.text import Conditioning, TextStage
 from detour.bases.words import Placed
 
@@ -28,6 +29,11 @@ COMMA_REACH = 20
 _PIECE = re.compile(
     r"\\[()\[\]\\]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|\bBREAK\b|[^\\()\[\]:B]+|[\\:B]"
 )
+
+
+def reads_weights(base: Base) -> bool:
+    """Whether weights and windows are read in prompts of a base; those of a T5 have neither, and are read plainly."""
+    return base.family.t5_part is None
 
 
 @dataclass(frozen=True)

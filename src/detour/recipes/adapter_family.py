@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from detour.adapter_files.fitting import cross_attention_width
 from detour.adapter_files.names import is_t5_path
-from detour.adapter_files.transformer_names import family_of_names
+from detour.adapter_files.transformer_names import TABLES, family_of_names
 from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.bases.families import FAMILIES, Family
 from detour.errors import ConfigError, nearest
@@ -17,6 +17,7 @@ _MARKS = (
 )  # fmt: skip
 _TRANSFORMER_WIDTHS = {3072: "flux", 1536: "sd3", 2432: "sd3"}
 _SAYS_SO = ("modelspec.architecture", "ss_base_model_version")
+_FOURTH_LEVEL = ("down_blocks.3.", "up_blocks.3.")
 _DEEP = re.compile(r"\.transformer_blocks\.[1-9]")
 
 
@@ -45,6 +46,19 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
                 f"family '{named}' is not known.{nearest(named, list(FAMILIES))} Known: {known}."
             )
         return FamilyGuess(family=FAMILIES[named], why=_why_named(adapter, named))
+    claim = _claimed(adapter)
+    if claim is None:
+        return _of_layers(adapter)
+    against = _contradiction(adapter, claim.family)
+    if against is None:
+        return claim
+    found = _of_layers(adapter)
+    why = f"{found.why}; not {claim.family.name}, which its metadata claims: {against}"
+    return FamilyGuess(family=found.family, why=why)
+
+
+def _claimed(adapter: Adapter) -> FamilyGuess | None:
+    """What the metadata say; None where they say nothing that is known."""
     said = adapter.metadata.get("detour.family")
     if said is not None and said in FAMILIES:
         return FamilyGuess(family=FAMILIES[said], why="detour.family in its metadata")
@@ -53,6 +67,38 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
         name = next((family for mark, family in _MARKS if mark in text), None)
         if name is not None and text.startswith(("stable-diffusion", "sd", "flux")):
             return FamilyGuess(family=FAMILIES[name], why=f"{key} in its metadata is '{text[:60]}'")
+    return None
+
+
+def _contradiction(adapter: Adapter, family: Family) -> str | None:
+    """What the adapter holds that no base of the family has; None where all of it can be of that family.
+
+    A family's small relatives have other widths and depths, so that only what tells families apart counts.
+    """
+    is_transformer = family.name in TABLES
+    for key in sorted(adapter.layers):
+        part, path = part_of(key), path_of(key)
+        if part == ("unet" if is_transformer else "transformer"):
+            return f"it has layers of a {part}"
+        if part not in ("unet", "transformer", *family.text_parts):
+            return f"it has layers for '{part}'"
+        if part == "unet" and family.name == "sdxl" and path.startswith(_FOURTH_LEVEL):
+            return f"'{key}' is of a fourth level, and it has three"
+        if part == "unet" and family.name in ("sd1", "sd2") and _DEEP.search(key):
+            return f"'{key}' is of a second transformer block, and its attentions have one"
+    width = cross_attention_width(adapter)
+    of_width = _WIDTHS.get(width) if width is not None else None
+    if of_width is not None and of_width != family.name and not is_transformer:
+        return f"its cross-attention is {width} wide, which is {of_width}'s"
+    return None
+
+
+def _of_layers(adapter: Adapter) -> FamilyGuess:
+    """The family that names and widths of the layers tell.
+
+    Raises:
+        ConfigError: nothing tells Flux from SD 3.
+    """
     if "transformer" in adapter.parts or any(is_t5_path(path_of(key)) for key in adapter.layers):
         return _of_transformer(adapter)
     if "text_encoder_2" in adapter.parts:
@@ -60,6 +106,8 @@ def family_of_adapter(adapter: Adapter, named: str | None = None) -> FamilyGuess
     width = cross_attention_width(adapter)
     if width in _WIDTHS:
         return FamilyGuess(family=FAMILIES[_WIDTHS[width]], why=f"its cross-attention width is {width}")
+    if any(path_of(key).startswith(_FOURTH_LEVEL) for key in adapter.layers if part_of(key) == "unet"):
+        return FamilyGuess(family=FAMILIES["sd1"], why="its UNet has four levels, as SD 1 and SD 2 have")
     if any(_DEEP.search(key) for key in adapter.layers):
         return FamilyGuess(family=FAMILIES["sdxl"], why="it has several transformer blocks in one attention")
     why = "nothing in it tells SD 1 from SD 2, which have the same names"

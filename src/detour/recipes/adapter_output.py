@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from detour.adapter_files.formats import format_named
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.layer_writer import LayerWriter
 from detour.adapter_files.reading import read_adapter
@@ -20,7 +21,7 @@ from detour.adapters.layers import Layer
 from detour.adapters.outline import rounded
 from detour.bases.families import Family
 from detour.errors import ConfigError, ProofFailed
-from detour.recipes.staging import staged
+from detour.recipes.staging import refuse_unwritable, staged
 
 AnyDtype = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -85,7 +86,7 @@ def write_proved(
         file_format: of the output.
         family: for the names.
         dtype: of the factors.
-        force: write over what stands there.
+        force: overwrite existing output.
         compare: what was asked for and what was read back → relative difference by layer.
 
     Raises:
@@ -132,7 +133,7 @@ def write_layers_proved(
         file_format: who reads it.
         family: names of the layers in kohya's format.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: the place is taken or does not go with the format.
@@ -207,14 +208,17 @@ def refuse_place(out: Path, file_format: FileFormat) -> None:
 
     Raises:
         ConfigError: a file name for a folder, or the other way round.
+        StorageError: nothing can be written there.
     """
+    form = format_named(file_format)
     is_file = out.suffix == ".safetensors"
-    if file_format == "kohya" and not is_file:
-        raise ConfigError(f"{out}: a kohya adapter is a file. Let its name end in .safetensors.")
-    if file_format == "peft" and is_file:
-        raise ConfigError(f"{out}: a PEFT adapter is a folder. Name one without .safetensors.")
-    if file_format == "diffusers" and out.suffix and not is_file:
+    if not form.is_folder and not is_file:
+        raise ConfigError(f"{out}: a {form.name} adapter is a file. Let its name end in .safetensors.")
+    if not form.is_file and is_file:
+        raise ConfigError(f"{out}: a {form.name} adapter is a folder. Name one without .safetensors.")
+    if form.is_file and out.suffix and not is_file:
         raise ConfigError(f"{out}: name a file that ends in .safetensors, or a folder.")
+    refuse_unwritable(out, as_folder=not is_file)
 
 
 _OF_THE_BASE = (

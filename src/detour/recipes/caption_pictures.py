@@ -1,5 +1,6 @@
 """Captions for pictures that have none, written by a BLIP model."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.hardware import pick_device
-from detour.bases.hub import HUB_ID, fetch_files
+from detour.bases.hub import fetch_files
+from detour.bases.names import HUB_ID
 from detour.bases.quiet import quiet_libraries
 from detour.data.captions import one_line, read_sidecar
+from detour.data.listing import Listing
 from detour.data.pictures import SUFFIXES, open_picture
 from detour.errors import BaseError, DataError
 from detour.files import write_text
@@ -68,10 +71,12 @@ def caption_pictures(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pictures.")
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    listing = Listing.of(folder)
+    pictures = listing.pictures
     if not pictures:
         raise DataError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in it.")
-    wanting = [path for path in pictures if read_sidecar(path) is None]
+    wanting = [path for path in pictures if read_sidecar(path, listing) is None]
+    stems = Counter(path.stem.lower() for path in pictures)  # 1.png and 1.jpg must not share 1.txt
     written: dict[str, str] = {}
     if wanting:
         progress(Progress(stage="loading the captioning model"))
@@ -79,7 +84,9 @@ def caption_pictures(
         for some in _batches(wanting):
             images = [open_picture(path, max_megapixels=max_megapixels) for path in some]
             for path, caption in zip(some, describe(images), strict=True):
-                write_text(path.with_suffix(".txt"), caption + "\n")
+                alone = stems[path.stem.lower()] == 1
+                place = path.with_suffix(".txt") if alone else path.with_name(f"{path.name}.txt")
+                write_text(place, caption + "\n")
                 written[path.name] = caption
             progress(Progress(stage="writing captions", done=len(written), total=len(wanting)))
     return CaptionResult(folder=folder, written=written, kept=len(pictures) - len(wanting))

@@ -1,6 +1,5 @@
 """Look at a data set before training on it: what is there, what is wrong with it, and what to do."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +8,16 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict
 
-from detour.bases.base import open_base
-from detour.data.captions import completed, tag_table
-from detour.data.conventions import Entry, find_entries
-from detour.data.flaws import blur, border_px, thumbnail
-from detour.data.folder import Dataset, Example, split_holdout
-from detour.data.hub import HUB_PREFIX, hub_entries
-from detour.data.likeness import mirrored_hash, perceptual_hash
-from detour.data.pictures import open_picture
-from detour.errors import DataError
+from detour.bases.base import Base, open_base
+from detour.data.captions import tag_table
+from detour.data.finding import Finding
+from detour.data.findings import Goal, find_flaws, ratio_text, word_table
+from detour.data.folder import Dataset, Example, automatic_holdout, read_dataset, split_holdout
 from detour.generation.grids import grid
 from detour.generation.png import save_image
-from detour.recipes.data_findings import Finding, Goal, Seen, find_flaws
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs import DataSpec
+from detour.training.data_fit import framing_of
 
 SHEET_PX = 128
 SHEET_COLUMNS = 8
@@ -38,6 +33,8 @@ class DataReport(BaseModel):
     found: tuple[str, ...]
     """What was recognised, a line a folder."""
     pictures: int
+    """To learn from; class pictures are counted apart."""
+    class_pictures: int
     captions: int
     distinct_captions: int
     width_px: tuple[int, int, int]
@@ -46,7 +43,9 @@ class DataReport(BaseModel):
     aspect_ratios: dict[str, int]
     held_out: int
     tags: dict[str, int]
-    """The 30 most frequent."""
+    """The 30 most frequent parts of captions between commas."""
+    words: dict[str, int]
+    """The 30 words that stand in most captions, with how many; words that name nothing are left out."""
     findings: tuple[Finding, ...]
 
     @property
@@ -72,7 +71,7 @@ def check_data(
     """Read every picture and caption of a data set once and say what training would make of them.
 
     Args:
-        spec: as in a run; its folders, trigger, template and holdout are used.
+        spec: as in a run.
         goal: what the adapter is for.
         base: that would be trained on.
         resolution_px: side that it would be trained at; ``None`` takes the base's own.
@@ -85,108 +84,77 @@ def check_data(
         DataError: nothing there, or a caption file that cannot be read.
         StorageError: the sheet cannot be written.
     """
-    if resolution_px is None:
-        resolution_px = open_base(base, weights=False).native_size_px
-    entries, found, problems = _entries(spec)
-    seen = _look_at(entries, spec, progress)
-    if not seen.names:
-        raise DataError(
-            f"{spec.source}: none of the {len(entries)} pictures can be read. First: {seen.unreadable[0]}"
-        )
-    held_out = _held_out(seen, spec, seed)
-    findings = find_flaws(seen, spec, goal=goal, resolution_px=resolution_px, held_out=held_out)
-    findings += [
-        Finding(severity="note", kind="left out", what=problem, next="nothing, if that was meant")
-        for problem in problems
-    ]
+    opened = open_base(base, weights=False)
+    spec = spec.model_copy(update={"resolution": resolution_px or opened.native_size_px})
+    tiles: dict[str, np.ndarray] = {}
+
+    def told(done: int, total: int, example: Example, image: Image.Image) -> None:
+        progress(Progress(stage="looking at pictures", done=done, total=total))
+        if sheet is not None and len(tiles) < SHEET_MAX:
+            tile = ImageOps.pad(image, (SHEET_PX, SHEET_PX), color=(235, 235, 235))
+            tiles[example.name] = np.asarray(tile)
+
+    dataset = read_dataset(spec.for_subject() if goal == "subject" else spec, lenient=True, on_image=told)
+    findings, held_out = findings_of(spec, dataset, opened, goal=goal, seed=seed)
     if sheet is not None:
-        _write_sheet(seen, findings, sheet)
-    given = [caption for caption in seen.captions if caption]
-    widths, heights = zip(*seen.sizes, strict=True)
+        _write_sheet(tiles, findings, sheet)
+    given = [example.caption for example in dataset.examples if example.caption]
+    widths, heights = zip(*(example.size_px for example in dataset.examples), strict=True)
+    ratios = Counter(ratio_text(*example.size_px) for example in dataset.examples)
     return DataReport(
         source=spec.source,
-        found=found,
-        pictures=len(seen.names),
+        found=dataset.found,
+        pictures=len(dataset),
+        class_pictures=len(dataset.class_examples),
         captions=len(given),
         distinct_captions=len(set(given)),
         width_px=(min(widths), int(np.median(widths)), max(widths)),
         height_px=(min(heights), int(np.median(heights)), max(heights)),
-        aspect_ratios=_aspect_ratios(seen.sizes),
+        aspect_ratios=dict(ratios.most_common()),
         held_out=len(held_out),
         tags=dict(list(tag_table(given).items())[:30]),
-        findings=tuple(findings),
+        words=dict(list(word_table(given).items())[:30]),
+        findings=findings,
     )
 
 
-def _entries(spec: DataSpec) -> tuple[list[Entry], tuple[str, ...], list[str]]:
-    entries: list[Entry] = []
-    lines, problems = [], []
-    for folder in spec.all_folders():
-        if folder.source.startswith(HUB_PREFIX):
-            found = hub_entries(folder.source.removeprefix(HUB_PREFIX), folder.split)
-        else:
-            found = find_entries(Path(folder.source).expanduser())
-        entries += found.entries
-        problems += found.remarks
-        num = len(found.entries)
-        lines.append(f"{num} picture{'s' * (num != 1)}: {found.convention}")
-    if not entries:
-        raise DataError("no data was named. Give a folder of pictures, or hub:ID for a hub data set.")
-    return sorted(entries, key=lambda entry: entry.name), tuple(lines), problems
+def findings_of(
+    spec: DataSpec,
+    dataset: Dataset,
+    base: Base,
+    *,
+    goal: Goal,
+    seed: int,
+    class_prompts: Sequence[str] = (),
+) -> tuple[tuple[Finding, ...], frozenset[str]]:
+    """What is wrong with a data set under the settings of a run.
 
+    Args:
+        spec: its resolution is a number.
+        dataset: that was looked at.
+        base: that would be trained on.
+        goal: what the adapter is for.
+        seed: of the run; it chooses the held-out pictures.
+        class_prompts: what the subject's class is called.
 
-def _look_at(entries: Sequence[Entry], spec: DataSpec, progress: ProgressFn) -> Seen:
-    seen = Seen()
-    for done, entry in enumerate(entries, start=1):
-        progress(Progress(stage="looking at pictures", done=done, total=len(entries)))
-        try:
-            image = open_picture(entry.source, max_megapixels=spec.max_megapixels, name=entry.name)
-        except DataError as error:
-            seen.unreadable.append(str(error))
-            continue
-        seen.names.append(entry.name)
-        seen.captions.append(_caption(entry, spec))
-        seen.sizes.append(image.size)
-        seen.blurs.append(blur(image))
-        seen.borders.append(border_px(image) / min(image.size))
-        seen.hashes.append(perceptual_hash(image))
-        seen.mirrored.append(mirrored_hash(image))
-        seen.thumbs.append(thumbnail(image))
-        if len(seen.sheet) < SHEET_MAX:
-            seen.sheet.append(np.asarray(ImageOps.pad(image, (SHEET_PX, SHEET_PX), color=(235, 235, 235))))
-    return seen
-
-
-def _caption(entry: Entry, spec: DataSpec) -> str | None:
-    own = entry.caption or entry.words or spec.caption
-    if own is None:
-        return None
-    return completed(own, trigger=spec.trigger, template=spec.template)
-
-
-def _held_out(seen: Seen, spec: DataSpec, seed: int) -> set[int]:
-    """Indices of the pictures that a run with this seed keeps out."""
-    share = spec.holdout if isinstance(spec.holdout, float) else (0.125 if len(seen.names) >= 8 else 0.0)
-    examples = tuple(
-        Example(name=name, path=None, caption=caption or "", sha256=name)
-        for name, caption in zip(seen.names, seen.captions, strict=True)
+    Returns:
+        The findings, and the names of the pictures that a run would keep out.
+    """
+    share = spec.holdout if isinstance(spec.holdout, float) else automatic_holdout(len(dataset))
+    _, kept_out = split_holdout(dataset, share, seed)
+    held_out = frozenset(example.name for example in kept_out.examples)
+    findings = find_flaws(
+        dataset,
+        goal=goal,
+        framing=framing_of(spec, base),
+        held_out=held_out,
+        triggers=spec.triggers(),
+        known_words=(spec.template, *(folder.template or "" for folder in spec.folders), *class_prompts),
     )
-    _, kept_out = split_holdout(Dataset(examples), share, seed)
-    names = {example.name for example in kept_out.examples}
-    return {index for index, name in enumerate(seen.names) if name in names}
+    return findings, held_out
 
 
-def _aspect_ratios(sizes: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """Common ratios and how many pictures are nearest to each, most frequent first."""
-    known = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (4, 5), (3, 4), (2, 3), (9, 16), (1, 2))
-    nearest = (
-        min(known, key=lambda ratio: abs(math.log(width / height * ratio[1] / ratio[0])))
-        for width, height in sizes
-    )
-    return {f"{a}:{b}": count for (a, b), count in Counter(nearest).most_common()}
-
-
-def _write_sheet(seen: Seen, findings: Sequence[Finding], path: Path) -> None:
+def _write_sheet(tiles: dict[str, np.ndarray], findings: Sequence[Finding], path: Path) -> None:
     flawed = {
         name
         for finding in findings
@@ -194,9 +162,8 @@ def _write_sheet(seen: Seen, findings: Sequence[Finding], path: Path) -> None:
         for text in finding.pictures
         for name in text.split(" = ")
     }
-    tiles = []
-    for name, tile in zip(seen.names, seen.sheet, strict=False):
-        image = Image.fromarray(tile)
+    framed = []
+    for name, tile in sorted(tiles.items()):
         colour = (200, 30, 30) if name in flawed else (255, 255, 255)
-        tiles.append(np.asarray(ImageOps.expand(image, border=4, fill=colour)))
-    save_image(path, grid(np.stack(tiles), min(SHEET_COLUMNS, len(tiles))))
+        framed.append(np.asarray(ImageOps.expand(Image.fromarray(tile), border=4, fill=colour)))
+    save_image(path, grid(np.stack(framed), min(SHEET_COLUMNS, len(framed))))

@@ -50,7 +50,7 @@ def choose_adapter(text: str, base: Base, *, allow_pickle: bool = False) -> Chos
         path, allow_pickle=allow_pickle
     )  # within its limits, before anything else touches it
     check_fits(adapter, base, called=path.name)
-    sha256, tensor_sha256 = _hashes(path)
+    sha256, tensor_sha256 = hashes_of(path)
     use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
     return ChosenAdapter(adapter=adapter, use=use)
 
@@ -122,7 +122,7 @@ def parse_weighted(text: str, *, said: str = "") -> tuple[Path, float]:
     return path, weight
 
 
-def _hashes(path: Path) -> tuple[str, str]:
+def hashes_of(path: Path) -> tuple[str, str]:
     """SHA-256 of the file, and of its tensors alone; of a folder of several files, of all their hashes.
 
     A pickle has no part that is its tensors: both are the file's.

@@ -17,7 +17,13 @@ from detour.adapter_files.words import refuse_words
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import LoraLayer
 from detour.adapters.blocks import block_of, blocks_in_order, kind_of
-from detour.adapters.compose import require_same_shape, side_by_side, ties, truncated_sum
+from detour.adapters.compose import (
+    require_same_shape,
+    require_small_enough,
+    side_by_side,
+    ties,
+    truncated_sum,
+)
 from detour.adapters.overlap import Interference, OverlapSum, Verdict, over_chance_by
 from detour.errors import AdapterError, ConfigError
 from detour.recipes.adapter_family import family_of_adapter
@@ -143,7 +149,7 @@ def compose_adapters(
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
         base: measure the pairs on this base as well, which predicts damage better than the factors do.
         plot: where a heat map of what they share goes, a ``.png``.
-        force: write over what stands at ``out`` and ``plot``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: fewer than two adapters, or settings that do not go together.
@@ -216,6 +222,7 @@ class _Part:
             return None
         layer = self.file.layer(key)
         assert isinstance(layer, LoraLayer)  # the outline was looked at before
+        require_small_enough(key, layer, self.parent.weight)
         return layer
 
 

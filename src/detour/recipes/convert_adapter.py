@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from detour.adapter_files.diffusers_format import fold_is_exact
 from detour.adapter_files.fitting import check_fits
-from detour.adapter_files.kohya import grown_ranks
+from detour.adapter_files.kohya import DORA_ELSEWHERE, grown_ranks
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Adapter, DoraLayer
@@ -47,6 +48,12 @@ class ConvertResult(BaseModel):
     """What was not read, each with the reason."""
     grown: dict[str, tuple[int, int]]
     """Layer of the output that stands for several → (their largest rank, its own rank), where that is more."""
+    folded: int = 0
+    """Layers whose alpha was not their rank, so that the scale went into the factors (diffusers' format)."""
+    folded_rounded: int = 0
+    """Those of them whose scale is no power of two, so that the factors were rounded once more."""
+    notes: tuple[str, ...] = ()
+    """What other tools make of the file where it is not what they should."""
 
     def to_json(self) -> str:
         """Everything, indented."""
@@ -76,7 +83,7 @@ def convert_adapter(
         base: with whose weights the changes of DoRA layers, which depend on them, are compared as well.
         allow_partial: convert what can be read and list the rest; otherwise anything unknown is an error.
         allow_pickle: read a ``.pt``, ``.bin`` or ``.ckpt`` source too, its tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: ``out`` is taken or does not go with the format; no such family.
@@ -93,6 +100,7 @@ def convert_adapter(
         out, adapter, file_format=to, family=guess.family, dtype=kept, force=force, compare=compare
     )
     has_doras = "dora" in adapter.kinds
+    scaled = [one for one in adapter.layers.values() if to == "diffusers" and one.alpha != one.rank]
     return ConvertResult(
         path=written.path,
         to=to,
@@ -108,6 +116,9 @@ def convert_adapter(
         dora_compared=("factors" if base is None else "base") if has_doras else None,
         left_out=adapter.left_out,
         grown=grown_ranks(adapter, guess.family) if to == "kohya" else {},
+        folded=len(scaled),
+        folded_rounded=sum(not fold_is_exact(layer) for layer in scaled),
+        notes=(DORA_ELSEWHERE,) if to == "kohya" and has_doras else (),
     )
 
 
@@ -133,7 +144,8 @@ def through_base(adapter: Adapter, base: str) -> Callable[[Adapter, Adapter], di
     opened = open_base(base)
     opened.require_weights()
     check_fits(adapter, opened)
-    models = {"unet": opened.load_unet()} if "unet" in adapter.parts else {}
+    network = opened.family.network_part
+    models = {network: opened.load_network()} if network in adapter.parts else {}
     if any(part.startswith("text_encoder") for part in adapter.parts):
         models |= opened.load_text().models
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from detour.bases.hardware import drawing_dtype, set_threads
 from detour.data.folder import Dataset, Example
-from detour.data.pictures import check_picture
+from detour.data.pictures import open_picture, read_bytes
 from detour.errors import DataError
-from detour.files import cache_home, sha256_of
+from detour.files import cache_home
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.specs import PictureSpec, PriorSpec, RunSpec
 
@@ -66,11 +67,27 @@ def draw_class_pictures(spec: RunSpec, base: "Base", *, progress: ProgressFn = s
     wanted = list(wanted_pictures(spec, base))
     missing = [one for one in wanted if not _is_whole(one.path)]
     if missing:
-        _draw(missing, spec, base, progress)
+        progress(Progress(stage=STAGE, note=cost_sentence(spec, len(missing))))
+        _draw(wanted, missing, spec, base, progress)
         gc.collect()
     note = f"{len(wanted)} class pictures, {len(wanted) - len(missing)} of them drawn before: {_root(spec.prior)}"
     progress(Progress(stage=STAGE, note=note))
     return Dataset(tuple(_example(one) for one in wanted), found=("class pictures drawn by the base",))
+
+
+def cost_sentence(spec: RunSpec, missing: int) -> str:
+    """What drawing the class costs before training begins, in training steps.
+
+    A picture takes a pass of the UNet a step, two with guidance; a training step takes a forward and a backward pass,
+    about three forward ones, for each sample.
+    """
+    passes = missing * spec.prior.steps * (2 if float(spec.prior.guidance_scale) > 1 else 1)
+    steps = round(passes / (3 * int(spec.train.batch) * spec.train.grad_accum))
+    return (
+        f"Before training the base draws {missing} pictures of the class, {spec.prior.steps} steps each: about as much "
+        f"work as {steps} training steps, and the run has {spec.train.steps}. They are kept for later runs; fewer: "
+        "--set prior.pictures=50."
+    )
 
 
 def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
@@ -82,7 +99,7 @@ def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
         "side_px": side,
         "steps": spec.prior.steps,
         "guidance_scale": float(spec.prior.guidance_scale),
-        "scheduler": PictureSpec().scheduler,
+        "scheduler": pick_sampler("auto", base.scheduler_config()),
     }
     for index in range(spec.prior.pictures):
         prompt = spec.prior.class_prompts[index % len(spec.prior.class_prompts)]
@@ -97,13 +114,24 @@ def _root(prior: PriorSpec) -> Path:
 
 def _is_whole(path: Path) -> bool:
     try:
-        check_picture(path, max_megapixels=SIDE_LIMIT_MEGAPIXELS, name=path.name)
+        open_picture(path, max_megapixels=SIDE_LIMIT_MEGAPIXELS, name=path.name)
     except DataError:
         return False  # not there yet, or damaged: it is drawn again
     return True
 
 
-def _draw(missing: Sequence[ClassPicture], spec: RunSpec, base: "Base", progress: ProgressFn) -> None:
+def _draw(
+    wanted: Sequence[ClassPicture],
+    missing: Sequence[ClassPicture],
+    spec: RunSpec,
+    base: "Base",
+    progress: ProgressFn,
+) -> None:
+    """Draw and write what is missing, each picture in the batch that it was drawn in at first.
+
+    A picture's last bits depend on its batch. One that was damaged has to come out the same to the byte, so that a
+    run can go on with it: its whole batch is drawn again, and batches are filled up to :data:`BATCH`.
+    """
     from detour.generation.engine import PictureEngine
     from detour.generation.png import save_png
 
@@ -115,12 +143,18 @@ def _draw(missing: Sequence[ClassPicture], spec: RunSpec, base: "Base", progress
     how = PictureSpec(
         steps=spec.prior.steps, guidance_scale=spec.prior.guidance_scale, width_px=side, height_px=side
     )
-    for start in range(0, len(missing), BATCH):
-        chunk = missing[start : start + BATCH]
-        pictures = engine.draw(chunk, how, batch=BATCH).pictures
-        for one, picture in zip(chunk, pictures, strict=True):
-            save_png(one.path, picture, _metadata(one, how, engine, device))
-        progress(Progress(stage=STAGE, done=start + len(chunk), total=len(missing)))
+    lacking, done = {one.path for one in missing}, 0
+    for start in range(0, len(wanted), BATCH):
+        chunk = wanted[start : start + BATCH]
+        if lacking.isdisjoint(one.path for one in chunk):
+            continue
+        filled = [*chunk, *[chunk[-1]] * (BATCH - len(chunk))]
+        pictures = engine.draw(filled, how, batch=BATCH).pictures
+        for one, picture in zip(chunk, pictures, strict=False):
+            if one.path in lacking:
+                save_png(one.path, picture, _metadata(one, how, engine, device))
+                done += 1
+        progress(Progress(stage=STAGE, done=done, total=len(missing)))
 
 
 def _metadata(one: ClassPicture, how: PictureSpec, engine: "PictureEngine", device: str) -> "PictureMetadata":
@@ -148,6 +182,7 @@ def _metadata(one: ClassPicture, how: PictureSpec, engine: "PictureEngine", devi
 
 
 def _example(one: ClassPicture) -> Example:
-    size_px = check_picture(one.path, max_megapixels=SIDE_LIMIT_MEGAPIXELS, name=one.path.name)
+    data = read_bytes(one.path, one.path.name)
+    size_px = open_picture(data, max_megapixels=SIDE_LIMIT_MEGAPIXELS, name=one.path.name).size
     name = f"class/{one.path.parent.name}/{one.path.name}"
-    return Example(name, one.path, one.prompt, sha256_of(one.path), 1, size_px)
+    return Example(name, one.path, one.prompt, hashlib.sha256(data).hexdigest(), 1, size_px)

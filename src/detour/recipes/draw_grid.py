@@ -66,7 +66,7 @@ def draw_grid(
             ``seed + i`` in every column and row.
         out: the sheet, a ``.png``; its figures go beside it as ``.json``.
         weights: one row of each prompt for each.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told picture by picture.
 
     Raises:
@@ -74,7 +74,10 @@ def draw_grid(
         AdapterError: an adapter is broken or made for another base.
     """
     if len(spec.loras) != 2:
-        raise ConfigError(f"a grid compares two adapters, {len(spec.loras)} were named. Pass --lora twice.")
+        raise ConfigError(
+            f"a grid compares two adapters, {len(spec.loras)} were named. Pass --lora twice, or "
+            "once for one adapter at several strengths."
+        )
     if not weights or not spec.prompts:
         raise ConfigError("a grid needs a prompt and a weight.")
     refuse_no_png(out)
@@ -88,7 +91,7 @@ def draw_grid(
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    attached = attach_chosen(engine.models, chosen)
     engine.text.words = words_of(chosen)
     requests = [
         PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(spec.prompts)

@@ -16,6 +16,7 @@ from detour.evaluation.proof_pictures import (
     proof_dtype,
     proof_requests,
 )
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.generate_pictures import versions
 from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import PictureSpec, RunSpec
@@ -24,9 +25,9 @@ from detour.training.live_text import LiveText
 if TYPE_CHECKING:
     from detour.adapters.adapter import Adapter
     from detour.bases.base import Base
+    from detour.bases.denoiser import Denoiser
     from detour.generation.png import PictureMetadata
     from detour.training.cache import TextCache
-    from detour.training.step import Denoiser
     from detour.training.stored import StoredText
 
 KEEP_VAE_BYTES = 200 << 20
@@ -66,7 +67,7 @@ class SampleSheets:
         )
         engine = PictureEngine(
             self._base,
-            unet=self._denoiser.unet,
+            unet=self._denoiser.network,
             vae=vae,
             text=self._text,
             device=self._denoiser.device,
@@ -91,7 +92,7 @@ class SampleSheets:
             prompt=prompt,
             seed=seed,
             steps=picture.steps,
-            scheduler=picture.scheduler,
+            scheduler=pick_sampler(picture.scheduler, self._base.scheduler_config()),
             guidance_scale=float(spec.sample.guidance_scale),
             width_px=side,
             height_px=side,
@@ -129,19 +130,19 @@ def keep_trained_pictures_of(
     """Draw the proof's pictures in its precision with the factors still in memory, for the reload proof.
 
     A run in lower precision or beside a quantised base trained beside rounded weights; its factors are drawn on the
-    base's own, and the training's UNet leaves the device for them.
+    base's own, and the training's network leaves the device for them.
     """
     from detour.generation.engine import PictureEngine
 
     progress(Progress(stage="drawing with the trained model"))
     device = denoiser.device
-    unet = denoiser.unet
+    unet = denoiser.network
     dtype = torch_dtype(proof_dtype(spec))
     own = denoiser.dtype == dtype == torch.float32 and spec.base.quantize == "none"
     with contextlib.nullcontext() if own else denoiser.set_aside():
         if not own:
-            unet = base.load_unet(dtype, device)
-            models = {"unet": unet}
+            unet = base.load_network(dtype, device)
+            models = {base.family.network_part: unet}
             if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
                 text = LiveText(base.load_text(dtype, device))
                 models |= text.stage.models

@@ -89,4 +89,4 @@ def read_world_subject(folder: Path) -> WorldSubject | None:
             return None
         return WorldSubject(kind=values["subject"], colour=values["colour"], words=values["words"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not what draws a subject ({error!r}). Mend or delete it.") from error
+        raise RunError(f"{path}: not what draws a subject ({error!r}). Correct or delete it.") from error

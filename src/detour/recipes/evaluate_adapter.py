@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from detour.adapters.adapter import Adapter
-from detour.bases.base import Base, open_base
-from detour.bases.hardware import pick_device, set_threads
+from detour.bases.base import Base
 from detour.errors import ConfigError, DataError, TrainingDiverged
+from detour.evaluation.checkpoints import CheckpointFigures
 from detour.evaluation.compared import ControlName, Side
-from detour.evaluation.evaluation import (
-    EVALUATION,
-    Answer,
-    Evaluation,
-    Judged,
-    PromptSet,
-    write_evaluation,
-)
-from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.evaluation import EVALUATION, Answer, Evaluation, PromptSet, write_evaluation
+from detour.evaluation.evaluation import Judged as WhoJudged
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompts import prompts_sentence
-from detour.evaluation.report import Pair
 from detour.evaluation.requirements import answer, parse_requirement
 from detour.evaluation.sheet import write_sheet
-from detour.files import sha256_of
-from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter
+from detour.recipes.chosen_adapters import choose_adapter
 from detour.recipes.evaluate_checkpoints import evaluate_checkpoints, require_kept_adapters
 from detour.recipes.evaluation_controls import train_control
-from detour.recipes.evaluation_figures import measure, open_judge
-from detour.recipes.evaluation_material import EvaluationMaterial, folder_pictures, gather_material
-from detour.recipes.evaluation_pictures import Drawn, Painter, SideSource, requests_of
+from detour.recipes.evaluation_material import folder_pictures
+from detour.recipes.evaluation_pictures import Drawn, SideSource
 from detour.recipes.evaluation_report import write_evaluation_report
-from detour.recipes.evaluation_verdict import judge_run
 from detour.recipes.experiments.engine import read_strip
 from detour.recipes.finished_run import FinishedRun, is_run_folder, read_finished_run, run_of_file
+from detour.recipes.judge_presets import thorough_preset
+from detour.recipes.judging import Judged, Request, gather, judge_subject, open_subject
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.save_run import WHOLE_UNET
 from detour.specs.evaluation import EvaluationSpec
-from detour.training.assembly import as_trained
 
 FOLDER = "evaluation"
 """Beside ``evaluation.json``: pictures and sheet."""
@@ -71,16 +59,6 @@ class EvaluationResult:
         return tuple(one for one in self.evaluation.requirements if not one.met)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """What is judged, opened: the run with the evaluation's settings, its base and its adapter."""
-
-    run: FinishedRun
-    base: Base
-    adapter: ChosenAdapter | None
-    """``None`` for a fully trained base."""
-
-
 def evaluate_adapter(
     target: Path,
     spec: EvaluationSpec | None = None,
@@ -107,58 +85,64 @@ def evaluate_adapter(
     """
     spec = spec or EvaluationSpec()
     requirements = [parse_requirement(text) for text in spec.require]
-    subject = _open(target, spec, out)
-    run, base = subject.run, subject.base
+    subject = open_subject(_run_of(target, spec, out), allow_pickle=spec.allow_pickle)
+    run = subject.run
     folder = out or run.folder
-    side_px = run.spec.data.resolution
-    size_px = side_px if isinstance(side_px, int) else base.native_size_px
     progress(Progress(stage="gathering prompts and references"))
-    material = gather_material(run, base, spec, size_px=size_px)
-    adapter = _source(subject)
-    sides: dict[Side, SideSource] = {"base": SideSource(), "adapter": adapter}
+    preset = thorough_preset(spec)
+    material = gather(subject, preset, judge=spec.judge)
     if spec.checkpoints:
         require_kept_adapters(run.folder)
-    controls, left_out = _controls(run, base, spec, progress)
-    sides.update(controls.items())
-    painter = Painter(
+    controls, left_out = _controls(run, subject.base, spec, progress)
+    named = (
+        None if spec.references is None else folder_pictures(Path(spec.references), size_px=subject.size_px)
+    )
+    asked = Request(
+        weight=spec.weight,
         folder=folder / FOLDER,
-        base=base,
-        spec=run.spec,
-        device=pick_device(run.spec.base.device),
-        weight=spec.weight,
+        controls=controls,
+        judge=spec.judge,
+        references=named,
     )
-    drawn = painter.draw_all(sides, _prompt_sets(material), seeds=spec.seeds, progress=progress)
-    progress(Progress(stage="scoring"))
-    cache = FeatureCache()
-    try:
-        judge, nobody = open_judge(spec.judge, base, device=painter.device, cache=cache)
-        named = None if spec.references is None else folder_pictures(Path(spec.references), size_px=size_px)
-        figures = measure(judge, drawn, material, seeds=spec.seeds, references=named)
-        checkpoints = (
-            evaluate_checkpoints(run.folder, judge=judge, progress=progress) if spec.checkpoints else None
-        )
-    finally:
-        cache.close()
-    verdict = judge_run(
-        run, adapter.adapter or Adapter({}), figures, drawn, material,
-        weight=spec.weight, layers_matched=lambda: painter.layers_matched(adapter),
-    )  # fmt: skip
-    notes = (*material.notes, *((nobody,) if nobody else ()), *figures.notes, *left_out.values())
-    judged = Judged(
-        adapter=run.adapter_file.stem,
-        sha256=adapter.sha256,
-        weight=spec.weight,
-        base=base.identity,
-        judge=None if judge is None else _judge_name(spec, base),
+    judged = judge_subject(subject, preset, material, asked, progress=progress)
+    checkpoints = None
+    if spec.checkpoints:
+        checkpoints = evaluate_checkpoints(run.folder, judge=spec.judge, progress=progress)
+    evaluation = _evaluation_of(judged, spec, controls, left_out, checkpoints)
+    evaluation = evaluation.model_copy(
+        update={"requirements": tuple(answer(one, evaluation) for one in requirements)}
     )
-    evaluation = Evaluation(
-        judged=judged,
+    sheet = folder / FOLDER / SHEET
+    write_sheet(sheet, judged.pairs)
+    write_evaluation_report(folder / REPORT, judged, evaluation, references=named)
+    write_evaluation(folder / EVALUATION, evaluation)
+    return EvaluationResult(folder=folder, evaluation=evaluation, sheet=sheet, report=folder / REPORT)
+
+
+def _evaluation_of(
+    judged: Judged,
+    spec: EvaluationSpec,
+    controls: Mapping[ControlName, SideSource],
+    left_out: Mapping[ControlName, str],
+    checkpoints: CheckpointFigures | None,
+) -> Evaluation:
+    subject, material, figures = judged.subject, judged.material, judged.figures
+    assert figures.pixels is not None, "an evaluation draws the base twice"
+    assert figures.marks is not None, "an evaluation draws new prompts"
+    return Evaluation(
+        judged=WhoJudged(
+            adapter=subject.run.adapter_file.stem,
+            sha256=subject.source.sha256,
+            weight=spec.weight,
+            base=subject.base.identity,
+            judge=_judge_name(spec, subject.base) if judged.has_judge else None,
+        ),
         prompts=material.held_out,
         prompts_from=prompts_sentence(material.held_out),
         unrelated=material.unrelated[0].prompts if material.unrelated else (),
         seeds=spec.seeds,
         controls={name: source.sha256 for name, source in controls.items()},
-        controls_left_out=left_out,
+        controls_left_out=dict(left_out),
         pixels=figures.pixels,
         fidelity=figures.fidelity,
         prompt_keeping=figures.prompt_keeping,
@@ -168,25 +152,18 @@ def evaluate_adapter(
         recited=figures.recited,
         reproduced=figures.reproduced,
         marks=figures.marks,
+        metrics=dict(figures.metrics),
         checkpoints=checkpoints,
-        verdict=verdict.name,
-        reasons=verdict.reasons,
-        notes=notes,
+        answers=judged.answers,
+        verdict=judged.verdict.name,
+        headline=judged.verdict.headline,
+        unknown=judged.verdict.unknown,
+        reasons=judged.verdict.reasons,
+        next_step=judged.verdict.next_step,
+        notes=(*judged.notes, *left_out.values()),
         requirements=(),
-        pictures=_places_of(drawn),
+        pictures=_places_of(judged.drawn),
     )
-    evaluation = evaluation.model_copy(
-        update={"requirements": tuple(answer(one, evaluation) for one in requirements)}
-    )
-    sheet = folder / FOLDER / SHEET
-    pairs = pairs_of(material, drawn, seeds=spec.seeds)
-    write_sheet(sheet, pairs)
-    write_evaluation_report(
-        folder / REPORT, run, base, evaluation,
-        pairs=pairs, material=material, drawn=drawn, references=named,
-    )  # fmt: skip
-    write_evaluation(folder / EVALUATION, evaluation)
-    return EvaluationResult(folder=folder, evaluation=evaluation, sheet=sheet, report=folder / REPORT)
 
 
 def read_pictures(folder: Path, evaluation: Evaluation) -> dict[PromptSet, dict[Side, Pictures]]:
@@ -210,25 +187,7 @@ def read_pictures(folder: Path, evaluation: Evaluation) -> dict[PromptSet, dict[
     }
 
 
-def pairs_of(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> list[Pair]:
-    """Same prompt and seed without and with the adapter, and a true picture where one is in the style."""
-    new = drawn.pictures["held_out"]
-    truths = material.truths if material.truths_in_style else None
-    requests = [requests_of(material.asked.prompts, number) for number in range(seeds)]
-    return [
-        Pair(
-            prompt=prompt,
-            seed=requests[number][i].seed,
-            base=new["base"][i * seeds + number],
-            adapter=new["adapter"][i * seeds + number],
-            truth=None if truths is None else truths[i * seeds + number],
-        )
-        for i, prompt in enumerate(material.asked.prompts)
-        for number in range(seeds)
-    ]
-
-
-def _open(target: Path, spec: EvaluationSpec, out: Path | None) -> _Subject:
+def _run_of(target: Path, spec: EvaluationSpec, out: Path | None) -> FinishedRun:
     if is_run_folder(target):
         for name in ("base", "revision", "pictures"):
             if getattr(spec, name) is not None:
@@ -255,20 +214,7 @@ def _open(target: Path, spec: EvaluationSpec, out: Path | None) -> _Subject:
     if spec.steps != "auto":
         drawn_as = run.spec.evaluate.model_copy(update={"steps": spec.steps})
         run = replace(run, spec=run.spec.model_copy(update={"evaluate": drawn_as}))
-    set_threads(run.spec.train.threads)
-    base = as_trained(open_base(run.spec.base.name, revision=run.spec.base.revision), run.spec)
-    base.require_weights()
-    if run.spec.adapter.method == "full" and run.is_run:
-        return _Subject(run=run, base=base, adapter=None)
-    chosen = choose_adapter(str(run.adapter_file), base, allow_pickle=spec.allow_pickle)
-    return _Subject(run=run, base=base_for(base, [chosen]), adapter=chosen)
-
-
-def _source(subject: _Subject) -> SideSource:
-    if subject.adapter is None:
-        whole = subject.run.adapter_file
-        return SideSource(unet=whole, sha256=sha256_of(whole / WHOLE_UNET))
-    return SideSource(adapter=subject.adapter.adapter, sha256=subject.adapter.use.tensor_sha256)
+    return run
 
 
 def _controls(
@@ -295,13 +241,6 @@ def _controls(
     return found, left_out
 
 
-def _prompt_sets(material: EvaluationMaterial) -> dict[str, Sequence[str]]:
-    sets: dict[str, Sequence[str]] = {"held_out": material.asked.prompts}
-    for name, asked in zip(("unrelated", "unrelated_with_trigger"), material.unrelated, strict=False):
-        sets[name] = asked.prompts
-    return sets | ({"recited": material.recited} if material.recited else {})
-
-
 def _judge_name(spec: EvaluationSpec, base: Base) -> str:
     from detour.evaluation.judge import judge_of
 
@@ -312,7 +251,7 @@ def _judge_name(spec: EvaluationSpec, base: Base) -> str:
 
 
 def _places_of(drawn: Drawn) -> dict[PromptSet, dict[Side, tuple[str, ...]]]:
-    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger", "recited")
+    sets: tuple[PromptSet, ...] = ("held_out", "unrelated", "unrelated_with_trigger", "recited", "own_class")
     return {
         name: {side: tuple(f"{FOLDER}/{file}" for file in files) for side, files in drawn.files[name].items()}
         for name in sets

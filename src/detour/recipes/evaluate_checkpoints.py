@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,35 +11,22 @@ from detour.errors import RunError
 from detour.evaluation import pixels
 from detour.evaluation.checkpoints import Behind, Candidate, CheckpointFigure, CheckpointFigures, choose
 from detour.evaluation.compared import Compared
-from detour.evaluation.copies import CopyScale, calibrate, find_copies
-from detour.evaluation.held_out import Scores, score_held_out
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import (
-    ProofRequest,
-    draw_proof_pictures,
-    keep_pictures,
-    proof_dtype,
-    read_pictures,
-)
-from detour.evaluation.report import read_metrics
-from detour.evaluation.sides import models_of
-from detour.evaluation.verdict import PictureEvidence, Verdict, decide_pictures
-from detour.files import sha256_of, write_json, write_with
-from detour.recipes.held_out_material import (
-    HeldOutMaterial,
-    TrainingPictures,
-    gather_held_out,
-    training_pictures_or_note,
-)
+from detour.evaluation.proof_pictures import ProofRequest
+from detour.evaluation.verdict import Verdict
+from detour.files import write_json, write_with
+from detour.recipes.evaluation_figures import Figures, can_be_judged, measure_sides, open_judge
+from detour.recipes.evaluation_material import EvaluationMaterial, gather_material
+from detour.recipes.evaluation_pictures import Drawn, Painter, SideSource, requests_of
+from detour.recipes.evaluation_verdict import OfRun, verdict_of
+from detour.recipes.finished_run import read_trained_run
+from detour.recipes.judge_presets import quick_preset
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.specs import RunSpec
 from detour.training.checkpoints import kept_adapters
-from detour.training.resume import read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from detour.bases.base import Base
     from detour.evaluation.judge import Judge
 
 FIGURES = "checkpoints.json"
@@ -50,40 +36,24 @@ SHOWN_PROMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class Asked:
     """What all checkpoints are asked and measured with.
 
     Attributes:
-        judge: of the base; ``None`` where it has none.
-        base: uint8 (N, H, W, 3), the base's pictures of the same requests.
+        judge: who scores; ``None`` where nobody can.
+        material: prompts, references and training pictures.
+        base: uint8 (N, H, W, 3), the base's pictures of the same prompts.
         losses: (step, loss on pictures kept out), the first step first.
     """
 
     judge: "Judge | None"
-    material: HeldOutMaterial
-    training: TrainingPictures | None
+    material: EvaluationMaterial
     base: Pictures
     losses: Sequence[tuple[float, float]]
 
-    @cached_property
-    def copy_scale(self) -> CopyScale | None:
-        """Where a copy of the training pictures begins."""
-        return calibrate(self.training.train) if self.training and len(self.training.train) else None
-
-    @cached_property
-    def copied_base(self) -> float | None:
-        """Share of the base's pictures that look like copies."""
-        return self.copied(self.base)
-
-    def copied(self, pictures: Pictures) -> float | None:
-        """Share of copies of training pictures; ``None``: there is nothing to compare with."""
-        if self.training is None or self.copy_scale is None:
-            return None
-        return find_copies(pictures, self.training.train, self.copy_scale).share
-
 
 def evaluate_checkpoints(
-    run_folder: Path, *, judge: "Judge | None" = None, progress: ProgressFn = silent
+    run_folder: Path, *, judge: str | None = None, progress: ProgressFn = silent
 ) -> CheckpointFigures:
     """Draw the held-out prompts with every adapter that the run kept, score them, and choose one.
 
@@ -92,39 +62,49 @@ def evaluate_checkpoints(
 
     Args:
         run_folder: of a run that is trained, finished or not.
-        judge: who scores; ``None`` takes the base's own, where it has one.
+        judge: CLIP model that scores, as a hub id or folder; ``None`` takes the base's own, where it has one.
         progress: told of every checkpoint.
 
     Raises:
         RunError: no run, or one that kept no adapters.
+        AdapterError: one of them was damaged since it was written.
         BaseError: the base is not there any more.
     """
+    from detour.adapter_files.reading import require_intact
     from detour.bases.base import open_base
-    from detour.bases.hardware import set_threads
+    from detour.bases.hardware import pick_device, set_threads
+    from detour.evaluation.feature_cache import FeatureCache
     from detour.training.assembly import as_trained
 
-    spec = read_settings(run_folder)
     files = require_kept_adapters(run_folder)
+    for file in files.values():
+        require_intact(file)
+    run = read_trained_run(run_folder)
+    spec = run.spec
     set_threads(spec.train.threads)
     base = as_trained(open_base(spec.base.name, revision=spec.base.revision), spec)
     size_px = spec.data.resolution if isinstance(spec.data.resolution, int) else base.native_size_px
-    training, _ = training_pictures_or_note(spec, size_px=size_px)
-    material = gather_held_out(spec, base, run_folder, training, size_px=size_px)
-    if not material.requests:
+    material = gather_material(
+        run, base, quick_preset(spec), size_px=size_px, judged=can_be_judged(judge, base)
+    )
+    if not material.asked.prompts:
         raise RunError(f"{run_folder}: no prompts to ask its checkpoints. Set evaluate.prompts.")
-    drawn = _draw_all(base, spec, files, material.requests, progress)
+    device = pick_device(spec.base.device)
+    kept = next(iter(files.values())).parent
+    painter = Painter(folder=kept, base=base, spec=spec, device=device)
+    requests = requests_of(material.asked.prompts, 0)
+    drawn = _draw_all(painter, files, requests, progress)
     progress(Progress(stage=STAGE, note="scoring"))
-    asked = _Asked(
-        judge=judge or _judge(base),
-        material=material,
-        training=training,
-        base=drawn[None],
-        losses=read_metrics(run_folder / "metrics.jsonl").validation,
-    )
-    figures = measure_checkpoints(
-        asked, {step: pictures for step, pictures in drawn.items() if step is not None}
-    )
-    _write_sheet(run_folder / SHEET, material.requests, drawn)
+    cache = FeatureCache()
+    try:
+        opened, _ = open_judge(judge, base, device=device, cache=cache, fetch=False)
+        asked = Asked(judge=opened, material=material, base=drawn[None], losses=run.metrics.validation)
+        figures = measure_checkpoints(
+            asked, {step: pictures for step, pictures in drawn.items() if step is not None}
+        )
+    finally:
+        cache.close()
+    _write_sheet(run_folder / SHEET, requests, drawn)
     write_json(run_folder / FIGURES, figures.model_dump(mode="json", by_alias=True))
     return figures
 
@@ -144,92 +124,52 @@ def require_kept_adapters(run_folder: Path) -> dict[int, Path]:
     return files
 
 
-def _judge(base: "Base") -> "Judge | None":
-    from detour.evaluation.judge import Judge
-
-    folder = base.folder / "judge"
-    return Judge.load(folder) if folder.is_dir() else None
-
-
 def _draw_all(
-    base: "Base",
-    spec: RunSpec,
-    files: dict[int, Path],
-    requests: Sequence[ProofRequest],
-    progress: ProgressFn,
+    painter: Painter, files: dict[int, Path], requests: Sequence[ProofRequest], progress: ProgressFn
 ) -> dict[int | None, Pictures]:
     """Step → pictures, ``None`` the base's; what was drawn before is read back."""
-    from detour.adapter_files import read_adapter
-    from detour.adapters.attach import attach_adapter
-    from detour.bases.hardware import pick_device
-    from detour.generation.engine import PictureEngine
+    from detour.recipes.chosen_adapters import choose_adapter
 
-    engine: PictureEngine | None = None
     drawn: dict[int | None, Pictures] = {}
     sources: list[tuple[int | None, Path | None]] = [(None, None), *files.items()]
     for done, (step, file) in enumerate(sources):
         progress(Progress(stage=STAGE, done=done, total=len(sources)))
-        kept = next(iter(files.values())).parent / ("base.npz" if file is None else f"{file.stem}.npz")
-        whose = "" if file is None else sha256_of(file)
-        made_by = f"{base.identity} {whose} {spec.evaluate.steps} steps {proof_dtype(spec)}"
-        before = read_pictures(kept, made_by=made_by)
-        if before is not None and before[0] == list(requests):
-            drawn[step] = before[1]
-            continue
-        if engine is None:
-            engine = PictureEngine.load(base, device=pick_device(spec.base.device), dtype=proof_dtype(spec))
-        if file is None:
-            drawn[step] = draw_proof_pictures(engine, requests, spec)
-        else:
-            adapter = read_adapter(file)
-            attached = attach_adapter(models_of(engine), adapter)
-            try:
-                with engine.text.with_words(adapter.words):
-                    drawn[step] = draw_proof_pictures(engine, requests, spec)
-            finally:
-                attached.detach()
-        keep_pictures(kept, requests, drawn[step], made_by=made_by)
+        source = SideSource()
+        if file is not None:
+            chosen = choose_adapter(str(file), painter.base)
+            source = SideSource(adapter=chosen.adapter, sha256=chosen.use.tensor_sha256)
+        drawn[step] = painter.draw(source, requests)
     progress(Progress(stage=STAGE, done=len(sources), total=len(sources)))
     return drawn
 
 
-def measure_checkpoints(asked: _Asked, drawn: dict[int, Pictures]) -> CheckpointFigures:
+def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointFigures:
     """Score each checkpoint's pictures and choose among them.
 
     Args:
         asked: what they were asked and are measured with.
         drawn: step → uint8 (N, H, W, 3), pictures of the same requests as the base's.
     """
-    found, candidates = {}, []
+    found: dict[int, tuple[Figures, Verdict, Pictures]] = {}
+    candidates = []
     for step, pictures in drawn.items():
         losses = tuple(loss for at, loss in asked.losses if at <= step)
-        scores = score_held_out(
-            asked.judge,
-            asked.base,
-            pictures,
-            style=asked.material.style,
-            accuracy=asked.material.accuracy,
-            prompts=asked.material.prompts,
-        )
-        evidence = _evidence(asked, pictures, scores, losses)
-        verdict = decide_pictures(evidence)
+        sides = Drawn(pictures={"held_out": {"base": asked.base, "adapter": pictures}})
+        figures = measure_sides(asked.judge, sides, asked.material, None, seeds=1)
+        verdict, _ = verdict_of(asked.judge, figures, sides, asked.material, OfRun(validation=losses))
         candidates.append(
             Candidate(
                 step=step,
                 verdict=verdict.name,
                 held_out_loss=losses[-1] if losses else None,
-                features=None if asked.judge is None else asked.judge.picture_features(pictures),
+                features=figures.looks.get("adapter"),
             )
         )
-        found[step] = (evidence, verdict)
+        found[step] = (figures, verdict, pictures)
     choice = choose(candidates, _references(asked))
-    rows = []
-    for candidate in candidates:
-        evidence, verdict = found[candidate.step]
-        behind = choice.behind.get(candidate.step)
-        rows.append(_row(asked, evidence, verdict, candidate, behind))
+    rows = [_row(asked, *found[one.step], one, choice.behind.get(one.step)) for one in candidates]
     return CheckpointFigures(
-        prompts=len({request.prompt for request in asked.material.requests}),
+        prompts=len(asked.material.asked.prompts),
         seeds=1,
         checkpoints=tuple(rows),
         chosen_step=choice.step,
@@ -238,58 +178,35 @@ def measure_checkpoints(asked: _Asked, drawn: dict[int, Pictures]) -> Checkpoint
     )
 
 
-def _references(asked: _Asked) -> "Tensor | None":
-    if asked.judge is None or asked.material.style is None:
+def _references(asked: Asked) -> "Tensor | None":
+    if asked.judge is None or asked.material.references is None:
         return None
-    return asked.judge.picture_features(asked.material.style.references)
-
-
-def _evidence(
-    asked: _Asked, pictures: Pictures, scores: Scores, losses: tuple[float, ...]
-) -> PictureEvidence:
-    true = asked.material.truths
-    expected = [pixels.diversity(one) for one in (asked.base, true) if one is not None]
-    return PictureEvidence(
-        held_out=scores.figures,
-        style_p_value=scores.style_p_value,
-        falls=scores.falls,
-        following=scores.following,
-        validation=losses,
-        diversity=pixels.diversity(pictures),
-        diversity_expected=min(expected),
-        copied_share=asked.copied(pictures),
-        copied_share_base=asked.copied_base or 0.0,
-    )
+    return asked.judge.picture_features(asked.material.references)
 
 
 def _row(
-    asked: _Asked, evidence: PictureEvidence, verdict: Verdict, candidate: Candidate, behind: Behind | None
+    asked: Asked,
+    figures: Figures,
+    verdict: Verdict,
+    pictures: Pictures,
+    candidate: Candidate,
+    behind: Behind | None,
 ) -> CheckpointFigure:
-    style, accuracy = evidence.held_out.style_distance, evidence.held_out.prompt_accuracy
-    true, copied = asked.material.truths, evidence.copied_share
-    copied_base = asked.copied_base
+    kept, copied = figures.prompt_keeping, figures.copies
+    true = asked.material.truths
     return CheckpointFigure(
         step=candidate.step,
         held_out_loss=candidate.held_out_loss,
-        style_distance=None
-        if style is None
-        else Compared(adapter=style.adapter, base=style.base, ceiling=style.ceiling),
+        style_distance=None if figures.fidelity is None else figures.fidelity.style_distance,
         accuracy={}
-        if accuracy is None
-        else {
-            part: Compared(
-                adapter=getattr(accuracy.adapter, part),
-                base=getattr(accuracy.base, part),
-                ceiling=getattr(accuracy.ceiling, part),
-            )
-            for part in type(accuracy.base).model_fields
-        },
+        if kept is None or kept.parts is None
+        else {name: part.share for name, part in kept.parts.items()},
         diversity=Compared(
-            adapter=evidence.diversity or 0.0,
+            adapter=pixels.diversity(pictures),
             base=pixels.diversity(asked.base),
             ceiling=None if true is None else pixels.diversity(true),
         ),
-        copied=None if copied is None or copied_base is None else Compared(adapter=copied, base=copied_base),
+        copied=None if copied is None else Compared(adapter=copied.share.adapter, base=copied.share.base),
         verdict=verdict.name,
         reason=verdict.reasons[0],
         behind_best=behind.difference if behind else None,

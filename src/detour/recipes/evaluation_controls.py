@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detour.data.folder import read_dataset
-from detour.errors import ConfigError, RunError
+from detour.bases.base import open_base
+from detour.data.folder import Dataset, read_dataset
+from detour.errors import ConfigError, DataError, RunError
 from detour.evaluation.compared import ControlName
 from detour.files import storage_error, write_json
 from detour.recipes.finished_run import FinishedRun
@@ -17,6 +18,7 @@ from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.save_run import product_of
 from detour.specs import RunSpec, to_toml
 from detour.specs.sources import with_changes
+from detour.training.recorded_pictures import changes, read_recorded
 from detour.training.run_folder import holds_run, read_state
 
 CONTROLS = "controls"
@@ -44,7 +46,7 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
 
     Raises:
         ConfigError: the run trained the base's own weights; a control would be as large as the base.
-        DataError: the pictures are gone, or their captions are all the same.
+        DataError: the pictures are gone or not those of the run, or their captions are all the same.
         TrainingDiverged: as training does.
         Interrupted: Ctrl-C; what is trained is kept.
     """
@@ -58,7 +60,9 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
     folder = run.folder / CONTROLS / NAMES[name]
     product = product_of(folder, spec)
     told = _named(progress, name)
-    _make_room(folder, _key(spec))
+    dataset = read_dataset(spec.data, lenient=True, decode=False)
+    _refuse_other_pictures(run, dataset)
+    _make_room(folder, _key(spec, dataset))
     if product.exists() and _state(folder) == "finished":
         return product
     if _state(folder) is not None and (folder / "resolved.toml").exists():
@@ -79,16 +83,30 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
     if name == "shuffled":
         return with_changes(spec, {**changes, "data.captions": "shuffled"})
     unneeded = {"validate.every": 0, "validate.patience": 0, "checkpoint.every": 0}
-    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0}
+    shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0, "train.schedule.cycles": 1}
     return with_changes(
         spec,
         {**changes, **unneeded, **shorter, "validate.ship": "last", "train.optim.lr": 0.0},
     )
 
 
-def _key(spec: RunSpec) -> str:
+def _refuse_other_pictures(run: FinishedRun, dataset: Dataset) -> None:
+    recorded = read_recorded(run.folder)
+    changed = [] if recorded is None else changes(recorded, dataset)
+    if changed:
+        raise DataError(
+            f"the pictures are not those of the run: {', '.join(changed[:5])}{' …' if len(changed) > 5 else ''}. "
+            "Put them back: a control on others says nothing."
+        )
+
+
+def _key(spec: RunSpec, dataset: Dataset) -> str:
     """Hex SHA-256 of what decides over the control's weights."""
-    parts = {"settings": to_toml(spec), "pictures": read_dataset(spec.data).fingerprint}
+    parts = {
+        "settings": to_toml(spec),
+        "pictures": dataset.fingerprint,
+        "base": open_base(spec.base.name, revision=spec.base.revision).content_sha256(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

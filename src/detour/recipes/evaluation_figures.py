@@ -1,34 +1,33 @@
-"""From the pictures of all sides to figures: what an evaluation measures, each beside its controls."""
+"""From the pictures of all sides to figures: all that is measured of an adapter, each figure beside its controls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from detour.bases.base import Base
 from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
-from detour.evaluation.compared import Side
+from detour.evaluation.compared import Compared, Side
 from detour.evaluation.copies import CopyFigures, measure_copies
-from detour.evaluation.differences import Difference
+from detour.evaluation.distance import style_distance
 from detour.evaluation.diversity import Diversity, measure_diversity
 from detour.evaluation.drift import Drift, measure_drift
 from detour.evaluation.evaluation import DriftFigures
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.fidelity import Fidelity, measure_fidelity
-from detour.evaluation.held_out import MIN_REFERENCES
-from detour.evaluation.judge import Judge, PromptFacts, judge_of
+from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
 from detour.evaluation.marks import MarkFigures, measure_marks
+from detour.evaluation.metric import Measured, all_metrics
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompt_keeping import (
-    Following,
     Hits,
     PromptKeeping,
-    falls_of,
-    measure_following,
     measure_prompt_keeping,
 )
 from detour.evaluation.proof import PixelFigures
@@ -36,13 +35,16 @@ from detour.pocket.world import plain_prompt
 from detour.recipes.evaluation_material import WORDS, Asked, EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
 
+MIN_REFERENCES = 4
+"""Fewer pictures of a style say nothing about it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """All that was measured; ``None`` where it could not be, with a note.
 
     Attributes:
-        pixels: with the adapter against without, on the new prompts.
+        pixels: with the adapter against without; ``None`` where nobody drew the base twice.
         fidelity: distance to the reference pictures.
         prompt_keeping: whether prompts are kept.
         drift: on unrelated prompts.
@@ -51,14 +53,12 @@ class Figures:
         recited: of training pictures, where the prompts are training captions.
         reproduced: of pictures that must not be reproduced.
         marks: in the same place of many pictures.
-        falls: part of the prompt → by how much fewer of the adapter's pictures show it than of the base's or the true
-            ones, whichever show it less often.
-        following: whether pictures still have to do with their prompts; ``None``: one prompt, or no judge.
+        metrics: further figures by name.
         looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
         notes: what could not be measured, and why.
     """
 
-    pixels: PixelFigures
+    pixels: PixelFigures | None = None
     fidelity: Fidelity | None = None
     prompt_keeping: PromptKeeping | None = None
     drift: DriftFigures | None = None
@@ -66,14 +66,15 @@ class Figures:
     copies: CopyFigures | None = None
     recited: CopyFigures | None = None
     reproduced: CopyFigures | None = None
-    marks: MarkFigures
-    falls: Mapping[str, Difference] = field(default_factory=dict)
-    following: Following | None = None
-    looks: Mapping[Side, Tensor]
+    marks: MarkFigures | None = None
+    metrics: Mapping[str, Compared] = field(default_factory=dict)
+    looks: Mapping[Side, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def open_judge(name: str | None, base: Base, *, device: str, cache: FeatureCache) -> tuple[Judge | None, str]:
+def open_judge(
+    name: str | None, base: Base, *, device: str, cache: FeatureCache, fetch: bool = True
+) -> tuple[Judge | None, str]:
     """Who scores the pictures, and why nobody does.
 
     Args:
@@ -81,26 +82,50 @@ def open_judge(name: str | None, base: Base, *, device: str, cache: FeatureCache
         base: whose pictures are judged.
         device: where the judge runs.
         cache: of its features.
+        fetch: whether the default one may be fetched from the hub; else it is taken where it was fetched before.
 
     Raises:
-        BaseError: the one that was named cannot be opened.
+        BaseError: the one that was named, or the base's own, cannot be opened.
     """
-    if name is not None:
-        return Judge.load(name, device=device, cache=cache), ""
+    chosen = name or judge_of(base.folder)
+    if name is None and chosen == DEFAULT_JUDGE and not fetch and not _fetched_before():
+        return None, "There is no judge for this base: new prompts are drawn, not scored."
     try:
-        return Judge.load(judge_of(base.folder), device=device, cache=cache), ""
+        return Judge.load(chosen, device=device, cache=cache), ""
     except BaseError as error:
+        if name is not None or not fetch:
+            raise
         return None, f"Nobody scored the pictures: {error}"
 
 
+def can_be_judged(name: str | None, base: Base) -> bool:
+    """Whether somebody on this machine can score the base's pictures."""
+    return name is not None or judge_of(base.folder) != DEFAULT_JUDGE or _fetched_before()
+
+
+def _fetched_before() -> bool:
+    """Whether the default judge is in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(DEFAULT_JUDGE, "config.json"), str)
+
+
 def measure_pixels(drawn: Drawn, *, seeds: int) -> PixelFigures:
-    """How far the adapter moves the pictures of new prompts, and what they move by without it."""
-    new = drawn.pictures["held_out"]
-    first = new["base"][::seeds][: len(drawn.switched_off)]
+    """How far the adapter moves pictures, and what they move by without it: of the picture proof where it was drawn."""
+    if drawn.ways is not None:
+        base, adapter, first, off = (
+            drawn.ways.base, drawn.ways.adapter, drawn.ways.base, drawn.ways.switched_off,
+        )  # fmt: skip
+    else:
+        assert drawn.switched_off is not None, (
+            "neither a picture proof nor a batch with the adapter switched off"
+        )
+        new, off = drawn.pictures["held_out"], drawn.switched_off
+        base, adapter, first = new["base"], new["adapter"], new["base"][::seeds][: len(off)]
     return PixelFigures(
-        mean_abs_diff=pixels.mean_abs_diff(new["adapter"], new["base"]),
-        noise_floor=pixels.noise_floor(first, drawn.switched_off),
-        pictures=len(new["base"]),
+        mean_abs_diff=pixels.mean_abs_diff(adapter, base),
+        noise_floor=pixels.noise_floor(first, off),
+        pictures=len(base),
     )
 
 
@@ -121,17 +146,33 @@ def measure(
         seeds: pictures of each prompt.
         references: uint8 (R, H, W, 3), pictures that must not be reproduced.
     """
-    new, again = drawn.pictures["held_out"], drawn.pictures.get("recited")
+    moved = measure_pixels(drawn, seeds=seeds)
+    return measure_sides(judge, drawn, material, moved, seeds=seeds, references=references)
+
+
+def measure_sides(
+    judge: Judge | None,
+    drawn: Drawn,
+    material: EvaluationMaterial,
+    moved: PixelFigures | None,
+    *,
+    seeds: int,
+    references: Pictures | None = None,
+) -> Figures:
+    """The same where nobody drew the base twice, as for a checkpoint: ``moved`` is ``None`` then."""
+    new, again = drawn.pictures.get("held_out"), drawn.pictures.get("recited")
     training = material.training
     originals = training.train if training is not None and len(training.train) else None
-    truths = material.truths if material.truths_in_style else None
+    if new is None:
+        return Figures(pixels=moved)
     unjudged = Figures(
-        pixels=measure_pixels(drawn, seeds=seeds),
-        copies=None if originals is None else measure_copies(new, originals, truths=truths, judge=judge),
+        pixels=moved,
+        copies=None
+        if originals is None
+        else measure_copies(new, originals, truths=material.truths, judge=judge),
         recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
         reproduced=None if references is None else measure_copies(new, references, judge=judge),
         marks=measure_marks(new, originals),
-        looks={},
     )
     if judge is None:
         return unjudged
@@ -154,9 +195,11 @@ def _judged(
     hits = _hits(judge, new, asked, seeds)
     true_hits = None
     if material.truths is not None and asked.facts:
-        true_hits = _hits_of(judge, material.truths, asked, seeds)
+        true_hits = hits_of(judge, material.truths, asked, seeds)
+    elif material.own is not None and material.own_facts and asked.facts:
+        true_hits = hits_of(judge, material.own, replace(asked, facts=material.own_facts), 1)
     in_style = None
-    if truths is not None and material.truths is not None and material.truths_in_style:
+    if truths is not None and material.truths is not None:
         in_style = (material.truths, truths)
     return replace(
         unjudged,
@@ -173,21 +216,24 @@ def _judged(
         diversity=measure_diversity(
             new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
         ),
-        falls=falls_of(hits["adapter"], [hits["base"], *([true_hits] if true_hits else [])], seeds=seeds)
-        if hits
-        else {},
-        following=measure_following(
-            looks["adapter"],
-            [looks["base"], *([truths] if truths is not None else [])],
-            wishes,
-            share_min=thresholds.COLLAPSE_SHARE_MAX,
-            seeds=seeds,
-        )
-        if len(wishes) > 1
-        else None,
+        metrics=_further(judge, new, looks, wishes, material, seeds),
         looks=looks,
         notes=tuple(notes),
     )
+
+
+def _further(
+    judge: Judge,
+    pictures: Mapping[Side, Pictures],
+    looks: Mapping[Side, Tensor],
+    texts: Tensor,
+    material: EvaluationMaterial,
+    seeds: int,
+) -> dict[str, Compared]:
+    own = None if material.own is None else judge.picture_features(material.own)
+    given = Measured(pictures=pictures, looks=looks, texts=texts, own=own, seeds=seeds)
+    found = {one.name: one.measure(given) for one in all_metrics()}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _fidelity(
@@ -240,7 +286,7 @@ def _hits(
     if not asked.facts:
         return None
     # All sides at once: the words to choose among are embedded once.
-    found = _hits_of(judge, np.concatenate(list(pictures.values())), asked, seeds)
+    found = hits_of(judge, np.concatenate(list(pictures.values())), asked, seeds)
     count = len(asked.facts) * seeds
     return {
         side: {slot: hits[turn * count : (turn + 1) * count] for slot, hits in found.items()}
@@ -248,7 +294,24 @@ def _hits(
     }
 
 
-def _hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:
+def nearest_of(
+    judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
+) -> tuple[int, ...]:
+    """Which of the user's own pictures is nearest to each of the adapter's of new prompts; empty where there are none.
+
+    The judge's features decide; without a judge, thumbnails do.
+    """
+    new, own = drawn.pictures.get("held_out"), material.own
+    if new is None or own is None:
+        return ()
+    if judge is not None and figures.looks:
+        near = figures.looks["adapter"] @ judge.picture_features(own).T
+        return tuple(int(index) for index in near.argmax(1))
+    mine, theirs = (pixels.thumbnails(one).reshape(len(one), -1) for one in (new["adapter"], own))
+    return tuple(int(np.abs(theirs - row).mean(1).argmin()) for row in mine)
+
+
+def hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:
     """Slot → whether each picture shows its word.
 
     Args:
@@ -258,7 +321,58 @@ def _hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits
         seeds: pictures of each prompt on a side.
     """
     facts = [one for one in asked.facts for _ in range(seeds)]
-    return judge.prompt_hits(pictures, facts * (len(pictures) // len(facts)), WORDS, _phrase)
+    words = {slot: WORDS[slot] for slot in asked.slots}
+    return judge.prompt_hits(pictures, facts * (len(pictures) // len(facts)), words, _phrase)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores pictures of one side, as runs of a comparison are scored.
+
+    Attributes:
+        judge: that looks at them.
+        material: prompts and references.
+        likeness_to: uint8 (N, H, W, 3), what a subject looks like; ``None`` for a style.
+    """
+
+    judge: Judge
+    material: EvaluationMaterial
+    likeness_to: Pictures | None = None
+
+    @cached_property
+    def _references(self) -> Tensor | None:
+        references, others = self.material.references, self.material.others
+        if references is None or min(len(references), _count(others)) < MIN_REFERENCES:
+            return None
+        return self.judge.picture_features(references)
+
+    @cached_property
+    def _likeness(self) -> Tensor | None:
+        if self.likeness_to is None:
+            return None
+        return torch.nn.functional.normalize(self.judge.picture_features(self.likeness_to).mean(0), dim=0)
+
+    @cached_property
+    def _texts(self) -> Tensor:
+        return self.judge.text_features(self.material.asked.prompts)
+
+    def scores(self, pictures: Pictures) -> dict[str, float]:
+        """``style_distance`` or ``likeness``, the share of each part of the prompts that is shown, and ``clip``.
+
+        Args:
+            pictures: uint8 (prompts, H, W, 3), one of each prompt.
+        """
+        looks = self.judge.picture_features(pictures)
+        found: dict[str, float] = {}
+        if self._references is not None:
+            found["style_distance"] = style_distance(looks, self._references)
+        if self._likeness is not None:
+            found["likeness"] = float((looks @ self._likeness).mean())
+        if self.material.asked.facts:
+            hits = hits_of(self.judge, pictures, self.material.asked, 1)
+            found |= {slot: sum(row) / len(row) for slot, row in hits.items()}
+        found["clip"] = float((looks * self._texts).sum(-1).mean())
+        return found
 
 
 def _phrase(facts: PromptFacts) -> str:

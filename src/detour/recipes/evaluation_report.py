@@ -3,54 +3,44 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detour.bases.base import Base
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof import Proof, read_proof
+from detour.evaluation.proof import read_proof
 from detour.evaluation.report import CopyShown, EvaluationStory, Pair, RunStory, write_report
 from detour.recipes.evaluation_material import EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn, requests_of
-from detour.recipes.finished_run import FinishedRun, shown_facts
+from detour.recipes.finished_run import shown_facts
+from detour.recipes.judging import Judged
 
 MAX_UNRELATED = 8
 """Pairs of unrelated prompts on the page: enough to see whether they drift."""
 
 
 def write_evaluation_report(
-    path: Path,
-    run: FinishedRun,
-    base: Base,
-    evaluation: Evaluation,
-    *,
-    pairs: Sequence[Pair],
-    material: EvaluationMaterial,
-    drawn: Drawn,
-    references: Pictures | None,
+    path: Path, judged: Judged, evaluation: Evaluation, *, references: Pictures | None
 ) -> None:
     """Write ``report.html`` anew, with the figures of the run's proof where it has one.
 
     Args:
         path: of the page.
-        run: that was judged.
-        base: that it is for.
+        judged: with all pictures.
         evaluation: figures and verdict.
-        pairs: of the new prompts.
-        material: prompts and training pictures.
-        drawn: the pictures of every side.
         references: that must not be reproduced, where some were named.
 
     Raises:
         RunError: ``proof.json`` is there and damaged.
         StorageError: disk full or folder not writable.
     """
+    run, material, drawn, pairs = judged.subject.run, judged.material, judged.drawn, judged.pairs
     training = None if material.training is None else material.training.train
     new = [(pair.prompt, pair.adapter) for pair in pairs]
+    proof = run.folder / "proof.json"
     story = RunStory(
         spec=run.spec,
         name=str(run.spec.name),
-        base_identity=base.identity,
-        proof=_proof_of(run),
+        base_identity=judged.subject.base.identity,
+        proof=read_proof(proof) if proof.exists() else None,
         metrics=run.metrics,
         held_out_pairs=pairs,
         settings_known=run.is_run,
@@ -66,11 +56,6 @@ def write_evaluation_report(
         ),
     )
     write_report(path, story)
-
-
-def _proof_of(run: FinishedRun) -> Proof | None:
-    path = run.folder / "proof.json"
-    return read_proof(path) if path.exists() else None
 
 
 def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""What is wrong: with this machine, a run, an adapter, a picture or a request, each with its reason and its mend."""
+"""What is wrong: with this machine, a run, an adapter, a picture or a request, each with its cause and its fix."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base, open_base
+from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
 from detour.bases.single_file import load_as_stored
+from detour.data.finding import Finding as DataFlaw
 from detour.errors import AdapterError, BaseError, ConfigError, DataError, DetourError
 from detour.evaluation.report import read_metrics
 from detour.generation.png import PictureMetadata, read_png_metadata
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.check_data import check_data
 from detour.recipes.chosen_adapters import parse_weighted
-from detour.recipes.data_findings import Finding as DataFlaw
 from detour.recipes.doctor.adapter_rules import examine_adapter, gather_adapter_facts
 from detour.recipes.doctor.finding import Finding, gravest_first
 from detour.recipes.doctor.machine import Machine, gather_machine
@@ -30,12 +32,14 @@ from detour.recipes.doctor.machine_rules import examine_machine
 from detour.recipes.doctor.picture_rules import Drawing, examine_drawing
 from detour.recipes.doctor.prompt_rules import CUT, WINDOW_TOKENS, examine_prompt
 from detour.recipes.doctor.run_rules import RunFacts, examine_run
-from detour.recipes.finished_run import SETTINGS, TRIGGER, is_run_folder, run_of_file
+from detour.recipes.finished_run import SETTINGS, TRIGGER, is_run_folder, run_of_file, schedule_fault_of
 from detour.recipes.list_runs import summary_of
 from detour.recipes.plan_memory import plan_memory
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.save_run import product_of
 from detour.specs import RunSpec, load_run_spec
+from detour.specs.generation import SchedulerName
+from detour.training.resolve import own_shift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Wish:
     negative_prompt: str = ""
     steps: int | None = None
     guidance_scale: float | None = None
-    scheduler: str | None = None
+    scheduler: SchedulerName | None = None
     width_px: int | None = None
     height_px: int | None = None
     seed: int | None = None
@@ -157,7 +161,8 @@ class _Seen:
                 own_guidance=base.recommended_guidance,
                 guidance_scale=wish.guidance_scale,
                 steps=wish.steps,
-                scheduler=wish.scheduler or "dpm++",
+                scheduler=pick_sampler(wish.scheduler or "auto", base.scheduler_config()),
+                told_guidance=base.embeds_guidance,
                 width_px=wish.width_px,
                 height_px=wish.height_px,
                 device=device,
@@ -205,9 +210,10 @@ class _Seen:
         made = read_png_metadata(path)
         if made is None:
             raise ConfigError(f"{path}: detour did not draw it, so it does not say how it was made.")
+        embedded = embedded_of_identity(made.base)
         try:
             base = self._open(
-                self.base or ("pocket" if made.base.startswith("pocket") else made.base), made.base_revision
+                self.base or (made.base if embedded is None else embedded.name), made.base_revision
             )
         except BaseError as error:
             raise ConfigError(
@@ -243,6 +249,8 @@ class _Seen:
             where=str(folder),
             spec=spec,
             native_size_px=base.native_size_px,
+            family=base.family.name,
+            own_shift=own_shift(base, spec.data.resolution) if base.is_flow else 0.0,
             state=summary.state,
             error=summary.error or "",
             losses=[loss for _, loss in metrics.loss],
@@ -250,6 +258,9 @@ class _Seen:
             verdict=summary.verdict,
             reasons=_reasons(folder),
             flaws=_flaws(spec, base),
+            log_problem=metrics.problem
+            or ("" if metrics.exists or not summary.step else f"{folder}: no metrics.jsonl"),
+            schedule_fault=schedule_fault_of(spec),
             peak_bytes=_peak(spec) if summary.state != "finished" else 0,
             free_bytes=machine.memory_free_bytes,
         )
@@ -315,7 +326,8 @@ def _run_drawings(folder: Path, spec: RunSpec, base: Base) -> Iterator[Finding]:
                 own_guidance=base.recommended_guidance,
                 guidance_scale=None if isinstance(guidance, str) else guidance,
                 steps=steps,
-                scheduler="dpm++",
+                scheduler=pick_sampler("auto", base.scheduler_config()),
+                told_guidance=base.embeds_guidance,
             )
         )
 

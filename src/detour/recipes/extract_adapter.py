@@ -49,7 +49,7 @@ def extract_adapter(
         energy: as few directions as keep this share of each layer's difference.
         to: format of the output.
         dtype: of the factors.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told layer by layer.
 
     Raises:
@@ -66,12 +66,16 @@ def extract_adapter(
     left_out: list[str] = []
     total = left = 0.0
     numbers = 0
-    for part in ("unet", *opened.family.text_parts):
+    for part in (opened.family.network_part, *opened.text_parts):
         before, after = _two_models(opened, other, part)
         candidates = adaptable_layers(before)
         for index, layer in enumerate(candidates):
             progress(Progress(stage=f"taking the {part} apart", done=index, total=len(candidates)))
             change = _weight(after, layer.path) - _weight(before, layer.path)
+            if not bool(torch.isfinite(change).all()):
+                raise BaseError(
+                    f"'{part}.{layer.path}' holds NaN or infinity in '{base}' or '{tuned}'. Use another base."
+                )
             if not change.any():
                 continue
             cut = truncate_matrix(change, _shaped_like(layer), rank=rank, energy=energy)
@@ -115,18 +119,15 @@ def _two_models(first: Base, second: Base, part: str) -> tuple[nn.Module, nn.Mod
 
 
 def _part(base: Base, part: str) -> nn.Module:
-    if part == "unet":
-        return base.load_unet()
-    if part not in base.family.text_parts:
+    if part not in (base.family.network_part, *base.text_parts):
         raise BaseError(
             f"base '{base.name}' is {base.family.title}, which has no {part}. Name two of one family."
         )
-    model: nn.Module = base.load_text().models[part]
-    return model
+    return base.load_part(part)
 
 
-def _weight(unet: nn.Module, path: str) -> Tensor:
-    weight = unet.get_submodule(path).weight
+def _weight(model: nn.Module, path: str) -> Tensor:
+    weight = model.get_submodule(path).weight
     assert isinstance(weight, Tensor)
     return weight.detach().double()
 

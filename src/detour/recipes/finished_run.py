@@ -3,19 +3,24 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from detour.adapter_files.reading import read_adapter
+from detour.bases.embedded import embedded_of_identity
 from detour.errors import AdapterError, ConfigError, RunError
 from detour.evaluation.proof import GradientFigures
 from detour.evaluation.report import Metrics, read_metrics
 from detour.recipes.save_run import product_of
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
+from detour.training.rates import schedule_fault
+from detour.training.resolve import schedule_of
+from detour.training.resume import read_settings, settings_in_checkpoint
+from detour.training.run_folder import RUN_STATE
 
 SETTINGS = "resolved.toml"
 CONFIG, BASE, TRIGGER, TAGS = (
@@ -42,6 +47,7 @@ class FinishedRun:
         metrics: curves.
         tags: what an adapter file says of the captions it was trained on; a run has the captions themselves.
         is_run: whether ``folder`` is a run's.
+        problems: sentences on what of the run is damaged or gone, and what was read in its place.
     """
 
     folder: Path
@@ -52,6 +58,13 @@ class FinishedRun:
     metrics: Metrics
     tags: tuple[str, ...] = ()
     is_run: bool = True
+    problems: tuple[str, ...] = ()
+
+    @property
+    def validation_lost(self) -> bool:
+        """Whether the run kept pictures out, and what it measured on them is not there any more."""
+        asked = self.spec.validate_.every not in ("auto", 0) and self.spec.data.holdout not in ("auto", 0.0)
+        return self.is_run and asked and not self.metrics.validation
 
 
 def shown_facts(run: FinishedRun) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def shown_facts(run: FinishedRun) -> dict[str, Any]:
 
 def is_run_folder(path: Path) -> bool:
     """Whether ``path`` is to be taken for a run, and not for an adapter, which may be a folder too."""
-    if (path / SETTINGS).is_file():
+    if (path / SETTINGS).is_file() or (path / RUN_STATE).is_file():
         return True
     return path.is_dir() and not any(any(path.glob(names)) for names in ("*.safetensors", "*/*.safetensors"))
 
@@ -73,22 +86,86 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
         RunError: no run, or one without an adapter file.
     """
     resolved = run_folder / SETTINGS
-    if not resolved.is_file():
+    known = load_run_spec(config=resolved) if resolved.is_file() else settings_in_checkpoint(run_folder)
+    if known is None:
         raise RunError(f"{run_folder}: no {SETTINGS}, so no run of detour. Name a folder under runs/.")
-    spec = load_run_spec(config=resolved)
+    spec = known
     adapter_file = product_of(run_folder, spec)
     if not adapter_file.exists():
         raise RunError(
             f"{adapter_file}: the run has no adapter yet. Finish it with detour train --resume {run_folder}."
         )
+    state = _read_json(run_folder / "run.json")
+    metrics, problems = _curves(run_folder, state)
+    if fault := schedule_fault_of(spec):
+        problems = (*problems, f"The schedule does not fit the run: {fault}.")
     return FinishedRun(
         folder=run_folder,
         spec=spec,
         adapter_file=adapter_file,
-        state=_read_json(run_folder / "run.json"),
+        state=state,
         gradients=_read_gradients(run_folder / "gradients.json"),
+        metrics=metrics,
+        problems=problems,
+    )
+
+
+def read_trained_run(run_folder: Path) -> FinishedRun:
+    """Settings and curves of a run whose adapter is not shipped yet, as its checkpoints are judged.
+
+    Raises:
+        RunError: no run.
+    """
+    spec = read_settings(run_folder)
+    return FinishedRun(
+        folder=run_folder,
+        spec=spec,
+        adapter_file=product_of(run_folder, spec),
+        state={},
+        gradients=None,
         metrics=read_metrics(run_folder / "metrics.jsonl"),
     )
+
+
+def chosen_step(run: FinishedRun) -> int | None:
+    """The step whose weights were chosen; ``None`` where the last were shipped, or ``run.json`` says nothing usable."""
+    step = run.state.get("best_step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def validation_of(run: FinishedRun) -> tuple[float, ...]:
+    """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
+    chosen = chosen_step(run)
+    return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)
+
+
+def schedule_fault_of(spec: RunSpec) -> str:
+    """What makes the schedule of a run miss its steps; empty where it fits, or is not known."""
+    if "auto" in (spec.train.steps, spec.train.schedule.warmup):
+        return ""
+    return schedule_fault(**schedule_of(spec))
+
+
+def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[str, ...]]:
+    """The curves of a run; its losses on pictures kept out stand in ``run.json`` too, should the log be lost."""
+    path = run_folder / "metrics.jsonl"
+    metrics, kept = read_metrics(path), _pairs(state.get("validation"))
+    problem = metrics.problem
+    if not metrics.exists:
+        problem = f"{path} is gone, so there is no curve of the training loss."
+    if len(kept) <= len(metrics.validation):
+        return metrics, (problem,) if problem else ()
+    problem = problem or f"{path} lacks steps."
+    said = f"{problem} The losses on pictures kept out were read from run.json."
+    return replace(metrics, validation=kept), (said,)
+
+
+def _pairs(value: Any) -> list[tuple[float, float]]:
+    """``[[step, loss], …]`` of ``run.json``; empty where it is anything else."""
+    try:
+        return [(float(step), float(loss)) for step, loss in value]
+    except (TypeError, ValueError):
+        return []
 
 
 def run_of_file(
@@ -154,8 +231,9 @@ def _told_by(metadata: Mapping[str, str]) -> RunSpec | None:
 
 
 def _base_named_in(metadata: Mapping[str, str], adapter_file: Path) -> str:
-    if metadata.get(BASE, "").startswith("pocket"):
-        return "pocket"
+    embedded = embedded_of_identity(metadata.get(BASE, ""))
+    if embedded is not None:
+        return embedded.name
     raise ConfigError(f"{adapter_file}: does not say which base it is for. Name it with --base.")
 
 
@@ -180,6 +258,6 @@ def _read_gradients(path: Path) -> GradientFigures | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}). Restore it or run again.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as JSON ({error}). Restore it or run again.") from error
     return values if isinstance(values, dict) else {}

@@ -11,6 +11,7 @@ from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
+from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import Quantized
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
 from detour.evaluation.settings import public_settings
@@ -19,15 +20,23 @@ from detour.recipes.progress import Progress, ProgressFn
 from detour.recipes.run_plan import RunPlan
 from detour.recipes.save_run import keep_adapter_of, save_run_adapter
 from detour.specs import RunSpec
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.assembly import (
+    attach_trainable,
+    choose_targets,
+    load_denoiser,
+    make_loss,
+    make_state,
+)
+from detour.training.first_weights import load_first_weights
 from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
+from detour.training.optimizers import smaller_steps
 from detour.training.processes import ALONE, Processes, share_of
 from detour.training.resume import fingerprints, refuse_changed_base
-from detour.training.run_record import RunRecord
-from detour.training.step import Denoiser, repeatable_kernels
+from detour.training.run_record import FolderCheck, RunRecord
+from detour.training.step import repeatable_kernels
 from detour.training.stopping import stop_wish
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.tracking import Tracking, open_tracker
@@ -82,21 +91,23 @@ def fit_run(
     """
     spec = plan.spec
     share = share_of(processes, batch=int(spec.train.batch), grad_accum=spec.train.grad_accum)
-    denoiser = make_denoiser(plan.base, spec)
+    denoiser = load_denoiser(plan.base, spec)
     if denoiser.quantized is not None:
         progress(Progress(stage="preparing", note=_what_was_quantised(denoiser.quantized, spec)))
     encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
-    models = models_together({"unet": denoiser.unet, **encoders})
+    models = models_together({denoiser.part: denoiser.network, **encoders})
     base_sha256 = hash_base(models)
     if plan.checkpoint is not None:
         refuse_changed_base(folder, plan.checkpoint, base_sha256)
-    targets = choose_targets(denoiser.unet, plan.base, spec)
+    targets = choose_targets(denoiser.network, plan.base, spec)
     text_targets = choose_text_targets(plan.base, spec)
     attached = attach_trainable(denoiser, targets.layers, spec)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
     if isinstance(material.text, LiveText):
         attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
         material.text.stage.words = attached.words
+    if plan.checkpoint is None:
+        load_first_weights(attached, spec)
     loss_fn = make_loss(denoiser, material.train, spec, share)
     changed = attached.changed_tensors
     frozen_sha256 = hash_base(models, without=changed) if changed else base_sha256
@@ -109,6 +120,8 @@ def fit_run(
         contextlib.closing(_log(plan, folder, processes)) as log,
         contextlib.ExitStack() as stack,
     ):
+        for note in log.notes:
+            progress(Progress(stage="preparing", note=note))
         validator = _validator(plan, material, denoiser, log, processes)
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(
@@ -137,7 +150,8 @@ def fit_run(
             lambda step: _draw_sheet(sheets, step, tracking, progress), every=int(spec.sample.every)
         )
         of_first: list[Observer] = [] if record is None else [tracking, drawing, record, pace]
-        watching: list[Observer] = [log, validator, *of_first, checkpointer]
+        guard: list[Observer] = [] if record is None else [FolderCheck(record)]
+        watching: list[Observer] = [*guard, log, validator, *of_first, checkpointer]
         state.enough = validator.enough
         with (
             repeatable_kernels(denoiser.device),
@@ -222,7 +236,7 @@ def _validator(
         seed=spec.seed,
         batch=int(spec.train.batch),
         num_timesteps=spec.validate_.num_timesteps,
-        schedule_length=len(denoiser.alphas),
+        process=denoiser.process,
     )
     validator = Validator(
         log,
@@ -296,8 +310,9 @@ def _saved_when_stopped(
             raise
         with state.as_shipped():
             file = save_run_adapter(plan, attached, folder)
-        lr = plan.spec.train.optim.lr
+        optim = plan.spec.train.optim
+        lower = smaller_steps(optim.name, lr=float(optim.lr), d0=optim.d0)
         raise TrainingDiverged(
             f"{error} The weights after step {state.step} are saved in {file}. "
-            f"Start again with a lower rate (--lr, now {lr:g}) or --dtype fp32."
+            f"Start again with a lower rate ({lower}) or --dtype fp32."
         ) from error

@@ -15,6 +15,9 @@ from detour.files import write_with
 if TYPE_CHECKING:
     from detour.recipes.trace_forward import ForwardTrace
 
+FLOW = "rectified flow"
+"""Schedule's name of a flow in a trace."""
+
 INK, QUIET, SHOWN, OTHER = "#1f2933", "#52606d", "#d9480f", "#9fb3c8"
 
 OTHERS: Mapping[str, Mapping[str, Any]] = {
@@ -66,7 +69,10 @@ def _rows(panels: Any, trace: ForwardTrace) -> None:
     for index, level in enumerate(trace.levels):
         forward, back = panels[0][index], panels[1][index]
         forward.imshow(trace.pictures["forward"][index])
-        forward.set_title(f"t = {level.timestep}\nᾱ = {level.alpha_cumprod:.2g}", fontsize=10, color=INK)
+        share = f"σ = {level.timestep / trace.num_timesteps:.2g}"
+        if trace.schedule != FLOW:
+            share = f"ᾱ = {level.alpha_cumprod:.2g}"
+        forward.set_title(f"t = {level.timestep}\n{share}", fontsize=10, color=INK)
         if level.way_back:
             back.imshow(trace.pictures[f"back_{index}"])
         else:
@@ -85,8 +91,9 @@ def _rows(panels: Any, trace: ForwardTrace) -> None:
 def _variance(axes: Any, trace: ForwardTrace) -> None:
     alphas = np.array(trace.alphas)
     steps = np.arange(len(alphas))
-    expected = alphas * trace.clean_variance + 1 - alphas
-    axes.plot(steps, expected, color=SHOWN, label=f"ᾱ·Var(x₀) + 1 − ᾱ, Var(x₀) = {trace.clean_variance:.2f}")
+    expected = alphas * trace.clean_variance + np.array(trace.noises)
+    formula = "(1 − σ)²·Var(x₀) + σ²" if trace.schedule == FLOW else "ᾱ·Var(x₀) + 1 − ᾱ"
+    axes.plot(steps, expected, color=SHOWN, label=f"{formula}, Var(x₀) = {trace.clean_variance:.2f}")
     axes.plot(
         [level.timestep for level in trace.levels],
         [level.variance for level in trace.levels],
@@ -109,14 +116,18 @@ def _signal(axes: Any, trace: ForwardTrace) -> None:
         curve = alphas_cumprod({**config, "num_train_timesteps": trace.num_timesteps}).double().numpy()
         axes.plot(curve / (1 - curve), color=OTHER, linestyle=style, label=name)
     alphas = np.array(trace.alphas)
-    ratio = alphas / (1 - alphas)
+    ratio = alphas / np.array(trace.noises)
     axes.plot(np.where(ratio > 0, ratio, np.nan), color=SHOWN, label="this one")
     axes.axhline(1.0, color=QUIET, linewidth=0.7)
     axes.set_yscale("log")
     axes.set_ylim(1e-5, 1e5)
-    _dress(axes, "timestep", "signal-to-noise ratio ᾱ / (1 − ᾱ)")
+    _dress(
+        axes,
+        "timestep",
+        f"signal-to-noise ratio {'(1 − σ)² / σ²' if trace.schedule == FLOW else 'ᾱ / (1 − ᾱ)'}",
+    )
     axes.set_title(
-        f"At the end ᾱ = {trace.alphas[-1]:.2g} of the picture's variance is left",
+        f"At the end {trace.alphas[-1]:.2g} of the picture's variance is left",
         color=INK,
         fontsize=11,
         loc="left",

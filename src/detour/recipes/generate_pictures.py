@@ -17,16 +17,16 @@ from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.errors import ConfigError
-from detour.evaluation.sides import models_of
 from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
-from detour.generation.prompts import PromptReader
+from detour.generation.prompts import PromptReader, read_weights, reads_weights
 from detour.generation.strength import check_step_weights, following
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
 from detour.recipes.doctor.finding import Finding
 from detour.recipes.doctor.request import examine_request
 from detour.recipes.progress import Progress, ProgressFn, silent
+from detour.recipes.staging import refuse_unwritable
 from detour.specs.generation import GenerateSpec
 
 MAX_SLUG = 40
@@ -44,6 +44,9 @@ class DrawnFile(BaseModel):
     """``picture`` (with the adapters, if any), ``base`` (without), ``moment`` and ``trace`` (strip) of
     denoising, ``compare`` and ``grid`` (sheets)."""
     metadata: PictureMetadata | None = None
+
+
+NO_CHECKER = "has no safety checker"
 
 
 class GenerateResult(BaseModel):
@@ -80,19 +83,20 @@ def generate_pictures(
 
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
-        out: folder; files are numbered from the first free number, nothing is written over.
+        out: folder; files are numbered from the first free number, nothing is overwritten.
         grid: one labelled sheet of all pictures as well.
-        force: number from zero and write over what has the same name.
+        force: number from zero and overwrite files of the same name.
         progress: told after every denoising step; counts pictures.
 
     Raises:
         ConfigError: no prompts, ``compare`` without adapters, a device or size that does not go.
         BaseError: the base cannot be opened or loaded.
         AdapterError: an adapter is missing, broken, or made for another base.
-        StorageError: a picture cannot be written.
+        StorageError: a picture cannot be written; a folder where nothing can be is told before the first is drawn.
     """
     began = time.monotonic()
     _refuse(spec)
+    refuse_unwritable(out, as_folder=True)
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
@@ -102,9 +106,9 @@ def generate_pictures(
     requests = requests_of(spec)
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, loras)
+    attached = attach_chosen(engine.models, loras)
     engine.text.words = words_of(loras)
-    warned = examine_request(spec, base, models=models_of(engine), adapters=loras, device=device, dtype=dtype)
+    warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
@@ -394,16 +398,54 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
 
 
-def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
-    reader = PromptReader(engine.text)
-    windows = {prompt: reader.num_windows(prompt) for prompt in (*spec.prompts, spec.picture.negative_prompt)}
+def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec) -> list[str]:
+    """What became of prompts that are long or weighted."""
+    prompts = tuple(dict.fromkeys((*spec.prompts, spec.picture.negative_prompt)))
+    if reads_weights(engine.base):
+        windows = {prompt: PromptReader(engine.text).num_windows(prompt) for prompt in prompts}
+        return [
+            f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
+            for prompt, num in windows.items()
+            if num > 1
+        ]
+    title = engine.base.family.title
     notes = [
-        f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
-        for prompt, num in windows.items()
-        if num > 1
+        f"'{prompt[:60]}…' is longer than a text encoder of {title} reads, which saw its beginning alone."
+        for prompt in engine.text.too_long(prompts)
     ]
+    if any(span.weight != 1 for prompt in prompts for span in read_weights(prompt)):
+        notes.append(f"{title} reads no weights in prompts: brackets were read as they stand.")
+    return notes
+
+
+def _notes_on_guidance(base: Base, spec: GenerateSpec) -> list[str]:
+    """Settings of guidance that have no effect on this base."""
+    how = spec.picture
+    if not base.embeds_guidance:
+        scale = base.recommended_guidance if how.guidance_scale == "auto" else how.guidance_scale
+        notes = []
+        if how.true_guidance_scale != 1:
+            notes.append(
+                f"true_guidance_scale has no effect: base '{spec.base}' is told no guidance scale, and guidance_scale "
+                "is its classifier-free guidance."
+            )
+        if how.negative_prompt and scale <= 1:
+            notes.append(
+                f"the negative prompt has no effect: guidance is {scale:g}. Raise --guidance above 1."
+            )
+        return notes
+    if how.negative_prompt and how.true_guidance_scale <= 1:
+        return [
+            f"the negative prompt has no effect: base '{spec.base}' is told its guidance scale and makes one "
+            "prediction. Pass --true-guidance above 1, which doubles the cost."
+        ]
+    return []
+
+
+def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
+    notes = [*_notes_on_prompts(engine, spec), *_notes_on_guidance(engine.base, spec)]
     if batches[0].safety == "absent":
-        notes.append(f"base '{spec.base}' has no safety checker; the pictures were not checked.")
+        notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:
         notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")

@@ -1,27 +1,22 @@
-"""What a run is scored on: prompts that training never saw, and true pictures where somebody can draw them.
+"""True pictures that drawn ones are compared with: a run's own, and those that the embedded base's world draws.
 
-The world of the embedded base writes prompts for it and draws their true pictures; a run in a style of that
-world says which one in ``world.json``. Other styles are known by the training pictures alone.
+A run in a style of that world says which one in ``world.json``. Other styles are known by the run's own pictures alone.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from detour.errors import DetourError, RunError
-from detour.evaluation.held_out import AccuracyTask, StyleTask
-from detour.evaluation.judge import PromptFacts
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import ProofRequest
 from detour.files import write_json
 from detour.specs import RunSpec
 
 if TYPE_CHECKING:
-    from detour.bases.base import Base
     from detour.pocket.world import PromptedScene, Style
 
 WORLD_STYLE = "world.json"
@@ -41,33 +36,44 @@ MAX_TRAINING_PICTURES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPictures:
-    """uint8 (N, S, S, 3) as trained on, and those kept out; captions of all, trigger included."""
+class StyleTask:
+    """True pictures of a style, in two sets that share no picture.
 
-    train: Pictures
-    held_out: Pictures
-    captions: tuple[str, ...]
+    Attributes:
+        references: uint8 (M, H, W, 3), which the generated pictures are compared with.
+        others: uint8 (K, H, W, 3), whose distance to the references is the ceiling.
+    """
+
+    references: Pictures
+    others: Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutMaterial:
-    """Requests and tasks for the evaluation.
+class TrainingPictures:
+    """What a run was trained on, as far as it is still there.
 
     Attributes:
-        requests: may be empty.
-        style: what the style looks like, where that is known.
-        accuracy: what the prompts ask for, where that is known.
-        truths: a true picture of each request in the style, for people to compare; ``None`` where unknown.
-        notes: why something cannot be measured.
-        prompts: of the requests, without the trigger.
+        train: uint8 (N, S, S, 3) as trained on, at most :data:`MAX_TRAINING_PICTURES`.
+        held_out: those kept out, in the same way.
+        train_captions: of all pictures that were trained on, trigger included.
+        held_out_captions: of all pictures that were kept out.
+        shown_captions: of the pictures in ``held_out`` and then in ``train``, one each.
+        notes: pictures of the folder that are not the run's.
+        num_found: how many of the run's pictures are still there.
     """
 
-    requests: tuple[ProofRequest, ...] = ()
-    style: StyleTask | None = None
-    accuracy: AccuracyTask | None = None
-    truths: Pictures | None = None
+    train: Pictures
+    held_out: Pictures
+    train_captions: tuple[str, ...]
+    held_out_captions: tuple[str, ...] = ()
+    shown_captions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
+    num_found: int = 0
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Of all pictures, those kept out last."""
+        return (*self.train_captions, *self.held_out_captions)
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
@@ -92,7 +98,7 @@ def read_world_style(run_folder: Path) -> str | None:
             return None
         name = values["style"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Mend or delete it.') from error
+        raise RunError(f'{path}: expected {{"style": NAME}} ({error!r}). Correct or delete it.') from error
     named = NAMED_STYLES | PALETTES
     if name not in named:
         raise RunError(f"{path}: the world has no style {name!r}. It has: {', '.join(named)}.")
@@ -116,103 +122,73 @@ def world_style_of(run_folder: Path, spec: RunSpec) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def read_training_pictures(spec: RunSpec, *, size_px: int) -> TrainingPictures:
+T = TypeVar("T")
+
+
+def evenly(things: Sequence[T]) -> Sequence[T]:
+    """At most :data:`MAX_TRAINING_PICTURES` of them, evenly spread."""
+    return things[:: -(-len(things) // MAX_TRAINING_PICTURES) or 1]
+
+
+def read_training_pictures(
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
+) -> TrainingPictures:
     """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
+
+    Pictures that were changed, added or taken away since are left out, as far as the run remembers what it was
+    trained on.
+
+    Args:
+        spec: of the run.
+        size_px: side of the squares.
+        run_folder: of the run; ``None``: everything that is in the folder of pictures now is taken for the run's.
 
     Raises:
         DataError: they are not where the run found them.
     """
-    from detour.data.folder import Example, read_dataset, split_holdout
+    from detour.data.folder import Example, read_dataset
     from detour.data.transform import to_square
+    from detour.training.recorded_pictures import as_trained_on, read_recorded
 
-    dataset = read_dataset(spec.data)
+    recorded = read_recorded(run_folder) if run_folder else None
+    # Without a record, nothing vouches for a file: it has to be a picture, as training would want it.
+    dataset = read_dataset(spec.data, lenient=recorded is not None, decode=recorded is None)
     share = spec.data.holdout if isinstance(spec.data.holdout, float) else 0.0
-    train, held_out = split_holdout(dataset, share, spec.seed)
+    found = as_trained_on(dataset, recorded, holdout=share, seed=spec.seed)
 
     def squares(examples: Sequence[Example]) -> Pictures:
-        chosen = examples[:: -(-len(examples) // MAX_TRAINING_PICTURES) or 1]
-        opened = (example.open(max_megapixels=spec.data.max_megapixels) for example in chosen)
+        opened = (example.open(max_megapixels=spec.data.max_megapixels) for example in evenly(examples))
         pictures = [to_square(picture, size_px) for picture in opened]
         return np.stack(pictures) if pictures else np.empty((0, size_px, size_px, 3), np.uint8)
 
-    captions = tuple(example.caption for example in (*train.examples, *held_out.examples))
     return TrainingPictures(
-        train=squares(train.examples), held_out=squares(held_out.examples), captions=captions
+        train=squares(found.train),
+        held_out=squares(found.held_out),
+        train_captions=found.train_captions,
+        held_out_captions=found.held_out_captions,
+        shown_captions=tuple(one.caption for part in (found.held_out, found.train) for one in evenly(part)),
+        notes=found.notes,
+        num_found=len(found.train) + len(found.held_out),
     )
 
 
 def training_pictures_or_note(
-    spec: RunSpec, *, size_px: int
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
-    """The run's pictures, and a sentence on those that cannot be compared with."""
+    """The run's pictures, and sentences on those that cannot be compared with; see :func:`read_training_pictures`."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
-        pictures = read_training_pictures(spec, size_px=size_px)
+        pictures = read_training_pictures(spec, size_px=size_px, run_folder=run_folder)
     except DetourError:
         return None, ("The training pictures are not where the run found them: copies were not looked for.",)
-    read, count = len(pictures.train) + len(pictures.held_out), len(pictures.captions)
+    if not pictures.num_found:
+        return None, (*pictures.notes, "None of the run's own pictures is left: copies were not looked for.")
+    read, count = len(pictures.train) + len(pictures.held_out), pictures.num_found
     if read == count:
-        return pictures, ()
-    return pictures, (f"Of {count} pictures {read} were compared with: a copy of another one is not seen.",)
-
-
-def gather_held_out(
-    spec: RunSpec, base: "Base", run_folder: Path, training: TrainingPictures | None, *, size_px: int
-) -> HeldOutMaterial:
-    """Prompts, tasks and true pictures for this run.
-
-    Args:
-        spec: the resolved run.
-        base: what it was trained on; a ``judge/`` beside its parts makes scores possible.
-        run_folder: may hold ``world.json``, as the folder of the pictures may.
-        training: the run's own pictures; ``None`` where they are gone.
-        size_px: side of the pictures.
-    """
-    if spec.evaluate.num_prompts == 0 and not spec.evaluate.prompts:
-        return HeldOutMaterial(notes=("Held-out prompts were left out by evaluate.num_prompts = 0.",))
-    known_by_judge = (base.folder / "judge").is_dir()
-    no_judge = (
-        () if known_by_judge else ("There is no judge for this base: new prompts are drawn, not scored.",)
-    )
-    style = style_of_training(training)
-    if spec.evaluate.prompts or not base.identity.startswith("pocket"):
-        requests = _requests(spec, spec.evaluate.prompts)
-        nothing = (
-            () if requests else ("No held-out prompts were given: set evaluate.prompts to see some drawn.",)
-        )
-        unscored = ("What the prompts ask for is not known word by word: prompt accuracy was not measured.",)
-        notes = (*nothing, *no_judge) or unscored
-        return HeldOutMaterial(requests=requests, style=style, notes=notes, prompts=spec.evaluate.prompts)
-    return _of_the_world(spec, world_style_of(run_folder, spec), style, size_px=size_px)
-
-
-def _of_the_world(
-    spec: RunSpec, style_name: str | None, style_of_data: StyleTask | None, *, size_px: int
-) -> HeldOutMaterial:
-    from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, VOCABULARY, held_out_prompts, plain_prompt
-
-    asked = held_out_prompts(spec.evaluate.num_prompts, seed=HELD_OUT_SEED)
-    style = (NAMED_STYLES | PALETTES)[style_name] if style_name else HOUSE
-    truths = rendered(asked, style, size_px=size_px)
-    accuracy = AccuracyTask(
-        facts=[PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked],
-        vocabulary={"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places},
-        phrase=lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
-        truths=truths,
-    )
-    prompts = tuple(one.prompt for one in asked)
-    requests = _requests(spec, prompts)
-    if style_name is None:
-        return HeldOutMaterial(requests=requests, style=style_of_data, accuracy=accuracy, prompts=prompts)
-    references = world_references(asked, style, size_px=size_px)
-    return HeldOutMaterial(
-        requests=requests,
-        style=StyleTask(references=references, others=truths),
-        accuracy=accuracy,
-        truths=truths,
-        prompts=prompts,
-    )
+        return pictures, pictures.notes
+    note = f"Of {count} pictures {read} were compared with: a copy of another one is not seen."
+    return pictures, (*pictures.notes, note)
 
 
 def world_references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
@@ -257,13 +233,3 @@ def style_of_training(training: TrainingPictures | None) -> StyleTask | None:
         return None
     pictures = np.concatenate([training.held_out, training.train])[:MAX_TRAINING_PICTURES]
     return StyleTask(references=pictures[0::2], others=pictures[1::2])
-
-
-def _requests(spec: RunSpec, prompts: Sequence[str]) -> tuple[ProofRequest, ...]:
-    from detour.data.captions import with_trigger
-
-    trigger = next(iter(spec.data.triggers()), "")
-    return tuple(
-        ProofRequest(prompt=with_trigger(prompt, trigger), seed=FIRST_HELD_OUT_SEED + i)
-        for i, prompt in enumerate(prompts)
-    )

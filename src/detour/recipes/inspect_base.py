@@ -18,6 +18,15 @@ from detour.bases.base import Base, open_base
 from detour.errors import BaseError, ConfigError
 
 GROUPS: Sequence[tuple[str, str]] = (
+    (r"^single_transformer_blocks\.\d+\.norm\.", "modulation"),
+    (r"^single_transformer_blocks\.\d+\.(attn|proj)", "single block"),
+    (r"^transformer_blocks\.\d+\.attn\.(add_|to_add_)", "text attention"),
+    (r"^transformer_blocks\.\d+\.attn\.", "image attention"),
+    (r"^transformer_blocks\.\d+\.attn2\.", "image self-attention"),
+    (r"^transformer_blocks\.\d+\.norm", "modulation"),
+    (r"^transformer_blocks\.\d+\.ff(_context)?\.", "feed-forward"),
+    (r"^(time_text_embed|x_embedder|context_embedder|pos_embed)", "embedding"),
+    (r"^(norm_out|proj_out)", "output"),
     (r"\.attn1\.", "self-attention"),
     (r"\.attn2\.", "cross-attention"),
     (r"\.ff\.", "feed-forward"),
@@ -50,11 +59,11 @@ class GroupInfo(_Figures):
 
 
 class BlockInfo(_Figures):
-    """One block of the UNet, in the order of the forward pass."""
+    """One block of the network, in the order of the forward pass."""
 
     name: str
     side: int
-    """Side of its feature map at the base's own picture size."""
+    """Side of its feature map at the base's own picture size; of a transformer, of its grid of patches."""
     parameters: int
     adapter_parameters: int
     """Of the targets, at the first rank."""
@@ -84,6 +93,9 @@ class AdapterCost(_Figures):
     """Of all parameters of UNet and adapter together."""
     file_bytes: dict[str, int]
     """By dtype; header and metadata come on top."""
+    trained_modules: int
+    """Without those that can get no gradient by structure, which training leaves out."""
+    trained_parameters: int
 
 
 class BaseInspection(_Figures):
@@ -138,10 +150,11 @@ def inspect_base(
     if not ranks or min(ranks) < 1:
         raise ConfigError(f"ranks {list(ranks)}: name at least one, and each 1 or more, e.g. --rank 4,8,16.")
     base = open_base(name, revision=revision, weights=False)
-    unet = base.meta_unet()
-    layers = adaptable_layers(unet)
+    network = base.meta_network()
+    layers = adaptable_layers(network)
     chosen = select(layers, targets)
-    total = _parameters(unet)
+    total = _parameters(network)
+    dead = _dead(base, layers)
     present = {preset: [layer for layer in layers if belongs(layer)] for preset, belongs in PRESETS.items()}
     choices = [(targets, chosen)] if targets not in PRESETS else []
     choices += [(preset, found) for preset, found in present.items() if found]
@@ -156,15 +169,41 @@ def inspect_base(
         latent_channels=base.latent_channels,
         cross_attention_width=base.cross_attention_width,
         recommended_guidance=base.recommended_guidance,
-        prediction=str(base.scheduler_config().get("prediction_type", "epsilon")),
+        prediction="flow velocity"
+        if base.is_flow
+        else str(base.scheduler_config().get("prediction_type", "epsilon")),
         has_weights=_has_weights(base),
         targets=targets,
         method=method,
         parts=_parts(base, total),
-        blocks=_blocks(base, unet, chosen, ranks[0], method),
+        blocks=_blocks(base, network, chosen, ranks[0], method),
         layers=tuple(_layer(layer, layer in chosen) for layer in layers),
-        costs=tuple(_cost(label, found, rank, method, total) for label, found in choices for rank in ranks),
-        warnings=_warnings(chosen, ranks),
+        costs=tuple(
+            _cost(label, found, rank, method, total, dead) for label, found in choices for rank in ranks
+        ),
+        warnings=(*_warnings(chosen, ranks), *_words_on_dead(targets, chosen, dead)),
+    )
+
+
+def _dead(base: Base, layers: Sequence[AdaptableLayer]) -> frozenset[str]:
+    """Paths of the network's layers that can get no gradient at the base's own size."""
+    part = base.family.network_part
+    patterns = [re.compile(pattern) for pattern in base.dead_by_structure()]
+    return frozenset(
+        layer.path
+        for layer in layers
+        if any(pattern.fullmatch(f"{part}.{layer.path}") for pattern in patterns)
+    )
+
+
+def _words_on_dead(targets: str, chosen: Sequence[AdaptableLayer], dead: frozenset[str]) -> tuple[str, ...]:
+    lost = [layer.path for layer in chosen if layer.path in dead]
+    if not lost:
+        return ()
+    more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+    return (
+        f"of the {len(chosen)} layers of '{targets}', these can get no gradient by structure, and training leaves "
+        f"them out: {', '.join(lost[:4])}{more}.",
     )
 
 
@@ -176,24 +215,27 @@ def _has_weights(base: Base) -> bool:
     return True
 
 
-def _parts(base: Base, unet_parameters: int) -> tuple[PartInfo, ...]:
-    found = [PartInfo(name="unet", kind="UNet2DConditionModel", parameters=unet_parameters)]
-    for part in ("vae", *base.family.text_parts):
+def _parts(base: Base, network_parameters: int) -> tuple[PartInfo, ...]:
+    found = [PartInfo(name=base.family.network_part, kind=base.family.network, parameters=network_parameters)]
+    for part in ("vae", *base.text_parts):
         model = parts.empty_part(part, base.config(part))
         found.append(PartInfo(name=part, kind=type(model).__name__, parameters=_parameters(model)))
     return tuple(found)
 
 
 def _blocks(
-    base: Base, unet: nn.Module, chosen: Sequence[AdaptableLayer], rank: int, method: Method
+    base: Base, network: nn.Module, chosen: Sequence[AdaptableLayer], rank: int, method: Method
 ) -> tuple[BlockInfo, ...]:
     sizes: dict[str, int] = {}
-    for name, parameter in unet.named_parameters():
+    for name, parameter in network.named_parameters():
         block = block_of(name)
         sizes[block] = sizes.get(block, 0) + parameter.numel()
-    layers = adaptable_layers(unet)
+    layers = adaptable_layers(network)
     latent = base.native_size_px // base.latent_factor
-    levels = len(base.config("unet")["block_out_channels"])
+    if base.family.network_part == "transformer":
+        latent, levels = latent // 2, 1  # patches of 2×2
+    else:
+        levels = len(base.network_config["block_out_channels"])
     return tuple(
         BlockInfo(
             name=block,
@@ -210,15 +252,19 @@ def _blocks(
 
 def block_of(path: str) -> str:
     """``down_blocks.1.resnets.0.conv1`` → ``down_blocks.1``; ``mid_block.…`` → ``mid_block``."""
-    found = re.match(r"(down_blocks\.\d+|up_blocks\.\d+|\w+)", path)
+    found = re.match(r"((?:down|up|single_transformer|transformer)_blocks\.\d+|\w+)", path)
     assert found is not None
     return found[1]
 
 
-def _forward_order(block: str) -> tuple[int, str]:
-    order = ("time_embedding", "add_embedding", "conv_in", "down_blocks", "mid_block", "up_blocks")
-    kind = block.partition(".")[0]
-    return (order.index(kind) if kind in order else len(order), block)
+def _forward_order(block: str) -> tuple[int, int, str]:
+    order = (
+        "time_embedding", "add_embedding", "conv_in", "down_blocks", "mid_block", "up_blocks", "pos_embed",
+        "x_embedder", "time_text_embed", "context_embedder", "transformer_blocks", "single_transformer_blocks",
+        "norm_out", "proj_out",
+    )  # fmt: skip
+    kind, _, index = block.partition(".")
+    return (order.index(kind) if kind in order else len(order), int(index or 0), block)
 
 
 def _side(block: str, latent: int, levels: int) -> int:
@@ -259,7 +305,15 @@ def _layer(layer: AdaptableLayer, selected: bool) -> LayerInfo:
     )
 
 
-def _cost(label: str, layers: Sequence[AdaptableLayer], rank: int, method: Method, total: int) -> AdapterCost:
+def _cost(
+    label: str,
+    layers: Sequence[AdaptableLayer],
+    rank: int,
+    method: Method,
+    total: int,
+    dead: frozenset[str],
+) -> AdapterCost:
+    trained = [layer for layer in layers if layer.path not in dead]
     parameters = count(layers, rank, method)
     return AdapterCost(
         targets=label,
@@ -268,6 +322,8 @@ def _cost(label: str, layers: Sequence[AdaptableLayer], rank: int, method: Metho
         parameters=parameters,
         share=parameters / (total + parameters),
         file_bytes={dtype: file_bytes(layers, rank, dtype, method) for dtype in BYTES},
+        trained_modules=len(trained),
+        trained_parameters=count(trained, rank, method),
     )
 
 
@@ -286,7 +342,16 @@ def _parameters(model: nn.Module) -> int:
 
 
 def plot_unet(inspection: BaseInspection, path: Path) -> Path:
-    """Draw the UNet as a U, frozen and adapted layers told apart in colour and in words; a PNG."""
+    """Draw the UNet as a U, frozen and adapted layers told apart in colour and in words; a PNG.
+
+    Raises:
+        ConfigError: the network is no UNet.
+    """
+    if inspection.parts[0].name != "unet":
+        raise ConfigError(
+            f"--plot draws a UNet, and base '{inspection.name}' is a transformer: a row of blocks of one size. "
+            "Leave --plot out; the table of blocks says all."
+        )
     from detour.recipes.unet_figure import draw_unet
 
     return draw_unet(inspection, path)

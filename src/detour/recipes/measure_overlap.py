@@ -81,7 +81,7 @@ def measure_overlap(
     ]
     latents = record_latents(engine, requests)
     plain = predictions(engine, latents)
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    attached = attach_chosen(engine.models, chosen)
 
     def push(*active: int) -> torch.Tensor:
         for index, (adapter, one) in enumerate(zip(attached, chosen, strict=True)):

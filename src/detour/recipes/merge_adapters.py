@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import part_names, write_single_file
+from detour.bases.single_file import write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
@@ -31,7 +31,7 @@ from detour.recipes.merged_weights import (
     pieces_by_layer,
 )
 from detour.recipes.progress import Progress, ProgressFn, silent
-from detour.recipes.staging import refuse_taken, staged
+from detour.recipes.staging import refuse_taken, refuse_unwritable, staged
 from detour.specs.generation import PictureSpec
 
 PROOF_STEPS = 10
@@ -112,7 +112,7 @@ def merge_adapters(
         pictures: pictures of the proof on each side; 0 leaves the picture proof out.
         prompt: of those pictures; by default the adapters' triggers.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
         progress: told what is being done.
 
     Raises:
@@ -123,6 +123,7 @@ def merge_adapters(
     if not loras:
         raise ConfigError("nothing to merge: name at least one adapter with --lora FILE[:WEIGHT].")
     refuse_taken(out, force=force)
+    refuse_unwritable(out, as_folder=out.suffix != ".safetensors")
     opened = open_base(base, revision=revision)
     opened.require_weights()
     kind = _kind_of(opened, out)
@@ -186,7 +187,7 @@ def _merge_folder(base: Base, pieces: dict[str, Pieces], place: Path) -> Checked
 
 
 def _require_same_parts(folder: Base, file: Base) -> None:
-    for part in part_names(folder.family.name):
+    for part in folder.loaded_parts:
         first, second = (_state(base, part) for base in (folder, file))
         for name, tensor in first.items():
             if name not in second or not torch.equal(tensor, second[name]):
@@ -196,9 +197,7 @@ def _require_same_parts(folder: Base, file: Base) -> None:
 
 
 def _state(base: Base, part: str) -> dict[str, torch.Tensor]:
-    if part.startswith("text_encoder"):
-        return dict(base.load_text().models[part].state_dict())
-    return dict((base.load_unet() if part == "unet" else base.load_vae()).state_dict())
+    return dict(base.load_part(part).state_dict())
 
 
 def _compare_pictures(
@@ -223,7 +222,7 @@ def _compare_pictures(
 
     engine = PictureEngine.load(base)
     plain = draw(engine, 0)
-    attached = attach_chosen({"unet": engine.unet, **engine.text.models}, chosen)
+    attached = attach_chosen(engine.models, chosen)
     adapted = draw(engine, 1)
     del attached, engine
     joined = draw(PictureEngine.load(open_base(str(merged))), 2)

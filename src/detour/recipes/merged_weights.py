@@ -19,7 +19,6 @@ from detour.bases.parts import weight_variant
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_text import TensorPlace
 from detour.errors import BaseError, ProofFailed
-from detour.files import write_with
 from detour.recipes.chosen_adapters import ChosenAdapter
 
 Pieces = list[tuple[Layer, float]]
@@ -129,7 +128,7 @@ def check_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Che
 def files_of_base(base: Base) -> Iterator[Path]:
     """The files of the parts that the base's index names, one precision of weights, and the index itself."""
     assert base.weights is not None
-    parts = ("unet", "vae", *base.family.text_parts)
+    parts = base.loaded_parts
     for place in sorted(base.weights.iterdir()):
         if place.is_file() and place.suffix == ".json":
             yield place
@@ -171,14 +170,14 @@ def _in_checkpoint(base: Base, pieces: Mapping[str, Pieces]) -> _Changes:
 
 
 def _merge_file(source: Path, target: Path, named: _Changes) -> None:
-    from safetensors.torch import save_file
+    from detour.tensor_files import write_tensors
 
     metadata, tensors = {}, {}
     for name, tensor, about in _tensors(source):
         metadata = about
         tensors[name] = _merged(tensor, named.get(name, []))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_with(target, lambda temporary: save_file(tensors, temporary, metadata=metadata or {"format": "pt"}))
+    write_tensors(target, tensors, metadata or {"format": "pt"})
 
 
 def _merged(tensor: Tensor, changes: Sequence[_Change]) -> Tensor:
@@ -187,7 +186,14 @@ def _merged(tensor: Tensor, changes: Sequence[_Change]) -> Tensor:
     made = tensor.clone()
     for change in changes:
         weight = change.place.of(made)  # a view
-        weight.copy_(merged_tensor(weight, change.pieces))
+        merged = merged_tensor(weight, change.pieces)
+        if not bool(torch.isfinite(merged).all()):
+            whose = "the adapters' change" if bool(torch.isfinite(weight).all()) else "the base's own weight"
+            raise ProofFailed(
+                f"'{change.key}': {whose} is not finite in the base's {str(weight.dtype).removeprefix('torch.')}; "
+                "nothing was written. Use a lower weight, another adapter, or a base in fp32."
+            )
+        weight.copy_(merged)
     return made
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detour.data.captions import read_sidecar
 from detour.data.pictures import open_picture
 from detour.data.transform import to_square
 
@@ -38,13 +39,12 @@ def open_example(picture: Path | None, caption: str | None, *, size_px: int, see
         seed: of the drawn picture.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the picture or its caption cannot be read.
     """
     if picture is not None:
         image = open_picture(picture, max_megapixels=MAX_MEGAPIXELS)
-        beside = picture.with_suffix(".txt")
-        if caption is None and beside.is_file():
-            caption = " ".join(beside.read_text(encoding="utf-8", errors="replace").split())
+        if caption is None:
+            caption = read_sidecar(picture)
         return OneExample(picture.name, caption or "", to_square(image, size_px))
     from detour.pocket.world import HOUSE, NAMED_STYLES, render, training_example
     from detour.pocket.world import caption as world_caption

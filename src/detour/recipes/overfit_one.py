@@ -9,23 +9,25 @@ from torch import Tensor
 
 from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.text import Conditioning
+from detour.diffusion.process import Process
 from detour.diffusion.randomness import noise_for
 from detour.evaluation.pixels import mean_abs_diff
 from detour.recipes.open_example import open_example
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.step_once import single_picture_data, single_picture_spec
 from detour.specs import PictureSpec
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_state
+from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_state
 from detour.training.batches import Batch
 from detour.training.cache import TrainingData
 from detour.training.loop import StepReport, TrainState, fit
 from detour.training.memory import memory_errors_explained
-from detour.training.step import Denoiser
+from detour.training.step import batch_loss
 
-TIMESTEPS = (150, 450, 750)
-"""Fixed noise levels that every step trains on; with random ones ten steps show the luck of the draw."""
+TIMES = (0.15, 0.45, 0.75)
+"""Shares of the schedule at which every step trains; with random ones ten steps show the luck of the draw."""
 
 DRAWN_STEPS = 12
 """Denoising steps of the two pictures that are compared."""
@@ -112,13 +114,13 @@ def overfit_one(
     example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
     with memory_errors_explained(spec, opened):
         data = single_picture_data(opened, example, spec)
-        denoiser = make_denoiser(opened, spec)
-        attached = attach_trainable(denoiser, choose_targets(denoiser.unet, opened, spec).layers, spec)
-        batch = _fixed_batch(data, seed)
+        denoiser = load_denoiser(opened, spec)
+        attached = attach_trainable(denoiser, choose_targets(denoiser.network, opened, spec).layers, spec)
+        batch = _fixed_batch(data, seed, denoiser.process)
         state, watcher = make_state(attached, spec), _Losses(steps, progress)
-        fit(state, lambda _step, _micro: denoiser.loss(batch), [watcher], steps=steps)
+        fit(state, lambda _step, _micro: batch_loss(denoiser, batch), [watcher], steps=steps)
         with torch.no_grad():
-            watcher.losses.append(float(denoiser.loss(batch)))
+            watcher.losses.append(float(batch_loss(denoiser, batch)))
         difference = _pixel_difference(opened, denoiser, attached, data, example.caption, seed, progress)
     return _result(opened.identity, example.name, example.caption, watcher.losses, difference, begun)
 
@@ -136,15 +138,16 @@ class _Losses:
         self._progress(Progress(stage="overfitting", done=report.step, total=self._steps, figures=figures))
 
 
-def _fixed_batch(data: TrainingData, seed: int) -> Batch:
-    """The picture at every one of :data:`TIMESTEPS`, with noise that stays."""
-    num = len(TIMESTEPS)
+def _fixed_batch(data: TrainingData, seed: int, process: Process) -> Batch:
+    """The picture at every one of :data:`TIMES`, with noise that stays."""
+    num = len(TIMES)
     noise = torch.stack(
         [noise_for(seed, 0, i, data.latents.shape_of(0), purpose="overfit") for i in range(num)]
     )
     latents: Tensor = data.latents.moments(0, 0)[0].expand(num, -1, -1, -1)
     text: Conditioning = data.text.conditioning([data.captions[0]] * num)
-    return Batch(latents, noise, torch.tensor(TIMESTEPS), text, pictures=(0,) * num)
+    times = process.times([process.at(share) for share in TIMES])
+    return Batch(latents, noise, times, text, pictures=(0,) * num)
 
 
 def _pixel_difference(
@@ -161,11 +164,11 @@ def _pixel_difference(
     progress(Progress(stage="drawing with and without"))
     vae = base.load_vae(torch.float32, denoiser.device)
     engine = PictureEngine(
-        base, unet=denoiser.unet, vae=vae, text=data.text, device=denoiser.device, dtype=denoiser.dtype
+        base, unet=denoiser.network, vae=vae, text=data.text, device=denoiser.device, dtype=denoiser.dtype
     )
     requests = [PictureRequest(prompt=caption, seed=seed)]
-    spec = PictureSpec(steps=DRAWN_STEPS)
-    spec = spec.model_copy(update={"width_px": denoiser.size_px, "height_px": denoiser.size_px})
+    spec, side = PictureSpec(steps=DRAWN_STEPS), data.latents.shape_of(0)[-1] * base.latent_factor
+    spec = spec.model_copy(update={"width_px": side, "height_px": side})
     with_adapter = engine.draw(requests, spec).pictures
     with attached.disabled():
         without = engine.draw(requests, spec).pictures

@@ -1,7 +1,7 @@
 """Will it fit? The memory of every stage of a run before anything is downloaded or trained, and what to change."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
 from detour.bases.quantize import saved_bytes
 from detour.recipes.draw_samples import BATCH as SAMPLE_BATCH
+from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.proof_memory import USABLE, proof_footprint
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
@@ -113,19 +114,36 @@ PROPOSALS: Sequence[tuple[Mapping[str, Any], str]] = (
 """What to change, in this order: what leaves the result as it is comes first."""
 
 
-def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
+STAGES = 5
+"""Encoding, text, training, sample pictures, proof."""
+
+
+def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS, progress: ProgressFn = silent) -> MemoryPlan:
     """Predict the memory of a run and propose settings for each card.
 
     Args:
         spec: the run; its data need not exist. Names that are settings alone (``sd15``, ``sdxl``) do.
         cards: what to propose settings for.
+        progress: told of every stage and card.
 
     Raises:
         BaseError, ConfigError: the base is not there, or a setting does not fit it.
     """
     base = open_base(spec.base.name, revision=spec.base.revision, weights=False)
     resolved = resolve(spec, base, ("a picture",) * 8, name="plan", device=pick_device(spec.base.device))
-    stages, trainer = _stages(base, resolved.spec), _Trainer(base, resolved.spec)
+    total = STAGES + len(cards)
+
+    def tell(done: int) -> None:
+        progress(Progress(stage="predicting memory", done=done, total=total))
+
+    stages = []
+    for footprint in _stages(base, resolved.spec):
+        stages.append(footprint)
+        tell(len(stages))
+    trainer, advice = _Trainer(base, resolved.spec), []
+    for card in cards:
+        advice.append(_advice(trainer, card))
+        tell(STAGES + len(advice))
     process = process_bytes() if resolved.spec.base.device == "cpu" else CUDA_CONTEXT_BYTES
     peak = max(stages, key=lambda stage: stage.total)
     return MemoryPlan(
@@ -135,7 +153,7 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS) -> MemoryPlan:
         process_bytes=process,
         peak_stage=peak.stage,
         peak_bytes=peak.total + process,
-        cards=tuple(_advice(trainer, card) for card in cards),
+        cards=tuple(advice),
         notes=resolved.notes,
     )
 
@@ -158,13 +176,13 @@ class _Trainer:
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
             dtype = torch_dtype(str(changed.base.dtype))
-            parts["weights"] -= saved_bytes(self._meta_unet, changed.base.quantize, dtype)
+            parts["weights"] -= saved_bytes(self._meta_network, changed.base.quantize, dtype)
         parts["activations"] *= int(changed.train.batch)
         return sum(parts.values())
 
     @functools.cached_property
-    def _meta_unet(self) -> nn.Module:
-        return self._base.meta_unet()
+    def _meta_network(self) -> nn.Module:
+        return self._base.meta_network()
 
     def words_on_proof(self, card: Card, half: str) -> str:
         """How the proof at the end of the run is drawn where fp32 does not fit; nothing where it does."""
@@ -187,13 +205,18 @@ class _Trainer:
         return self._passes[key]
 
 
-def _stages(base: Base, spec: RunSpec) -> list[Footprint]:
+def _stages(base: Base, spec: RunSpec) -> Iterator[Footprint]:
+    """What each stage of a run takes, in their order; the training step takes the longest to find out."""
+    on_cpu = spec.base.device == "cpu"
+    for stage in (encoding_footprint(base, spec), text_footprint(base)):
+        yield stage.on_cpu() if on_cpu else stage
     training = training_footprint(base, spec)
-    stages = [encoding_footprint(base, spec), text_footprint(base), training]
+    yield training.on_cpu() if on_cpu else training
     if int(spec.sample.every):
-        stages.append(drawing_footprint(base, spec, training, pictures=SAMPLE_BATCH))
-    stages.append(proof_footprint(base, spec, str(spec.evaluate.dtype)))
-    return [stage.on_cpu() for stage in stages] if spec.base.device == "cpu" else stages
+        drawing = drawing_footprint(base, spec, training, pictures=SAMPLE_BATCH)
+        yield drawing.on_cpu() if on_cpu else drawing
+    proof = proof_footprint(base, spec, str(spec.evaluate.dtype))
+    yield proof.on_cpu() if on_cpu else proof
 
 
 def _stage(footprint: Footprint) -> StageMemory:

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from detour.adapter_files.kohya import DORA_ELSEWHERE
 from detour.adapter_files.layer_file import LayerFile, open_layers
 from detour.adapter_files.words import refuse_words
 from detour.adapter_files.writing import FileFormat
 from detour.adapters.adapter import Layer, LoraLayer
 from detour.adapters.blocks import parse_block_weights, weigh_layer, weight_of_blocks
-from detour.adapters.compose import truncate
+from detour.adapters.compose import require_small_enough, truncate
 from detour.errors import ConfigError
 from detour.recipes.adapter_family import family_of_adapter
 from detour.recipes.adapter_output import (
@@ -55,6 +56,8 @@ class ResizeResult(BaseModel):
     largest_difference: float
     """Between what was computed and the file read back."""
     limit: float
+    notes: tuple[str, ...] = ()
+    """What other tools make of the file where it is not what they should."""
 
     def to_json(self) -> str:
         """Everything, indented."""
@@ -86,7 +89,7 @@ def resize_adapter(
         family: where the file does not tell it.
         dtype: of the factors; ``auto`` keeps the source's.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
-        force: write over what stands at ``out``.
+        force: overwrite existing output.
 
     Raises:
         ConfigError: nothing to do, or settings that do not go.
@@ -115,6 +118,7 @@ def resize_adapter(
             force=force,
         )
         before = opened.outline.num_parameters
+        has_doras = "dora" in opened.outline.kinds
     layers = tuple(cut.done[key] for key in cut.keys)
     return ResizeResult(
         path=written.path,
@@ -126,6 +130,7 @@ def resize_adapter(
         parameters=cut.parameters,
         largest_difference=written.largest_difference,
         limit=written.limit,
+        notes=(DORA_ELSEWHERE,) if to == "kohya" and has_doras else (),
     )
 
 
@@ -145,6 +150,13 @@ class _Resized:
         self._cuts = rank is not None or energy is not None
         if self._cuts:
             opened.outline.plain_layers(purpose="a lower rank")
+        highest = max(opened.outline.ranks)
+        if rank is not None and energy is None and rank >= highest:
+            raise ConfigError(
+                f"--rank {rank}: no layer has a higher rank than {highest}, so that nothing would become smaller. "
+                f"{f'Pass a rank below {highest}' if highest > 1 else 'Leave it out'}; detour convert changes format "
+                "or precision."
+            )
         every = dict.fromkeys(opened.outline.layers, 1.0)
         self._weights = every if blocks is None else weight_of_blocks(every, parse_block_weights(blocks))
         for key, weight in self._weights.items():
@@ -171,6 +183,7 @@ class _Resized:
         made, kept = layer, 1.0
         if self._cuts:
             assert isinstance(layer, LoraLayer)  # the outline was looked at before
+            require_small_enough(key, layer)
             cut = truncate(layer, rank=self._rank, energy=self._energy, dtype=self._precision)
             made, kept = cut.layer, cut.kept
             self._energies[key] = cut.energy

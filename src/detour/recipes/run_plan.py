@@ -5,12 +5,15 @@ from pathlib import Path
 
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, set_threads
+from detour.data.finding import Finding
 from detour.data.folder import Dataset, read_dataset
+from detour.recipes.check_data import findings_of
 from detour.recipes.proof_memory import with_proof_dtype
 from detour.specs import RunSpec
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
 from detour.training.data_fit import check_data
+from detour.training.first_weights import with_first_weights
 from detour.training.resolve import resolve
 from detour.training.resume import find_resume_point, refuse_changed_data
 from detour.training.run_folder import name_from
@@ -27,6 +30,8 @@ class RunPlan:
     base: Base
     dataset: Dataset
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with the pictures and captions; empty where a run goes on."""
     checkpoint: Checkpoint | None = None
     class_pictures: Dataset | None = None
     """Drawn by the base at the beginning of the run; ``None`` before that and without prior preservation."""
@@ -48,8 +53,10 @@ def plan_run(spec: RunSpec) -> RunPlan:
         BaseError, DataError, ConfigError: what is missing or does not fit.
     """
     require_tracker(spec.track)
-    spec = _with_instance_caption(spec)
+    if spec.goal == "subject":
+        spec = spec.model_copy(update={"data": spec.data.for_subject()})
     base, dataset = _opened(spec)
+    spec, first_notes = with_first_weights(spec, base)
     device = pick_device(spec.base.device)
     set_threads(spec.train.threads)
     spec, proof_notes = with_proof_dtype(spec, base, device)
@@ -62,18 +69,28 @@ def plan_run(spec: RunSpec) -> RunPlan:
     )
     base = as_trained(base, resolved.spec)
     data_notes = check_data(resolved.spec, dataset, base)
+    findings, _ = findings_of(
+        resolved.spec.data,
+        dataset,
+        base,
+        goal=spec.goal,
+        seed=spec.seed,
+        class_prompts=spec.prior.class_prompts,
+    )
     check_words(base, resolved.spec, [example.caption for example in dataset.examples])
-    targets = choose_targets(base.meta_unet(), base, resolved.spec)
+    targets = choose_targets(base.meta_network(), base, resolved.spec)
     text_targets = choose_text_targets(base, resolved.spec)
     return RunPlan(
         spec=resolved.spec,
         base=base,
         dataset=dataset,
+        findings=findings,
         notes=(
             *dataset.found,
-            *dataset.problems,
+            *(finding.line for finding in findings),
             *data_notes,
             *resolved.notes,
+            *first_notes,
             *proof_notes,
             *targets.notes,
             *text_targets.notes,
@@ -108,10 +125,3 @@ def _opened(spec: RunSpec) -> tuple[Base, Dataset]:
     base = open_base(spec.base.name, revision=spec.base.revision)
     base.require_weights()
     return base, read_dataset(spec.data)
-
-
-def _with_instance_caption(spec: RunSpec) -> RunSpec:
-    """A subject's photos need no captions: the trigger says what they show."""
-    if spec.goal != "subject" or not spec.data.trigger or spec.data.caption is not None:
-        return spec
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"caption": ""})})

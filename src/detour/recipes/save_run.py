@@ -9,19 +9,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
+from detour.adapter_files.sidecar import write_sidecar
 from detour.adapter_files.words import write_words
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
 from detour.bases.base import Base
-from detour.files import write_with
 from detour.recipes.merged_weights import files_of_base
 from detour.recipes.run_plan import RunPlan
 from detour.recipes.staging import staged
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
+from detour.training.methods import UNJOINED
 
-WHOLE_UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+WHOLE_NETWORK = "diffusion_pytorch_model.safetensors"
+"""File of a fully trained network, in the folder of the base's network part."""
+
+OWN_JSON = (
+    "checkpoints.json", "evaluation.json", "gradients.json", "pictures.json", "proof.json", "run.json", "settings.json",
+    "wandb.json",
+)  # fmt: skip
+"""Files of a run folder that a run's name must not write over."""
 
 
 def product_of(folder: Path, spec: RunSpec) -> Path:
@@ -31,6 +39,8 @@ def product_of(folder: Path, spec: RunSpec) -> Path:
 
 def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: int | None = None) -> Path:
     """Write the adapter with all that its file says about itself; same settings and weights, same bytes.
+
+    Beside it go its trigger and a picture, as other programs show them (:mod:`detour.adapter_files.sidecar`).
 
     Args:
         plan: the run's.
@@ -43,7 +53,9 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
     if isinstance(attached, FullWeights):
         return _save_base(path, plan.base, attached)
     described = _described(plan, attached, folder, step)
-    _save_kohya(path, described, plan.base)
+    _save_kohya(path, described, plan)
+    picture = None if step is None else first_sample(folder, step)
+    write_sidecar(path, described, plan.base.family, picture, taken=OWN_JSON)
     if step is not None:
         _save_copies(path, described, plan.spec, plan.base)
     return path
@@ -56,12 +68,13 @@ def keep_adapter_of(plan: RunPlan, attached: Attached, folder: Path, *, step: in
         StorageError: disk full, no permission; files of other steps are untouched.
     """
     path = adapter_of(folder, step)
-    _save_kohya(path, _described(plan, attached, folder, step), plan.base)
+    _save_kohya(path, _described(plan, attached, folder, step), plan)
     return path
 
 
-def _save_kohya(path: Path, adapter: Adapter, base: Base) -> None:
-    write_adapter(path, adapter, file_format="kohya", family=base.family, dtype="fp32")
+def _save_kohya(path: Path, adapter: Adapter, plan: RunPlan) -> None:
+    fused = plan.spec.adapter.method not in UNJOINED
+    write_adapter(path, adapter, file_format="kohya", family=plan.base.family, dtype="fp32", fused=fused)
     write_words(path, adapter.words)
 
 
@@ -105,21 +118,21 @@ def first_sample(folder: Path, step: int) -> NDArray[np.uint8] | None:
 
 
 def _save_base(path: Path, base: Base, trained: FullWeights) -> Path:
-    """The base as a diffusers folder with the UNet as it is now, in float32; all else copied.
+    """The base as a diffusers folder with the network as it is now, in float32; all else copied.
 
     Raises:
         StorageError: disk full, no permission; what stood there before stays.
     """
-    from safetensors.torch import save_file
+    from detour.tensor_files import write_tensors
 
     assert base.weights is not None
     with staged(path, force=True) as fresh:
         for source in files_of_base(base):
             place = source.relative_to(base.weights)
-            if place.parts[0] != "unet" or source.suffix == ".json":
+            if place.parts[0] != base.family.network_part or source.suffix == ".json":
                 (fresh / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, fresh / place)
         # Parameters are views of the optimizer's buffer: clones, because a view would be saved with all of it.
         tensors = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
-        write_with(fresh / WHOLE_UNET, lambda at: save_file(tensors, at, metadata={"format": "pt"}))
+        write_tensors(fresh / base.family.network_part / WHOLE_NETWORK, tensors, {"format": "pt"})
     return path

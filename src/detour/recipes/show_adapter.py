@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapter_files.container import read_header, read_region
+from detour.adapter_files.container import empty_tensor, read_header, read_region
 from detour.adapter_files.hashes import data_sha256
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.limits import DEFAULT_LIMITS
@@ -175,7 +175,7 @@ def read_shapes(path: Path) -> Adapter:
             return replace(file.outline, file_format="peft", file_dtype=file.dtype)
     regions, metadata = read_header(path, DEFAULT_LIMITS)
     require_no_peft(regions, str(path))
-    tensors = {name: region.empty for name, region in regions.items()}
+    tensors = {name: empty_tensor(region) for name, region in regions.items()}
     try:
         with path.open("rb") as stream:
             tensors |= {

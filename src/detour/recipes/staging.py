@@ -1,5 +1,7 @@
 """Outputs that stand in their place only when they are whole and proved."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from detour.files import storage_error
 
 
 def refuse_taken(out: Path, *, force: bool) -> None:
-    """Raise before any work is done when ``out`` is there and may not be written over.
+    """Raise before any work is done when ``out`` is there and may not be overwritten.
 
     Raises:
         ConfigError: it is there.
@@ -20,14 +22,52 @@ def refuse_taken(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out}: is there already. Choose another --out, or pass --force.")
 
 
+OTHER_FILES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".pdf", ".zip", ".txt", ".json", ".toml", ".md", ".html",
+    ".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf",
+)  # fmt: skip
+"""Endings that nobody gives to a folder."""
+
+
+def refuse_unwritable(out: Path, *, as_folder: bool) -> None:
+    """Raise before any work is done where nothing could be written to ``out`` at its end.
+
+    Args:
+        out: the place of the output.
+        as_folder: whether the output is a folder; its name must not be that of a file then.
+
+    Raises:
+        ConfigError: a file's name for a folder, or a file that stands in the way of a folder.
+        StorageError: no permission.
+    """
+    if as_folder and out.suffix.lower() in OTHER_FILES:
+        raise ConfigError(
+            f"{out}: a folder is written here, and '{out.suffix}' is the ending of a file. Name a folder."
+        )
+    if as_folder and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file, and a folder is written. Choose another --out.")
+    if not as_folder and out.is_dir():
+        raise ConfigError(f"{out}: is a folder, and a file is written. Choose another --out.")
+    above = next((place for place in out.absolute().parents if place.exists()), None)
+    if above is not None and not above.is_dir():
+        raise ConfigError(
+            f"{out}: '{above}' is a file, so that nothing can be written in it. Choose another --out."
+        )
+    written = out if as_folder and out.is_dir() else above
+    if written is not None and not os.access(written, os.W_OK | os.X_OK):
+        raise storage_error(out, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def refuse_no_png(place: Path) -> None:
     """Raise where a picture's name does not end in ``.png``.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or a place that no file can stand in.
+        StorageError: no permission.
     """
     if place.suffix != ".png":
         raise ConfigError(f"{place}: pictures are written as PNG. Let its name end in .png.")
+    refuse_unwritable(place, as_folder=False)
 
 
 @contextmanager

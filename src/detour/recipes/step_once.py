@@ -13,19 +13,19 @@ from torch import Tensor
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents, to_pixels
-from detour.diffusion.objective import clean_latents, denoising_loss, target
-from detour.diffusion.schedule import add_noise
-from detour.errors import ConfigError, ProofFailed
+from detour.diffusion.objective import denoising_loss
+from detour.diffusion.process import Process, RectifiedFlow
+from detour.errors import ProofFailed
 from detour.recipes.open_example import OneExample, open_example
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, TrainSpec
-from detour.training.assembly import attach_trainable, choose_targets, make_denoiser, make_loss, make_state
+from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss, make_state
 from detour.training.batches import Batch, draw_batch
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.loop import TrainState
 from detour.training.resolve import resolve
-from detour.training.step import Denoiser
 
 
 class _Figures(BaseModel):
@@ -61,9 +61,10 @@ class StepTrace(_Figures):
     base: str
     picture: str
     caption: str
-    timestep: int
+    timestep: int | str
+    """Integer timestep; the noise level of a flow."""
     signal_share: float
-    """``√ᾱ``: how much of the noisy latents is still the picture."""
+    """``√ᾱ``, or ``1 − σ`` of a flow: how much of the noisy latents is still the picture."""
     loss: float
     grad_norm: float
     tensors: tuple[TensorNote, ...]
@@ -85,7 +86,7 @@ def step_once(
     revision: str | None = None,
     picture: Path | None = None,
     caption: str | None = None,
-    timestep: int | None = None,
+    timestep: float | None = None,
     rank: int = 4,
     targets: str = "attn",
     lr: float = 1e-3,
@@ -100,7 +101,8 @@ def step_once(
         revision: of a hub id.
         picture: a file; without it the embedded base's world draws one.
         caption: of the picture; without it the ``.txt`` beside it.
-        timestep: of the noise, 0 to 999; without it the run's own choice for ``seed``.
+        timestep: of the noise, 0 to 999, or the noise level of a flow, 0 to 1; without it the run's own choice for
+            ``seed``.
         rank: of the adapter.
         targets: of the adapter.
         lr: of the update.
@@ -121,34 +123,35 @@ def step_once(
     )
     example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
     data = single_picture_data(opened, example, spec)
-    denoiser = make_denoiser(opened, spec)
-    before = hash_base(denoiser.unet)
-    chosen = choose_targets(denoiser.unet, opened, spec)
+    denoiser = load_denoiser(opened, spec)
+    before = hash_base(denoiser.network)
+    chosen = choose_targets(denoiser.network, opened, spec)
     attached = attach_trainable(denoiser, chosen.layers, spec)
     state = make_state(attached, spec)
     batch = _batch_at(
-        draw_batch(make_loss(denoiser, data, spec).plan, data, 0, 0), timestep, len(denoiser.alphas)
+        draw_batch(make_loss(denoiser, data, spec).plan, data, 0, 0), timestep, denoiser.process
     )
     values, loss = _forward(denoiser, data, batch, example)
     gradients, grad_norm = _backward(loss, attached, state, spec.train.max_grad_norm)
-    after = hash_base(denoiser.unet)
+    after = hash_base(denoiser.network)
     if after != before:
         raise ProofFailed("the step changed the frozen base. This is a bug of detour's: please report it.")
     notes = [_note(name, meaning, value) for name, (meaning, value) in values.items()]
-    at = int(batch.timesteps[0])
+    at = denoiser.process.name_of(float(batch.times[0]))
+    share = denoiser.process.signal_share(float(batch.times[0]))
     return StepTrace(
         base=opened.identity,
         picture=example.name,
         caption=example.caption,
         timestep=at,
-        signal_share=float(denoiser.alphas[at].sqrt()),
+        signal_share=share,
         loss=loss.item(),
         grad_norm=grad_norm,
         tensors=tuple(notes),
         gradients=tuple(gradients),
         base_unchanged=True,
         base_sha256=after,
-        remarks=_remarks(gradients, chosen.notes, at, float(denoiser.alphas[at].sqrt())),
+        remarks=_remarks(gradients, chosen.notes, at, share, denoiser.part),
         pictures=_pictures(opened, denoiser, example, values),
     )
 
@@ -177,12 +180,15 @@ def single_picture_data(base: Base, example: OneExample, spec: RunSpec) -> Train
     return TrainingData(latents, text, captions=(example.caption,), epoch=(0,))
 
 
-def _batch_at(batch: Batch, timestep: int | None, length: int) -> Batch:
+def network_word(part: str) -> str:
+    """What a person calls the network in a part: UNet or transformer."""
+    return "UNet" if part == "unet" else part
+
+
+def _batch_at(batch: Batch, timestep: float | None, process: Process) -> Batch:
     if timestep is None:
         return batch
-    if not 0 <= timestep < length:
-        raise ConfigError(f"timestep {timestep} is outside the schedule. Choose 0 to {length - 1}.")
-    return replace(batch, timesteps=torch.tensor([timestep]))
+    return replace(batch, times=process.times([process.check(timestep)]))
 
 
 def _forward(
@@ -190,14 +196,16 @@ def _forward(
 ) -> tuple[dict[str, tuple[str, Tensor]], Tensor]:
     device = denoiser.device
     latents, noise = batch.latents.to(device), batch.noise.to(device)
-    timesteps, alphas = batch.timesteps.to(device), denoiser.alphas
-    noisy = add_noise(latents, noise, timesteps, alphas)
-    prediction = denoiser.predict(noisy, timesteps, batch.text)
-    wanted = target(denoiser.kind, latents=latents, noise=noise, timesteps=timesteps, alphas=alphas)
+    times, process = batch.times.to(device), denoiser.process
+    noisy = process.mix(latents, noise, times)
+    prediction = denoiser.predict(noisy, times, batch.text)
+    wanted = process.target(latents, noise, times)
     loss = denoising_loss(prediction, wanted, torch.ones(1, device=device))
-    named = {"epsilon": "the noise", "v_prediction": "the velocity", "sample": "the clean latents"}[
-        denoiser.kind
-    ]
+    named = {"noise": "the noise", "velocity": "the velocity", "clean": "the clean latents"}[process.predicts]
+    if isinstance(process, RectifiedFlow):
+        named = "the velocity, noise − latents"
+    network = network_word(denoiser.part)
+    is_flow = isinstance(process, RectifiedFlow)
     values = {
         "pixels": ("the picture, from -1 to 1", to_pixels(example.picture[None])),
         "latent_mean": (
@@ -206,12 +214,21 @@ def _forward(
         ),
         "latent_std": ("the width of that distribution", data.latents.moments(0, 0)[1][None]),
         "latents": ("one draw: mean + std × ε₁, new at every step", latents),
-        "timesteps": ("how noisy this step is, 0 to 999", timesteps),
+        "timesteps": (
+            "the noise level σ of this step, 0 to 1" if is_flow else "how noisy this step is, 0 to 999",
+            times,
+        ),
         "noise": ("ε₂, standard normal", noise),
-        "noisy_latents": ("√ᾱ · latents + √(1−ᾱ) · noise", noisy),
-        "text_states": ("the caption as the UNet reads it, 77 tokens", batch.text.states),
-        "prediction": (f"the UNet's guess of {named}", prediction),
-        "target": (f"{named}: what a perfect UNet would say", wanted),
+        "noisy_latents": (
+            "(1−σ) · latents + σ · noise" if is_flow else "√ᾱ · latents + √(1−ᾱ) · noise",
+            noisy,
+        ),
+        "text_states": (
+            f"the caption as the {network} reads it, {batch.text.states.shape[1]} tokens",
+            batch.text.states,
+        ),
+        "prediction": (f"the {network}'s guess of {named}", prediction),
+        "target": (f"{named}: what a perfect {network} would say", wanted),
         "loss": ("mean squared difference of the two", loss),
     }
     return values, loss
@@ -249,15 +266,20 @@ def _copy(gradient: Tensor | None) -> Tensor:
 
 
 def _block_of(key: str) -> str:
-    """``unet.down_blocks.0.attentions.0…`` → ``down_blocks.0``; ``unet.mid_block…`` → ``mid_block``."""
+    """``unet.down_blocks.0.attentions.0…`` → ``down_blocks.0``; ``transformer.transformer_blocks.3…`` → its number."""
     parts = key.split(".")[1:]
     return ".".join(parts[:2]) if parts[0].endswith("_blocks") else parts[0]
 
 
-def _depth(block: str) -> int:
+def _depth(block: str) -> tuple[int, int]:
     """Order of the forward pass: down, middle, up; what belongs to none comes first."""
-    kinds = ("conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out")
-    return next((place for place, kind in enumerate(kinds, start=1) if block.startswith(kind)), 0)
+    kinds = (
+        "conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out", "transformer_blocks",
+        "single_transformer_blocks",
+    )  # fmt: skip
+    place = next((place for place, kind in enumerate(kinds, start=1) if block.startswith(kind)), 0)
+    number = block.rpartition(".")[2]
+    return place, int(number) if number.isdigit() else 0
 
 
 def _joint_norm(tensors: list[Tensor]) -> float:
@@ -280,10 +302,15 @@ def _note(name: str, meaning: str, value: Tensor) -> TensorNote:
 
 
 def _remarks(
-    groups: list[GradientGroup], target_notes: tuple[str, ...], timestep: int, signal_share: float
+    groups: list[GradientGroup],
+    target_notes: tuple[str, ...],
+    timestep: int | str,
+    signal_share: float,
+    part: str,
 ) -> tuple[str, ...]:
     noisy = (
-        f"At timestep {timestep} the UNet sees {signal_share:.0%} of the picture's amplitude under the noise."
+        f"At {'noise level' if part == 'transformer' else 'timestep'} {timestep} the {network_word(part)} sees "
+        f"{signal_share:.0%} of the picture's amplitude under the noise."
     )
     if any(group.down_grad_norm for group in groups):
         start = "Both factors get a gradient."
@@ -305,8 +332,7 @@ def _pictures(
     """What the step looks like, decoded: the picture, its noisy form, and what the UNet believes is under it."""
     vae = base.load_vae(torch.float32, denoiser.device)
     noisy, prediction = values["noisy_latents"][1].float(), values["prediction"][1].detach().float()
-    at = values["timesteps"][1]
-    clean = clean_latents(denoiser.kind, prediction, noisy=noisy, timesteps=at, alphas=denoiser.alphas)
+    clean = denoiser.process.clean(prediction, noisy, values["timesteps"][1])
     shown = {"latents": values["latents"][1], "noisy_latents": noisy, "guess": clean}
     decoded = {name: decode_latents(vae, latents)[0] for name, latents in shown.items()}
     shown_maps = ("latents", "target", "prediction")

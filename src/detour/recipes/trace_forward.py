@@ -12,19 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from detour.bases.base import Base, open_base
+from detour.bases.denoiser import Denoiser
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents
 from detour.bases.text import Conditioning
-from detour.diffusion.objective import clean_latents
+from detour.diffusion.process import VariancePreserving
 from detour.diffusion.randomness import noise_for
-from detour.diffusion.schedule import add_noise, alphas_cumprod, snr
+from detour.diffusion.schedule import alphas_cumprod
 from detour.errors import ConfigError
+from detour.recipes import trace_flow
+from detour.recipes.forward_figure import FLOW
 from detour.recipes.open_example import open_example
 from detour.recipes.step_once import single_picture_data, single_picture_spec
 from detour.scratch import ddim
 from detour.scratch.forward_process import betas_of, in_one_jump, joined_noise, step_by_step
-from detour.training.assembly import make_denoiser
-from detour.training.step import Denoiser
+from detour.training.assembly import load_denoiser
 
 ScheduleName = Literal["base", "scaled_linear", "linear", "squaredcos_cap_v2"]
 
@@ -45,12 +47,13 @@ class NoiseLevel(BaseModel):
 
     timestep: int
     alpha_cumprod: float
+    """ᾱ; ``(1 − σ)²`` of a flow."""
     snr: float
-    """``ᾱ / (1 − ᾱ)``."""
+    """``ᾱ / (1 − ᾱ)``; ``(1 − σ)² / σ²`` of a flow."""
     variance: float
     """Of the noisy latents, measured."""
     variance_expected: float
-    """``ᾱ·Var(x₀) + 1 − ᾱ``."""
+    """``ᾱ·Var(x₀) + 1 − ᾱ``; ``(1 − σ)²·Var(x₀) + σ²`` of a flow."""
     largest_difference: float
     """Between the walk step by step and the one jump, over all numbers of the latents."""
     way_back: bool
@@ -75,7 +78,9 @@ class ForwardTrace(BaseModel):
     """Of the measured variance, relative to the expected."""
     levels: tuple[NoiseLevel, ...]
     alphas: tuple[float, ...] = Field(repr=False)
-    """ᾱ at every timestep."""
+    """ᾱ at every timestep, (1 − σ)² of a flow: the share of the picture's variance that is left."""
+    noises: tuple[float, ...] = Field(repr=False)
+    """1 − ᾱ at every timestep, σ² of a flow: the variance of the noise."""
     pictures: Mapping[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     """uint8 arrays for :func:`detour.recipes.forward_figure.plot_forward`; not part of the JSON."""
 
@@ -103,6 +108,7 @@ def trace_forward(
     The walk takes every timestep with noise of its own; the jump takes the one noise that those add up to. Both are
     computed in float64, so what is left between them is rounding. The way back starts from the noisiest level and is
     DDIM without guidance; on a schedule that is not the base's, the UNet is asked at its own timestep of nearest ᾱ.
+    A rectified flow walks along its velocity with one noise, and goes back by Euler's steps.
 
     Args:
         picture: a file; without it the embedded base's world draws one.
@@ -126,10 +132,17 @@ def trace_forward(
     opened = open_base(base, revision=revision)
     opened.require_weights()
     set_threads("auto")
-    config = schedule_config(
-        opened, schedule, beta_start=beta_start, beta_end=beta_end, zero_terminal_snr=zero_terminal_snr
-    )
-    alphas = alphas_cumprod(config)
+    if opened.is_flow:
+        _refuse_on_flow(opened, schedule, beta_start, beta_end, zero_terminal_snr=zero_terminal_snr)
+        levels_of_flow = torch.tensor([trace_flow.level_of(step) for step in range(trace_flow.STEPS)])
+        alphas, noises = (1 - levels_of_flow).square(), levels_of_flow.square()
+        name = FLOW
+    else:
+        config = schedule_config(
+            opened, schedule, beta_start=beta_start, beta_end=beta_end, zero_terminal_snr=zero_terminal_snr
+        )
+        alphas, name = alphas_cumprod(config), _schedule_name(config)
+        noises = 1 - alphas
     spec = single_picture_spec(
         opened, rank=1, targets="attn", lr=1e-3, seed=seed, device=pick_device(device), dtype="fp32"
     )
@@ -137,19 +150,23 @@ def trace_forward(
     data = single_picture_data(opened, example, spec)
     clean = data.latents.moments(0, 0)[0][None].float().cpu()
     stops = torch.linspace(0, len(alphas) - 1, levels).round().long()
-    walked, differences = _walk_and_jump(clean, alphas, stops, seed)
-    denoiser = make_denoiser(opened, spec)
+    denoiser = load_denoiser(opened, spec)
     text = data.text.conditioning([example.caption])
-    back = way_back(denoiser, walked, text, alphas, stops)
-    measured = [_level(clean, alphas, int(stop), seed) for stop in stops]
+    if opened.is_flow:
+        walked, differences = trace_flow.walk_and_jump(clean, stops, seed)
+        back = trace_flow.way_back(denoiser, walked, text, stops)
+    else:
+        walked, differences = _walk_and_jump(clean, alphas, stops, seed)
+        back = way_back(denoiser, walked, text, alphas, stops)
+    measured = [_level(clean, alphas, noises, int(stop), seed) for stop in stops]
     vae = opened.load_vae(torch.float32, denoiser.device)
     shown = {"picture": example.picture, "forward": decode_latents(vae, torch.cat(walked))}
     shown |= {f"back_{index}": decode_latents(vae, latents)[0] for index, latents in back.items()}
     rows = tuple(
         NoiseLevel(
-            timestep=int(stop),
+            timestep=int(stop) + opened.is_flow,
             alpha_cumprod=float(alphas[stop]),
-            snr=float(snr(alphas[stop])),
+            snr=float(alphas[stop] / noises[stop]),
             variance=variance,
             variance_expected=expected,
             largest_difference=difference,
@@ -163,15 +180,31 @@ def trace_forward(
         base=opened.identity,
         picture=example.name,
         caption=example.caption,
-        schedule=_schedule_name(config),
+        schedule=name,
         num_timesteps=len(alphas),
         clean_variance=_variance(clean),
         largest_difference=max(differences),
         largest_variance_error=max(abs(one.variance / one.variance_expected - 1) for one in rows),
         levels=rows,
         alphas=tuple(alphas.tolist()),
+        noises=tuple(noises.tolist()),
         pictures=shown,
     )
+
+
+def _refuse_on_flow(
+    base: Base,
+    schedule: ScheduleName,
+    beta_start: float | None,
+    beta_end: float | None,
+    *,
+    zero_terminal_snr: bool,
+) -> None:
+    if schedule != "base" or beta_start is not None or beta_end is not None or zero_terminal_snr:
+        raise ConfigError(
+            f"base '{base.name}' is a rectified flow: a straight line from picture to noise, which has no betas and "
+            "ends in pure noise. Leave --schedule, the betas and --zero-terminal-snr out."
+        )
 
 
 def schedule_config(
@@ -229,15 +262,14 @@ def _walk_and_jump(
     return walked, differences
 
 
-def _level(clean: Tensor, alphas: Tensor, stop: int, seed: int) -> tuple[float, float]:
+def _level(clean: Tensor, alphas: Tensor, noises: Tensor, stop: int, seed: int) -> tuple[float, float]:
     """(measured, expected) variance of the noisy latents."""
     many = clean.expand(VARIANCE_NOISES, *clean.shape[1:])
     noise = torch.stack(
         [noise_for(seed, stop, sample, clean.shape[1:], purpose="variance") for sample in range(len(many))]
     )
-    noisy = add_noise(many, noise, torch.full((len(many),), stop), alphas)
-    alpha = float(alphas[stop])
-    return _variance(noisy), alpha * _variance(clean) + 1 - alpha
+    noisy = alphas[stop].sqrt() * many + noises[stop].sqrt() * noise
+    return _variance(noisy), float(alphas[stop]) * _variance(clean) + float(noises[stop])
 
 
 def _variance(values: Tensor) -> float:
@@ -257,7 +289,9 @@ def way_back(
         alphas: (T,) of the schedule that is shown.
         stops: (levels,) its timesteps that are shown, rising.
     """
-    known = denoiser.alphas.float().cpu()
+    process = denoiser.process
+    assert isinstance(process, VariancePreserving)
+    known = process.alphas.float().cpu()
     shown = [index for index, stop in enumerate(stops) if alphas[stop] >= known.min() * (1 - 1e-4)]
     if not shown:
         return {}
@@ -269,9 +303,7 @@ def way_back(
         for alpha, alpha_next in itertools.pairwise(path):
             at = (known - alpha).abs().argmin().view(1).to(denoiser.device)
             prediction = denoiser.predict(noisy, at, text).float()
-            guess = clean_latents(
-                denoiser.kind, prediction, noisy=noisy, timesteps=at, alphas=denoiser.alphas
-            )
+            guess = process.clean(prediction, noisy, at)
             noise = (noisy - alpha.sqrt() * guess) / (1 - alpha).sqrt()
             noisy = ddim.step(noisy, noise, alpha, alpha_next)
         reached[index] = noisy

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files import read_adapter
+from detour.adapter_files.kohya import DORA_ELSEWHERE
+from detour.adapter_files.reading import require_intact
 from detour.adapters.adapter import Adapter
 from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
@@ -16,7 +18,7 @@ from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
-from detour.files import remove_temporaries, write_json, write_text
+from detour.files import remove_temporaries, write_json
 from detour.recipes.draw_class_pictures import draw_class_pictures
 from detour.recipes.draw_samples import keep_trained_pictures_of
 from detour.recipes.evaluate_checkpoints import evaluate_checkpoints
@@ -24,17 +26,18 @@ from detour.recipes.fit_run import Trained, fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan, plan_resumed, plan_run
 from detour.recipes.save_run import product_of, save_run_adapter
-from detour.specs import RunSpec, to_toml
+from detour.specs import RunSpec, save_run_spec
 from detour.training.checkpoints import kept_adapters
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
 from detour.training.processes import Processes, joined, leave, share_of
+from detour.training.recorded_pictures import remember_pictures, write_findings
 from detour.training.resume import (
+    SETTINGS,
     lacks_only_its_proof,
     read_settings,
     refuse_changed_class,
-    remember_pictures,
 )
 from detour.training.run_folder import claimed, locked, read_state
 from detour.training.run_record import RunRecord
@@ -180,8 +183,9 @@ def _run(
     record = RunRecord(folder, spec, plan.base.identity)
     with record.watched(), memory_errors_explained(spec, plan.base):
         if plan.checkpoint is None:
-            write_text(folder / "resolved.toml", to_toml(spec))
-            remember_pictures(folder, plan.dataset)
+            save_run_spec(folder / SETTINGS, spec)
+            remember_pictures(folder, plan.dataset, holdout=float(spec.data.holdout), seed=spec.seed)
+            write_findings(folder, plan.findings)
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
         processes.from_first(None)
         if plan.checkpoint is not None:
@@ -195,9 +199,13 @@ def _run(
         if trained.state.scale is not None and trained.state.scale.repeated:
             notes.append(_what_overflowed(trained.state.scale))
             progress(Progress(stage="training", note=notes[-1]))
+        record.check()
         adapter, best_step = ship_run(plan, trained, folder, progress)
         if spec.validate_.ship == "best_proof":
             notes.append(f"The weights of step {best_step} are shipped: they have the best proof.")
+        if spec.adapter.method == "dora":
+            notes.append(DORA_ELSEWHERE)
+            progress(Progress(stage="training", note=notes[-1]))
         if prove:
             keep_trained_pictures_of(
                 folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
@@ -207,6 +215,7 @@ def _run(
             "loss": trained.loss,
             "val_loss": trained.validator.latest,
             "best_step": best_step,
+            "validation": trained.validator.facts()["validation"],
         }
         record.write("finished", {**facts, "seconds": trained.seconds})
     result = _result(plan, trained, folder, notes, best_step)
@@ -291,7 +300,9 @@ def ship_run(
     if plan.spec.validate_.ship == "best_proof":
         with trained.denoiser.set_aside():
             chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
-        attached.load(read_adapter(kept_adapters(folder)[chosen]))
+        kept = kept_adapters(folder)[chosen]
+        require_intact(kept)
+        attached.load(read_adapter(kept))
     save_run_adapter(plan, attached, folder, step=trained.state.step if chosen is None else chosen)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})

@@ -18,7 +18,7 @@ from detour.specs.run import (
     TrainSpec,
     ValidateSpec,
 )
-from detour.specs.sources import load_run_spec, parse_assignments, to_toml
+from detour.specs.sources import load_run_spec, parse_assignments, save_run_spec, to_toml
 
 __all__ = [
     "AdapterSpec",
@@ -41,5 +41,6 @@ __all__ = [
     "ValidateSpec",
     "load_run_spec",
     "parse_assignments",
+    "save_run_spec",
     "to_toml",
 ]

@@ -14,6 +14,8 @@ class FolderSpec(Spec):
     """A folder of pictures, or ``hub:ID``; the conventions of ``data.source``."""
     split: str = "train"
     """Which part of a hub data set."""
+    recursive: bool = False
+    """Read every folder below as well; on for all folders with ``data.recursive``."""
     role: Role = "train"
     """``class``: pictures of the kind that the subject belongs to, which keep the base's idea of it (prior
     preservation): every second sample is one of them, and they are never held out."""
@@ -36,6 +38,8 @@ class DataSpec(Spec):
     """A folder of pictures with ``.txt`` sidecars, or ``hub:ID``."""
     folders: tuple[FolderSpec, ...] = ()
     """More folders, each with settings of its own; with ``source``, beside it."""
+    recursive: bool = False
+    """Read every folder below as well, each with its own captions; otherwise what is not read is named."""
     split: str = "train"
     """Which part of a hub data set, e.g. ``train[:100]``."""
     caption: str | None = None
@@ -88,6 +92,12 @@ class DataSpec(Spec):
         first = (FolderSpec(source=self.source, split=self.split),) if self.source else ()
         return tuple(self._complete(folder) for folder in (*first, *self.folders))
 
+    def for_subject(self) -> "DataSpec":
+        """The same settings for a subject: where it has a trigger its pictures need no captions."""
+        if not self.trigger or self.caption is not None:
+            return self
+        return self.model_copy(update={"caption": ""})
+
     def triggers(self) -> tuple[str, ...]:
         """The distinct triggers of the train folders, in their order."""
         found = [f.trigger for f in self.all_folders() if f.role == "train" and f.trigger]
@@ -97,6 +107,7 @@ class DataSpec(Spec):
         trains = folder.role == "train"
         return folder.model_copy(
             update={
+                "recursive": self.recursive or folder.recursive,
                 "caption": self.caption if folder.caption is None and trains else folder.caption,
                 "trigger": (self.trigger if trains else "") if folder.trigger is None else folder.trigger,
                 "template": (self.template if trains else "") if folder.template is None else folder.template,

@@ -20,13 +20,17 @@ class PictureSpec(Spec):
     steps: PositiveInt = 25
     """Denoising steps."""
     guidance_scale: NonNegative | Auto = "auto"
-    """Classifier-free guidance; 1 or less switches it off; ``auto`` is the base's recommended value."""
+    """Classifier-free guidance; 1 or less switches it off; ``auto`` is the base's recommended value. A base that
+    is told its guidance scale (Flux-dev) is told this one."""
+    true_guidance_scale: NonNegative = 1.0
+    """Classifier-free guidance of a base that is told its guidance scale: above 1 a negative prompt has an effect,
+    and a picture costs twice as much."""
     width_px: SizePx | Auto = "auto"
     """``auto`` is the base's own size."""
     height_px: SizePx | Auto = "auto"
     """``auto`` is the base's own size."""
-    scheduler: SchedulerName = "dpm++"
-    """Sampler; ``dpm++`` is DPM++ 2M."""
+    scheduler: SchedulerName | Auto = "auto"
+    """Sampler; ``dpm++`` is DPM++ 2M; ``auto`` is ``dpm++``, and ``euler`` on a rectified flow."""
 
 
 class GenerateSpec(Spec):

@@ -77,6 +77,18 @@ class TokensSpec(Spec):
     """Of the vectors alone, which have no reason to be small."""
 
 
+METHOD_SETTINGS = {
+    "pissa": "adapter.init=pissa",
+    "olora": "adapter.init=olora",
+    "gaussian": "adapter.init=gaussian",
+    "rslora": "adapter.rslora=true",
+    "lora+": "train.optim.up_rate=16",
+    "loraplus": "train.optim.up_rate=16",
+    "locon": "adapter.targets=all",
+}
+"""What is called a method elsewhere and is a setting of plain LoRA here."""
+
+
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
@@ -95,6 +107,10 @@ class AdapterSpec(Spec):
     """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
     init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
+    from_file: str = ""
+    """Adapter file whose weights the run starts at, of the same method, layers and rank; empty: no change at all."""
+    from_sha256: str = ""
+    """What that file held when the run began; filled in by the run, which refuses another content."""
     lokr_factor: Count = 0
     """Wanted size of LoKr's first matrix; 0 takes the divisors nearest to a square."""
     formats: tuple[Literal["diffusers", "peft"], ...] = ()
@@ -120,6 +136,10 @@ class OptimSpec(Spec):
     """Added to the denominator; Lion and Adafactor have none."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
+    d0: Positive | None = None
+    """First estimate of the rate, Prodigy only; unset: a third of the rate that AdamW takes for the goal."""
+    d_coef: Positive = 1.0
+    """Factor on what Prodigy's estimate of the rate grows to; ``d0`` itself is not multiplied."""
 
 
 class ScheduleSpec(Spec):
@@ -136,14 +156,21 @@ class ScheduleSpec(Spec):
 class LossSpec(Spec):
     """The denoising objective."""
 
-    timesteps: Literal["uniform", "logit_normal"] = "uniform"
-    """Which timesteps are shown: all alike, or more of those around the middle (arXiv:2403.03206)."""
+    timesteps: Literal["uniform", "logit_normal", "mode"] | Auto = "auto"
+    """Which timesteps are shown: all alike, or more of those around the middle (``mode`` on a rectified flow alone;
+    arXiv:2403.03206); ``auto``: uniform, and logit_normal on a rectified flow."""
     logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
     """Middle of the logit-normal law; above 0 shows noisier pictures more often."""
     logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Width of the logit-normal law."""
-    weighting: Literal["uniform", "min_snr", "debiased"] = "uniform"
-    """Weight of each timestep (min-SNR: arXiv:2303.09556, debiased: arXiv:2310.08442)."""
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
+    """Of the mode law: above 0 prefers the middle, below 0 the two ends."""
+    shift: Positive | Auto = "auto"
+    """Moves the times of a rectified flow: above 1 shows more noise; ``auto``: the base's own, at the run's resolution
+    where the base's moves with it (Flux-dev)."""
+    weighting: Literal["uniform", "min_snr", "debiased", "sigma_sqrt", "cosmap"] = "uniform"
+    """Weight of each timestep (min-SNR: arXiv:2303.09556, debiased: arXiv:2310.08442; on a rectified flow sigma_sqrt
+    and cosmap: arXiv:2403.03206)."""
     snr_gamma: Positive = 5.0
     """Clamp of min-SNR."""
     distance: Literal["mse", "huber"] = "mse"

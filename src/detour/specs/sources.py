@@ -8,7 +8,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from detour.errors import ConfigError, nearest
-from detour.specs.run import RunSpec
+from detour.files import is_unicode, printable, read_text, write_text
+from detour.specs.places import found_from, written_from
+from detour.specs.run import METHOD_SETTINGS, RunSpec
 from detour.specs.strict import Spec
 
 S = TypeVar("S", bound=Spec)
@@ -22,7 +24,8 @@ def load_run_spec(
     """Build a run from its sources, later ones winning.
 
     Args:
-        config: a ``run.toml`` or ``resolved.toml``.
+        config: a ``run.toml`` or ``resolved.toml``; pictures, base and first adapter that it names by a relative path
+            are looked for beside the file first, then in the folder where the command was called.
         flags: dotted key → value, e.g. ``{"train.steps": 200}``; ``None`` values are skipped.
         assignments: ``section.key=value`` strings; the value is read as TOML, and as text when it is not TOML.
 
@@ -30,6 +33,8 @@ def load_run_spec(
         ConfigError: unreadable TOML, unknown key (with the nearest name), or a value out of range.
     """
     values: dict[str, Any] = read_toml(config) if config else {}
+    if config is not None:
+        found_from(values, config.parent)
     for key, value in (flags or {}).items():
         if value is not None:
             set_dotted(values, key, value)
@@ -39,16 +44,14 @@ def load_run_spec(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file of at most 1 MiB."""
+    """Parse a TOML file of at most 1 MiB, with or without a byte order mark.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML in UTF-8.
+    """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB, which no settings file is. Name another file.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: settings file cannot be read ({error.strerror}). Check --config."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML ({error}).") from error
 
 
@@ -87,6 +90,7 @@ def parse(kind: type[S], values: Mapping[str, Any], *, where: str = "") -> S:
     Raises:
         ConfigError: names the key, what was found and what is allowed.
     """
+    _require_unicode(values, "")
     try:
         return kind.model_validate(_lists_to_tuples(values))
     except ValidationError as error:
@@ -103,6 +107,18 @@ def with_changes(spec: S, changes: Mapping[str, Any]) -> S:
     for key, value in changes.items():
         set_dotted(values, key, value)
     return parse(type(spec), values)
+
+
+def _require_unicode(value: Any, key: str) -> None:
+    """Refuse text that could not be written to ``resolved.toml``, such as a path whose bytes are no UTF-8."""
+    if isinstance(value, str) and not is_unicode(value):
+        raise ConfigError(f"{key} = '{printable(value)}': not UTF-8. Rename the file, or write it in UTF-8.")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _require_unicode(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _require_unicode(inner, key)
 
 
 def _lists_to_tuples(value: Any) -> Any:
@@ -130,6 +146,11 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str) -> str:
     depth = next((n for n in range(len(path), 0, -1) if _named(path[:n]) in known), len(path))
     key = ".".join(path[:depth])
     same_key = [p for p in problems if [str(part) for part in p["loc"]][:depth] == path[:depth]]
+    setting = METHOD_SETTINGS.get(str(problem["input"]).lower()) if key == "adapter.method" else None
+    if setting is not None:
+        return (
+            f"{prefix}'{key}' is {problem['input']!r}, which is plain LoRA with a setting: --set {setting}."
+        )
     reasons = " or ".join(dict.fromkeys(p["msg"].lower().removeprefix("input ") for p in same_key))
     return f"{prefix}'{key}' is {problem['input']!r}, but it {reasons}."
 
@@ -160,40 +181,24 @@ def _known_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
 
 def to_toml(spec: Spec) -> str:
     """The spec as TOML that :func:`load_run_spec` reads back to an equal spec; unset values are left out."""
-    return "\n".join(_toml_lines(spec.model_dump(by_alias=True), ())).strip() + "\n"
+    import tomli_w
+
+    return tomli_w.dumps(_without_unset(spec.model_dump(by_alias=True)))
 
 
-def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    arrays = {key: value for key, value in values.items() if _is_array_of_tables(value)}
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = _plain_lines({key: value for key, value in values.items() if key not in tables | arrays})
-    lines = ["", f"[{'.'.join(path)}]", *lines] if path and lines else lines
-    for key, tuple_of_tables in arrays.items():
-        for table in tuple_of_tables:
-            lines += ["", f"[[{'.'.join((*path, key))}]]", *_plain_lines(table)]
-    for key, value in tables.items():
-        lines += _toml_lines(value, (*path, key))
-    return lines
+def save_run_spec(path: Path, spec: RunSpec) -> None:
+    """Write settings so that ``detour train --config`` repeats the run from any folder.
+
+    Raises:
+        StorageError: disk full or folder not writable.
+    """
+    write_text(path, to_toml(written_from(spec, path.parent)))
 
 
-def _plain_lines(values: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_toml_value(value)}" for key, value in values.items() if value is not None]
-
-
-def _is_array_of_tables(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(inner, Mapping) for inner in value)
-
-
-def _toml_value(value: Any) -> str:
-    import json
-
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped and JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_unset(value: Any) -> Any:
+    """TOML has no null: a key without a value is left out."""
+    if isinstance(value, Mapping):
+        return {key: _without_unset(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml_value(inner) for inner in value) + "]"
-    if isinstance(value, float | int):
-        return repr(value)
-    raise TypeError(f"no TOML form for {type(value).__name__}")
+        return [_without_unset(inner) for inner in value]
+    return value

@@ -1,4 +1,4 @@
-"""Put the frozen UNet, its adapter and the optimizer together, ready for the loop."""
+"""Put the frozen network, its adapter and the optimizer together, ready for the loop."""
 
 import re
 from collections.abc import Sequence
@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from detour.adapters.adapter import part_of
+from detour.adapters.adapter import DENOISERS, part_of
 from detour.adapters.arithmetic import stabilised_alpha
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.full import attach_full
 from detour.adapters.fused import use_fused
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
+from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.quantize import Quantized, quantize_linears
 from detour.diffusion.noise import NoisePlan
-from detour.diffusion.objective import Objective, prediction_type
-from detour.diffusion.schedule import alphas_cumprod
+from detour.diffusion.objective import Objective
+from detour.diffusion.process import Process, RectifiedFlow, TimeLaw
 from detour.errors import ConfigError
-from detour.specs import RunSpec
+from detour.specs import LossSpec, RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
@@ -35,7 +36,7 @@ from detour.training.methods import check_layers, has_up
 from detour.training.processes import WHOLE, Share
 from detour.training.rates import learning_rate
 from detour.training.resolve import check_rank
-from detour.training.step import Denoiser, TrainingLoss
+from detour.training.step import TrainingLoss
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -62,12 +63,15 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
     Raises:
         ConfigError: the targets match nothing, nothing that can learn, or the rank is too large for all of them.
     """
+    part = base.family.network_part
     chosen = select(adaptable_layers(model), spec.adapter.targets)
     patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
     dead = tuple(
-        f"unet.{layer.path}" for layer in chosen if any(p.fullmatch(f"unet.{layer.path}") for p in patterns)
+        f"{part}.{layer.path}"
+        for layer in chosen
+        if any(p.fullmatch(f"{part}.{layer.path}") for p in patterns)
     )
-    layers = tuple(layer for layer in chosen if f"unet.{layer.path}" not in dead)
+    layers = tuple(layer for layer in chosen if f"{part}.{layer.path}" not in dead)
     if not layers:
         raise ConfigError(
             f"adapter.targets '{spec.adapter.targets}' matches only layers that can get no gradient at "
@@ -96,71 +100,41 @@ def as_trained(base: "Base", spec: RunSpec) -> "Base":
     return base.with_zero_terminal_snr() if spec.train.loss.zero_terminal_snr else base
 
 
-def make_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
-    """Load the UNet of a resolved run in its precision."""
+def load_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
+    """Load the network of a resolved run in its precision, ready to be trained beside."""
     device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
-    unet, quantized = _load_unet(base, spec, dtype, device)
-    return denoiser_of(base, spec, unet, dtype=dtype, device=device, quantized=quantized)
+    network, quantized = _load_network(base, spec, dtype, device)
+    denoiser = make_denoiser(base, network, device=device, dtype=dtype, autocast=True, quantized=quantized)
+    return replace(denoiser, process=process_in_training(denoiser.process, spec.train.loss))
 
 
-def denoiser_of(
-    base: "Base",
-    spec: RunSpec,
-    unet: nn.Module,
-    *,
-    dtype: torch.dtype,
-    device: str = "cpu",
-    quantized: Quantized | None = None,
-) -> Denoiser:
-    """A UNet of the base with the base's schedule, at the run's size.
-
-    Args:
-        base: whose scheduler says what it predicts.
-        spec: resolved.
-        unet: on ``device``, in ``dtype``.
-        dtype: of the passes.
-        device: of the passes.
-        quantized: what of the UNet is in fewer bits.
-    """
-    scheduler = base.scheduler_config()
-    return Denoiser(
-        unet=unet,
-        device=device,
-        dtype=dtype,
-        alphas=alphas_cumprod(scheduler).to(device),
-        kind=prediction_type(str(scheduler.get("prediction_type", "epsilon"))),
-        size_px=int(spec.data.resolution),
-        quantized=quantized,
-    )
-
-
-def _load_unet(
+def _load_network(
     base: "Base", spec: RunSpec, dtype: torch.dtype, device: str
 ) -> tuple[nn.Module, Quantized | None]:
     quantize, quantized = spec.base.quantize, None
-    unet: Any = base.load_unet(dtype, device if quantize == "none" else "cpu")
+    network: Any = base.load_network(dtype, device if quantize == "none" else "cpu")
     if quantize != "none":
-        quantized = quantize_linears(unet, quantize, dtype=dtype, device=device)
+        quantized = quantize_linears(network, quantize, dtype=dtype, device=device)
     if spec.train.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    return unet, quantized
+        network.enable_gradient_checkpointing()
+    return network, quantized
 
 
-def compile_blocks(unet: Any, *, backend: str = "inductor") -> None:
-    """Compile the transformer blocks, each kind once: minutes less than the whole UNet, and as fast (diffusers)."""
-    unet.compile_repeated_blocks(backend=backend)
+def compile_blocks(network: Any, *, backend: str = "inductor") -> None:
+    """Compile the transformer blocks, each kind once: minutes less than the whole network, and as fast (diffusers)."""
+    network.compile_repeated_blocks(backend=backend)
 
 
 def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
     """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
-    use_training_attention(denoiser.unet, device=denoiser.device, dtype=denoiser.dtype)
+    use_training_attention(denoiser.network, device=denoiser.device, dtype=denoiser.dtype)
     adapter, rank = spec.adapter, int(spec.adapter.rank)
     if adapter.method == "full":
-        return attach_full(denoiser.unet, "unet", layers, with_others=adapter.targets == "all")
+        return attach_full(denoiser.network, denoiser.part, layers, with_others=adapter.targets == "all")
     alpha = float(adapter.alpha)
     attached = attach_new(
-        denoiser.unet,
-        "unet",
+        denoiser.network,
+        denoiser.part,
         list(layers),
         rank=rank,
         alpha=stabilised_alpha(alpha, rank) if adapter.rslora else alpha,
@@ -171,9 +145,9 @@ def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec:
         seed=spec.seed,
     )
     use_fused(attached)
-    use_frozen_paths(denoiser.unet)
+    use_frozen_paths(denoiser.network)
     if spec.train.compile and denoiser.device.startswith("cuda"):
-        compile_blocks(denoiser.unet)
+        compile_blocks(denoiser.network)
     return attached
 
 
@@ -199,7 +173,7 @@ def parameter_groups(attached: Attached, part: str, *, rate: float, up_rate: flo
 def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
     tokens, up_rate = spec.adapter.tokens, spec.train.optim.up_rate
-    rates = {"unet": 1.0, "words": tokens.rate}
+    rates = {**dict.fromkeys(DENOISERS, 1.0), "words": tokens.rate}
     groups = [
         group
         for part in dict.fromkeys(part_of(key) for key, _ in attached.named_factors)
@@ -229,6 +203,17 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     )
 
 
+def law_of(loss: LossSpec) -> TimeLaw:
+    """The law by which a resolved run draws times."""
+    assert loss.timesteps != "auto"
+    return TimeLaw(name=loss.timesteps, mean=loss.logit_mean, std=loss.logit_std, scale=loss.mode_scale)
+
+
+def process_in_training(process: Process, loss: LossSpec) -> Process:
+    """The process with the shift of a resolved run, which moves the times of a rectified flow."""
+    return replace(process, shift=float(loss.shift)) if isinstance(process, RectifiedFlow) else process
+
+
 def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Share = WHOLE) -> TrainingLoss:
     """The loss of a resolved run, on this process's share of each micro-batch."""
     loss = spec.train.loss
@@ -237,11 +222,9 @@ def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Shar
         batch=int(spec.train.batch),
         grad_accum=spec.train.grad_accum,
         caption_dropout=float(loss.caption_dropout),
-        num_timesteps=len(denoiser.alphas),
+        process=denoiser.process,
         noise=NoisePlan(
-            timesteps=loss.timesteps,
-            logit_mean=loss.logit_mean,
-            logit_std=loss.logit_std,
+            law=law_of(loss),
             offset=loss.noise_offset,
             perturbation=loss.input_perturbation,
         ),

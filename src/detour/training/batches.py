@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detour.bases.text import Conditioning
 from detour.diffusion.noise import PLAIN_NOISE, NoisePlan
+from detour.diffusion.process import SD_PROCESS, Process
 from detour.diffusion.randomness import chance_for, derive, noise_for, order_for_epoch
 from detour.training.cache import TrainingData
 from detour.training.order import Shown, ShowOrder
@@ -19,8 +20,8 @@ class Batch:
 
     Attributes:
         latents: (N, C, h, w) float32, drawn from the cached mean and standard deviation.
-        noise: as ``latents``, what the UNet is asked for.
-        timesteps: (N,) int64.
+        noise: as ``latents``, what the network is asked for.
+        times: (N,) in the units of the run's process: integer timesteps, or noise levels of a flow.
         text: states of N captions, or the unconditional ones where the caption was dropped.
         pictures: (N,) which picture each sample is; class pictures are counted on after the others.
         seen_noise: what is put on the latents where it is not ``noise`` (input perturbation).
@@ -32,7 +33,7 @@ class Batch:
 
     latents: Tensor
     noise: Tensor
-    timesteps: Tensor
+    times: Tensor
     text: Conditioning
     pictures: tuple[int, ...]
     seen_noise: Tensor | None = None
@@ -53,8 +54,8 @@ class BatchPlan:
         batch: samples in a micro-batch.
         grad_accum: micro-batches in a step.
         caption_dropout: share of the samples with the unconditional text.
-        num_timesteps: length of the noise schedule.
-        noise: how timesteps and noise are drawn.
+        process: relates clean latents, noise and time; times are drawn from it.
+        noise: how times and noise are drawn.
         slice, slices: with several processes, which of equal slices of every micro-batch is drawn.
     """
 
@@ -62,7 +63,7 @@ class BatchPlan:
     batch: int
     grad_accum: int = 1
     caption_dropout: float = 0.0
-    num_timesteps: int = 1000
+    process: Process = SD_PROCESS
     noise: NoisePlan = PLAIN_NOISE
     slice: int = 0
     slices: int = 1
@@ -182,13 +183,11 @@ def _batch(plan: BatchPlan, data: TrainingData, samples: Sequence[_Sample], step
     drawn = torch.stack([noise_for(plan.seed, step, s.number, shape, purpose="latent") for s in samples])
     noise = [plan.noise.noise(plan.seed, step, s.number, shape) for s in samples]
     seen = [plan.noise.seen(plan.seed, step, s.number, n) for s, n in zip(samples, noise, strict=True)]
-    times = [
-        plan.noise.timestep(plan.seed, step, s.number, num_timesteps=plan.num_timesteps) for s in samples
-    ]
+    times = [plan.noise.time(plan.process, plan.seed, step, s.number) for s in samples]
     return Batch(
         latents=means + stds * drawn,
         noise=torch.stack(noise),
-        timesteps=torch.tensor(times),
+        times=plan.process.times(times),
         text=data.text.conditioning([sample.caption(plan, step) for sample in samples]),
         pictures=tuple(s.picture + (0 if s.source is data else data.latents.num_pictures) for s in samples),
         seen_noise=torch.stack(seen) if plan.noise.perturbation else None,

@@ -1,10 +1,10 @@
-"""Combinations of settings: those known not to work are refused with reason and mend, doubtful ones get a note."""
+"""Combinations of settings: those known not to work are refused with cause and fix, doubtful ones get a note."""
 
 from typing import TYPE_CHECKING
 
 from detour.bases.quantize import require_quantizer
 from detour.errors import ConfigError
-from detour.specs import RunSpec
+from detour.specs import LossSpec, RunSpec
 from detour.training.methods import is_plain, method_name
 from detour.training.optimizers import require_package
 
@@ -13,17 +13,47 @@ if TYPE_CHECKING:
 
 
 def refuse_objective(spec: RunSpec, base: "Base") -> None:
-    """Zero terminal SNR on a base that predicts anything but velocity.
+    """Laws, weights and additions of the loss that the base's process does not have.
 
     Raises:
         ConfigError: in one line.
     """
+    loss, process = spec.train.loss, base.process()
+    process.refuse_law(loss.timesteps)
+    process.refuse_weighting(loss.weighting)
+    if base.is_flow:
+        _refuse_on_flow(loss, base)
+    elif loss.shift not in ("auto", 1.0):
+        raise ConfigError(
+            f"train.loss.shift is {loss.shift:g}, but it moves the times of a rectified flow, and '{base.name}' is "
+            f"{process.title}. Leave it out; train.loss.timesteps logit_normal with a logit_mean above 0 shows more "
+            "noise."
+        )
     predicts = str(base.scheduler_config().get("prediction_type", "epsilon"))
     if spec.train.loss.zero_terminal_snr and predicts != "v_prediction":
         raise ConfigError(
             f"train.loss.zero_terminal_snr needs a base that predicts velocity, but '{base.name}' predicts {predicts}: "
             "in pure noise the noise is the input, so that there is nothing to learn. Leave it out, or choose a "
             "v-prediction base."
+        )
+
+
+def _refuse_on_flow(loss: LossSpec, base: "Base") -> None:
+    """What makes up for a process that never reaches pure noise, on one that does.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    if loss.zero_terminal_snr:
+        raise ConfigError(
+            f"train.loss.zero_terminal_snr is for processes that end short of pure noise, and '{base.name}' is a "
+            "rectified flow, which ends in pure noise already. Leave it out."
+        )
+    if loss.noise_offset:
+        raise ConfigError(
+            f"train.loss.noise_offset is {loss.noise_offset:g}, which makes up for processes that end short of pure "
+            f"noise; '{base.name}' is a rectified flow, which ends in it, and pictures start from noise without an "
+            "offset. Set it to 0."
         )
 
 
@@ -35,6 +65,12 @@ def refuse_optimizer(spec: RunSpec) -> None:
     """
     name, train = spec.train.optim.name, spec.train
     require_package(name)
+    if name != "prodigy" and (train.optim.d0 is not None or train.optim.d_coef != 1):
+        key = "d_coef" if train.optim.d0 is None else "d0"
+        raise ConfigError(
+            f"train.optim.{key} is Prodigy's, and train.optim.name is '{name}'. Leave it out, or set "
+            "train.optim.name to prodigy."
+        )
     if name == "prodigy" and train.optim.up_rate != 1:
         raise ConfigError(
             f"train.optim.up_rate is {train.optim.up_rate:g} with optimizer 'prodigy', which finds one rate for "
@@ -93,9 +129,14 @@ def notes_on_compiling(spec: RunSpec) -> list[str]:
     return [f"train.compile is for CUDA GPUs; on this {spec.base.device} nothing is compiled."]
 
 
-def notes_on_objective(spec: RunSpec) -> list[str]:
+def notes_on_objective(spec: RunSpec, base: "Base") -> list[str]:
     """What the user should know about the loss that was chosen."""
     loss = spec.train.loss
+    if base.is_flow:
+        return [
+            f"Rectified flow: the network learns the velocity ε − x₀; times by the {loss.timesteps} law, shift "
+            f"{float(loss.shift):.3g} (above 1: more noise)."
+        ]
     if loss.zero_terminal_snr and loss.weighting != "uniform":
         return [
             f"train.loss.weighting '{loss.weighting}' counts the last timestep, which is pure noise, as nothing."

@@ -41,13 +41,7 @@ def check_data(spec: RunSpec, dataset: Dataset, base: "Base") -> list[str]:
     frames = {e.name: framing.frames(e, crops=False)[0] for e in (*dataset.examples, *dataset.class_examples)}
     notes = _masks_in_words(spec.data, dataset)
     if spec.data.buckets:
-        return [*notes, *_buckets_in_words(dataset, frames, int(spec.train.batch) * spec.train.grad_accum)]
-    small = [name for name, frame in frames.items() if frame.scale > 1]
-    if small:
-        notes.append(
-            f"{_pictures(len(small))} smaller than {framing.resolution_px} px and enlarged ({_some(small)}): what is "
-            "learned from them is softer."
-        )
+        notes += _buckets_in_words(dataset, frames, int(spec.train.batch) * spec.train.grad_accum)
     return notes
 
 
@@ -86,7 +80,7 @@ def _masks_of(example: Example, frames: tuple[Frame, ...], spec: DataSpec, facto
         if shown.sum() < 1:
             raise DataError(
                 f"{example.name}: its mask leaves less than one latent position ({factor} × {factor} px) of what is "
-                "trained on. Mend the mask, or set data.mask_floor."
+                "trained on. Correct the mask, or set data.mask_floor."
             )
         masks.append(torch.from_numpy(np.asarray(shown / shown.mean(), dtype=np.float32))[None])
     return tuple(masks)
@@ -96,7 +90,13 @@ def _masks_in_words(spec: DataSpec, dataset: Dataset) -> list[str]:
     if spec.mask == "off":
         return []
     examples = (*dataset.examples, *dataset.class_examples)
-    bare = [e.name for e in examples if e.open_mask(alpha=spec.mask == "alpha") is None]
+    bare, shares = [], []
+    for example in examples:
+        mask = example.open_mask(alpha=spec.mask == "alpha")
+        if mask is None:
+            bare.append(example.name)
+        else:
+            shares.append(float(np.asarray(mask).mean()) / 255)
     if len(bare) == len(examples):
         found = (
             "picture has an alpha channel"
@@ -104,9 +104,14 @@ def _masks_in_words(spec: DataSpec, dataset: Dataset) -> list[str]:
             else "NAME.mask.png or mask/NAME.png is there"
         )
         raise DataError(f"data.mask is '{spec.mask}', but no {found}. Add masks, or leave data.mask out.")
+    num = len(shares)
+    notes = [
+        f"{num} mask{'s' * (num != 1)}, on average {np.mean(shares):.0%} of a picture counts."
+        + (" No mask leaves anything out." if min(shares) == 1 else "")
+    ]
     if bare:
-        return [f"{_pictures(len(bare))} without a mask and counted in full ({_some(bare)})."]
-    return []
+        notes.append(f"{_pictures(len(bare))} without a mask and counted in full ({_some(bare)}).")
+    return notes
 
 
 def _buckets_in_words(dataset: Dataset, frames: dict[str, Frame], per_step: int) -> list[str]:

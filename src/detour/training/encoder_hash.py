@@ -6,7 +6,6 @@ an encoder whose entries are all there is never loaded.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,10 @@ from torch import nn
 
 from detour.adapters.gradient_proof import hash_base
 from detour.bases import parts
-from detour.files import sha256_of, write_json
+from detour.files import file_identity, is_settled, sha256_of, write_json
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
-
-SETTLED_S = 2.0
-"""A file that changed less than this ago may change again within one tick of its clock: its hash is not remembered."""
 
 
 def encoder_facts(
@@ -67,7 +63,7 @@ def tensor_hash(
     files: Sequence[Path], names: Sequence[str], load: Callable[[], Mapping[str, nn.Module]], memory: Path
 ) -> str:
     """Hex SHA-256 of the tensors of all parts, remembered while the files are the same ones and unchanged."""
-    identity = [_identity(file) for file in files]
+    identity = [file_identity(file) for file in files]
     text = json.dumps([list(names), identity], sort_keys=True)
     note = memory / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
     try:
@@ -76,8 +72,7 @@ def tensor_hash(
         pass
     found = load()
     digest = hashlib.sha256("".join(f"{name}:{hash_base(found[name])}\n" for name in names).encode())
-    changed = max(max(one["modified_ns"], one["created_ns"]) for one in identity)
-    if [_identity(file) for file in files] == identity and time.time_ns() - changed > SETTLED_S * 1e9:
+    if [file_identity(file) for file in files] == identity and all(is_settled(one) for one in identity):
         write_json(note, {"tensors": digest.hexdigest()})
     return digest.hexdigest()
 
@@ -89,18 +84,6 @@ def _arithmetic(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if is_cuda else device,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    }
-
-
-def _identity(file: Path) -> dict[str, Any]:
-    """Changes whenever the file is written or replaced: a copy that keeps the time of writing has another ``ctime``."""
-    facts = file.resolve().stat()
-    return {
-        "path": str(file.resolve()),
-        "size": facts.st_size,
-        "modified_ns": facts.st_mtime_ns,
-        "created_ns": facts.st_ctime_ns,
-        "inode": [facts.st_dev, facts.st_ino],
     }
 
 

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detour.bases import parts
+from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.latents import encode_pictures, pictures_in_pass
 from detour.bases.quantize import saved_bytes
 from detour.bases.text import Conditioning
-from detour.training.assembly import attach_trainable, choose_targets, denoiser_of
+from detour.training.assembly import attach_trainable, choose_targets
 from detour.training.batches import Batch
 from detour.training.cache import ENCODE_BATCH
 from detour.training.optimizers import OPTIMIZERS
+from detour.training.step import batch_loss
 from detour.training.text_adapter import trains_text
 
 if TYPE_CHECKING:
@@ -100,29 +102,29 @@ class LiveBytes(TorchDispatchMode):
 def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     """Memory of a training step of a resolved run: one micro-batch, forward and backward."""
     dtype = torch_dtype(str(spec.base.dtype))
-    unet = base.meta_unet()
+    network = base.meta_network()
     saved = 0
     if spec.base.quantize != "none":
-        saved = saved_bytes(unet, spec.base.quantize, dtype)
-    targets = choose_targets(unet, base, spec)
-    denoiser = denoiser_of(base, spec, unet, dtype=dtype)
+        saved = saved_bytes(network, spec.base.quantize, dtype)
+    targets = choose_targets(network, base, spec)
+    denoiser = make_denoiser(base, network, device="cpu", dtype=dtype, autocast=True)
     attached = attach_trainable(denoiser, targets.layers, spec)
     if spec.train.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
     adapter = sum(4 * p.numel() for p in attached.parameters())
     start = sum(4 * t.numel() for live in attached.live_layers for t in live.constants.values())
     with _shapes_only() as bytes_:
-        _fill(unet, dtype)
+        _fill(network, dtype)
         for live in attached.live_layers:
             live.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in live.factors.items()}
             live.constants = {name: torch.empty(t.shape) for name, t in live.constants.items()}
         for parameter in attached.parameters():
             parameter.grad = torch.zeros_like(parameter)
         weights = bytes_.live - 2 * adapter - start
-        batch = _batch(base, spec)
+        batch = _batch(base, spec, denoiser)
         bytes_.reset()
         standing = bytes_.live
-        denoiser.loss(batch).backward()
+        batch_loss(denoiser, batch).backward()
         activations = bytes_.peak - standing
     kept = {
         "weights": weights - saved,
@@ -138,7 +140,7 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
 
 
 def encoding_footprint(base: "Base", spec: "RunSpec") -> Footprint:
-    """Memory of turning pictures into latents, before the UNet is loaded."""
+    """Memory of turning pictures into latents, before the network is loaded."""
     vae = parts.empty_part("vae", base.config("vae"))
     side = int(spec.data.resolution)
     with _shapes_only() as bytes_:
@@ -151,8 +153,8 @@ def encoding_footprint(base: "Base", spec: "RunSpec") -> Footprint:
 
 
 def text_footprint(base: "Base") -> Footprint:
-    """Memory of the text encoders, which are loaded after the VAE and released before the UNet; fp32."""
-    models = [parts.empty_part(part, base.config(part)) for part in base.family.text_parts]
+    """Memory of the text encoders, which are loaded after the VAE and released before the network; fp32."""
+    models = [parts.empty_part(part, base.config(part)) for part in base.text_parts]
     return Footprint(
         "encoding captions", {"weights": sum(4 * p.numel() for m in models for p in m.parameters())}
     )
@@ -169,19 +171,19 @@ def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint, *, pic
 def proving_footprint(base: "Base", spec: "RunSpec", *, pictures: int) -> Footprint:
     """Memory of the proof: a fresh base in ``evaluate.dtype`` draws ``pictures`` at a time, guidance on."""
     dtype = torch_dtype("fp32" if spec.evaluate.dtype == "auto" else spec.evaluate.dtype)
-    unet = base.meta_unet()
+    network = base.meta_network()
     vae = parts.empty_part("vae", base.config("vae"))
     decoder, decoding = _decoding(vae, base, spec, pictures, dtype)
     doubled = spec.model_copy(update={"train": spec.train.model_copy(update={"batch": 2 * pictures})})
     with _shapes_only() as bytes_:
-        _fill(unet, dtype)
+        _fill(network, dtype)
         weights = bytes_.live
-        batch = _batch(base, doubled)
-        denoiser = denoiser_of(base, spec, unet, dtype=dtype)
+        denoiser = make_denoiser(base, network, device="cpu", dtype=dtype, autocast=True)
+        batch = _batch(base, doubled, denoiser)
         bytes_.reset()
         standing = bytes_.live
         with torch.no_grad():
-            denoiser.predict(batch.latents, batch.timesteps, batch.text)
+            denoiser.predict(batch.latents, batch.times, batch.text)
         activations = bytes_.peak - standing
     text = text_footprint(base).total * dtype.itemsize // 4
     return Footprint(
@@ -212,11 +214,12 @@ def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
     if not trains_text(spec):
         return 0
     total = 0
-    for part in base.family.text_parts:
+    for part in base.text_parts:
         model = parts.empty_part(part, base.config(part))
         with _shapes_only() as bytes_:
             _fill(model.requires_grad_(True), torch.float32)
-            ids = torch.zeros(int(spec.train.batch), 77, dtype=torch.long)
+            is_t5 = part == base.family.t5_part
+            ids = torch.zeros(int(spec.train.batch), base.family.t5_tokens if is_t5 else 77, dtype=torch.long)
             model(ids, output_hidden_states=True)[0].sum()
             total += bytes_.peak
     return total
@@ -251,7 +254,7 @@ def _shapes_only() -> Iterator[LiveBytes]:
 
 
 def _fill(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a model of the meta device tensors of the mode, frozen ones in ``dtype``, trained ones in float32."""
+    """Give a model of the meta device tensors of the mode, trained ones in float32, all others in ``dtype``."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
@@ -260,19 +263,24 @@ def _fill(model: nn.Module, dtype: torch.dtype) -> None:
                 module._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                kind = (
+                    dtype if buffer.is_floating_point() else buffer.dtype
+                )  # positions of SD 3: 0.8 GiB in fp32
+                module._buffers[name] = torch.empty(buffer.shape, dtype=kind)
 
 
-def _batch(base: "Base", spec: "RunSpec") -> Batch:
+def _batch(base: "Base", spec: "RunSpec", denoiser: Denoiser) -> Batch:
     num, side = int(spec.train.batch), int(spec.data.resolution) // base.latent_factor
     latents = torch.empty(num, base.latent_channels, side, side)
     pooled = None
     if base.family.told_sizes:
         pooled = torch.empty(num, int(base.config("text_encoder_2")["projection_dim"]))
+    elif base.joint_text is not None:
+        pooled = torch.empty(num, int(base.network_config["pooled_projection_dim"]))
     return Batch(
         latents=latents,
         noise=torch.empty_like(latents),
-        timesteps=torch.zeros(num, dtype=torch.long),
-        text=Conditioning(torch.empty(num, 77, base.cross_attention_width), pooled),
+        times=denoiser.process.times([denoiser.process.span[0]] * num),
+        text=Conditioning(torch.empty(num, base.text_length, base.cross_attention_width), pooled),
         pictures=tuple(range(num)),
     )

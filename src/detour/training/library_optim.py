@@ -17,6 +17,9 @@ from detour.training.optimizers import require_package
 Make = Callable[[list[dict[str, Any]]], Any]
 """Parameter groups → a ``torch.optim.Optimizer``."""
 
+LIBRARY_D0 = 1e-6
+"""prodigyopt's own first estimate; runs that were made before it could be set go on with it."""
+
 SCALARS: Mapping[str, tuple[type, torch.dtype]] = {
     "bool": (bool, torch.bool),
     "int": (int, torch.int64),
@@ -56,6 +59,11 @@ class LibraryOptimizer:
     def averaged(self) -> Tensor | None:
         """``None``: the trained weights are the ones to use."""
         return None
+
+    def found_rate(self) -> float | None:
+        """Prodigy's estimate ``d``, which it multiplies the rate by; ``None`` for optimizers that have none."""
+        found = self._optimizer.param_groups[0].get("d")
+        return None if found is None else float(found)
 
     def tensors(self) -> dict[str, Tensor]:
         """State of every tensor, and the numbers that the groups have gathered (Prodigy keeps its estimate there)."""
@@ -172,6 +180,8 @@ def _prodigy(groups: list[dict[str, Any]], spec: OptimSpec) -> Any:
             weight_decay=spec.weight_decay,
             use_bias_correction=True,
             safeguard_warmup=True,
+            d0=LIBRARY_D0 if spec.d0 is None else spec.d0,
+            d_coef=spec.d_coef,
         )
 
 

@@ -32,6 +32,7 @@ class StepReport:
     Attributes:
         loss_scale: by which the loss was multiplied in fp16; ``None`` without.
         repeated: attempts at this step whose gradients overflowed.
+        d_lr: the rate that the optimizer found by itself, times ``lr``; ``None`` where ``lr`` is the rate.
     """
 
     step: int
@@ -40,6 +41,7 @@ class StepReport:
     lr: float
     loss_scale: float | None = None
     repeated: int = 0
+    d_lr: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -159,7 +161,16 @@ def attempt(
         # The only read of the step: on a GPU each one waits for everything that was asked for before.
         loss, grad_norm = torch.stack([total, norm]).tolist()
         rate = state.rate(state.step)
-        report = StepReport(state.step + 1, loss, grad_norm, rate, loss_scale=scale, repeated=repeated)
+        found = state.optimizer.found_rate()
+        report = StepReport(
+            state.step + 1,
+            loss,
+            grad_norm,
+            rate,
+            loss_scale=scale,
+            repeated=repeated,
+            d_lr=None if found is None else found * rate,
+        )
         if report.finite:
             if state.scale is not None:
                 state.scale.succeeded()

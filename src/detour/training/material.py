@@ -171,7 +171,7 @@ def _encode_text(
         cached, too_long = cache_text(stage(), prompts), stage().too_long(said)
         stage.release()
         return cached, too_long
-    names = list(base.family.text_parts)
+    names = list(base.text_parts)
     encoder = stored_encoder(base, names, lambda: stage().models, store, device)
     stored, too_long = store_text(store, stage, encoder, prompts)
     stage.release()

@@ -1,4 +1,4 @@
-"""Running out of memory, said in one line with what the step needs and the setting that mends it."""
+"""Running out of memory, said in one line with what the step needs and the setting that helps."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -25,6 +25,10 @@ RATES: Mapping[str, float] = {
 }
 
 
+UNJOINED = ("dora", "lokr")
+"""Methods whose layers cannot be joined where the original code of a transformer has q, k and v in one matrix."""
+
+
 def method_name(spec: AdapterSpec) -> str:
     """What people call it: the method, or the start where that makes it another one."""
     return spec.init if spec.init in FROM_BASE else spec.method
@@ -59,13 +63,23 @@ def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dic
     return {"train.optim.lr": lr * factor, "adapter.targets": targets}
 
 
+def notes_on_names(spec: AdapterSpec, base: "Base") -> list[str]:
+    """How the file of a transformer's adapter names its layers, where not as kohya does."""
+    if spec.method not in UNJOINED or base.family.network_part != "transformer":
+        return []
+    return [
+        f"The file names the layers as SimpleTuner and ComfyUI do (lycoris_…): {method_name(spec)} of q, k and v "
+        "cannot be joined to the one matrix that they are in the original code."
+    ]
+
+
 def method_notes(spec: AdapterSpec) -> list[str]:
     """What a run says about its method."""
     if is_plain(spec):
         return []
     if spec.method == "full":
         return [
-            "Full fine-tuning, for comparison: the UNet's own weights are trained and saved whole, no adapter comes "
+            "Full fine-tuning, for comparison: the base's own weights are trained and saved whole, no adapter comes "
             "out. Weights, gradients and two moments take 16 bytes a parameter; rank and alpha mean nothing here."
         ]
     return [f"Method {method_name(spec)} trains on its own layers; the fused path is for plain LoRA alone."]

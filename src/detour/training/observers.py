@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detour.errors import TrainingDiverged
 from detour.files import storage_error, write_text
+from detour.step_log import read_step_log
 from detour.training.checkpoints import Checkpoint, save_checkpoint
 from detour.training.loop import StepReport, TrainState
 from detour.training.processes import ALONE, Processes
@@ -27,25 +28,43 @@ METRICS = "metrics.jsonl"
 class MetricsLog:
     """One JSON line a step: step, loss, grad_norm, lr, and seconds, the only key that differs from run to run.
 
-    In fp16 the loss scale, too, and how often the step was made again because a gradient overflowed.
+    With an optimizer that finds its own rate also ``d_lr``, the rate that it really took: its estimate times ``lr``. In
+    fp16 the loss scale, too, and how often the step was made again because a gradient overflowed.
 
     Attributes:
         seconds: of all steps so far, those before a resume included.
         last_loss: of the newest step.
+        notes: what of the log of a resumed run could not be read.
     """
 
     def __init__(self, run_folder: Path, *, resumed_at: int | None = None) -> None:
         """Open the log of ``run_folder``; lines of steps after ``resumed_at`` are cut off, they come again."""
         self.path = run_folder / METRICS
-        kept = [line for line in _lines(self.path) if resumed_at is not None and line["step"] <= resumed_at]
+        self.notes: list[str] = []
+        kept = [] if resumed_at is None else self._lines_until(resumed_at)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         try:
             self._stream = self.path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise storage_error(self.path, error) from error
-        self.seconds = sum(float(line.get("seconds", 0.0)) for line in kept)
+        self.seconds = sum(float(line.get("seconds", 0.0)) for line in kept)  # of a line of validation: none
         self.last_loss: float | None = next((line["loss"] for line in reversed(kept) if "loss" in line), None)
         self._last = time.perf_counter()
+
+    def _lines_until(self, step: int) -> list[dict[str, Any]]:
+        """The lines of the first ``step`` steps; what is missing among them goes into ``notes``."""
+        try:
+            found = read_step_log(self.path)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        kept = [line for line in found.lines if line["step"] <= step]
+        if found.damaged:
+            self.notes.append(found.problem(self.path))
+        elif len({line["step"] for line in kept if "loss" in line}) < step:
+            self.notes.append(
+                f"{self.path}: steps before {step} are missing; the curves begin where it goes on."
+            )
+        return kept
 
     def on_step(self, _state: TrainState, report: StepReport) -> None:
         now = time.perf_counter()
@@ -53,6 +72,8 @@ class MetricsLog:
         self.seconds += seconds
         self.last_loss = report.loss
         line = {"step": report.step, "loss": report.loss, "grad_norm": report.grad_norm, "lr": report.lr}
+        if report.d_lr is not None:
+            line["d_lr"] = report.d_lr
         if report.loss_scale is not None:
             line |= {"loss_scale": report.loss_scale, "repeated": report.repeated}
         self.write({**line, "seconds": seconds})
@@ -92,6 +113,7 @@ class NoLog(MetricsLog):
     def __init__(self) -> None:
         self.seconds = 0.0
         self.last_loss = None
+        self.notes = []
         self._last = time.perf_counter()
 
     def write(self, _line: Mapping[str, Any]) -> None:
@@ -102,19 +124,6 @@ class NoLog(MetricsLog):
 
     def close(self) -> None:
         """Nothing was opened."""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a log; one that a kill cut short is dropped."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
 
 
 class Validator:
@@ -142,6 +151,7 @@ class Validator:
         self._keep_best = keep_best
         self._patience = patience
         self.since_best = 0
+        self.history: list[tuple[int, float]] = []
         self.latest: float | None = None
         self.latest_step: int | None = None
         self.best_loss: float | None = None
@@ -165,6 +175,7 @@ class Validator:
         self.latest = measured
         self.latest_step = state.step
         self._log.write({"step": state.step, "val_loss": self.latest})
+        self.history.append((state.step, self.latest))
         self.since_best += 1
         if self.best_loss is None or self.latest < self.best_loss:
             self.best_loss, self.since_best = self.latest, 0
@@ -183,10 +194,12 @@ class Validator:
             facts[k] for k in ("val_loss", "best_loss", "best_step")
         )
         self.since_best = int(facts.get("since_best", 0))
+        self.history = [(int(step), float(loss)) for step, loss in facts.get("validation", ())]
         self.best_values = tensors.get("best")
 
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, Any]:
         return {
+            "validation": [list(pair) for pair in self.history],
             "val_loss": self.latest,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
@@ -301,7 +314,8 @@ class Pace:
 
     def on_step(self, _state: TrainState, report: StepReport) -> None:
         seconds = (time.perf_counter() - self._begun) / (report.step - self._first)
-        figures = {"loss": report.loss, "lr": report.lr, "s/step": seconds}
+        rate = {"lr": report.lr} if report.d_lr is None else {"d·lr": report.d_lr}
+        figures = {"loss": report.loss, **rate, "s/step": seconds}
         if self._validator.latest is not None:
             figures["val_loss"] = self._validator.latest
         self._tell(report.step, seconds * (self._steps - report.step), figures)

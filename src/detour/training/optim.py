@@ -20,6 +20,9 @@ class FlatOptimizer(Protocol):
     def averaged(self) -> Tensor | None:
         """(numel,) float32: the weights to use and ship where they are not those that are trained."""
 
+    def found_rate(self) -> float | None:
+        """The rate that the optimizer found by itself, before the schedule's factor; ``None`` where it is given one."""
+
     def tensors(self) -> dict[str, Tensor]:
         """The state by name; what :meth:`load` takes."""
 
@@ -56,6 +59,10 @@ class FlatAdamW:
 
     def averaged(self) -> Tensor | None:
         """``None``: the trained weights are the ones to use."""
+        return None
+
+    def found_rate(self) -> float | None:
+        """``None``: AdamW takes the rate that it is given."""
         return None
 
     def tensors(self) -> dict[str, Tensor]:

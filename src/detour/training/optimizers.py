@@ -47,7 +47,8 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerFacts] = {
         module="prodigyopt",
         extra="optim",
         state=4,
-        why="it finds its rate itself and takes 1 as a factor of that",
+        why="it finds its rate itself, from train.optim.d0 on, and takes 1 as a factor of that; metrics.jsonl has the "
+        "rate that it took as d_lr",
     ),
     "lion": OptimizerFacts(
         title="Lion",
@@ -86,3 +87,25 @@ def require_package(name: OptimizerName) -> None:
             f"train.optim.name '{name}' needs the package '{facts.module}', which is not installed. "
             f"Run: pip install detour-lora[{facts.extra}]"
         )
+
+
+D0_SHARE = 1 / 3
+"""Prodigy's first estimate as a share of AdamW's rate for the same job; measured in docs/training.md."""
+
+
+def default_d0(name: OptimizerName, adamw_rate: float) -> float | None:
+    """Prodigy's first estimate where AdamW takes ``adamw_rate``; ``None`` for optimizers that have no estimate.
+
+    Its library begins at 1e-6, from where the estimate needs more steps to grow than a short adapter run has.
+    """
+    return D0_SHARE * adamw_rate if OPTIMIZERS[name].sets_rate else None
+
+
+def larger_steps(name: OptimizerName) -> str:
+    """What a user changes for larger steps; a rate found by the optimizer itself is no setting."""
+    return "raise train.optim.d0" if OPTIMIZERS[name].sets_rate else "raise train.optim.lr"
+
+
+def smaller_steps(name: OptimizerName, *, lr: float, d0: float | None) -> str:
+    """What a user changes for smaller steps, with what it is now."""
+    return f"--set train.optim.d0, now {d0:g}" if OPTIMIZERS[name].sets_rate and d0 else f"--lr, now {lr:g}"

@@ -27,3 +27,34 @@ def learning_rate(
     if kind == "cosine_restarts":
         share = (share * cycles) % 1.0
     return peak * 0.5 * (1 + math.cos(math.pi * share))
+
+
+FEW_STEPS_A_CYCLE = 10
+"""Below so many steps between two restarts the rate jumps more often than it falls."""
+
+
+def schedule_fault(kind: str, *, warmup: int, steps: int, cycles: int) -> str:
+    """What makes a schedule miss its run: a clause; empty where it fits.
+
+    Args:
+        kind: of :data:`ScheduleKind`.
+        warmup: steps of linear warm-up.
+        steps: of the run.
+        cycles: of ``cosine_restarts``.
+    """
+    if warmup >= steps:
+        return f"the warm-up takes {warmup} steps and the run has {steps}, so the rate never reaches its peak"
+    left = steps - warmup
+    if kind == "cosine_restarts" and 1 < cycles >= left:
+        return f"cosine_restarts has {cycles} cycles in the {left} steps after the warm-up, so none can fall"
+    return ""
+
+
+def schedule_doubt(kind: str, *, warmup: int, steps: int, cycles: int) -> str:
+    """What of a schedule that fits is unusual enough to be said: a clause; empty where nothing is."""
+    if 2 * warmup > steps:
+        return f"the warm-up takes {warmup} of {steps} steps, so most of the run has a lower rate than train.optim.lr"
+    if kind == "cosine_restarts" and cycles * FEW_STEPS_A_CYCLE > steps - warmup:
+        each = (steps - warmup) / cycles
+        return f"cosine_restarts falls {cycles} times, every {each:.1f} steps: one or two cycles suit so short a run"
+    return ""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from detour.data.captions import one_line, with_trigger
+from detour.data.folder import automatic_holdout
+from detour.diffusion.process import RectifiedFlow
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
@@ -19,8 +21,9 @@ from detour.training.combinations import (
     refuse_optimizer,
     refuse_quantized,
 )
-from detour.training.methods import check_method, method_defaults, method_notes
-from detour.training.optimizers import OPTIMIZERS, default_rate
+from detour.training.methods import check_method, method_defaults, method_notes, notes_on_names
+from detour.training.optimizers import OPTIMIZERS, default_d0, default_rate
+from detour.training.rates import schedule_doubt, schedule_fault
 
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
@@ -41,12 +44,12 @@ class GoalDefaults:
     why: str
 
 
-# (pocket or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
+# (embedded or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
 # A style changes how everything is drawn, so it wants every attention layer or more and few samples of each picture;
 # a subject has to be told apart from its kind, so it wants more steps on fewer pictures and a caption that is always
 # there, lest the unconditional picture becomes the subject.
 GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
-    ("pocket", "style"): GoalDefaults(
+    ("embedded", "style"): GoalDefaults(
         rank=4,
         targets="all",
         lr=1.2e-2,
@@ -54,7 +57,7 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=8,
         why="a small base takes a high rate, and a style reaches into the convolutions too",
     ),
-    ("pocket", "subject"): GoalDefaults(
+    ("embedded", "subject"): GoalDefaults(
         rank=8,
         targets="all",
         lr=3e-3,
@@ -110,6 +113,38 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=1,
         why="published recipes for subjects on SDXL take rank 16 to 32, rate 1e-4, one or two pictures at once",
     ),
+    ("sd3", "style"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=4e-5,
+        steps=1500,
+        batch=2,
+        why="trainers of SD 3.5 report that rates above 4e-5 can explode; published recipes take rank 16",
+    ),
+    ("sd3", "subject"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=4e-5,
+        steps=1000,
+        batch=1,
+        why="trainers of SD 3.5 report that rates above 4e-5 can explode; published recipes take rank 16",
+    ),
+    ("flux", "style"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=1e-4,
+        steps=1500,
+        batch=1,
+        why="published recipes meet at rank 16, alpha 16, rate 1e-4, 1,500 to 2,000 steps",
+    ),
+    ("flux", "subject"): GoalDefaults(
+        rank=16,
+        targets="attn",
+        lr=1e-4,
+        steps=1000,
+        batch=1,
+        why="published recipes meet at rank 16, alpha 16, rate 1e-4; a subject takes fewer steps than a style",
+    ),
 }
 
 CAPTION_DROPOUT: Mapping[Goal, float] = {"style": 0.1, "subject": 0.0}
@@ -123,9 +158,9 @@ class Resolved:
     notes: tuple[str, ...]
 
 
-def defaults_for(identity: str, family: str, goal: Goal) -> GoalDefaults:
-    """The row of :data:`GOALS` for a base: ``pocket`` by name, others by family."""
-    return GOALS["pocket" if identity.startswith("pocket-v") else family, goal]
+def defaults_for(base: "Base", goal: Goal) -> GoalDefaults:
+    """Row of :data:`GOALS` for a base: the package's own have theirs, others go by family."""
+    return GOALS["embedded" if base.embedded is not None else base.family.name, goal]
 
 
 def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, device: str) -> Resolved:
@@ -144,7 +179,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     Raises:
         ConfigError: a value that the base or the device cannot take.
     """
-    defaults = defaults_for(base.identity, base.family.name, spec.goal)
+    defaults = defaults_for(base, spec.goal)
     values: dict[str, Any] = spec.model_dump(by_alias=True)
     by_goal = {
         "adapter.rank": defaults.rank,
@@ -158,7 +193,10 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "train.batch": defaults.batch,
         "train.loss.caption_dropout": CAPTION_DROPOUT[spec.goal],
     }
-    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, by_goal["train.optim.lr"])
+    adamw_rate = by_goal["train.optim.lr"]
+    by_goal["train.optim.lr"] = default_rate(spec.train.optim.name, adamw_rate)
+    if spec.train.optim.d0 is None:
+        values["train"]["optim"]["d0"] = default_d0(spec.train.optim.name, adamw_rate)
     taken = {key: value for key, value in by_goal.items() if _fill(values, key, value)}
     _fill(values, "name", name)
     steps = int(_get(values, "train.steps"))
@@ -166,9 +204,11 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "base.device": device,
         "base.dtype": "fp32" if spec.adapter.method == "full" else training_dtype(device),
         "data.resolution": base.native_size_px,
-        "data.holdout": 0.125 if len(captions) >= 8 else 0.0,
+        "data.holdout": automatic_holdout(len(captions)),
         "adapter.alpha": float(_get(values, "adapter.rank")),
         "adapter.text_encoder.alpha": float(max(spec.adapter.text_encoder.rank, 1)),
+        "train.loss.timesteps": "logit_normal" if base.is_flow else "uniform",
+        "train.loss.shift": own_shift(base, values["data"]["resolution"]),
         "train.threads": torch.get_num_threads(),
         "train.optim.beta2": OPTIMIZERS[spec.train.optim.name].beta2,
         "train.schedule.kind": OPTIMIZERS[spec.train.optim.name].schedule,
@@ -189,7 +229,8 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
     resolved = parse(RunSpec, values)
     _check(resolved, base)
     _check_best(resolved)
-    return Resolved(resolved, tuple(_sentences(resolved, taken, defaults)))
+    _check_schedule(resolved)
+    return Resolved(resolved, tuple(_sentences(resolved, taken, defaults, base)))
 
 
 def training_dtype(device: str) -> str:
@@ -204,6 +245,17 @@ def training_dtype(device: str) -> str:
         can = torch.cpu.get_capabilities()
         return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
     return "fp32"
+
+
+def own_shift(base: "Base", resolution_px: int | str) -> float:
+    """Shift of the base's times at a size; 1 where the process has none.
+
+    Args:
+        base: whose process.
+        resolution_px: side of the pictures; ``"auto"`` is the base's own.
+    """
+    process = base.process(None if isinstance(resolution_px, str) else resolution_px)
+    return process.shift if isinstance(process, RectifiedFlow) else 1.0
 
 
 def spread(captions: Sequence[str], count: int) -> tuple[str, ...]:
@@ -292,6 +344,26 @@ def _check_prior(spec: RunSpec) -> None:
         )
 
 
+def schedule_of(spec: RunSpec) -> dict[str, Any]:
+    """Arguments of :func:`detour.training.rates.schedule_fault` for a resolved run."""
+    schedule = spec.train.schedule
+    return {
+        "kind": schedule.kind,
+        "warmup": int(schedule.warmup),
+        "steps": int(spec.train.steps),
+        "cycles": schedule.cycles,
+    }
+
+
+def _check_schedule(spec: RunSpec) -> None:
+    fault = schedule_fault(**schedule_of(spec))
+    if fault:
+        raise ConfigError(
+            f"train.schedule does not fit the run: {fault}. Set train.schedule.warmup or train.schedule.cycles lower, "
+            "or train.steps higher."
+        )
+
+
 def _check_best(spec: RunSpec) -> None:
     """Whether there is something to choose from, and by, where not simply the last weights are shipped.
 
@@ -322,7 +394,7 @@ def _check_best_proof(spec: RunSpec) -> None:
         raise ConfigError(f"validate.ship is best_proof, but {lacking}.")
 
 
-def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) -> list[str]:
+def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, base: "Base") -> list[str]:
     notes = []
     if taken:
         listed = ", ".join(
@@ -341,10 +413,13 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults) 
             if not spec.prior.class_prompts
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
-    notes += [*notes_on_objective(spec), *notes_on_compiling(spec)]
+    notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
+    doubt = schedule_doubt(**schedule_of(spec))
+    if doubt:
+        notes.append(f"{doubt[:1].upper()}{doubt[1:]}.")
     if spec.train.optim.lr == 0:
         notes.append("train.optim.lr is 0, so nothing will be learned.")
-    return [*notes, *method_notes(spec.adapter)]
+    return [*notes, *method_notes(spec.adapter), *notes_on_names(spec.adapter, base)]
 
 
 def _get(values: Mapping[str, Any], key: str) -> Any:

@@ -1,6 +1,5 @@
 """Whether a run on disk can be gone on with: the same settings, pictures, base and weights as before."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +8,18 @@ from typing import Any
 
 import torch
 
+from detour.adapters.start import FROM_BASE
 from detour.data.folder import Dataset
-from detour.errors import RunError
-from detour.files import write_json
-from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.errors import ConfigError, RunError
+from detour.specs import RunSpec, load_run_spec, save_run_spec, to_toml
+from detour.specs.places import without_places
 from detour.specs.sources import parse
-from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, newest_good
+from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, kept_adapters, newest_good
+from detour.training.recorded_pictures import changes, facts_of, read_recorded
 from detour.training.resolve import changed_keys
 from detour.training.run_folder import read_state
 
 SETTINGS = "resolved.toml"
-PICTURES = Path(FOLDER) / "pictures.json"
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,6 @@ def fingerprints(
     }
 
 
-def remember_pictures(run_folder: Path, dataset: Dataset) -> None:
-    """Write down each picture's content and caption, so that a change can be named later."""
-    write_json(run_folder / PICTURES, _pictures(dataset))
-
-
 def lacks_only_its_proof(run_folder: Path) -> bool:
     """Whether the run is trained and was killed while it was being proved.
 
@@ -80,11 +75,30 @@ def read_settings(run_folder: Path) -> RunSpec:
         ConfigError: ``resolved.toml`` cannot be read.
     """
     read_state(run_folder)
-    if not (run_folder / SETTINGS).exists():
+    if (run_folder / SETTINGS).exists():
+        return load_run_spec(config=run_folder / SETTINGS)
+    remembered = settings_in_checkpoint(run_folder)
+    if remembered is not None:
+        return remembered
+    if any_marked(run_folder) or kept_adapters(run_folder):
         raise RunError(
-            f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+            f"{run_folder}: {SETTINGS} is gone, and no good checkpoint remembers the settings. Put the file back; the "
+            f"adapters so far are in {run_folder / FOLDER}."
         )
-    return load_run_spec(config=run_folder / SETTINGS)
+    raise RunError(
+        f"{run_folder}: this run died before it wrote {SETTINGS}; nothing was done yet. Start it again as before."
+    )
+
+
+def settings_in_checkpoint(run_folder: Path) -> RunSpec | None:
+    """The settings as the newest good checkpoint remembers them; ``None`` without one."""
+    checkpoint, _ = newest_good(run_folder)
+    if checkpoint is None:
+        return None
+    try:
+        return parse(RunSpec, tomllib.loads(str(checkpoint.facts["settings"])))
+    except (KeyError, tomllib.TOMLDecodeError, ConfigError):
+        return None
 
 
 def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
@@ -96,9 +110,7 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
     """
     state = read_state(run_folder)
     if state.get("state") == "finished":
-        raise RunError(
-            f"{run_folder}: this run is finished. Train on under a new --name, with --config {SETTINGS}."
-        )
+        raise RunError(f"{run_folder}: this run is finished. {_how_to_train_on(run_folder)}")
     spec = read_settings(run_folder)
     checkpoint, broken = newest_good(run_folder)
     if checkpoint is None:
@@ -110,6 +122,9 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
         return ResumePoint(spec, None, ("It died before its first checkpoint: beginning again at step 1.",))
     _refuse_changed_settings(run_folder, checkpoint, spec)
     notes = list(broken)
+    if not (run_folder / SETTINGS).exists():
+        save_run_spec(run_folder / SETTINGS, spec)
+        notes.append(f"{SETTINGS} was gone: written again from the checkpoint of step {checkpoint.step}.")
     before = checkpoint.facts.get("torch")
     if before != torch.__version__:
         notes.append(
@@ -124,6 +139,18 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
     return ResumePoint(spec, checkpoint, tuple(notes))
 
 
+def _how_to_train_on(run_folder: Path) -> str:
+    """A command that begins a new run at the weights that a finished one shipped."""
+    spec = read_settings(run_folder)
+    new = f"Train on in a new run: detour train --config {run_folder / SETTINGS} --name {spec.name}-on"
+    if spec.adapter.method == "full":
+        return f"{new} --base {run_folder / f'{spec.name}-full'}."
+    new = f"{new} --from {run_folder / f'{spec.name}.safetensors'}"
+    if spec.adapter.init in FROM_BASE:  # its file is plain LoRA of twice the rank
+        return f"{new} --set adapter.init=kaiming --rank {2 * int(spec.adapter.rank)}."
+    return f"{new}."
+
+
 def _counted(processes: int) -> str:
     return "1 process" if processes == 1 else f"{processes} processes"
 
@@ -136,18 +163,13 @@ def refuse_changed_data(run_folder: Path, checkpoint: Checkpoint | None, dataset
     """
     if checkpoint is not None and checkpoint.facts.get("data") == dataset.fingerprint:
         return
-    now = _pictures(dataset)
-    try:
-        before = json.loads((run_folder / PICTURES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {} if checkpoint is not None else now  # killed before it knew its pictures: these are they
-    if checkpoint is None and before == now:
+    before = read_recorded(run_folder)
+    if before is None:
+        # Killed before it knew its pictures: these are they.
+        before = {} if checkpoint is not None else facts_of(dataset)
+    changed = changes(before, dataset)
+    if checkpoint is None and not changed:
         return
-    changed = [
-        f"{name} ({'new' if name not in before else 'gone' if name not in now else 'changed'})"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
     named = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
     raise RunError(
         f"{run_folder}: the pictures are not those of the run: {named or 'their order'}. "
@@ -183,19 +205,16 @@ def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: s
 
 def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> None:
     recorded: Mapping[str, Any] = checkpoint.facts
-    if recorded.get("settings") == to_toml(spec):
+    before, after = (
+        parse(
+            RunSpec, without_places(one.model_dump(by_alias=True))
+        )  # pictures and base are held by their content
+        for one in (parse(RunSpec, tomllib.loads(str(recorded.get("settings", "")))), spec)
+    )
+    if before == after:
         return
-
-    before = parse(RunSpec, tomllib.loads(str(recorded.get("settings", ""))))
-    changed = ", ".join(changed_keys(before, spec))
+    changed = ", ".join(changed_keys(before, after))
     raise RunError(
         f"{run_folder / SETTINGS}: edited since the checkpoint: {changed or 'see the file'}. "
         "A resumed run keeps its settings; put them back, or train under a new --name."
     )
-
-
-def _pictures(dataset: Dataset) -> dict[str, list[Any]]:
-    return {
-        e.name: [e.sha256, e.caption, e.repeats, e.weight, e.mask_sha256]
-        for e in (*dataset.examples, *dataset.class_examples)
-    }

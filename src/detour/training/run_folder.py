@@ -116,6 +116,52 @@ def _clear(folder: Path) -> None:
         raise storage_error(folder, error) from error
 
 
+class HeldFolder:
+    """Knows a run's folder again: one that was renamed, moved or deleted is not made anew by the next write.
+
+    The folder is kept open, so that a new folder of the same name cannot get its number.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: int | None = None
+        with contextlib.suppress(
+            OSError
+        ):  # Windows opens no folders, and lets nobody rename one that is in use
+            self._open = os.open(folder, os.O_RDONLY)
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to the folder that it led to at first."""
+        if self._open is None:
+            return True
+        try:
+            return os.path.samestat(self._folder.stat(), os.fstat(self._open))
+        except OSError:
+            return False
+
+    def check(self, *, step: int) -> None:
+        """Refuse to write into another folder.
+
+        Args:
+            step: how many were finished, for the message.
+
+        Raises:
+            RunError: the folder is not there any more.
+        """
+        if not self.is_there():
+            raise RunError(
+                f"{self._folder}: the run's folder was renamed, moved or deleted while it trained; stopped after step "
+                f"{step}, and nothing was written in its place. Put it back and go on: detour train --resume "
+                f"{self._folder}"
+            )
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it falls with the process, whatever ends it.

@@ -12,7 +12,7 @@ from detour.errors import Interrupted, TrainingDiverged
 from detour.specs import RunSpec
 from detour.training.loop import StepReport, TrainState
 from detour.training.methods import method_name
-from detour.training.run_folder import State, write_state
+from detour.training.run_folder import HeldFolder, State, write_state
 
 SECONDS_BETWEEN_WRITES = 2.0
 """``run.json`` is durable, so every write costs a flush; the steps are in ``metrics.jsonl`` anyway."""
@@ -23,6 +23,7 @@ class RunRecord:
 
     def __init__(self, run_folder: Path, spec: RunSpec, base_identity: str) -> None:
         self._folder = run_folder
+        self._held = HeldFolder(run_folder)
         self._begun = self._written = time.perf_counter()
         self._facts: dict[str, Any] = {
             "step": 0,
@@ -43,7 +44,9 @@ class RunRecord:
 
         Raises:
             StorageError: disk full or not writable.
+            RunError: the folder was renamed, moved or deleted.
         """
+        self.check()
         self._written = time.perf_counter()
         self._facts |= {"seconds": round(self._written - self._begun, 2), **(facts or {})}
         write_state(self._folder, state, self._facts)
@@ -53,6 +56,14 @@ class RunRecord:
         if time.perf_counter() - self._written > SECONDS_BETWEEN_WRITES:
             self.write("running")
 
+    def check(self) -> None:
+        """Refuse to go on when the run's folder is not there any more; whoever writes into it asks first.
+
+        Raises:
+            RunError: it was renamed, moved or deleted.
+        """
+        self._held.check(step=self._facts["step"])
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Write ``running`` now, and how it ended if the block raises."""
@@ -60,8 +71,21 @@ class RunRecord:
         try:
             yield
         except BaseException as error:
-            self.write(_state_of(error), {"error": _one_line(error)})
+            if self._held.is_there():
+                self.write(_state_of(error), {"error": _one_line(error)})
             raise
+        finally:
+            self._held.close()
+
+
+class FolderCheck:
+    """An observer that comes before those that write: it ends a run whose folder is not there any more."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+
+    def on_step(self, _state: TrainState, _report: StepReport) -> None:
+        self._record.check()
 
 
 def _state_of(error: BaseException) -> State:

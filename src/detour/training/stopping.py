@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants after the running step."""
+"""Ctrl-C, SIGTERM and a terminal that closes as a wish that the loop grants after the running step."""
 
 import signal
 import threading
@@ -23,9 +23,18 @@ class StopWish:
     error: type[Interrupted] = Interrupted
 
 
+def _stops() -> list[int]:
+    """Signals that ask a run to stop; a terminal that closes asks too, unless ``nohup`` told it not to."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
+
+
 @contextmanager
 def stop_wish() -> Iterator[StopWish]:
-    """Catch the first Ctrl-C or SIGTERM as a wish; the second one acts at once.
+    """Catch the first Ctrl-C, SIGTERM or SIGHUP as a wish; the second one acts at once.
 
     Outside the main thread, where Python delivers no signals, the wish can only be set by hand.
     """
@@ -33,13 +42,13 @@ def stop_wish() -> Iterator[StopWish]:
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _stops()}
 
     def first(number: int, _frame: FrameType | None) -> None:
         wish.wanted = True
-        wish.error = Terminated if number == signal.SIGTERM else Interrupted
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        wish.error = Interrupted if number == signal.SIGINT else Terminated
+        for one in before:
+            signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
 
     try:
         for number in before:

@@ -41,7 +41,7 @@ def trains_text(spec: RunSpec) -> bool:
 
 
 def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
-    """Select the layers of a resolved run; works on the meta device. Empty where text encoders do not train.
+    """Select the layers of a resolved run in its CLIP encoders; works on the meta device. Empty where none train.
 
     Raises:
         ConfigError: the targets match nothing in an encoder, or nothing that can learn.
@@ -53,6 +53,8 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
     layers: dict[str, tuple[AdaptableLayer, ...]] = {}
     dead: list[str] = []
     for part, model in base.meta_text().items():
+        if part == base.family.t5_part:
+            continue
         chosen = _selected(model, text.targets)
         lost = {layer.path for layer in chosen if any(p.fullmatch(f"{part}.{layer.path}") for p in patterns)}
         dead += [f"{part}.{path}" for path in sorted(lost)]
@@ -66,6 +68,10 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
             "e.g. attn."
         )
     notes = []
+    if base.family.t5_part in base.text_parts:
+        notes.append(
+            "The T5 gets no adapter: CLIP's text encoders alone train, and T5 stays loaded beside them."
+        )
     if has_up(spec.adapter):
         key = "adapter.text_encoder.rank"
         notes += check_rank(text.rank, text.targets, learning, key=key, flag="--text-rank")
@@ -79,7 +85,7 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
 
 def _selected(model: nn.Module, targets: str) -> list[AdaptableLayer]:
     try:
-        return select(_without_old_prefix(model), targets)
+        return select(text_layers(model), targets)
     except ConfigError as error:
         raise ConfigError(f"adapter.text_encoder.{error}") from error
 
@@ -107,11 +113,11 @@ def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: Run
 
 
 def models_together(models: Mapping[str, nn.Module]) -> nn.Module:
-    """All models of a run as one, for what looks at every tensor; a UNet alone stays itself."""
-    return models["unet"] if list(models) == ["unet"] else nn.ModuleDict(dict(models))
+    """All models of a run as one, for what looks at every tensor; a network alone stays itself."""
+    return next(iter(models.values())) if len(models) == 1 else nn.ModuleDict(dict(models))
 
 
-def _without_old_prefix(model: nn.Module) -> list[AdaptableLayer]:
+def text_layers(model: nn.Module) -> list[AdaptableLayer]:
     """Layers under the names that adapters have, whatever transformers calls them in this class."""
     return [
         replace(layer, path=layer.path.removeprefix(LEGACY_TEXT_PREFIX)) for layer in adaptable_layers(model)

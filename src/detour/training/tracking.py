@@ -67,7 +67,7 @@ def open_tracker(
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(
-            f"track = '{name}' does not start ({reason}). Mend it, or run with --track none."
+            f"track = '{name}' does not start ({reason}). Fix that, or run with --track none."
         ) from error
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from detour.bases.denoiser import Denoiser
 from detour.bases.text import Conditioning
+from detour.diffusion.process import Process
 from detour.diffusion.randomness import generator
 from detour.training.batches import Batch, stack_latents, stack_masks, stack_size_ids
 from detour.training.cache import TrainingData
 from detour.training.order import group_places
-from detour.training.step import Denoiser, set_adapter_dropout
+from detour.training.step import batch_loss, set_adapter_dropout
 
 MAX_PASSES = 64
 """Samples of one validation; more pictures than fit are spread evenly."""
@@ -33,8 +35,8 @@ class FixedValidation:
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
         """Unweighted denoising error over all samples, without dropout."""
-        set_adapter_dropout(denoiser.unet, on=False)
-        total = sum(float(denoiser.loss(self._now(batch))) * len(batch) for batch in self.batches)
+        set_adapter_dropout(denoiser.network, on=False)
+        total = sum(float(batch_loss(denoiser, self._now(batch))) * len(batch) for batch in self.batches)
         return total / sum(len(batch) for batch in self.batches)
 
     def _now(self, batch: Batch) -> Batch:
@@ -48,7 +50,7 @@ def fixed_validation(
     seed: int,
     batch: int,
     num_timesteps: int,
-    schedule_length: int,
+    process: Process,
 ) -> FixedValidation:
     """Lay down what is validated.
 
@@ -57,28 +59,33 @@ def fixed_validation(
         seed: of the run.
         batch: samples in one pass.
         num_timesteps: timesteps a picture, in the middles of as many equal parts of the schedule.
-        schedule_length: of the noise schedule, 1000 in SD.
+        process: of the run.
     """
     num = max(1, min(data.latents.num_pictures, MAX_PASSES // num_timesteps))
     pictures = [i * data.latents.num_pictures // num for i in range(num)]
-    times = [int((k + 0.5) * schedule_length / num_timesteps) for k in range(num_timesteps)]
+    times = process.spread(num_timesteps)
     batches = []
     for places in group_places([data.latents.shape_of(picture) for picture in pictures]):
         pairs = [(pictures[place], time) for place in places for time in times]
-        batches += [_batch(pairs[start : start + batch], data, seed) for start in range(0, len(pairs), batch)]
+        batches += [
+            _batch(pairs[start : start + batch], data, seed, process) for start in range(0, len(pairs), batch)
+        ]
     return FixedValidation(tuple(batches), data)
 
 
-def _batch(pairs: list[tuple[int, int]], data: TrainingData, seed: int) -> Batch:
+def _batch(pairs: list[tuple[int, float]], data: TrainingData, seed: int, process: Process) -> Batch:
     pictures = [picture for picture, _ in pairs]
     noise = [
-        torch.randn(data.latents.shape_of(picture), generator=generator(seed, "validation", picture, time))
+        torch.randn(
+            data.latents.shape_of(picture),
+            generator=generator(seed, "validation", picture, process.name_of(time)),
+        )
         for picture, time in pairs
     ]
     return Batch(
         latents=stack_latents([data.latents.moments(picture, 0)[0] for picture in pictures]),
         noise=torch.stack(noise),
-        timesteps=torch.tensor([time for _, time in pairs]),
+        times=process.times([time for _, time in pairs]),
         text=Conditioning(torch.empty(len(pairs), 0, 0)),
         pictures=tuple(pictures),
         mask=stack_masks([data.mask_of(picture, 0, 0) for picture in pictures], noise[0].shape),

@@ -33,6 +33,11 @@ def check_words(base: "Base", spec: RunSpec, captions: Sequence[str]) -> None:
     tokens = spec.adapter.tokens
     if not tokens.words:
         return
+    if base.family.t5_part in base.text_parts:
+        raise ConfigError(
+            f"adapter.tokens.words: new words are for CLIP's text encoders, and base '{base.name}' reads prompts with "
+            "a T5 too, in which they are not trained. Leave --new-word out, and use a rare word as --trigger."
+        )
     if len(tokens.init) != len(tokens.words):
         raise ConfigError(
             f"adapter.tokens has {len(tokens.words)} words and {len(tokens.init)} words to start from. "

@@ -47,7 +47,7 @@ def test_a_rule_fires_and_is_silent(rule: str, fires: dict[str, object], silent:
 
 def test_the_weight_that_is_advised_is_one_that_is_borne() -> None:
     [finding] = examine_size({"unet": 0.5}, weight=1.5, where="x")
-    assert "weight of 0.4 or less" in finding.mend
+    assert "weight of 0.4 or less" in finding.fix
     assert not list(examine_size({"unet": 0.5}, weight=0.4, where="x"))
 
 

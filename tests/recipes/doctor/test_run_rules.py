@@ -1,12 +1,11 @@
 import math
-import re
-from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from detour.recipes import data_findings
-from detour.recipes.data_findings import Finding as DataFlaw
+from detour.data.finding import Finding as DataFlaw
+from detour.data.finding import Kind
 from detour.recipes.doctor.run_rules import DATA_WHYS, RunFacts, examine_run
 from detour.specs import RunSpec
 from detour.specs.sources import parse
@@ -45,6 +44,29 @@ def found(**values: object) -> dict[str, str]:
             {"losses": [1.0] * 10, "spec": spec_of(train={"loss": {"distance": "huber"}})},
         ),
         ("rate-diverged", {"validation": [0.2, 0.26]}, {"validation": [0.2, 0.25]}),
+        ("schedule-unfit", {"schedule_fault": "the warm-up takes 9 steps and the run has 6"}, {}),
+        ("log-damaged", {"log_problem": "metrics.jsonl: 1 line is damaged."}, {}),
+        ("rate-diverged", {"losses": [1.7] * 10, "own_shift": 3.0}, {"losses": [1.0] * 10, "own_shift": 3.0}),
+        (
+            "flow-rate-high",
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+            {"family": "flux", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+        ),
+        (
+            "flow-rate-high",
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4.1e-5}})},
+            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4e-5}})},
+        ),
+        (
+            "shift-far",
+            {"own_shift": 3.16, "spec": spec_of(train={"loss": {"shift": 1.0}})},
+            {"own_shift": 3.16, "spec": spec_of(train={"loss": {"shift": 1.6}})},
+        ),
+        (
+            "shift-far",
+            {"own_shift": 1.0, "spec": spec_of(train={"loss": {"shift": 2.1}})},
+            {"own_shift": 0.0, "spec": spec_of(train={"loss": {"shift": 2.1}})},
+        ),
         ("run-not-finished", {"state": "died"}, {"state": "running"}),
         ("run-not-finished", {"state": "failed", "error": "disk full"}, {}),
         ("verdict-bad", {"verdict": "collapsed"}, {"verdict": "learned"}),
@@ -105,14 +127,13 @@ def test_a_sound_run_has_nothing_wrong_with_it() -> None:
 
 def test_flaws_of_the_data_come_with_a_reason() -> None:
     flaw = DataFlaw(
-        severity="error", kind="no caption", what="2 have none", next="write some", pictures=("a.png",)
+        severity="error", kind="no caption", cause="2 have none", fix="write some", pictures=("a.png",)
     )
     [finding] = examine_run(RunFacts(where="x", spec=spec_of(), native_size_px=512, flaws=(flaw,)))
-    assert (finding.severity, finding.where, finding.mend) == ("error", "photos", "Write some.")
+    assert (finding.severity, finding.where, finding.fix) == ("error", "photos", "Write some.")
     assert finding.what == "2 have none (a.png)"
-    assert finding.why == DATA_WHYS["no caption"]
+    assert finding.cause == DATA_WHYS["no caption"]
 
 
 def test_every_kind_of_flaw_has_a_reason() -> None:
-    kinds = re.findall(r'kind="([^"]+)"', Path(str(data_findings.__file__)).read_text())
-    assert set(kinds) == set(DATA_WHYS)
+    assert set(get_args(Kind)) == set(DATA_WHYS)

@@ -15,12 +15,14 @@ from detour.bases.base import open_base
 from detour.cli.compare import listed
 from detour.cli.main import cli
 from detour.errors import ConfigError, Interrupted
+from detour.evaluation.proof_pictures import ProofRequest
 from detour.recipes import train_adapter as train_recipe
 from detour.recipes.experiments import result, trained_cell
 from detour.recipes.experiments.compare import BASE, compare_runs
-from detour.recipes.experiments.compare_words import panels_of
-from detour.recipes.experiments.engine import Cell, CellStore
+from detour.recipes.experiments.compare_words import finding_of, panels_of
+from detour.recipes.experiments.engine import Cell, CellStore, Experiment, Variant
 from detour.recipes.experiments.exam import set_exam
+from detour.recipes.experiments.table import tabulate
 from detour.recipes.experiments.variants import make_candidates
 from detour.recipes.progress import Progress, silent
 from detour.recipes.run_plan import plan_run
@@ -193,10 +195,11 @@ def test_full_weights_draw_as_their_own_unet_and_leave_the_base_alone(
     assert full["pixels"].mean > 0
     plan = next(one.plan for one in make_candidates(spec) if one.name == "full")
     workshop = trained_cell.Workshop(plan)
-    plain = workshop.engine.unet
-    with workshop.drawing_with(plan.spec, tmp_path / "x" / "runs" / "full-s3"):
-        assert workshop.engine.unet is not plain
-    assert workshop.engine.unet is plain
+    requests = (ProofRequest(prompt="a red house", seed=1),)
+    plain = workshop.draw(requests)
+    full_pictures = workshop.draw(requests, (plan.spec, tmp_path / "x" / "runs" / "full-s3"))
+    assert not np.array_equal(full_pictures, plain)
+    assert np.array_equal(workshop.draw(requests), plain)
     assert full["parameters"].mean > 100 * found.table.row("lora").figures["parameters"].mean
 
 
@@ -204,7 +207,7 @@ def test_equal_parameters_raise_the_rank_of_smaller_choices(judged: str, photos:
     presets = ("conv", "self-attn", "attn2.to_k,attn2.to_v")
     spec = spec_of(judged, photos, AxisSpec(key="adapter.targets", values=presets), adapter__rank=2)
     found = make_candidates(spec.model_copy(update={"equal_parameters": True}))
-    layers = adaptable_layers(open_base(judged).meta_unet())
+    layers = adaptable_layers(open_base(judged).meta_network())
     counts = [
         count(select(layers, one), int(c.settings["rank"])) for one, c in zip(presets, found, strict=True)
     ]
@@ -304,3 +307,21 @@ def test_the_command_prints_the_table_as_json(judged: str, photos: Path, tmp_pat
     rows = json.loads(result.stdout)["table"]["rows"]
     assert [row["variant"] for row in rows] == ["base", "attn2.to_k-attn2.to_v", "attn1.to_q"]
     assert torch.get_num_threads() >= 1
+
+
+def test_with_one_seed_nothing_is_said_of_noise() -> None:
+    """Two variants of one seed each: the better one is named, and that chance was not looked at."""
+    variants = [Variant(name="r1"), Variant(name="r8")]
+    for seeds in (1, 3):
+        experiment = Experiment(name="compare", variants=variants, seeds=range(seeds), settings={})
+        cells = [
+            Cell(variant=name, seed=seed, samples={"object": (share,), "val_loss": (0.1,)}, seconds=1.0)
+            for name, share in (("r1", 0.5), ("r8", 0.75))
+            for seed in range(seeds)
+        ]
+        said = finding_of(experiment, cells, tabulate(experiment, cells, reference="r1"), base_rows=())
+        assert ("One seed each: no difference can be told from chance. Add seeds: --seeds 3." in said) == (
+            seeds == 1
+        )
+        assert ("no difference beyond noise" in said) == (seeds == 3)
+        assert ("Right object: best r8 (0.75), then r1 (0.5)." in said) == (seeds == 1)

@@ -1,6 +1,7 @@
 """The drawing studies on a base with random weights: what they compare is right, whatever the pictures show."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +12,30 @@ from PIL import Image
 from detour.adapter_files.writing import write_adapter
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
+from detour.bases.families import FAMILIES
 from detour.cli.main import cli
+from detour.diffusion.process import shifted
 from detour.errors import ConfigError
 from detour.recipes.experiments.blocks import of_blocks, study_blocks
 from detour.recipes.experiments.engine import Cell, CellStore, Variant
 from detour.recipes.experiments.guidance import study_guidance
 from detour.recipes.experiments.schedulers import study_schedulers
 from detour.recipes.experiments.studio import Studio, colours_of
+from detour.recipes.experiments.table import Row, Table
 from detour.recipes.experiments.timesteps import study_timesteps
 from detour.recipes.generate_pictures import generate_pictures
 from detour.specs.generation import GenerateSpec, PictureSpec
 from detour.specs.studies import StudySpec
 from tests.adapter_files.examples import SD1, adapter_for, small_adapter
+from tests.adapter_files.transformers import lora_on
+from tests.tiny_flow import make_tiny_sd3
 
 PROMPTS = ("a red house", "a dog")
 
 
 @pytest.fixture(scope="module")
 def lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    layers = select(adaptable_layers(open_base(str(tiny_base)).meta_unet()), "attn")
+    layers = select(adaptable_layers(open_base(str(tiny_base)).meta_network()), "attn")
     path = tmp_path_factory.mktemp("loras") / "style.safetensors"
     return str(write_adapter(path, adapter_for(layers, seed=1), family=SD1))
 
@@ -96,6 +102,23 @@ def test_a_study_goes_on_and_draws_nothing_twice(judged: str, tmp_path: Path) ->
     assert len(after.splitlines()) == 6
     with pytest.raises(ConfigError, match="holds an experiment with prompts"):
         study_guidance(spec_of(judged, prompts=("a cat", "a dog")), out=out)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("unet/diffusion_pytorch_model.safetensors", "base_sha256"), ("judge/model.safetensors", "judge")],
+)
+def test_a_base_or_judge_that_was_edited_under_its_name_is_another_one(
+    judged: str, tmp_path: Path, file: str, key: str
+) -> None:
+    base = shutil.copytree(judged, tmp_path / "base")
+    study = Studio.open(spec_of(str(base)))
+    before = study.settings()
+    weights = base / file
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    after = Studio.open(spec_of(str(base))).settings()
+    assert {name for name in before if before[name] != after[name]} == {key}
 
 
 def test_guidance_figures_rise_with_colour(judged: str, tmp_path: Path) -> None:
@@ -216,3 +239,36 @@ def test_commands_print_table_and_finding(judged: str, lora: str, tmp_path: Path
     assert json.loads(CliRunner().invoke(cli, arguments).stdout)["finding"]
     bad = CliRunner().invoke(cli, ["schedulers", "--samplers", "heun"])
     assert "'heun' is no sampler" in bad.output
+
+
+def test_studies_of_an_adapter_go_on_a_flow(judged: str, tmp_path: Path) -> None:
+    """Windows, blocks and samplers of a transformer: its own noise levels, its own block names."""
+    base = make_tiny_sd3(tmp_path / "flow", t5=False)
+    lora = str(
+        write_adapter(
+            tmp_path / "flow.safetensors",
+            lora_on(open_base(str(base)).load_network()),
+            family=FAMILIES["sd3"],
+        )
+    )
+    asked = {
+        "base": str(base), "judge": f"{judged}/judge", "lora": lora, "seeds": 1, "prompts": PROMPTS[:1],
+    }  # fmt: skip
+    windows = study_timesteps(spec_of(judged, **asked), out=tmp_path / "t", num_timesteps=2)
+    levels = [row.settings["timestep"] for row in _curve(tmp_path / "t")]
+    assert levels == pytest.approx([shifted(1 / 3, 3.0), shifted(2 / 3, 3.0)])
+    assert windows.table.row("only-early").figures["move"].mean != 1
+    blocks = study_blocks(spec_of(judged, **asked), out=tmp_path / "b")
+    assert [row.settings["block"] for row in blocks.table.rows if row.settings["which"] == "without"] == [
+        "rest",
+        "block.0",
+        "block.1",
+    ]
+    samplers = study_schedulers(spec_of(judged, **asked), out=tmp_path / "s", steps=(2,), reference_steps=4)
+    assert {row.settings["sampler"] for row in samplers.table.rows} == {"euler", "dpm++"}
+    with pytest.raises(ConfigError, match="scheduler 'ddim'"):
+        study_schedulers(spec_of(judged, **asked), out=tmp_path / "x", samplers=("ddim",))
+
+
+def _curve(folder: Path) -> list[Row]:
+    return list(Table.model_validate_json((folder / "predictions" / "table.json").read_text()).rows)

@@ -17,7 +17,7 @@ COPIED = 1_476_608
 
 @cache
 def _layers(base: str) -> tuple[AdaptableLayer, ...]:
-    return tuple(adaptable_layers(open_base(base, weights=False).meta_unet()))
+    return tuple(adaptable_layers(open_base(base, weights=False).meta_network()))
 
 
 def _cross(base: str) -> list[AdaptableLayer]:

@@ -205,7 +205,7 @@ def diffusion_loss(answer: Any) -> Grade:
 
 def gradients(answer: Mapping[str, Any]) -> Grade:
     """None in the base, none in the downs, all ups."""
-    layers = adaptable_layers(open_base(answer["base"], weights=False).meta_unet())
+    layers = adaptable_layers(open_base(answer["base"], weights=False).meta_network())
     num, given = len(select(layers, "attn")), answer["counts"]
     if any(given.get(name) is None for name in ("base", "down", "up")):
         return wrong("a count is missing.", why="three were asked for.", hint="base, down and up are ints.")

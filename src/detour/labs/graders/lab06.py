@@ -27,7 +27,7 @@ def by_side(answer: Mapping[str, Any]) -> Grade:
             why="all three sides have attention.",
             hint="block_of gives names such as down.0, mid and up.1; the side is what stands before the dot.",
         )
-    layers = adaptable_layers(open_base(str(answer["base"])).meta_unet())
+    layers = adaptable_layers(open_base(str(answer["base"])).meta_network())
 
     def counts(targets: str, rank: int) -> dict[str, int]:
         sums = dict.fromkeys(SIDES, 0)

@@ -51,7 +51,7 @@ predict("share", "about one percent")
 
 # %%
 opened = open_base(BASE)
-unet = opened.meta_unet()  # shapes without numbers: the "meta" device takes no memory
+unet = opened.meta_network()  # shapes without numbers: the "meta" device takes no memory
 layers = adaptable_layers(unet)
 print(f"{len(layers)} layers of {opened.identity} could take an adapter. Those of one transformer block:")
 for layer in layers:
@@ -126,7 +126,7 @@ for cost in inspection.costs[:3]:
 # so; `select(layers, "attn2.to_q,attn2.to_k,attn2.to_v")` asks for one kind alone.
 
 # %%
-sd15 = adaptable_layers(open_base("sd15", weights=False).meta_unet())
+sd15 = adaptable_layers(open_base("sd15", weights=False).meta_network())
 # BEGIN SOLUTION
 # How many layers of sd15 the bare names match, and how many of them are cross-attention.
 # PLACEHOLDER: matched = {"bare": None, "cross": None}
@@ -183,7 +183,7 @@ factor_bytes = 2 * counts[4]
 check(1, "file_bytes", {"base": BASE, "bytes": factor_bytes})
 
 # %%
-real = opened.load_unet(torch.float32)
+real = opened.load_network(torch.float32)
 attached = attach_new(real, "unet", select(layers, "cross-attn"), rank=4, alpha=4.0, seed=SEED)
 with tempfile.TemporaryDirectory() as folder:
     path = write_adapter(

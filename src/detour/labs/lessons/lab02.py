@@ -132,7 +132,7 @@ def diffusion_loss(predict_noise, latents, noise, timestep, alphas):
 check(2, "diffusion_loss", diffusion_loss)
 
 # %%
-unet = opened.load_unet(device=DEVICE)
+unet = opened.load_network(device=DEVICE)
 alphas = alphas_cumprod(opened.scheduler_config()).to(DEVICE)
 noise = noise_for(SEED, 0, 0, tuple(latents.shape)).to(DEVICE)
 

@@ -63,7 +63,7 @@ from detour.bases.parts import empty_part
 
 parts = {
     "text_encoder": base.meta_text()["text_encoder"],
-    "unet": base.meta_unet(),
+    "unet": base.meta_network(),
     "vae": empty_part("vae", base.config("vae")),
 }
 parameters = {}
@@ -169,7 +169,7 @@ check(5, "decode", decode)
 text_stage = base.load_text(device=DEVICE)
 text = text_stage.encode([PROMPT, ""]).states
 del text_stage  # loaded, used, freed: half a gigabyte on SD 1.5
-unet, vae = base.load_unet(device=DEVICE), base.load_vae(device=DEVICE)
+unet, vae = base.load_network(device=DEVICE), base.load_vae(device=DEVICE)
 
 
 def draw(seeds, *, sampler="dpm++", noise_scale=None, guidance=2.0, decoder=decode):

@@ -73,7 +73,7 @@ predict("double rank", "louder: there is more of it")
 # **Your turn.** Count the parameters of a rank-4 adapter beside all attention layers (`"attn"`), by side.
 
 # %%
-layers = select(adaptable_layers(base.meta_unet()), "attn")
+layers = select(adaptable_layers(base.meta_network()), "attn")
 print(f"{len(layers)} layers, the first is {layers[0].path}")
 # BEGIN SOLUTION
 # Side ("down", "mid", "up") → parameters; lora_parameters(layer, RANK) counts one layer, layer.path names it.
@@ -114,7 +114,7 @@ compare_with(
 # path.
 
 # %%
-sd15 = adaptable_layers(open_base("sd15", weights=False).meta_unet())
+sd15 = adaptable_layers(open_base("sd15", weights=False).meta_network())
 print(sorted({block_of(f"unet.{layer.path}") for layer in select(sd15, "cross-attn")}))
 sizes = None
 # BEGIN SOLUTION
@@ -132,7 +132,7 @@ check(6, "sizes", sizes)
 # `attach_new` freezes the base and puts a fresh adapter beside the layers. PEFT does the forward pass.
 
 # %%
-unet = base.load_unet(device=DEVICE)
+unet = base.load_network(device=DEVICE)
 before = hash_base(unet)
 request = [PictureRequest(prompt="a red house in the desert", seed=SEED)]
 how = PictureSpec(steps=8)

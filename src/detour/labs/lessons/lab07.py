@@ -154,7 +154,7 @@ check(7, "telling", {"caption": words, "candidates": CANDIDATES, "chosen": telli
 
 # %%
 unet, vae, text_stage = (
-    base.load_unet(device=DEVICE),
+    base.load_network(device=DEVICE),
     base.load_vae(device=DEVICE),
     base.load_text(device=DEVICE),
 )

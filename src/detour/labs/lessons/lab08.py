@@ -68,8 +68,9 @@ predict("nothing", "too few steps")
 # checkpoints, samples and proof; the lines are those of its parts.
 
 # %%
+from detour.bases.denoiser import make_denoiser
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, TrainSpec
-from detour.training.assembly import attach_trainable, choose_targets, denoiser_of, make_loss, make_state
+from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.loop import fit
 from detour.training.resolve import resolve
@@ -91,8 +92,8 @@ data = TrainingData(
     tuple(captions),
     tuple(range(12)),
 )
-unet = base.load_unet(device=DEVICE)
-denoiser = denoiser_of(base, spec, unet, dtype=torch.float32, device=DEVICE)
+unet = base.load_network(device=DEVICE)
+denoiser = make_denoiser(base, unet, device=DEVICE, dtype=torch.float32, autocast=True)
 attached = attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
 fit(make_state(attached, spec), make_loss(denoiser, data, spec), [], steps=30)
 trained = attached.to_adapter()
@@ -106,7 +107,7 @@ print(f"{len(trained.layers)} layers, {trained.num_parameters:,} parameters")
 # Prompts that training never saw, drawn without the adapter, with it at weight 0, and with it.
 
 # %%
-unet = base.load_unet(device=DEVICE)  # a fresh one: training prepares a UNet for its own passes
+unet = base.load_network(device=DEVICE)  # a fresh one: training prepares a UNet for its own passes
 engine = PictureEngine(base, unet=unet, vae=vae, text=text_stage, device=DEVICE)
 scenes = held_out_prompts(6, seed=SEED)
 prompts = [scene.prompt for scene in scenes]
@@ -161,7 +162,7 @@ print(f"moved by {moved:.2f} of 255; the floor, weight 0 against no adapter, is 
 request, few, faint = [PictureRequest(prompt=prompts[0], seed=SEED)], PictureSpec(steps=6), {}
 for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
     drawer = PictureEngine(
-        base, unet=base.load_unet(kind, DEVICE), vae=vae, text=text_stage, device=DEVICE, dtype=dtype
+        base, unet=base.load_network(kind, DEVICE), vae=vae, text=text_stage, device=DEVICE, dtype=dtype
     )
     nothing = drawer.draw(request, few).pictures
     attach_adapter({"unet": drawer.unet}, trained, 1e-4)
@@ -256,7 +257,7 @@ compare_with(
 # Five adapters on the ward. A common loader has taken in each of them without a complaint. One is sound.
 
 # %%
-another = base.load_unet(device=DEVICE)
+another = base.load_network(device=DEVICE)
 patients = ward(unet, another, trained)
 one = slice(0, 1)
 plain = draw(one)  # by itself, as the others will be: the batch is part of the bytes

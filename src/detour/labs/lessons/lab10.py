@@ -123,7 +123,7 @@ check(10, "ddim_step", ddim_step)
 # ᾱ of timestep 0 (`set_alpha_to_one = false`).
 
 # %%
-unet, vae = base.load_unet(device=DEVICE), base.load_vae(device=DEVICE)
+unet, vae = base.load_network(device=DEVICE), base.load_vae(device=DEVICE)
 text_stage = base.load_text(device=DEVICE)
 text = text_stage.encode([PROMPT]).states
 alphas = alphas_cumprod(base.scheduler_config()).to(DEVICE)

@@ -134,7 +134,7 @@ class Pieces:
 
 def train(pieces, *, steps=STEPS, rate=RATE):
     """Returns the UNet with its adapter, the losses, and the gradient norms that the clip reports."""
-    unet = base.load_unet(device=DEVICE)
+    unet = base.load_network(device=DEVICE)
     layers = select(adaptable_layers(unet), "attn")
     attached = attach_new(unet, "unet", layers, rank=4, alpha=4, seed=SEED)
     for parameter in attached.parameters():
@@ -207,7 +207,7 @@ def third(losses, which):
     return float(np.mean(losses[:few] if which == "first" else losses[-few:]))
 
 
-results = {"no training": {"validation": validation_loss(base.load_unet(device=DEVICE))}}
+results = {"no training": {"validation": validation_loss(base.load_network(device=DEVICE))}}
 
 
 def run(name, pieces):
@@ -335,9 +335,10 @@ mended = Pieces(latents_of, noisy_of, states_of, adapter_dtype, trainable)
 mine = run("mended", mended).to_adapter()
 
 # %%
+from detour.bases.denoiser import make_denoiser
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, TrainSpec
 from detour.specs.run import LossSpec, ScheduleSpec
-from detour.training.assembly import attach_trainable, choose_targets, denoiser_of, make_loss, make_state
+from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TrainingData, cache_text
 from detour.training.loop import fit
 from detour.training.resolve import resolve
@@ -358,8 +359,8 @@ data = TrainingData(
     tuple(captions),
     tuple(range(NUM)),
 )
-unet = base.load_unet(device=DEVICE)
-denoiser = denoiser_of(base, spec, unet, dtype=torch.float32, device=DEVICE)
+unet = base.load_network(device=DEVICE)
+denoiser = make_denoiser(base, unet, device=DEVICE, dtype=torch.float32, autocast=True)
 attached = attach_trainable(denoiser, choose_targets(unet, base, spec).layers, spec)
 fit(make_state(attached, spec), make_loss(denoiser, data, spec), [], steps=STEPS)
 theirs = attached.to_adapter()

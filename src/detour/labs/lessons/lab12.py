@@ -125,7 +125,7 @@ del text_stage
 # functions.
 
 # %%
-unet, vae = base.load_unet(device=DEVICE), base.load_vae(device=DEVICE)
+unet, vae = base.load_network(device=DEVICE), base.load_vae(device=DEVICE)
 STEPS = 12
 
 

@@ -38,32 +38,32 @@ OTHER_FAMILY = Rule(
     subject="adapter",
     severity="error",
     fires="layers or widths of the adapter are not the base's",
-    why="Its changes have no layer to go to.",
-    mend="Choose a base of the adapter's family with --base, or an adapter for this base.",
+    cause="Its changes have no layer to go to.",
+    fix="Choose a base of the adapter's family with --base, or an adapter for this base.",
 )
 NOT_FINITE = Rule(
     name="adapter-not-finite",
     subject="adapter",
     severity="error",
     fires="numbers in the adapter that are not finite",
-    why="Every picture becomes noise or black: training overflowed.",
-    mend="Train again at a lower rate, or take an earlier checkpoint.",
+    cause="Every picture becomes noise or black: training overflowed.",
+    fix="Train again at a lower rate, or take an earlier checkpoint.",
 )
 NO_CHANGE = Rule(
     name="adapter-changes-nothing",
     subject="adapter",
     severity="error",
     fires="every ΔW is zero: up is still zero, or alpha is",
-    why="Pictures with and without it are the same.",
-    mend="Train it: a rate of 0, or no step at all, leaves the adapter as it starts.",
+    cause="Pictures with and without it are the same.",
+    fix="Train it: a rate of 0, or no step at all, leaves the adapter as it starts.",
 )
 CHANGE_HIGH = Rule(
     name="change-large",
     subject="adapter",
     severity="warning",
     fires=f"weight · ‖ΔW‖ / ‖W‖ over all layers of the UNet (or of a text encoder) is above {CHANGE_LARGE:g}",
-    why="The adapter outweighs what the base knows, and prompts begin to get lost.",
-    mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+    cause="The adapter outweighs what the base knows, and prompts begin to get lost.",
+    fix="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
     sure=True,
 )
 CHANGE_TOO_HIGH = Rule(
@@ -71,8 +71,8 @@ CHANGE_TOO_HIGH = Rule(
     subject="adapter",
     severity="error",
     fires=f"the same above {CHANGE_BROKEN:g}: alpha / rank, or the weight, multiplies to more than the base bears",
-    why="Prompts are lost; pictures become patterns.",
-    mend="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
+    cause="Prompts are lost; pictures become patterns.",
+    fix="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
     sure=True,
 )
 RANK_UNUSED = Rule(
@@ -80,16 +80,16 @@ RANK_UNUSED = Rule(
     subject="adapter",
     severity="note",
     fires=f"a median rank above {SMALL_RANK} and {UNUSED} times the directions that hold {ENERGY:.0%} of the change",
-    why="The rest of the rank costs memory and disk, and holds nothing.",
-    mend=f"Make it smaller: detour resize --energy {ENERGY:g}; train with a lower --rank next time.",
+    cause="The rest of the rank costs memory and disk, and holds nothing.",
+    fix=f"Make it smaller: detour resize --energy {ENERGY:g}; train with a lower --rank next time.",
 )
 RANK_TIGHT = Rule(
     name="rank-tight",
     subject="adapter",
     severity="note",
     fires=f"in half of the layers the last direction is above {TIGHT:g} of the first one",
-    why="All directions are used alike, so a higher rank may hold more, of the training pictures too.",
-    mend="Try twice the --rank, and let the held-out verdict decide.",
+    cause="All directions are used alike, so a higher rank may hold more, of the training pictures too.",
+    fix="Try twice the --rank, and let the held-out verdict decide.",
 )
 RULES = (OTHER_FAMILY, NOT_FINITE, NO_CHANGE, CHANGE_HIGH, CHANGE_TOO_HIGH, RANK_UNUSED, RANK_TIGHT)
 
@@ -252,6 +252,6 @@ def examine_size(shares: Mapping[str, float], *, weight: float, where: str) -> I
             yield rule.found(
                 f"at weight {weight:g} the change is {share:.2f} of the {part}'s weights",
                 where,
-                mend=f"Draw with a weight of {CHANGE_LARGE / at_one:.2g} or less; train with a lower rate or alpha, or "
+                fix=f"Draw with a weight of {CHANGE_LARGE / at_one:.2g} or less; train with a lower rate or alpha, or "
                 "fewer steps.",
             )

@@ -20,8 +20,8 @@ class Finding(BaseModel):
         severity: ``error`` surely makes bad pictures or stops the work, ``warning`` probably, ``note`` is good to know.
         what: was found, with its figures.
         where: the setting, file or layer.
-        why: it is bad.
-        mend: what to do about it.
+        cause: it is bad.
+        fix: what to do about it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,13 +30,13 @@ class Finding(BaseModel):
     severity: Severity
     what: str
     where: str
-    why: str
-    mend: str
+    cause: str
+    fix: str
 
     @property
     def line(self) -> str:
         """All of it in one line."""
-        return f"{self.where}: {self.what}. {self.why} {self.mend}"
+        return f"{self.where}: {self.what}. {self.cause} {self.fix}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class Rule:
         subject: what it looks at.
         severity: of its findings.
         fires: when, in words.
-        why: that is bad; whole sentences.
-        mend: what to do; whole sentences.
+        cause: that is bad; whole sentences.
+        fix: what to do; whole sentences.
         sure: whether ``detour generate`` warns of it too.
     """
 
@@ -57,19 +57,19 @@ class Rule:
     subject: Subject
     severity: Severity
     fires: str
-    why: str
-    mend: str
+    cause: str
+    fix: str
     sure: bool = False
 
-    def found(self, what: str, where: str, *, mend: str | None = None) -> Finding:
-        """A finding of this rule; ``mend`` where the case at hand has a better one."""
+    def found(self, what: str, where: str, *, fix: str | None = None) -> Finding:
+        """A finding of this rule; ``fix`` where the case at hand has a better one."""
         return Finding(
             rule=self.name,
             severity=self.severity,
             what=what,
             where=where,
-            why=self.why,
-            mend=mend or self.mend,
+            cause=self.cause,
+            fix=fix or self.fix,
         )
 
 

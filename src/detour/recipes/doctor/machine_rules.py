@@ -26,72 +26,72 @@ HOLE = Rule(
     subject="machine",
     severity="error",
     fires="a package older than " + ", ".join(f"{name} {floor}" for name, floor in FLOORS.items()),
-    why="Versions before it have known security holes: files that you were sent can run code.",
-    mend="Upgrade it: pip install --upgrade PACKAGE.",
+    cause="Versions before it have known security holes: files that you were sent can run code.",
+    fix="Upgrade it: pip install --upgrade PACKAGE.",
 )
 MISSING = Rule(
     name="package-missing",
     subject="machine",
     severity="error",
     fires="a package that detour needs is not installed",
-    why="Commands that need it stop.",
-    mend="Install what is missing: pip install -r requirements.lock.",
+    cause="Commands that need it stop.",
+    fix="Install what is missing: pip install -r requirements.lock.",
 )
 TOO_OLD = Rule(
     name="version-too-old",
     subject="machine",
     severity="error",
     fires="a package older than detour asks for",
-    why="detour was never run with it.",
-    mend="Upgrade it: pip install --upgrade PACKAGE.",
+    cause="detour was never run with it.",
+    fix="Upgrade it: pip install --upgrade PACKAGE.",
 )
 OFF_THE_LOCK = Rule(
     name="version-off-the-lock",
     subject="machine",
     severity="note",
     fires="a package of another version than requirements.lock says",
-    why="Figures and bytes of the docs were made with the lock's.",
-    mend="To be exact: pip install -r requirements.lock.",
+    cause="Figures and bytes of the docs were made with the lock's.",
+    fix="To be exact: pip install -r requirements.lock.",
 )
 TORCHVISION = Rule(
     name="torchvision-mismatched",
     subject="machine",
     severity="error",
     fires="torchvision is installed and cannot be imported",
-    why="transformers imports it when it is there, and breaks with it.",
-    mend="detour needs none: pip uninstall torchvision.",
+    cause="transformers imports it when it is there, and breaks with it.",
+    fix="detour needs none: pip uninstall torchvision.",
 )
 DISK = Rule(
     name="disk-short",
     subject="machine",
     severity="warning",
     fires=f"less than {LEAST_DISK_BYTES >> 30} GiB free where you are",
-    why="Bases, caches and checkpoints take gigabytes; a full disk ends a run.",
-    mend="Make room, or work on another disk.",
+    cause="Bases, caches and checkpoints take gigabytes; a full disk ends a run.",
+    fix="Make room, or work on another disk.",
 )
 RAM = Rule(
     name="ram-short",
     subject="machine",
     severity="warning",
     fires=f"less than {LEAST_MEMORY_BYTES >> 30} GiB of memory free",
-    why="Even the embedded base and its proof can be killed.",
-    mend="Close other programs; detour plan says what a run takes.",
+    cause="Even the embedded base and its proof can be killed.",
+    fix="Close other programs; detour plan says what a run takes.",
 )
 THREADS = Rule(
     name="threads-over-cores",
     subject="machine",
     severity="warning",
     fires="more threads than cores that may be used",
-    why="Threads then wait for each other at every operation.",
-    mend="Unset OMP_NUM_THREADS, or set it to the number of cores.",
+    cause="Threads then wait for each other at every operation.",
+    fix="Unset OMP_NUM_THREADS, or set it to the number of cores.",
 )
 ONE_THREAD = Rule(
     name="one-thread",
     subject="machine",
     severity="note",
     fires="one thread where there are more cores, on a machine without a GPU",
-    why="The other cores idle.",
-    mend="Unset OMP_NUM_THREADS, unless other work wants the cores.",
+    cause="The other cores have nothing to do.",
+    fix="Unset OMP_NUM_THREADS, unless other work wants the cores.",
 )
 RULES = (HOLE, MISSING, TOO_OLD, OFF_THE_LOCK, TORCHVISION, DISK, RAM, THREADS, ONE_THREAD)
 
@@ -155,13 +155,13 @@ def _versions(facts: MachineFacts) -> Iterator[Finding]:
             continue
         if floor is not None and version_of(found) < version_of(floor):
             yield HOLE.found(
-                f"{name} {found}", name, mend=f"Upgrade it: pip install --upgrade '{name}>={floor}'."
+                f"{name} {found}", name, fix=f"Upgrade it: pip install --upgrade '{name}>={floor}'."
             )
         elif needed is not None and version_of(found) < version_of(needed):
             yield TOO_OLD.found(
                 f"{name} {found}; detour asks for {needed}",
                 name,
-                mend=f"Upgrade it: pip install --upgrade '{name}>={needed}'.",
+                fix=f"Upgrade it: pip install --upgrade '{name}>={needed}'.",
             )
         elif locked is not None and version_of(found) != version_of(locked):
             yield OFF_THE_LOCK.found(f"{name} {found}, {locked} in the lock", name)

@@ -40,8 +40,8 @@ HIGH = Rule(
     subject="picture",
     severity="warning",
     fires=f"guidance above {GUIDANCE_HIGH:g} times the base's own",
-    why="Colours clip, contrast hardens and seeds resemble each other.",
-    mend="Take the base's own (leave --guidance out), or measure: detour guidance.",
+    cause="Colours clip, contrast hardens and seeds resemble each other.",
+    fix="Take the base's own (leave --guidance out), or measure: detour guidance.",
     sure=True,
 )
 BROKEN = Rule(
@@ -49,8 +49,8 @@ BROKEN = Rule(
     subject="picture",
     severity="error",
     fires=f"guidance from {GUIDANCE_BROKEN:g} times the base's own on",
-    why="Pictures are visibly broken there.",
-    mend="Take the base's own (leave --guidance out).",
+    cause="Pictures are visibly broken there.",
+    fix="Take the base's own (leave --guidance out).",
     sure=True,
 )
 LOW = Rule(
@@ -58,8 +58,8 @@ LOW = Rule(
     subject="picture",
     severity="warning",
     fires=f"guidance of 1 or less on a base whose own is {GUIDANCE_WANTED:g} or more, not a distilled one",
-    why="Nothing holds the picture to the prompt: it comes out vague.",
-    mend="Take the base's own (leave --guidance out).",
+    cause="Nothing holds the picture to the prompt: it comes out vague.",
+    fix="Take the base's own (leave --guidance out).",
     sure=True,
 )
 NEGATIVE_UNREAD = Rule(
@@ -67,8 +67,8 @@ NEGATIVE_UNREAD = Rule(
     subject="picture",
     severity="warning",
     fires="a negative prompt with guidance of 1 or less",
-    why="Without guidance the negative prompt is not read at all.",
-    mend="Raise --guidance above 1, or leave the negative prompt out.",
+    cause="Without guidance the negative prompt is not read at all.",
+    fix="Raise --guidance above 1, or leave the negative prompt out.",
     sure=True,
 )
 STEPS_BROKEN = Rule(
@@ -78,8 +78,8 @@ STEPS_BROKEN = Rule(
     fires="fewer steps than the embedded base needs: "
     + ", ".join(f"{name} {least}" for name, least in FEWEST_STEPS.items())
     + "; not with a distilled base or adapter",
-    why="The picture is not finished: it is grey, blurred, or another one than with more steps.",
-    mend="Take --steps 25, or find the fewest that do: detour schedulers.",
+    cause="The picture is not finished: it is grey, blurred, or another one than with more steps.",
+    fix="Take --steps 25, or find the fewest that do: detour schedulers.",
     sure=True,
 )
 STEPS_FEW = Rule(
@@ -88,17 +88,17 @@ STEPS_FEW = Rule(
     severity="warning",
     fires=f"on bases of {PHOTO_SIZE_PX} px and more, fewer steps than usual: "
     + ", ".join(f"{name} {least}" for name, least in USUAL_STEPS.items()),
-    why="Bases of photographs usually want more steps for fine detail.",
-    mend="Take --steps 25, or find the fewest that do on this base: detour schedulers.",
+    cause="Bases of photographs usually want more steps for fine detail.",
+    fix="Take --steps 25, or find the fewest that do on this base: detour schedulers.",
 )
 DDPM = Rule(
     name="ddpm-serving",
     subject="picture",
     severity="warning",
     fires="the sampler is DDPM",
-    why="It adds noise at every step, so more steps draw another picture, nearly as far off as another seed's, at the "
-    "same cost a step.",
-    mend="Take --scheduler dpm++: the same prompt keeping in 10 to 25 steps, and pictures that can be compared.",
+    cause="It adds noise at every step, so more steps draw another picture, nearly as far off as another seed's, at "
+    "the same cost a step.",
+    fix="Take --scheduler dpm++: the same prompt keeping in 10 to 25 steps, and pictures that can be compared.",
 )
 SIZE = Rule(
     name="size-far",
@@ -106,8 +106,8 @@ SIZE = Rule(
     severity="warning",
     fires=f"a side more than {SIZE_APART:g} times larger or smaller than the base's own, or one {LONG_SIDE:g} times "
     "the other",
-    why="The base has not seen such sizes: larger ones repeat things, smaller ones cut and blur them.",
-    mend="Draw at the base's own size (leave --width and --height out) and enlarge the picture afterwards.",
+    cause="The base has not seen such sizes: larger ones repeat things, smaller ones cut and blur them.",
+    fix="Draw at the base's own size (leave --width and --height out) and enlarge the picture afterwards.",
     sure=True,
 )
 FULL_PRECISION = Rule(
@@ -115,24 +115,24 @@ FULL_PRECISION = Rule(
     subject="picture",
     severity="note",
     fires="fp32 on a CUDA GPU",
-    why="Half precision draws nearly the same picture, in half the memory and less time.",
-    mend="Take --dtype fp16 for drawing, bf16 for training.",
+    cause="Half precision draws nearly the same picture, in half the memory and less time.",
+    fix="Take --dtype fp16 for drawing, bf16 for training.",
 )
 HALF_ON_CPU = Rule(
     name="fp16-on-cpu",
     subject="picture",
     severity="warning",
     fires="fp16 on a CPU",
-    why="CPUs compute fp16 slowly, and its small range overflows.",
-    mend="Take --dtype fp32, or bf16 where the CPU has it.",
+    cause="CPUs compute fp16 slowly, and its small range overflows.",
+    fix="Take --dtype fp32, or bf16 where the CPU has it.",
 )
 NO_SEED = Rule(
     name="no-seed",
     subject="picture",
     severity="note",
     fires="a picture whose seed is not known",
-    why="It can never be drawn again, nor compared with another setting.",
-    mend="Name one: --seed 1.",
+    cause="It can never be drawn again, nor compared with another setting.",
+    fix="Name one: --seed 1.",
 )
 RULES = (
     HIGH, BROKEN, LOW, NEGATIVE_UNREAD, STEPS_BROKEN, STEPS_FEW, DDPM, SIZE, FULL_PRECISION, HALF_ON_CPU, NO_SEED,
@@ -148,7 +148,9 @@ class Drawing:
         base: its name.
         native_size_px: the base's own side.
         own_guidance: the guidance it recommends.
-        guidance_scale: classifier-free guidance.
+        guidance_scale: classifier-free guidance, or what the base is told.
+        told_guidance: whether the base is told its guidance scale (Flux-dev).
+        true_guidance_scale: classifier-free guidance of such a base.
         steps: denoising steps.
         scheduler: a sampler's name.
         width_px: of the picture.
@@ -166,6 +168,8 @@ class Drawing:
     native_size_px: int
     own_guidance: float
     guidance_scale: float | None = None
+    told_guidance: bool = False
+    true_guidance_scale: float = 1.0
     steps: int | None = None
     scheduler: str | None = None
     width_px: int | None = None
@@ -203,11 +207,12 @@ def _guidance(drawing: Drawing) -> Iterator[Finding]:
         yield BROKEN.found(what, drawing.where)
     elif scale > GUIDANCE_HIGH * own:
         yield HIGH.found(what, drawing.where)
-    if scale <= 1:
-        if own >= GUIDANCE_WANTED and not drawing.is_distilled:
-            yield LOW.found(what, drawing.where)
-        if drawing.negative_prompt:
-            yield NEGATIVE_UNREAD.found(f"guidance {scale:g} with a negative prompt", drawing.where)
+    if scale <= 1 and own >= GUIDANCE_WANTED and not drawing.is_distilled:
+        yield LOW.found(what, drawing.where)
+    true = drawing.true_guidance_scale if drawing.told_guidance else scale
+    if true <= 1 and drawing.negative_prompt:
+        kind = "true guidance" if drawing.told_guidance else "guidance"
+        yield NEGATIVE_UNREAD.found(f"{kind} {true:g} with a negative prompt", drawing.where)
 
 
 def _steps(drawing: Drawing) -> Iterator[Finding]:

@@ -28,32 +28,32 @@ EMPTY = Rule(
     subject="prompt",
     severity="warning",
     fires="a prompt without words",
-    why="Guidance has nothing to steer to: the picture is whatever the base likes.",
-    mend="Say what is to be seen.",
+    cause="Guidance has nothing to steer to: the picture is whatever the base likes.",
+    fix="Say what is to be seen.",
 )
 LONG = Rule(
     name="prompt-long",
     subject="prompt",
     severity="warning",
     fires=f"a prompt of more than {WINDOW_TOKENS} tokens",
-    why="Each window is encoded by itself, so words do not know those of another one, and the first ones count most.",
-    mend="Say what matters in the first 75 tokens; put BREAK where a new thought begins.",
+    cause="Each window is encoded by itself, so words do not know those of another one, and the first ones count most.",
+    fix="Say what matters in the first 75 tokens; put BREAK where a new thought begins.",
 )
 CUT = Rule(
     name="prompt-cut",
     subject="prompt",
     severity="warning",
     fires="a prompt of a run, which is read as captions are, of more than 75 tokens",
-    why="Its end is never seen.",
-    mend="Shorten it to 75 tokens, with what matters first.",
+    cause="Its end is never seen.",
+    fix="Shorten it to 75 tokens, with what matters first.",
 )
 CONTRADICTED = Rule(
     name="prompt-against-negative",
     subject="prompt",
     severity="warning",
     fires="a phrase between commas that stands in the prompt and in the negative prompt",
-    why="Guidance pulls to it and away from it at once: what is left is noise.",
-    mend="Take it out of one of them.",
+    cause="Guidance pulls to it and away from it at once: what is left is noise.",
+    fix="Take it out of one of them.",
     sure=True,
 )
 OPPOSED = Rule(
@@ -62,16 +62,16 @@ OPPOSED = Rule(
     severity="warning",
     fires="two phrases that one picture can hardly keep: "
     + "; ".join(f"{a[0]} and {b[0]}" for a, b in OPPOSITES),
-    why="The base draws a mixture, or one of the two by chance.",
-    mend="Choose one, and put the other into --negative.",
+    cause="The base draws a mixture, or one of the two by chance.",
+    fix="Choose one, and put the other into --negative.",
 )
 NO_TRIGGER = Rule(
     name="trigger-missing",
     subject="prompt",
     severity="warning",
     fires="an adapter was trained with a trigger, and the prompt has not got it",
-    why="The adapter learned what it knows under that word.",
-    mend="Put the trigger into the prompt as it was trained.",
+    cause="The adapter learned what it knows under that word.",
+    fix="Put the trigger into the prompt as it was trained.",
     sure=True,
 )
 LORA_TAG = Rule(
@@ -79,8 +79,8 @@ LORA_TAG = Rule(
     subject="prompt",
     severity="error",
     fires="<lora:NAME:WEIGHT>, <lyco:…> or <hypernet:…> in a prompt",
-    why="It is AUTOMATIC1111's way to switch adapters on; here the encoder would read it as words.",
-    mend="Name the adapter's file with --lora FILE:WEIGHT.",
+    cause="It is AUTOMATIC1111's way to switch adapters on; here the encoder would read it as words.",
+    fix="Name the adapter's file with --lora FILE:WEIGHT.",
     sure=True,
 )
 EDITED = Rule(
@@ -88,8 +88,8 @@ EDITED = Rule(
     subject="prompt",
     severity="warning",
     fires="[from:to:0.5] or [one|other] in a prompt",
-    why="Other words at other steps are not supported: all of them are read at every step.",
-    mend="Write one prompt; --lora-steps changes adapters along the steps.",
+    cause="Other words at other steps are not supported: all of them are read at every step.",
+    fix="Write one prompt; --lora-steps changes adapters along the steps.",
     sure=True,
 )
 OPEN_BRACKETS = Rule(
@@ -97,8 +97,8 @@ OPEN_BRACKETS = Rule(
     subject="prompt",
     severity="warning",
     fires="brackets that do not close",
-    why="A bracket that is never closed weighs everything to the end.",
-    mend="Close it, or write \\( for a bracket that is meant.",
+    cause="A bracket that is never closed weighs everything to the end.",
+    fix="Close it, or write \\( for a bracket that is meant.",
     sure=True,
 )
 HEAVY = Rule(
@@ -106,8 +106,8 @@ HEAVY = Rule(
     subject="prompt",
     severity="warning",
     fires=f"a weight above {HIGHEST_WEIGHT:g} or below 0; (at 12:30) is one",
-    why="The states leave what the base was trained on: pictures break up.",
-    mend="Stay between 0.5 and 1.5; write \\( \\) where brackets are meant.",
+    cause="The states leave what the base was trained on: pictures break up.",
+    fix="Stay between 0.5 and 1.5; write \\( \\) where brackets are meant.",
     sure=True,
 )
 RULES = (

@@ -6,6 +6,7 @@ from itertools import chain
 from torch import nn
 
 from detour.bases.base import Base
+from detour.generation.schedulers import pick_sampler
 from detour.recipes.chosen_adapters import ChosenAdapter
 from detour.recipes.doctor.adapter_rules import change_shares, examine_size
 from detour.recipes.doctor.finding import Finding, gravest_first
@@ -45,7 +46,9 @@ def examine_request(
         own_guidance=base.recommended_guidance,
         guidance_scale=None if how.guidance_scale == "auto" else how.guidance_scale,
         steps=how.steps,
-        scheduler=how.scheduler,
+        scheduler=pick_sampler(how.scheduler, base.scheduler_config()),
+        told_guidance=base.embeds_guidance,
+        true_guidance_scale=how.true_guidance_scale,
         width_px=None if how.width_px == "auto" else how.width_px,
         height_px=None if how.height_px == "auto" else how.height_px,
         device=device,

@@ -31,7 +31,7 @@ def rules_table() -> str:
     parts = []
     for subject, title in TITLES.items():
         rules = [rule for rule in RULES if rule.subject == subject]
-        lines = [f"### {title}", "", "| rule | | fires on | why | mend |", "|---|---|---|---|---|"]
+        lines = [f"### {title}", "", "| rule | | fires on | cause | fix |", "|---|---|---|---|---|"]
         lines += [
             "| "
             + " | ".join(
@@ -40,8 +40,8 @@ def rules_table() -> str:
                     f"`{rule.name}`" + (" *" if rule.sure else ""),
                     rule.severity,
                     rule.fires,
-                    rule.why,
-                    rule.mend,
+                    rule.cause,
+                    rule.fix,
                 )
             )
             + " |"

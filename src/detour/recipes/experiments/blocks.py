@@ -11,7 +11,6 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.errors import ConfigError
-from detour.evaluation.sides import models_of
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
@@ -106,7 +105,7 @@ def _measure(studio: Studio, store: CellStore) -> Measure:
 
     def measure(variant: Variant, seed: int) -> Measured:
         left = of_blocks(chosen.adapter, variant)
-        attached = attach_adapter(models_of(engine), left, chosen.use.weight) if left.layers else None
+        attached = attach_adapter(engine.models, left, chosen.use.weight) if left.layers else None
         try:
             pictures = engine.draw(
                 studio.requests(seed), studio.spec.picture, batch=studio.spec.batch

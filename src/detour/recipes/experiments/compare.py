@@ -100,8 +100,9 @@ class Cells:
                 )
             except TrainingDiverged:
                 return Measured(samples={"diverged": [1.0]})
-            with workshop.drawing_with(run, folder):
-                pictures, of_class = workshop.draw(self.exam.requests), self._of_class(workshop)
+            shipped = run, folder
+            pictures = workshop.draw(self.exam.requests, shipped)
+            of_class = self._of_class(workshop, shipped)
             figures = {"pixels": mean_abs_diff(pictures, base), **costs_of(folder, run), "diverged": 0.0}
             if len(of_class):
                 figures["class_pixels"] = mean_abs_diff(of_class, base_class)
@@ -116,10 +117,10 @@ class Cells:
         marks = self.exam.marks(pictures)
         return marks if of_base is None else {"style_ratio": marks["style_distance"] / of_base, **marks}
 
-    def _of_class(self, workshop: Workshop) -> Pictures:
+    def _of_class(self, workshop: Workshop, shipped: tuple[RunSpec, Path] | None = None) -> Pictures:
         if not self.exam.class_requests:
             return np.empty((0, 1, 1, 3), np.uint8)
-        return workshop.draw(self.exam.class_requests)
+        return workshop.draw(self.exam.class_requests, shipped)
 
 
 def _samples(figures: dict[str, float]) -> dict[str, list[float]]:
@@ -134,6 +135,7 @@ def _settings(spec: CompareSpec, exam: Exam, candidates: Sequence[Candidate]) ->
     shared = run.model_copy(update={"seed": 0, "name": "auto"})
     return {
         "base": plan.base.identity,
+        "base_sha256": plan.base.content_sha256(),
         "base_revision": plan.base.revision,
         "run": shared.model_dump(mode="json", by_alias=True),
         "pictures": plan.dataset.fingerprint,

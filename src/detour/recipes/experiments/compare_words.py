@@ -71,6 +71,8 @@ def finding_of(
         if row.variant not in base_rows
         if "diverged" in row.figures and row.figures["diverged"].mean > 0
     ]
+    if len(experiment.seeds) < 2:
+        sentences.insert(0, "One seed each: no difference can be told from chance. Add seeds: --seeds 3.")
     if lost:
         sentences.append(f"Diverged, and left out of the other figures: {', '.join(lost)}.")
     if not any("clip" in row.figures for row in table.rows):
@@ -84,8 +86,12 @@ def _sentence(name: str, kind: Kind, experiment: Experiment, cells: Sequence[Cel
     names = [one for one, row in rows.items() if name in row.figures]
     if len(names) < 2:
         return ""
-    ahead = leaders(experiment, cells, names, name, highest=kind.highest)
     values = {one: f"{rows[one].figures[name].mean:.3g}" for one in names}
+    if len(experiment.seeds) < 2:
+        best = (max if kind.highest else min)(names, key=lambda one: rows[one].figures[name].mean)
+        others = [one for one in names if one != best]
+        return f"{kind.title}: best {_listed([best], values)}, then {_listed(others, values)}."
+    ahead = leaders(experiment, cells, names, name, highest=kind.highest)
     if len(ahead) == len(names):
         ends = sorted((rows[one].figures[name].mean for one in names), reverse=kind.highest)
         return f"{kind.title}: no difference beyond noise ({ends[0]:.3g} to {ends[-1]:.3g})."

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from detour.errors import ConfigError
+from detour.generation.schedulers import FLOW_SAMPLERS, pick_sampler
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
@@ -37,7 +38,7 @@ def study_schedulers(
     *,
     out: Path,
     steps: Sequence[int] = (10, 20, 30, 50),
-    samplers: Sequence[SchedulerName] = SAMPLERS,
+    samplers: Sequence[SchedulerName] | None = None,
     reference_steps: int = REFERENCE_STEPS,
     budget_s: float | None = None,
     force: bool = False,
@@ -49,7 +50,7 @@ def study_schedulers(
         spec: prompts, seeds, base; with an adapter, it is switched on in all cells.
         out: folder of the experiment; gone on with where it stands.
         steps: numbers of steps.
-        samplers: by name.
+        samplers: by name; ``None``: all that can draw with the base.
         reference_steps: of DPM++ 2M, which every picture is compared with.
         budget_s: seconds a picture; the finding then names what draws best within it.
         force: begin again where the folder holds other settings.
@@ -59,9 +60,12 @@ def study_schedulers(
         ConfigError: nothing to compare, or the folder holds something else.
         BaseError, AdapterError: they cannot be opened or do not fit.
     """
-    if not steps or not samplers or min(steps) < 1:
+    if not steps or samplers == () or min(steps) < 1:
         raise ConfigError("name at least one sampler and one number of steps, e.g. --steps 10,20.")
     studio = Studio.open(spec)
+    if samplers is None:
+        samplers = FLOW_SAMPLERS if studio.base.is_flow else SAMPLERS
+    samplers = [pick_sampler(name, studio.base.scheduler_config()) for name in samplers]
     reference = Variant(
         name=REFERENCE,
         settings={"sampler": REFERENCE_SAMPLER, "steps": reference_steps},

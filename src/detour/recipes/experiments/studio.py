@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,14 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.data.captions import with_trigger
 from detour.errors import ConfigError
-from detour.evaluation.judge import Judge, PromptFacts
+from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge_of
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.sides import models_of
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
 from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
+from detour.recipes.evaluation_figures import can_be_judged, hits_of, open_judge
+from detour.recipes.evaluation_material import Asked
 from detour.recipes.generate_pictures import versions
 from detour.recipes.held_out_material import HELD_OUT_SEED
 from detour.specs.studies import StudySpec
@@ -65,7 +66,7 @@ class Studio:
         if spec.lora is not None:
             adapter = choose_adapter(spec.lora, base, allow_pickle=spec.allow_pickle)
             base = base_for(base, [adapter])
-        if spec.judge is None and not (base.folder / "judge").is_dir():
+        if not can_be_judged(spec.judge, base):
             raise ConfigError(
                 f"base '{base.name}' has no judge of its own: name the folder of a CLIP model with --judge."
             )
@@ -99,7 +100,16 @@ class Studio:
     @cached_property
     def judge(self) -> Judge:
         """Scores pictures."""
-        return Judge.load(self.spec.judge or self.base.folder / "judge")
+        found, nobody = open_judge(
+            self.spec.judge,
+            self.base,
+            device=self.device,
+            cache=FeatureCache(on_disk=False),
+            fetch=False,
+        )
+        if found is None:
+            raise ConfigError(nobody)
+        return found
 
     @cached_property
     def wishes(self) -> Tensor:
@@ -111,7 +121,7 @@ class Studio:
         """The adapter beside the engine's models at its own weight; from then on the engine draws with it."""
         if self.adapter is None:
             return None
-        return attach_chosen(models_of(self.engine), [self.adapter])[0]
+        return attach_chosen(self.engine.models, [self.adapter])[0]
 
     @property
     def weight(self) -> float:
@@ -130,9 +140,10 @@ class Studio:
         adapter = None if self.adapter is None else self.adapter.use.model_dump(mode="json")
         return {
             "base": self.base.identity,
+            "base_sha256": self.base.content_sha256(),
             "base_revision": self.base.revision,
             "adapter": adapter,
-            "judge": spec.judge and Path(spec.judge).name,
+            "judge": judge_fingerprint(spec.judge or judge_of(self.base.folder)),
             "prompts": list(self.prompts),
             "picture": spec.picture.model_dump(mode="json"),
             "batch": spec.batch,
@@ -174,17 +185,8 @@ class Studio:
         return scores
 
     def _hits(self, pictures: Pictures) -> dict[str, list[float]]:
-        from detour.pocket.world import VOCABULARY, plain_prompt
-
-        vocabulary = {
-            "object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places,
-        }  # fmt: skip
-        hits = self.judge.prompt_hits(
-            pictures,
-            self.facts,
-            vocabulary,
-            lambda facts: plain_prompt(facts.object, facts.colour, facts.place),
-        )
+        asked = Asked(prompts=self.prompts, plain=self.prompts, facts=self.facts)
+        hits = hits_of(self.judge, pictures, asked, 1)
         return {slot: [float(hit) for hit in row] for slot, row in hits.items()}
 
     def distances(self, pictures: Pictures, others: Pictures) -> dict[str, list[float]]:
@@ -208,7 +210,7 @@ class Studio:
 def _prompts(spec: StudySpec, base: Base) -> tuple[tuple[str, ...], tuple[PromptFacts, ...]]:
     if spec.prompts:
         return spec.prompts, ()
-    if not base.identity.startswith("pocket"):
+    if base.embedded is None:
         raise ConfigError("no prompts: name some with --prompt, eight or more make differences visible.")
     from detour.pocket.world import held_out_prompts
 

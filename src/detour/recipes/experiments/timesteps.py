@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from detour.bases.latents import encode_pictures, to_pixels
-from detour.diffusion.objective import clean_latents, prediction_type
+from detour.diffusion.process import Process, RectifiedFlow
 from detour.diffusion.randomness import noise_for
-from detour.diffusion.schedule import add_noise, alphas_cumprod
 from detour.errors import ConfigError
 from detour.generation.strength import StepWeight, following
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
@@ -122,39 +121,41 @@ def _draw(studio: Studio, store: CellStore) -> Measure:
 def _predictions(
     studio: Studio, drawn: CellStore, num_timesteps: int, *, out: Path, force: bool, progress: ProgressFn
 ) -> Table:
-    alphas = alphas_cumprod(studio.base.scheduler_config())
-    stops = torch.linspace(0, len(alphas) - 1, num_timesteps + 2)[1:-1].round().long().tolist()
+    process = studio.base.process()
+    stops = [process.at(share) for share in torch.linspace(0, 1, num_timesteps + 2)[1:-1].tolist()]
+    if not isinstance(process, RectifiedFlow):
+        stops = torch.linspace(0, process.length - 1, num_timesteps + 2)[1:-1].round().long().tolist()
     experiment = Experiment(
         name=PREDICTIONS,
-        variants=[Variant(name=f"t{stop}", settings={"timestep": stop}) for stop in stops],
+        variants=[Variant(name=f"t{process.name_of(stop)}", settings={"timestep": stop}) for stop in stops],
         seeds=studio.seeds,
         settings=studio.settings(),
     )
     store = run_cells(
         experiment,
-        lambda _: _compare(studio, drawn, alphas),
+        lambda _: _compare(studio, drawn, process),
         out=out / PREDICTIONS,
         force=force,
         progress=progress,
     )
-    table = tabulate(experiment, store.of(experiment), reference=f"t{stops[0]}")
+    table = tabulate(experiment, store.of(experiment), reference=f"t{process.name_of(stops[0])}")
     table.write(out / PREDICTIONS)
     return table
 
 
-def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
+def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
     engine, adapter = studio.engine_with_adapter(), studio.attached
     assert adapter is not None
-    kind = prediction_type(str(studio.base.scheduler_config().get("prediction_type", "epsilon")))
 
     def measure(variant: Variant, seed: int) -> Measured:
-        at = int(variant.settings["timestep"])
+        at = float(variant.settings["timestep"])
+        number = round(float(process.model_time(process.times([at]))[0]))
         clean, _ = encode_pictures(engine.vae, to_pixels(drawn.pictures(BASE, seed)))
         noise = torch.stack(
-            [noise_for(seed, at, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
+            [noise_for(seed, number, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
         )
-        timesteps = torch.full((len(clean),), at)
-        noisy = add_noise(clean.cpu(), noise, timesteps, alphas)
+        times = process.times([at] * len(clean))
+        noisy = process.mix(clean.cpu(), noise, times)
         sides = []
         for weight in (0.0, studio.weight):
             adapter.set_weight(weight)
@@ -163,9 +164,7 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
                 for start in range(0, len(noisy), studio.spec.batch)
             ]
             sides.append(torch.cat(answers))
-        guesses = [
-            clean_latents(kind, side, noisy=noisy, timesteps=timesteps, alphas=alphas) for side in sides
-        ]
+        guesses = [process.clean(side, noisy, times) for side in sides]
         return Measured(
             samples={
                 "prediction": _relative(sides[1] - sides[0], sides[0]),
@@ -177,7 +176,7 @@ def _compare(studio: Studio, drawn: CellStore, alphas: Tensor) -> Measure:
 
 
 @torch.no_grad()
-def _ask(studio: Studio, noisy: Tensor, timestep: int, first: int) -> Tensor:
+def _ask(studio: Studio, noisy: Tensor, timestep: float, first: int) -> Tensor:
     """The UNet's answer to the prompts as it stands, without guidance, on the CPU in fp32."""
     engine = studio.engine
     text = engine.reader.encode(studio.prompts[first : first + len(noisy)])
@@ -209,7 +208,7 @@ def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> s
 
     def peak(figure: str) -> str:
         row = max(curve.rows, key=lambda row: row.figures[figure].mean)
-        return f"{row.figures[figure].mean:.2f} at timestep {row.settings['timestep']}"
+        return f"{row.figures[figure].mean:.2f} at timestep {row.settings['timestep']:.4g}"
 
     return (
         f"On for a third of the steps, the adapter makes this much of its move in the judge's features: {spoken}; "
@@ -222,7 +221,7 @@ def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> s
 
 def _panels(table: Table, curve: Table) -> list[Panel]:
     def points(figure: str) -> list[tuple[float | str, Any]]:
-        return [(int(row.settings["timestep"]), row.figures[figure]) for row in curve.rows]
+        return [(float(row.settings["timestep"]), row.figures[figure]) for row in curve.rows]
 
     def thirds(figure: str) -> list[Series]:
         return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -12,25 +11,26 @@ from functools import cached_property
 from pathlib import Path
 
 from detour.adapter_files import read_adapter
-from detour.adapters.attach import attach_adapter
-from detour.bases.base import open_base
 from detour.bases.hardware import drawing_dtype
 from detour.errors import Interrupted
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
-from detour.evaluation.sides import models_of
-from detour.files import remove_temporaries, write_text
-from detour.generation.engine import PictureEngine
+from detour.evaluation.proof_pictures import ProofRequest
+from detour.files import remove_temporaries
 from detour.recipes.draw_class_pictures import draw_class_pictures
+from detour.recipes.evaluation_pictures import Painter, SideSource
 from detour.recipes.fit_run import fit_run
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.run_plan import RunPlan
-from detour.recipes.save_run import WHOLE_UNET, product_of
+from detour.recipes.save_run import WHOLE_NETWORK, product_of
 from detour.recipes.train_adapter import load_run_material, ship_run
-from detour.specs import RunSpec, to_toml
+from detour.specs import RunSpec, save_run_spec, to_toml
+from detour.specs.places import written_from
+from detour.step_log import read_step_log
 from detour.training.material import Material
 from detour.training.memory import memory_errors_explained
-from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class, remember_pictures
+from detour.training.observers import METRICS
+from detour.training.recorded_pictures import remember_pictures
+from detour.training.resume import SETTINGS, find_resume_point, refuse_changed_class
 from detour.training.run_folder import RUN_STATE, read_state
 from detour.training.run_record import RunRecord
 from detour.training.text_adapter import trains_text
@@ -48,10 +48,16 @@ class Workshop:
     _material: tuple[str, RunPlan, Material] | None = field(default=None, init=False)
 
     @cached_property
-    def engine(self) -> PictureEngine:
-        """A fresh base that draws; adapters are attached and taken off again."""
+    def painter(self) -> Painter:
+        """A fresh base that draws."""
         device = str(self.plan.spec.base.device)
-        return PictureEngine.load(self.plan.base, device=device, dtype=drawing_dtype("auto", device))
+        return Painter(
+            folder=None,
+            base=self.plan.base,
+            spec=self.plan.spec,
+            device=device,
+            dtype=drawing_dtype("auto", device),
+        )
 
     def train(self, plan: RunPlan, folder: Path, *, label: str, progress: ProgressFn) -> None:
         """Train a run, or finish one that was stopped; its folder is a run's without a proof.
@@ -68,18 +74,22 @@ class Workshop:
         record = RunRecord(folder, spec, plan.base.identity)
         with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
             if plan.checkpoint is None:
-                write_text(folder / SETTINGS, to_toml(spec))
-                remember_pictures(folder, plan.dataset)
+                save_run_spec(folder / SETTINGS, spec)
+                remember_pictures(
+                    folder, plan.dataset, holdout=float(plan.spec.data.holdout), seed=plan.spec.seed
+                )
             plan, material = self._shown(plan, progress)
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
             trained = fit_run(plan, material, folder, record, _steps_of(label, progress))
+            record.check()
             _, best_step = ship_run(plan, trained, folder, silent)
             facts = {
                 "step": trained.state.step,
                 "loss": trained.loss,
                 "val_loss": trained.validator.latest,
                 "best_step": best_step,
+                "validation": trained.validator.facts()["validation"],
                 "seconds": trained.seconds,
                 "parameters": sum(one.numel() for one in trained.attached.parameters()),
             }
@@ -107,49 +117,42 @@ class Workshop:
             self._material = key, plan, material
         return plan, material
 
-    def draw(self, requests: tuple[ProofRequest, ...]) -> Pictures:
-        """What the engine draws as it stands: uint8 (requests, H, W, 3)."""
-        return draw_proof_pictures(self.engine, requests, self.plan.spec)
+    def draw(
+        self, requests: tuple[ProofRequest, ...], shipped: tuple[RunSpec, Path] | None = None
+    ) -> Pictures:
+        """Draw requests with the base, or with what a run shipped, read back from its file.
 
-    @contextlib.contextmanager
-    def drawing_with(self, spec: RunSpec, folder: Path) -> Iterator[None]:
-        """Inside, the engine draws with what the run shipped, read back from its file."""
-        engine, product = self.engine, product_of(folder, spec)
+        Args:
+            requests: of the question set.
+            shipped: settings and folder of the run.
+
+        Returns:
+            uint8 (requests, H, W, 3).
+        """
+        if shipped is None:
+            return self.painter.draw(SideSource(), requests)
+        spec, folder = shipped
+        product = product_of(folder, spec)
         if spec.adapter.method == "full":
-            before = engine.unet
-            engine.unet = open_base(str(product)).load_unet(engine.dtype, engine.device)
-            try:
-                yield
-            finally:
-                engine.unet = before
-            return
-        adapter = read_adapter(product)
-        attached = attach_adapter(models_of(engine), adapter, 1.0)
-        try:
-            with engine.text.with_words(adapter.words):
-                yield
-        finally:
-            attached.detach()
+            return self.painter.draw(SideSource(network=product), requests)
+        return self.painter.draw(SideSource(adapter=read_adapter(product)), requests)
 
 
 def costs_of(folder: Path, spec: RunSpec) -> dict[str, float]:
     """What a finished run took: parameters, seconds a step (the median), KiB of its file, and its validation loss."""
     facts = read_state(folder)
     product = product_of(folder, spec)
-    file = product / WHOLE_UNET if product.is_dir() else product
+    file = next(product.glob(f"*/{WHOLE_NETWORK}")) if product.is_dir() else product
     costs = {
         "parameters": float(facts["parameters"]),
-        "seconds_a_step": _median_step(folder / "metrics.jsonl"),
         "file_kib": file.stat().st_size / 1024,
     }
+    seconds = [line["seconds"] for line in read_step_log(folder / METRICS).lines if "seconds" in line]
+    if seconds:
+        costs["seconds_a_step"] = statistics.median(seconds)
     if facts.get("val_loss") is not None:
         costs["val_loss"] = float(facts["val_loss"])
     return costs
-
-
-def _median_step(metrics: Path) -> float:
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return statistics.median(line["seconds"] for line in lines if "seconds" in line)
 
 
 def _continued(plan: RunPlan, folder: Path) -> RunPlan | None:
@@ -159,7 +162,7 @@ def _continued(plan: RunPlan, folder: Path) -> RunPlan | None:
     """
     settings = folder / SETTINGS
     if (folder / RUN_STATE).exists() and settings.exists():
-        same = settings.read_text(encoding="utf-8") == to_toml(plan.spec)
+        same = settings.read_text(encoding="utf-8") == to_toml(written_from(plan.spec, folder))
         state = read_state(folder)["state"]
         if same and state == "finished":
             return None

@@ -1,0 +1,96 @@
+"""``python -m benchmarks.verdicts``: five kinds on the embedded world; ``--make``, ``--exam``: planted cases."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.verdicts import embedded
+
+WORK = Path("verdict-runs") / "planted"
+
+
+def make(given: argparse.Namespace) -> None:
+    """Make planted cases one after the other; what is there is left alone."""
+    from benchmarks.verdicts.material import Maker, all_cases
+
+    maker = Maker(given.work)
+    first, _, last = given.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    cases = [*all_cases(tuning=True, seeds=seeds), *all_cases(tuning=False, seeds=seeds)]
+    if given.only:
+        named = {one.name: one for one in cases}
+        cases = [named[name] for name in given.only.split(",")]
+    elif given.half != "both":
+        cases = [one for one in cases if one.tuning == (given.half == "tuning")]
+    for number, case in enumerate(cases, start=1):
+        try:
+            told = maker.make(case)
+        except (
+            Exception
+        ) as error:  # a case that cannot be made must not stop the others; it is said and tried again
+            print(
+                json.dumps({"failed": case.name, "why": f"{type(error).__name__}: {error}"[:300]}), flush=True
+            )
+            continue
+        if told is not None:
+            line = {key: told[key] for key in ("case", "training_s", "all_s", "diverged")}
+            print(
+                json.dumps({"at": time.strftime("%H:%M:%S"), "number": f"{number}/{len(cases)}", **line}),
+                flush=True,
+            )
+
+
+def examine(given: argparse.Namespace) -> None:
+    """Print the table of truth × verdict of what is kept, with the vocabulary hidden unless it is asked for."""
+    from benchmarks.verdicts.drawn import score_drawn
+    from benchmarks.verdicts.exam import Eyes, score, summary, table, told
+
+    for tuning in (True, False):
+        if given.half not in ("both", "tuning" if tuning else "exam"):
+            continue
+        eyes = Eyes(given.work, given.spoiled)
+        scored = score_drawn if given.drawn else score
+        lines = scored(given.work, eyes, tuning=tuning, vocabulary=given.vocabulary)
+        if given.lines:
+            print("\n".join(json.dumps(told(line)) for line in lines))
+        half = "tuning" if tuning else "exam"
+        known = "embedded vocabulary" if given.vocabulary else "captions alone"
+        what = "sides drawn by code" if given.drawn else "trained runs"
+        print(f"\n{what}, {half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
+        print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.verdicts", description=__doc__, add_help=False
+    )
+    parser.add_argument("--make", action="store_true", help="make planted cases")
+    parser.add_argument("--exam", action="store_true", help="score the cases that are there")
+    parser.add_argument(
+        "--drawn", action="store_true", help="with --exam: sides drawn by code in place of trained runs"
+    )
+    parser.add_argument("--lines", action="store_true", help="with --exam: print each case")
+    parser.add_argument(
+        "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"
+    )
+    parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
+    parser.add_argument("--half", choices=("tuning", "exam", "both"), default="both")
+    parser.add_argument("--only", default="", help="these cases alone, in this order, by name")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--work", type=Path, default=WORK)
+    given, _ = parser.parse_known_args()
+    torch.set_num_threads(1)
+    if given.make:
+        make(given)
+    elif given.exam:
+        examine(given)
+    else:
+        embedded.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Names of bases: which are known without looking, and what is said of one that is nowhere. Imports nothing heavy."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from detour.bases.embedded import EMBEDDED
+from detour.errors import BaseError, nearest
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
+    "sd15": ("stable-diffusion-v1-5", "sd1"),
+    "sd21": ("stable-diffusion-2-1", "sd2"),
+    "sdxl": ("stable-diffusion-xl-base-1.0", "sdxl"),
+    "sd35-medium": ("stable-diffusion-3.5-medium", "sd3"),
+    "sd35-large": ("stable-diffusion-3.5-large", "sd3"),
+    "flux-dev": ("FLUX.1-dev", "flux"),
+    "flux-schnell": ("FLUX.1-schnell", "flux"),
+}
+"""Names whose settings are shipped without weights → identity and family."""
+
+KNOWN = (*EMBEDDED, *SHAPES_ONLY)
+"""The package's own bases, and those whose settings are shipped without weights."""
+
+
+def check_base_name(name: str) -> None:
+    """Refuse a name that is no base's whatever is loaded: no file, no folder, no id.
+
+    Raises:
+        BaseError: names what was probably meant.
+    """
+    if name in KNOWN or Path(name).expanduser().exists() or HUB_ID.match(name):
+        return
+    raise no_such_base(name)
+
+
+def no_such_base(name: str) -> BaseError:
+    """The error for a name that leads nowhere."""
+    return BaseError(
+        f"base '{name}' is no file or folder here, and no hub id (owner/name).{nearest(name, list(KNOWN))} Known "
+        f"by name: {', '.join(KNOWN)}."
+    )

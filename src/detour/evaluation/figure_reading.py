@@ -1,0 +1,124 @@
+"""One figure's scores on every side: whole captions, or one slot of prompts whose words are known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from detour.evaluation import limits
+from detour.evaluation.competence import Competence, competence_of_captions, competence_of_words
+from detour.evaluation.keeping import Keeping, compare, settle
+from detour.evaluation.raw_material import Material, Slot
+from detour.evaluation.reading import (
+    Rows,
+    advantages,
+    caption_margins,
+    centred,
+    in_sets_of,
+    over_seeds,
+    word_margins,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One figure's scores on every side, and what the judge reads there."""
+
+    adapter: Rows
+    base: Rows
+    references: Rows
+    on_adapter: Competence
+    on_base: Competence
+    on_references: Competence
+
+
+def read_captions(material: Material) -> Reading:
+    """Every side's scores by whole captions, in sets of one size, and what the judge reads on each side in full."""
+    texts = np.repeat(material.prompts, material.seeds, axis=0)
+    captions = np.zeros_like(material.references) if material.captions is None else material.captions
+    sides = {
+        "adapter": (material.adapter, texts),
+        "base": (material.base, texts),
+        "references": (material.references, captions),
+    }
+
+    def margins(side: str, rows: Rows) -> Rows:
+        pictures, said = sides[side]
+        return caption_margins(centred(pictures[rows]), centred(said[rows]), scale=material.scale)
+
+    scores, able = _both(
+        sides, material, lambda side, rows: advantages(margins(side, rows), np.arange(len(rows))),
+        lambda side, rows: competence_of_captions(margins(side, rows)),
+    )  # fmt: skip
+    return _read_of(scores, able, material.seeds)
+
+
+def read_slot(material: Material, slot: Slot) -> Reading:
+    phrases, right = (np.repeat(rows, material.seeds, axis=0) for rows in (slot.phrases, slot.right))
+    sides = {"adapter": (material.adapter, phrases, right), "base": (material.base, phrases, right)}
+    if slot.reference_phrases is not None and slot.reference_right is not None:
+        sides["references"] = (material.references, slot.reference_phrases, slot.reference_right)
+
+    def margins(side: str, rows: Rows) -> Rows:
+        pictures, said, _ = sides[side]
+        return word_margins(centred(pictures[rows]), said[rows], scale=material.scale)
+
+    scores, able = _both(
+        sides, material, lambda side, rows: advantages(margins(side, rows), sides[side][2][rows]),
+        lambda side, rows: competence_of_words(margins(side, rows), sides[side][2][rows]),
+    )  # fmt: skip
+    return _read_of(scores, able, material.seeds)
+
+
+def _both(
+    sides: Mapping[str, Any],
+    material: Material,
+    score: Callable[[str, Rows], Rows],
+    able: Callable[[str, Rows], Competence],
+) -> tuple[dict[str, Rows], dict[str, Competence]]:
+    """Side → scores in sets of one size, and side → what the judge reads there."""
+    pictures, total = len(material.adapter), len(material.references)
+    size = min(pictures, total) if total >= limits.COMPETENCE_PICTURES_MIN else pictures
+    counts = {side: total if side == "references" else pictures for side in sides}
+    scores = {
+        side: in_sets_of(size, counts[side], lambda rows, side=side: score(side, rows))  # type: ignore[misc]
+        for side in sides
+    }
+    return scores, {side: able(side, np.arange(counts[side])) for side in sides}
+
+
+def _read_of(scores: Mapping[str, Rows], able: Mapping[str, Competence], seeds: int) -> Reading:
+    return Reading(
+        adapter=over_seeds(scores["adapter"], seeds),
+        base=over_seeds(scores["base"], seeds),
+        references=scores.get("references", np.zeros(0)),
+        on_adapter=able["adapter"],
+        on_base=able["base"],
+        on_references=able.get("references", _UNREAD),
+    )
+
+
+_UNREAD = Competence(pictures=0, margin=0.0, chance=0.0, p_value=None)
+
+
+def answers_of(read: Mapping[str, Reading], margin: float) -> dict[str, Keeping]:
+    """The answers; where parts are known the whole prompt condemns nothing that they do not."""
+    alone = {
+        name: compare(
+            one.adapter, one.base, one.references if one.on_references.shown else None, margin=margin
+        )
+        for name, one in read.items()
+    }
+    settled = settle(alone)
+    for name, one in read.items():
+        if not one.on_base.shown:
+            settled[name] = _unknown(settled[name], "the judge does not read it in the base's own pictures")
+        elif settled[name].answer == "unknown" and not one.on_references.shown:
+            said = one.on_references.sentence("it", "your own pictures")
+            settled[name] = _unknown(settled[name], said)
+    return settled
+
+
+def _unknown(one: Keeping, because: str) -> Keeping:
+    return replace(one, answer="unknown", because=because)

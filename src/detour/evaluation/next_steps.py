@@ -1,0 +1,87 @@
+"""What to do after a verdict, as a command that can be typed."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Literal
+
+VerdictWord = Literal[
+    "learned",
+    "no_effect",
+    "forgot_prompts",
+    "overfit",
+    "copies",
+    "collapsed",
+    "class_drifted",
+    "inconclusive",
+]
+"""Every verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a command needs to know of a run.
+
+    Attributes:
+        run: its folder, or the adapter file.
+        adapter: the adapter file.
+        pictures: folder that it was trained on.
+        steps: of its training; ``None`` where that is not known.
+        rate: peak learning rate.
+        class_prompt: of a subject.
+        prompt: one of the new prompts.
+    """
+
+    run: str = "RUN"
+    adapter: str = "ADAPTER"
+    pictures: str = "PICTURES"
+    steps: int | None = None
+    rate: float | None = None
+    class_prompt: str = "CLASS"
+    prompt: str = "PROMPT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubts:
+    """Why a verdict is open.
+
+    Attributes:
+        data: too few pictures, or captions that do not fit them.
+        judge: it reads nothing in the base's own pictures.
+        prompts: how many would probably settle what is unknown.
+    """
+
+    data: bool
+    judge: bool
+    prompts: int
+
+
+def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
+    """The command that comes next.
+
+    Args:
+        verdict: of the run.
+        run: its names and settings; a capital word stands where one is not known.
+        doubts: only read when the verdict is open.
+    """
+    steps = "STEPS" if run.steps is None else str(max(1, run.steps // 2))
+    rate, lower = ("RATE", "RATE") if not run.rate else (f"{2 * run.rate:g}", f"{run.rate / 3:g}")
+    train = f"detour train {shlex.quote(run.pictures)}"
+    commands: dict[VerdictWord, str] = {
+        "learned": f"detour generate {shlex.quote(run.prompt)} --lora {shlex.quote(run.adapter)} --compare",
+        "no_effect": f"{train} --lr {rate}",
+        "copies": f"{train} --steps {steps}",
+        "collapsed": f"{train} --lr {lower}",
+        "overfit": f"{train} --ship best_proof",
+        "forgot_prompts": f"{train} --steps {steps}",
+        "class_drifted": f"{train} --goal subject --class-prompt {shlex.quote(run.class_prompt)} --prior",
+        "inconclusive": _settling(run, doubts),
+    }
+    return commands[verdict]
+
+
+def _settling(run: RunFacts, doubts: Doubts) -> str:
+    if doubts.data:
+        return f"detour data check {shlex.quote(run.pictures)}"
+    if doubts.judge:
+        return f"detour evaluate {shlex.quote(run.run)} --judge JUDGE"
+    return f"detour evaluate {shlex.quote(run.run)} --num-prompts {doubts.prompts}"

@@ -1,0 +1,145 @@
+"""How far of the way an adapter's pictures went from the base's to the references, and whether that is chance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detour.errors import ShapeMismatch
+from detour.evaluation import limits
+from detour.evaluation.reading import Rows
+
+BANDWIDTH = 0.7
+"""Of the Gaussian kernel, as in :mod:`detour.evaluation.distance`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """From the base's pictures (0) to the references (1), in the judge's features.
+
+    Attributes:
+        share: of the distance that is gone: ``1 − d(adapter, references) / d(base, references)`` with unbiased squared
+            maximum mean discrepancies, so that two sets of true pictures lie at 1 on average, however few.
+        low: lower limit of it, 95 % on that side, over references and prompts drawn again.
+        high: upper limit of it.
+        room: d(base, references): how far the references are from what the base draws anyway.
+        p_room: share of relabellings after which base and references are as far apart.
+        p_nearer: share of exchanges within pairs after which the adapter's pictures are as much nearer.
+        nearer: share of the adapter's pictures that are nearer to the references than to the base's pictures.
+        references: that were compared with.
+    """
+
+    share: float
+    low: float
+    high: float
+    room: float
+    p_room: float
+    p_nearer: float
+    nearer: float
+    references: int
+
+
+def measure_way(adapter: Rows, base: Rows, references: Rows, *, seed: int = 0) -> Way:
+    """Measure it.
+
+    Args:
+        adapter: (N, D) features of length one.
+        base: (N, D) of the same prompts and seeds.
+        references: (M, D), two or more.
+        seed: of permutations and of drawing again.
+
+    Raises:
+        ShapeMismatch: the sides do not pair up, or there are fewer than two rows.
+    """
+    if adapter.shape != base.shape or min(len(adapter), len(references)) < 2:
+        raise ShapeMismatch(
+            f"{adapter.shape} and {base.shape} pictures with {references.shape} references: no way to measure."
+        )
+    count, total = len(adapter), len(references)
+    kernel = _kernel(np.concatenate([adapter, base, references]))
+    mine, theirs = np.arange(count), count + np.arange(count)
+    true = 2 * count + np.arange(total)
+    rng = np.random.default_rng(seed)
+    whole = [_members(len(kernel), rows[None]) for rows in (mine, theirs, true)]
+    left, room = (float(_mmd(kernel, side, whole[2])[0]) for side in whole[:2])
+    pairs = rng.integers(0, count, (limits.NUM_RESAMPLES, count))
+    some = _members(len(kernel), true[rng.integers(0, total, (limits.NUM_RESAMPLES, total))])
+    apart = np.maximum(_mmd(kernel, _members(len(kernel), theirs[pairs]), some), 1e-6)
+    shares = 1 - _mmd(kernel, _members(len(kernel), mine[pairs]), some) / apart
+    to_base = kernel[np.ix_(mine, theirs)]
+    toward = kernel[np.ix_(mine, true)].mean(1) - (to_base.sum(1) - np.diag(to_base)) / max(count - 1, 1)
+    return Way(
+        share=1 - left / room if room > 1e-6 else 0.0,
+        low=float(np.quantile(shares, 0.05)),
+        high=float(np.quantile(shares, 0.95)),
+        room=room,
+        p_room=_told_apart(kernel, theirs, true, room, rng),
+        p_nearer=_nearer(kernel, mine, theirs, true, rng),
+        nearer=float(np.mean(toward > 0)),
+        references=total,
+    )
+
+
+def _kernel(rows: Rows) -> Rows:
+    squares = (rows**2).sum(1)
+    distances = squares[:, None] + squares[None] - 2 * rows @ rows.T
+    result: Rows = np.exp(-np.maximum(distances, 0) / (2 * BANDWIDTH**2))
+    return result
+
+
+def _mmd(kernel: Rows, first: Rows, second: Rows) -> Rows:
+    """Unbiased squared discrepancies of many pairs of sets at once.
+
+    Args:
+        kernel: (T, T) with ones on the diagonal.
+        first: (R, T) how often each row is in the first set; a row that is there twice is not compared with itself.
+        second: (R, T) the same of the second set.
+
+    Returns:
+        (R,).
+    """
+
+    def within(counts: Rows) -> Rows:
+        inside = np.einsum("rt,rt->r", counts @ kernel, counts) - (counts**2).sum(1)
+        pairs = counts.sum(1) ** 2 - (counts**2).sum(1)
+        result: Rows = np.where(pairs > 0, inside / np.maximum(pairs, 1), 1.0)
+        return result
+
+    across = np.einsum("rt,rt->r", first @ kernel, second) / (first.sum(1) * second.sum(1))
+    result: Rows = within(first) + within(second) - 2 * across
+    return result
+
+
+def _members(total: int, rows: Rows) -> Rows:
+    """(R, total) counts of the indices in each row of ``rows`` (R, n)."""
+    counts = np.zeros((len(rows), total))
+    np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1.0)
+    return counts
+
+
+def _p_value(observed: float, drawn: Rows) -> float:
+    return (1 + int((drawn >= observed - 1e-12).sum())) / (len(drawn) + 1)
+
+
+def _told_apart(kernel: Rows, first: Rows, second: Rows, observed: float, rng: np.random.Generator) -> float:
+    pooled = np.concatenate([first, second])
+    mixed = np.stack([rng.permutation(pooled) for _ in range(limits.NUM_PERMUTATIONS)])
+    here, there = (_members(len(kernel), rows) for rows in np.split(mixed, [len(first)], axis=1))
+    return _p_value(observed, _mmd(kernel, here, there))
+
+
+def _nearer(kernel: Rows, mine: Rows, theirs: Rows, true: Rows, rng: np.random.Generator) -> float:
+    """One-sided p-value of the adapter's pictures being nearer to the references, by exchanges within pairs.
+
+    Source: Gretton et al. 2012, JMLR 13, section 4.
+    """
+    swapped = np.concatenate(
+        [np.zeros((1, len(mine)), bool), rng.random((limits.NUM_PERMUTATIONS, len(mine))) < 0.5]
+    )
+    total = len(kernel)
+    references = np.repeat(_members(total, true[None]), len(swapped), axis=0)
+    near, far = (
+        _mmd(kernel, _members(total, np.where(chosen, theirs, mine)), references)
+        for chosen in (swapped, ~swapped)
+    )
+    gains = far - near
+    return _p_value(float(gains[0]), gains[1:])

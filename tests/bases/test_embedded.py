@@ -1,0 +1,58 @@
+"""Whether a base is one of the package's own is a fact that it carries, never a guess from its name."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import detour
+from detour.bases.base import open_base
+from detour.bases.embedded import EMBEDDED, embedded_of_identity
+from tests.tiny_base import make_tiny_base
+
+PACKAGE = Path(detour.__file__).parent
+
+
+def test_the_embedded_base_says_what_it_is() -> None:
+    base = open_base("pocket")
+    assert base.embedded is EMBEDDED["pocket"]
+    assert embedded_of_identity(base.identity) is EMBEDDED["pocket"]
+
+
+@pytest.mark.parametrize("name", ["pocketmonsters-sd15", "pocket", "pocket-v1"])
+def test_a_folder_with_a_name_like_it_is_not_taken_for_it(name: str, tmp_path: Path) -> None:
+    base = open_base(str(make_tiny_base(tmp_path / name)))
+    assert base.embedded is None
+
+
+def test_an_identity_that_begins_like_it_is_another_base() -> None:
+    assert embedded_of_identity("pocketmonsters-sd15") is None
+    assert embedded_of_identity("") is None
+
+
+def test_no_code_decides_by_how_a_name_of_a_base_begins() -> None:
+    """``x.startswith("pocket")`` and ``name == "pocket"`` are how nine places guessed before."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if (
+            "labs" in path.parts or path.parent.name == "cli"
+        ):  # lessons name the base to change; the CLI its command
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if is_call and node.func.attr == "startswith":  # type: ignore[attr-defined]
+                found += [f"{path}:{node.lineno}" for arg in node.args if _names_pocket(arg)]  # type: ignore[attr-defined]
+            if isinstance(node, ast.Compare):
+                found += [
+                    f"{path}:{node.lineno}" for side in (node.left, *node.comparators) if _names_pocket(side)
+                ]
+    assert not found
+
+
+def _names_pocket(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and bool(re.match("pocket", node.value))
+    )

@@ -1,0 +1,151 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detour.evaluation import limits
+from detour.evaluation.judgement import judge
+from detour.evaluation.next_steps import RunFacts
+from detour.evaluation.raw_material import Material, PixelFacts
+from detour.evaluation.reading import unit
+from tests.evaluation.planted_features import planted, planted_subject
+
+CONFIDENT = {"learned", "forgot_prompts", "collapsed", "class_drifted"}
+
+
+@pytest.mark.parametrize("vocabulary", [False, True])
+def test_a_style_that_took_is_learned_and_nothing_is_unknown(vocabulary: bool) -> None:
+    found = judge(planted(vocabulary=vocabulary))
+    assert found.verdict == "learned"
+    assert {one.answer for one in found.figures.values()} == {"kept"}
+    assert found.way is not None
+    assert found.way.low < 1 < found.way.high + 0.1
+
+
+def test_what_the_style_hides_is_unknown_and_never_lost() -> None:
+    for seed in range(3):
+        found = judge(planted(hidden=(2,), vocabulary=True, seed=seed))
+        assert found.verdict == "learned"
+        assert found.figures["place"].answer == "unknown"
+        assert "place" in found.unknown
+        assert found.figures["object"].answer == "kept"
+        assert any("place" in reason and "your own pictures" in reason for reason in found.reasons)
+
+
+def test_planted_losses_are_found_and_named_by_their_part() -> None:
+    half = judge(planted(lost=0.5))
+    assert half.verdict == "forgot_prompts"
+    assert half.figures["prompt"].low < 0.5 < half.figures["prompt"].high
+    everything = judge(planted(lost=1.0))
+    assert everything.verdict == "collapsed"
+    assert "do not follow their prompts" in everything.reasons[0]
+
+
+def test_a_run_without_effect_says_so_before_anything_else() -> None:
+    found = judge(planted(learned=False, effect=0.0))
+    assert found.verdict == "no_effect"
+
+
+def test_a_move_that_is_not_towards_the_references_is_not_learned() -> None:
+    found = judge(planted(learned=False))
+    assert found.verdict == "inconclusive"
+    assert found.next_step.startswith("detour ")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "verdict"),
+    [
+        (PixelFacts(effect=20, copied=0.5, copied_base=0.1), "copies"),
+        (PixelFacts(effect=20, diversity=1.0, diversity_expected=40.0), "collapsed"),
+        (PixelFacts(effect=20, validation=(0.3, 0.2, 0.25)), "overfit"),
+    ],
+)
+def test_pixels_and_losses_speak_without_a_judge(pixels: PixelFacts, verdict: str) -> None:
+    assert judge(replace(planted(), pixels=pixels)).verdict == verdict
+    assert judge(replace(_with_noise(planted(), seed=1), pixels=pixels)).verdict == verdict
+
+
+def test_captions_that_do_not_fit_their_pictures_are_said_and_stop_the_verdict() -> None:
+    found = judge(planted(captions="shuffled"))
+    assert found.verdict == "inconclusive"
+    assert any("no more than chance" in reason for reason in found.reasons)
+    assert found.next_step == "detour data check PICTURES"
+
+
+def test_three_pictures_settle_nothing() -> None:
+    found = judge(planted(references=3))
+    assert found.verdict == "inconclusive"
+    assert found.judge_on_references.p_value is None
+
+
+def _with_noise(material: Material, *, seed: int) -> Material:
+    rng = np.random.default_rng(seed)
+    sides = {
+        name: unit(rng.normal(size=getattr(material, name).shape))
+        for name in ("base", "adapter", "references")
+    }
+    return replace(material, **sides)
+
+
+def _with_permuted_texts(material: Material, *, seed: int) -> Material:
+    order = np.random.default_rng(seed).permutation(material.prompts.shape[1])
+    assert material.captions is not None
+    return replace(material, prompts=material.prompts[:, order], captions=material.captions[:, order])
+
+
+@pytest.mark.parametrize("spoil", [_with_noise, _with_permuted_texts])
+def test_a_spoiled_judge_abstains(spoil: object) -> None:
+    for seed in range(5):
+        for lost in (0.0, 1.0):
+            found = judge(spoil(planted(lost=lost, seed=seed), seed=seed))  # type: ignore[operator]
+            assert found.verdict == "inconclusive", (seed, lost, found.reasons)
+            assert found.unknown == ("prompt",)
+
+
+def test_nothing_is_condemned_where_nothing_was_lost() -> None:
+    verdicts = [judge(planted(seed=seed)).verdict for seed in range(16)]
+    assert not set(verdicts) & {"forgot_prompts", "collapsed"}
+    assert verdicts.count("learned") >= 14
+
+
+def test_a_subject_is_learned_where_it_is_there_and_its_class_stays() -> None:
+    found = judge(planted_subject())
+    assert found.verdict == "learned"
+    assert found.subject is not None
+    assert found.subject.preserved == "kept"
+    assert found.subject.trigger.p_value <= 0.05
+
+
+def test_a_class_that_became_the_subject_is_named() -> None:
+    found = judge(planted_subject(class_goes=0.9))
+    assert found.verdict == "class_drifted"
+    assert "--prior" in found.next_step
+
+
+def test_a_subject_that_is_not_there_is_not_learned() -> None:
+    assert judge(planted_subject(taken=False)).verdict == "inconclusive"
+
+
+def test_the_next_step_is_a_command_with_the_names_of_the_run() -> None:
+    run = RunFacts(run="runs/chalk", pictures="my chalk", steps=120, rate=0.012)
+    forgot = judge(replace(planted(lost=0.5), run=run))
+    assert forgot.next_step == "detour train 'my chalk' --steps 60"
+    few = judge(replace(planted(references=3), run=run))
+    assert few.next_step == "detour data check 'my chalk'"
+    nothing = judge(replace(planted(learned=False, effect=0.0), run=run))
+    assert nothing.next_step == "detour train 'my chalk' --lr 0.024"
+
+
+def test_the_page_on_verdicts_names_every_limit_with_its_value() -> None:
+    page = Path("docs/verdicts.md").read_text(encoding="utf-8")
+    values = {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert [name for name, value in values.items() if f"`{name}` = {value}" not in page] == []
+
+
+@pytest.mark.parametrize("references", [3, 7])
+def test_too_few_references_condemn_no_prompts(references: int) -> None:
+    for seed in range(3):
+        found = judge(planted(references=references, lost=1.0, seed=seed))
+        assert found.figures["prompt"].answer == "unknown"
+        assert found.verdict == "inconclusive"

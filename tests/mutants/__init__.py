@@ -1,0 +1,1 @@
+"""Named changes that the tests must notice, as data, and what tries them."""

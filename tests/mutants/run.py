@@ -1,0 +1,394 @@
+"""Try the mutants: apply one at a time to a copy of the tree, run its tests, and say which ones nothing noticed.
+
+``python tests/mutants/run.py`` (``make mutants``) tries all of them. The libraries are imported once; each mutant is
+a fork of that process, which imports this project from the copy, so that it costs its tests alone. Results are kept
+in ``build/mutants.jsonl`` and hold as long as no source and no test changes.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # as a script its folder is the first on the path; ``tests`` lies two above
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from tests.mutants.mutant import ROOT, Mutant, alternating, read_mutants, tree_digest
+
+RESULTS = ROOT / "build" / "mutants.jsonl"
+ENOUGH = 0.95
+"""Share of the mutants that must be noticed; those that survive with a reason do not count."""
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "PIL.ImageFont",
+    "pydantic.main",
+    "safetensors.torch",
+    "click",
+    "rich.progress",
+    "jinja2",
+    "matplotlib.pyplot",
+    "accelerate",
+    "peft",
+    "diffusers",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.schedulers.scheduling_ddim",
+    "diffusers.loaders.single_file",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.training_utils",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.clip.tokenization_clip",
+    "pytest",
+)
+"""What takes seconds to import and is none of ours."""
+
+OUTCOMES = ("killed", "survived", "expected", "timed out", "not tried")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one mutant.
+
+    Attributes:
+        name: of the mutant.
+        outcome: ``killed``: a test failed. ``survived``: all passed. ``expected``: so, and the list says why.
+            ``timed out``. ``not tried``: no test ran, or pytest could not run them.
+        by: the first test that failed.
+        seconds: of its tests.
+        note: the last lines that pytest wrote, where something is wrong.
+    """
+
+    name: str
+    outcome: str
+    by: str = ""
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class Running:
+    """A child that runs a mutant's tests in its own copy of the tree."""
+
+    mutant: Mutant
+    copy: Path
+    pid: int
+    begun: float
+
+
+class FirstFailure:
+    """A plugin of pytest that remembers how many tests passed, and the first that failed."""
+
+    def __init__(self) -> None:
+        self.passed, self.failed = 0, ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.passed += report.when == "call" and report.passed
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed and not self.failed:
+            self.failed = f"{report.nodeid} (import)"
+
+
+def copy_tree(place: Path) -> Path:
+    """Everything that tests read, at ``place``."""
+    place.mkdir(parents=True)
+    for name in ("src", "tests", "docs", "benchmarks"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".hypothesis")
+        shutil.copytree(ROOT / name, place / name, ignore=ignore)
+    for path in ROOT.glob("*"):
+        if path.is_file():
+            shutil.copy2(path, place / path.name)
+    return place
+
+
+def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> None:
+    """In a fork: run tests of the copy, write what was found to ``copy/found.json``, and end the process."""
+    os.setsid()
+    log = os.open(copy / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(copy)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "detour")]:
+        del sys.modules[name]
+    sys.path[:1] = [str(copy), str(copy / "src")]
+    os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+    import pytest
+
+    seen = FirstFailure()
+    flags = ["-p", "no:cacheprovider", "--tb=line", f"--basetemp={copy / 'tmp'}", *(["-x"] * stop_at_first)]
+    code = int(pytest.main([*flags, *tests], plugins=[seen]))
+    found = {"code": code, "passed": seen.passed, "failed": seen.failed}
+    (copy / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    os._exit(0)
+
+
+def start(mutant: Mutant, copy: Path, *, now: float) -> Running:
+    """Apply the mutant to the copy and fork."""
+    path = copy / mutant.file
+    source = (ROOT / mutant.file).read_text(encoding="utf-8")
+    path.write_text(mutant.mutated(source), encoding="utf-8")
+    # Python tells stale bytecode by the source's size and whole second: give each mutant a second of its own.
+    second = 1_000_000_000 + int(hashlib.sha256(mutant.name.encode()).hexdigest()[:7], 16)
+    os.utime(path, (second, second))
+    (copy / "found.json").unlink(missing_ok=True)
+    return Running(mutant, copy, _forked(copy, mutant.tests, stop_at_first=True), now)
+
+
+def _forked(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run_tests(copy, tests, stop_at_first=stop_at_first)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def finish(running: Running, *, seconds: float, timed_out: bool) -> Result:
+    """Put the copy back and read what the child found."""
+    mutant, copy = running.mutant, running.copy
+    shutil.copy2(ROOT / mutant.file, copy / mutant.file)
+    shutil.rmtree(copy / "tmp", ignore_errors=True)
+    seconds = round(seconds, 2)
+    if timed_out:
+        return Result(mutant.name, "timed out", seconds=seconds)
+    note = " | ".join((copy / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
+    try:
+        found = json.loads((copy / "found.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of no memory or no disk as well as of the change, so it says nothing
+        return Result(mutant.name, "not tried", seconds=seconds, note=f"the process died: {note}")
+    if found["failed"]:
+        return Result(mutant.name, "killed", by=found["failed"], seconds=seconds)
+    if found["code"] != 0 or not found["passed"]:
+        return Result(mutant.name, "not tried", seconds=seconds, note=note)
+    return Result(mutant.name, "expected" if mutant.survives else "survived", seconds=seconds)
+
+
+def end(pid: int) -> None:
+    """Kill a child with everything that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def try_all(
+    mutants: Sequence[Mutant], copies: Sequence[Path], *, timeout_s: float, until: float
+) -> Iterator[Result]:
+    """Results as they come; ends early at ``until`` (of ``time.monotonic``), what runs then is left out."""
+    waiting, free, running = list(mutants), list(copies), list[Running]()
+    while waiting or running:
+        while waiting and free and time.monotonic() < until:
+            running.append(start(waiting.pop(0), free.pop(), now=time.monotonic()))
+        if not running:
+            return
+        time.sleep(0.02)
+        for one in list(running):
+            now = time.monotonic()
+            late = now > min(one.begun + timeout_s, until)
+            if late:
+                end(one.pid)
+            if os.waitpid(one.pid, 0 if late else os.WNOHANG) == (0, 0):
+                continue
+            end(one.pid)  # what its tests may have left running
+            running.remove(one)
+            free.append(one.copy)
+            result = finish(one, seconds=now - one.begun, timed_out=late)
+            if not (late and now > until):
+                yield result
+
+
+def red_without_mutant(mutants: Sequence[Mutant], copy: Path, *, timeout_s: float) -> str:
+    """The first test that fails though nothing was changed; empty where all pass. It would kill every mutant."""
+    tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+    pid = _forked(copy, tests, stop_at_first=True)
+    begun = time.monotonic()
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() - begun > timeout_s:
+            end(pid)
+            os.waitpid(pid, 0)
+            return f"they take longer than {timeout_s:g} s"
+        time.sleep(0.05)
+    end(pid)
+    log = (copy / "log.txt").read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads((copy / "found.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"the process died: {log[-500:]}"
+    return "" if found["code"] == 0 else found["failed"] or log[-500:]
+
+
+def changed_since(revisions: Sequence[str]) -> list[set[str]]:
+    """Paths of the files that changed since each revision; a revision that is not there is said and left out."""
+    found = []
+    for revision in revisions:
+        command = ["git", "-C", str(ROOT), "diff", "--name-only", "--relative", revision, "--"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            found.append(set(done.stdout.splitlines()))
+        else:
+            print(f"no revision '{revision}' here, so nothing can be said of changes since it")
+    return found
+
+
+def touches(mutant: Mutant, files: set[str]) -> bool:
+    """Whether a mutant's file is among ``files``, or one of the test files that should notice it."""
+    return bool(files & {mutant.file, *(test.partition("::")[0] for test in mutant.tests)})
+
+
+def chosen_mutants(arguments: argparse.Namespace) -> list[Mutant]:
+    """Those that the options ask for, files taking turns."""
+    mutants = read_mutants()
+    if arguments.names:
+        unknown = set(arguments.names) - {mutant.name for mutant in mutants}
+        if unknown:
+            raise ValueError(f"no mutant is called {', '.join(sorted(unknown))}")
+        mutants = [mutant for mutant in mutants if mutant.name in arguments.names]
+    if arguments.files:
+        wanted = {Path(os.path.relpath(Path(name).resolve(), ROOT)).as_posix() for name in arguments.files}
+        mutants = [mutant for mutant in mutants if mutant.file in wanted]
+    if arguments.changed is None:
+        return alternating(mutants)
+    ordered: dict[str, Mutant] = {}
+    for files in changed_since(arguments.changed):
+        of_source = alternating([mutant for mutant in mutants if mutant.file in files])
+        of_tests = alternating([mutant for mutant in mutants if touches(mutant, files)])
+        ordered |= {m.name: m for m in (*of_source, *of_tests) if m.name not in ordered}
+    return list(ordered.values())
+
+
+def kept_results(digest: str) -> dict[str, Result]:
+    """Key of a mutant → its result on the tree of this digest."""
+    found: dict[str, Result] = {}
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            if entry["tree"] == digest:
+                found[entry["key"]] = Result(**entry["result"])
+    return found
+
+
+def key_of(mutant: Mutant) -> str:
+    return hashlib.sha256(json.dumps(asdict(mutant), sort_keys=True).encode()).hexdigest()
+
+
+def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: float) -> int:
+    """Print the table; the exit code is 0 when enough was noticed and everything could be tried."""
+    file_of = {mutant.name: mutant.file for mutant in mutants}
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        counts.setdefault(file_of[result.name], Counter())[result.outcome] += 1
+    width = max(map(len, counts), default=4)
+    print(f"\n{'file':<{width}}  " + "  ".join(f"{outcome:>9}" for outcome in OUTCOMES))
+    for file, of_file in sorted(counts.items()):
+        print(f"{file:<{width}}  " + "  ".join(f"{of_file[outcome] or '':>9}" for outcome in OUTCOMES))
+    whys = {mutant.name: mutant.survives for mutant in mutants}
+    for result in results:
+        if result.outcome != "killed":
+            print(f"{result.outcome}: {result.name}. {whys[result.name] or result.note}")
+        elif whys[result.name]:
+            print(f"killed though the list says that it survives: {result.name}, by {result.by}")
+    total = Counter(result.outcome for result in results)
+    asked = len(results) - total["expected"]
+    share = total["killed"] / asked if asked else 1.0
+    left = len(mutants) - len(results)
+    print(f"{total['killed']} of {asked} killed ({share:.1%}; {ENOUGH:.0%} are wanted), {seconds:.0f} s")
+    if left:
+        print(f"{left} of {len(mutants)} were left out, for time")
+    return 0 if share >= ENOUGH and not total["not tried"] else 1
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--names", nargs="+", help="of mutants: only these")
+    parser.add_argument("--files", nargs="+", help="only mutants of these source files")
+    parser.add_argument(
+        "--changed",
+        nargs="+",
+        metavar="REVISION",
+        help="only those whose file or tests changed since a git revision; of several, the first goes first",
+    )
+    parser.add_argument(
+        "--limit-s", type=float, default=float("inf"), help="of the whole; the rest is left out"
+    )
+    parser.add_argument("--timeout-s", type=float, default=120.0, help="of one mutant")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="mutants at a time")
+    parser.add_argument(
+        "--no-baseline",
+        action="store_true",
+        help="the tests are known to pass unchanged: try those of one mutant alone that way",
+    )
+    parser.add_argument("--again", action="store_true", help="do not use results kept from before")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try what the options ask for; exit code 1 when too much survived, 2 when the lists do not fit the source."""
+    begun = time.monotonic()
+    asked = parsed(arguments)
+    try:
+        mutants = chosen_mutants(asked)
+    except ValueError as error:
+        print(f"error: {error}")
+        return 2
+    if problems := [problem for mutant in mutants for problem in mutant.problems()]:
+        print("\n".join(f"error: {problem}" for problem in problems))
+        return 2
+    if not mutants:
+        print("no mutant is in the files that were asked for")
+        return 0
+    digest = tree_digest()
+    kept = {} if asked.again else kept_results(digest)
+    results = [kept[key_of(mutant)] for mutant in mutants if key_of(mutant) in kept]
+    new = [mutant for mutant in mutants if key_of(mutant) not in kept]
+    print(f"{len(mutants)} mutants, {len(results)} of them known from before", flush=True)
+    if new:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        for name in HEAVY:
+            importlib.import_module(name)
+        assert "detour" not in sys.modules
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+            copies = [copy_tree(Path(folder) / f"{index}") for index in range(max(1, asked.jobs))]
+            unchanged = (
+                new[:1] if asked.no_baseline else new
+            )  # one at least: the copy must be able to run tests
+            if red := red_without_mutant(unchanged, copies[0], timeout_s=1200):
+                print(f"error: a test fails though nothing was changed: {red}")
+                return 2
+            print(f"ready after {time.monotonic() - begun:.0f} s", flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            by_name = {mutant.name: mutant for mutant in new}
+            for result in try_all(new, copies, timeout_s=asked.timeout_s, until=begun + asked.limit_s):
+                results.append(result)
+                entry = {"tree": digest, "key": key_of(by_name[result.name]), "result": asdict(result)}
+                with RESULTS.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(entry) + "\n")
+                print(
+                    f"{result.outcome:>9}  {result.seconds:6.1f} s  {result.name}  {result.by or result.note}",
+                    flush=True,
+                )
+    return report(mutants, results, seconds=time.monotonic() - begun)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
