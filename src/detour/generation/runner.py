@@ -30,10 +30,6 @@ class AsksNetwork(Protocol):
     def part(self) -> str:
         """Part of the base that it is; layer keys of adapters begin with it."""
 
-    @property
-    def process(self) -> Process:
-        """What relates clean latents, noise and time."""
-
     def predict(
         self, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor | None = None
     ) -> Tensor:

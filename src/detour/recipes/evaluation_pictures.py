@@ -270,22 +270,6 @@ class Painter:
                 engine, requests, self.spec, adapters=adapters, on_batch=lambda count: told(count, True)
             )
 
-        adapter = source.adapter
-        if source.network is not None and weight:
-            return draw(self._engine_of(source.network))
-        if adapter is None or not layers_in(self.engine.models, adapter):
-            return draw(self.engine)
-        if not source.merged:
-            used = adapter if weight else replace(adapter, words={})
-            return draw(self.engine, AdapterInUse(adapter=used, weight=weight))
-        merge = merge_into(self.engine.models, adapter, weight)
-        try:
-            # No weight of a base holds a new word.
-            words = [AdapterInUse(adapter=replace(adapter, layers={}))] if adapter.words and weight else []
-            return draw(self.engine, *words)
-        finally:
-            merge.undo()
-
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
         decides: dict[str, Any] = {
             "base": self._base_sha256,

@@ -233,7 +233,6 @@ class _Teller:
             steps=how.steps,
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
-            true_guidance_scale=how.true_guidance_scale,
             width_px=how.width_px,
             height_px=how.height_px,
             base=self.base.identity,
