@@ -159,7 +159,9 @@ def test_a_weight_of_zero_changes_nothing(tiny_base: Path, lora: Path, tmp_path:
 def test_two_adapters_work_together(tiny_base: Path, lora: Path, tmp_path: Path) -> None:
     half = generate_pictures(spec_of(tiny_base, loras=(f"{lora}:0.5", f"{lora}:0.5")), out=tmp_path / "two")
     whole = generate_pictures(spec_of(tiny_base, loras=(str(lora),)), out=tmp_path / "one")
-    assert np.abs(pixels(half.files[0].path) - pixels(whole.files[0].path)).max() <= 1
+    apart = np.abs(pixels(half.files[0].path) - pixels(whole.files[0].path))
+    assert apart.max() <= 2  # two halves round otherwise than one whole: 1 or 2 of 255, by processor
+    assert apart.mean() < 0.1
 
 
 def test_trace_keeps_moments_and_a_strip(tiny_base: Path, tmp_path: Path) -> None:

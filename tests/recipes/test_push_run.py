@@ -99,9 +99,20 @@ def test_files_of_new_words_go_up_too(run: Path, hub: Hub, tmp_path: Path) -> No
     }
 
 
-def test_a_whole_base_is_refused_before_the_run(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_base_is_refused_before_the_run(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli(["train", "photos", "--method", "full", "--push-to-hub", "ada/quick"])
+        cli(
+            [
+                "train",
+                str(make_photos(tmp_path / "photos", 2)),
+                "--method",
+                "full",
+                "--push-to-hub",
+                "ada/quick",
+            ]
+        )
     assert stop.value.code == ConfigError.exit_code
     assert "leaves a whole base and no adapter" in capsys.readouterr().err
     assert hub.private is None

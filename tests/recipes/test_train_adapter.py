@@ -420,16 +420,16 @@ def test_the_gradient_proof_sees_captions_though_training_drops_them(
 def test_a_run_that_stops_early_ships_its_average(
     how: str, tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, calls = Denoiser.loss, [0]
+    loss, calls = training_step.batch_loss, [0]
 
-    def poisoned(self: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
-        value = loss(self, *args, **kwargs)
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        value = loss(*args, **kwargs)
         calls[0] += torch.is_grad_enabled()
         return (
             value * float("nan") if how == "diverged" and calls[0] == 5 else value
         )  # 1 is the gradient proof
 
-    monkeypatch.setattr(Denoiser, "loss", poisoned)
+    monkeypatch.setattr(training_step, "batch_loss", poisoned)
     spec = quick_spec(tiny_base, photos, train__ema=0.9, validate__every=0)
     with pytest.raises(Interrupted if how == "interrupted" else TrainingDiverged):
         train_adapter(spec, runs=tmp_path, progress=stop_after(3) if how == "interrupted" else silent)

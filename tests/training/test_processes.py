@@ -58,6 +58,9 @@ class Descent:
         self.flat.values.data.sub_(self.flat.grads, alpha=lr)
         self.flat.zero_grads()
 
+    def found_rate(self) -> float | None:
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
         return {}
 

@@ -82,14 +82,14 @@ def block_lines(table: Rows, width: int) -> list[str]:
     """A table as lines: the first cell of a row alone, below it its other cells with their headings, in full."""
     from textwrap import wrap
 
-    lines = [table.title] if table.title else []
+    lines = [printable(table.title)] if table.title else []
     heads = [heading for heading, _ in table.columns]
     indent = max((len(heading) for heading in heads[1:]), default=0) + 4
     for row in table.rows:
-        lines += ["", row[0] or "-"]
+        lines += ["", printable(row[0]) or "-"]
         for heading, cell in zip(heads[1:], row[1:], strict=True):
             first, *rest = wrap(
-                cell, max(width - indent, 20), break_long_words=False, break_on_hyphens=False
+                printable(cell, keep="\n"), max(width - indent, 20), break_long_words=False, break_on_hyphens=False
             ) or [""]
             if first:
                 lines += [f"  {heading:<{indent - 2}}{first}", *(" " * indent + line for line in rest)]
@@ -102,7 +102,7 @@ def _rich(rows: Rows) -> "Table":
     from rich.table import Table
 
     table = Table(
-        title=rows.title or None,
+        title=printable(rows.title) if rows.title else None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
