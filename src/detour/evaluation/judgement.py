@@ -221,9 +221,9 @@ def _gain(view: _View) -> tuple[bool, list[str]]:
     )
     if way.p_room > limits.GAIN_P_MAX:
         return False, [said, "Your pictures cannot be told from what the base draws anyway."]
-    sure = way.low >= limits.STYLE_WAY_LOW_MIN and way.p_nearer <= limits.GAIN_P_MAX
-    enough = way.share >= limits.STYLE_WAY_MIN and sure
-    return enough, [said] if enough else [said, f"{limits.STYLE_WAY_MIN:.0%} would be called learned."]
+    sure = way.low >= limits.WAY_LOW_MIN and way.p_nearer <= limits.GAIN_P_MAX
+    enough = way.share >= limits.WAY_MIN and sure
+    return enough, [said] if enough else [said, f"{limits.WAY_MIN:.0%} would be called learned."]
 
 
 def _subject_gain(subject: SubjectLikeness) -> tuple[bool, list[str]]:
@@ -249,7 +249,8 @@ def _doubts(view: _View) -> list[str]:
     elif _may_be_lost(view):
         lost = view.figures[WHOLE]
         found.append(
-            f"The prompts may be followed less ({lost.loss:.0%} of what could be): ask more of them."
+            f"Whether prompts are still followed is open (a loss of {lost.loss:.0%}, {lost.low:.0%} to "
+            f"{lost.high:.0%}): ask more of them."
         )
     elif not whole.on_adapter.shown and not view.relations.shown:
         found.append(
@@ -265,10 +266,9 @@ def _doubts(view: _View) -> list[str]:
 
 
 def _may_be_lost(view: _View) -> bool:
-    """Whether the whole prompt fell by more than half of the margin and the test is not sure of it."""
-    one = view.figures[WHOLE]
+    """Whether a judge that reads the references, or sees nothing in the adapter's pictures, leaves the prompt open."""
     readable = view.whole.on_references.shown or not view.whole.on_adapter.shown
-    return one.answer == "unknown" and readable and one.loss > view.material.margin / 2
+    return view.figures[WHOLE].answer == "unknown" and readable
 
 
 def _disagreement(view: _View) -> str:

@@ -36,10 +36,10 @@ NUM_RESAMPLES = 399
 CLASS_DRIFT_MAX = 0.25
 """Share of the way to the subject that pictures of its class may go."""
 
-STYLE_WAY_MIN = 0.65
+WAY_MIN = 0.65
 """Share of the way to the references that has to be gone before a style is called learned …"""
 
-STYLE_WAY_LOW_MIN = 0.3
+WAY_LOW_MIN = 0.3
 """… and its lower limit."""
 
 SUBJECT_WAY_MIN = 0.4
