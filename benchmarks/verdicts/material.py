@@ -23,7 +23,6 @@ from benchmarks.verdicts.conditions import STYLES, SUBJECTS, Condition, Goal
 from benchmarks.verdicts.drawings import Words, compose, honest_caption, random_words
 from detour.adapter_files import read_adapter
 from detour.adapters.adapter import Adapter
-from detour.adapters.attach import attach_adapter
 from detour.adapters.layers import LoraLayer
 from detour.bases.base import Base, open_base
 from detour.data.captions import with_trigger
@@ -31,7 +30,7 @@ from detour.data.folder import read_dataset, split_holdout
 from detour.errors import RunError, TrainingDiverged
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
 from detour.files import write_with
-from detour.generation.engine import PictureEngine
+from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.pocket.world import VOCABULARY, held_out_prompts, place_phrase
 from detour.recipes.finished_run import FinishedRun, read_finished_run
 from detour.recipes.train_adapter import train_adapter
@@ -284,12 +283,9 @@ class Maker:
         if changes_nothing(adapter):
             arrays |= {f"adapter_{name}": arrays[f"base_{name}"] for name in sets}
         else:
-            attached = attach_adapter(self.engine.models, adapter, case.how.weight)
-            try:
-                arrays |= {f"adapter_{name}": draw_proof_pictures(self.engine, asked_for, spec)
-                           for name, asked_for in sets.items()}  # fmt: skip
-            finally:
-                attached.detach()
+            used = [AdapterInUse(adapter=adapter, weight=case.how.weight)]
+            arrays |= {f"adapter_{name}": draw_proof_pictures(self.engine, asked_for, spec, adapters=used)
+                       for name, asked_for in sets.items()}  # fmt: skip
         arrays["train"] = np.stack(
             [np.asarray(one.open().convert("RGB"), np.uint8) for one in train.examples]
         )

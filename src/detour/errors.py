@@ -112,6 +112,12 @@ class Unwell(DetourError):
     label = "found"
 
 
+class QueueFull(DetourError):
+    """The drawing engine has as many pictures waiting as it takes."""
+
+    exit_code = 18
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

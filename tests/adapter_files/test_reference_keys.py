@@ -8,12 +8,12 @@ import torch
 
 from detour.adapter_files.fused import join_layers
 from detour.adapter_files.names import kohya_key, layer_key
-from detour.adapter_files.transformer_names import place_of
 from detour.adapters.adapter import LoraLayer, part_of, path_of
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
 from detour.bases.families import FAMILIES
 from detour.bases.parts import empty_part
+from detour.bases.transformer_names import place_of
 from tests.adapter_files.reference_keys import make
 
 UNETS = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}

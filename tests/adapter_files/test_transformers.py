@@ -12,13 +12,13 @@ from torch import Tensor
 from detour.adapter_files import read_adapter, write_adapter
 from detour.adapter_files.container import encode
 from detour.adapter_files.kohya import grown_ranks
-from detour.adapter_files.transformer_names import is_transformer_path, place_of
 from detour.adapters.adapter import Adapter
 from detour.adapters.analysis import relative_difference, relative_differences
 from detour.adapters.attach import attach_adapter
 from detour.adapters.layers import LoraLayer
 from detour.adapters.targets import adaptable_layers
 from detour.bases.families import FAMILIES
+from detour.bases.transformer_names import is_transformer_path, place_of
 from detour.errors import AdapterError, ConfigError
 from detour.recipes.adapter_family import family_of_adapter
 from tests.adapter_files.transformers import WIDTH, flux_names, lora_on, sd3_names, tiny_flux, tiny_sd3

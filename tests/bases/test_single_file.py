@@ -212,19 +212,3 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").touch()
     with pytest.raises(BaseError, match="can run code"):
         open_base(str(tmp_path / "model.ckpt"))
-
-
-@pytest.mark.parametrize(
-    ("prefix", "layer", "title"),
-    [
-        ("model.diffusion_model.", "joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
-        ("", "double_blocks.0.img_attn.qkv.weight", "Flux"),
-    ],
-)
-def test_single_files_of_transformers_are_refused_by_name(
-    tmp_path: Path, prefix: str, layer: str, title: str
-) -> None:
-    path = tmp_path / "flow.safetensors"
-    save_file({prefix + layer: torch.zeros(6, 2, dtype=torch.float8_e4m3fn)}, path)
-    with pytest.raises(BaseError, match=f"this is {title} as a single file.*diffusers folder"):
-        open_base(str(path))

@@ -31,7 +31,12 @@ TOPICS = (
     ("reading a report", "07-reading-a-report.md", "Reading a report"),
     ("common mistakes and the mend", "08-mistakes.md", "Common mistakes, and the mend"),
     ("misconceptions", "09-misconceptions.md", "Misconceptions, each with the experiment that settles it"),
-    ("scenario questions", "10-questions.md", "Eight questions"),
+    (
+        "flow models",
+        "10-from-noise-to-velocity.md",
+        "From ε to velocity: what changes and what does not",
+    ),
+    ("scenario questions", "11-questions.md", "Eight questions"),
 )
 
 
@@ -105,7 +110,7 @@ def test_every_page_names_a_lab_that_there_is() -> None:
 
 
 def test_there_are_eight_questions_with_folded_answers() -> None:
-    text = (COURSE / "10-questions.md").read_text()
+    text = (COURSE / "11-questions.md").read_text()
     assert len(re.findall(r"^## \d", text, re.MULTILINE)) == 8
     assert text.count("<details><summary>Answer</summary>\n\n") == text.count("\n\n</details>") == 8
 

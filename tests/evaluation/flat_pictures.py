@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from detour.adapters.adapter import Adapter, part_of, path_of
+from detour.adapters.mixed import RowGroup, plan_rows
+from detour.adapters.prepared import prepare
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
-from detour.generation.engine import PictureEngine
+from detour.generation.engine import AdapterInUse, PictureEngine
 
 BASE_COLOUR, ADAPTER_COLOUR = np.array([200.0, 40.0, 0.0]), np.array([40.0, 160.0, 0.0])
 """What strength 0 and strength 1 paint; the blue channel tells seeds apart."""
@@ -78,19 +80,29 @@ class FlatPainter:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Paint wherever an engine draws."""
-        patch.setattr(PictureEngine, "draw", lambda engine, requests, *_, **__: self.draw(engine, requests))
 
-    def draw(self, engine: Any, requests: Sequence[Any]) -> Any:
+        def draw(engine: Any, requests: Any, *_: Any, adapters: Any = (), **__: Any) -> Any:
+            return self.draw(engine, requests, adapters or ())
+
+        patch.setattr(PictureEngine, "draw", draw)
+
+    def draw(self, engine: Any, requests: Sequence[Any], adapters: Sequence[AdapterInUse] = ()) -> Any:
         """One flat picture a request: uint8 (N, 64, 64, 3)."""
-        strength, is_attached = self._strength(engine.unet)
+        layered = [one for one in adapters if one.adapter.layers]
+        strength, is_live = self._strength(engine, layered)
+        is_attached = is_live or bool(layered)
         rows = [self._paint(one, strength, is_attached) for one in requests]
         return SimpleNamespace(pictures=np.stack(rows))
 
-    def _strength(self, unet: nn.Module) -> tuple[float, bool]:
+    def _strength(self, engine: Any, adapters: Sequence[AdapterInUse]) -> tuple[float, bool]:
+        """Strength of the adapter in the answers of its first layer, and whether PEFT holds it there."""
+        unet = engine.unet
         key, layer = next(iter(self.adapter.layers.items()))
         assert part_of(key) == "unet"
         module = unet.get_submodule(path_of(key))
-        with torch.no_grad():
+        used = tuple((prepare(engine.models, one.adapter), one.weight) for one in adapters)
+        plan = plan_rows([RowGroup(self.weight.shape[1], used)], ["unet"])
+        with torch.no_grad(), plan.active():
             dtype = next(module.parameters()).dtype
             eye = torch.eye(self.weight.shape[1], dtype=dtype)
             moved = (module(eye) - module(torch.zeros_like(eye))).T.float() - self.weight

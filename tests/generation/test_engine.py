@@ -141,7 +141,7 @@ def test_moments_of_euler_are_brought_to_the_scale_of_latents(
         spreads.append(float(latents.std()))
         return np.zeros((1, 64, 64, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("detour.generation.engine.decode_latents", decode)
+    monkeypatch.setattr("detour.generation.drawing.decode_latents", decode)
     engine.draw(TWO[:1], PictureSpec(steps=25, scheduler="euler", guidance_scale=1.0), trace=25)
     finished, *moments = spreads
     assert moments[0] < 2
@@ -166,9 +166,12 @@ def test_no_requests_are_refused(engine: PictureEngine) -> None:
 
 
 def test_what_the_safety_checker_refuses_is_black_and_said(engine: PictureEngine) -> None:
+    looked: list[int] = []
+
     class RefusesTheSecond(SafetyChecker):
         def flag(self, pictures: np.ndarray) -> list[bool]:
-            return [index == 1 for index in range(len(pictures))]
+            looked.append(len(pictures))
+            return [len(looked) == 2]
 
     checked = PictureEngine(
         engine.base, unet=engine.unet, vae=engine.vae, text=engine.text, safety=RefusesTheSecond(None)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detour.errors import ConfigError
-from detour.generation.strength import check_step_weights, following, parse_step_weights, weight_at
+from detour.generation.strength import check_step_weights, parse_step_weights, weight_at
 
 
 def test_halves_are_told_apart_at_the_middle_step() -> None:
@@ -21,14 +21,6 @@ def test_thirds_share_out_every_step(total: int) -> None:
     assert seen[0] == 1.0
     counts = [seen.count(float(third)) for third in (1, 2, 3)]
     assert max(counts) - min(counts) <= 1
-
-
-def test_engine_hook_passes_the_factor_on() -> None:
-    told: list[float] = []
-    hook = following(((0.0, 0.0), (0.5, 2.0)), told.append)
-    for done in range(4):
-        hook(done, 4)
-    assert told == [0.0, 0.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("text", ["0.2=1", "0=1,0.5=0,0.4=1", "0=1,1=0", "0=x", "0", "", "0=nan", "0=1,0=2"])

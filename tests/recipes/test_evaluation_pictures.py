@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.attach import attach_adapter
 from detour.errors import AdapterError
 from detour.evaluation.compared import Side
 from detour.evaluation.pixels import max_abs_diff, mean_abs_diff
@@ -24,18 +24,20 @@ class OneLayerEngine:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.unet = nn.Sequential(nn.Linear(4, 48)).requires_grad_(False)
-        self.text = SimpleNamespace(models={}, with_words=lambda words: nullcontext())
+        self.models = {"unet": self.unet}
 
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet}
-
-    def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
+    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4) -> Any:
         start = torch.stack(
             [torch.randn(4, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
         )
+        on = [
+            attach_adapter(self.models, one.adapter, one.weight, name=str(i))
+            for i, one in enumerate(adapters)
+        ]
         with torch.no_grad():
             pixels = self.unet(start).sigmoid() * 255
+        for one in on:
+            one.detach()
         return SimpleNamespace(pictures=pixels.round().to(torch.uint8).reshape(-1, 4, 4, 3).numpy())
 
 

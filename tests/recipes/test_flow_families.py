@@ -83,7 +83,7 @@ def test_the_file_gives_the_trained_picture_and_merges_into_the_base(straight: T
     proof = straight.proof
     assert proof is not None
     assert proof.pixels.mean_abs_diff > 0.1
-    assert proof.reload.max_abs_diff == 0
+    assert proof.reload.max_abs_diff <= 1
     assert proof.merge.max_abs_diff is not None
     assert proof.merge.max_abs_diff <= 1
     assert list((straight.run_folder / "samples").glob("step-*/*.png"))

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from detour.bases.base import open_base
 from detour.recipes.plan_memory import Card, MemoryPlan, plan_memory
 from detour.specs import load_run_spec
 from detour.training.footprint import CUDA_CONTEXT_BYTES
+from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
 Plan = Callable[..., MemoryPlan]
 
@@ -115,3 +117,19 @@ def test_a_start_from_the_weights_costs_a_second_copy_of_the_adapter(plan: Plan,
     plain, from_base = training(), training(adapter__init=init)
     assert from_base["start"] == from_base["adapter"] == plain["adapter"]
     assert from_base["weights"] == plain["weights"]
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_transformers_stages_are_told_apart(family: str, tmp_path: Path) -> None:
+    """T5 is a stage of its own before training, and what training holds is the transformer alone."""
+    folder = make_tiny_sd3(tmp_path / "b") if family == "sd3" else make_tiny_flux(tmp_path / "b")
+    base = open_base(str(folder))
+    parts = {stage.stage: stage.parts for stage in plan_of(str(folder), train__batch=1).stages}
+    texts = sum(p.numel() for model in base.meta_text().values() for p in model.parameters())
+    assert parts["encoding captions"]["weights"] == 4 * texts
+    network = base.meta_network()
+    numbers = sum(t.numel() for t in (*network.parameters(), *network.buffers()))
+    assert parts["training"]["weights"] == pytest.approx(2 * numbers, rel=1e-3)
+    assert "text encoders" not in parts["training"]
+    saving = plan_of(str(folder), train__batch=1, train__gradient_checkpointing=True).stages[2].parts
+    assert saving["activations"] < parts["training"]["activations"]

@@ -106,7 +106,8 @@ def test_a_trained_adapter_is_proved_with_an_effect_that_survives_reload_and_mer
     _, proof = proved
     assert proof.pixels.mean_abs_diff > 0.5
     assert proof.pixels.noise_floor == 0.0
-    assert proof.reload.max_abs_diff == 0
+    assert proof.reload.max_abs_diff is not None
+    assert proof.reload.max_abs_diff <= 1
     assert proof.merge.max_abs_diff is not None
     assert proof.merge.max_abs_diff <= 1
     assert proof.gradients is not None

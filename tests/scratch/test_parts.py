@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from detour.scratch.classifier_free import guided_prediction
 from detour.scratch.cross_attention import Attention
+from detour.scratch.joint_attention import JointAttention
 from detour.scratch.lora_layer import LoraLinear
+from detour.scratch.rectified_flow import clean_guess, levels, noisy_and_target, sample
 from detour.scratch.time_embedding import read_waves, waves
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
@@ -50,6 +52,44 @@ def test_every_place_shares_out_all_of_its_attention() -> None:
     shares = Attention(64, 24, heads=4).weights(torch.randn(1, 30, 64), torch.randn(1, 7, 24))
     assert shares.shape == (1, 4, 30, 7)
     assert torch.allclose(shares.sum(-1), torch.ones(1, 4, 30), **CLOSE)
+
+
+def test_joint_attention_is_that_of_sd35() -> None:
+    from diffusers.models.attention_processor import Attention as Theirs
+    from diffusers.models.attention_processor import JointAttnProcessor2_0
+
+    torch.manual_seed(0)
+    theirs = Theirs(
+        query_dim=64, cross_attention_dim=None, added_kv_proj_dim=64, dim_head=16, heads=4, out_dim=64,
+        context_pre_only=False, bias=True, processor=JointAttnProcessor2_0(), qk_norm="rms_norm", eps=1e-6,
+    )  # fmt: skip
+    mine = JointAttention(64, heads=4)
+    mine.load_state_dict(theirs.state_dict(), strict=True)
+    picture, text = torch.randn(2, 30, 64), torch.randn(2, 7, 64)
+    for ours, wanted in zip(mine(picture, text), theirs(picture, text), strict=True):
+        assert torch.allclose(ours, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_is_walked_as_diffusers_walks_it(shift: float) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        return torch.tanh(x) * (1 + sigma)
+
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(sigmas=[1 - step / 6 for step in range(6)])
+    start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = start
+    for timestep in theirs.timesteps:
+        x = theirs.step(velocity(x, float(timestep) / 1000), timestep, x, return_dict=False)[0]
+    assert torch.allclose(sample(velocity, start, levels(6, shift)), x, **CLOSE)
+    clean, noise = torch.randn(3, 5), torch.randn(3, 5)
+    noisy, target = noisy_and_target(clean, noise, 0.3)
+    assert torch.allclose(clean_guess(noisy, target, 0.3), clean, **CLOSE)
+    assert torch.allclose(
+        noisy, FlowMatchEulerDiscreteScheduler().scale_noise(clean, torch.tensor([300.0]), noise), **CLOSE
+    )
 
 
 @pytest.fixture

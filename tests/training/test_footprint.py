@@ -9,7 +9,7 @@ import pytest
 from detour.bases.base import open_base
 from detour.specs import RunSpec, load_run_spec
 from detour.training.footprint import LiveBytes, drawing_footprint, encoding_footprint, training_footprint
-from detour.training.resolve import resolve
+from detour.training.resolve import resolve, training_dtype
 
 
 def resolved(base: str, **flags: object) -> RunSpec:
@@ -91,3 +91,19 @@ def test_the_prediction_is_within_15_percent_of_the_peak_of_a_process(
         f"\n{base} {dtype} batch {batch} {targets}: measured {measured >> 20} MiB, predicted {predicted >> 20} MiB"
     )
     assert predicted == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("base", ["sd35-medium", "flux-dev"])
+def test_the_prediction_holds_for_blocks_of_a_transformers_true_width(base: str) -> None:
+    """Two blocks of each at 512 px, in bf16 where the processor computes it; the whole networks are predicted only."""
+    here = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "tests.training.measure_flow_peak", base, training_dtype("cpu"), "512"]
+    lines = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.splitlines()
+    measured, predicted, seconds, loss = (float(word) for word in lines[-1].split())
+    print(
+        f"\n{base}, two blocks: {measured / 2**20:.0f} MiB, predicted {predicted / 2**20:.0f} MiB, {seconds} s"
+    )
+    assert predicted == pytest.approx(measured, rel=0.15)
+    assert loss > 0

@@ -11,7 +11,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.denoiser import Denoiser
 from detour.bases.text import Conditioning
 from detour.diffusion.objective import Objective
-from detour.diffusion.process import SD_PROCESS
+from detour.diffusion.process import SD_PROCESS, RectifiedFlow, shifted
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss
 from detour.training.batches import BatchPlan, draw_batch, draw_batches
 from detour.training.cache import LatentCache, TextCache, TrainingData
@@ -19,6 +19,7 @@ from detour.training.resolve import resolve
 from detour.training.step import TrainingLoss, batch_loss
 from detour.training.validation import MAX_PASSES, fixed_validation
 from tests.recipes.photos import quick_spec
+from tests.tiny_flow import make_tiny_sd3
 
 
 @pytest.fixture
@@ -216,3 +217,27 @@ def test_weights_and_mask_of_a_batch_reach_the_loss(base: Base) -> None:
     with torch.no_grad():
         assert batch_loss(denoiser, masked).item() == 0.0
         assert batch_loss(denoiser, first).item() != batch_loss(denoiser, batch).item()
+
+
+@pytest.mark.parametrize(("law", "weighting"), [("logit_normal", "uniform"), ("mode", "cosmap")])
+def test_a_flow_is_shown_the_times_of_the_runs_law_and_shift(
+    tmp_path: Path, law: str, weighting: str
+) -> None:
+    flow = open_base(str(make_tiny_sd3(tmp_path / "sd3", t5=False)))
+    flags = {"train.loss.timesteps": law, "train.loss.weighting": weighting, "adapter.targets": "attn"}
+    times, losses = {}, {}
+    for shift in (1.0, 2.5):
+        denoiser, _, loss = assembled(flow, **flags, **{"train.loss.shift": shift})
+        assert isinstance(denoiser.process, RectifiedFlow)
+        data = random_data(width=flow.cross_attention_width)
+        text = Conditioning(torch.randn(5, flow.text_length, flow.cross_attention_width), torch.randn(5, 16))
+        data = replace(data, text=TextCache(text, {f"c{i}": i for i in range(4)}))
+        drawn = [draw_batch(loss.plan, data, step, 0) for step in range(40)]
+        times[shift] = torch.cat([batch.times for batch in drawn])
+        mean = (times[shift] > shifted(0.5, shift)).float().mean()
+        assert 0.3 < mean < 0.7
+        losses[shift] = float(batch_loss(denoiser, drawn[0], loss.objective).detach())
+    expected = torch.tensor([shifted(float(time), 2.5) for time in times[1.0]])
+    torch.testing.assert_close(times[2.5], expected, rtol=0, atol=1e-6)
+    assert times[1.0].std() > 0.1
+    assert losses[1.0] != losses[2.5]

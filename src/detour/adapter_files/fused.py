@@ -11,15 +11,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detour.adapter_files.transformer_names import (
+from detour.adapters.layers import DoraLayer, Layer, LoraLayer
+from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
+from detour.bases.transformer_names import (
     OriginalPlace,
     TransformerFamily,
     halves_change_places,
     pieces_of_original,
     place_of,
 )
-from detour.adapters.layers import DoraLayer, Layer, LoraLayer
-from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError, ShapeMismatch
 
 Rows = tuple[int, int]

@@ -21,12 +21,12 @@ from detour.adapter_files.names import (
     kohya_key,
     layer_key,
 )
-from detour.adapter_files.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LokrLayer
 from detour.bases.families import Family
+from detour.bases.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.errors import AdapterError
 from detour.printable import printable
 

@@ -22,7 +22,6 @@ from detour.adapter_files.container import header_bytes, in_file_order, require_
 from detour.adapter_files.formats import format_named
 from detour.adapter_files.hashes import hashes_of, training_only
 from detour.adapter_files.peft_format import CONFIG_NAME, WEIGHTS_NAME, to_peft
-from detour.adapter_files.transformer_names import TABLES
 from detour.adapter_files.writing import (
     ALONE,
     TORCH_DTYPES,
@@ -37,6 +36,7 @@ from detour.adapters.adapter import Adapter, part_of
 from detour.adapters.layers import Layer
 from detour.adapters.outline import outlined
 from detour.bases.families import Family
+from detour.bases.transformer_names import TABLES
 from detour.errors import AdapterError
 from detour.files import storage_error, write_text, write_with
 

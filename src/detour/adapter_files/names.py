@@ -3,14 +3,14 @@
 kohya writes a module path with ``_`` for ``.``, which no rule on signs can undo (``to_out_0`` is
 ``to_out.0``, ``proj_in`` stays): the grammar of diffusers' UNets and CLIP's text encoders can. SDXL's UNet
 is written under the block names of the original code, and so are Flux and SD 3
-(:mod:`detour.adapter_files.transformer_names`).
+(:mod:`detour.bases.transformer_names`).
 """
 
 import re
 from collections.abc import Mapping
 
-from detour.adapter_files.transformer_names import is_transformer_path, original_from_flat, path_from_flat
 from detour.adapters.adapter import part_of, path_of
+from detour.bases.transformer_names import is_transformer_path, original_from_flat, path_from_flat
 from detour.errors import AdapterError
 
 UNET_PREFIX = "lora_unet_"

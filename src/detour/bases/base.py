@@ -219,7 +219,10 @@ class Base:
         self.require_weights()
         assert self.weights is not None
         if self.weights.is_file():
-            return remembered_sha256(self.weights)
+            files = single_file.files_of(self.weights, self.family.name, self.loaded_parts)
+            if len(files) == 1:
+                return remembered_sha256(self.weights)
+            return hashlib.sha256("".join(map(remembered_sha256, files)).encode()).hexdigest()
         digest = hashlib.sha256()
         for part in self.loaded_parts:
             for file in parts.weight_files(self.weights / part):
@@ -314,7 +317,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
 
     Args:
         name: ``pocket``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a single
-            ``.safetensors`` checkpoint of SD 1.x, SD 2.x or SDXL; or a hub id ``owner/name``.
+            ``.safetensors`` checkpoint; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
 

@@ -12,6 +12,13 @@ PIXELS_IN_PASS = 4 * 256 * 256
 """Pixels in one pass of the VAE: four pictures of SD 1.5 at once take 2.5 GiB to encode, a quarter one by one."""
 
 
+NOT_FINITE = (
+    "the picture is not finite (NaN or infinite values, which other tools show as black). Use --dtype fp32, or a "
+    "lower adapter weight."
+)
+"""What is said of a picture with values that no file can hold."""
+
+
 def pictures_in_pass(width_px: int, height_px: int) -> int:
     """How many pictures the VAE is given at once; a function of their size alone, since it is part of the bytes."""
     return max(1, PIXELS_IN_PASS // (width_px * height_px))
@@ -61,10 +68,7 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
     num = pictures_in_pass(scaled.shape[-1] * factor, scaled.shape[-2] * factor)
     pixels = torch.cat([vae.decode(few).sample for few in scaled.split(num)])
     if not torch.isfinite(pixels).all():
-        raise DetourError(
-            "the picture is not finite (NaN or infinite values, which other tools show as black). Use "
-            "--dtype fp32, or a lower adapter weight."
-        )
+        raise DetourError(NOT_FINITE)
     return to_uint8(pixels)
 
 

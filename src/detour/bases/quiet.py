@@ -1,13 +1,24 @@
 """Keeps the libraries' progress bars and advice off the terminal while models are loaded."""
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
+
+# While transformers and diffusers load a model they change settings of the whole process (levels of logging, and how
+# modules make their parameters): a second load at the same time gets parameters on the meta device (transformers 5.23).
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the libraries for the block; their settings come back afterwards."""
+    """Silence the libraries for the block; their settings come back afterwards. One thread at a time is inside."""
+    with _ONE_AT_A_TIME, _quiet():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from detour.bases import parts
 from detour.bases.families import FAMILIES, FamilyName
+from detour.bases.single_file_flow import files_of_flow, flow_family, open_flow, read_flow_part
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import family_of_shapes, infer_configs
 from detour.bases.single_file_text import put_together
@@ -55,8 +56,11 @@ def open_checkpoint(path: Path, shipped: Path) -> tuple[FamilyName, Path, dict[s
         BaseError: damaged, of another family, or an adapter instead of a base.
     """
     shapes = read_shapes(path)
-    family = family_of_shapes(shapes, where=path.name)
     beside = config_folder(path)
+    flow = flow_family(shapes)
+    if flow is not None:
+        return flow, *open_flow(path, shapes, flow, shipped, beside)
+    family = family_of_shapes(shapes, where=path.name)
     if beside.is_dir():
         return family, beside, {part: parts.read_config(beside, part) for part in _config_names(family)}
     return family, shipped / SHIPPED[family], _known_configs(shapes, family, shipped, where=path.name)
@@ -104,6 +108,17 @@ def _regions(path: Path) -> Mapping[str, Region]:
         raise BaseError(f"{path.name}: not a readable safetensors file ({cause}). Fetch it again.") from error
 
 
+def files_of(path: Path, family: FamilyName, names: Sequence[str]) -> list[Path]:
+    """The files that a single-file base is read from: itself, and those beside it of SD 3 and Flux.
+
+    Args:
+        path: the checkpoint.
+        family: of the checkpoint.
+        names: the base's parts.
+    """
+    return [path] if family in SHIPPED else files_of_flow(path, read_shapes(path), family, names)
+
+
 def read_part(
     path: Path, family: FamilyName, part: str, config: Mapping[str, Any], dtype: torch.dtype
 ) -> dict[str, Tensor]:
@@ -114,6 +129,8 @@ def read_part(
     """
     from safetensors import SafetensorError, safe_open
 
+    if family not in SHIPPED:
+        return read_flow_part(path, read_shapes(path), family, part, config, dtype)
     wanted = {name: tuple(tensor.shape) for name, tensor in _empty_state(part, config).items()}
     tensors: dict[str, Tensor] = {}
     try:

@@ -9,9 +9,6 @@ from detour.errors import BaseError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-TRANSFORMERS = {"Stable Diffusion 3": "joint_blocks.0.", "Flux": "double_blocks.0."}
-"""Families whose single files are told by these layers, with or without a prefix, and refused by name."""
-
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 
@@ -24,12 +21,6 @@ def family_of_shapes(shapes: Shapes, *, where: str) -> FamilyName:
     """
     if any(".lora_down." in name or ".lora_A." in name for name in shapes):
         raise BaseError(f"{where}: this is an adapter, not a base. Pass it with --lora.")
-    for title, layer in TRANSFORMERS.items():
-        if any(name.removeprefix(UNET).startswith(layer) for name in shapes):
-            raise BaseError(
-                f"{where}: this is {title} as a single file, whose layout is not read. Pass the model's diffusers "
-                "folder or its hub id (with transformer/, vae/, text_encoder/ …)."
-            )
     if not any(name.startswith(f"{UNET}input_blocks.") for name in shapes):
         raise BaseError(
             f"{where}: no checkpoint of the layout of Stable Diffusion 1.x, 2.x or XL (no "

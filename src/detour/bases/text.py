@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -228,6 +229,17 @@ class TextStage:
             if any(len(self._token_ids(part, prompt)) > limit for part, limit in limits.items())
         ]
 
+    def knowing(self, words: WordVectors) -> TextStage:
+        """The same tokenizers and encoders, with these words beside those known here; this stage stays as it is.
+
+        Raises:
+            AdapterError: a word that is known already.
+        """
+        self._refuse_known(words)
+        made = copy.copy(self)
+        made.words = {**self.words, **words}
+        return made
+
     @contextlib.contextmanager
     def with_words(self, words: WordVectors) -> Iterator[None]:
         """Inside, prompts know these words too.
@@ -235,10 +247,8 @@ class TextStage:
         Raises:
             AdapterError: a word that is known already.
         """
+        self._refuse_known(words)
         before = self.words
-        twice = next((word for word in words if word.lower() in {known.lower() for known in before}), None)
-        if twice is not None:
-            raise AdapterError(f"two adapters have the word '{twice}'. Use one of them.")
         self.words = {**before, **words}
         try:
             yield
@@ -253,6 +263,12 @@ class TextStage:
             yield
         finally:
             self.words = before
+
+    def _refuse_known(self, words: WordVectors) -> None:
+        known = {word.lower() for word in self.words}
+        twice = next((word for word in words if word.lower() in known), None)
+        if twice is not None:
+            raise AdapterError(f"two adapters have the word '{twice}'. Use one of them.")
 
     def _tokens(
         self, part: str, prompts: Sequence[str]

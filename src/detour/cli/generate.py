@@ -42,6 +42,11 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
 @click.option("--width", "width_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
+@click.option(
+    "--width-class",
+    type=int,
+    help="Rows of each forward pass (2, 4, 8 or 16), as a picture records it: to get the same bytes in other company.",
+)
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
 @click.option(
     "--dtype", type=DTYPES, default="auto", show_default=True, help="Precision; auto is fp32 on a CPU."

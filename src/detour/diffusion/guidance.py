@@ -1,6 +1,7 @@
-"""Guidance: how far a prediction is pushed towards its prompt."""
+"""Guidance: how many predictions a picture needs for one step, and how they become one."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -41,3 +42,36 @@ def guidance_scales(scale: float, true_scale: float, *, embeds: bool) -> Guidanc
         embeds: whether the network is told a guidance scale.
     """
     return GuidanceScales(true_scale, scale) if embeds else GuidanceScales(scale)
+
+
+class Guidance(Protocol):
+    """Combines the predictions for one picture; an object of one picture, so that it may keep what a step left."""
+
+    @property
+    def num_rows(self) -> int:
+        """Predictions that it needs: 1 (the prompt), 2 (what to steer away from, the prompt), or more texts behind."""
+
+    def combine(self, predictions: Tensor) -> Tensor:
+        """(num_rows, C, h, w) in the order of :attr:`num_rows` → (C, h, w)."""
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance; at a scale of 1 or less the prompt's prediction alone.
+
+    Attributes:
+        scale: unitless.
+    """
+
+    scale: float
+
+    @property
+    def num_rows(self) -> int:
+        """2, or 1 where the scale switches guidance off."""
+        return 2 if self.scale > 1 else 1
+
+    def combine(self, predictions: Tensor) -> Tensor:
+        """:func:`guided` of the two predictions, (2, C, h, w) → (C, h, w); of one, the prediction itself."""
+        if self.num_rows == 1:
+            return predictions[0]
+        return guided(predictions[1], predictions[0], self.scale)

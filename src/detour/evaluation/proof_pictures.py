@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from detour.errors import RunError
 from detour.evaluation.pixels import Pictures
 from detour.files import write_with
 from detour.specs import PictureSpec, RunSpec
+
+if TYPE_CHECKING:
+    from detour.generation.engine import AdapterInUse
 
 PROOF_PIXELS = 8 * 256 * 256
 """Pixels in one forward pass of the proof, on every side; fp32 and guidance make a picture cost much memory."""
@@ -40,7 +43,7 @@ class ProofRequest:
 class PictureSource(Protocol):
     """What the proof needs of a picture engine."""
 
-    def draw(self, requests: Any, spec: Any, *, batch: int = 4) -> Any:
+    def draw(self, requests: Any, spec: Any, *, adapters: Any = None, batch: int = 4) -> Any:
         """Draw the requests; the result's ``pictures`` is uint8 (N, H, W, 3)."""
 
 
@@ -88,14 +91,16 @@ def draw_proof_pictures(
     requests: Sequence[ProofRequest],
     spec: RunSpec,
     *,
+    adapters: "Sequence[AdapterInUse]" = (),
     on_batch: Callable[[int], None] | None = None,
 ) -> Pictures:
     """Draw the requests as the proof does everywhere: same steps, guidance, size and batch.
 
     Args:
-        engine: in :func:`proof_dtype`, with or without an adapter; bf16 alone already moves pictures by 0.6.
+        engine: in :func:`proof_dtype`; bf16 alone already moves pictures by 0.6.
         requests: from :func:`proof_requests`, or the held-out prompts.
         spec: the run.
+        adapters: of all pictures.
         on_batch: told how many pictures a finished batch held.
 
     Returns:
@@ -104,7 +109,7 @@ def draw_proof_pictures(
     how, batch = proof_picture_spec(spec), proof_batch(spec)
     batches: list[Pictures] = []
     for start in range(0, len(requests), batch):
-        drawn = engine.draw(requests[start : start + batch], how, batch=batch)
+        drawn = engine.draw(requests[start : start + batch], how, adapters=adapters, batch=batch)
         batches.append(drawn.pictures)
         if on_batch is not None:
             on_batch(len(batches[-1]))

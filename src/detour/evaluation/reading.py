@@ -4,6 +4,7 @@ All functions are pure and take NumPy arrays of the judge's features, rows of le
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from detour.errors import ShapeMismatch
 
 Rows = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+Places = NDArray[np.integer[Any]]
+"""Indices of rows."""
 
 SAME_TEXT = 1 - 1e-6
 """Cosine from which two captions count as one: a picture that has it is no wrong answer."""

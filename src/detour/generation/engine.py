@@ -1,42 +1,71 @@
-"""Draws pictures: text to conditioning, noise to latents, latents to pixels.
+"""The drawing engine: requests with their own adapters in, pictures out, from any thread.
 
-The loop is our own over diffusers' schedulers: importing the pipeline classes takes seconds, and per-picture
-seeds, tracing and adapters need nothing of them. It draws what ``StableDiffusionPipeline`` draws (a test
-compares).
+The loop is our own over diffusers' schedulers: importing the pipeline classes takes seconds, and pictures with
+seeds, steps and adapters of their own in one batch need nothing of them. It draws what ``StableDiffusionPipeline``
+draws (a test compares).
 """
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import itertools
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detour.adapters.mixed import RowGroup, plan_rows
 from detour.bases.base import Base
-from detour.bases.denoiser import Denoiser, make_denoiser
+from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import torch_dtype
-from detour.bases.latents import decode_latents
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
-from detour.diffusion.guidance import GuidanceScales, guidance_scales, guided
 from detour.errors import ConfigError
-from detour.generation.prompts import PromptReader, reads_weights
-from detour.generation.schedulers import pick_sampler, start_sampler
+from detour.generation.adapter_store import MAX_BYTES
+from detour.generation.drawing import Drawing, PromptStyle
+from detour.generation.requests import (
+    AdapterFile,
+    AdapterInUse,
+    Drawn,
+    Moment,
+    Picture,
+    PictureRequest,
+    joined,
+)
+from detour.generation.scheduling import MAX_WAITING, OnPictureStep, PictureHandle, Scheduler, Step
+from detour.generation.widths import WIDTH_CLASSES, width_for, widths_of_chunks
 from detour.specs.generation import PictureSpec
 
-OnStep = Callable[[int, int], None]
+__all__ = [
+    "AdapterFile",
+    "AdapterInUse",
+    "Drawn",
+    "Moment",
+    "NetworkInput",
+    "OnStep",
+    "Picture",
+    "PictureEngine",
+    "PictureHandle",
+    "PictureRequest",
+    "Request",
+    "Step",
+]
 
-BeforeStep = Callable[[int, int], None]
-"""Told (finished steps, steps in all) before each step of each batch; may change what is attached."""
+OnStep = Callable[[int, int], None]
+"""Told (finished steps, steps in all) over all pictures of a call."""
+
+AHEAD = 64
+"""Requests of one call that wait at once; the others are handed in as pictures are finished."""
+
+_OWNERS = itertools.count()
 
 
 class Request(Protocol):
-    """What the engine reads of a request."""
+    """What the engine reads of a request that has no settings of its own."""
 
     @property
     def prompt(self) -> str: ...
@@ -46,76 +75,12 @@ class Request(Protocol):
     def negative_prompt(self) -> str: ...
 
 
-class TextSource(Protocol):
-    """What the engine needs of a text stage; states that were encoded earlier serve as well."""
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning: ...
-    def unconditional(self, num: int) -> Conditioning: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureRequest:
-    """One picture.
-
-    Attributes:
-        prompt: what it shows.
-        seed: of its start noise, and of the noise of samplers that add some.
-        negative_prompt: what guidance steers away from; empty takes the spec's, then the family's own.
-    """
-
-    prompt: str
-    seed: int
-    negative_prompt: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """The pictures at one moment of denoising.
-
-    Attributes:
-        step: finished steps.
-        total: steps in all.
-        pictures: uint8 (N, H, W, 3), the latents as they are then, decoded.
-    """
-
-    step: int
-    total: int
-    pictures: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Finished pictures.
-
-    Attributes:
-        pictures: uint8 (N, H, W, 3); what the base's safety checker refuses is black.
-        trace: moments of denoising, the last one before the safety checker has looked.
-        nsfw: which pictures were refused; ``None`` without a checker.
-        safety: whether the base's own checker looked.
-    """
-
-    pictures: np.ndarray
-    trace: tuple[Moment, ...] = ()
-    nsfw: tuple[bool, ...] | None = None
-    safety: Literal["checked", "absent"] = "absent"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A picture spec with every ``auto`` resolved."""
-
-    width_px: int
-    height_px: int
-    guidance: GuidanceScales
-    moments: tuple[int, ...]
-
-    @property
-    def guides(self) -> bool:
-        return self.guidance.true > 1
-
-
 class PictureEngine:
-    """A base with its parts loaded, ready to draw; adapters are attached to its modules from outside."""
+    """A base with its parts loaded, ready to draw.
+
+    Adapters come with the requests and leave nothing on the models. What is attached to the models from outside (an
+    adapter in training) is drawn with too.
+    """
 
     def __init__(
         self,
@@ -127,13 +92,15 @@ class PictureEngine:
         device: str = "cpu",
         dtype: str | torch.dtype = "fp32",
         safety: SafetyChecker | None = None,
-        prompts: Literal["plain", "written"] = "plain",
+        prompts: PromptStyle = "plain",
+        max_waiting: int = MAX_WAITING,
+        adapter_bytes: int = MAX_BYTES,
     ) -> None:
         """Put loaded parts together.
 
         Args:
             base: for its schedule, sizes and guidance.
-            unet: on ``device``.
+            unet: on ``device``, in evaluation mode.
             vae: on ``device``.
             text: a ``TextStage``, or anything with its ``encode`` and ``unconditional``.
             device: where the latents live.
@@ -141,15 +108,28 @@ class PictureEngine:
             safety: the base's checker, if it is to look.
             prompts: ``plain`` reads them as training reads captions: brackets are brackets, and 77 tokens are all.
                 ``written`` reads weights and any length (``detour.generation.prompts``); it wants a ``TextStage``.
+            max_waiting: requests that may wait; more are refused.
+            adapter_bytes: memory of all prepared adapters together.
         """
         self.base = base
-        self.unet = unet
+        self._unet = unet
         self.vae = vae
         self.text = text
         self.device = device
         self.dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
-        self.safety = safety
-        self.prompts = prompts
+        self._drawing = Drawing(
+            base,
+            denoiser=make_denoiser(base, unet, device=device, dtype=self.dtype),
+            vae=vae,
+            text=text,
+            models=self.models,
+            device=device,
+            dtype=self.dtype,
+            safety=safety,
+            prompts=prompts,
+            adapter_bytes=adapter_bytes,
+        )
+        self._scheduler = Scheduler(self._drawing, max_waiting=max_waiting)
 
     @classmethod
     def load(
@@ -159,7 +139,7 @@ class PictureEngine:
         device: str = "cpu",
         dtype: str = "fp32",
         safety: bool = False,
-        prompts: Literal["plain", "written"] = "plain",
+        prompts: PromptStyle = "plain",
     ) -> PictureEngine:
         """Load every part of a base.
 
@@ -186,221 +166,259 @@ class PictureEngine:
         )
 
     @property
-    def denoiser(self) -> Denoiser:
-        """The network as it stands now, behind the one question that training asks too."""
-        return make_denoiser(self.base, self.unet, device=self.device, dtype=self.dtype)
+    def unet(self) -> nn.Module:
+        """The UNet; another one takes another engine (:meth:`with_unet`)."""
+        return self._unet
 
     @property
     def models(self) -> dict[str, nn.Module]:
         """Part → model, for every part of the base that an adapter can sit on."""
-        return {self.base.family.network_part: self.unet, **self.text.models}
+        return {self.base.family.network_part: self.unet, **getattr(self.text, "models", {})}
 
-    @property
-    def reader(self) -> TextSource:
-        """What turns prompts into states, with the adapters and new words of this moment."""
-        reads = self.prompts == "written" and reads_weights(self.base)
-        return PromptReader(self.text) if reads else self.text
+    def with_unet(self, unet: nn.Module) -> PictureEngine:
+        """An engine that draws with another UNet and this one's other parts; one of them at a time may draw.
+
+        Args:
+            unet: on the same device, in evaluation mode.
+        """
+        return PictureEngine(
+            self.base,
+            unet=unet,
+            vae=self.vae,
+            text=self.text,
+            device=self.device,
+            dtype=self.dtype,
+            safety=self._drawing.safety,
+            prompts=self._drawing.prompts,
+        )
+
+    def submit(
+        self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None
+    ) -> PictureHandle:
+        """Hand in one request, from any thread; it is drawn together with those of others.
+
+        Args:
+            request: with its adapters.
+            owner: requests of different owners are taken in turn.
+            on_step: told after each of its forward passes, on the worker's thread.
+
+        Raises:
+            ConfigError: the request asks for what cannot be drawn.
+            QueueFull: too many are waiting.
+        """
+        return self._scheduler.submit(request, owner=owner, on_step=on_step)
 
     def draw(
         self,
         requests: Sequence[Request],
-        spec: PictureSpec,
+        spec: PictureSpec | None = None,
         *,
+        adapters: Sequence[AdapterInUse] | None = None,
         batch: int = 4,
         on_step: OnStep | None = None,
-        before_step: BeforeStep | None = None,
         trace: int = 0,
     ) -> Drawn:
-        """Draw the requests in order.
+        """Draw the requests and wait for them.
 
-        A picture depends on its own prompt and seed; its neighbours and the batch size move it by rounding
-        alone (one step of 255 in fp32).
+        A picture depends on its request and its width class alone. The classes of the pictures are a function of the
+        requests and ``batch`` (``widths_of_chunks``), so the same call gives the same bytes whatever else is drawn.
 
         Args:
-            requests: at least one.
-            spec: how; ``auto`` values are the base's own.
-            batch: pictures in one forward pass.
-            on_step: told (finished steps, steps in all) over all batches.
-            before_step: may set the strength of adapters for the step; the prompt is encoded before the first one.
+            requests: at least one; all of one size.
+            spec: how, for all of them; ``None``: as each request says.
+            adapters: of all of them; ``None``: as each request says.
+            batch: pictures that share a forward pass, at most.
+            on_step: told on the caller's thread.
             trace: keep the pictures at this many moments, evenly spread, the last one at the end.
 
         Raises:
             ConfigError: no requests, a size or a seed that the base cannot draw.
+            AdapterError: an adapter cannot be read or does not fit.
+            DetourError: a picture is not finite.
         """
         if not requests:
             raise ConfigError("no prompts: name at least one picture to draw.")
-        plan = self._plan(spec, trace)
-        chunks = [requests[start : start + batch] for start in range(0, len(requests), batch)]
-        pictures, moments = [], []
-        with torch.no_grad(), _evaluating(self.unet):
-            for index, chunk in enumerate(chunks):
-                counted = _counted(on_step, index, len(chunks))
-                latents, kept = self._denoise(chunk, spec, plan, counted, before_step)
-                pictures.append(decode_latents(self.vae, latents))
-                moments.append({step: decode_latents(self.vae, then) for step, then in kept.items()})
-        traced = tuple(
-            Moment(step=step, total=spec.steps, pictures=np.concatenate([kept[step] for kept in moments]))
-            for step in plan.moments
-        )
-        return self._checked(np.concatenate(pictures), traced)
+        asked = [_complete(request, spec, adapters, trace) for request in requests]
+        widths = widths_of_chunks([self._drawing.measure(one)[0] for one in asked], batch)
+        pinned = [
+            one if one.width_class is not None else replace(one, width_class=width)
+            for one, width in zip(asked, widths, strict=True)
+        ]
+        return joined(list(self._all_of(pinned, on_step)))
+
+    def _all_of(self, requests: Sequence[PictureRequest], on_step: OnStep | None) -> Iterator[Picture]:
+        """The pictures in order; where one fails, the others are dropped before the error goes on."""
+        owner = f"draw-{next(_OWNERS)}"
+        steps: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        handles: list[PictureHandle] = []
+        done = [0] * len(requests)
+        total = sum(request.how.steps for request in requests)
+
+        def told(index: int) -> OnPictureStep:
+            return lambda step: steps.put((index, step.done))
+
+        try:
+            for index in range(len(requests)):
+                for ahead in range(len(handles), min(len(requests), index + AHEAD)):
+                    handle = self.submit(requests[ahead], owner=owner, on_step=told(ahead))
+                    handle.future.add_done_callback(lambda _: steps.put((-1, 0)))
+                    handles.append(handle)
+                while not handles[index].done or not steps.empty():
+                    which, at = steps.get()
+                    failed = next((one for one in handles if one.done and one.future.exception()), None)
+                    if failed is not None:
+                        failed.result()
+                    if which >= 0 and at > done[which]:
+                        done[which] = at
+                        if on_step is not None:
+                            on_step(sum(done), total)
+                yield handles[index].result()
+        finally:
+            self._drop(handles)
+            with self.paused():  # when this call is over, its caller may change the models
+                pass
+
+    def _drop(self, handles: Sequence[PictureHandle]) -> None:
+        """Cancel what is not finished, and wait until the worker has let go of it."""
+        for handle in handles:
+            if not handle.done:
+                handle.cancel()
+        for handle in handles:
+            if not handle.done:
+                try:
+                    handle.future.exception()
+                except CancelledError:
+                    continue
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Inside, nothing is drawn, and the caller owns the models; requests may be handed in. Not for hooks."""
+        return self._scheduler.borrow()
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timestep: float, text: Conditioning) -> Tensor:
-        """The UNet's answer to noisy latents as it stands now, without guidance.
+    def predict(
+        self, latents: Tensor, timestep: float, text: Conditioning, *, adapters: Sequence[AdapterInUse] = ()
+    ) -> Tensor:
+        """The network's answer to noisy latents, without guidance.
 
         Args:
             latents: (N, C, h, w) on the schedule of training, any device.
             timestep: of all of them, in the units of the base's process.
             text: states of N prompts.
+            adapters: of all rows.
 
         Returns:
             (N, C, h, w) fp32 on the engine's device: noise, velocity or clean latents, as the base predicts.
         """
-        denoiser = self.denoiser
-        times = denoiser.process.times([timestep] * len(latents)).to(self.device)
-        with _evaluating(self.unet):
-            return denoiser.predict(latents.to(self.device), times, text).float()
+        factor, num = self.base.latent_factor, len(latents)
+        size = [float(side * factor) for side in latents.shape[-2:]]
+        sizes = torch.tensor([[*size, 0, 0, *size]], device=self.device).expand(num, -1)
+        rows = NetworkInput(
+            latents.to(self.device, torch.float32),
+            self._drawing.runner.denoiser.process.times([timestep] * num).to(self.device),
+            text.to(device=self.device, dtype=self.dtype),
+            sizes,
+        )
+        return self.ask(rows, adapters=adapters)
+
+    @torch.no_grad()
+    def ask(self, rows: NetworkInput, *, adapters: Sequence[AdapterInUse] = ()) -> Tensor:
+        """The network's answer, (N, C, h, w) fp32, to rows that all have the same adapters."""
+        store, denoiser = self._drawing.adapters, self._drawing.runner.denoiser
+        with self.paused():
+            held = [(store.hold(one), one.weight) for one in adapters]
+            try:
+                group = RowGroup(len(rows.noisy), tuple(pair for pair in held if pair[1] != 0))
+                with plan_rows([group], [denoiser.part]).active():
+                    return denoiser.predict(rows.noisy, rows.times, rows.text, rows.sizes).float()
+            finally:
+                for adapter, _ in held:
+                    store.release(adapter)
+
+    def network_inputs(self, requests: Sequence[PictureRequest], passes: Sequence[int]) -> list[NetworkInput]:
+        """What the network is handed at some forward passes while the requests are drawn as one batch.
+
+        Args:
+            requests: of one size and one guidance scale.
+            passes: ascending; the first pass is 0.
+        """
+        drawing, found = self._drawing, []
+        num_rows = drawing.measure(requests[0])[0]
+        together = WIDTH_CLASSES[-1] // num_rows
+        with self.paused(), torch.no_grad():
+            for start in range(0, len(requests), together):
+                few = requests[start : start + together]
+                states = [drawing.start(one, width_for(num_rows * len(few))) for one in few]
+                try:
+                    for number in range(passes[-1] + 1):
+                        if number in passes:
+                            found.append(
+                                NetworkInput(*drawing.runner.inputs(states)).first(num_rows * len(few))
+                            )
+                        for error in drawing.tick(states).values():
+                            raise error
+                finally:
+                    for state in states:
+                        drawing.release(state)
+        return found
+
+    def encode(self, texts: Sequence[str], *, adapters: Sequence[AdapterInUse] = ()) -> Conditioning:
+        """States of texts, each read by itself with the adapters and their new words.
+
+        Args:
+            texts: one or more.
+            adapters: of all of them.
+        """
+        with self.paused():
+            held = [(self._drawing.adapters.hold(one), one.weight) for one in adapters]
+            try:
+                first, *others = (self._drawing.encoded(text, tuple(held)) for text in texts)
+            finally:
+                for adapter, _ in held:
+                    self._drawing.adapters.release(adapter)
+        for other in others:
+            first = first.cat(other)
+        return first
 
     def resolved(self, spec: PictureSpec) -> PictureSpec:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
-        plan = self._plan(spec, 0)
-        told = plan.guidance.embedded
-        return spec.model_copy(
-            update={
-                "guidance_scale": plan.guidance.true if told is None else told,
-                "scheduler": pick_sampler(spec.scheduler, self.base.scheduler_config()),
-                "width_px": plan.width_px,
-                "height_px": plan.height_px,
-            }
+        return self._drawing.resolved(spec)
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """Rows that the network is asked about.
+
+    Attributes:
+        noisy: (N, C, h, w) float32.
+        times: (N,).
+        text: states of N texts.
+        sizes: (N, 6) what a network that reads sizes is told.
+    """
+
+    noisy: Tensor
+    times: Tensor
+    text: Conditioning
+    sizes: Tensor
+
+    def first(self, num: int) -> NetworkInput:
+        """The first rows."""
+        return NetworkInput(
+            self.noisy[:num], self.times[:num], self.text.select(slice(num)), self.sizes[:num]
         )
 
-    def _plan(self, spec: PictureSpec, trace: int) -> _Plan:
-        native = self.base.native_size_px
-        width = native if spec.width_px == "auto" else spec.width_px
-        height = native if spec.height_px == "auto" else spec.height_px
-        factor = self.base.drawing_step_px
-        if width % factor or height % factor:
-            raise ConfigError(
-                f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
-            )
-        scale = spec.guidance_scale
-        guidance = guidance_scales(
-            self.base.recommended_guidance if scale == "auto" else float(scale),
-            spec.true_guidance_scale,
-            embeds=self.base.embeds_guidance,
-        )
-        moments = {-(-spec.steps * part // trace) for part in range(1, trace + 1)} if trace else set()
-        return _Plan(width_px=width, height_px=height, guidance=guidance, moments=tuple(sorted(moments)))
 
-    def _denoise(
-        self,
-        requests: Sequence[Request],
-        spec: PictureSpec,
-        plan: _Plan,
-        on_step: OnStep | None,
-        before_step: BeforeStep | None,
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Latents (n, C, h, w) fp32 of one batch, and those at the moments that are kept."""
-        size = {"width_px": plan.width_px, "height_px": plan.height_px}
-        scheduler = start_sampler(spec.scheduler, self.base, steps=spec.steps, device=self.device, **size)
-        generators = [_generator(request.seed) for request in requests]
-        latents = self._start_noise(generators, plan) * getattr(scheduler, "init_noise_sigma", 1.0)
-        conditioning = self._conditioning(requests, spec, plan)
-        denoiser = self.denoiser
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        extra = {"generator": generators} if takes_generator else {}
-        timesteps = list(scheduler.timesteps)
-        # Samplers that warm up (PNDM) take more forward passes than steps; moments are counted in passes.
-        kept_at = {-(-step * len(timesteps) // spec.steps): step for step in plan.moments}
-        kept: dict[int, Tensor] = {}
-        for done, timestep in enumerate(timesteps, start=1):
-            if before_step is not None:
-                before_step(done - 1, len(timesteps))
-            prediction = self._predict(denoiser, scheduler, latents, timestep, conditioning, plan)
-            latents = scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
-            if done in kept_at:
-                last = done == len(timesteps)
-                kept[kept_at[done]] = latents if last else _scaled(scheduler, latents, timesteps[done])
-            if on_step is not None:
-                on_step(done, len(timesteps))
-        return latents, kept
-
-    def _predict(
-        self,
-        denoiser: Denoiser,
-        scheduler: Any,
-        latents: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        plan: _Plan,
-    ) -> Tensor:
-        """The guided prediction, fp32; both halves of guidance go through the UNet as one batch."""
-        model_input = _scaled(scheduler, torch.cat([latents, latents]) if plan.guides else latents, timestep)
-        times = denoiser.process.times_of(timestep.to(self.device).expand(len(model_input)))
-        prediction = denoiser.predict(model_input, times, conditioning).float()
-        if not plan.guides:
-            return prediction
-        uncond, text = prediction.chunk(2)
-        return guided(text, uncond, plan.guidance.true)
-
-    def _start_noise(self, generators: Sequence[torch.Generator], plan: _Plan) -> Tensor:
-        factor = self.base.latent_factor
-        shape = (1, self.base.latent_channels, plan.height_px // factor, plan.width_px // factor)
-        # Drawn on the CPU in fp32 whatever the device and dtype, so that a seed means the same everywhere.
-        return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(
-            self.device
-        )
-
-    def _conditioning(self, requests: Sequence[Request], spec: PictureSpec, plan: _Plan) -> Conditioning:
-        """States of the prompts; with guidance, those of what it steers away from come first."""
-        reader = self.reader
-        prompts = reader.encode([request.prompt for request in requests])
-        if plan.guides:
-            negatives = [request.negative_prompt or spec.negative_prompt for request in requests]
-            away = [reader.encode([text]) if text else reader.unconditional(1) for text in negatives]
-            joined = away[0]
-            for other in [*away[1:], prompts]:
-                joined = joined.cat(other)
-            prompts = joined
-        if plan.guidance.embedded is not None:
-            prompts = prompts.guided_by(plan.guidance.embedded)
-        return prompts.to(device=self.device, dtype=self.dtype)
-
-    def _checked(self, pictures: np.ndarray, trace: tuple[Moment, ...]) -> Drawn:
-        if self.safety is None:
-            return Drawn(pictures=pictures, trace=trace)
-        flags = self.safety.flag(pictures)
-        pictures[np.asarray(flags, dtype=bool)] = 0
-        return Drawn(pictures=pictures, trace=trace, nsfw=tuple(flags), safety="checked")
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block: a model in training would drop adapter inputs while it draws."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _scaled(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """Latents as the network is handed them; samplers of a rectified flow hand them on as they are."""
-    scale = getattr(scheduler, "scale_model_input", None)
-    scaled: Tensor = latents if scale is None else scale(latents, timestep)
-    return scaled
-
-
-def _generator(seed: int) -> torch.Generator:
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed {seed}: choose one from 0 to {2**63 - 1}.")
-    return torch.Generator("cpu").manual_seed(seed)
-
-
-def _counted(on_step: OnStep | None, index: int, num: int) -> OnStep | None:
-    """The steps of one batch as part of those of all batches."""
-    if on_step is None:
-        return None
-    report = on_step
-    return lambda done, total: report(index * total + done, num * total)
+def _complete(
+    request: Request, spec: PictureSpec | None, adapters: Sequence[AdapterInUse] | None, trace: int
+) -> PictureRequest:
+    """A request with the settings of its call."""
+    if isinstance(request, PictureRequest):
+        own: Mapping[str, Any] = {} if spec is None else {"how": spec}
+        made = replace(request, **own)
+    else:
+        made = PictureRequest(
+            prompt=request.prompt, seed=request.seed, negative_prompt=request.negative_prompt,
+            how=spec or PictureSpec(),
+        )  # fmt: skip
+    if adapters is not None:
+        made = replace(made, adapters=tuple(adapters))
+    return replace(made, trace=trace) if trace else made

@@ -43,6 +43,8 @@ class PictureMetadata(BaseModel):
     steps: int
     scheduler: str
     guidance_scale: float
+    true_guidance_scale: float = 1.0
+    """Of a base that is told ``guidance_scale``; 1 is none."""
     width_px: int
     height_px: int
     base: str
@@ -53,6 +55,8 @@ class PictureMetadata(BaseModel):
     device: str
     dtype: str
     batch: int
+    width_class: int | None = None
+    """Rows of the forward passes it was drawn in; older pictures have none."""
     threads: int
     versions: dict[str, str]
     safety: Literal["checked", "absent"]

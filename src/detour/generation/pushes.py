@@ -1,13 +1,12 @@
 """How adapters move a base's noise predictions: at fixed latents, so that a few forward passes tell."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from detour.generation.engine import PictureEngine, Request
+from detour.generation.engine import AdapterInUse, NetworkInput, PictureEngine, PictureRequest
 from detour.specs.generation import PictureSpec
 
 STEPS = 12
@@ -15,35 +14,25 @@ MOMENTS = (1, 4, 8)
 """Forward passes of a drawing in :data:`STEPS` steps: early, where the picture is laid out, to late."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FixedLatents:
-    """What the UNet was handed while the plain base drew some pictures; text comes as the base encodes it."""
-
-    calls: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...]
-
-
-def record_latents(engine: PictureEngine, requests: Sequence[Request]) -> FixedLatents:
-    """Draw the requests with the base as it stands, and keep the UNet's inputs at :data:`MOMENTS`.
+def record_latents(engine: PictureEngine, requests: Sequence[PictureRequest]) -> list[NetworkInput]:
+    """Draw the requests with the base as it stands, and keep what its network was handed at :data:`MOMENTS`.
 
     Args:
-        engine: without adapters, or with all of them at weight 0.
-        requests: a few; they go through the UNet as one batch.
+        engine: of the base.
+        requests: a few; without adapters.
     """
-    calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []
-    handle = engine.unet.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    try:
-        engine.draw(requests, PictureSpec(steps=STEPS), batch=len(requests))
-    finally:
-        handle.remove()
-    return FixedLatents(calls=tuple(calls[moment] for moment in MOMENTS))
+    asked = [replace(request, how=PictureSpec(steps=STEPS)) for request in requests]
+    return engine.network_inputs(asked, MOMENTS)
 
 
-@torch.no_grad()
-def predictions(engine: PictureEngine, latents: FixedLatents) -> Tensor:
-    """(calls, numbers) float64: the UNet's predictions as it stands now."""
-    rows = [engine.unet(*args, **kwargs)[0].double().flatten() for args, kwargs in latents.calls]
+def predictions(
+    engine: PictureEngine, latents: Sequence[NetworkInput], adapters: Sequence[AdapterInUse] = ()
+) -> Tensor:
+    """(inputs, numbers) float64 on the CPU: the network's predictions with the adapters.
+
+    What adapters do to a text encoder is left out.
+    """
+    rows = [engine.ask(one, adapters=adapters).double().flatten() for one in latents]
     return torch.stack(rows).cpu()
 
 

@@ -1,7 +1,7 @@
 """How strong adapters are at each step of drawing: early steps lay a picture out, late ones finish it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from detour.errors import ConfigError
@@ -48,10 +48,3 @@ def check_step_weights(weights: tuple[StepWeight, ...]) -> tuple[StepWeight, ...
 def weight_at(weights: Sequence[StepWeight], done: int, total: int) -> float:
     """Factor of the step that comes after ``done`` of ``total`` steps."""
     return [factor for share, factor in weights if share * total <= done + 1e-9][-1]
-
-
-def following(
-    weights: Sequence[StepWeight], set_factor: Callable[[float], None]
-) -> Callable[[int, int], None]:
-    """What the picture engine calls before each step; tells ``set_factor`` the factor of that step."""
-    return lambda done, total: set_factor(weight_at(weights, done, total))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from detour.adapter_files.fitting import cross_attention_width
 from detour.adapter_files.names import is_t5_path
-from detour.adapter_files.transformer_names import TABLES, family_of_names
 from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.bases.families import FAMILIES, Family
+from detour.bases.transformer_names import TABLES, family_of_names
 from detour.errors import ConfigError, nearest
 
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}

@@ -19,6 +19,7 @@ from detour.bases.base import Base
 from detour.errors import AdapterError
 from detour.files import sha256_of
 from detour.generation.png import AdapterUse
+from detour.generation.requests import AdapterInUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,14 @@ def choose_adapter(text: str, base: Base, *, allow_pickle: bool = False) -> Chos
     sha256, tensor_sha256 = hashes_of(path)
     use = AdapterUse(name=path.stem, weight=weight, sha256=sha256, tensor_sha256=tensor_sha256)
     return ChosenAdapter(adapter=adapter, use=use)
+
+
+def in_use(chosen: Sequence[ChosenAdapter], *, factor: float = 1.0) -> tuple[AdapterInUse, ...]:
+    """The adapters as a drawing request carries them, each at its own weight times ``factor``."""
+    return tuple(
+        AdapterInUse(adapter=one.adapter, weight=one.use.weight * factor, sha256=one.use.sha256)
+        for one in chosen
+    )
 
 
 def attach_chosen(models: Mapping[str, nn.Module], chosen: Sequence[ChosenAdapter]) -> list[Attached]:

@@ -13,10 +13,10 @@ from detour.bases.hardware import drawing_dtype, pick_device
 from detour.errors import ConfigError
 from detour.evaluation.pixels import Pictures, mean_abs_diff
 from detour.files import write_json
-from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.png import save_image
-from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter, words_of
+from detour.recipes.chosen_adapters import base_for, choose_adapter
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.staging import refuse_no_png, refuse_taken
 from detour.specs.generation import GenerateSpec
@@ -91,8 +91,6 @@ def draw_grid(
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen(engine.models, chosen)
-    engine.text.words = words_of(chosen)
     requests = [
         PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(spec.prompts)
     ]
@@ -101,10 +99,12 @@ def draw_grid(
 
     def drawn(first: float, second: float) -> Pictures:
         nonlocal done
-        for adapter, one, weight in zip(attached, chosen, (first, second), strict=True):
-            adapter.set_weight(one.use.weight * weight)
+        adapters = [
+            AdapterInUse(adapter=one.adapter, weight=one.use.weight * weight, sha256=one.use.sha256)
+            for one, weight in zip(chosen, (first, second), strict=True)
+        ]
         progress(Progress(stage="drawing", done=done, total=total))
-        pictures: Pictures = engine.draw(requests, spec.picture, batch=spec.batch).pictures
+        pictures: Pictures = engine.draw(requests, spec.picture, adapters=adapters, batch=spec.batch).pictures
         done += len(pictures)
         return pictures
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from detour.adapters.attach import attach_adapter
 from detour.bases.hardware import torch_dtype
 from detour.evaluation.proof_pictures import (
     draw_proof_pictures,
@@ -21,11 +20,13 @@ from detour.recipes.generate_pictures import versions
 from detour.recipes.progress import Progress, ProgressFn
 from detour.specs import PictureSpec, RunSpec
 from detour.training.live_text import LiveText
+from detour.training.step import set_adapter_dropout
 
 if TYPE_CHECKING:
     from detour.adapters.adapter import Adapter
     from detour.bases.base import Base
     from detour.bases.denoiser import Denoiser
+    from detour.bases.text import TextStage
     from detour.generation.png import PictureMetadata
     from detour.training.cache import TextCache
     from detour.training.stored import StoredText
@@ -74,16 +75,17 @@ class SampleSheets:
             dtype=str(spec.base.dtype),
         )
         requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
+        set_adapter_dropout(self._denoiser.network, on=False)
         drawn = engine.draw(requests, self._picture_spec(), batch=BATCH)
         if sum(p.numel() * p.element_size() for p in vae.parameters()) <= KEEP_VAE_BYTES:
             self._vae = vae
         folder = self._folder / f"step-{step:06d}"
         for index, (request, picture) in enumerate(zip(requests, drawn.pictures, strict=True)):
-            metadata = self._metadata(request.prompt, request.seed, step)
+            metadata = self._metadata(request.prompt, request.seed, step, drawn.width_classes[index])
             save_png(folder / f"{index:02d}-{slug(request.prompt)}.png", picture, metadata)
         return folder
 
-    def _metadata(self, prompt: str, seed: int, step: int) -> "PictureMetadata":
+    def _metadata(self, prompt: str, seed: int, step: int, width_class: int) -> "PictureMetadata":
         from detour.generation.png import AdapterUse, PictureMetadata
 
         spec, picture = self._spec, self._picture_spec()
@@ -102,6 +104,7 @@ class SampleSheets:
             device=str(spec.base.device),
             dtype=str(spec.base.dtype),
             batch=BATCH,
+            width_class=width_class,
             threads=int(spec.train.threads),
             versions=versions(),
             safety="absent",
@@ -132,26 +135,26 @@ def keep_trained_pictures_of(
     A run in lower precision or beside a quantised base trained beside rounded weights; its factors are drawn on the
     base's own, and the training's network leaves the device for them.
     """
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
     progress(Progress(stage="drawing with the trained model"))
     device = denoiser.device
     unet = denoiser.network
+    set_adapter_dropout(unet, on=False)
+    adapters: list[AdapterInUse] = []
+    reads: TextCache | StoredText | LiveText | TextStage = text
     dtype = torch_dtype(proof_dtype(spec))
     own = denoiser.dtype == dtype == torch.float32 and spec.base.quantize == "none"
     with contextlib.nullcontext() if own else denoiser.set_aside():
         if not own:
             unet = base.load_network(dtype, device)
-            models = {base.family.network_part: unet}
+            adapters = [AdapterInUse(adapter=adapter)]
             if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
-                text = LiveText(base.load_text(dtype, device))
-                models |= text.stage.models
-                text.stage.words = adapter.words
-            attach_adapter(models, adapter)
+                reads = base.load_text(dtype, device)
         vae = base.load_vae(dtype, device)
-        engine = PictureEngine(base, unet=unet, vae=vae, text=text, device=device, dtype=dtype)
+        engine = PictureEngine(base, unet=unet, vae=vae, text=reads, device=device, dtype=dtype)
         requests = proof_requests(spec, captions)
-        drawn = draw_proof_pictures(engine, requests, spec)
+        drawn = draw_proof_pictures(engine, requests, spec, adapters=adapters)
     keep_trained_pictures(run_folder, requests, drawn)
 
 

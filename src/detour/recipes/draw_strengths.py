@@ -16,10 +16,10 @@ from detour.bases.hardware import drawing_dtype, pick_device
 from detour.errors import ConfigError
 from detour.evaluation.pixels import Pictures, mean_abs_diff
 from detour.files import write_json
-from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.png import save_image
-from detour.recipes.chosen_adapters import attach_chosen, base_for, choose_adapter, parse_lora, words_of
+from detour.recipes.chosen_adapters import base_for, choose_adapter, in_use, parse_lora
 from detour.recipes.progress import Progress, ProgressFn, silent
 from detour.recipes.staging import refuse_no_png, refuse_taken
 from detour.specs.generation import GenerateSpec
@@ -112,27 +112,15 @@ def draw_strengths(
     ]
     total, done = (1 + len(sources) * len(strengths)) * len(requests), 0
 
-    def drawn() -> Pictures:
+    def drawn(*adapters: AdapterInUse) -> Pictures:
         nonlocal done
         progress(Progress(stage="drawing", done=done, total=total))
-        pictures: Pictures = engine.draw(requests, spec.picture, batch=spec.batch).pictures
+        pictures: Pictures = engine.draw(requests, spec.picture, adapters=adapters, batch=spec.batch).pictures
         done += len(pictures)
         return pictures
 
     plain = drawn()
-    cells: list[list[Pictures]] = []
-    for one in chosen:
-        attached = attach_chosen(engine.models, [one])[0]
-        engine.text.words = words_of([one])
-        try:
-            row = []
-            for strength in strengths:
-                attached.set_weight(one.use.weight * strength)
-                row.append(drawn())
-            cells.append(row)
-        finally:
-            engine.text.words = {}
-            attached.detach()
+    cells = [[drawn(*in_use([one], factor=strength)) for strength in strengths] for one in chosen]
     rows, pictures, labels = [], [], []
     for index, request in enumerate(requests):
         for source, mine in zip(sources, cells, strict=True):

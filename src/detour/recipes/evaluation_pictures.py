@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from detour.adapters.adapter import Adapter, part_of, path_of
-from detour.adapters.attach import attach_adapter
 from detour.adapters.delta import merge_into
 from detour.adapters.places import find_path
 from detour.bases.base import Base, open_base
@@ -44,9 +43,11 @@ from detour.specs import RunSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from detour.generation.engine import PictureEngine
+    from detour.generation.engine import AdapterInUse, PictureEngine
 
 PICTURES = "pictures"
+DRAWING = 2
+"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
 
 Told = Callable[[int, bool], None]
 """Is told how many pictures are there, and whether they had to be drawn."""
@@ -129,7 +130,7 @@ class Painter:
     device: str
     weight: float = 1.0
     dtype: str = ""
-    _networks: dict[Path, nn.Module] = field(default_factory=dict, repr=False)
+    _engines: dict[Path, PictureEngine] = field(default_factory=dict, repr=False)
 
     @cached_property
     def engine(self) -> PictureEngine:
@@ -263,9 +264,10 @@ class Painter:
     def _drawn(
         self, source: SideSource, requests: Sequence[ProofRequest], weight: float, told: Told
     ) -> Pictures:
-        with self._as(source, weight):
+        engine = self._engine_of(source, weight)
+        with self._adapters(source, weight) as adapters:
             return draw_proof_pictures(
-                self.engine, requests, self.spec, on_batch=lambda count: told(count, True)
+                engine, requests, self.spec, adapters=adapters, on_batch=lambda count: told(count, True)
             )
 
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
@@ -276,6 +278,7 @@ class Painter:
             "requests": [[one.prompt, one.seed, one.negative_prompt] for one in requests],
             "how": proof_picture_spec(self.spec).model_dump(mode="json"),
             "batch": proof_batch(self.spec),
+            "drawing": DRAWING,
             "dtype": self.dtype or proof_dtype(self.spec),
             "device": self.device.partition(":")[0],
             "threads": torch.get_num_threads(),
@@ -283,38 +286,38 @@ class Painter:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
-    @contextlib.contextmanager
-    def _as(self, source: SideSource, weight: float) -> Iterator[None]:
-        """The engine draws as this side while the block runs."""
-        engine, adapter = self.engine, source.adapter
-        if source.network is not None and weight:
-            before, engine.unet = engine.unet, self._network(source.network)
-            try:
-                yield
-            finally:
-                engine.unet = before
-            return
-        if adapter is None or not layers_in(engine.models, adapter):
-            yield
-            return
-        undo = (
-            merge_into(engine.models, adapter, weight).undo
-            if source.merged
-            else attach_adapter(engine.models, adapter, weight).detach
-        )
-        try:
-            with engine.text.with_words(
-                adapter.words if weight else {}
-            ):  # no weight of a base holds a new word
-                yield
-        finally:
-            undo()
-
-    def _network(self, folder: Path) -> nn.Module:
-        if folder not in self._networks:
+    def _engine_of(self, source: SideSource, weight: float) -> PictureEngine:
+        """The engine that draws a side: the base's, or one with the network of a fully trained base."""
+        folder = source.network
+        if folder is None or not weight:
+            return self.engine
+        if folder not in self._engines:
             dtype = torch.float32 if not self.dtype else self.engine.dtype
-            self._networks[folder] = open_base(str(folder)).load_network(dtype, self.device)
-        return self._networks[folder]
+            network = open_base(str(folder)).load_network(dtype, self.device)
+            self._engines[folder] = self.engine.with_unet(network)
+        return self._engines[folder]
+
+    @contextlib.contextmanager
+    def _adapters(self, source: SideSource, weight: float) -> Iterator[list[AdapterInUse]]:
+        """What a side's requests carry; while the block runs, a merged side is merged into the base.
+
+        No weight of a base holds a new word, so words go with the requests; at weight 0 they are left out too.
+        """
+        from detour.generation.engine import AdapterInUse
+
+        adapter = source.adapter
+        if adapter is None or not layers_in(self.engine.models, adapter):
+            yield []
+            return
+        if not source.merged:
+            yield [AdapterInUse(adapter=adapter if weight else replace(adapter, words={}), weight=weight)]
+            return
+        merge = merge_into(self.engine.models, adapter, weight)
+        try:
+            has_words = bool(adapter.words and weight)
+            yield [AdapterInUse(adapter=replace(adapter, layers={}))] if has_words else []
+        finally:
+            merge.undo()
 
 
 def layers_in(models: Mapping[str, nn.Module], adapter: Adapter) -> int:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
+from detour.bases.words import WordVectors
 from detour.errors import ConfigError
-from detour.generation.engine import BeforeStep, Drawn, Moment, OnStep, PictureEngine, PictureRequest
+from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, save_image, save_png
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
-from detour.generation.strength import check_step_weights, following
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter, words_of
+from detour.generation.strength import check_step_weights
+from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.recipes.doctor.finding import Finding
 from detour.recipes.doctor.request import examine_request
 from detour.recipes.progress import Progress, ProgressFn, silent
@@ -103,54 +104,56 @@ def generate_pictures(
     base = base_for(base, loras)
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
-    requests = requests_of(spec)
+    words = words_of(loras)
+    requests = requests_of(spec, loras)
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    attached = attach_chosen(engine.models, loras)
-    engine.text.words = words_of(loras)
     warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
     told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
-    numbers = _Numbers(out, force=force)
     count = _StepCount(progress, len(requests), spec)
     files: list[DrawnFile] = []
     with_adapters: list[Drawn] = []
     without: list[Drawn] = []
-    # Batch by batch to disk: what is drawn is kept when a long call is stopped.
-    for start in range(0, len(requests), spec.batch):
-        chunk = requests[start : start + spec.batch]
-        drawn = engine.draw(
-            chunk,
-            spec.picture,
-            batch=spec.batch,
-            on_step=count.of(len(chunk)),
-            before_step=_along_steps(spec, attached, loras),
-            trace=spec.trace,
-        )
-        for adapter, lora in zip(attached, loras, strict=True):
-            adapter.set_weight(lora.use.weight)
-        plain = _without(engine, attached, chunk, spec, count) if spec.compare else None
-        files += _write(numbers, told, chunk, start, drawn, plain)
-        with_adapters.append(drawn)
-        without += [plain] if plain is not None else []
-    pictures = np.concatenate([drawn.pictures for drawn in with_adapters])
-    others = np.concatenate([drawn.pictures for drawn in without]) if without else None
-    files += _sheets(numbers, told, requests, pictures, others, grid=grid)
+    with _Numbers.claimed(out, len(requests), force=force) as numbers:
+        # Batch by batch to disk: what is drawn is kept when a long call is stopped.
+        for start in range(0, len(requests), spec.batch):
+            chunk = requests[start : start + spec.batch]
+            drawn = engine.draw(chunk, batch=spec.batch, on_step=count.of(len(chunk)))
+            plain = _without(engine, chunk, spec, count) if spec.compare else None
+            files += _write(numbers, told, chunk, start, drawn, plain)
+            with_adapters.append(drawn)
+            without += [plain] if plain is not None else []
+        pictures = np.concatenate([drawn.pictures for drawn in with_adapters])
+        others = np.concatenate([drawn.pictures for drawn in without]) if without else None
+        files += _sheets(numbers, told, requests, pictures, others, grid=grid)
     return GenerateResult(
         files=tuple(files),
         mean_abs_diff=None if others is None else _difference(pictures, others),
         safety=with_adapters[0].safety,
-        notes=_notes(engine, spec, with_adapters),
+        notes=_notes(engine, spec, with_adapters, words),
         warnings=warned,
         seconds=round(time.monotonic() - began, 3),
     )
 
 
-def requests_of(spec: GenerateSpec) -> list[PictureRequest]:
-    """Prompt by prompt, ``count`` each; picture i has seed ``seed + i``."""
+def requests_of(spec: GenerateSpec, loras: Sequence[ChosenAdapter] = ()) -> list[PictureRequest]:
+    """Prompt by prompt, ``count`` each, with everything that decides a picture; picture i has seed ``seed + i``."""
     prompts = [prompt for prompt in spec.prompts for _ in range(spec.count)]
-    return [PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(prompts)]
+    adapters = in_use(loras)
+    return [
+        PictureRequest(
+            prompt=prompt,
+            seed=spec.seed + index,
+            how=spec.picture,
+            adapters=adapters,
+            step_weights=spec.lora_steps,
+            width_class=None if spec.width_class == "auto" else spec.width_class,
+            trace=spec.trace,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
 
 
 def _refuse(spec: GenerateSpec) -> None:
@@ -168,32 +171,12 @@ def _refuse(spec: GenerateSpec) -> None:
         )
 
 
-def _along_steps(
-    spec: GenerateSpec, attached: Sequence[Attached], loras: Sequence[ChosenAdapter]
-) -> BeforeStep | None:
-    """Sets every adapter to its own weight times the step's factor."""
-    if not spec.lora_steps:
-        return None
-
-    def set_factor(factor: float) -> None:
-        for adapter, lora in zip(attached, loras, strict=True):
-            adapter.set_weight(lora.use.weight * factor)
-
-    return following(spec.lora_steps, set_factor)
-
-
 def _without(
-    engine: PictureEngine,
-    attached: Sequence[Attached],
-    requests: Sequence[PictureRequest],
-    spec: GenerateSpec,
-    count: _StepCount,
+    engine: PictureEngine, requests: Sequence[PictureRequest], spec: GenerateSpec, count: _StepCount
 ) -> Drawn:
-    with ExitStack() as stack:
-        for adapter in attached:
-            stack.enter_context(adapter.disabled())
-        stack.enter_context(engine.text.without_words())
-        return engine.draw(requests, spec.picture, batch=spec.batch, on_step=count.of(len(requests)))
+    """The same pictures of the base alone."""
+    plain = [replace(request, adapters=(), step_weights=(), trace=0) for request in requests]
+    return engine.draw(plain, batch=spec.batch, on_step=count.of(len(requests)))
 
 
 class _StepCount:
@@ -259,6 +242,7 @@ class _Teller:
             device=self.device.partition(":")[0],
             dtype=self.dtype,
             batch=self.spec.batch,
+            width_class=drawn.width_classes[index],
             threads=set_threads("auto"),
             versions=versions(),
             # The checker looks at finished pictures alone.
@@ -278,14 +262,37 @@ def versions() -> dict[str, str]:
     return {"detour": detour.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
 
 
+_CLAIMS: dict[Path, list[int]] = {}
+_CLAIMING = threading.Lock()
+
+
 class _Numbers:
     """Numbered file names in one folder."""
 
-    def __init__(self, out: Path, *, force: bool) -> None:
+    def __init__(self, out: Path, first: int, *, force: bool) -> None:
         self.out = out
-        taken = [int(path.name[:4]) for path in out.glob("[0-9][0-9][0-9][0-9]-*")] if out.is_dir() else []
-        self.first = 0 if force or not taken else max(taken) + 1
+        self.first = first
         self.force = force
+
+    @classmethod
+    @contextlib.contextmanager
+    def claimed(cls, out: Path, count: int, *, force: bool) -> Iterator[_Numbers]:
+        """Numbers behind those that are taken, for ``count`` pictures; no other call of this process gets them."""
+        folder = out.absolute()
+        with _CLAIMING:
+            ends = _CLAIMS.setdefault(folder, [])
+            taken = (
+                [int(path.name[:4]) for path in out.glob("[0-9][0-9][0-9][0-9]-*")] if out.is_dir() else []
+            )
+            first = 0 if force else max([*(number + 1 for number in taken), *ends], default=0)
+            ends.append(first + count)
+        try:
+            yield cls(out, first, force=force)
+        finally:
+            with _CLAIMING:
+                ends.remove(first + count)
+                if not ends:
+                    _CLAIMS.pop(folder, None)
 
     def path(self, number: int, *words: str) -> Path:
         path = self.out / ("-".join([f"{self.first + number:04d}", *words]) + ".png")
@@ -398,11 +405,12 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
 
 
-def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec) -> list[str]:
+def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec, words: WordVectors) -> list[str]:
     """What became of prompts that are long or weighted."""
     prompts = tuple(dict.fromkeys((*spec.prompts, spec.picture.negative_prompt)))
     if reads_weights(engine.base):
-        windows = {prompt: PromptReader(engine.text).num_windows(prompt) for prompt in prompts}
+        reader = PromptReader(engine.text.knowing(words))
+        windows = {prompt: reader.num_windows(prompt) for prompt in prompts}
         return [
             f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
             for prompt, num in windows.items()
@@ -442,8 +450,10 @@ def _notes_on_guidance(base: Base, spec: GenerateSpec) -> list[str]:
     return []
 
 
-def _notes(engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn]) -> tuple[str, ...]:
-    notes = [*_notes_on_prompts(engine, spec), *_notes_on_guidance(engine.base, spec)]
+def _notes(
+    engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn], words: WordVectors
+) -> tuple[str, ...]:
+    notes = [*_notes_on_prompts(engine, spec, words), *_notes_on_guidance(engine.base, spec)]
     if batches[0].safety == "absent":
         notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)

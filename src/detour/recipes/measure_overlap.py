@@ -13,7 +13,7 @@ from detour.bases.base import open_base
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.pushes import PushPair, compare_pushes, predictions, record_latents
-from detour.recipes.chosen_adapters import attach_chosen, choose_adapter
+from detour.recipes.chosen_adapters import choose_adapter, in_use
 
 PROMPTS = (
     "a red house in the desert",
@@ -81,12 +81,10 @@ def measure_overlap(
     ]
     latents = record_latents(engine, requests)
     plain = predictions(engine, latents)
-    attached = attach_chosen(engine.models, chosen)
+    adapters = in_use(chosen)
 
     def push(*active: int) -> torch.Tensor:
-        for index, (adapter, one) in enumerate(zip(attached, chosen, strict=True)):
-            adapter.set_weight(one.use.weight if index in active else 0.0)
-        return predictions(engine, latents) - plain
+        return predictions(engine, latents, [adapters[index] for index in active]) - plain
 
     alone = [push(index) for index in range(len(chosen))]
     return tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file import SHIPPED, write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF
 from detour.files import write_json
-from detour.generation.engine import PictureEngine, PictureRequest
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
+from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter
 from detour.recipes.merged_weights import (
     Checked,
     Pieces,
@@ -152,7 +153,17 @@ def merge_adapters(
 
 
 def _kind_of(base: Base, out: Path) -> Literal["folder", "file"]:
+    """Whether a file or a folder is written.
+
+    Raises:
+        ConfigError: a single file of a family of which none are written.
+    """
     assert base.weights is not None
+    if base.family.name not in SHIPPED and (out.suffix == ".safetensors" or base.weights.is_file()):
+        raise ConfigError(
+            f"{out}: bases of {base.family.title} are merged from a diffusers folder into a folder; no single files of "
+            "them are written. Name folders."
+        )
     if out.suffix == ".safetensors":
         return "file"
     return "folder"
@@ -215,16 +226,22 @@ def _compare_pictures(
     text = prompt if prompt is not None else _triggers(chosen)
     requests = [PictureRequest(prompt=text, seed=FIRST_SEED + index) for index in range(pictures)]
 
-    def draw(engine: PictureEngine, done: int) -> Pictures:
+    def draw(engine: PictureEngine, done: int, adapters: Sequence[AdapterInUse] = ()) -> Pictures:
         progress(Progress(stage="drawing the proof", done=done * pictures, total=3 * pictures))
-        drawn: Pictures = engine.draw(requests, PictureSpec(steps=PROOF_STEPS), batch=pictures).pictures
+        how = PictureSpec(steps=PROOF_STEPS)
+        drawn: Pictures = engine.draw(requests, how, adapters=adapters, batch=pictures).pictures
         return drawn
 
     engine = PictureEngine.load(base)
     plain = draw(engine, 0)
-    attached = attach_chosen(engine.models, chosen)
-    adapted = draw(engine, 1)
-    del attached, engine
+    # New words are not in the merged base.
+    layers = [
+        AdapterInUse(adapter=replace(one.adapter, words={}), weight=one.use.weight)
+        for one in chosen
+        if one.adapter.layers
+    ]
+    adapted = draw(engine, 1, layers)
+    del engine
     joined = draw(PictureEngine.load(open_base(str(merged))), 2)
     proof = PictureProof(
         prompt=text,

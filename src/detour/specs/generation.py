@@ -57,7 +57,10 @@ class GenerateSpec(Spec):
     dtype: Dtype | Auto = "auto"
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     batch: PositiveInt = 4
-    """Pictures in one forward pass; part of the bytes: batch 1 and 2 differ by one step of 255."""
+    """Pictures in one forward pass, at most; decides the width class where ``width_class`` does not."""
+    width_class: Literal[2, 4, 8, 16] | Auto = "auto"
+    """Rows of every forward pass, guidance included; part of the bytes: classes differ by one step of 255. ``auto`` is
+    the narrowest that holds each batch."""
     compare: bool = False
     """Draw each picture with and without the adapters at the same seed."""
     trace: Annotated[int, Field(ge=0)] = 0

@@ -310,7 +310,7 @@ def changed_keys(before: RunSpec, after: RunSpec) -> list[str]:
 
 def _check(spec: RunSpec, base: "Base") -> None:
     check_method(spec, base)
-    size, factor = int(spec.data.resolution), base.latent_factor
+    size, factor = int(spec.data.resolution), base.drawing_step_px
     if size % factor:
         near = max(factor, round(size / factor) * factor)
         raise ConfigError(
@@ -413,6 +413,8 @@ def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, 
             if not spec.prior.class_prompts
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
+    if base.family.t5_part is not None and base.family.t5_part not in base.text_parts:
+        notes.append("The base has no T5: the places of its states are zeros, in training as in drawing.")
     notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
     doubt = schedule_doubt(**schedule_of(spec))
     if doubt:

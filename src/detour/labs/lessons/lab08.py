@@ -114,7 +114,7 @@ prompts = [scene.prompt for scene in scenes]
 how = PictureSpec(steps=8)
 
 
-def draw(which=slice(None)):
+def draw(which=slice(None), engine=engine):
     requests = [PictureRequest(prompt=prompt, seed=SEED + index) for index, prompt in enumerate(prompts)]
     return engine.draw(requests[which], how).pictures
 
@@ -263,12 +263,10 @@ one = slice(0, 1)
 plain = draw(one)  # by itself, as the others will be: the batch is part of the bytes
 rows = []
 for name, patient in patients.items():
-    engine.unet = patient.drawing
     with patient.loaded() as message:
-        picture = draw(one)
+        picture = draw(one, engine.with_unet(patient.drawing))
     rows.append(picture)
     print(f"{name}: '{message}', moved by {mean_abs_diff(plain, picture):.2f} of 255")
-engine.unet = unet
 show(
     grid(np.concatenate([plain, *rows]), 6, column_labels=["without", *patients]),
     alt="The picture without an adapter and with each of the five: four are the same as without",

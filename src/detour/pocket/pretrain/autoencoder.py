@@ -11,6 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detour.pocket.pretrain.precision import autocast
+
 KL_WEIGHT = 3e-4
 
 
@@ -74,7 +76,7 @@ def autoencoder_loss(
     Returns:
         scalar loss and figures for the log.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         posterior = vae.encode(pictures).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         noise = torch.randn(mean.shape, generator=generator)
@@ -97,9 +99,9 @@ def decoder_loss(vae: AutoencoderKL, pictures: Tensor, latents: Tensor) -> tuple
     Args:
         vae: its decoder is in training mode.
         pictures: (batch, 3, height, width) in [-1, 1].
-        latents: (batch, 4, height / 8, width / 8), not scaled.
+        latents: (batch, channels, height / 8, width / 8), not scaled.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         made = vae.decode(latents).sample.float()
     loss = reconstruction_loss(made, pictures)
     with torch.no_grad():
@@ -115,9 +117,9 @@ def encode_moments(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> NDArray[n
         pictures: (batch, height, width, 3).
 
     Returns:
-        (batch, 8, height / 8, width / 8): four channels of means, then four of standard deviations.
+        (batch, 2 · channels, height / 8, width / 8): the means of all channels, then their standard deviations.
     """
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         posterior = vae.encode(to_model_range(pictures)).latent_dist
     moments = torch.cat([posterior.mean.float(), posterior.std.float()], dim=1)
     array: NDArray[np.float16] = moments.numpy().astype(np.float16)
@@ -132,7 +134,7 @@ def latent_statistics(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> tuple[
         pictures: (number, height, width, 3).
     """
     moments = np.concatenate([encode_moments(vae, pictures[i : i + 64]) for i in range(0, len(pictures), 64)])
-    means, deviations = moments[:, :4].astype(np.float64), moments[:, 4:].astype(np.float64)
+    means, deviations = np.split(moments.astype(np.float64), 2, axis=1)
     variance = means.var(axis=(0, 2, 3)) + np.square(deviations).mean(axis=(0, 2, 3))
     return means.mean(axis=(0, 2, 3)).tolist(), np.sqrt(variance).tolist()
 

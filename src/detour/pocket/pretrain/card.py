@@ -25,27 +25,31 @@ def number_of_parameters(weights: Path) -> int:
     return total
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as per cent with one decimal."""
     return f"{100 * share:.1f} %"
 
 
-def _accuracy_rows(table: Mapping[str, Mapping[str, float]]) -> str:
+def accuracy_rows(table: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of the judge's accuracy on true renders, one row for each kind of style."""
     lines = ["| true renders in | object | colour | place |", "|---|---|---|---|"]
     for name, row in table.items():
-        cells = " | ".join(_percent(row[slot]) for slot in ("object", "colour", "place"))
+        cells = " | ".join(percent(row[slot]) for slot in ("object", "colour", "place"))
         lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 
 
-def _trial_rows(trials: Mapping[str, Mapping[str, float]]) -> str:
+def trial_rows(trials: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of the accuracy at each guidance scale that was tried; empty where none was."""
     lines = ["| guidance | object | colour | place |", "|---|---|---|---|"]
     for scale, row in trials.items():
-        cells = " | ".join(_percent(row[slot]) for slot in ("object", "colour", "place"))
+        cells = " | ".join(percent(row[slot]) for slot in ("object", "colour", "place"))
         lines.append(f"| {scale} | {cells} |")
     return "\n".join(lines) if trials else ""
 
 
-def _part_rows(base: Path) -> str:
+def part_rows(base: Path) -> str:
+    """A table of the parts, their parameters and the size of their files."""
     lines = ["| part | parameters | file |", "|---|---|---|"]
     for weights in sorted(base.glob("*/*.safetensors")):
         mib = weights.stat().st_size / 2**20
@@ -86,7 +90,7 @@ pipeline("a red house in the desert", num_inference_steps={figures["steps"]},
 {SIZE_PX} × {SIZE_PX} px. Recommended guidance: **{figures["recommended_guidance"]:g}** with
 {figures["steps"]} steps of DPM++ 2M.
 
-{_part_rows(base)}
+{part_rows(base)}
 
 ## What it knows
 
@@ -108,7 +112,7 @@ its captions.
 `python -m detour.pocket.pretrain.measure` prints these figures and writes this card.
 
 - **Generated for held-out combinations** ({made["pictures"]} pictures, judged against all alternatives):
-  object {_percent(made["object"])}, colour {_percent(made["colour"])}, place {_percent(made["place"])}.
+  object {percent(made["object"])}, colour {percent(made["colour"])}, place {percent(made["place"])}.
 - **VAE** on held-out renders: mean absolute error {vae["mean_abs_error_255"]:.2f} of 255, PSNR
   {vae["psnr_db"]:.1f} dB.
 - **Time**: {figures["seconds_a_picture"]:.2f} s for one picture at {figures["steps"]} steps with
@@ -117,11 +121,11 @@ its captions.
 The judge (a CLIP pair whose text tower is the base's text encoder) on true renders of held-out combinations.
 It has not seen the held-out styles either: their rows are the ceilings that falls are counted against.
 
-{_accuracy_rows(figures["judge_on_true_renders"])}
+{accuracy_rows(figures["judge_on_true_renders"])}
 
 The guidance was chosen on a quarter of the pictures (the lower one where two are equal):
 
-{_trial_rows(figures["guidance_trials"])}
+{trial_rows(figures["guidance_trials"])}
 
 ## Limits
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detour.pocket.pretrain.parts import MAX_TOKENS, SCHEDULE
+from detour.pocket.pretrain.precision import autocast
 
 
 class ExplicitAttention:
@@ -86,11 +87,11 @@ def text_states(text_tower: nn.Module, ids: NDArray[np.integer[Any]], *, padding
         padding: the end-of-text id.
 
     Returns:
-        (batch, 77, text_width) float32 of bfloat16 precision.
+        (batch, 77, text_width) float32, computed in ``precision.fast_dtype``.
     """
     padded = torch.full((len(ids), MAX_TOKENS), padding, dtype=torch.int64)
     padded[:, : ids.shape[1]] = torch.from_numpy(ids.astype(np.int64))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         states: Tensor = text_tower(input_ids=padded).last_hidden_state
     return states.float()
 
@@ -114,7 +115,7 @@ def noise_loss(
     noise = torch.randn(latents.shape, generator=generator)
     alpha = alphas[timesteps]
     noisy = alpha.sqrt()[:, None, None, None] * latents + (1 - alpha).sqrt()[:, None, None, None] * noise
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         predicted = unet(noisy, timesteps, text).sample
     errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
     loss = (min_snr_weights(alpha) * errors).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,26 @@ def write_base(
         "vae": vae,
         "unet": unet,
     }
-    for name, model in parts.items():
-        _half_copy(model).save_pretrained(folder / name)
-        for file in (folder / name).glob("*.safetensors"):
-            file.chmod(0o644)  # safetensors 0.8 writes for the owner only
-    for name in ("text_encoder", "judge"):
-        _load_as_float32(folder / name / "config.json")
+    write_half(folder, parts, load_as_float32=("text_encoder", "judge"))
     write_json(folder / "judge" / "preprocessor_config.json", PREPROCESSOR)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     write_json(folder / "model_index.json", MODEL_INDEX)
+
+
+def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Iterable[str]) -> None:
+    """Writes each model in float16 to the folder of its name.
+
+    Args:
+        folder: made if missing.
+        models: diffusers or transformers models; they stay as they are.
+        load_as_float32: names of the transformers models, which else load in the dtype of their file.
+    """
+    for name, model in models.items():
+        _half_copy(model).save_pretrained(folder / name)
+        for file in (folder / name).glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors 0.8 writes for the owner only
+    for name in load_as_float32:
+        _load_as_float32(folder / name / "config.json")
 
 
 def _load_as_float32(config: Path) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,6 +86,14 @@ def ceilings(judge: Judge, prompts: Sequence[PromptedScene]) -> dict[str, dict[s
     }
 
 
+class Pipeline(Protocol):
+    """What is used of a diffusers text-to-image pipeline: the call, and its VAE."""
+
+    vae: AutoencoderKL
+
+    def __call__(self, prompt: list[str], **settings: Any) -> Any: ...
+
+
 def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The base as diffusers loads it, in float32, without its progress bar."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
@@ -94,7 +102,7 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def generate(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], *, guidance_scale: float, batch: int = 16
+    pipeline: Pipeline, prompts: Sequence[str], *, guidance_scale: float, batch: int = 16
 ) -> Pictures:
     """(count, 128, 128, 3): one picture a prompt, picture i from seed i, ``STEPS`` steps."""
     drawn = []
@@ -112,7 +120,7 @@ def generate(
     return np.concatenate(drawn)
 
 
-def seconds_a_picture(pipeline: StableDiffusionPipeline, *, guidance_scale: float) -> float:
+def seconds_a_picture(pipeline: Pipeline, *, guidance_scale: float) -> float:
     """Median of five pictures, one at a time, with the threads that torch has now."""
     times = []
     for _ in range(6):
@@ -134,18 +142,25 @@ def sheet(pictures: Pictures, *, columns: int = 8) -> Image.Image:
 
 
 def measure(
-    folder: Path, *, count: int, true_count: int, guidance_scales: Sequence[float], sheet_path: Path | None
+    folder: Path,
+    *,
+    count: int,
+    true_count: int,
+    guidance_scales: Sequence[float],
+    sheet_path: Path | None,
+    pipeline: Pipeline | None = None,
 ) -> dict[str, Any]:
     """Everything that ``measured.json`` holds.
 
     Args:
-        folder: the base.
+        folder: the base; its ``judge`` is the judge.
         count: generated pictures at the best guidance; a quarter of it chooses the guidance.
         true_count: true renders for the ceilings and the VAE.
         guidance_scales: candidates; the first is taken where there is one only.
         sheet_path: where 48 generated pictures are written, or None.
+        pipeline: what draws; None opens ``folder`` as pocket.
     """
-    judge, pipeline = Judge.load(folder / "judge"), open_pipeline(folder)
+    judge, pipeline = Judge.load(folder / "judge"), pipeline or open_pipeline(folder)
     shown = held_out_prompts(true_count, seed=PROMPT_SEED + 1)
     asked = held_out_prompts(count, seed=PROMPT_SEED)
     prompts, facts = [p.prompt for p in asked], [facts_of(p) for p in asked]
@@ -171,10 +186,10 @@ def measure(
     }
 
 
-def main() -> None:
-    """Reads the command line, measures, prints, and writes ``measured.json`` and the card."""
-    parser = argparse.ArgumentParser(prog="python -m detour.pocket.pretrain.measure", description=__doc__)
-    parser.add_argument("--base", type=Path, default=Path(__file__).parents[1] / "weights")
+def arguments_of(*, prog: str, description: str | None, base: Path) -> argparse.Namespace:
+    """What the command line asks to be measured; sets the number of threads."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--base", type=Path, default=base)
     parser.add_argument("--count", type=int, default=256, help="generated pictures")
     parser.add_argument("--true-count", type=int, default=256, help="true renders")
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 3.0, 4.5, 7.0])
@@ -183,6 +198,16 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="prints only")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def main() -> None:
+    """Reads the command line, measures, prints, and writes ``measured.json`` and the card."""
+    arguments = arguments_of(
+        prog="python -m detour.pocket.pretrain.measure",
+        description=__doc__,
+        base=Path(__file__).parents[1] / "weights",
+    )
     figures = measure(
         arguments.base,
         count=arguments.count,
@@ -190,10 +215,15 @@ def main() -> None:
         guidance_scales=arguments.guidance,
         sheet_path=arguments.sheet,
     )
+    show(figures, arguments, model_card)
+
+
+def show(figures: dict[str, Any], arguments: argparse.Namespace, card: Callable[..., str]) -> None:
+    """Prints the figures and, unless it is a dry run, writes them and the card into the base's folder."""
     print(json.dumps(figures, indent=2))
     if not arguments.dry:
         write_json(arguments.base / "measured.json", figures)
-        write_text(arguments.base / "README.md", model_card(figures, base=arguments.base))
+        write_text(arguments.base / "README.md", card(figures, base=arguments.base))
 
 
 if __name__ == "__main__":

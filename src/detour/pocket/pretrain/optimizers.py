@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detour.pocket.pretrain.precision import fast_dtype
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: fastest growth of small singular values
 
 
@@ -20,13 +22,13 @@ def orthogonalise(matrices: Tensor, *, iterations: int = 5) -> Tensor:
         iterations: Newton–Schulz steps.
 
     Returns:
-        same shape, bfloat16.
+        same shape, in ``precision.fast_dtype``.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.to(torch.bfloat16)
+    x = matrices.to(fast_dtype())
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from detour.pocket.pretrain.autoencoder import to_model_range
+from detour.pocket.pretrain.precision import autocast
 from detour.pocket.pretrain.texts import PAIRS, Texts
 from detour.pocket.world import VOCABULARY
 
@@ -109,7 +110,7 @@ def text_loss(
     Returns:
         scalar loss, (count, projection) text features (not normalised), figures for the log.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         output = pair.clip.text_model(input_ids=ids)
         features = pair.clip.text_projection(output.pooler_output)
         at_tokens = token_loss(pair, output.last_hidden_state, ids, pairs, objects)
@@ -161,7 +162,7 @@ def vision_loss(
     """
     bag = bag_of_pairs(pairs)
     kinds = bag.view(len(bag), len(VOCABULARY.objects), -1).amax(dim=2)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         pooled = pair.clip.vision_model(pixel_values=pictures).pooler_output
         features = pair.clip.visual_projection(pooled)
         objects = share_loss(pair.vision_objects(pooled), kinds)
@@ -222,7 +223,7 @@ class PooledTexts:
             true, false = self._texts.true[new, phrasing], self._texts.false[new, phrasing]
             ids = np.concatenate([true[:, None], false], axis=1)
             tokens = as_ids(ids.reshape(-1, ids.shape[-1]), end=self._end)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 pooled = self._tower(input_ids=tokens).pooler_output
             self._states[new, phrasing] = pooled.half().view(len(new), ids.shape[1], -1)
             self._known[new, phrasing] = True

@@ -20,6 +20,7 @@ from detour.pocket.pretrain import autoencoder, denoiser, pair, parts
 from detour.pocket.pretrain.folder import write_base
 from detour.pocket.pretrain.optimizers import optimizers_for
 from detour.pocket.pretrain.pictures import new_array, read_pictures, render_pictures
+from detour.pocket.pretrain.precision import autocast
 from detour.pocket.pretrain.stage import Schedule, Stage, load_average
 from detour.pocket.pretrain.texts import NUM_FALSE, NUM_PHRASINGS, Texts, phrase, read_texts
 from detour.pocket.pretrain.tokenizer import write_tokenizer
@@ -135,8 +136,12 @@ class Pretraining:
             vae.load_state_dict(load_average(self.work / "vae.pt"))
         if (self.work / "latents.json").exists():
             noted = self._latents_noted()
-            autoencoder.standardise(vae, noted["means"], noted["deviations"])
+            self.standardise(vae, noted["means"], noted["deviations"])
         return vae.eval()
+
+    def standardise(self, vae: AutoencoderKL, means: list[float], deviations: list[float]) -> None:
+        """Brings the latents to unit variance, by the statistics of :meth:`run_latents`, in place."""
+        autoencoder.standardise(vae, means, deviations)
 
     def _latents_noted(self) -> dict[str, Any]:
         """How far the latents stage is, and the statistics that it standardises by."""
@@ -172,13 +177,17 @@ class Pretraining:
 
     def run_text(self) -> None:
         """Trains the text tower by itself."""
-        texts, tokenizer, model = self.texts(), self.tokenizer(), self.new_pair()
+        self.train_text_tower("text", self.new_pair(), batch=192)
+
+    def train_text_tower(self, name: str, model: pair.Pair, *, batch: int) -> None:
+        """Trains one text tower from captions only, as the stage ``name``."""
+        texts, tokenizer = self.texts(), self.tokenizer()
         objects = pair.object_tokens(tokenizer)
         model.clip.vision_model.requires_grad_(False)
-        stage = self._stage("text", model, steps=200, warmup=30, decay=200, lr=3e-3, plain=PAIR_PLAIN)
+        stage = self._stage(name, model, steps=200, warmup=30, decay=200, lr=3e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-            which, phrasing = _draw(len(texts.true), self.settings.batch or 192, generator)
+            which, phrasing = draw(len(texts.true), self.settings.batch or batch, generator)
             ids, pairs = pair.draw_texts(texts, which, phrasing, end=tokenizer.eos_token_id)
             value, _features, figures = pair.text_loss(model, ids, pairs, objects)
             return value, figures
@@ -193,13 +202,13 @@ class Pretraining:
         stage = self._stage("pair", model, steps=165, warmup=30, decay=150, lr=2e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-            which, phrasing = _draw(len(pictures), self.settings.batch or 128, generator)
+            which, phrasing = draw(len(pictures), self.settings.batch or 128, generator)
             wrong = int(torch.randint(NUM_FALSE, (), generator=generator))
             ids, pairs = pair.draw_texts(texts, which, phrasing, end=tokenizer.eos_token_id)
             false_ids = pair.as_ids(texts.false[which, phrasing, wrong], end=tokenizer.eos_token_id)
             shown = pair.shifted(pictures[which], generator)
             text_value, true, text_figures = pair.text_loss(model, ids, pairs, objects)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 pooled = model.clip.text_model(input_ids=false_ids).pooler_output
                 false = model.clip.text_projection(pooled).float().view(len(which), -1, true.shape[1])
             vision_value, seen, vision_figures = pair.vision_loss(model, shown, ids, pairs)
@@ -217,7 +226,7 @@ class Pretraining:
         stage = self._stage("vision", model, steps=1500, warmup=30, decay=300, lr=2e-3, plain=PAIR_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-            which, phrasing = _draw(len(pictures), self.settings.batch or 64, generator)
+            which, phrasing = draw(len(pictures), self.settings.batch or 64, generator)
             ids = pair.as_ids(texts.true[which, phrasing], end=tokenizer.eos_token_id)
             pairs = torch.from_numpy(texts.pairs[which].astype(np.int64))
             shown = pair.shifted(pictures[which], generator)
@@ -232,8 +241,16 @@ class Pretraining:
 
     def run_vae(self) -> None:
         """Trains the VAE: mostly crops, every fourth batch whole frames."""
-        pictures, vae = self.pictures(), self.new_vae()
-        stage = self._stage("vae", vae, steps=1900, warmup=30, decay=600, lr=2e-3, plain=VAE_PLAIN)
+        self.train_vae(self.new_vae(), steps=1900, decay=600)
+
+    def train_vae(
+        self, vae: AutoencoderKL, *, steps: int, decay: int, lr: float = 2e-3, average: float | None = None
+    ) -> None:
+        """Trains a VAE as the stage ``vae``; ``average`` is the decay of a moving average of its weights."""
+        pictures = self.pictures()
+        stage = self._stage(
+            "vae", vae, steps=steps, warmup=30, decay=decay, lr=lr, plain=VAE_PLAIN, average=average
+        )
 
         def loss(step: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             count, crop_px = (4, 128) if step % 4 == 3 else (self.settings.batch or 16, 64)
@@ -252,31 +269,39 @@ class Pretraining:
         pictures = self.pictures()[: self._latents_noted()["done"]]
         vae = self.trained_vae()
         for frozen in (vae.encoder, vae.quant_conv):
-            frozen.requires_grad_(False)
+            if frozen is not None:
+                frozen.requires_grad_(False)
         stage = self._stage("decoder", vae, steps=1420, warmup=50, decay=900, lr=1.5e-3, plain=VAE_PLAIN)
 
         def loss(_: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             which = torch.randint(len(pictures), (4,), generator=generator).numpy()
             flip = int(torch.randint(2, (), generator=generator))
             moments = torch.from_numpy(np.array(cached[which, flip])).float()
-            noise = torch.randn(moments[:, :4].shape, generator=generator)
-            latents = moments[:, :4] + moments[:, 4:].clamp(min=DECODER_NOISE) * noise
+            means, deviations = moments.chunk(2, dim=1)
+            noise = torch.randn(means.shape, generator=generator)
+            latents = means + deviations.clamp(min=self.decoder_noise(vae)) * noise
             shown = pictures[which][:, :, ::-1].copy() if flip else pictures[which]
             return autoencoder.decoder_loss(vae, autoencoder.to_model_range(shown), latents)
 
         stage.run(loss)
 
+    def decoder_noise(self, vae: AutoencoderKL) -> float:
+        """Standard deviation of the noise on the decoder's latents, in the VAE's own units."""
+        return DECODER_NOISE / float(vae.config.scaling_factor)
+
     def run_latents(self) -> None:
         """Caches mean and standard deviation of every picture's latents, and of its mirror image's."""
         pictures = self.pictures()
         if not (self.work / "latents.json").exists():
-            means, deviations = [0.0] * parts.LATENT_CHANNELS, [1.0] * parts.LATENT_CHANNELS
+            raw = self.trained_vae()
+            channels = raw.config.latent_channels
+            means, deviations = [0.0] * channels, [1.0] * channels
             if self.settings.init == "fresh":  # the shipped VAE is standardised already
-                means, deviations = autoencoder.latent_statistics(self.trained_vae(), pictures[:1024])
+                means, deviations = autoencoder.latent_statistics(raw, pictures[:1024])
             self._note_latents({"done": 0, "means": means, "deviations": deviations})
         noted, vae = self._latents_noted(), self.trained_vae()
         size = parts.LATENT_SIZE
-        shape = (self.settings.pictures, 2, 2 * parts.LATENT_CHANNELS, size, size)
+        shape = (self.settings.pictures, 2, 2 * vae.config.latent_channels, size, size)
         cache = new_array(self.work / "latents.npy", shape, np.dtype(np.float16))
         for start in range(noted["done"], len(pictures), LATENTS_PIECE):
             for first in range(start, min(start + LATENTS_PIECE, len(pictures)), 64):
@@ -303,7 +328,7 @@ class Pretraining:
         def loss(step: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
             if step % 50 == 0 or not ready:
                 ready[:] = [self._latents_noted()["done"]]
-            which, phrasing = _draw(ready[0], self.settings.batch or 64, generator)
+            which, phrasing = draw(ready[0], self.settings.batch or 64, generator)
             flips = torch.randint(2, (len(which),), generator=generator).numpy()
             moments = torch.from_numpy(latents[which, flips]).float()
             sampled = moments[:, :4] + moments[:, 4:] * torch.randn(moments[:, :4].shape, generator=generator)
@@ -365,7 +390,7 @@ VAE_PLAIN = ("conv_in", "conv_out", "quant_conv")
 UNET_PLAIN = ("conv_in", "conv_out")
 
 
-def _draw(count: int, batch: int, generator: torch.Generator) -> tuple[NDArray[np.int64], int]:
+def draw(count: int, batch: int, generator: torch.Generator) -> tuple[NDArray[np.int64], int]:
     """Numbers of a batch's pictures, and which phrasing of their captions it uses."""
     which = torch.randint(count, (batch,), generator=generator).numpy()
     return which, int(torch.randint(NUM_PHRASINGS, (), generator=generator))

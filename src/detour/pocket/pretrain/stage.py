@@ -115,13 +115,14 @@ class Stage:
         return {**self.modules.state_dict(), **self.average}
 
     def run(self, loss_function: LossFunction) -> None:
-        """Trains until the schedule's end or a SIGTERM or SIGINT, then saves.
+        """Trains until the schedule's end, then saves; a SIGTERM or SIGINT ends it before, with its state saved.
 
         Args:
             loss_function: (step, generator) → (scalar loss, figures for the log).
 
         Raises:
             FloatingPointError: the loss is not finite; the state on disk stays as last saved.
+            SystemExit: it was told to stop. The stages behind it must not begin with a half-trained part.
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -130,6 +131,11 @@ class Stage:
             for number, handler in before.items():
                 signal.signal(number, handler)
         self.save()
+        if self.stopped:
+            raise SystemExit(
+                f"{self.name}: stopped after step {self.step} of {self.schedule.steps}; its state is in "
+                f"{self.state_path}. Run the same command again to go on."
+            )
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stopped = True

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from detour.adapters.adapter import Adapter
-from detour.adapters.attach import attach_adapter
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.errors import ConfigError
+from detour.generation.engine import AdapterInUse
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
@@ -105,14 +105,10 @@ def _measure(studio: Studio, store: CellStore) -> Measure:
 
     def measure(variant: Variant, seed: int) -> Measured:
         left = of_blocks(chosen.adapter, variant)
-        attached = attach_adapter(engine.models, left, chosen.use.weight) if left.layers else None
-        try:
-            pictures = engine.draw(
-                studio.requests(seed), studio.spec.picture, batch=studio.spec.batch
-            ).pictures
-        finally:
-            if attached is not None:
-                attached.detach()
+        used = [AdapterInUse(adapter=left, weight=chosen.use.weight)] if left.layers else []
+        pictures = engine.draw(
+            studio.requests(seed), studio.spec.picture, adapters=used, batch=studio.spec.batch
+        ).pictures
         samples = studio.scores(pictures)
         if variant.name not in (BASE, FULL):
             plain, full = store.pictures(BASE, seed), store.pictures(FULL, seed)

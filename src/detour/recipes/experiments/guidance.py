@@ -82,14 +82,16 @@ def study_guidance(
 
 
 def _measure(studio: Studio, store: CellStore) -> Measure:
-    engine = studio.engine_with_adapter()
+    engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
         if variant.name == TRUE:
             pictures = studio.true_pictures(seed)
         else:
             how = studio.spec.picture.model_copy(update={"guidance_scale": variant.settings["scale"]})
-            pictures = engine.draw(studio.requests(seed), how, batch=studio.spec.batch).pictures
+            pictures = engine.draw(
+                studio.requests(seed), how, adapters=studio.adapters, batch=studio.spec.batch
+            ).pictures
         samples = studio.scores(pictures) | colours_of(pictures)
         samples["round_trip"] = round_trip(engine.vae, pictures)
         if (variant.name, seed - 1) in store:

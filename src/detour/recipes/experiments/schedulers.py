@@ -110,14 +110,16 @@ def _file_name(sampler: str) -> str:
 
 
 def _measure(studio: Studio, store: CellStore) -> Measure:
-    engine = studio.engine_with_adapter()
+    engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
         how = studio.spec.picture.model_copy(
             update={"scheduler": variant.settings["sampler"], "steps": variant.settings["steps"]}
         )
         began = time.monotonic()
-        pictures = engine.draw(studio.requests(seed), how, batch=studio.spec.batch).pictures
+        pictures = engine.draw(
+            studio.requests(seed), how, adapters=studio.adapters, batch=studio.spec.batch
+        ).pictures
         seconds = (time.monotonic() - began) / len(pictures)
         samples = studio.scores(pictures) | {"seconds": [seconds]}
         if variant.name != REFERENCE:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detour.adapters.attach import Attached
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.data.captions import with_trigger
@@ -18,9 +17,9 @@ from detour.errors import ConfigError
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge_of
 from detour.evaluation.pixels import Pictures
-from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
-from detour.recipes.chosen_adapters import ChosenAdapter, attach_chosen, base_for, choose_adapter
+from detour.recipes.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use
 from detour.recipes.evaluation_figures import can_be_judged, hits_of, open_judge
 from detour.recipes.evaluation_material import Asked
 from detour.recipes.generate_pictures import versions
@@ -116,23 +115,10 @@ class Studio:
         """(prompts, D): where the prompts lie for the judge."""
         return self.judge.text_features([without_weights(prompt) for prompt in self.prompts])
 
-    @cached_property
-    def attached(self) -> Attached | None:
-        """The adapter beside the engine's models at its own weight; from then on the engine draws with it."""
-        if self.adapter is None:
-            return None
-        return attach_chosen(self.engine.models, [self.adapter])[0]
-
     @property
-    def weight(self) -> float:
-        """With which the user named the adapter."""
-        return 1.0 if self.adapter is None else self.adapter.use.weight
-
-    def engine_with_adapter(self) -> PictureEngine:
-        """The engine, with the adapter switched on where there is one."""
-        if self.attached is not None:
-            self.attached.set_weight(self.weight)
-        return self.engine
+    def adapters(self) -> tuple[AdapterInUse, ...]:
+        """The adapter that is studied at the weight with which the user named it, as requests carry it."""
+        return () if self.adapter is None else in_use([self.adapter])
 
     def settings(self, **others: Any) -> dict[str, Any]:
         """Everything that a cell depends on, but for the variants and seeds; ``others`` go in as they are."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from detour.bases.latents import encode_pictures, to_pixels
 from detour.diffusion.process import Process, RectifiedFlow
 from detour.diffusion.randomness import noise_for
 from detour.errors import ConfigError
-from detour.generation.strength import StepWeight, following
+from detour.generation.engine import AdapterInUse
+from detour.generation.strength import StepWeight
 from detour.recipes.experiments.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.recipes.experiments.figures import Panel, Series
 from detour.recipes.experiments.result import StudyResult, write_study
@@ -97,16 +100,16 @@ def study_timesteps(
 
 
 def _draw(studio: Studio, store: CellStore) -> Measure:
-    engine, adapter = studio.engine_with_adapter(), studio.attached
-    assert adapter is not None
+    engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
-        hook = following(WINDOWS[variant.name], lambda factor: adapter.set_weight(studio.weight * factor))
         # The text encoder's part of an adapter acts through the prompt, which is read once before the first step.
-        adapter.set_weight(0.0 if variant.name == BASE else studio.weight)
-        pictures = engine.draw(
-            studio.requests(seed), studio.spec.picture, batch=studio.spec.batch, before_step=hook
-        ).pictures
+        used = () if variant.name == BASE else studio.adapters
+        along = [
+            replace(request, step_weights=WINDOWS[variant.name] if used else ())
+            for request in studio.requests(seed)
+        ]
+        pictures = engine.draw(along, studio.spec.picture, adapters=used, batch=studio.spec.batch).pictures
         samples = studio.scores(pictures)
         if variant.name != BASE:
             plain = store.pictures(BASE, seed)
@@ -144,8 +147,7 @@ def _predictions(
 
 
 def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
-    engine, adapter = studio.engine_with_adapter(), studio.attached
-    assert adapter is not None
+    engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
         at = float(variant.settings["timestep"])
@@ -157,10 +159,9 @@ def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
         times = process.times([at] * len(clean))
         noisy = process.mix(clean.cpu(), noise, times)
         sides = []
-        for weight in (0.0, studio.weight):
-            adapter.set_weight(weight)
+        for used in ((), studio.adapters):
             answers = [
-                _ask(studio, noisy[start : start + studio.spec.batch], at, start)
+                _ask(studio, noisy[start : start + studio.spec.batch], at, start, used)
                 for start in range(0, len(noisy), studio.spec.batch)
             ]
             sides.append(torch.cat(answers))
@@ -176,12 +177,13 @@ def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
 
 
 @torch.no_grad()
-def _ask(studio: Studio, noisy: Tensor, timestep: float, first: int) -> Tensor:
-    """The UNet's answer to the prompts as it stands, without guidance, on the CPU in fp32."""
+def _ask(
+    studio: Studio, noisy: Tensor, timestep: float, first: int, adapters: Sequence[AdapterInUse]
+) -> Tensor:
+    """The network's answer to the prompts with the adapters, without guidance, on the CPU in fp32."""
     engine = studio.engine
-    text = engine.reader.encode(studio.prompts[first : first + len(noisy)])
-    answer: Tensor = engine.predict(noisy, timestep, text)
-    return answer.float().cpu()
+    text = engine.encode(studio.prompts[first : first + len(noisy)], adapters=adapters)
+    return engine.predict(noisy, timestep, text, adapters=adapters).cpu()
 
 
 def _relative(moves: Tensor, beside: Tensor) -> list[float]:

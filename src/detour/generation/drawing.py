@@ -1,0 +1,267 @@
+"""What is done with one picture: check its request, start it, take it a step further, finish it.
+
+Called by one thread, which owns the models.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detour.adapters.mixed import RowGroup, plan_rows
+from detour.adapters.prepared import PreparedAdapter
+from detour.bases.base import Base
+from detour.bases.latents import decode_latents
+from detour.bases.safety import SafetyChecker
+from detour.bases.text import Conditioning
+from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
+from detour.errors import ConfigError
+from detour.generation.adapter_store import AdapterStore
+from detour.generation.prompts import PromptReader, reads_weights
+from detour.generation.requests import Moment, Picture, PictureRequest
+from detour.generation.runner import AsksNetwork, Runner
+from detour.generation.schedulers import pick_sampler, start_sampler
+from detour.generation.states import PictureState, check_seed, start_noise
+from detour.generation.strength import check_step_weights
+from detour.generation.widths import WidthClass, check_width
+from detour.specs.generation import PictureSpec
+
+PromptStyle = Literal["plain", "written"]
+Adapters = tuple[tuple[PreparedAdapter, float], ...]
+
+
+class TextSource(Protocol):
+    """What drawing needs of a text stage; states that were encoded earlier serve as well."""
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning: ...
+    def unconditional(self, num: int) -> Conditioning: ...
+
+
+class Drawing:
+    """The parts of a base and what is done with them for one picture."""
+
+    def __init__(
+        self,
+        base: Base,
+        *,
+        denoiser: AsksNetwork,
+        vae: nn.Module,
+        text: Any,
+        models: Mapping[str, nn.Module],
+        device: str,
+        dtype: torch.dtype,
+        safety: SafetyChecker | None,
+        prompts: PromptStyle,
+        adapter_bytes: int,
+    ) -> None:
+        self.base, self.vae, self.text, self.safety, self.prompts = base, vae, text, safety, prompts
+        self.device, self.dtype = device, dtype
+        self.runner = Runner(denoiser)
+        self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
+        self._texts: dict[tuple[object, ...], Conditioning] = {}
+        self._samplers: dict[tuple[object, ...], Any] = {}
+
+    def resolved(self, how: PictureSpec) -> PictureSpec:
+        """The spec with every ``auto`` replaced.
+
+        Raises:
+            ConfigError: a size that the base cannot draw.
+        """
+        native, scale = self.base.native_size_px, how.guidance_scale
+        width = native if how.width_px == "auto" else how.width_px
+        height = native if how.height_px == "auto" else how.height_px
+        factor = self.base.drawing_step_px
+        if width % factor or height % factor:
+            raise ConfigError(
+                f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
+            )
+        guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
+        sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
+        return how.model_copy(
+            update={
+                "guidance_scale": guidance,
+                "scheduler": sampler,
+                "width_px": width,
+                "height_px": height,
+            }
+        )
+
+    def scales(self, how: PictureSpec) -> GuidanceScales:
+        """The two kinds of guidance of a resolved spec."""
+        return guidance_scales(
+            float(how.guidance_scale), how.true_guidance_scale, embeds=self.base.embeds_guidance
+        )
+
+    def measure(self, request: PictureRequest) -> tuple[int, tuple[int, int]]:
+        """Rows that the picture takes in each forward pass, and its width and height in pixels.
+
+        Raises:
+            ConfigError: the request asks for what cannot be drawn; nothing was loaded or encoded.
+        """
+        check_seed(request.seed)
+        how = self.resolved(request.how)
+        if request.step_weights:
+            check_step_weights(request.step_weights)
+        if request.trace > how.steps:
+            raise ConfigError(f"{request.trace} moments of {how.steps} steps: ask for as many or fewer.")
+        num = self._guidance(request, how).num_rows
+        if request.width_class is not None:
+            check_width(request.width_class, num)
+        return num, (int(how.width_px), int(how.height_px))
+
+    def start(self, request: PictureRequest, width: WidthClass) -> PictureState:
+        """Prepare its adapters, encode its texts, draw its start noise.
+
+        Args:
+            request: that :meth:`measure` has checked.
+            width: rows of its forward passes.
+
+        Raises:
+            ConfigError, AdapterError: of this picture alone.
+            NoRoom: adapters in use take all the memory; try again when one is finished.
+        """
+        how = self.resolved(request.how)
+        held: list[PreparedAdapter] = []
+        try:
+            for used in request.adapters:
+                held.append(self.adapters.hold(used))
+            adapters = tuple((one, used.weight) for one, used in zip(held, request.adapters, strict=True))
+            return self._started(request, how, width, adapters)
+        except BaseException:
+            for adapter in held:
+                self.adapters.release(adapter)
+            raise
+
+    def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
+        """As :meth:`Runner.tick`."""
+        return self.runner.tick(states)
+
+    def finish(self, state: PictureState) -> Picture:
+        """Decode a picture and let the base's checker look at it.
+
+        Raises:
+            DetourError: its pixels are not finite.
+        """
+        pixels = self.decode(state.latents)
+        trace = tuple(
+            Moment(step=step, total=state.how.steps, pictures=self.decode(latents)[None])
+            for step, latents in state.kept.items()
+        )
+        nsfw = None
+        if self.safety is not None:
+            nsfw = self.safety.flag(pixels[None])[0]
+            pixels = np.zeros_like(pixels) if nsfw else pixels
+        return Picture(pixels=pixels, width_class=state.width, how=state.how, trace=trace, nsfw=nsfw)
+
+    def preview(self, state: PictureState) -> np.ndarray:
+        """uint8 (H, W, 3): an unfinished picture as it stands."""
+        return self.decode(state.latents if state.is_finished else state.network_input)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """(1, C, h, w) → uint8 (H, W, 3). One picture at a time: the number in a pass is part of the bytes."""
+        pixels: np.ndarray = decode_latents(self.vae, latents)[0]
+        return pixels
+
+    def release(self, state: PictureState) -> None:
+        """Let go of what a picture held, finished or not."""
+        self.runner.forget(state)
+        for adapter, _ in state.adapters:
+            self.adapters.release(adapter)
+
+    def rest(self) -> None:
+        """Let go of what is kept between pictures: whoever owns the models may change them now."""
+        self._texts.clear()
+        self._samplers.clear()
+        self.runner.forget_all()
+
+    def reader(self, adapters: Adapters = ()) -> TextSource:
+        """What turns prompts into states, with the new words of adapters; nothing of it stays in the text stage.
+
+        Raises:
+            AdapterError: two of them have the same word.
+        """
+        stage: Any = self.text
+        if any(adapter.words for adapter, _ in adapters):
+            for adapter, _ in adapters:
+                stage = stage.knowing(adapter.words)
+        reads = self.prompts == "written" and reads_weights(self.base)
+        return PromptReader(stage) if reads else stage
+
+    def _started(
+        self, request: PictureRequest, how: PictureSpec, width: WidthClass, adapters: Adapters
+    ) -> PictureState:
+        guidance = self._guidance(request, how)
+        sampler = self._sampler(how)
+        factor, sides = self.base.latent_factor, (int(how.height_px), int(how.width_px))
+        shape = (self.base.latent_channels, *(side // factor for side in sides))
+        noise, generator = start_noise(request.seed, shape)
+        return PictureState(
+            request=request,
+            how=how,
+            width=width,
+            guidance=guidance,
+            conditioning=self._conditioning(request, how, guidance, adapters),
+            sizes=torch.tensor([*sides, 0, 0, *sides], device=self.device, dtype=torch.float32),
+            sampler=sampler,
+            generator=generator,
+            latents=noise.to(self.device) * getattr(sampler, "init_noise_sigma", 1.0),
+            adapters=adapters,
+        )
+
+    def _guidance(self, request: PictureRequest, how: PictureSpec) -> Guidance:
+        scale = self.scales(how).true
+        return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)
+
+    def _sampler(self, how: PictureSpec) -> Any:
+        """A sampler of the picture's own; making one anew takes ten times as long as copying one."""
+        size = {"width_px": int(how.width_px), "height_px": int(how.height_px)}
+        key = (how.scheduler, how.steps, *size.values())
+        if key not in self._samplers:
+            self._samplers[key] = start_sampler(
+                how.scheduler, self.base, steps=how.steps, device=self.device, **size
+            )
+        return copy.deepcopy(self._samplers[key])
+
+    def _conditioning(
+        self, request: PictureRequest, how: PictureSpec, guidance: Guidance, adapters: Adapters
+    ) -> Conditioning:
+        """One row for each prediction: what guidance steers away from, the prompt, further texts."""
+        texts: list[str | None] = [request.prompt, *request.further_texts]
+        if guidance.num_rows > 1:
+            texts.insert(0, request.negative_prompt or how.negative_prompt or None)
+        if len(texts) != guidance.num_rows:
+            raise ConfigError(
+                f"guidance asks for {guidance.num_rows} texts, and the request has {len(texts)}."
+            )
+        first, *others = (self.encoded(text, adapters) for text in texts)
+        for other in others:
+            first = first.cat(other)
+        told = self.scales(how).embedded
+        return first if told is None else first.guided_by(told)
+
+    def encoded(self, text: str | None, adapters: Adapters) -> Conditioning:
+        """States of one text by itself with the adapters of its picture; ``None`` is the unconditional one."""
+        models: Mapping[str, nn.Module] = getattr(self.text, "models", {})
+        reads = tuple(
+            (adapter, weight)
+            for adapter, weight in adapters
+            if adapter.words or models.keys() & adapter.changes.keys()
+        )
+        key = (text, *((adapter.number, weight) for adapter, weight in reads))
+        if key not in self._texts:
+            reader = self.reader(reads)
+            with torch.no_grad(), plan_rows([RowGroup(1, reads)], models).active():
+                encoded = reader.unconditional(1) if text is None else reader.encode([text])
+            self._texts[key] = encoded.to(device=self.device, dtype=self.dtype)
+            while len(self._texts) > KEPT_TEXTS:
+                del self._texts[next(iter(self._texts))]
+        return self._texts[key]
+
+
+KEPT_TEXTS = 64
+"""Encoded texts that are kept while pictures are drawn; most pictures share the unconditional one."""

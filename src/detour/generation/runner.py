@@ -1,0 +1,148 @@
+"""One tick: a batch of pictures, each at a time of its own, goes one step further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from detour.adapters.mixed import RowPlan, plan_rows
+from detour.bases.text import Conditioning
+from detour.diffusion.process import Process
+from detour.errors import DetourError
+from detour.generation.states import PictureState
+
+KEPT_BATCHES = 8
+"""Batches whose stacked adapters and texts are kept from one tick to the next; more go round seldom."""
+
+
+class AsksNetwork(Protocol):
+    """The network of a base (``detour.bases.denoiser.Denoiser``)."""
+
+    @property
+    def process(self) -> Process:
+        """Of the base: it turns a sampler's times into those that the network is asked at."""
+
+    @property
+    def part(self) -> str:
+        """Part of the base that it is; layer keys of adapters begin with it."""
+
+    def predict(
+        self, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor | None = None
+    ) -> Tensor:
+        """(N, C, h, w) latents at (N,) times → (N, C, h, w)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Company:
+    """What stays the same while a batch of pictures has the same members and strengths.
+
+    Attributes:
+        conditioning: N rows.
+        sizes: (N, 6).
+        plan: the rows' adapters.
+    """
+
+    conditioning: Conditioning
+    sizes: Tensor
+    plan: RowPlan
+
+
+@dataclass
+class Runner:
+    """Takes pictures one step further; knows nothing of queues, prompts or files.
+
+    Attributes:
+        denoiser: answers for noisy latents.
+    """
+
+    denoiser: AsksNetwork
+    _kept: dict[tuple[tuple[float, ...], ...], Company] = field(default_factory=dict, repr=False)
+
+    def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
+        """One forward pass, and one step of each picture.
+
+        Args:
+            states: of equal ``company``, none finished; their rows fit in their width.
+
+        Returns:
+            the pictures that failed and why; all others went one step further.
+        """
+        states = sorted(states, key=lambda state: state.order)
+        try:
+            predictions = self._predict(states)
+        except Exception as error:
+            if len(states) == 1:
+                return {states[0]: error}
+            # One of them may be the cause: each alone, at the same width, has the same bits as in company.
+            failed: dict[PictureState, Exception] = {}
+            for state in states:
+                failed |= self.tick([state])
+            return failed
+        failed = {}
+        start = 0
+        for state in states:
+            end = start + state.guidance.num_rows
+            try:
+                state.advance(predictions[start:end])
+            except Exception as error:
+                failed[state] = error
+            start = end
+        return failed
+
+    def forget(self, state: PictureState) -> None:
+        """Let go of what is kept of batches that the picture was part of."""
+        self._kept = {
+            key: made for key, made in self._kept.items() if all(one[0] != state.number for one in key)
+        }
+
+    def forget_all(self) -> None:
+        """Let go of everything that is kept between ticks: nobody is drawing."""
+        self._kept.clear()
+
+    def inputs(self, states: Sequence[PictureState]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
+        """What the network is handed for the states in the order given, but for their adapters.
+
+        Returns:
+            noisy latents (N, C, h, w) float32, times (N,), text of N rows, and sizes (N, 6); N is the states' width.
+        """
+        company = self._company(states)
+        rows = [row for state in states for row in [state.network_input] * state.guidance.num_rows]
+        # Samplers keep times as integers or floats; all of them are exact in float32.
+        times = [state.time.float() for state in states for _ in range(state.guidance.num_rows)]
+        missing = states[0].width - len(rows)
+        noisy, at = torch.cat([*rows, *rows[:1] * missing]), torch.stack([*times, *times[:1] * missing])
+        return noisy, self.denoiser.process.times_of(at), company.conditioning, company.sizes
+
+    @torch.no_grad()
+    def _predict(self, states: Sequence[PictureState]) -> Tensor:
+        """(rows, C, h, w) float32, without the rows that fill the batch up."""
+        inputs = self.inputs(states)
+        with self._company(states).plan.active():
+            answer = self.denoiser.predict(*inputs)
+        return answer[: sum(state.guidance.num_rows for state in states)].float()
+
+    def _company(self, states: Sequence[PictureState]) -> Company:
+        groups = [state.rows for state in states]
+        key = tuple(
+            (state.number, *(s for _, s in group.adapters))
+            for state, group in zip(states, groups, strict=True)
+        )
+        if key in self._kept:
+            return self._kept[key]
+        conditioning = states[0].conditioning
+        for state in states[1:]:
+            conditioning = conditioning.cat(state.conditioning)
+        sizes = torch.stack([state.sizes for state in states for _ in range(state.guidance.num_rows)])
+        missing = states[0].width - len(sizes)
+        if missing < 0:
+            raise DetourError(f"{len(sizes)} rows do not fit in a batch of {states[0].width}.")
+        filled = [*range(len(sizes)), *[0] * missing]
+        made = Company(conditioning.select(filled), sizes[filled], plan_rows(groups, [self.denoiser.part]))
+        while len(self._kept) >= KEPT_BATCHES:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = made
+        return made

@@ -1,0 +1,179 @@
+"""One picture while it is drawn: everything that belongs to it and to no other."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detour.adapters.mixed import RowGroup
+from detour.adapters.prepared import PreparedAdapter
+from detour.bases.latents import NOT_FINITE
+from detour.bases.text import Conditioning
+from detour.diffusion.guidance import Guidance
+from detour.errors import ConfigError, DetourError
+from detour.generation.requests import PictureRequest
+from detour.generation.strength import weight_at
+from detour.generation.widths import WidthClass
+from detour.specs.generation import PictureSpec
+
+_NUMBERS = itertools.count()
+
+
+@dataclass(kw_only=True, eq=False)
+class PictureState:
+    """A picture between two steps.
+
+    Attributes:
+        request: what was asked.
+        how: with every ``auto`` resolved.
+        width: rows of every forward pass that it is part of.
+        guidance: of this picture alone.
+        conditioning: one row for each prediction that guidance needs, on the device.
+        sizes: (6,) what a network that reads sizes is told, float32.
+        sampler: a diffusers scheduler of its own; it keeps state between steps.
+        generator: of the start noise, and of samplers that add noise.
+        latents: (1, C, h, w) float32, in the sampler's own scale.
+        adapters: with their strengths as asked.
+        index: forward passes that are done.
+        kept: step → latents in the scale of the autoencoder, for the moments that were asked for.
+    """
+
+    request: PictureRequest
+    how: PictureSpec
+    width: WidthClass
+    guidance: Guidance
+    conditioning: Conditioning
+    sizes: Tensor
+    sampler: Any
+    generator: torch.Generator
+    latents: Tensor
+    adapters: tuple[tuple[PreparedAdapter, float], ...] = ()
+    index: int = 0
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    number: int = field(default_factory=lambda: next(_NUMBERS))
+
+    @cached_property
+    def timesteps(self) -> list[Tensor]:
+        """Time of each forward pass."""
+        return list(self.sampler.timesteps)
+
+    @cached_property
+    def moments(self) -> dict[int, int]:
+        """Forward pass → step of the moments that are kept.
+
+        Samplers that warm up (PNDM) take more forward passes than steps.
+        """
+        steps, passes = self.how.steps, len(self.timesteps)
+        wanted = {-(-steps * part // self.request.trace) for part in range(1, self.request.trace + 1)}
+        return {-(-step * passes // steps): step for step in sorted(wanted)}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all forward passes are done."""
+        return self.index >= len(self.timesteps)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that are done, of ``how.steps``."""
+        return self.index * self.how.steps // len(self.timesteps)
+
+    @property
+    def company(self) -> tuple[Any, ...]:
+        """Pictures of equal company can share a forward pass."""
+        text = self.conditioning
+        pooled = None if text.pooled is None else tuple(text.pooled.shape[1:])
+        return (
+            self.width,
+            tuple(self.latents.shape[1:]),
+            tuple(text.states.shape[1:]),
+            pooled,
+            text.mask is None,
+            text.guidance is None,
+        )
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Pictures in this order have rows of equal ranks and equal adapters beside each other."""
+        return (
+            self.guidance.num_rows,
+            [adapter.rank for adapter, _ in self.adapters],
+            [adapter.number for adapter, _ in self.adapters],
+            self.number,
+        )
+
+    @property
+    def time(self) -> Tensor:
+        """Time of the next forward pass as the sampler counts it; a scalar."""
+        return self.timesteps[self.index]
+
+    @property
+    def network_input(self) -> Tensor:
+        """(1, C, h, w) float32: the latents as the network wants them at the next time."""
+        # Samplers of a rectified flow have no scale of their own.
+        scale = getattr(self.sampler, "scale_model_input", None)
+        scaled: Tensor = self.latents if scale is None else scale(self.latents, self.time)
+        return scaled
+
+    @property
+    def rows(self) -> RowGroup:
+        """The picture's rows with its adapters at the strengths of the next step."""
+        factor = 1.0
+        if self.request.step_weights:
+            factor = weight_at(self.request.step_weights, self.index, len(self.timesteps))
+        adapters = tuple((adapter, strength * factor) for adapter, strength in self.adapters)
+        return RowGroup(self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0))
+
+    def advance(self, predictions: Tensor) -> None:
+        """Take one step.
+
+        Args:
+            predictions: (rows, C, h, w) float32, the network's answers for the picture's rows.
+
+        Raises:
+            DetourError: the latents are not finite any more.
+        """
+        prediction = self.guidance.combine(predictions)[None]
+        extra = {"generator": self.generator} if _takes_generator(type(self.sampler)) else {}
+        self.latents = self.sampler.step(prediction, self.time, self.latents, **extra, return_dict=False)[0]
+        self.index += 1
+        if not torch.isfinite(self.latents).all():
+            raise DetourError(NOT_FINITE)
+        if self.index in self.moments:
+            self.kept[self.moments[self.index]] = self.latents if self.is_finished else self.network_input
+
+
+def _takes_generator(sampler: type[Any]) -> bool:
+    if sampler not in _TAKES_GENERATOR:
+        _TAKES_GENERATOR[sampler] = "generator" in inspect.signature(sampler.step).parameters
+    return _TAKES_GENERATOR[sampler]
+
+
+_TAKES_GENERATOR: dict[type[Any], bool] = {}
+
+
+def start_noise(seed: int, shape: Sequence[int]) -> tuple[Tensor, torch.Generator]:
+    """(1, C, h, w) float32 on the CPU, whatever the device, so that a seed means the same everywhere.
+
+    Raises:
+        ConfigError: a seed that is out of range.
+    """
+    check_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((1, *shape), generator=generator), generator
+
+
+def check_seed(seed: int) -> None:
+    """Raise if a generator would not take it.
+
+    Raises:
+        ConfigError: says which ones it takes.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed {seed}: choose one from 0 to {2**63 - 1}.")

@@ -1,0 +1,1 @@
+"""How pocket-flow, the embedded flow-matching base, is made and measured."""
