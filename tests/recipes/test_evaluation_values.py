@@ -15,8 +15,7 @@ from detour.bases.base import open_base
 from detour.evaluation.compared import Compared
 from detour.evaluation.evaluation_page import fidelity_chart, prompts_chart, tables_of
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.proof import read_proof
-from detour.evaluation.verdict import VerdictName
+from detour.evaluation.proof import VerdictName, read_proof
 from detour.files import write_json
 from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter
 from detour.recipes.evaluate_checkpoints import evaluate_checkpoints

@@ -33,9 +33,9 @@ def answer_rows(answers: Answers | None) -> list[AnswerRow]:
 def _row(name: str, one: FigureAnswer) -> AnswerRow:
     # A loss that was found stands; a judge that reads nothing in the base's pictures takes it away.
     used = one.on_base.shown and (one.answer != "unknown" or one.on_references.shown)
-    loss = "–" if one.loss is None else f"{one.loss:.0%}"
+    loss = "–" if one.loss is None else f"{max(one.loss, 0.0):.0%}"
     if one.low is not None and one.high is not None:
-        loss += f" ({one.low:.0%} to {one.high:.0%})"
+        loss += f", at most {max(one.high, 0.0):.0%}"
     said = (_reads(one.on_base, "the base's pictures"), _reads(one.on_references, "your own pictures"))
     read = "; ".join(said)
     if one.because:

@@ -233,8 +233,12 @@ def judge_subject(
         )
         figures = measure(judge, drawn, material, seeds=preset.seeds, references=asked.references)
         new = bool(preset.prompts or preset.num_prompts)
-        notes = (*material.notes, *((nobody,) if nobody and new else ()), *figures.notes)
-        of_run = _of_run(subject, preset, drawn, asked, notes, painter)
+        unsaid = figures.fidelity.frechet_left_out if figures.fidelity and not preset.thorough else None
+        measured = (
+            note for note in figures.notes if note != unsaid
+        )  # a proof has no Fréchet distance to miss
+        notes = (*material.notes, *((nobody,) if nobody and new else ()), *measured)
+        of_run = _of_run(subject, preset, drawn, asked, notes, painter, material.asked.prompts)
         verdict, answers = verdict_of(judge, figures, drawn, material, of_run)
         nearest = nearest_of(judge, figures, drawn, material)
     finally:
@@ -265,7 +269,13 @@ def prompt_sets(material: EvaluationMaterial) -> dict[str, Sequence[str]]:
 
 
 def _of_run(
-    subject: Subject, preset: Preset, drawn: Drawn, asked: Request, notes: tuple[str, ...], painter: Painter
+    subject: Subject,
+    preset: Preset,
+    drawn: Drawn,
+    asked: Request,
+    notes: tuple[str, ...],
+    painter: Painter,
+    prompts: Sequence[str],
 ) -> OfRun:
     run = subject.run
 
@@ -284,7 +294,7 @@ def _of_run(
         causes=causes,
         notes=(*run.problems, *told, *said),
         data=_data_sentences(run),
-        run=facts_for_commands(run),
+        run=facts_for_commands(run, prompts),
         margin=limits.THOROUGH_MARGIN if preset.thorough else limits.QUICK_MARGIN,
     )
 
@@ -324,8 +334,13 @@ def _checks(subject: Subject, drawn: Drawn, asked: Request) -> tuple[Checks, tup
     return found, (lost,) if asked.trained is None else ()
 
 
-def facts_for_commands(run: FinishedRun) -> RunFacts:
-    """Names and settings that the command after a verdict needs; folders by paths from here, or by their names."""
+def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFacts:
+    """Names and settings that the command after a verdict needs; folders by paths from here, or by their names.
+
+    Args:
+        run: that was judged.
+        prompts: new ones, of which the first is shown how to ask.
+    """
     spec = run.spec
     sources = [folder.source for folder in spec.data.all_folders() if folder.source]
     steps, rate = spec.train.steps, spec.train.optim.lr
@@ -334,8 +349,8 @@ def facts_for_commands(run: FinishedRun) -> RunFacts:
         known["pictures"] = _from_here(Path(sources[0]))
     if spec.prior.class_prompts:
         known["class_prompt"] = spec.prior.class_prompts[0]
-    if spec.evaluate.prompts or spec.called_by():
-        known["prompt"] = spec.evaluate.prompts[0] if spec.evaluate.prompts else f"{spec.called_by()[0]}, …"
+    if prompts:
+        known["prompt"] = prompts[0]
     return RunFacts(
         run=_from_here(run.folder if run.is_run else run.adapter_file),
         adapter=_from_here(run.adapter_file),
