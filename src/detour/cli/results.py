@@ -89,7 +89,10 @@ def block_lines(table: Rows, width: int) -> list[str]:
         lines += ["", printable(row[0]) or "-"]
         for heading, cell in zip(heads[1:], row[1:], strict=True):
             first, *rest = wrap(
-                printable(cell, keep="\n"), max(width - indent, 20), break_long_words=False, break_on_hyphens=False
+                printable(cell, keep="\n"),
+                max(width - indent, 20),
+                break_long_words=False,
+                break_on_hyphens=False,
             ) or [""]
             if first:
                 lines += [f"  {heading:<{indent - 2}}{first}", *(" " * indent + line for line in rest)]
