@@ -15,7 +15,7 @@ from detour.evaluation.compared import Compared
 from detour.evaluation.evaluation import read_evaluation
 from detour.evaluation.proof import VerdictName
 from detour.evaluation.report import MAX_NEAREST
-from detour.evaluation.verdict import Verdict
+from detour.evaluation.verdict import HEADLINES, Verdict
 from detour.generation.engine import PictureEngine
 from detour.recipes.evaluate_adapter import EvaluationResult, evaluate_adapter, read_pictures
 from detour.recipes.evaluation_verdict import with_copies
@@ -286,5 +286,6 @@ def test_what_is_learned_by_heart_is_a_copy_unless_something_worse_is_found(
     found = figures.model_copy(update={"share": Compared(adapter=share, base=0.0)})
     verdict = with_copies(Verdict(name=before, reasons=("So.",)), found, "{share} against {base}")
     assert verdict.name == after
+    assert (verdict.headline == HEADLINES["copies"]) == (before != after)
     assert "So." in verdict.reasons
     assert (f"{share:.0%} against 0%" in verdict.reasons) == (share > 0)

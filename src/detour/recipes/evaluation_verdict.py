@@ -15,7 +15,7 @@ from detour.evaluation.copies import CopyFigures
 from detour.evaluation.judge import Judge
 from detour.evaluation.judgement import Judgement
 from detour.evaluation.judgement import judge as judge_material
-from detour.evaluation.next_steps import RunFacts
+from detour.evaluation.next_steps import Doubts, RunFacts, next_step
 from detour.evaluation.proof import (
     AccuracyFigures,
     HeldOutFigures,
@@ -25,7 +25,7 @@ from detour.evaluation.proof import (
 )
 from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
 from detour.evaluation.reading import Rows
-from detour.evaluation.verdict import Checks, Evidence, Verdict, decide
+from detour.evaluation.verdict import HEADLINES, Checks, Evidence, Verdict, decide
 from detour.recipes.evaluation_figures import Figures
 from detour.recipes.evaluation_material import Choice, EvaluationMaterial
 from detour.recipes.evaluation_pictures import Drawn
@@ -86,8 +86,9 @@ def verdict_of(
         "Asked with training captions, {share} of the pictures copy a training picture; of the base's {base}."
     )
     works = "{share} of the pictures copy one that must not be reproduced; of the base's {base}."
-    verdict = with_copies(verdict, figures.recited, by_heart)
-    return with_copies(verdict, figures.reproduced, works), judged
+    then = next_step("copies", of_run.run, Doubts(data=False, judge=False, prompts=0))
+    verdict = with_copies(verdict, figures.recited, by_heart, then=then)
+    return with_copies(verdict, figures.reproduced, works, then=then), judged
 
 
 def _pixel_facts(
@@ -179,7 +180,7 @@ def _rows(features: Tensor) -> Rows:
     return rows
 
 
-def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> Verdict:
+def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str, *, then: str = "") -> Verdict:
     """The verdict, with copies that the proof does not look for: too many of them are ``copies``.
 
     Whatever speaks against the adapter already keeps the word; the sentence stands among the reasons.
@@ -188,6 +189,7 @@ def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> V
         verdict: by the proof's rules.
         found: copies among the pictures of a set of prompts; ``None``: not looked for.
         sentence: with places for ``share`` and ``base``.
+        then: the command that comes after ``copies``.
     """
     if found is None or not found.share.adapter:
         return verdict
@@ -195,7 +197,13 @@ def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str) -> V
     sound = verdict.name in ("learned", "inconclusive")
     if not sound or found.beyond_base <= thresholds.COPY_SHARE_MAX + 1e-9:  # as in the proof's rule
         return replace(verdict, reasons=(*verdict.reasons, said))
-    return replace(verdict, name="copies", reasons=(said, *verdict.reasons))
+    return replace(
+        verdict,
+        name="copies",
+        headline=HEADLINES["copies"],
+        reasons=(said, *verdict.reasons),
+        next_step=then,
+    )
 
 
 def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int) -> HeldOutFigures:
