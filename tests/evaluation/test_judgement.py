@@ -76,6 +76,9 @@ def test_captions_that_do_not_fit_their_pictures_are_said_and_stop_the_verdict()
 def test_three_pictures_settle_nothing() -> None:
     found = judge(planted(references=3))
     assert found.verdict == "inconclusive"
+    assert (
+        found.reasons[0] == "3 pictures do not tell a style or a subject from themselves: name more of them."
+    )
     assert found.judge_on_references.p_value is None
 
 
@@ -149,3 +152,8 @@ def test_too_few_references_condemn_no_prompts(references: int) -> None:
         found = judge(planted(references=references, lost=1.0, seed=seed))
         assert found.figures["prompt"].answer == "unknown"
         assert found.verdict == "inconclusive"
+
+
+def test_a_blind_judge_says_nothing_of_a_class() -> None:
+    found = judge(_with_permuted_texts(planted_subject(class_goes=0.9), seed=0))
+    assert found.verdict == "inconclusive"
