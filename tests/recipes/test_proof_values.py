@@ -95,7 +95,10 @@ def test_effect_and_noise_floor_are_those_of_the_painted_colours(
     assert proof.pixels.noise_floor == pytest.approx(1.0, rel=1e-3)  # three steps of red
     assert proof.pixels.pictures == 2
     assert (proof.reload.max_abs_diff, proof.merge.max_abs_diff) == (0, 1)
-    assert proof.verdict == "learned"
+    # The painted colours go 60 % of the way, and 65 % would be called learned.
+    assert proof.verdict == "inconclusive"
+    assert proof.reasons[0].startswith("The pictures went 60% of the way")
+    assert proof.unknown == ()
 
 
 def test_the_distances_are_those_of_base_adapter_and_other_true_pictures(
@@ -265,7 +268,10 @@ def test_below_fp32_one_pixel_of_a_merge_is_rounding_and_the_whole_picture_is_no
     painter.merged_shift = 40
     proof = prove_run(run)
     assert proof.merge.max_abs_diff == 40
-    assert proof.verdict == "learned"
+    # The painted colours go 60 % of the way, and 65 % would be called learned.
+    assert proof.verdict == "inconclusive"
+    assert proof.reasons[0].startswith("The pictures went 60% of the way")
+    assert proof.unknown == ()
     painter.merged_pixels = None
     proof = prove_run(run)
     assert proof.verdict == "inconclusive"
@@ -317,7 +323,10 @@ def test_a_new_picture_as_near_as_the_originals_are_to_each_other_is_no_copy(
         Image.fromarray(alike(number)).save(run / "data" / f"{number}.png")
     painter.copies = {(True, prompt, 1000 + i): alike(20 + i) for i, prompt in enumerate(GIVEN)}
     proof = prove_run(run)
-    assert proof.verdict == "learned"
+    # The painted colours go 60 % of the way, and 65 % would be called learned.
+    assert proof.verdict == "inconclusive"
+    assert proof.reasons[0].startswith("The pictures went 60% of the way")
+    assert proof.unknown == ()
     assert not any("copies of training" in reason for reason in proof.reasons)
     painter.copies = {(True, prompt, 1000 + i): alike(i) for i, prompt in enumerate(GIVEN)}
     assert prove_run(run).verdict == "copies"

@@ -25,6 +25,7 @@ NAME = "demo"
 STYLE = "stained glass"
 """Held out from the base's training with the part of the style space around it."""
 
+STEPS = 200
 RANK = 4
 NUM_PICTURES = 24
 NUM_PROMPTS = 16
@@ -97,7 +98,7 @@ def demo_spec(folder: Path, *, seed: int) -> RunSpec:
         data=DataSpec(source=str(folder / "data")),
         adapter=AdapterSpec(rank=RANK),
         # Without dropped captions the unconditional side stays the base's, and guidance strengthens the style.
-        train=TrainSpec(loss=LossSpec(caption_dropout=0.0)),
+        train=TrainSpec(steps=STEPS, loss=LossSpec(caption_dropout=0.0)),
         # Each sheet costs as much as ten steps and each validation as two: fewer of both keep the demo short.
         sample=SampleSpec(every=60),
         validate=ValidateSpec(every=30),

@@ -273,7 +273,7 @@ def test_a_subject_is_asked_for_where_its_pictures_do_not_show_it(tmp_path: Path
     assert exam.truths is not None
     marks = exam.marks(exam.truths)
     assert set(marks) == {"likeness", "place", "clip"}
-    assert exam.style is None
+    assert exam.subject is not None
     noise = np.random.default_rng(0).integers(0, 255, exam.truths.shape, dtype=np.uint8)
     assert marks["likeness"] > exam.marks(noise)["likeness"] + 0.3
 
