@@ -93,7 +93,7 @@ class _Change:
 
     @property
     def rank(self) -> int:
-        """Of the stacked factors; a function of the group's own adapters."""
+        """Rank of the stacked factors; a function of the group's own adapters."""
         return rank_class(sum(one.down.shape[0] for one, _ in self.low_rank)) if self.low_rank else 0
 
     @property

@@ -87,7 +87,7 @@ class Base:
 
     @property
     def is_flow(self) -> bool:
-        """Whether it is a rectified flow."""
+        """Whether the base was trained as a rectified flow."""
         return str(self.scheduler_config().get("_class_name", "")).startswith("FlowMatch")
 
     @property
@@ -255,7 +255,7 @@ class Base:
         return {part: parts.empty_part(part, self.config(part)) for part in self.text_parts}
 
     def load_network(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
-        """Denoising network, frozen."""
+        """Load the denoising network, frozen and in evaluation mode."""
         return self._load(self.family.network_part, dtype, device)
 
     def load_part(self, part: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:

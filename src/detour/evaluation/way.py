@@ -39,7 +39,7 @@ class Way:
 
 
 def measure_way(adapter: Rows, base: Rows, references: Rows, *, seed: int = 0) -> Way:
-    """Measure it.
+    """Measure how far the adapter's pictures went from the base's to the references.
 
     Args:
         adapter: (N, D) features of length one.

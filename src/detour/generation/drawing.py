@@ -138,7 +138,7 @@ class Drawing:
             raise
 
     def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
-        """As :meth:`Runner.tick`."""
+        """Take each picture one step further, as :meth:`Runner.tick` does."""
         return self.runner.tick(states)
 
     def finish(self, state: PictureState) -> Picture:

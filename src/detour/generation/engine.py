@@ -401,7 +401,7 @@ class NetworkInput:
     sizes: Tensor
 
     def first(self, num: int) -> NetworkInput:
-        """The first rows."""
+        """The first ``num`` rows of this input."""
         return NetworkInput(
             self.noisy[:num], self.times[:num], self.text.select(slice(num)), self.sizes[:num]
         )
