@@ -47,7 +47,7 @@ $(EXTRAS)/.installed: requirements-extras.lock
 
 test-extras: setup $(EXTRAS)/.installed
 	PYTHONPATH=$(EXTRAS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -k "nf4 or int8 or adamw8bit" \
-	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/recipes/test_exact_resume.py
+	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/verbs/test_exact_resume.py
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py
@@ -70,7 +70,7 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 labs: setup
-	$(BIN)/python -m detour.labs.build
+	$(BIN)/python -m detour.labs.building
 
 docs: setup
 	$(BIN)/python -m detour.cli.reference docs/cli.md docs/doctor.md

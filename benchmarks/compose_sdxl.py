@@ -67,8 +67,8 @@ def measured(name: str, folder: Path) -> dict[str, object]:
 
 
 def _run(name: str, files: list[Path], folder: Path) -> dict[str, object]:
-    from detour.recipes.compose_adapters import compose_adapters
-    from detour.recipes.resize_adapter import resize_adapter
+    from detour.verbs.adapter_tools.composition import compose_adapters
+    from detour.verbs.adapter_tools.resizing import resize_adapter
 
     started = time.perf_counter()
     out = folder / "out.safetensors"

@@ -30,9 +30,9 @@ from detour.pocket.world import (
     render,
     training_example,
 )
-from detour.recipes.run_demo import draw_training_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import PictureSpec, load_run_spec
+from detour.verbs.train.demo import draw_training_pictures
+from detour.verbs.train.run import train_adapter
 
 NEW_PICTURES = 64
 """True renders, and pictures of an adapter and of the base for new prompts."""

@@ -15,10 +15,10 @@ import numpy as np
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.files import write_json
-from detour.recipes.doctor.adapter_rules import change_shares
-from detour.recipes.experiments.studio import Studio
 from detour.specs.generation import PictureSpec
 from detour.specs.studies import StudySpec
+from detour.verbs.doctor.adapter_rules import change_shares
+from detour.verbs.studies.studio import Studio
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 ATTENTION_WEIGHTS = (1.0, 2.0, 3.0, 4.0, 6.0)

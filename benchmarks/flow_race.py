@@ -28,7 +28,7 @@ from detour.pocket.pretrain.flow import parts
 from detour.pocket.pretrain.flow.conditioning import WeightedJointAttention
 from detour.pocket.pretrain.flow.run import TRANSFORMER_PLAIN, FlowPretraining
 from detour.pocket.pretrain.flow.velocity import velocity_loss
-from detour.pocket.pretrain.measure import reconstruction, true_renders
+from detour.pocket.pretrain.measuring import reconstruction, true_renders
 from detour.pocket.pretrain.optimizers import optimizers_for, set_rate
 from detour.pocket.pretrain.run import VAE_PLAIN, Settings, draw
 from detour.pocket.world import HOUSE, held_out_prompts

@@ -29,7 +29,7 @@ from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.pushes import compare_pushes, predictions, record_latents
 from detour.pocket.world import NAMED_STYLES, VOCABULARY, compose_scene, plain_prompt, render
-from detour.recipes.measure_overlap import FIRST_SEED, PROMPTS
+from detour.verbs.adapter_tools.measured_overlap import FIRST_SEED, PROMPTS
 
 VOCABULARIES = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
 REFERENCES_A_PROMPT = 4

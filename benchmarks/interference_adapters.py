@@ -8,8 +8,6 @@ from PIL import Image
 
 from detour.files import write_text, write_with
 from detour.pocket.world import HOUSE, held_out_prompts, render
-from detour.recipes.run_demo import draw_training_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import (
     AdapterSpec,
     BaseSpec,
@@ -22,6 +20,8 @@ from detour.specs import (
     TrainSpec,
     ValidateSpec,
 )
+from detour.verbs.train.demo import draw_training_pictures
+from detour.verbs.train.run import train_adapter
 
 NUM_PICTURES = 24
 RANK = 4

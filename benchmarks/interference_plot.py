@@ -6,7 +6,7 @@ from typing import Any
 
 from detour.adapters.overlap import RELATED
 from detour.files import write_with
-from detour.recipes.measure_overlap import AGAINST, TOGETHER
+from detour.verbs.adapter_tools.measured_overlap import AGAINST, TOGETHER
 
 INK = "#1f2933"
 COLOURS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#862e9c", "#e67700", "#0b7285", "#495057")

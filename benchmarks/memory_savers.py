@@ -19,7 +19,7 @@ from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser
 from detour.training.batches import Batch
 from detour.training.footprint import LiveBytes
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 from detour.training.step import batch_loss
 
 MIB = 1 << 20

@@ -19,15 +19,15 @@ from benchmarks.__main__ import ratio, time_interleaved
 from detour.bases.base import Base, open_base
 from detour.bases.denoiser import Denoiser
 from detour.pocket.world import HOUSE, render, training_example
-from detour.recipes.held_out_material import write_world_style
-from detour.recipes.run_demo import STYLE, draw_training_pictures
 from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss, make_state
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.library_optim import new_optimizer
 from detour.training.loop import TrainState, accumulate
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
+from detour.verbs.judge.held_out_material import write_world_style
+from detour.verbs.train.demo import STYLE, draw_training_pictures
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -69,7 +69,7 @@ def spec_of(method: str, data: Path, *, steps: int) -> RunSpec:
 
 def train(out: Path, methods: list[str], *, steps: int) -> None:
     """Train and prove each method that has no proof yet."""
-    from detour.recipes.train_adapter import train_adapter
+    from detour.verbs.train.run import train_adapter
 
     data = out / "data"
     if not (data / "023.txt").exists():

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from detour.recipes.held_out_material import write_world_style
-from detour.recipes.run_demo import NUM_PICTURES, RANK, STYLE, draw_training_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec
 from detour.specs.sources import with_changes
+from detour.verbs.judge.held_out_material import write_world_style
+from detour.verbs.train.demo import NUM_PICTURES, RANK, STYLE, draw_training_pictures
+from detour.verbs.train.run import train_adapter
 
 CELLS: tuple[dict[str, Any], ...] = (
     {"name": "adamw", "lr": 1.2e-2},

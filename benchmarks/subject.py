@@ -33,9 +33,9 @@ from detour.pocket.world import (
     plain_prompt,
     render,
 )
-from detour.recipes.draw_subject import NEW_PLACES, WorldSubject, draw_subject_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import PictureSpec, load_run_spec
+from detour.verbs.datasets.practice_subject import NEW_PLACES, WorldSubject, draw_subject_pictures
+from detour.verbs.train.run import train_adapter
 
 Pictures = np.ndarray
 TOKEN = "sks"

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from detour.printable import printable, printable_json
+from detour.printing import printable, printable_json
 
 EVIL = "a\x00\x1b[2Jb\x9bc\u202ed\u2069\u2028e\x7f\U000e0001\ue000"
 

@@ -13,7 +13,8 @@ PACKAGE = Path(detour.__file__).parent
 # The order of the folders. Numbers after the point order the folders of one tier among themselves.
 TIERS = {
     "errors": 0.0,
-    "printable": 0.05,
+    "lazy": 0.0,
+    "printing": 0.05,
     "safetensors_header": 0.06,
     "files": 0.1,
     "tensor_files": 0.14,
@@ -30,7 +31,7 @@ TIERS = {
     "generation": 3.0,
     "training": 3.1,
     "evaluation": 3.1,
-    "recipes": 4.0,
+    "verbs": 4.0,
     "pocket.pretrain": 4.5,
     "labs": 4.7,
     "cli": 5.0,

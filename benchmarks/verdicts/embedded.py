@@ -19,11 +19,11 @@ from PIL import Image
 from detour.evaluation.proof import Proof
 from detour.files import write_json, write_text
 from detour.pocket.world import HOUSE, NAMED_STYLES, caption, render, training_example
-from detour.recipes.finished_run import read_finished_run
-from detour.recipes.held_out_material import write_world_style
-from detour.recipes.prove_run import prove_run
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import load_run_spec
+from detour.verbs.judge.finished_run import read_finished_run
+from detour.verbs.judge.held_out_material import write_world_style
+from detour.verbs.judge.proof_of_run import prove_run
+from detour.verbs.train.run import train_adapter
 
 HOUSE_STYLE = "house"
 SECONDS = "seconds.json"

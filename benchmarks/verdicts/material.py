@@ -32,9 +32,9 @@ from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
 from detour.files import write_with
 from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.pocket.world import VOCABULARY, held_out_prompts, place_phrase
-from detour.recipes.finished_run import FinishedRun, read_finished_run
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import RunSpec, load_run_spec
+from detour.verbs.judge.finished_run import FinishedRun, read_finished_run
+from detour.verbs.train.run import train_adapter
 
 Pictures = NDArray[np.uint8]
 HELD_OUT_SEED = 7

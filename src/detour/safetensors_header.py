@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detour.errors import DetourError
-from detour.printable import printable
+from detour.printing import printable
 
 FLOATS_AND_INTS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
 """Dtype as safetensors names it → bytes of a number, of what adapters hold."""

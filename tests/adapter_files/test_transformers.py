@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detour.adapter_files import read_adapter, write_adapter
+from detour.adapter_files.adapter_family import family_of_adapter
 from detour.adapter_files.container import encode
 from detour.adapter_files.kohya import grown_ranks
 from detour.adapters.adapter import Adapter
@@ -20,7 +21,6 @@ from detour.adapters.targets import adaptable_layers
 from detour.bases.families import FAMILIES
 from detour.bases.transformer_names import is_transformer_path, place_of
 from detour.errors import AdapterError, ConfigError
-from detour.recipes.adapter_family import family_of_adapter
 from tests.adapter_files.transformers import WIDTH, flux_names, lora_on, sd3_names, tiny_flux, tiny_sd3
 
 MODELS: dict[str, Callable[[], Any]] = {"flux": tiny_flux, "sd3": tiny_sd3}

@@ -79,7 +79,7 @@ def test_half_precision_is_fetched_where_there_is_nothing_else(
 
 
 def test_inspecting_fetches_settings_alone(hub: list[dict[str, object]]) -> None:
-    from detour.recipes.inspect_base import inspect_base
+    from detour.verbs.explain.inspection import inspect_base
 
     assert inspect_base("owner/tiny-sd", ranks=(4,)).identity == "tiny-sd"
     (call,) = hub

@@ -8,8 +8,8 @@ import torch
 
 from detour.bases.base import open_base
 from detour.errors import BaseError
-from detour.recipes.generate_pictures import generate_pictures
 from detour.specs.generation import GenerateSpec, PictureSpec
+from detour.verbs.draw.pictures import generate_pictures
 
 
 def with_checker(folder: Path, to: Path, threshold: float) -> Path:

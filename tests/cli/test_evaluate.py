@@ -14,9 +14,9 @@ from detour.evaluation.marks import MarkFigures
 from detour.evaluation.prompts import HeldOutPrompt
 from detour.evaluation.proof import PixelFigures
 from detour.evaluation.requirements import FIGURES, answer, parse_requirement
-from detour.recipes import evaluate_adapter as recipe
-from detour.recipes.evaluate_adapter import EvaluationResult
 from detour.specs.evaluation import EvaluationSpec
+from detour.verbs.judge import evaluation_run as recipe
+from detour.verbs.judge.evaluation_run import EvaluationResult
 
 BARE = Evaluation(
     judged=Judged(adapter="x", sha256="0" * 64, weight=1.0, base="tiny", judge=None),

@@ -9,9 +9,9 @@ import pytest
 
 from detour import errors
 from detour.cli import main
-from detour.recipes.doctor.finding import Finding
-from detour.recipes.doctor.machine import gather_machine
-from detour.recipes.examine import Examination
+from detour.verbs.doctor.examination import Examination
+from detour.verbs.doctor.finding import Finding
+from detour.verbs.doctor.machine import gather_machine
 
 CODES = {
     "DetourError": 1,
@@ -94,7 +94,7 @@ def test_the_doctor_fails_when_something_serious_was_found_and_only_then(
     given = dict.fromkeys((field.alias or name for name, field in Finding.model_fields.items()), "w")
     findings = tuple(Finding(**{**given, "severity": severity}) for severity in severities)
     found = Examination(subject="", base=None, machine=gather_machine(), findings=findings)
-    monkeypatch.setattr("detour.recipes.examine.examine", lambda *args, **kwargs: found)
+    monkeypatch.setattr("detour.verbs.doctor.examination.examine", lambda *args, **kwargs: found)
     with pytest.raises(SystemExit) as stop:
         main.run(["doctor", *flags])
     assert stop.value.code == code

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from detour.cli.results import VERDICTS, show_runs, show_train_result
-from detour.recipes.list_runs import RunSummary
-from detour.recipes.train_adapter import TrainResult
+from detour.verbs.train.run import TrainResult
+from detour.verbs.train.run_list import RunSummary
 
 
 def result_of(product: Path) -> TrainResult:

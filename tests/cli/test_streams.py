@@ -14,7 +14,7 @@ import pytest
 from detour.cli.main import run
 from detour.cli.progress import PlainLines, shown
 from detour.cli.streams import LastingStream
-from detour.recipes.progress import Progress
+from detour.verbs.progress import Progress
 
 
 @pytest.fixture(params=["pipe", "terminal"])
@@ -89,7 +89,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_word() -> None:
         "        except KeyboardInterrupt as error: raise ImportError('half a library') from error\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'detour.recipes.list_runs':\n"
+        "        if name == 'detour.verbs.train.run_list':\n"
         "            return importlib.util.spec_from_loader(name, Interrupted())\n"
         "sys.meta_path.insert(0, Finder())\n"
         "from detour.cli.main import run\n"

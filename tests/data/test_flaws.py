@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from detour.data.flaws import blur, border_px, common_mark, look_at, thumbnail
 from detour.data.likeness import mirrored_hash, perceptual_hash
 from detour.pocket.world import NAMED_STYLES, training_example
-from detour.pocket.world.render import render
+from detour.pocket.world.rendering import render
 
 
 def scenes(style: str, count: int = 24) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from detour.data.likeness import NEAR_BITS, mirrored_hash, near_pairs, perceptual_hash
 from detour.pocket.world import NAMED_STYLES, training_example
-from detour.pocket.world.render import render
+from detour.pocket.world.rendering import render
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detour.labs.index import LABS
-from detour.recipes.doctor.table import RULES
+from detour.verbs.doctor.table import RULES
 from tests.docs.pages import ROOT, Wrong, command_lines, links, name_of, parse
 
 COURSE = ROOT / "docs" / "course"

@@ -9,7 +9,7 @@ from detour.labs.index import LABS, Lab
 from detour.labs.pages import MAX_PAGE_BYTES, index_page, measured_labs
 
 DOCS = Path(__file__).parents[2] / "docs" / "labs"
-AGAIN = "run `python -m detour.labs.build --render docs/labs`"
+AGAIN = "run `python -m detour.labs.building --render docs/labs`"
 
 
 def test_the_index_is_made_of_the_figures_beside_it() -> None:

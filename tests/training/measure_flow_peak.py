@@ -23,7 +23,7 @@ from detour.training.assembly import attach_trainable, choose_targets, make_loss
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.footprint import process_bytes, training_footprint
 from detour.training.loop import StepReport, TrainState, fit
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 from tests.training.measure_peak import peak_bytes
 
 FEW: dict[str, dict[str, Any]] = {

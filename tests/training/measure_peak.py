@@ -18,7 +18,7 @@ from detour.training.assembly import attach_trainable, choose_targets, make_loss
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.footprint import process_bytes, training_footprint
 from detour.training.loop import fit
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 from tests.training.test_true_shape import random_sd15_unet
 
 

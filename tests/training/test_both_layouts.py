@@ -7,9 +7,9 @@ import pytest
 from detour.adapter_files import read_adapter
 from detour.bases.base import open_base
 from detour.bases.single_file import write_single_file
-from detour.recipes import train_adapter as recipe
-from detour.recipes.train_adapter import train_adapter
-from tests.recipes.photos import make_photos, quick_spec
+from detour.verbs.train import run as recipe
+from detour.verbs.train.run import train_adapter
+from tests.verbs.photos import make_photos, quick_spec
 
 
 def test_folder_and_single_file_train_to_the_same_bytes(

@@ -9,7 +9,7 @@ import pytest
 from detour.bases.base import open_base
 from detour.specs import RunSpec, load_run_spec
 from detour.training.footprint import LiveBytes, drawing_footprint, encoding_footprint, training_footprint
-from detour.training.resolve import resolve, training_dtype
+from detour.training.resolving import resolve, training_dtype
 
 
 def resolved(base: str, **flags: object) -> RunSpec:

@@ -9,10 +9,10 @@ from detour.bases.base import open_base
 from detour.bases.text import TextStage
 from detour.errors import ConfigError
 from detour.training.live_text import LiveText
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 from detour.training.text_adapter import attach_text, choose_text_targets
-from tests.recipes.photos import quick_spec
 from tests.tiny_base import make_tiny_sdxl
+from tests.verbs.photos import quick_spec
 
 
 @pytest.fixture(scope="module")

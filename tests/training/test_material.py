@@ -6,7 +6,7 @@ from detour.bases.base import open_base
 from detour.data.folder import Dataset, read_dataset
 from detour.specs import DataSpec
 from detour.training.material import load_material
-from tests.recipes.photos import make_photos
+from tests.verbs.photos import make_photos
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])

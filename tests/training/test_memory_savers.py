@@ -13,13 +13,13 @@ from detour.bases.base import open_base
 from detour.bases.quantize import PACKAGES, dequantized, quantize_linears, stored_bytes
 from detour.diffusion.process import SD_PROCESS
 from detour.errors import ConfigError
-from detour.recipes.train_adapter import train_adapter
 from detour.training import assembly
 from detour.training.footprint import LiveBytes
 from detour.training.step import TrainingLoss
 from detour.training.validation import fixed_validation
-from tests.recipes.photos import make_photos, quick_spec
+from detour.verbs.train.run import train_adapter
 from tests.training.test_step import assembled, gradients, random_data
+from tests.verbs.photos import make_photos, quick_spec
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from detour.bases.single_file import write_single_file
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec
 from detour.training.methods import RATES, check_layers
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 
 
 def resolved(base: str = "pocket", **flags: Any) -> RunSpec:

@@ -8,7 +8,7 @@ from detour.bases.base import open_base
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec, to_toml
 from detour.training.optimizers import D0_SHARE
-from detour.training.resolve import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
+from detour.training.resolving import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
 
 CAPTIONS = [f"caption {i}" for i in range(24)]
 

@@ -15,11 +15,11 @@ from detour.diffusion.process import SD_PROCESS, RectifiedFlow, shifted
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss
 from detour.training.batches import BatchPlan, draw_batch, draw_batches
 from detour.training.cache import LatentCache, TextCache, TrainingData
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 from detour.training.step import TrainingLoss, batch_loss
 from detour.training.validation import MAX_PASSES, fixed_validation
-from tests.recipes.photos import quick_spec
 from tests.tiny_flow import make_tiny_sd3
+from tests.verbs.photos import quick_spec
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from detour.specs import load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.loop import StepReport, TrainState, fit
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 
 
 def random_sd15_unet() -> torch.nn.Module:

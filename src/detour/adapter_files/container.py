@@ -19,7 +19,7 @@ from torch import Tensor
 from detour.adapter_files.limits import Limits
 from detour.adapters.adapter import FileDtype
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 from detour.safetensors_header import FLOATS_AND_INTS, HeaderRules, Region, parse_header
 
 _DTYPES = {

@@ -19,7 +19,7 @@ from detour.adapters.adapter import PARTS, Adapter, part_of, path_of
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 from detour.safetensors_header import unique_keys
 
 CONFIG_KEY = "lora_adapter_metadata"

@@ -28,7 +28,7 @@ from detour.adapters.lycoris_layers import LokrLayer
 from detour.bases.families import Family
 from detour.bases.transformer_names import TABLES, family_of_names, pieces_of_original
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 
 _SUFFIXES = {
     "lora_down.weight": "down",

@@ -8,7 +8,7 @@ from typing import Any
 
 from detour.adapters.layers import Layer
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 
 _MAX_PATTERNS = 16_384
 

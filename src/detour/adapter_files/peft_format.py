@@ -20,7 +20,7 @@ from detour.adapters.adapter import PARTS, Adapter, FileDtype, part_of, path_of
 from detour.adapters.layers import Layer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 from detour.safetensors_header import unique_keys
 
 CONFIG_NAME = "adapter_config.json"

@@ -17,7 +17,7 @@ from torch import Tensor
 from detour.adapter_files.container import PICKLE_SUFFIXES, decode, read_file
 from detour.adapter_files.limits import Limits
 from detour.errors import AdapterError
-from detour.printable import printable
+from detour.printing import printable
 from detour.safetensors_header import MOST_SIZES
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)

@@ -16,7 +16,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, Words
 from detour.errors import AdapterError
 from detour.files import write_bytes
-from detour.printable import printable
+from detour.printing import printable
 
 BUNDLE = "bundle_emb."
 _ONE = ("string_to_param.*", "emb_params")

@@ -21,7 +21,7 @@ def command(*, adapter: str, out: Path, force: bool, as_json: bool, **flags: Any
     from detour.cli.progress import shown
 
     spec = study_spec(flags, lora=adapter, quiet=as_json)
-    from detour.recipes.experiments.blocks import study_blocks
+    from detour.verbs.studies.blocks import study_blocks
 
     with shown(quiet=as_json) as progress:
         result = study_blocks(spec, out=out, force=force, progress=progress)

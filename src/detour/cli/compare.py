@@ -146,7 +146,7 @@ def command(
         for value in axis.values:
             with_changes(spec.run, {axis.key: value})  # an unknown key is said before anything is loaded
     announce(quiet=as_json)
-    from detour.recipes.experiments.compare import compare_runs
+    from detour.verbs.studies.compare import compare_runs
 
     with shown(quiet=as_json) as progress:
         result = compare_runs(spec, out=out, force=force, progress=progress)

@@ -50,6 +50,6 @@ def command(*, loras: tuple[str, ...], plot: Path | None, as_json: bool, **flags
     check_adapters(loras)
     announce(quiet=as_json)
     from detour.cli.file_results import show_composition
-    from detour.recipes.compose_adapters import compose_adapters
+    from detour.verbs.adapter_tools.composition import compose_adapters
 
     show_composition(compose_adapters(loras, plot=plot, **flags), as_json=as_json, plot=plot)

@@ -42,6 +42,6 @@ def command(*, source: Path, place: Path | None, out: Path | None, as_json: bool
     check_adapters([source])
     announce(quiet=as_json)
     from detour.cli.file_results import show_conversion
-    from detour.recipes.convert_adapter import convert_adapter
+    from detour.verbs.adapter_tools.conversion import convert_adapter
 
     show_conversion(convert_adapter(source, out, **flags), as_json=as_json)

@@ -9,7 +9,7 @@ from detour.cli.early import announce, check_run
 from detour.cli.options import DEVICES, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
-    from detour.recipes.check_data import DataReport
+    from detour.verbs.datasets.checks import DataReport
 
 
 @click.group("data", short_help="Look at a data set before training on it.")
@@ -87,7 +87,7 @@ def check(
     spec = parse(DataSpec, given)
     check_run(RunSpec(data=spec, base=BaseSpec(name=base)))
     announce(quiet=as_json)
-    from detour.recipes.check_data import check_data
+    from detour.verbs.datasets.checks import check_data
 
     with shown(quiet=as_json) as progress:
         report = check_data(
@@ -160,7 +160,7 @@ def caption(
     from learning it.
     """
     from detour.cli.progress import shown
-    from detour.recipes.caption_pictures import caption_pictures
+    from detour.verbs.datasets.captioning import caption_pictures
 
     with shown(quiet=as_json) as progress:
         result = caption_pictures(

@@ -18,7 +18,7 @@ def command(*, seed: int, runs: Path, as_json: bool) -> None:
     """
     from detour.cli.progress import shown
     from detour.cli.results import show_demo_result
-    from detour.recipes.run_demo import run_demo
+    from detour.verbs.train.demo import run_demo
 
     with shown(quiet=as_json) as progress:
         result = run_demo(runs=runs, seed=seed, progress=progress)

@@ -8,7 +8,7 @@ from detour.cli.early import announce, check_base
 from detour.cli.options import DTYPES, SEEDS, base_option, json_option, pickle_option
 
 if TYPE_CHECKING:
-    from detour.recipes.examine import Examination
+    from detour.verbs.doctor.examination import Examination
 
 
 @click.command("doctor", short_help="What makes bad pictures here: each with its cause and its fix.")
@@ -50,7 +50,7 @@ def command(
     announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import Unwell
-    from detour.recipes.examine import Wish, examine
+    from detour.verbs.doctor.examination import Wish, examine
 
     with shown(quiet=as_json) as progress:
         found = examine(

@@ -88,9 +88,9 @@ def command(
     from detour.errors import ConfigError, RequirementNotMet
     from detour.evaluation.requirements import answer_text
     from detour.files import lines_of, read_text
-    from detour.recipes.evaluate_adapter import evaluate_adapter
     from detour.specs.evaluation import EvaluationSpec
     from detour.specs.sources import parse
+    from detour.verbs.judge.evaluation_run import evaluate_adapter
 
     text = read_text(prompt_file, max_bytes=MAX_PROMPT_BYTES, error=ConfigError) if prompt_file else ""
     lines = lines_of(text)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from detour.evaluation.compared import Compared
     from detour.evaluation.copies import CopyFigures
     from detour.evaluation.drift import Drift
-    from detour.recipes.evaluate_adapter import EvaluationResult
+    from detour.verbs.judge.evaluation_run import EvaluationResult
 
 SIDES = (
     ("base", "base"), ("adapter", "adapter"), ("rate_zero", "rate 0"), ("shuffled", "shuffled"), ("ceiling", "true"),

@@ -54,7 +54,7 @@ def command(*, base: str, tuned: str, layers: bool, as_json: bool, **flags: Any)
     announce(quiet=as_json)
     from detour.cli.file_results import show_extraction
     from detour.cli.progress import shown
-    from detour.recipes.extract_adapter import extract_adapter
+    from detour.verbs.adapter_tools.extraction import extract_adapter
 
     with shown(quiet=as_json) as progress:
         result = extract_adapter(base, tuned, progress=progress, **flags)

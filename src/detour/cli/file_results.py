@@ -8,18 +8,18 @@ import click
 
 from detour.adapters.overlap import RELATED
 from detour.cli.results import bytes_text, echo_json, print_table, table_of
-from detour.printable import printable
+from detour.printing import printable
 
 if TYPE_CHECKING:
-    from detour.recipes.compose_adapters import ComposeResult, PairPrediction
-    from detour.recipes.convert_adapter import ConvertResult
-    from detour.recipes.draw_grid import GridResult
-    from detour.recipes.draw_strengths import StrengthResult
-    from detour.recipes.extract_adapter import ExtractResult
-    from detour.recipes.measure_overlap import MeasuredPair
-    from detour.recipes.merge_adapters import MergeResult
-    from detour.recipes.resize_adapter import ResizeResult
-    from detour.recipes.show_adapter import AdapterReport, BaseMatch
+    from detour.verbs.adapter_tools.composition import ComposeResult, PairPrediction
+    from detour.verbs.adapter_tools.contents import AdapterReport, BaseMatch
+    from detour.verbs.adapter_tools.conversion import ConvertResult
+    from detour.verbs.adapter_tools.extraction import ExtractResult
+    from detour.verbs.adapter_tools.measured_overlap import MeasuredPair
+    from detour.verbs.adapter_tools.merging import MergeResult
+    from detour.verbs.adapter_tools.resizing import ResizeResult
+    from detour.verbs.draw.grid import GridResult
+    from detour.verbs.draw.strengths import StrengthResult
 
 MAX_PROBLEMS = 8
 MAX_LEFT_OUT = 20

@@ -50,9 +50,9 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     check_base(settings["base"])
     announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
-    from detour.recipes.forward_figure import agreement, plot_forward
-    from detour.recipes.staging import refuse_no_png, refuse_taken
-    from detour.recipes.trace_forward import trace_forward
+    from detour.verbs.explain.forward_figure import agreement, plot_forward
+    from detour.verbs.explain.forward_trace import trace_forward
+    from detour.verbs.staging import refuse_no_png, refuse_taken
 
     refuse_no_png(out)
     refuse_taken(out, force=force)

@@ -81,9 +81,9 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.generation.strength import parse_step_weights
-    from detour.recipes.generate_pictures import generate_pictures
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
+    from detour.verbs.draw.pictures import generate_pictures
 
     picture_keys = (
         "negative_prompt",

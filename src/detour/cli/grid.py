@@ -61,10 +61,10 @@ def command(
     announce(quiet=as_json)
     from detour.cli.file_results import show_grid, show_strengths
     from detour.cli.progress import shown
-    from detour.recipes.draw_grid import draw_grid
-    from detour.recipes.draw_strengths import draw_strengths
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
+    from detour.verbs.draw.grid import draw_grid
+    from detour.verbs.draw.strengths import draw_strengths
 
     picture = {key: flags.pop(key) for key in ("steps", "guidance_scale")}
     values = {key: value for key, value in flags.items() if value is not None}

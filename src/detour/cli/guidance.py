@@ -30,7 +30,7 @@ def command(
     from detour.cli.progress import shown
 
     spec = study_spec(flags, lora=lora, quiet=as_json)
-    from detour.recipes.experiments.guidance import study_guidance
+    from detour.verbs.studies.guidance import study_guidance
 
     with shown(quiet=as_json) as progress:
         result = study_guidance(spec, out=out, scales=scales, force=force, progress=progress)

@@ -75,7 +75,7 @@ def command(
     check_base(base)
     announce(quiet=as_json)
     from detour.cli.inspection import show_inspection
-    from detour.recipes.inspect_base import inspect_base, plot_unet
+    from detour.verbs.explain.inspection import inspect_base, plot_unet
 
     inspection = inspect_base(base, targets=targets, ranks=ranks, method=method, revision=revision)
     if plot is not None:

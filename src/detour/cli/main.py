@@ -95,7 +95,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _code_of(given: list[str]) -> int:
     from detour.errors import DetourError, Interrupted
-    from detour.printable import printable
+    from detour.printing import printable
 
     try:
         # ``obj``: what --processes starts again

@@ -46,7 +46,7 @@ def command(*, base: str, as_json: bool, **flags: Any) -> None:
     announce(quiet=as_json)
     from detour.cli.file_results import show_merge
     from detour.cli.progress import shown
-    from detour.recipes.merge_adapters import merge_adapters
+    from detour.verbs.adapter_tools.merging import merge_adapters
 
     with shown(quiet=as_json) as progress:
         result = merge_adapters(base, progress=progress, **flags)

@@ -17,7 +17,7 @@ class _OutFolder(click.Path):
     """A folder that is written: the name of a picture or a weights file is no folder's name."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from detour.recipes.staging import OTHER_FILES
+        from detour.verbs.staging import OTHER_FILES
 
         path = super().convert(value, param, ctx)
         suffix = Path(str(path)).suffix

@@ -30,7 +30,7 @@ def command(*, as_json: bool, **settings: Any) -> None:
     announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import ProofFailed
-    from detour.recipes.overfit_one import overfit_one
+    from detour.verbs.explain.overfitting import overfit_one
 
     with shown(quiet=as_json) as progress:
         result = overfit_one(progress=progress, **settings)

@@ -9,7 +9,7 @@ from detour.cli.early import announce, check_base
 from detour.cli.options import DEVICES, DTYPES, base_option, json_option
 
 if TYPE_CHECKING:
-    from detour.recipes.plan_memory import MemoryPlan
+    from detour.verbs.train.memory_plan import MemoryPlan
 
 # flag → key of run.toml
 KEYS = {
@@ -63,7 +63,7 @@ def command(*, config: Path | None, assignments: tuple[str, ...], as_json: bool,
     check_base(spec.base.name)
     announce(quiet=as_json)
     from detour.cli.progress import shown
-    from detour.recipes.plan_memory import plan_memory
+    from detour.verbs.train.memory_plan import plan_memory
 
     with shown(quiet=as_json) as progress:
         plan = plan_memory(spec, progress=progress)

@@ -48,9 +48,9 @@ def draw(
     """
     from detour.cli.progress import shown
     from detour.errors import RunError
-    from detour.recipes.draw_subject import WorldSubject, draw_subject_pictures
-    from detour.recipes.held_out_material import write_world_style
-    from detour.recipes.run_demo import draw_training_pictures
+    from detour.verbs.datasets.practice_subject import WorldSubject, draw_subject_pictures
+    from detour.verbs.judge.held_out_material import write_world_style
+    from detour.verbs.train.demo import draw_training_pictures
 
     out = one_place(place, out)
     if out.exists() and any(out.iterdir()):
@@ -93,7 +93,7 @@ def measure_base(
 
     from detour.bases.base import open_base
     from detour.cli.results import print_json, print_table, table_of
-    from detour.pocket.pretrain.measure import measure
+    from detour.pocket.pretrain.measuring import measure
 
     opened = open_base(str(base) if base else "pocket")
     scale = opened.recommended_guidance if guidance is None else guidance

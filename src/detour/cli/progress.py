@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from detour.printable import printable
+from detour.printing import printable
 
 if TYPE_CHECKING:
-    from detour.recipes.progress import Progress, ProgressFn
+    from detour.verbs.progress import Progress, ProgressFn
 
 SECONDS_BETWEEN_LINES = 10.0
 

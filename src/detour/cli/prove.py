@@ -51,8 +51,8 @@ def command(
     from detour.cli.progress import shown
     from detour.cli.results import show_proof
     from detour.errors import ConfigError, ProofFailed
-    from detour.recipes.finished_run import is_run_folder
-    from detour.recipes.prove_run import prove_adapter, prove_run
+    from detour.verbs.judge.finished_run import is_run_folder
+    from detour.verbs.judge.proof_of_run import prove_adapter, prove_run
 
     is_run = is_run_folder(target)
     if is_run and (base or revision or pictures or prompts or out):

@@ -21,7 +21,7 @@ def command(*, run: Path, repo: str, public: bool, as_json: bool) -> None:
     """
     from detour.cli.progress import shown
     from detour.cli.results import show_push_result
-    from detour.recipes.push_run import push_run
+    from detour.verbs.train.hub_upload import push_run
 
     with shown(quiet=as_json) as progress:
         result = push_run(run, repo, public=public, progress=progress)

@@ -4,6 +4,7 @@
 """
 
 import sys
+from copy import copy
 from pathlib import Path
 
 import click
@@ -32,8 +33,11 @@ def page() -> str:
 
 def section(command: click.Command, title: str) -> str:
     """One command's ``--help``, at a fixed width so that the page is the same everywhere."""
-    # The names that commands inherit from the group; click keeps whichever it is asked for first.
+    # The names that commands inherit from the group. click keeps the option that a command was first asked for, which
+    # may have been outside the group: a copy has none yet.
     names = cli.context_settings["help_option_names"]
+    command = copy(command)
+    command._help_option = None
     context = click.Context(
         command, info_name=title, terminal_width=100, max_content_width=100, help_option_names=names
     )
@@ -43,6 +47,6 @@ def section(command: click.Command, title: str) -> str:
 if __name__ == "__main__":
     write_text(Path(sys.argv[1]), page())
     for rules in map(Path, sys.argv[2:]):
-        from detour.recipes.doctor.table import with_table
+        from detour.verbs.doctor.table import with_table
 
         write_text(rules, with_table(rules.read_text(encoding="utf-8")))

@@ -31,6 +31,6 @@ def command(*, source: Path, layers: bool, as_json: bool, **flags: Any) -> None:
     check_adapters([source])
     announce(quiet=as_json)
     from detour.cli.file_results import show_resize
-    from detour.recipes.resize_adapter import resize_adapter
+    from detour.verbs.adapter_tools.resizing import resize_adapter
 
     show_resize(resize_adapter(source, **flags), as_json=as_json, layers=layers)

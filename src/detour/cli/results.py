@@ -1,4 +1,4 @@
-"""Results of recipes as people read them on a terminal, or as JSON."""
+"""Results of verbs as people read them on a terminal, or as JSON."""
 
 import json
 import shutil
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detour.printable import printable, printable_json
+from detour.printing import printable, printable_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from detour.evaluation.evaluation import Evaluation
     from detour.evaluation.proof import Proof
-    from detour.recipes.generate_pictures import GenerateResult
-    from detour.recipes.list_runs import RunSummary
-    from detour.recipes.push_run import PushResult
-    from detour.recipes.run_demo import DemoResult
-    from detour.recipes.train_adapter import TrainResult
+    from detour.verbs.draw.pictures import GenerateResult
+    from detour.verbs.train.demo import DemoResult
+    from detour.verbs.train.hub_upload import PushResult
+    from detour.verbs.train.run import TrainResult
+    from detour.verbs.train.run_list import RunSummary
 
 
 def print_json(value: Any) -> None:
@@ -260,7 +260,7 @@ def show_push_result(result: "PushResult", *, as_json: bool) -> None:
 
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
     """``detour generate``: the files, and how far the adapters moved them; a missing safety checker is said once."""
-    from detour.recipes.generate_pictures import NO_CHECKER
+    from detour.verbs.draw.pictures import NO_CHECKER
 
     if as_json:
         echo_json(result.to_json())

@@ -13,6 +13,6 @@ from detour.cli.options import json_option, runs_option
 def command(*, runs: Path, as_json: bool) -> None:
     """List the runs in a folder with their state and verdict."""
     from detour.cli.results import show_runs
-    from detour.recipes.list_runs import list_runs
+    from detour.verbs.train.run_list import list_runs
 
     show_runs(list_runs(runs), folder=runs, as_json=as_json)

@@ -65,7 +65,7 @@ def command(
     from detour.cli.progress import shown
 
     spec = study_spec(flags, lora=lora, quiet=as_json)
-    from detour.recipes.experiments.schedulers import study_schedulers
+    from detour.verbs.studies.schedulers import study_schedulers
 
     with shown(quiet=as_json) as progress:
         result = study_schedulers(

@@ -50,10 +50,10 @@ def command(
     check_adapters([file])
     announce(quiet=as_json or config)
     from detour.cli.file_results import show_report
-    from detour.printable import printable
-    from detour.recipes.block_figure import draw_blocks
-    from detour.recipes.show_adapter import read_config, show_adapter
-    from detour.recipes.staging import refuse_no_png, refuse_taken
+    from detour.printing import printable
+    from detour.verbs.adapter_tools.block_figure import draw_blocks
+    from detour.verbs.adapter_tools.contents import read_config, show_adapter
+    from detour.verbs.staging import refuse_no_png, refuse_taken
 
     if config:
         click.echo(printable(read_config(file), keep="\n\t"), nl=False)

@@ -41,8 +41,8 @@ def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
     check_base(settings["base"])
     announce(quiet=as_json)
     from detour.cli.results import print_table, table_of
-    from detour.recipes.step_figure import plot_step
-    from detour.recipes.step_once import step_once
+    from detour.verbs.explain.slow_step import step_once
+    from detour.verbs.explain.step_figure import plot_step
 
     trace = step_once(**settings)
     if plot is not None:

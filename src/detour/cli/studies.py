@@ -18,8 +18,8 @@ from detour.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from detour.recipes.experiments.result import StudyResult
     from detour.specs.studies import StudySpec
+    from detour.verbs.studies.result import StudyResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -29,7 +29,7 @@ def command(*, adapter: str, out: Path, num_timesteps: int, force: bool, as_json
     from detour.cli.progress import shown
 
     spec = study_spec(flags, lora=adapter, quiet=as_json)
-    from detour.recipes.experiments.timesteps import study_timesteps
+    from detour.verbs.studies.timesteps import study_timesteps
 
     with shown(quiet=as_json) as progress:
         result = study_timesteps(spec, out=out, num_timesteps=num_timesteps, force=force, progress=progress)

@@ -235,8 +235,8 @@ def command(
     if resume is not None and not resume.is_dir():
         raise ConfigError(f"--resume {resume}: no such run. `detour runs` lists those that are there.")
     announce(quiet=as_json or not is_first())
-    from detour.recipes.push_run import check_push, push_run, refuse_whole_bases
-    from detour.recipes.train_adapter import train_adapter
+    from detour.verbs.train.hub_upload import check_push, push_run, refuse_whole_bases
+    from detour.verbs.train.run import train_adapter
 
     if push_to_hub is not None:
         check_push(push_to_hub)  # before hours of work
@@ -257,7 +257,7 @@ def command(
 def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | None) -> dict[str, Any]:
     """Settings of another trainer's file; what became of each of its keys goes to standard error."""
     from detour.errors import ConfigError
-    from detour.recipes.peers import read_peer
+    from detour.verbs.train.peers import read_peer
 
     if config is not None or resume is not None:
         raise ConfigError(

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from detour.adapters.mixed import RowGroup, plan_rows
-from detour.bases.base import Base
+from detour.bases.base import Base, open_base
 from detour.bases.denoiser import make_denoiser
-from detour.bases.hardware import torch_dtype
+from detour.bases.hardware import drawing_dtype, pick_device, torch_dtype
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
 from detour.errors import ConfigError
@@ -73,6 +73,33 @@ class Request(Protocol):
     def seed(self) -> int: ...
     @property
     def negative_prompt(self) -> str: ...
+
+
+def open_engine(
+    base: Base | str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    safety: bool = False,
+    prompts: PromptStyle = "written",
+) -> PictureEngine:
+    """Open a base with all its parts, ready to draw requests from any thread.
+
+    Args:
+        base: an opened one, or what ``detour.open_base`` takes (a known name, a folder, a checkpoint, a hub id).
+        device: ``auto``, cpu, cuda or mps.
+        dtype: ``auto`` (what the device draws well in), fp32, bf16 or fp16.
+        safety: load the base's own safety checker where it has one.
+        prompts: ``written`` reads weights such as ``(red:1.3)`` and any length; ``plain`` reads 77 tokens as they are.
+
+    Raises:
+        BaseError: no such base, or a part cannot be loaded.
+    """
+    opened = open_base(base) if isinstance(base, str) else base
+    chosen = pick_device(device)
+    return PictureEngine.load(
+        opened, device=chosen, dtype=drawing_dtype(dtype, chosen), safety=safety, prompts=prompts
+    )
 
 
 class PictureEngine:

@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from detour.labs.index import Lab
-from detour.recipes.plan_memory import CARDS, MemoryPlan, plan_memory
 from detour.specs.sources import load_run_spec
 from detour.training.footprint import CUDA_CONTEXT_BYTES
+from detour.verbs.train.memory_plan import CARDS, MemoryPlan, plan_memory
 
 SHAPES = "sd15"
 CARD = next(card for card in CARDS if not card.bf16)

@@ -117,8 +117,8 @@ def index_page(measured: Mapping[int, Measured]) -> str:
     card = next((one.need.card for one in measured.values() if one.need), "a 16 GB card without bf16")
     total = sum(one.core_seconds for one in measured.values())
     lines += [
-        "Seconds and memory were measured by `python -m detour.labs.build --render docs/labs` on `pocket`: seconds of",
-        f"one CPU core, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
+        "Seconds and memory were measured by `python -m detour.labs.building --render docs/labs` on `pocket`: seconds",
+        f"of one CPU core, from the kernel's start to the last cell; {total:.0f} s together. The last column is what",
         f"[`detour plan`](../cli.md) predicts for Stable Diffusion 1.5 at 512 px on {card}; it was not measured.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Frozen, strict settings. A part takes its own spec; only a recipe sees the whole run."""
+"""Frozen, strict settings. A part takes its own spec; only a verb sees the whole run."""
 
 from detour.specs.data import DataSpec, FolderSpec
 from detour.specs.generation import GenerateSpec, PictureSpec

@@ -35,7 +35,7 @@ from detour.training.loss_scale import LossScale
 from detour.training.methods import check_layers, has_up
 from detour.training.processes import WHOLE, Share
 from detour.training.rates import learning_rate
-from detour.training.resolve import check_rank
+from detour.training.resolving import check_rank
 from detour.training.step import TrainingLoss
 
 if TYPE_CHECKING:

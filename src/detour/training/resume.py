@@ -16,7 +16,7 @@ from detour.specs.places import without_places
 from detour.specs.sources import parse
 from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, kept_adapters, newest_good
 from detour.training.recorded_pictures import changes, facts_of, read_recorded
-from detour.training.resolve import changed_keys
+from detour.training.resolving import changed_keys
 from detour.training.run_folder import read_state
 
 SETTINGS = "resolved.toml"

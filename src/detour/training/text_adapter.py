@@ -14,7 +14,7 @@ from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.training.methods import check_layers, has_up
-from detour.training.resolve import check_rank
+from detour.training.resolving import check_rank
 
 if TYPE_CHECKING:
     from detour.bases.base import Base

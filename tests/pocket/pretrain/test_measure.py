@@ -3,7 +3,7 @@
 import numpy as np
 
 from detour.pocket.pretrain.card import model_card
-from detour.pocket.pretrain.measure import sheet, true_renders
+from detour.pocket.pretrain.measuring import sheet, true_renders
 from detour.pocket.world import HELD_OUT, HOUSE, held_out_prompts
 
 ROW = {"object": 0.99, "colour": 0.98, "place": 1.0}

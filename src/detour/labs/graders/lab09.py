@@ -7,9 +7,9 @@ import torch
 
 from detour.diffusion.schedule import alphas_cumprod, snr
 from detour.labs.grading import Grade, Grader, near, right, wrong
-from detour.recipes.forward_figure import OTHERS
 from detour.scratch.ddpm import clean_guess as true_guess
 from detour.scratch.forward_process import in_one_jump, joined_noise, step_by_step
+from detour.verbs.explain.forward_figure import OTHERS
 
 PIXEL, BETAS, NOISES = 0.8, (0.1, 0.2), (0.5, -1.0)
 

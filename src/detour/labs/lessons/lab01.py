@@ -23,7 +23,7 @@ from detour.adapters.attach import attach_new
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.labs import check, compare_with, predict, show
-from detour.recipes.inspect_base import inspect_base, plot_unet
+from detour.verbs.explain.inspection import inspect_base, plot_unet
 
 # %% [markdown]
 # ## Predict

@@ -23,7 +23,7 @@ from detour.bases.latents import to_pixels
 from detour.diffusion.randomness import noise_for
 from detour.diffusion.schedule import alphas_cumprod
 from detour.labs import check, compare_with, predict, show
-from detour.recipes.open_example import open_example
+from detour.verbs.explain.example import open_example
 
 DEVICE = pick_device()
 opened = open_base(BASE)

@@ -29,9 +29,6 @@ from detour.evaluation.judge import Judge, judge_of
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
 from detour.pocket.world import NAMED_STYLES, held_out_prompts, render
-from detour.recipes.generate_pictures import generate_pictures
-from detour.recipes.run_demo import draw_training_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import (
     AdapterSpec,
     BaseSpec,
@@ -46,6 +43,9 @@ from detour.specs import (
     TrainSpec,
     ValidateSpec,
 )
+from detour.verbs.draw.pictures import generate_pictures
+from detour.verbs.train.demo import draw_training_pictures
+from detour.verbs.train.run import train_adapter
 
 work = Path("lab03")  # data and runs; delete it when you are done
 

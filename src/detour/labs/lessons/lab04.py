@@ -30,10 +30,6 @@ from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
 from detour.pocket.world import NAMED_STYLES, held_out_prompts, render
-from detour.recipes.chosen_adapters import attach_chosen, choose_adapter
-from detour.recipes.compose_adapters import compose_adapters
-from detour.recipes.run_demo import draw_training_pictures
-from detour.recipes.train_adapter import train_adapter
 from detour.specs import (
     AdapterSpec,
     BaseSpec,
@@ -47,6 +43,10 @@ from detour.specs import (
     TrainSpec,
     ValidateSpec,
 )
+from detour.verbs.adapter_tools.composition import compose_adapters
+from detour.verbs.chosen_adapters import attach_chosen, choose_adapter
+from detour.verbs.train.demo import draw_training_pictures
+from detour.verbs.train.run import train_adapter
 
 work = Path("lab04")  # data and runs; delete it when you are done
 torch.set_num_threads(1)

@@ -31,8 +31,8 @@ from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
 from detour.pocket.world import HOUSE, NAMED_STYLES, caption, held_out_prompts, render, training_example
-from detour.recipes.overfit_one import overfit_one
 from detour.specs import PictureSpec
+from detour.verbs.explain.overfitting import overfit_one
 
 set_threads(1)
 DEVICE = pick_device()

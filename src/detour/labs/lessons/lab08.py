@@ -73,7 +73,7 @@ from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, Tr
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.loop import fit
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 
 SIZE = base.native_size_px
 examples = [training_example(SEED, index) for index in range(12)]

@@ -20,8 +20,8 @@ from detour.diffusion.randomness import noise_for
 from detour.diffusion.schedule import alphas_cumprod, snr
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
-from detour.recipes.trace_forward import schedule_config, trace_forward
 from detour.scratch.forward_process import betas_of, step_by_step
+from detour.verbs.explain.forward_trace import schedule_config, trace_forward
 
 # %% [markdown]
 # ## Predict

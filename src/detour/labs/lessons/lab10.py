@@ -28,11 +28,11 @@ from detour.evaluation.judge import judge_of
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
-from detour.recipes.experiments.schedulers import study_schedulers
-from detour.recipes.experiments.studio import Studio
 from detour.scratch.spacing import timesteps
 from detour.specs import PictureSpec
 from detour.specs.studies import StudySpec
+from detour.verbs.studies.schedulers import study_schedulers
+from detour.verbs.studies.studio import Studio
 
 set_threads(1)
 torch.set_grad_enabled(False)

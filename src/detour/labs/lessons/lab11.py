@@ -341,7 +341,7 @@ from detour.specs.run import LossSpec, ScheduleSpec
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TrainingData, cache_text
 from detour.training.loop import fit
-from detour.training.resolve import resolve
+from detour.training.resolving import resolve
 
 spec = RunSpec(
     name="lab-11", seed=SEED, base=BaseSpec(name=BASE, device=DEVICE, dtype="fp32"), data=DataSpec(flip=False),

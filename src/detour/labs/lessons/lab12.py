@@ -30,9 +30,9 @@ from detour.evaluation.judge import judge_of
 from detour.generation.grids import grid
 from detour.generation.schedulers import make_scheduler
 from detour.labs import check, compare_with, predict, show
-from detour.recipes.experiments.guidance import study_guidance
 from detour.specs import PictureSpec
 from detour.specs.studies import StudySpec
+from detour.verbs.studies.guidance import study_guidance
 
 set_threads(1)  # sums are split by the number of threads: another count rounds differently
 torch.set_grad_enabled(False)

@@ -61,7 +61,7 @@ def model_card(figures: Mapping[str, Any], *, base: Path) -> str:
     """README.md of the base's folder.
 
     Args:
-        figures: what :func:`detour.pocket.pretrain.measure.measure` returned.
+        figures: what :func:`detour.pocket.pretrain.measuring.measure` returned.
         base: the folder, for the sizes of its parts.
     """
     made = figures["judge_on_generated"]
@@ -109,7 +109,7 @@ its captions.
 
 ## Measured
 
-`python -m detour.pocket.pretrain.measure` prints these figures and writes this card.
+`python -m detour.pocket.pretrain.measuring` prints these figures and writes this card.
 
 - **Generated for held-out combinations** ({made["pictures"]} pictures, judged against all alternatives):
   object {percent(made["object"])}, colour {percent(made["colour"])}, place {percent(made["place"])}.
@@ -147,7 +147,7 @@ pair 24,576, and stages were stopped and taken up again, so another run gives li
 ```
 python -m detour.pocket.pretrain --init shipped --work build/continued --steps 2000 \\
     --stage tokenizer --stage pictures --stage texts --stage latents --stage unet --stage assemble
-python -m detour.pocket.pretrain.measure
+python -m detour.pocket.pretrain.measuring
 ```
 
 goes on from these weights with a fresh optimizer. Where the work folder of the first training is still there,

@@ -2,7 +2,7 @@
 
 from detour.pocket.world.captions import caption, place_phrase, plain_prompt
 from detour.pocket.world.held_out import HELD_OUT, HeldOut, StyleRegion
-from detour.pocket.world.render import render
+from detour.pocket.world.rendering import render
 from detour.pocket.world.scene import Scene, Thing, compose_scene
 from detour.pocket.world.stream import Example, PromptedScene, held_out_prompts, training_example
 from detour.pocket.world.style import HOUSE, NAMED_STYLES, PALETTES, Style

@@ -2,7 +2,7 @@
 
 import pytest
 
-from detour.pocket.pretrain import measure
+from detour.pocket.pretrain import measuring
 from detour.pocket.pretrain.flow.card import model_card
 from detour.pocket.pretrain.flow.measure import measure_flow
 from tests.pocket.pretrain.flow.conftest import RandomBase
@@ -11,7 +11,7 @@ from tests.pocket.pretrain.flow.conftest import RandomBase
 def test_a_folder_is_measured_with_and_without_zero_states(
     random_base: RandomBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "STEPS", 1)
+    monkeypatch.setattr(measuring, "STEPS", 1)
     figures = measure_flow(random_base.folder, count=1, true_count=1, guidance_scales=[2.0], sheet_path=None)
     assert figures["judge_on_true_renders"]["house style"]["object"] == 1.0
     assert figures["vae"]["psnr_db"] < 15  # random weights

@@ -18,7 +18,7 @@ from detour.evaluation.judge import Judge
 from detour.pocket.pretrain.flow.__main__ import PACKAGE
 from detour.pocket.pretrain.flow.card import model_card
 from detour.pocket.pretrain.flow.parts import T5_TOKENS
-from detour.pocket.pretrain.measure import (
+from detour.pocket.pretrain.measuring import (
     PROMPT_SEED,
     WORDS,
     arguments_of,
@@ -53,7 +53,7 @@ def measure_flow(folder: Path, **chosen: Any) -> dict[str, Any]:
 
     Args:
         folder: the base.
-        chosen: what :func:`detour.pocket.pretrain.measure.measure` takes.
+        chosen: what :func:`detour.pocket.pretrain.measuring.measure` takes.
     """
     figures = measure(folder, pipeline=Drawing(folder, num_t5=0), **chosen)
     few, guidance = max(1, chosen["count"] // 4), figures["recommended_guidance"]

@@ -1,0 +1,114 @@
+"""``python -m detour.labs.building``: make every notebook, run every solution, and see every exercise fail its check.
+
+``make labs`` and CI run this; with ``--render`` the solutions become pages under docs/labs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detour.errors import DetourError, TaskOpen
+from detour.files import write_text
+from detour.labs.execution import Executed, execute
+from detour.labs.index import LABS, Lab, lab_of
+from detour.labs.sources import notebook_of
+
+BUILD = Path("build/labs")
+
+
+@click.command()
+@click.argument("numbers", nargs=-1, type=int)
+@click.option(
+    "--render", type=click.Path(path_type=Path, file_okay=False), help="Write pages into this folder."
+)
+@click.option(
+    "--exercises/--no-exercises", default=True, help="Whether each exercise is seen to fail its check."
+)
+def main(*, numbers: tuple[int, ...], render: Path | None, exercises: bool) -> None:
+    """Build and run all labs, or those whose NUMBERS are given."""
+    labs = [lab_of(number) for number in numbers] or [lab for lab in LABS if lab.source.is_file()]
+    try:
+        build(labs, render=render, exercises=exercises)
+    except DetourError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
+    """Run the labs; with ``render`` write their pages and the index.
+
+    Raises:
+        DetourError: a solution does not run to its end, or an exercise does not fail its check.
+    """
+    ran: list[Executed] = []
+    for lab in labs:
+        notebook, one = run_solution(lab)
+        ran.append(one)
+        click.echo(f"{lab.name} solution: {one.cost}, {len(one.results)} tasks")
+        if render is not None:
+            render_into(render, lab, notebook, one)
+        if exercises:
+            open_task = see_exercise_fail(lab)
+            click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
+    clock, core = (sum(getattr(one, name) for one in ran) for name in ("seconds", "core_seconds"))
+    click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
+
+
+def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> None:
+    """Write one lab's page, and the index of all that were rendered so far.
+
+    Raises:
+        DetourError: the page is not as pages have to be.
+    """
+    from detour.labs.needs import card_need
+    from detour.labs.pages import Measured, measured_labs, page_of, write_measured
+
+    write_text(folder / f"{lab.name}.html", page_of(lab, notebook, executed, base="pocket"))
+    mine = Measured(core_seconds=executed.core_seconds, peak_bytes=executed.peak_bytes, need=card_need(lab))
+    write_measured(folder, measured_labs(folder) | {lab.number: mine})
+
+
+def run_solution(lab: Lab) -> tuple[Any, Executed]:
+    """The executed solution, also written under :data:`BUILD`.
+
+    Raises:
+        DetourError: it does not run to its end, a task fails, or a cell writes warnings.
+    """
+    notebook = notebook_of(lab, "solution")
+    executed = execute(notebook)
+    _write(notebook, BUILD / "solutions" / f"{lab.name}.ipynb")
+    if not executed.done:
+        raise DetourError(f"{lab.name}: its solution stopped with {executed.error}: {executed.message}")
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise DetourError(f"{lab.name}: a cell of the solution warns: {output['text'].strip()}")
+    return notebook, executed
+
+
+def see_exercise_fail(lab: Lab) -> str:
+    """What stopped the exercise as it is handed out: its first check.
+
+    Raises:
+        DetourError: it ran through, or something else than a check stopped it.
+    """
+    notebook = notebook_of(lab, "exercise")
+    _write(notebook, BUILD / "exercises" / f"{lab.name}.ipynb")
+    executed = execute(notebook)
+    if executed.error != TaskOpen.__name__:
+        raise DetourError(
+            f"{lab.name}: the exercise as handed out must be stopped by a check; it was stopped by "
+            f"{executed.error or 'nothing'}: {executed.message}"
+        )
+    return str(executed.message).splitlines()[0]
+
+
+def _write(notebook: Any, path: Path) -> None:
+    import nbformat
+
+    write_text(path, nbformat.writes(notebook) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,0 @@
-"""Settings files of other trainers: what each of their keys becomes here, and which have no counterpart."""
-
-from detour.recipes.peers.fates import Fate
-from detour.recipes.peers.read import PEERS, PeerName, PeerSettings, read_peer
-
-__all__ = ["PEERS", "Fate", "PeerName", "PeerSettings", "read_peer"]

@@ -1,0 +1,246 @@
+"""How pictures are drawn: guidance, steps, sampler, size, precision, seed.
+
+Figures are those of ``docs/studies.md`` and ``docs/doctor.md``, measured on the embedded base.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from detour.verbs.doctor.finding import Finding, Rule
+
+GUIDANCE_HIGH = 2.5
+"""Times the base's own guidance: 2 on ``pocket``, where 7.5 clips three times what true pictures do."""
+
+GUIDANCE_BROKEN = 10.0
+"""Times the base's own guidance: 20 on ``pocket``, where pictures are visibly broken."""
+
+GUIDANCE_WANTED = 3.0
+"""Bases whose own guidance is at least this are not drawn with without any."""
+
+FEWEST_STEPS = {"dpm++": 3, "euler": 5, "ddpm": 5, "ddim": 10, "pndm": 10}
+"""From here on, ``pocket`` draws the picture that many steps draw (DDPM: keeps the prompt)."""
+
+USUAL_STEPS = {"dpm++": 15, "euler": 20, "ddpm": 50, "ddim": 25, "pndm": 25}
+"""Below these, a base of photographs wants a look at ``detour schedulers``; usual figures, not measured here."""
+
+PHOTO_SIZE_PX = 512
+"""Bases of at least this size are taken for bases of photographs."""
+
+SIZE_APART = 1.5
+"""Times a side of the base's own size, either way."""
+
+LONG_SIDE = 2.0
+"""Of the longer side over the shorter one."""
+
+DISTILLED = ("turbo", "lcm", "lightning", "hyper", "schnell")
+"""Words in the name of bases and adapters that are made for few steps and no guidance."""
+
+HIGH = Rule(
+    name="guidance-high",
+    subject="picture",
+    severity="warning",
+    fires=f"guidance above {GUIDANCE_HIGH:g} times the base's own",
+    cause="Colours clip, contrast hardens and seeds resemble each other.",
+    fix="Take the base's own (leave --guidance out), or measure: detour guidance.",
+    sure=True,
+)
+BROKEN = Rule(
+    name="guidance-broken",
+    subject="picture",
+    severity="error",
+    fires=f"guidance from {GUIDANCE_BROKEN:g} times the base's own on",
+    cause="Pictures are visibly broken there.",
+    fix="Take the base's own (leave --guidance out).",
+    sure=True,
+)
+LOW = Rule(
+    name="guidance-low",
+    subject="picture",
+    severity="warning",
+    fires=f"guidance of 1 or less on a base whose own is {GUIDANCE_WANTED:g} or more, not a distilled one",
+    cause="Nothing holds the picture to the prompt: it comes out vague.",
+    fix="Take the base's own (leave --guidance out).",
+    sure=True,
+)
+NEGATIVE_UNREAD = Rule(
+    name="negative-unread",
+    subject="picture",
+    severity="warning",
+    fires="a negative prompt with guidance of 1 or less",
+    cause="Without guidance the negative prompt is not read at all.",
+    fix="Raise --guidance above 1, or leave the negative prompt out.",
+    sure=True,
+)
+STEPS_BROKEN = Rule(
+    name="steps-too-few",
+    subject="picture",
+    severity="error",
+    fires="fewer steps than the embedded base needs: "
+    + ", ".join(f"{name} {least}" for name, least in FEWEST_STEPS.items())
+    + "; not with a distilled base or adapter",
+    cause="The picture is not finished: it is grey, blurred, or another one than with more steps.",
+    fix="Take --steps 25, or find the fewest that do: detour schedulers.",
+    sure=True,
+)
+STEPS_FEW = Rule(
+    name="steps-few",
+    subject="picture",
+    severity="warning",
+    fires=f"on bases of {PHOTO_SIZE_PX} px and more, fewer steps than usual: "
+    + ", ".join(f"{name} {least}" for name, least in USUAL_STEPS.items()),
+    cause="Bases of photographs usually want more steps for fine detail.",
+    fix="Take --steps 25, or find the fewest that do on this base: detour schedulers.",
+)
+DDPM = Rule(
+    name="ddpm-serving",
+    subject="picture",
+    severity="warning",
+    fires="the sampler is DDPM",
+    cause="It adds noise at every step, so more steps draw another picture, nearly as far off as another seed's, at "
+    "the same cost a step.",
+    fix="Take --scheduler dpm++: the same prompt keeping in 10 to 25 steps, and pictures that can be compared.",
+)
+SIZE = Rule(
+    name="size-far",
+    subject="picture",
+    severity="warning",
+    fires=f"a side more than {SIZE_APART:g} times larger or smaller than the base's own, or one {LONG_SIDE:g} times "
+    "the other",
+    cause="The base has not seen such sizes: larger ones repeat things, smaller ones cut and blur them.",
+    fix="Draw at the base's own size (leave --width and --height out) and enlarge the picture afterwards.",
+    sure=True,
+)
+FULL_PRECISION = Rule(
+    name="fp32-on-gpu",
+    subject="picture",
+    severity="note",
+    fires="fp32 on a CUDA GPU",
+    cause="Half precision draws nearly the same picture, in half the memory and less time.",
+    fix="Take --dtype fp16 for drawing, bf16 for training.",
+)
+HALF_ON_CPU = Rule(
+    name="fp16-on-cpu",
+    subject="picture",
+    severity="warning",
+    fires="fp16 on a CPU",
+    cause="CPUs compute fp16 slowly, and its small range overflows.",
+    fix="Take --dtype fp32, or bf16 where the CPU has it.",
+)
+NO_SEED = Rule(
+    name="no-seed",
+    subject="picture",
+    severity="note",
+    fires="a picture whose seed is not known",
+    cause="It can never be drawn again, nor compared with another setting.",
+    fix="Name one: --seed 1.",
+)
+RULES = (
+    HIGH, BROKEN, LOW, NEGATIVE_UNREAD, STEPS_BROKEN, STEPS_FEW, DDPM, SIZE, FULL_PRECISION, HALF_ON_CPU, NO_SEED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a picture is drawn, as far as it is known; ``None`` is not looked at.
+
+    Attributes:
+        where: names it in findings.
+        base: its name.
+        native_size_px: the base's own side.
+        own_guidance: the guidance it recommends.
+        guidance_scale: classifier-free guidance, or what the base is told.
+        told_guidance: whether the base is told its guidance scale (Flux-dev).
+        true_guidance_scale: classifier-free guidance of such a base.
+        steps: denoising steps.
+        scheduler: a sampler's name.
+        width_px: of the picture.
+        height_px: of the picture.
+        device: cuda, mps or cpu.
+        dtype: fp32, bf16 or fp16.
+        negative_prompt: what guidance steers away from.
+        seed: ``None`` where nobody knows it.
+        wants_seed: whether an unknown seed is worth a word.
+        adapters: names of those that are on.
+    """
+
+    where: str
+    base: str
+    native_size_px: int
+    own_guidance: float
+    guidance_scale: float | None = None
+    told_guidance: bool = False
+    true_guidance_scale: float = 1.0
+    steps: int | None = None
+    scheduler: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    negative_prompt: str = ""
+    seed: int | None = None
+    wants_seed: bool = False
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether base or adapters are made for few steps and little guidance, by their names."""
+        names = " ".join((self.base, *self.adapters)).lower()
+        return any(word in names for word in DISTILLED)
+
+
+def examine_drawing(drawing: Drawing) -> Iterator[Finding]:
+    """Findings on how pictures are drawn."""
+    yield from _guidance(drawing)
+    yield from _steps(drawing)
+    yield from _size(drawing)
+    yield from _precision(drawing)
+    if drawing.wants_seed and drawing.seed is None:
+        yield NO_SEED.found("the seed is not known", drawing.where)
+
+
+def _guidance(drawing: Drawing) -> Iterator[Finding]:
+    scale, own = drawing.guidance_scale, drawing.own_guidance
+    if scale is None:
+        return
+    what = f"guidance {scale:g}; the base's own is {own:g}"
+    if scale >= GUIDANCE_BROKEN * own:
+        yield BROKEN.found(what, drawing.where)
+    elif scale > GUIDANCE_HIGH * own:
+        yield HIGH.found(what, drawing.where)
+    if scale <= 1 and own >= GUIDANCE_WANTED and not drawing.is_distilled:
+        yield LOW.found(what, drawing.where)
+    true = drawing.true_guidance_scale if drawing.told_guidance else scale
+    if true <= 1 and drawing.negative_prompt:
+        kind = "true guidance" if drawing.told_guidance else "guidance"
+        yield NEGATIVE_UNREAD.found(f"{kind} {true:g} with a negative prompt", drawing.where)
+
+
+def _steps(drawing: Drawing) -> Iterator[Finding]:
+    steps, sampler = drawing.steps, drawing.scheduler
+    if sampler == "ddpm":
+        yield DDPM.found("pictures are drawn with DDPM", drawing.where)
+    if steps is None or sampler not in FEWEST_STEPS or drawing.is_distilled:
+        return
+    what = f"{steps} step{'s' * (steps != 1)} of {sampler}"
+    if steps < FEWEST_STEPS[sampler]:
+        yield STEPS_BROKEN.found(what, drawing.where)
+    elif drawing.native_size_px >= PHOTO_SIZE_PX and steps < USUAL_STEPS[sampler]:
+        yield STEPS_FEW.found(what, drawing.where)
+
+
+def _size(drawing: Drawing) -> Iterator[Finding]:
+    native = drawing.native_size_px
+    sides = [side or native for side in (drawing.width_px, drawing.height_px)]
+    far = any(not native / SIZE_APART <= side <= native * SIZE_APART for side in sides)
+    if far or max(sides) >= LONG_SIDE * min(sides):
+        yield SIZE.found(
+            f"{sides[0]} × {sides[1]} px; the base's own size is {native} × {native}", drawing.where
+        )
+
+
+def _precision(drawing: Drawing) -> Iterator[Finding]:
+    device = (drawing.device or "").partition(":")[0]
+    if device == "cuda" and drawing.dtype == "fp32":
+        yield FULL_PRECISION.found("fp32 on a GPU", drawing.where)
+    if device == "cpu" and drawing.dtype == "fp16":
+        yield HALF_ON_CPU.found("fp16 on a CPU", drawing.where)

@@ -1,0 +1,379 @@
+"""From the pictures of all sides to figures: all that is measured of an adapter, each figure beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detour.bases.base import Base
+from detour.errors import BaseError
+from detour.evaluation import pixels, thresholds
+from detour.evaluation.compared import Compared, Side
+from detour.evaluation.copies import CopyFigures, measure_copies
+from detour.evaluation.distance import style_distance
+from detour.evaluation.diversity import Diversity, measure_diversity
+from detour.evaluation.drift import Drift, measure_drift
+from detour.evaluation.evaluation import DriftFigures
+from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.fidelity import Fidelity, measure_fidelity
+from detour.evaluation.judge import DEFAULT_JUDGE, Judge, PromptFacts, judge_of
+from detour.evaluation.marks import MarkFigures, measure_marks
+from detour.evaluation.metric import Measured, all_metrics
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.prompt_keeping import (
+    Hits,
+    PromptKeeping,
+    measure_prompt_keeping,
+)
+from detour.evaluation.proof import PixelFigures
+from detour.pocket.world import plain_prompt
+from detour.verbs.judge.material import WORDS, Asked, EvaluationMaterial
+from detour.verbs.judge.side_pictures import Drawn
+
+MIN_REFERENCES = 4
+"""Fewer pictures of a style say nothing about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """All that was measured; ``None`` where it could not be, with a note.
+
+    Attributes:
+        pixels: with the adapter against without; ``None`` where nobody drew the base twice.
+        fidelity: distance to the reference pictures.
+        prompt_keeping: whether prompts are kept.
+        drift: on unrelated prompts.
+        diversity: spread of the pictures.
+        copies: of training pictures.
+        recited: of training pictures, where the prompts are training captions.
+        reproduced: of pictures that must not be reproduced.
+        marks: in the same place of many pictures.
+        metrics: further figures by name.
+        looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
+        notes: what could not be measured, and why.
+    """
+
+    pixels: PixelFigures | None = None
+    fidelity: Fidelity | None = None
+    prompt_keeping: PromptKeeping | None = None
+    drift: DriftFigures | None = None
+    diversity: Diversity | None = None
+    copies: CopyFigures | None = None
+    recited: CopyFigures | None = None
+    reproduced: CopyFigures | None = None
+    marks: MarkFigures | None = None
+    metrics: Mapping[str, Compared] = field(default_factory=dict)
+    looks: Mapping[Side, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_judge(
+    name: str | None, base: Base, *, device: str, cache: FeatureCache, fetch: bool = True
+) -> tuple[Judge | None, str]:
+    """Who scores the pictures, and why nobody does.
+
+    Args:
+        name: hub id or folder; ``None``: the base's own, else the default one where it can be had.
+        base: whose pictures are judged.
+        device: where the judge runs.
+        cache: of its features.
+        fetch: whether the default one may be fetched from the hub; else it is taken where it was fetched before.
+
+    Raises:
+        BaseError: the one that was named, or the base's own, cannot be opened.
+    """
+    chosen = name or judge_of(base.folder)
+    if name is None and chosen == DEFAULT_JUDGE and not fetch and not _fetched_before():
+        return None, "There is no judge for this base: new prompts are drawn, not scored."
+    try:
+        return Judge.load(chosen, device=device, cache=cache), ""
+    except BaseError as error:
+        if name is not None or not fetch:
+            raise
+        return None, f"Nobody scored the pictures: {error}"
+
+
+def can_be_judged(name: str | None, base: Base) -> bool:
+    """Whether somebody on this machine can score the base's pictures."""
+    return name is not None or judge_of(base.folder) != DEFAULT_JUDGE or _fetched_before()
+
+
+def _fetched_before() -> bool:
+    """Whether the default judge is in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(DEFAULT_JUDGE, "config.json"), str)
+
+
+def measure_pixels(drawn: Drawn, *, seeds: int) -> PixelFigures:
+    """How far the adapter moves pictures, and what they move by without it: of the picture proof where it was drawn."""
+    if drawn.ways is not None:
+        base, adapter, first, off = (
+            drawn.ways.base, drawn.ways.adapter, drawn.ways.base, drawn.ways.switched_off,
+        )  # fmt: skip
+    else:
+        assert drawn.switched_off is not None, (
+            "neither a picture proof nor a batch with the adapter switched off"
+        )
+        new, off = drawn.pictures["held_out"], drawn.switched_off
+        base, adapter, first = new["base"], new["adapter"], new["base"][::seeds][: len(off)]
+    return PixelFigures(
+        mean_abs_diff=pixels.mean_abs_diff(adapter, base),
+        noise_floor=pixels.noise_floor(first, off),
+        pictures=len(base),
+    )
+
+
+def measure(
+    judge: Judge | None,
+    drawn: Drawn,
+    material: EvaluationMaterial,
+    *,
+    seeds: int,
+    references: Pictures | None = None,
+) -> Figures:
+    """Every figure that judge and material allow.
+
+    Args:
+        judge: ``None`` leaves out what needs one.
+        drawn: of all sides.
+        material: that the pictures were asked for by, and what they are compared with.
+        seeds: pictures of each prompt.
+        references: uint8 (R, H, W, 3), pictures that must not be reproduced.
+    """
+    moved = measure_pixels(drawn, seeds=seeds)
+    return measure_sides(judge, drawn, material, moved, seeds=seeds, references=references)
+
+
+def measure_sides(
+    judge: Judge | None,
+    drawn: Drawn,
+    material: EvaluationMaterial,
+    moved: PixelFigures | None,
+    *,
+    seeds: int,
+    references: Pictures | None = None,
+) -> Figures:
+    """The same where nobody drew the base twice, as for a checkpoint: ``moved`` is ``None`` then."""
+    new, again = drawn.pictures.get("held_out"), drawn.pictures.get("recited")
+    training = material.training
+    originals = training.train if training is not None and len(training.train) else None
+    if new is None:
+        return Figures(pixels=moved)
+    unjudged = Figures(
+        pixels=moved,
+        copies=None
+        if originals is None
+        else measure_copies(new, originals, truths=material.truths, judge=judge),
+        recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
+        reproduced=None if references is None else measure_copies(new, references, judge=judge),
+        marks=measure_marks(new, originals),
+    )
+    if judge is None:
+        return unjudged
+    return _judged(judge, unjudged, drawn, material, seeds)
+
+
+def _judged(
+    judge: Judge, unjudged: Figures, drawn: Drawn, material: EvaluationMaterial, seeds: int
+) -> Figures:
+    """The figures that need a judge, beside the others."""
+    new, asked = drawn.pictures["held_out"], material.asked
+    looks = {side: judge.picture_features(pictures) for side, pictures in new.items()}
+    truths = None if material.truths is None else judge.picture_features(material.truths)
+    fidelity, notes = _fidelity(judge, looks, material, seeds)
+    if not asked.facts:
+        notes.append("What the prompts ask for is not known word by word: prompt accuracy was not measured.")
+    if long := judge.too_long(asked.plain):
+        notes.append(f"The judge sees only the beginning of {len(long)} prompts, e.g. '{long[0][:60]}…'.")
+    wishes = judge.text_features(asked.plain)
+    hits = _hits(judge, new, asked, seeds)
+    true_hits = None
+    if material.truths is not None and asked.facts:
+        true_hits = hits_of(judge, material.truths, asked, seeds)
+    elif material.own is not None and material.own_facts and asked.facts:
+        true_hits = hits_of(judge, material.own, replace(asked, facts=material.own_facts), 1)
+    in_style = None
+    if truths is not None and material.truths is not None:
+        in_style = (material.truths, truths)
+    return replace(
+        unjudged,
+        fidelity=fidelity,
+        prompt_keeping=measure_prompt_keeping(
+            looks,
+            wishes,
+            seeds=seeds,
+            truths=truths,
+            hits=hits,
+            true_hits=true_hits,
+        ),
+        drift=_drift(judge, drawn, material.unrelated, seeds),
+        diversity=measure_diversity(
+            new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
+        ),
+        metrics=_further(judge, new, looks, wishes, material, seeds),
+        looks=looks,
+        notes=tuple(notes),
+    )
+
+
+def _further(
+    judge: Judge,
+    pictures: Mapping[Side, Pictures],
+    looks: Mapping[Side, Tensor],
+    texts: Tensor,
+    material: EvaluationMaterial,
+    seeds: int,
+) -> dict[str, Compared]:
+    own = None if material.own is None else judge.picture_features(material.own)
+    given = Measured(pictures=pictures, looks=looks, texts=texts, own=own, seeds=seeds)
+    found = {one.name: one.measure(given) for one in all_metrics()}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _fidelity(
+    judge: Judge, looks: Mapping[Side, Tensor], material: EvaluationMaterial, seeds: int
+) -> tuple[Fidelity | None, list[str]]:
+    """Distance to the references, and what could not be measured of it."""
+    references, others = material.references, material.others
+    if references is None or min(len(references), _count(others)) < MIN_REFERENCES:
+        return None, [
+            f"There are fewer than {2 * MIN_REFERENCES} pictures of what was to be learned: fidelity was not measured."
+        ]
+    found = measure_fidelity(
+        looks,
+        judge.picture_features(references),
+        seeds=seeds,
+        others=None if others is None else judge.picture_features(others),
+        prompt_of_reference=material.prompt_of_reference,
+    )
+    return found, [found.frechet_left_out] if found.frechet_left_out else []
+
+
+def _count(pictures: Pictures | None) -> int:
+    return 0 if pictures is None else len(pictures)
+
+
+def _drift(judge: Judge, drawn: Drawn, unrelated: Sequence[Asked], seeds: int) -> DriftFigures | None:
+    """Without the trigger, and with it where there is one."""
+    sets = [name for name in ("unrelated", "unrelated_with_trigger") if name in drawn.pictures]
+    found: list[Drift] = []
+    for name, asked in zip(sets, unrelated, strict=True):
+        pictures = drawn.pictures[name]
+        found.append(
+            measure_drift(
+                pictures,
+                {side: judge.picture_features(rows) for side, rows in pictures.items()},
+                judge.text_features(asked.plain),
+                seeds=seeds,
+                hits=_hits(judge, pictures, asked, seeds),
+            )
+        )
+    if not found:
+        return None
+    return DriftFigures(without_trigger=found[0], with_trigger=found[1] if len(found) > 1 else None)
+
+
+def _hits(
+    judge: Judge, pictures: Mapping[Side, Pictures], asked: Asked, seeds: int
+) -> dict[Side, Hits] | None:
+    """Side → slot → whether each picture shows its word; ``None`` where it is not known what it should show."""
+    if not asked.facts:
+        return None
+    # All sides at once: the words to choose among are embedded once.
+    found = hits_of(judge, np.concatenate(list(pictures.values())), asked, seeds)
+    count = len(asked.facts) * seeds
+    return {
+        side: {slot: hits[turn * count : (turn + 1) * count] for slot, hits in found.items()}
+        for turn, side in enumerate(pictures)
+    }
+
+
+def nearest_of(
+    judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
+) -> tuple[int, ...]:
+    """Which of the user's own pictures is nearest to each of the adapter's of new prompts; empty where there are none.
+
+    The judge's features decide; without a judge, thumbnails do.
+    """
+    new, own = drawn.pictures.get("held_out"), material.own
+    if new is None or own is None:
+        return ()
+    if judge is not None and figures.looks:
+        near = figures.looks["adapter"] @ judge.picture_features(own).T
+        return tuple(int(index) for index in near.argmax(1))
+    mine, theirs = (pixels.thumbnails(one).reshape(len(one), -1) for one in (new["adapter"], own))
+    return tuple(int(np.abs(theirs - row).mean(1).argmin()) for row in mine)
+
+
+def hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:
+    """Slot → whether each picture shows its word.
+
+    Args:
+        judge: that reads them.
+        pictures: uint8 (sides × prompts × seeds, H, W, 3).
+        asked: prompts with their facts.
+        seeds: pictures of each prompt on a side.
+    """
+    facts = [one for one in asked.facts for _ in range(seeds)]
+    words = {slot: WORDS[slot] for slot in asked.slots}
+    return judge.prompt_hits(pictures, facts * (len(pictures) // len(facts)), words, _phrase)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores pictures of one side, as runs of a comparison are scored.
+
+    Attributes:
+        judge: that looks at them.
+        material: prompts and references.
+        likeness_to: uint8 (N, H, W, 3), what a subject looks like; ``None`` for a style.
+    """
+
+    judge: Judge
+    material: EvaluationMaterial
+    likeness_to: Pictures | None = None
+
+    @cached_property
+    def _references(self) -> Tensor | None:
+        references, others = self.material.references, self.material.others
+        if references is None or min(len(references), _count(others)) < MIN_REFERENCES:
+            return None
+        return self.judge.picture_features(references)
+
+    @cached_property
+    def _likeness(self) -> Tensor | None:
+        if self.likeness_to is None:
+            return None
+        return torch.nn.functional.normalize(self.judge.picture_features(self.likeness_to).mean(0), dim=0)
+
+    @cached_property
+    def _texts(self) -> Tensor:
+        return self.judge.text_features(self.material.asked.prompts)
+
+    def scores(self, pictures: Pictures) -> dict[str, float]:
+        """``style_distance`` or ``likeness``, the share of each part of the prompts that is shown, and ``clip``.
+
+        Args:
+            pictures: uint8 (prompts, H, W, 3), one of each prompt.
+        """
+        looks = self.judge.picture_features(pictures)
+        found: dict[str, float] = {}
+        if self._references is not None:
+            found["style_distance"] = style_distance(looks, self._references)
+        if self._likeness is not None:
+            found["likeness"] = float((looks @ self._likeness).mean())
+        if self.material.asked.facts:
+            hits = hits_of(self.judge, pictures, self.material.asked, 1)
+            found |= {slot: sum(row) / len(row) for slot, row in hits.items()}
+        found["clip"] = float((looks * self._texts).sum(-1).mean())
+        return found
+
+
+def _phrase(facts: PromptFacts) -> str:
+    return plain_prompt(facts.object, facts.colour, facts.place)

@@ -1,0 +1,408 @@
+"""What an adapter is judged on: prompts, true pictures, references, and prompts that have nothing to do with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from detour.bases.base import Base
+from detour.data.captions import with_trigger
+from detour.data.folder import read_dataset
+from detour.errors import ConfigError
+from detour.evaluation.judge import PromptFacts
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.prompts import (
+    PLACES,
+    HeldOutPrompt,
+    caption_prompts,
+    given_prompts,
+    new_scenes,
+    subject_words,
+    template_prompts,
+    unrelated_prompts,
+    without_trigger,
+)
+from detour.pocket.world import (
+    HELD_OUT,
+    NAMED_STYLES,
+    PALETTES,
+    VOCABULARY,
+    PromptedScene,
+    compose_scene,
+    held_out_prompts,
+    place_phrase,
+    plain_prompt,
+)
+from detour.specs import RunSpec
+from detour.training.resolving import spread
+from detour.verbs.judge.finished_run import FinishedRun
+from detour.verbs.judge.held_out_material import (
+    HELD_OUT_SEED,
+    MAX_TRAINING_PICTURES,
+    TrainingPictures,
+    rendered,
+    style_of_training,
+    training_pictures_or_note,
+    world_references,
+    world_style_of,
+)
+from detour.verbs.judge.presets import Preset
+
+SCENES_APART = 100_000
+"""Between the scene seeds of a prompt's first true picture and its next; references lie between."""
+
+WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
+"""Slot of a prompt of the world → what can stand there."""
+
+WORLD_PLACES = tuple((place_phrase(place), place) for place in VOCABULARY.places)
+"""Where the embedded base can put things, and the word that tells whether a caption has the place already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One part of some prompts or captions, and all words that can stand there.
+
+    Attributes:
+        phrases: of each prompt, itself with every word in that part: as many of each.
+        right: which of them was asked for.
+    """
+
+    phrases: tuple[tuple[str, ...], ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Prompts with what is known of them.
+
+    Attributes:
+        prompts: as they are drawn.
+        plain: without the trigger, as they are judged.
+        facts: what each asks for; empty where that is not known word by word.
+        choices: part of the prompts → what could stand there instead, where that is known.
+        slots: parts of the facts that pictures are read for.
+    """
+
+    prompts: tuple[str, ...]
+    plain: tuple[str, ...]
+    facts: tuple[PromptFacts, ...] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    slots: tuple[str, ...] = ("object", "colour", "place")
+
+
+UNCHECKED = "The training captions are not known: whether a prompt is one of them was not checked."
+NO_NEW_PROMPTS = "Held-out prompts were left out by evaluate.num_prompts = 0."
+NONE_GIVEN = "No held-out prompts were given: set evaluate.prompts to see some drawn."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMaterial:
+    """Everything that pictures are asked for by and compared with.
+
+    Attributes:
+        held_out: prompts, with where they come from.
+        asked: the same, ready to draw.
+        unrelated: prompts that have nothing to do with the training, without the trigger and, where there is one, with.
+        recited: training captions, asked again: what is learned by heart comes back for them first.
+        trigger: of the data; may be empty.
+        references: uint8 (M, H, W, 3) that fidelity is measured against; ``None``: there are none.
+        prompt_of_reference: which prompt each reference shows; ``None`` where they do not show the prompts.
+        others: uint8 (K, H, W, 3), further true pictures: the ceiling of fidelity.
+        truths: uint8 (prompts × seeds, H, W, 3), true pictures of the prompts in the style, prompt-major.
+        own_class: prompts of the subject's class alone, one for each of ``asked`` and drawn from its seeds; ``None``
+            where a style is judged, or where nothing says what the class is called.
+        training: what was trained on.
+        own_facts: what the captions of :attr:`own` name, word by word; empty where one of them names no object, colour
+            or place of the world.
+        notes: what is not known.
+    """
+
+    held_out: tuple[HeldOutPrompt, ...]
+    asked: Asked
+    unrelated: tuple[Asked, ...]
+    recited: tuple[str, ...] = ()
+    trigger: str
+    references: Pictures | None = None
+    prompt_of_reference: tuple[int, ...] | None = None
+    others: Pictures | None = None
+    truths: Pictures | None = None
+    own_class: Asked | None = None
+    training: TrainingPictures | None = None
+    own_facts: tuple[PromptFacts, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> Pictures | None:
+        """The user's own pictures, those kept out first: uint8 (M, H, W, 3); ``None`` where there are none."""
+        training = self.training
+        if training is None or not len(training.train) + len(training.held_out):
+            return None
+        return np.concatenate([training.held_out, training.train])[:MAX_TRAINING_PICTURES]
+
+    @property
+    def own_choices(self) -> dict[str, Choice]:
+        """Part of the prompts → what could stand there in the captions of :attr:`own`."""
+        return choices_of(self.own_facts) if self.own_facts else {}
+
+    @property
+    def own_captions(self) -> tuple[str, ...]:
+        """Of :attr:`own`, without the trigger."""
+        shown = () if self.training is None else self.training.shown_captions
+        return tuple(without_trigger(one, self.trigger) for one in shown[:MAX_TRAINING_PICTURES])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """Of the pictures that were trained on, and of those kept out; tags where only those are known."""
+
+    trained: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    known: bool = True
+
+
+def gather_material(
+    run: FinishedRun, base: Base, preset: Preset, *, size_px: int, judged: bool = True
+) -> EvaluationMaterial:
+    """Prompts, references and true pictures for a run or an adapter file.
+
+    Args:
+        run: what is judged.
+        base: that it is for; an embedded one brings a world that knows what its prompts show.
+        preset: prompts, how many, and how many seeds.
+        size_px: side of the pictures.
+        judged: whether somebody will score the pictures: the quick proof draws no prompts of its own for nobody.
+
+    Raises:
+        ConfigError: of the thorough preset: a given prompt is a training caption, or nothing says what to ask for.
+        RunError: ``world.json`` is broken.
+    """
+    own = run.folder if run.is_run else None
+    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
+    captions = _captions(run, training)
+    trigger = ", ".join(run.spec.called_by())
+    style = style_of_training(training)
+    shared = EvaluationMaterial(
+        held_out=(),
+        asked=Asked(prompts=(), plain=()),
+        unrelated=(),
+        recited=()
+        if training is None or not len(training.train)
+        else spread(captions.trained, preset.recited),
+        trigger=trigger,
+        references=style.references if style else None,
+        others=style.others if style else None,
+        training=training,
+        notes=notes if captions.known or not preset.thorough else (*notes, UNCHECKED),
+    )
+    if preset.drift_prompts:
+        shared = replace(shared, unrelated=_unrelated(base, captions, preset.drift_prompts, trigger))
+    if not preset.num_prompts and not preset.prompts:
+        return replace(shared, notes=(*shared.notes, NO_NEW_PROMPTS))
+    if base.embedded is not None:
+        shared = replace(shared, own_facts=facts_in(shared.own_captions))
+    if run.spec.goal == "subject" and (found := _of_subject(run, base, preset, captions, shared)):
+        return found
+    if base.embedded is not None and not preset.prompts:
+        return _of_the_world(run, preset, shared, size_px=size_px)
+    if not preset.thorough and not preset.prompts and not judged:
+        return replace(shared, notes=(*shared.notes, NONE_GIVEN))
+    try:
+        held_out = choose_prompts(run.spec, captions, preset, trigger)
+    except ConfigError as error:
+        if preset.thorough:
+            raise
+        return replace(shared, notes=(*shared.notes, str(error)))
+    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=tuple(one.plain for one in held_out))
+    return replace(shared, held_out=held_out, asked=asked)
+
+
+def _of_subject(
+    run: FinishedRun, base: Base, preset: Preset, captions: Captions, shared: EvaluationMaterial
+) -> EvaluationMaterial | None:
+    """A subject in scenes that its pictures do not show, and its class alone in the same scenes.
+
+    Half of the prompts are the class's, so that a subject costs as many pictures as a style. ``None`` where nothing
+    says what the subject and its class are called.
+    """
+    everything = (*captions.trained, *captions.held_out)
+    said = subject_words(everything, shared.trigger, run.spec.prior.class_prompts)
+    if said is None:
+        return None
+    choices: dict[str, Choice] = {}
+    if preset.prompts:
+        held_out = given_prompts(preset.prompts, captions.trained if preset.thorough else (), shared.trigger)
+    else:
+        places = WORLD_PLACES if base.embedded is not None else PLACES
+        scenes = new_scenes(everything, places, count=max(1, preset.num_prompts // 2))
+        held_out = tuple(
+            HeldOutPrompt(
+                prompt=f"{said.called} {scene}", plain=f"{said.of_class} {scene}", source="template"
+            )
+            for scene in scenes
+        )
+        if base.embedded is not None:
+            every = [phrase for phrase, _ in WORLD_PLACES]
+            phrases = tuple(f"{said.of_class} {phrase}" for phrase in every)
+            right = tuple(every.index(scene) for scene in scenes)
+            choices["place"] = Choice(phrases=(phrases,) * len(scenes), right=right)
+    plain = tuple(said.class_prompt(one.prompt) for one in held_out)
+    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=plain, choices=choices)
+    return replace(shared, held_out=held_out, asked=asked, own_class=Asked(prompts=plain, plain=plain))
+
+
+def _unrelated(base: Base, captions: Captions, count: int, trigger: str) -> tuple[Asked, ...]:
+    if base.embedded is not None:
+        return _unrelated_of_the_world(captions, count, trigger)
+    return _with_and_without(unrelated_prompts(captions.trained, count), trigger)
+
+
+def choose_prompts(
+    run: RunSpec, captions: Captions, preset: Preset, trigger: str
+) -> tuple[HeldOutPrompt, ...]:
+    """Those of the user; else captions that were kept out, filled up with templates.
+
+    Raises:
+        ConfigError: a given prompt is a training caption, or nothing says what to ask for.
+    """
+    if preset.prompts:
+        # The quick proof comes after hours of training: it takes the prompts that the run was told to take.
+        return given_prompts(preset.prompts, captions.trained if preset.thorough else (), trigger)
+    kept_out = caption_prompts(captions.held_out, captions.trained, trigger)[: preset.num_prompts]
+    left = preset.num_prompts - len(kept_out)
+    everything = (*captions.trained, *captions.held_out)
+    things = [f"{trigger} {one}".strip() for one in run.prior.class_prompts if not everything]
+    found = (*kept_out, *template_prompts(everything, trigger, count=left, things=things))
+    if not found:
+        raise ConfigError(
+            "nothing says what the adapter was trained on: name what to ask for with --prompt, or --pictures with "
+            "captions."
+        )
+    return found
+
+
+def _captions(run: FinishedRun, training: TrainingPictures | None) -> Captions:
+    """Of the data where it is there, else the tags that the adapter file speaks of."""
+    if training is None:
+        return Captions(trained=run.tags, known=False)
+    return Captions(trained=training.train_captions or run.tags, held_out=training.held_out_captions)
+
+
+def _of_the_world(
+    run: FinishedRun, preset: Preset, shared: EvaluationMaterial, *, size_px: int
+) -> EvaluationMaterial:
+    """The world writes prompts that its base was never shown, and draws their true pictures."""
+    named = world_style_of(run.folder, run.spec) if run.is_run else None
+    scenes = held_out_prompts(preset.num_prompts, seed=HELD_OUT_SEED)
+    asked = _asked(scenes, shared.trigger)
+    held_out = tuple(
+        HeldOutPrompt(prompt=prompt, plain=plain, source="world")
+        for prompt, plain in zip(asked.prompts, asked.plain, strict=True)
+    )
+    material = replace(shared, held_out=held_out, asked=asked)
+    if named is None:
+        return material
+    style = (NAMED_STYLES | PALETTES)[named]
+    truths = rendered(_in_several_scenes(scenes, preset.seeds), style, size_px=size_px)
+    references = world_references(scenes, style, size_px=size_px)
+    return replace(
+        material,
+        truths=truths,
+        references=references,
+        prompt_of_reference=tuple(i % len(scenes) for i in range(len(references))),
+        others=truths,
+    )
+
+
+def choices_of(facts: Sequence[PromptFacts]) -> dict[str, Choice]:
+    """Part of the prompts → what the world has to stand there."""
+
+    def phrase(one: PromptFacts) -> str:
+        return plain_prompt(one.object, one.colour, one.place)
+
+    return {
+        slot: Choice(
+            phrases=tuple(tuple(phrase(replace(one, **{slot: word})) for word in words) for one in facts),
+            right=tuple(words.index(getattr(one, slot)) for one in facts),
+        )
+        for slot, words in WORDS.items()
+    }
+
+
+def facts_in(captions: Sequence[str]) -> tuple[PromptFacts, ...]:
+    """What captions that somebody wrote name; empty where one names no object, colour or place of the world."""
+    facts = []
+    for caption in captions:
+        said = re.findall(r"\w+", caption.lower())
+        found = {slot: next((word for word in said if word in words), None) for slot, words in WORDS.items()}
+        if None in found.values():
+            return ()
+        facts.append(PromptFacts(**{slot: str(word) for slot, word in found.items()}))
+    return tuple(facts)
+
+
+def _in_several_scenes(asked: Sequence[PromptedScene], seeds: int) -> list[PromptedScene]:
+    """As many scenes of each prompt, prompt-major; the first is its own."""
+
+    def again(number: int, one: PromptedScene, copy: int) -> PromptedScene:
+        if not copy:
+            return one
+        seed = HELD_OUT_SEED + SCENES_APART * copy + number
+        scene = compose_scene(seed=seed, things=[(one.object, one.colour)], place=one.place)
+        return replace(one, scene=scene)
+
+    return [again(number, one, copy) for number, one in enumerate(asked) for copy in range(seeds)]
+
+
+def _asked(scenes: Sequence[PromptedScene], trigger: str) -> Asked:
+    facts = tuple(PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in scenes)
+    return Asked(
+        prompts=tuple(with_trigger(one.prompt, trigger) for one in scenes),
+        plain=tuple(one.prompt for one in scenes),
+        facts=facts,
+        choices=choices_of(facts),
+    )
+
+
+def _unrelated_of_the_world(captions: Captions, count: int, trigger: str) -> tuple[Asked, ...]:
+    """Things that the base knows, in places where no caption of the data has them; unseen things come first."""
+    everything = [caption.lower() for caption in (*captions.trained, *captions.held_out)]
+    new = [word for word in VOCABULARY.objects if not any(word in caption for caption in everything)]
+    objects = (*new, *(word for word in VOCABULARY.objects if word not in new))
+    facts: list[PromptFacts] = []
+    for turn, thing in enumerate(objects):
+        for shift in range(len(VOCABULARY.places)):
+            place = VOCABULARY.places[(turn + shift) % len(VOCABULARY.places)]
+            colour = VOCABULARY.colours[turn % len(VOCABULARY.colours)]
+            together = any(thing in caption and place in caption for caption in everything)
+            if not together and (thing, colour, place) not in HELD_OUT.combinations:
+                facts.append(PromptFacts(object=thing, colour=colour, place=place))
+                break
+    chosen = tuple(facts[:count])
+    prompts = tuple(plain_prompt(one.object, one.colour, one.place) for one in chosen)
+    return tuple(replace(asked, facts=chosen) for asked in _with_and_without(prompts, trigger))
+
+
+def _with_and_without(prompts: tuple[str, ...], trigger: str) -> tuple[Asked, ...]:
+    if not prompts:
+        return ()
+    plain = Asked(prompts=prompts, plain=prompts)
+    if not trigger:
+        return (plain,)
+    return (plain, replace(plain, prompts=tuple(with_trigger(prompt, trigger) for prompt in prompts)))
+
+
+def folder_pictures(folder: Path, *, size_px: int) -> Pictures:
+    """Every readable picture below a folder, squared: uint8 (N, S, S, 3).
+
+    Raises:
+        DataError: no such folder, or no picture in it.
+    """
+    from detour.data.transform import to_square
+    from detour.specs import DataSpec
+
+    dataset = read_dataset(DataSpec(source=str(folder), caption="", skip_bad_images=True))
+    return np.stack([to_square(example.open(), size_px) for example in dataset.examples])

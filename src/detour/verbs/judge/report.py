@@ -1,0 +1,104 @@
+"""The page of an evaluation: its figures with the pictures that they stand on, and what the run says of itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detour.evaluation.copies import CopyFigures
+from detour.evaluation.evaluation import Evaluation
+from detour.evaluation.pixels import Pictures
+from detour.evaluation.proof import read_proof
+from detour.evaluation.report import CopyShown, EvaluationStory, Pair, RunStory, write_report
+from detour.verbs.judge.finished_run import shown_facts
+from detour.verbs.judge.judging import Judged
+from detour.verbs.judge.material import EvaluationMaterial
+from detour.verbs.judge.side_pictures import Drawn, requests_of
+
+MAX_UNRELATED = 8
+"""Pairs of unrelated prompts on the page: enough to see whether they drift."""
+
+
+def write_evaluation_report(
+    path: Path, judged: Judged, evaluation: Evaluation, *, references: Pictures | None
+) -> None:
+    """Write ``report.html`` anew, with the figures of the run's proof where it has one.
+
+    Args:
+        path: of the page.
+        judged: with all pictures.
+        evaluation: figures and verdict.
+        references: that must not be reproduced, where some were named.
+
+    Raises:
+        RunError: ``proof.json`` is there and damaged.
+        StorageError: disk full or folder not writable.
+    """
+    run, material, drawn, pairs = judged.subject.run, judged.material, judged.drawn, judged.pairs
+    training = None if material.training is None else material.training.train
+    new = [(pair.prompt, pair.adapter) for pair in pairs]
+    proof = run.folder / "proof.json"
+    story = RunStory(
+        spec=run.spec,
+        name=str(run.spec.name),
+        base_identity=judged.subject.base.identity,
+        proof=read_proof(proof) if proof.exists() else None,
+        metrics=run.metrics,
+        held_out_pairs=pairs,
+        settings_known=run.is_run,
+        facts=shown_facts(run),
+        evaluation=EvaluationStory(
+            evaluation=evaluation,
+            unrelated_pairs=_unrelated(material, drawn, seeds=evaluation.seeds),
+            copies=_shown(evaluation.copies, new, training),
+            recited=_shown(
+                evaluation.recited, _of_set("recited", material.recited, drawn, evaluation.seeds), training
+            ),
+            reproduced=_shown(evaluation.reproduced, new, references),
+        ),
+    )
+    write_report(path, story)
+
+
+def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> list[Pair]:
+    """The first seed of each unrelated prompt, with the trigger where there is one: there an adapter acts most."""
+    sets = ("unrelated", "unrelated_with_trigger")[: len(material.unrelated)]
+    if not sets:
+        return []
+    prompts, pictures = material.unrelated[-1].prompts, drawn.pictures[sets[-1]]
+    requests = requests_of(prompts, 0)
+    return [
+        Pair(
+            prompt=prompt,
+            seed=requests[i].seed,
+            base=pictures["base"][i * seeds],
+            adapter=pictures["adapter"][i * seeds],
+        )
+        for i, prompt in enumerate(prompts[:MAX_UNRELATED])
+    ]
+
+
+Asked = tuple[str, Pictures]
+"""A prompt, and what the adapter drew for it: uint8 (H, W, 3)."""
+
+
+def _of_set(name: str, prompts: Sequence[str], drawn: Drawn, seeds: int) -> list[Asked]:
+    """Prompt-major, as pictures are."""
+    pictures = drawn.pictures[name]["adapter"] if prompts else ()
+    return [(prompts[i // seeds], picture) for i, picture in enumerate(pictures)]
+
+
+def _shown(
+    figures: CopyFigures | None, asked: Sequence[Asked], originals: Pictures | None
+) -> list[CopyShown]:
+    """The pairs that copies were looked for in; their indices are those of ``asked``, prompt-major."""
+    if figures is None or originals is None:
+        return []
+    return [
+        CopyShown(
+            prompt=asked[one.picture][0],
+            drawn=asked[one.picture][1],
+            original=originals[one.original],
+            distance=one.distance,
+            threshold=figures.scale.threshold,
+        )
+        for one in figures.pairs
+    ]

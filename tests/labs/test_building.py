@@ -1,0 +1,87 @@
+"""What the build refuses: solutions that stop or warn, exercises that nothing or something else stops."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detour.cli.labs import show
+from detour.errors import DetourError, TaskOpen
+from detour.labs import building
+from detour.labs.execution import Executed
+from detour.labs.index import lab_of
+
+pytest.importorskip("jupytext")
+
+
+def executed(error: str | None, *, passed: bool = True, message: str | None = None) -> Executed:
+    return Executed(
+        lab=9, seconds=1.0, core_seconds=1.0, peak_bytes=1 << 20, results={"jump": passed}, error=error,
+        message=message, feedback="",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runs_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Notebooks end as said, without a kernel; what is built goes to a temporary folder."""
+    monkeypatch.setattr(building, "BUILD", tmp_path)
+
+    def set_end(end: Executed, *, stderr: str = "") -> None:
+        from nbformat.v4 import new_output
+
+        def execute(notebook: Any) -> Executed:
+            if stderr:
+                code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+                code["outputs"] = [new_output("stream", name="stderr", text=stderr)]
+            return end
+
+        monkeypatch.setattr(building, "execute", execute)
+
+    return set_end
+
+
+def test_a_solution_that_runs_through_is_kept(runs_as: Any, tmp_path: Path) -> None:
+    runs_as(executed(None))
+    _, one = building.run_solution(lab_of(9))
+    assert one.done
+    assert (tmp_path / "solutions" / "lab09.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    "end", [executed("NameError", message="name 'x' is not defined"), executed(None, passed=False)]
+)
+def test_a_solution_that_stops_or_passes_not_everything_fails_the_build(runs_as: Any, end: Executed) -> None:
+    runs_as(end)
+    with pytest.raises(DetourError, match="lab09: its solution stopped"):
+        building.run_solution(lab_of(9))
+
+
+def test_a_solution_that_warns_fails_the_build(runs_as: Any) -> None:
+    runs_as(executed(None), stderr="UserWarning: careful")
+    with pytest.raises(DetourError, match="a cell of the solution warns: UserWarning: careful"):
+        building.run_solution(lab_of(9))
+
+
+def test_an_exercise_is_stopped_by_its_first_check(runs_as: Any, tmp_path: Path) -> None:
+    runs_as(executed("TaskOpen", passed=False, message="lab 9, 'jump' is open\nmore"))
+    assert building.see_exercise_fail(lab_of(9)) == "lab 9, 'jump' is open"
+    assert (tmp_path / "exercises" / "lab09.ipynb").is_file()
+
+
+@pytest.mark.parametrize(("error", "said"), [(None, "by nothing"), ("TypeError", "by TypeError")])
+def test_an_exercise_that_crashes_or_runs_through_fails_the_build(
+    runs_as: Any, error: str | None, said: str
+) -> None:
+    runs_as(executed(error, message="unsupported operand"))
+    with pytest.raises(DetourError, match=said):
+        building.see_exercise_fail(lab_of(9))
+
+
+def test_the_command_tells_open_tasks_from_crashes() -> None:
+    show(executed(None), as_json=True)
+    with pytest.raises(TaskOpen, match="lab 9, 'jump' is open"):
+        show(executed("TaskOpen", passed=False, message="lab 9, 'jump' is open"), as_json=True)
+    with pytest.raises(TaskOpen, match="tasks are open"):
+        show(executed(None, passed=False), as_json=True)
+    with pytest.raises(DetourError, match="a cell stopped with KeyError: 'x'"):
+        show(executed("KeyError", passed=False, message="'x'"), as_json=True)

@@ -1,0 +1,135 @@
+"""The plan names the largest stage and proposes the mildest change that fits."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detour.bases.base import open_base
+from detour.specs import load_run_spec
+from detour.training.footprint import CUDA_CONTEXT_BYTES
+from detour.verbs.train.memory_plan import Card, MemoryPlan, plan_memory
+from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
+
+Plan = Callable[..., MemoryPlan]
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_base: Path) -> Plan:
+    """Plans of a small base: the step runs for every figure, so it had better be short."""
+    return functools.partial(plan_of, str(tiny_base))
+
+
+def plan_of(base: str, *cards: Card, **flags: object) -> MemoryPlan:
+    values = {
+        "base.name": base,
+        "adapter.targets": "attn",
+        "adapter.rank": 2,
+        "base.device": "cpu",
+        "base.dtype": "bf16",
+        "train.batch": 8,
+    }
+    return plan_memory(
+        load_run_spec(flags=values | {k.replace("__", "."): v for k, v in flags.items()}), cards=cards
+    )
+
+
+@pytest.fixture(scope="module")
+def training_bytes(plan: Plan) -> int:
+    """Of one step of eight samples, driver included."""
+    [advice] = plan(Card("large", 1 << 40)).cards
+    assert advice.words == "as asked"
+    assert advice.settings == {}
+    return advice.peak_bytes
+
+
+def test_every_stage_is_there_and_the_peak_is_the_largest(plan: Plan) -> None:
+    found = plan()
+    assert [stage.stage for stage in found.stages] == [
+        "encoding pictures",
+        "encoding captions",
+        "training",
+        "drawing samples",
+        "proving",
+    ]
+    assert all(stage.total == sum(stage.parts.values()) > 0 for stage in found.stages)
+    largest = max(found.stages, key=lambda stage: stage.total)
+    assert found.peak_stage == largest.stage
+    assert found.peak_bytes == largest.total + found.process_bytes
+
+
+def test_less_memory_asks_for_smaller_batches_first_then_for_checkpointing(
+    plan: Plan, training_bytes: int
+) -> None:
+    tight = Card("tight", training_bytes - 1)
+    [advice] = plan(tight).cards
+    assert advice.settings == {"train.batch": 4, "train.grad_accum": 2}
+    assert advice.peak_bytes <= tight.memory_bytes
+    one = plan(Card("one", 1 << 40), train__batch=1).cards[0].peak_bytes
+    [tighter] = plan(Card("tighter", one - 1), train__batch=1).cards
+    assert tighter.settings == {"train.gradient_checkpointing": True}
+    assert tighter.peak_bytes < one
+
+
+def test_a_card_without_bf16_gets_fp16(plan: Plan, training_bytes: int) -> None:
+    [advice] = plan(Card("old", training_bytes, bf16=False)).cards
+    assert advice.settings == {"base.dtype": "fp16"}
+    assert advice.fits
+
+
+def test_what_cannot_fit_is_said_with_the_least_that_is_needed(plan: Plan) -> None:
+    [advice] = plan(Card("tiny", CUDA_CONTEXT_BYTES + 1)).cards
+    assert not advice.fits
+    assert advice.settings == {}
+    assert advice.peak_bytes > CUDA_CONTEXT_BYTES + 1
+    assert "--resolution" in advice.words
+
+
+def test_shapes_alone_are_enough_for_a_base_without_weights(plan: Plan) -> None:
+    found = plan(base__name="sd15", train__batch=1, adapter__targets="cross-attn")
+    training = next(stage for stage in found.stages if stage.stage == "training")
+    assert training.parts["weights"] == pytest.approx(2 * 859_520_964, rel=1e-3)
+
+
+def test_advice_for_a_whole_base_stays_in_fp32(plan: Plan) -> None:
+    large = Card("large", 1 << 40)
+    [advice] = plan(large, adapter__method="full", base__dtype="fp32").cards
+    assert (advice.fits, advice.settings) == (True, {})
+
+
+@pytest.mark.parametrize("method", ["dora", "lokr"])
+def test_methods_whose_factors_stand_outside_the_model_are_counted(plan: Plan, method: str) -> None:
+    [training] = [
+        stage for stage in plan(adapter__method=method, sample__every=0).stages if stage.stage == "training"
+    ]
+    assert training.parts["adapter"] > 0
+    assert training.parts["gradients"] == training.parts["adapter"]
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_weights_costs_a_second_copy_of_the_adapter(plan: Plan, init: str) -> None:
+    def training(**settings: Any) -> Any:
+        made = plan(adapter__targets="linear", sample__every=0, **settings)
+        return next(stage.parts for stage in made.stages if stage.stage == "training")
+
+    plain, from_base = training(), training(adapter__init=init)
+    assert from_base["start"] == from_base["adapter"] == plain["adapter"]
+    assert from_base["weights"] == plain["weights"]
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_transformers_stages_are_told_apart(family: str, tmp_path: Path) -> None:
+    """T5 is a stage of its own before training, and what training holds is the transformer alone."""
+    folder = make_tiny_sd3(tmp_path / "b") if family == "sd3" else make_tiny_flux(tmp_path / "b")
+    base = open_base(str(folder))
+    parts = {stage.stage: stage.parts for stage in plan_of(str(folder), train__batch=1).stages}
+    texts = sum(p.numel() for model in base.meta_text().values() for p in model.parameters())
+    assert parts["encoding captions"]["weights"] == 4 * texts
+    network = base.meta_network()
+    numbers = sum(t.numel() for t in (*network.parameters(), *network.buffers()))
+    assert parts["training"]["weights"] == pytest.approx(2 * numbers, rel=1e-3)
+    assert "text encoders" not in parts["training"]
+    saving = plan_of(str(folder), train__batch=1, train__gradient_checkpointing=True).stages[2].parts
+    assert saving["activations"] < parts["training"]["activations"]

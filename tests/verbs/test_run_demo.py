@@ -1,0 +1,93 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import detour.verbs.train.run as train_recipe
+from detour.data.folder import read_dataset
+from detour.errors import DetourError
+from detour.evaluation.proof import write_proof
+from detour.pocket.world import HELD_OUT, NAMED_STYLES, style_words
+from detour.specs import DataSpec, RunSpec
+from detour.verbs.judge.held_out_material import read_world_style
+from detour.verbs.train.demo import NUM_PICTURES, RANK, STYLE, draw_training_pictures, run_demo
+from tests.evaluation.figures import learned_proof
+
+
+def test_the_style_is_one_that_the_base_never_saw() -> None:
+    assert STYLE in HELD_OUT.styles
+
+
+def test_pictures_show_the_style_and_captions_do_not_name_it(tmp_path: Path) -> None:
+    draw_training_pictures(tmp_path, style_name="comic", count=6, seed=0)
+    dataset = read_dataset(DataSpec(source=str(tmp_path)))
+    assert len(dataset) == 6
+    words = ["comic", *style_words(NAMED_STYLES["comic"])]
+    assert not [
+        example.caption for example in dataset.examples if any(word in example.caption for word in words)
+    ]
+    with Image.open(tmp_path / "000.png") as picture:
+        assert picture.size == (128, 128)
+
+
+def test_the_same_seed_draws_the_same_files_and_another_one_others(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        draw_training_pictures(tmp_path / name, style_name="comic", count=3, seed=seed)
+    read = {name: [path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in "abc"}
+    assert read["a"] == read["b"] != read["c"]
+
+
+def test_an_unknown_style_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DetourError, match="cubism"):
+        draw_training_pictures(tmp_path, style_name="cubism", count=1, seed=0)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
+    """Specs that training was asked for; training itself leaves what a run leaves."""
+    asked: list[RunSpec] = []
+
+    def fake(spec: RunSpec, *, runs: Path, **_: Any) -> None:
+        asked.append(spec)
+        folder = runs / str(spec.name)
+        write_proof(folder / "proof.json", learned_proof())
+        (folder / "resolved.toml").touch()
+
+    monkeypatch.setattr(train_recipe, "train_adapter", fake)
+    return asked
+
+
+def test_it_trains_rank_four_on_two_dozen_pictures_that_lie_in_the_run(
+    trained: list[RunSpec], tmp_path: Path
+) -> None:
+    result = run_demo(runs=tmp_path)
+    (spec,) = trained
+    assert (RANK, NUM_PICTURES) == (4, 24)
+    assert spec.adapter.rank == 4
+    assert spec.data.source == str(result.folder / "data")
+    assert len(list((result.folder / "data").glob("*.png"))) == 24
+    assert read_world_style(result.folder) == result.style == STYLE
+    assert result.proof.verdict == "learned"
+    assert result.seconds > 0
+
+
+def test_a_second_demo_takes_the_next_name_and_leaves_the_first_alone(
+    trained: list[RunSpec], tmp_path: Path
+) -> None:
+    first = run_demo(runs=tmp_path).folder
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    second = run_demo(runs=tmp_path).folder
+    assert (first.name, second.name) == ("demo", "demo-2")
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+
+
+def test_the_training_pictures_are_the_held_out_style_and_not_held_out_scenes(tmp_path: Path) -> None:
+    draw_training_pictures(tmp_path, style_name=STYLE, count=24, seed=0)
+    captions = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
+    assert not [
+        caption
+        for caption in captions
+        for kind, colour, place in HELD_OUT.combinations
+        if f"{colour} {kind}" in caption and f"the {place}" in caption
+    ]
