@@ -57,7 +57,7 @@ class Bench:
         self.facts = [
             PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in self.asked
         ]
-        self.wishes = self.judge.text_features([one.prompt for one in self.asked])
+        self.prompt_features = self.judge.text_features([one.prompt for one in self.asked])
         self.references = self.judge.picture_features(self.true_pictures(REFERENCES_A_PROMPT, first=10_000))
         self.truths = self.true_pictures(seeds, first=1)
 
@@ -89,17 +89,23 @@ class Bench:
     def figures(self, base: Pictures, adapter: Pictures) -> dict[str, float | None]:
         """All figures of one pair of sets."""
         pictures: dict[Side, Pictures] = {"base": base, "adapter": adapter}
-        looks = {side: self.judge.picture_features(rows) for side, rows in pictures.items()}
+        picture_features = {side: self.judge.picture_features(rows) for side, rows in pictures.items()}
         hits: dict[Side, Hits] = {side: self.hits(rows) for side, rows in pictures.items()}
         shown = [i // REFERENCES_A_PROMPT for i in range(len(self.references))]
         true = self.judge.picture_features(self.truths)
         near = measure_fidelity(
-            looks, self.references, seeds=self.seeds, others=true, prompt_of_reference=shown
+            picture_features, self.references, seeds=self.seeds, others=true, prompt_of_reference=shown
         )
-        kept = measure_prompt_keeping(looks, self.wishes, seeds=self.seeds, truths=true, hits=hits)
-        moved = measure_drift(pictures, looks, self.wishes, seeds=self.seeds, hits=hits)
+        kept = measure_prompt_keeping(
+            picture_features, self.prompt_features, seeds=self.seeds, truths=true, hits=hits
+        )
+        moved = measure_drift(pictures, picture_features, self.prompt_features, seeds=self.seeds, hits=hits)
         spread = measure_diversity(
-            pictures, looks, seeds=self.seeds, share_max=COLLAPSE_SHARE_MAX, truths=(self.truths, true)
+            pictures,
+            picture_features,
+            seeds=self.seeds,
+            share_max=COLLAPSE_SHARE_MAX,
+            truths=(self.truths, true),
         )
         within, across = spread.within_prompt, spread.across_prompts
         assert within is not None
@@ -119,9 +125,9 @@ class Bench:
             "CLIP score": kept.clip_score.adapter,
             "CLIP score, ceiling": kept.clip_score.ceiling,
             "CLIP change": kept.clip_change.mean,
-            "CLIP change told": float(kept.clip_change.told),
+            "CLIP change told": float(kept.clip_change.significant),
             **{f"{slot} change": part.change.mean for slot, part in kept.parts.items()},
-            **{f"{slot} change told": float(part.change.told) for slot, part in kept.parts.items()},
+            **{f"{slot} change told": float(part.change.significant) for slot, part in kept.parts.items()},
             "drift, judge": moved.judge.adapter,
             "drift, judge, share of another seed's": moved.judge.share,
             "drift, pixels": moved.pixels.adapter,

@@ -58,12 +58,14 @@ def scores(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for mix in mixes():
         pictures = pictures_of(mix, folder)
-        looks = judge.picture_features(pictures)
+        picture_features = judge.picture_features(pictures)
         found[mix.name] = {
             "accuracy": judge.prompt_accuracy(
                 pictures, facts, VOCABULARIES, lambda one: plain_prompt(one.object, one.colour, one.place)
             ),
-            "style_distance": {style: style_distance(looks, seen) for style, seen in references.items()},
+            "style_distance": {
+                style: style_distance(picture_features, seen) for style, seen in references.items()
+            },
         }
     return found
 

@@ -18,10 +18,10 @@ def assert_same_layers(path: Path) -> None:
     """Layer by layer as at once: keys, kinds, alphas, every number, and the metadata."""
     whole = read_adapter(path)
     with open_layers(path) as opened:
-        assert opened.outline.metadata == whole.metadata
-        assert list(opened.outline.layers) == list(whole.layers)
+        assert opened.meta_adapter.metadata == whole.metadata
+        assert list(opened.meta_adapter.layers) == list(whole.layers)
         for key, layer in whole.layers.items():
-            outline, read = opened.outline.layers[key], opened.layer(key)
+            outline, read = opened.meta_adapter.layers[key], opened.layer(key)
             assert (outline.kind, outline.rank, outline.alpha) == (layer.kind, layer.rank, layer.alpha)
             assert (read.kind, read.alpha) == (layer.kind, layer.alpha)
             for name, tensor in layer.tensors.items():
@@ -59,7 +59,7 @@ def test_opening_reads_no_factor(tmp_path: Path) -> None:
     path = tmp_path / "nan.safetensors"
     path.write_bytes(safetensors.torch.save(tensors))  # ours writes nothing that is not finite
     with open_layers(path) as opened:
-        assert opened.outline.layers["unet.conv_in"].rank == 1
+        assert opened.meta_adapter.layers["unet.conv_in"].rank == 1
         with pytest.raises(AdapterError, match="NaN"):
             opened.layer("unet.conv_in")
 
@@ -102,6 +102,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     path = write_adapter(tmp_path / "a.safetensors", small_adapter(), family=SD1)
     with open_layers(path) as opened:
         path.write_bytes(path.read_bytes()[:-100])
-        last = max(opened.outline.layers)
+        last = max(opened.meta_adapter.layers)
         with pytest.raises(AdapterError, match="shorter"):
             opened.layer(last)

@@ -12,7 +12,7 @@ from detour.adapter_files.layer_writer import LayerWriter
 from detour.adapter_files.reading import read_adapter
 from detour.adapter_files.writing import FileDtype, FileFormat, write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
-from detour.adapters.outline import outlined
+from detour.adapters.meta_tensors import on_meta
 from detour.bases.families import FAMILIES
 from detour.errors import AdapterError
 from tests.adapter_files.examples import SD1, small_adapter
@@ -78,9 +78,9 @@ def test_a_transformer_makes_the_same_bytes_and_is_read_back(
     assert contents(one_by_one) == contents(at_once)
     whole = read_adapter(at_once)
     with open_layers(one_by_one) as opened:
-        assert set(opened.outline.layers) == set(layers)
+        assert set(opened.meta_adapter.layers) == set(layers)
         for key, layer in whole.layers.items():
-            assert opened.outline.layers[key].rank == layer.rank
+            assert opened.meta_adapter.layers[key].rank == layer.rank
             assert torch.equal(opened.layer(key).tensors["up"], layer.tensors["up"])
 
 
@@ -135,7 +135,7 @@ def test_no_layers_and_one_layer_twice_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "make", "shape"), EVERY, ids=IDS)
 def test_an_outline_is_the_layer_without_numbers(name, make, shape) -> None:  # type: ignore[no-untyped-def]
     layer = make(shape)
-    outline = outlined(layer)
+    outline = on_meta(layer)
     assert (outline.kind, outline.rank, outline.alpha, outline.kernel) == (
         layer.kind, layer.rank, layer.alpha, layer.kernel,
     )  # fmt: skip

@@ -198,9 +198,9 @@ class SeeingJudge:
         assert len(pictures) == len(facts)
         hits: dict[str, list[bool]] = {slot: [] for slot in vocabulary}
         for picture, fact in zip(pictures, facts, strict=True):
-            looks, prompt = self.seen(picture)
+            picture_features, prompt = self.seen(picture)
             for slot, row in hits.items():
-                first = self.prompts[: self.right.get(looks, {}).get(slot, 0)]
+                first = self.prompts[: self.right.get(picture_features, {}).get(slot, 0)]
                 row.append(prompt in first and phrase(fact) == prompt)
         return hits
 

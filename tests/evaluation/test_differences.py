@@ -18,7 +18,7 @@ def test_limits_are_those_of_the_printed_tables(degrees: int, confidence: float,
 def test_equal_sets_are_told_apart_as_rarely_as_promised() -> None:
     rng = np.random.default_rng(0)
     alarms = sum(
-        paired_difference(list(rng.normal(size=8)), list(rng.normal(size=8))).told for _ in range(1000)
+        paired_difference(list(rng.normal(size=8)), list(rng.normal(size=8))).significant for _ in range(1000)
     )
     assert 30 < alarms < 70
 
@@ -29,7 +29,7 @@ def test_together_many_comparisons_raise_no_more_alarms_than_one() -> None:
     for _ in range(300):
         same = list(rng.normal(size=8))
         alarms += any(
-            paired_difference(list(rng.normal(size=8)), same, comparisons=10).told for _ in range(10)
+            paired_difference(list(rng.normal(size=8)), same, comparisons=10).significant for _ in range(10)
         )
     assert alarms < 30
 
@@ -37,12 +37,12 @@ def test_together_many_comparisons_raise_no_more_alarms_than_one() -> None:
 def test_what_pairs_share_is_no_noise() -> None:
     prompts = np.random.default_rng(2).normal(size=10) * 100
     better = paired_difference(list(prompts + 1 + 0.1 * np.arange(10)), list(prompts))
-    assert better.told
+    assert better.significant
     assert better.mean == pytest.approx(1.45)
 
 
 def test_one_pair_tells_nothing() -> None:
     one = paired_difference([5.0], [1.0])
-    assert (one.mean, one.low, one.high, one.told) == (4.0, -math.inf, math.inf, False)
+    assert (one.mean, one.low, one.high, one.significant) == (4.0, -math.inf, math.inf, False)
     with pytest.raises(ConfigError, match="2 and 1 samples do not pair up"):
         paired_difference([1.0, 2.0], [1.0])

@@ -10,7 +10,7 @@ def measured(adapter: torch.Tensor, base: torch.Tensor, *, seeds: int = 1) -> Me
     blank = np.zeros((len(base), 2, 2, 3), np.uint8)
     return Measured(
         pictures={"base": blank, "adapter": blank},
-        looks={"base": base, "adapter": adapter},
+        picture_features={"base": base, "adapter": adapter},
         texts=base[::seeds],
         own=None,
         seeds=seeds,

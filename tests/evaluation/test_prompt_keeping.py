@@ -15,7 +15,7 @@ def test_a_fall_of_the_clip_score_is_told_with_base_and_ceiling_beside_it() -> N
     assert kept.clip_score.adapter == pytest.approx(60)
     assert kept.clip_score.ceiling == pytest.approx(100)
     assert kept.clip_change.mean == pytest.approx(-40)
-    assert kept.clip_change.told
+    assert kept.clip_change.significant
 
 
 def test_parts_of_the_prompt_are_shares_of_all_pictures() -> None:

@@ -82,13 +82,13 @@ ANSWERS: Answers = {
         ],
     ),
     "clip_scores": (
-        lambda looks, wishes: (looks * wishes).sum(1),
+        lambda looks, prompt_features: (looks * prompt_features).sum(1),
         [
-            (lambda looks, wishes: looks @ wishes.T, "every picture with every prompt"),
-            (lambda looks, wishes: (looks @ wishes.T).mean(1), "row i with row i"),
-            (lambda looks, wishes: float((looks * wishes).sum(1).mean()), "one by one"),
-            (lambda looks, wishes: looks * wishes, "second dimension"),
-            (lambda looks, wishes: torch.zeros(3), "cosines"),
+            (lambda looks, prompt_features: looks @ prompt_features.T, "every picture with every prompt"),
+            (lambda looks, prompt_features: (looks @ prompt_features.T).mean(1), "row i with row i"),
+            (lambda looks, prompt_features: float((looks * prompt_features).sum(1).mean()), "one by one"),
+            (lambda looks, prompt_features: looks * prompt_features, "second dimension"),
+            (lambda looks, prompt_features: torch.zeros(3), "cosines"),
         ],
     ),
     "diagnose": (

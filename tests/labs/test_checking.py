@@ -7,9 +7,9 @@ from click.testing import CliRunner
 from detour.cli.main import cli
 from detour.errors import ConfigError, TaskOpen
 from detour.labs.checking import Checks
-from detour.labs.desk import check_file, hand_out
 from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
+from detour.labs.workspace import check_file, hand_out
 from tests.labs.answers_lab09 import ANSWERS
 
 

@@ -21,8 +21,8 @@ from detour.errors import DataError
 from detour.specs import DataSpec, load_run_spec
 from detour.training.batches import BatchPlan, draw_batch
 from detour.training.cache import TextCache, TrainingData
+from detour.training.cropped_latents import cache_cropped
 from detour.training.data_fit import check_data, latent_masks
-from detour.training.framed import cache_framed
 from detour.training.step import batch_loss
 from detour.training.validation import fixed_validation
 from tests.training.test_data_flow import FakeVae
@@ -43,7 +43,7 @@ def dataset(tmp_path: Path) -> Dataset:
 def framed(dataset: Dataset, *, crops: int = 0, flip: bool = True, **spec: object) -> TrainingData:
     framing = Framing(resolution_px=32, step_px=8, crops=crops)
     frames = tuple(framing.frames(e) for e in dataset.examples)
-    latents = cache_framed(FakeVae(), dataset.examples, frames, flip=flip, max_megapixels=1)
+    latents = cache_cropped(FakeVae(), dataset.examples, frames, flip=flip, max_megapixels=1)
     states = Conditioning(torch.zeros(2, 1, 1))
     return TrainingData(
         latents=latents,

@@ -14,7 +14,7 @@ from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.loop import StepReport, TrainState
 from detour.training.observers import Checkpointer, MetricsLog, Pace, Sheets, Validator, restore
 from detour.training.optim import FlatAdamW
-from detour.training.stopping import StopWish
+from detour.training.stopping import StopRequest
 
 
 def state(step: int = 0) -> TrainState:
@@ -90,7 +90,7 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
 
 def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_best(tmp_path: Path) -> None:
     """An average that is not the trained weights, in all four places; the trained ones stand again afterwards."""
-    now, wish = state(), StopWish()
+    now, wish = state(), StopRequest()
     now.ema = Ema(torch.full((3,), 7.0), decay=0.9)
     seen: dict[str, list[float]] = {}
     log = MetricsLog(tmp_path)
@@ -155,7 +155,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_kept_nowhere(
 
 
 def test_checkpoint_on_wish_then_stop(tmp_path: Path) -> None:
-    log, wish, now = MetricsLog(tmp_path), StopWish(), state()
+    log, wish, now = MetricsLog(tmp_path), StopRequest(), state()
     validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
     keeper = Checkpointer(
         tmp_path, every=0, keep=1, steps=9, wish=wish, log=log, validator=validator, facts={"threads": 1}

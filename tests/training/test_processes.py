@@ -109,8 +109,8 @@ def talk(processes: Processes) -> Any:
         drift = ""
     except RunError as error:
         drift = str(error)
-    wishes = (processes.any_of(processes.index == 1), processes.any_of(False))
-    return processes.index, processes.from_first(f"run-{processes.index}"), wishes, drift
+    requests = (processes.any_of(processes.index == 1), processes.any_of(False))
+    return processes.index, processes.from_first(f"run-{processes.index}"), requests, drift
 
 
 def lose_one(processes: Processes) -> Any:
@@ -160,10 +160,10 @@ def test_processes_that_share_a_step_end_with_the_weights_of_one(count: int) -> 
 
 
 def test_processes_tell_each_other_names_wishes_and_drift() -> None:
-    for index, (who, name, wishes, drift) in enumerate(together("talk", 2)):
+    for index, (who, name, requests, drift) in enumerate(together("talk", 2)):
         assert who == index
         assert name == "run-0"
-        assert wishes == (True, False)
+        assert requests == (True, False)
         assert "step 7: the weights are not the same in all processes" in drift
 
 

@@ -4,12 +4,12 @@ import signal
 import pytest
 
 from detour.errors import Interrupted, Terminated
-from detour.training.stopping import stop_wish
+from detour.training.stopping import stop_request
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_is_a_wish_and_nothing_breaks(number: signal.Signals) -> None:
-    with stop_wish() as wish:
+    with stop_request() as wish:
         assert not wish.wanted
         os.kill(os.getpid(), number)
         assert wish.wanted
@@ -22,7 +22,7 @@ def press_ctrl_c(times: int) -> None:
 
 
 def test_second_ctrl_c_acts_at_once() -> None:
-    with stop_wish() as wish:
+    with stop_request() as wish:
         press_ctrl_c(1)
         with pytest.raises(KeyboardInterrupt):
             press_ctrl_c(1)
@@ -31,6 +31,6 @@ def test_second_ctrl_c_acts_at_once() -> None:
 
 def test_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with stop_wish():
+    with stop_request():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

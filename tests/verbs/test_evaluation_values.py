@@ -101,8 +101,8 @@ def found(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
 
 
-def features(judge: SeeingJudge, looks: Looks) -> list[np.ndarray]:
-    return [judge.feature(looks, prompt) for prompt in PROMPTS for _ in range(SEEDS)]
+def features(judge: SeeingJudge, picture_features: Looks) -> list[np.ndarray]:
+    return [judge.feature(picture_features, prompt) for prompt in PROMPTS for _ in range(SEEDS)]
 
 
 def test_the_first_true_picture_of_a_prompt_shows_the_scene_that_it_came_with(found: Evaluated) -> None:
@@ -307,10 +307,10 @@ def test_checkpoints_are_told_apart_by_their_own_pictures_and_losses(found: Eval
     found.painter.copies.clear()  # one copy on two sides could not be told apart
     figures = evaluate_checkpoints(found.run)
     references = [found.judge.feature("reference")] * 4 * NUM_PROMPTS
-    looks: tuple[Looks, ...] = ("half", "adapter")
+    picture_features: tuple[Looks, ...] = ("half", "adapter")
     assert [one.step for one in figures.checkpoints] == [2, 4]
     assert [one.held_out_loss for one in figures.checkpoints] == [0.4, 0.3]
-    for one, side in zip(figures.checkpoints, looks, strict=True):
+    for one, side in zip(figures.checkpoints, picture_features, strict=True):
         distance = one.style_distance
         assert distance is not None
         expected = [

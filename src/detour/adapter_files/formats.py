@@ -16,7 +16,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapter_files.words import to_bundle
 from detour.adapters.adapter import Adapter, FileFormat
 from detour.adapters.layers import Layer
-from detour.adapters.outline import outlined
+from detour.adapters.meta_tensors import on_meta
 from detour.bases.families import Family
 from detour.errors import ConfigError, nearest
 
@@ -70,7 +70,7 @@ def _diffusers_tensors(
 
 
 def _diffusers_about(adapter: Adapter, _: Family) -> dict[str, str]:
-    shapes = {key: outlined(layer) for key, layer in adapter.layers.items()}  # no numbers are needed
+    shapes = {key: on_meta(layer) for key, layer in adapter.layers.items()}  # no numbers are needed
     return to_diffusers(Adapter(shapes), torch.float32)[1]
 
 

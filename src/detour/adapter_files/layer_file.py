@@ -28,7 +28,7 @@ from detour.adapter_files.unread import Unread
 from detour.adapter_files.writing import FileDtype
 from detour.adapters.adapter import Adapter, part_of
 from detour.adapters.layers import Layer
-from detour.adapters.outline import outlined
+from detour.adapters.meta_tensors import on_meta
 from detour.errors import AdapterError
 from detour.safetensors_header import Region
 
@@ -80,7 +80,7 @@ class LayerFile:
         whole: Adapter | None = None,
     ) -> None:
         self.path = path
-        self.outline = outline
+        self.meta_adapter = outline
         self.dtype = dtype
         self._groups = groups
         self._whole = whole
@@ -162,7 +162,7 @@ def _weights_of(path: Path) -> list[Path]:
 
 def _whole(path: Path, limits: Limits, *, allow_pickle: bool) -> LayerFile:
     whole = read_adapter(path, limits=limits, allow_pickle=allow_pickle)
-    outline = replace(whole, layers={key: outlined(layer) for key, layer in whole.layers.items()})
+    outline = replace(whole, layers={key: on_meta(layer) for key, layer in whole.layers.items()})
     return LayerFile(path, outline, whole.file_dtype, {}, whole=whole)
 
 

@@ -34,7 +34,7 @@ from detour.adapter_files.writing import (
 )
 from detour.adapters.adapter import Adapter, part_of
 from detour.adapters.layers import Layer
-from detour.adapters.outline import outlined
+from detour.adapters.meta_tensors import on_meta
 from detour.bases.families import Family
 from detour.bases.transformer_names import TABLES
 from detour.errors import AdapterError
@@ -91,7 +91,7 @@ class LayerWriter:
                     f"'{key}' has the same name in the file as another layer ({name}). Save it as diffusers."
                 )
             spool.add(name, tensor)
-        self._layers[key] = outlined(layer)
+        self._layers[key] = on_meta(layer)
 
     def finish(self, metadata: Mapping[str, str]) -> Path:
         """Write the file or folder, with its metadata and hashes.

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
-from detour.adapters.hooked import Hooked, is_hooked
-from detour.adapters.live import ALPHA_DIGITS, Live, make_live, plain_copy
+from detour.adapters.fixed_layers import FixedLayer, has_adapter_hook
 from detour.adapters.places import find_layer, find_path
 from detour.adapters.start import FROM_BASE, Init, Method, lora_down
+from detour.adapters.trainable_layers import ALPHA_DIGITS, TrainableLayer, make_trainable, plain_copy
 from detour.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Attached:
         name: str,
         slots: Sequence[_Slot],
         frozen: Sequence[tuple[nn.Parameter, bool]],
-        hooked: Sequence[Hooked] = (),
-        live: Sequence[Live] = (),
+        hooked: Sequence[FixedLayer] = (),
+        live: Sequence[TrainableLayer] = (),
     ) -> None:
         self.name = name
         self._slots = list(slots)
-        self._hooked = list(hooked)
-        self._live = list(live)
+        self._fixed_layers = list(hooked)
+        self._trainable = list(live)
         self._frozen = list(frozen)
         self.words: dict[str, dict[str, nn.Parameter]] = {}
         """New word → text part → live vectors, (n, D) float32; whoever encodes prompts puts them in."""
@@ -80,9 +80,9 @@ class Attached:
         return [slot.layer for slot in self._slots]
 
     @property
-    def live_layers(self) -> list[Live]:
+    def trainable_layers(self) -> list[TrainableLayer]:
         """Layers that are not plain LoRA, whose factors stand outside the model."""
-        return list(self._live)
+        return list(self._trainable)
 
     @property
     def named_factors(self) -> dict[tuple[str, str], nn.Parameter]:
@@ -96,7 +96,9 @@ class Attached:
             for key, pair in pairs
             for name, factor in zip(("down", "up"), pair, strict=True)
         }
-        others = {(live.key, name): factor for live in self._live for name, factor in live.factors.items()}
+        others = {
+            (live.key, name): factor for live in self._trainable for name, factor in live.factors.items()
+        }
         words = {
             (f"words.{word}", part): v for word, parts in self.words.items() for part, v in parts.items()
         }
@@ -108,8 +110,8 @@ class Attached:
         return frozenset()
 
     @property
-    def _hooks(self) -> list[Hooked | Live]:
-        return [*self._hooked, *self._live]
+    def _hooks(self) -> list[FixedLayer | TrainableLayer]:
+        return [*self._fixed_layers, *self._trainable]
 
     def parameters(self) -> list[nn.Parameter]:
         """Those of :attr:`named_factors`; a list, so that it cannot be used up."""
@@ -125,8 +127,8 @@ class Attached:
             )
             for slot in self._slots
         }
-        layers |= {hooked.key: hooked.layer for hooked in self._hooked}
-        layers |= {live.key: live.layer() for live in self._live}
+        layers |= {hooked.key: hooked.layer for hooked in self._fixed_layers}
+        layers |= {live.key: live.layer() for live in self._trainable}
         words = {
             word: {part: plain_copy(v) for part, v in parts.items()} for word, parts in self.words.items()
         }
@@ -139,7 +141,7 @@ class Attached:
             AdapterError: the layers, kinds, ranks or alphas are not the same.
         """
         factors = self.factors
-        live = {one.key: one for one in self._live}
+        live = {one.key: one for one in self._trainable}
         if set(factors) | set(live) != set(adapter.layers):
             raise AdapterError(
                 f"the file's {len(adapter.layers)} layers and the {len(factors) + len(live)} attached do not match."
@@ -194,8 +196,8 @@ class Attached:
             self.name,
             [slot for one in every for slot in one._slots],
             [pair for one in every for pair in one._frozen],
-            [hooked for one in every for hooked in one._hooked],
-            [live for one in every for live in one._live],
+            [hooked for one in every for hooked in one._fixed_layers],
+            [live for one in every for live in one._trainable],
         )
 
     def detach(self) -> None:
@@ -209,8 +211,8 @@ class Attached:
         self._slots.clear()
         for hooked in self._hooks:
             hooked.remove()
-        self._hooked.clear()
-        self._live.clear()
+        self._fixed_layers.clear()
+        self._trainable.clear()
         for parameter, requires_grad in self._frozen:
             parameter.requires_grad_(requires_grad)
 
@@ -304,7 +306,7 @@ def attach_adapter(
     modules = {key: find_layer(models, key, layer) for key, layer in adapter.layers.items()}
     plain = {key: layer for key, layer in adapter.layers.items() if isinstance(layer, LoraLayer)}
     name = _for_peft(name)
-    if any(is_hooked(module, name) for module in modules.values()):
+    if any(has_adapter_hook(module, name) for module in modules.values()):
         raise _taken(name)
     sizes = {key: (layer.rank, layer.alpha) for key, layer in plain.items()}
     attached = _inject(models, sizes, dropout=0.0, name=name)
@@ -314,8 +316,8 @@ def attach_adapter(
         up.data = layer.up.detach().to(up.device, torch.float32, copy=True).reshape(up.shape)
         down.requires_grad_(trainable)
         up.requires_grad_(trainable)
-    attached._hooked += [
-        Hooked(key, modules[key], layer, name=name)
+    attached._fixed_layers += [
+        FixedLayer(key, modules[key], layer, name=name)
         for key, layer in adapter.layers.items()
         if key not in plain
     ]
@@ -330,13 +332,13 @@ def _attach_live(
     for key in keys:
         module = model.get_submodule(str(find_path(model, path_of(key))))
         modules[key] = getattr(module, "base_layer", module)  # under PEFT's wrapper when it has an adapter
-        if is_hooked(modules[key], name) or name in getattr(module, "lora_A", {}):
+        if has_adapter_hook(modules[key], name) or name in getattr(module, "lora_A", {}):
             raise _taken(name)
     frozen = [(parameter, parameter.requires_grad) for parameter in _own_parameters(model)]
     attached = Attached(name, [], frozen)
     try:
         for key, module in modules.items():
-            attached._live.append(make_live(method, key, module, name=name, **settings))
+            attached._trainable.append(make_trainable(method, key, module, name=name, **settings))
     except AdapterError:
         attached.detach()
         raise

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detour.adapters.adapter import Adapter, Words, part_of
-from detour.adapters.hooked import moved
+from detour.adapters.fixed_layers import moved
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer, output_norms
 from detour.adapters.places import find_layer
 from detour.errors import AdapterError

@@ -50,14 +50,14 @@ def command(
     announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.errors import Unwell
-    from detour.verbs.doctor.examination import Wish, examine
+    from detour.verbs.doctor.examination import AskedPicture, examine
 
     with shown(quiet=as_json) as progress:
         found = examine(
             subject,
             base=base,
             revision=revision,
-            wish=Wish(**wish),
+            wish=AskedPicture(**wish),
             allow_pickle=allow_pickle,
             progress=progress,
         )

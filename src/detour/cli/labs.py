@@ -48,7 +48,7 @@ def list_labs(*, as_json: bool) -> None:
 @force_option
 def open_lab(*, number: int, out: Path, solution: bool, base: str | None, force: bool) -> None:
     """Write the notebook of lab NUMBER, to open in Jupyter or an editor."""
-    from detour.labs.desk import hand_out
+    from detour.labs.workspace import hand_out
 
     path = hand_out(number, out=out, solution=solution, base=base, force=force)
     click.echo(f"{path}\nOpen it in Jupyter or an editor. Then: detour labs check {path}")
@@ -60,7 +60,7 @@ def open_lab(*, number: int, out: Path, solution: bool, base: str | None, force:
 @json_option
 def run_lab(*, number: int, base: str | None, as_json: bool) -> None:
     """Run the solution of lab NUMBER, and say what it took."""
-    from detour.labs.desk import run_solution_of
+    from detour.labs.workspace import run_solution_of
 
     show(run_solution_of(number, base=base), as_json=as_json)
 
@@ -70,7 +70,7 @@ def run_lab(*, number: int, base: str | None, as_json: bool) -> None:
 @json_option
 def check_notebook(*, notebook: Path, as_json: bool) -> None:
     """Run NOTEBOOK up to its first open task, and say which tasks are passed. The file stays as it is."""
-    from detour.labs.desk import check_file
+    from detour.labs.workspace import check_file
 
     show(check_file(notebook), as_json=as_json)
 

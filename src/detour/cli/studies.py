@@ -155,4 +155,4 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
 def _figure_text(figure: Any) -> str:
     if figure is None:
         return ""
-    return f"{figure.mean:.3g}{' *' if figure.gap is not None and figure.gap.told else ''}"
+    return f"{figure.mean:.3g}{' *' if figure.gap is not None and figure.gap.significant else ''}"

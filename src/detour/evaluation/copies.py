@@ -246,10 +246,12 @@ def measure_judge_cut(judge: Judge, originals: Pictures, *, cut: float = QUOTED_
         cut: the cosine in question.
     """
     few = originals[:: -(-len(originals) // MAX_PLANTED)]
-    looks = judge.picture_features(few)
+    picture_features = judge.picture_features(few)
     planted = planted_copies(few).values()
-    own = np.concatenate([(judge.picture_features(copies) * looks).sum(1).numpy() for copies in planted])
-    among = (looks @ looks.T).numpy()
+    own = np.concatenate(
+        [(judge.picture_features(copies) * picture_features).sum(1).numpy() for copies in planted]
+    )
+    among = (picture_features @ picture_features.T).numpy()
     among[
         _same_picture(laid_distances(few, few), np.concatenate(list(_planted_distances(few).values())))
     ] = -1.0

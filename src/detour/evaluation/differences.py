@@ -27,7 +27,7 @@ class Difference:
     pairs: int
 
     @property
-    def told(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval leaves out zero: the two differ, and not by chance alone."""
         return self.low > 0 or self.high < 0
 

@@ -45,7 +45,7 @@ class Diversity(Part):
 
 def measure_diversity(
     pictures: Mapping[Side, Pictures],
-    looks: Mapping[Side, Tensor],
+    picture_features: Mapping[Side, Tensor],
     *,
     seeds: int,
     share_max: float,
@@ -55,7 +55,7 @@ def measure_diversity(
 
     Args:
         pictures: side → uint8 (prompts × seeds, H, W, 3), prompt-major; adapter and base at least.
-        looks: side → (prompts × seeds, D) their features, rows of length one.
+        picture_features: side → (prompts × seeds, D) their features, rows of length one.
         seeds: pictures of each prompt.
         share_max: collapsed where the adapter keeps this share of the spread, or less.
         truths: true pictures of the prompts and their features, prompt-major, as many of each: the ceiling.
@@ -63,11 +63,11 @@ def measure_diversity(
     Raises:
         ShapeMismatch: the sides have not the same number of pictures, or not ``seeds`` of each prompt.
     """
-    counts = {*map(len, pictures.values()), *map(len, looks.values())}
+    counts = {*map(len, pictures.values()), *map(len, picture_features.values())}
     count = counts.pop()
     if counts or not count or count % seeds:
         raise ShapeMismatch(f"{sorted({*counts, count})} pictures a side are not {seeds} of each prompt.")
-    sides = {side: _spreads(pictures[side], looks[side], seeds) for side in looks}
+    sides = {side: _spreads(pictures[side], picture_features[side], seeds) for side in picture_features}
     prompts = count // seeds
     true = None if truths is None else _spreads(*truths, seeds=len(truths[0]) // prompts)
     within = _compared({side: one[0] for side, one in sides.items()}, None if true is None else true[0])
@@ -94,17 +94,17 @@ def collapse_sentences(diversity: Diversity) -> tuple[str, ...]:
     return tuple(found)
 
 
-def distances_within(looks: Tensor, *, seeds: int) -> Tensor:
+def distances_within(picture_features: Tensor, *, seeds: int) -> Tensor:
     """Of each prompt, the mean of 1 − cosine over pairs of its pictures.
 
     Args:
-        looks: (prompts × seeds, D) features of length one, prompt-major.
+        picture_features: (prompts × seeds, D) features of length one, prompt-major.
         seeds: pictures of each prompt, two or more.
 
     Returns:
         float64 (prompts,).
     """
-    by_prompt = looks.double().reshape(-1, seeds, looks.shape[1])
+    by_prompt = picture_features.double().reshape(-1, seeds, picture_features.shape[1])
     return _mean_of_pairs(1 - by_prompt @ by_prompt.mT)
 
 
@@ -134,20 +134,20 @@ Pair = tuple[float, float]
 """Judge's distance and pixels'."""
 
 
-def _spreads(pictures: Pictures, looks: Tensor, seeds: int) -> tuple[Pair | None, Pair | None]:
+def _spreads(pictures: Pictures, picture_features: Tensor, seeds: int) -> tuple[Pair | None, Pair | None]:
     """Within prompts and across them; ``None`` where there are no pairs."""
     prompts = len(pictures) // seeds
     within = None
     if seeds > 1:
         within = (
-            float(distances_within(looks, seeds=seeds).mean()),
+            float(distances_within(picture_features, seeds=seeds).mean()),
             float(pixels_within(pictures, seeds=seeds).mean()),
         )
     if prompts < 2:
         return within, None
     number = torch.arange(len(pictures)) // seeds
     others = number[:, None] != number[None]
-    far = 1 - looks.double() @ looks.double().T
+    far = 1 - picture_features.double() @ picture_features.double().T
     return within, (float(far[others].mean()), diversity(pictures, seeds=seeds))
 
 

@@ -48,8 +48,8 @@ class Drift(Part):
 
 def measure_drift(
     pictures: Mapping[Side, Pictures],
-    looks: Mapping[Side, Tensor],
-    wishes: Tensor,
+    picture_features: Mapping[Side, Tensor],
+    prompt_features: Tensor,
     *,
     seeds: int,
     hits: Mapping[Side, Hits] | None = None,
@@ -58,19 +58,23 @@ def measure_drift(
 
     Args:
         pictures: side → uint8 (prompts × seeds, H, W, 3), prompt-major; adapter and base at least.
-        looks: side → (prompts × seeds, D) their features, rows of length one.
-        wishes: (prompts, D) features of the prompts, without the trigger.
+        picture_features: side → (prompts × seeds, D) their features, rows of length one.
+        prompt_features: (prompts, D) features of the prompts, without the trigger.
         seeds: pictures of each prompt; with two or more there is a control.
         hits: side → whether each part of the prompt is shown, where that is known.
 
     Raises:
         ShapeMismatch: the sides do not pair up.
     """
-    if len({*map(len, pictures.values()), *map(len, looks.values())}) != 1:
+    if len({*map(len, pictures.values()), *map(len, picture_features.values())}) != 1:
         raise ShapeMismatch("the sides have not the same number of pictures, so their drift cannot be told.")
-    others = [side for side in looks if side != "base"]
+    others = [side for side in picture_features if side != "base"]
     judge = {
-        side: float((1 - (looks[side].double() * looks["base"].double()).sum(-1)).clamp_min(0).mean())
+        side: float(
+            (1 - (picture_features[side].double() * picture_features["base"].double()).sum(-1))
+            .clamp_min(0)
+            .mean()
+        )
         for side in others
     }
     small = {side: thumbnails(rows) for side, rows in pictures.items()}
@@ -78,10 +82,10 @@ def measure_drift(
     again: tuple[float | None, float | None] = (None, None)
     if seeds > 1:
         again = (
-            float(distances_within(looks["base"], seeds=seeds).mean()),
+            float(distances_within(picture_features["base"], seeds=seeds).mean()),
             float(pixels_within(pictures["base"], seeds=seeds).mean()),
         )
-    kept = measure_prompt_keeping(looks, wishes, seeds=seeds, hits=hits)
+    kept = measure_prompt_keeping(picture_features, prompt_features, seeds=seeds, hits=hits)
     return Drift(
         prompts=kept.prompts,
         seeds=seeds,

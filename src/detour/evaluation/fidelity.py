@@ -40,7 +40,7 @@ class Fidelity(Part):
 
 
 def measure_fidelity(
-    looks: Mapping[Side, Tensor],
+    picture_features: Mapping[Side, Tensor],
     references: Tensor,
     *,
     seeds: int = 1,
@@ -51,7 +51,7 @@ def measure_fidelity(
     """Compare every side with the reference pictures.
 
     Args:
-        looks: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
+        picture_features: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
         references: (M, D) features of the reference pictures.
         seeds: pictures of each prompt.
         others: (K, D) features of true pictures that share none with the references: the ceiling.
@@ -63,7 +63,7 @@ def measure_fidelity(
     Raises:
         ShapeMismatch: the sides do not pair up, or the judge's widths differ.
     """
-    count = len(looks["base"])
+    count = len(picture_features["base"])
     if others is not None and len(others) > count:
         # The estimate is biased by the size of a set: the ceiling has to have the size of a side, or it looks too good.
         others = others[torch.arange(count) * len(others) // count]
@@ -74,18 +74,20 @@ def measure_fidelity(
         shown = [i * (count // seeds) // len(features) for i in range(len(features))]
         return told_apart_p_value(features, references, strata=(shown, prompt_of_reference))
 
-    why_not = why_no_frechet(references, *looks.values(), *([] if others is None else [others]))
+    why_not = why_no_frechet(references, *picture_features.values(), *([] if others is None else [others]))
 
     def compared(figure: Callable[[Tensor], float]) -> Compared:
         return Compared.of(
-            {side: figure(features) for side, features in looks.items()},
+            {side: figure(features) for side, features in picture_features.items()},
             ceiling=None if others is None else figure(others),
         )
 
     return Fidelity(
         references=len(references),
         style_distance=compared(lambda features: style_distance(features, references)),
-        nearer_p=nearer_p_value(looks["adapter"], looks["base"], references, seeds=seeds),
+        nearer_p=nearer_p_value(
+            picture_features["adapter"], picture_features["base"], references, seeds=seeds
+        ),
         told_apart_p=compared(told_apart),
         cmmd=compared(lambda features: cmmd(features, references)),
         frechet=None if why_not else compared(lambda features: frechet_distance(features, references)),

@@ -279,19 +279,25 @@ class Judge:
             raise ConfigError(
                 f"{len(pictures)} pictures with {len(facts)} prompts: each picture needs its own."
             )
-        looks = self.picture_features(pictures)
+        picture_features = self.picture_features(pictures)
         return {
-            slot: self._slot_hits(looks, facts, slot, words, phrase) for slot, words in vocabulary.items()
+            slot: self._slot_hits(picture_features, facts, slot, words, phrase)
+            for slot, words in vocabulary.items()
         }
 
     def _slot_hits(
-        self, looks: Tensor, facts: Sequence[PromptFacts], slot: str, words: Sequence[str], phrase: Phrase
+        self,
+        picture_features: Tensor,
+        facts: Sequence[PromptFacts],
+        slot: str,
+        words: Sequence[str],
+        phrase: Phrase,
     ) -> list[bool]:
         candidates = [[phrase(replace(fact, **{slot: word})) for word in words] for fact in facts]
         distinct = list(dict.fromkeys(prompt for row in candidates for prompt in row))
         rows = dict(zip(distinct, self.text_features(distinct), strict=True))
         hits = []
-        for look, fact, prompts in zip(looks, facts, candidates, strict=True):
+        for look, fact, prompts in zip(picture_features, facts, candidates, strict=True):
             true_word = getattr(fact, slot)
             if true_word not in words:
                 raise ConfigError(

@@ -19,14 +19,14 @@ class Measured:
 
     Attributes:
         pictures: side → uint8 (prompts × seeds, H, W, 3), pictures of the new prompts.
-        looks: side → (prompts × seeds, D) the judge's features of them, rows of length one.
+        picture_features: side → (prompts × seeds, D) the judge's features of them, rows of length one.
         texts: (prompts, D) features of the prompts, without the trigger.
         own: (M, D) features of the user's own pictures; ``None`` where there are none.
         seeds: pictures of each prompt.
     """
 
     pictures: Mapping[Side, Pictures]
-    looks: Mapping[Side, Tensor]
+    picture_features: Mapping[Side, Tensor]
     texts: Tensor
     own: Tensor | None
     seeds: int

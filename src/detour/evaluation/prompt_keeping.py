@@ -33,8 +33,8 @@ class PromptKeeping(Part):
 
 
 def measure_prompt_keeping(
-    looks: Mapping[Side, Tensor],
-    wishes: Tensor,
+    picture_features: Mapping[Side, Tensor],
+    prompt_features: Tensor,
     *,
     seeds: int,
     truths: Tensor | None = None,
@@ -44,8 +44,8 @@ def measure_prompt_keeping(
     """Score every side on the same prompts and seeds.
 
     Args:
-        looks: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
-        wishes: (prompts, D) features of the prompts, without the trigger, which no judge knows.
+        picture_features: side → (prompts × seeds, D) features of its pictures, prompt-major; adapter and base at least.
+        prompt_features: (prompts, D) features of the prompts, without the trigger, which no judge knows.
         seeds: pictures of each prompt.
         truths: (prompts × k, D) features of true pictures of the prompts, prompt-major: the ceiling.
         hits: side → its hits, from :meth:`detour.evaluation.judge.Judge.prompt_hits`.
@@ -54,12 +54,17 @@ def measure_prompt_keeping(
     Raises:
         ShapeMismatch: not ``seeds`` pictures a prompt.
     """
-    scores = {side: clip_scores(features, wishes, seeds=seeds).tolist() for side, features in looks.items()}
+    scores = {
+        side: clip_scores(features, prompt_features, seeds=seeds).tolist()
+        for side, features in picture_features.items()
+    }
     ceiling = None
     if truths is not None:
-        ceiling = float(clip_scores(truths, wishes, seeds=len(truths) // len(wishes)).mean())
+        ceiling = float(
+            clip_scores(truths, prompt_features, seeds=len(truths) // len(prompt_features)).mean()
+        )
     return PromptKeeping(
-        prompts=len(wishes),
+        prompts=len(prompt_features),
         seeds=seeds,
         clip_score=Compared.of({side: float(np.mean(row)) for side, row in scores.items()}, ceiling=ceiling),
         clip_change=change_over_prompts(scores["adapter"], scores["base"], seeds=seeds),

@@ -8,12 +8,12 @@ CLIP_SCORE_SCALE = 100.0
 """The scale of torchmetrics and most papers. (Hessel et al. 2021, arXiv:2104.08718, multiply by 2.5 instead.)"""
 
 
-def clip_scores(looks: Tensor, wishes: Tensor, *, seeds: int = 1) -> Tensor:
+def clip_scores(picture_features: Tensor, prompt_features: Tensor, *, seeds: int = 1) -> Tensor:
     """How well each picture fits its prompt: 100 times the cosine.
 
     Args:
-        looks: (prompts × seeds, D) features of the pictures, prompt-major, length one.
-        wishes: (prompts, D) features of the prompts, length one.
+        picture_features: (prompts × seeds, D) features of the pictures, prompt-major, length one.
+        prompt_features: (prompts, D) features of the prompts, length one.
         seeds: pictures of each prompt.
 
     Returns:
@@ -22,21 +22,24 @@ def clip_scores(looks: Tensor, wishes: Tensor, *, seeds: int = 1) -> Tensor:
     Raises:
         ShapeMismatch: not ``seeds`` pictures a prompt, or other widths.
     """
-    if len(looks) != len(wishes) * seeds or looks.shape[1:] != wishes.shape[1:]:
+    if (
+        len(picture_features) != len(prompt_features) * seeds
+        or picture_features.shape[1:] != prompt_features.shape[1:]
+    ):
         raise ShapeMismatch(
-            f"pictures of shape {tuple(looks.shape)} and prompts of shape {tuple(wishes.shape)} do not go together "
-            f"with {seeds} seeds a prompt."
+            f"pictures of shape {tuple(picture_features.shape)} and prompts of shape {tuple(prompt_features.shape)} "
+            f"do not go together at {seeds} seeds a prompt."
         )
-    return CLIP_SCORE_SCALE * (looks * wishes.repeat_interleave(seeds, dim=0)).sum(-1)
+    return CLIP_SCORE_SCALE * (picture_features * prompt_features.repeat_interleave(seeds, dim=0)).sum(-1)
 
 
-def picture_similarity(looks: Tensor, references: Tensor) -> float:
+def picture_similarity(picture_features: Tensor, references: Tensor) -> float:
     """Mean cosine over all pairs of a generated and a reference picture: CLIP-I, for subjects.
 
     It says little without a control: pictures of another individual of the same class have a high one too.
 
     Args:
-        looks: (N, D) features of length one.
+        picture_features: (N, D) features of length one.
         references: (M, D), same space.
 
     Raises:
@@ -44,11 +47,11 @@ def picture_similarity(looks: Tensor, references: Tensor) -> float:
 
     Source: Ruiz et al. 2022, arXiv:2208.12242, section 4.1.
     """
-    if looks.shape[1:] != references.shape[1:] or not len(looks) or not len(references):
+    if picture_features.shape[1:] != references.shape[1:] or not len(picture_features) or not len(references):
         raise ShapeMismatch(
-            f"feature sets of shapes {tuple(looks.shape)} and {tuple(references.shape)} cannot be compared."
+            f"feature sets of shapes {tuple(picture_features.shape)} and {tuple(references.shape)} cannot be compared."
         )
-    return float(looks.double().mean(0) @ references.double().mean(0))
+    return float(picture_features.double().mean(0) @ references.double().mean(0))
 
 
 def similarity_among(references: Tensor) -> float | None:

@@ -112,10 +112,10 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     if spec.train.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     adapter = sum(4 * p.numel() for p in attached.parameters())
-    start = sum(4 * t.numel() for live in attached.live_layers for t in live.constants.values())
+    start = sum(4 * t.numel() for live in attached.trainable_layers for t in live.constants.values())
     with _shapes_only() as bytes_:
         _fill(network, dtype)
-        for live in attached.live_layers:
+        for live in attached.trainable_layers:
             live.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in live.factors.items()}
             live.constants = {name: torch.empty(t.shape) for name, t in live.constants.items()}
         for parameter in attached.parameters():

@@ -15,8 +15,8 @@ from detour.data.framing import Frame, Framing
 from detour.entry_store import EntryStore
 from detour.specs import DataSpec
 from detour.training.cache import LatentSource, TextCache, TextSource, TrainingData, cache_text
+from detour.training.cropped_latents import cache_cropped
 from detour.training.data_fit import framing_of, latent_masks
-from detour.training.framed import cache_framed
 from detour.training.live_text import LiveText
 from detour.training.stored import Lazy, StoredText, open_store, store_latents, store_text, stored_encoder
 
@@ -142,7 +142,7 @@ def _encode_all(
                 on_picture(before + done, sum(counts))
 
         if store is None:
-            return cache_framed(
+            return cache_cropped(
                 vae(), part.examples, frames[index], flip=flip, max_megapixels=limit, on_picture=told
             )
         return store_latents(

@@ -20,7 +20,7 @@ from detour.step_log import read_step_log
 from detour.training.checkpoints import Checkpoint, save_checkpoint
 from detour.training.loop import StepReport, TrainState
 from detour.training.processes import ALONE, Processes
-from detour.training.stopping import StopWish
+from detour.training.stopping import StopRequest
 
 METRICS = "metrics.jsonl"
 
@@ -244,7 +244,7 @@ class Checkpointer:
         every: int,
         keep: int,
         steps: int,
-        wish: StopWish,
+        wish: StopRequest,
         log: MetricsLog,
         validator: Validator,
         facts: Mapping[str, Any],

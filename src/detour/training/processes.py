@@ -67,10 +67,10 @@ class Processes:
         return box[0]
 
     def any_of(self, wish: bool) -> bool:
-        """Whether any process wishes it."""
-        wishes = torch.tensor([float(wish)], device=_device())
-        self.add_up(wishes)
-        return bool(wishes.item())
+        """Whether any process requests it."""
+        requests = torch.tensor([float(wish)], device=_device())
+        self.add_up(requests)
+        return bool(requests.item())
 
     def check_same(self, values: Tensor, *, step: int) -> None:
         """Compare the bits of the weights, of which each process keeps its own.

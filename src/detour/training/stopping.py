@@ -11,7 +11,7 @@ from detour.errors import Interrupted, Terminated
 
 
 @dataclass
-class StopWish:
+class StopRequest:
     """``wanted`` becomes true at the first signal.
 
     Attributes:
@@ -33,12 +33,12 @@ def _stops() -> list[int]:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
+def stop_request() -> Iterator[StopRequest]:
     """Catch the first Ctrl-C, SIGTERM or SIGHUP as a wish; the second one acts at once.
 
     Outside the main thread, where Python delivers no signals, the wish can only be set by hand.
     """
-    wish = StopWish()
+    wish = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

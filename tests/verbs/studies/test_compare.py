@@ -23,7 +23,7 @@ from detour.verbs.studies import result, trained_cell
 from detour.verbs.studies.compare import BASE, compare_runs
 from detour.verbs.studies.compare_words import finding_of, panels_of
 from detour.verbs.studies.engine import Cell, CellStore, Experiment, Variant
-from detour.verbs.studies.exam import set_exam
+from detour.verbs.studies.question_set import make_question_set
 from detour.verbs.studies.table import tabulate
 from detour.verbs.studies.variants import make_candidates
 from detour.verbs.train import run as train_recipe
@@ -263,19 +263,19 @@ def test_a_subject_is_asked_for_where_its_pictures_do_not_show_it(tmp_path: Path
         "prior.class_prompts": ("a cat",),
     }  # fmt: skip
     plan = plan_run(load_run_spec(flags=flags))
-    exam = set_exam(plan.spec, plan.base, judge=None)
+    questions = make_question_set(plan.spec, plan.base, judge=None)
     captions = [example.caption for example in plan.dataset.examples]
-    assert [request.prompt for request in exam.requests] == [
+    assert [request.prompt for request in questions.requests] == [
         "a sks cat in the city", "a sks cat in the mountains", "a sks cat in the meadow",
     ]  # fmt: skip
-    assert not set(captions) & {request.prompt for request in exam.requests}
-    assert [request.prompt for request in exam.class_requests] == ["a cat"] * 3
-    assert exam.truths is not None
-    marks = exam.marks(exam.truths)
+    assert not set(captions) & {request.prompt for request in questions.requests}
+    assert [request.prompt for request in questions.class_requests] == ["a cat"] * 3
+    assert questions.truths is not None
+    marks = questions.marks(questions.truths)
     assert set(marks) == {"likeness", "place", "clip"}
-    assert exam.subject is not None
-    noise = np.random.default_rng(0).integers(0, 255, exam.truths.shape, dtype=np.uint8)
-    assert marks["likeness"] > exam.marks(noise)["likeness"] + 0.3
+    assert questions.subject is not None
+    noise = np.random.default_rng(0).integers(0, 255, questions.truths.shape, dtype=np.uint8)
+    assert marks["likeness"] > questions.marks(noise)["likeness"] + 0.3
 
 
 @pytest.mark.parametrize(

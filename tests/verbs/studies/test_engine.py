@@ -123,10 +123,10 @@ def test_a_gain_is_told_and_noise_is_not(tmp_path: Path) -> None:
     gaps = {row.variant: row.figures["score"].gap for row in table.rows}
     assert gaps["plain"] is None
     assert gaps["good"] is not None
-    assert gaps["good"].told
+    assert gaps["good"].significant
     assert gaps["good"].mean == pytest.approx(1.0, abs=0.2)
     assert gaps["same"] is not None
-    assert not gaps["same"].told
+    assert not gaps["same"].significant
     assert table.row("good").figures["score"].samples == 12
 
 

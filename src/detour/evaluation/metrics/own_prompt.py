@@ -10,12 +10,12 @@ def measure(given: Measured) -> Compared | None:
 
     Features are taken less the mean of the side's other pictures, for a style moves all of its pictures the same way.
     """
-    base = centred(given.looks["base"].double().numpy())
+    base = centred(given.picture_features["base"].double().numpy())
     if len(base) < 2:
         return None
     shares = {}
-    for side, looks in given.looks.items():
-        nearest = (centred(looks.double().numpy()) @ base.T).argmax(1)
+    for side, picture_features in given.picture_features.items():
+        nearest = (centred(picture_features.double().numpy()) @ base.T).argmax(1)
         prompts = range(len(nearest))
         shares[side] = sum(nearest[i] // given.seeds == i // given.seeds for i in prompts) / len(nearest)
     return Compared.of(shares)

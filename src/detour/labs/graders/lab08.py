@@ -132,8 +132,10 @@ def has_effect(answer: Callable[..., bool]) -> Grade:
 def clip_scores(answer: Callable[..., Any]) -> Grade:
     """Three pictures of three prompts in a space of four."""
     generator = torch.Generator().manual_seed(0)
-    looks, wishes = (nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1) for _ in range(2))
-    found = answer(looks, wishes)
+    looks, prompt_features = (
+        nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1) for _ in range(2)
+    )
+    found = answer(looks, prompt_features)
     if not isinstance(found, Tensor):
         return wrong(
             f"it returns {type(found).__name__}, not one score for each picture.",
@@ -152,9 +154,9 @@ def clip_scores(answer: Callable[..., Any]) -> Grade:
             why="one score for each picture.",
             hint="sum over D, the second dimension.",
         )
-    if torch.allclose(found, (looks * wishes).sum(1), atol=1e-6):
+    if torch.allclose(found, (looks * prompt_features).sum(1), atol=1e-6):
         return right("1 would be the same direction; CLIP's scores of good pictures lie far below it.")
-    if torch.allclose(found, (looks @ wishes.T).mean(1), atol=1e-6):
+    if torch.allclose(found, (looks @ prompt_features.T).mean(1), atol=1e-6):
         return wrong(
             "each picture is scored with all prompts, and the mean taken.",
             why="a picture that keeps its own prompt should not be like the others.",

@@ -226,7 +226,7 @@ references = np.stack(
     [render(training_example(SEED + 1, index).scene, STYLE, size_px=SIZE) for index in range(24)]
 )
 style = judge.picture_features(references)
-wishes = judge.text_features(prompts)
+prompt_features = judge.text_features(prompts)
 table = {}
 for name, some in (
     ("without", without),
@@ -235,7 +235,7 @@ for name, some in (
 ):
     looks = judge.picture_features(some)
     table[name] = {
-        "CLIP score": float(clip_scores(looks, wishes).mean()),
+        "CLIP score": float(clip_scores(looks, prompt_features).mean()),
         "distance to the style": style_distance(looks, style),
         "diversity": diversity(some),
     }

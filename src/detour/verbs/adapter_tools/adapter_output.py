@@ -18,7 +18,7 @@ from detour.adapter_files.writing import TORCH_DTYPES, FileDtype, FileFormat, wr
 from detour.adapters.adapter import Adapter
 from detour.adapters.analysis import relative_differences
 from detour.adapters.layers import Layer
-from detour.adapters.outline import rounded
+from detour.adapters.meta_tensors import rounded
 from detour.bases.families import Family
 from detour.errors import ConfigError, ProofFailed
 from detour.verbs.staging import refuse_unwritable, staged
@@ -154,8 +154,8 @@ def write_layers_proved(
                 writer.add(key, layer)
             written = writer.finish(metadata)
         with open_layers(written) as back:
-            if set(back.outline.layers) != set(prints):
-                odd = min(set(back.outline.layers) ^ set(prints))
+            if set(back.meta_adapter.layers) != set(prints):
+                odd = min(set(back.meta_adapter.layers) ^ set(prints))
                 raise ProofFailed(f"{out}: not written, layer '{odd}' would not be read back from it.")
             for key, (fingerprint, alpha) in prints.items():
                 layer = back.layer(key)

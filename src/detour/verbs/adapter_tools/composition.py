@@ -164,7 +164,7 @@ def compose_adapters(
         refuse_taken(plot, force=force)
     with ExitStack() as stack:
         parts = _opened(loras, stack, allow_pickle=allow_pickle)
-        families = {family_of_adapter(part.file.outline, family).family.name for part in parts}
+        families = {family_of_adapter(part.file.meta_adapter, family).family.name for part in parts}
         if len(families) > 1:
             raise AdapterError(
                 f"these adapters are of different families ({', '.join(sorted(families))}). Compose those of one base."
@@ -186,7 +186,7 @@ def compose_adapters(
                 sums.layer,
                 metadata=made_from([part.parent for part in parts], title=out.stem, how="compose"),
                 file_format=to,
-                family=family_of_adapter(parts[0].file.outline, family).family,
+                family=family_of_adapter(parts[0].file.meta_adapter, family).family,
                 dtype=kept_in,
                 force=force,
             )
@@ -218,7 +218,7 @@ class _Part:
 
     def layer(self, key: str) -> LoraLayer | None:
         """``None`` where it has no such layer."""
-        if key not in self.file.outline.layers:
+        if key not in self.file.meta_adapter.layers:
             return None
         layer = self.file.layer(key)
         assert isinstance(layer, LoraLayer)  # the outline was looked at before
@@ -231,9 +231,9 @@ def _opened(loras: Sequence[str], stack: ExitStack, *, allow_pickle: bool) -> li
     for text in loras:
         path, weight = parse_weighted(text)
         file = stack.enter_context(open_layers(path, allow_pickle=allow_pickle))
-        refuse_words(file.outline, "composing", str(path))
-        file.outline.plain_layers(purpose=f"composing {path.name}")
-        parent = Parent(name=path.stem, weight=weight, metadata=file.outline.metadata)
+        refuse_words(file.meta_adapter, "composing", str(path))
+        file.meta_adapter.plain_layers(purpose=f"composing {path.name}")
+        parent = Parent(name=path.stem, weight=weight, metadata=file.meta_adapter.metadata)
         parts.append(_Part(file=file, parent=parent))
     return parts
 
@@ -274,7 +274,7 @@ class _Sums:
             raise AdapterError("nothing would be left: every weight is 0. Give one of the adapters a weight.")
         self._method, self._rank, self._energy, self._density = method, rank, energy, density
         self._precision = precision
-        self.keys = sorted({key for part in self._parts for key in part.file.outline.layers})
+        self.keys = sorted({key for part in self._parts for key in part.file.meta_adapter.layers})
         self.ranks: dict[str, int] = {}
         self._energies: dict[str, tuple[float, float]] = {}
 
@@ -308,7 +308,7 @@ def _predict(parts: Sequence[_Part]) -> tuple[PairPrediction, ...]:
     sums = [
         OverlapSum(a.parent.weight, b.parent.weight, names=(a.parent.name, b.parent.name)) for a, b in pairs
     ]
-    for key in sorted({key for part in parts for key in part.file.outline.layers}):
+    for key in sorted({key for part in parts for key in part.file.meta_adapter.layers}):
         layers = {id(part): part.layer(key) for part in parts}
         for (a, b), found in zip(pairs, sums, strict=True):
             found.add(key, layers[id(a)], layers[id(b)])

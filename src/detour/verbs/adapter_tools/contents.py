@@ -172,7 +172,7 @@ def read_shapes(path: Path) -> Adapter:
     """
     if path.is_dir():
         with open_layers(path) as file:
-            return replace(file.outline, file_format="peft", file_dtype=file.dtype)
+            return replace(file.meta_adapter, file_format="peft", file_dtype=file.dtype)
     regions, metadata = read_header(path, DEFAULT_LIMITS)
     require_no_peft(regions, str(path))
     tensors = {name: empty_tensor(region) for name, region in regions.items()}

@@ -102,10 +102,10 @@ def resize_adapter(
     refuse_place(out, to)
     refuse_taken(out, force=force)
     with open_layers(source, allow_pickle=allow_pickle) as opened:
-        refuse_words(opened.outline, "resizing", str(source))
+        refuse_words(opened.meta_adapter, "resizing", str(source))
         kept_in = opened.dtype if dtype == "auto" else dtype
         cut = _Resized(opened, rank, energy, blocks, precision_of(kept_in))
-        parent = Parent(name=source.stem, weight=1.0, metadata=opened.outline.metadata)
+        parent = Parent(name=source.stem, weight=1.0, metadata=opened.meta_adapter.metadata)
         metadata = made_from([parent], title=out.stem, how="resize") | cut.asked
         written = write_layers_proved(
             out,
@@ -113,12 +113,12 @@ def resize_adapter(
             cut.layer,
             metadata=metadata,
             file_format=to,
-            family=family_of_adapter(opened.outline, family).family,
+            family=family_of_adapter(opened.meta_adapter, family).family,
             dtype=kept_in,
             force=force,
         )
-        before = opened.outline.num_parameters
-        has_doras = "dora" in opened.outline.kinds
+        before = opened.meta_adapter.num_parameters
+        has_doras = "dora" in opened.meta_adapter.kinds
     layers = tuple(cut.done[key] for key in cut.keys)
     return ResizeResult(
         path=written.path,
@@ -149,19 +149,19 @@ class _Resized:
         self._opened, self._rank, self._energy = opened, rank, energy
         self._cuts = rank is not None or energy is not None
         if self._cuts:
-            opened.outline.plain_layers(purpose="a lower rank")
-        highest = max(opened.outline.ranks)
+            opened.meta_adapter.plain_layers(purpose="a lower rank")
+        highest = max(opened.meta_adapter.ranks)
         if rank is not None and energy is None and rank >= highest:
             raise ConfigError(
                 f"--rank {rank}: no layer has a higher rank than {highest}, so that nothing would become smaller. "
                 f"{f'Pass a rank below {highest}' if highest > 1 else 'Leave it out'}; detour convert changes format "
                 "or precision."
             )
-        every = dict.fromkeys(opened.outline.layers, 1.0)
+        every = dict.fromkeys(opened.meta_adapter.layers, 1.0)
         self._weights = every if blocks is None else weight_of_blocks(every, parse_block_weights(blocks))
         for key, weight in self._weights.items():
             if weight != 0.0:
-                weigh_layer(key, opened.outline.layers[key], weight)  # refuses before any work is done
+                weigh_layer(key, opened.meta_adapter.layers[key], weight)  # refuses before any work is done
         self.keys = [key for key, weight in self._weights.items() if weight != 0.0]
         self.switched_off = tuple(key for key, weight in self._weights.items() if weight == 0.0)
         self.asked = {} if blocks is None else {"detour.resize_blocks": blocks}

@@ -43,7 +43,7 @@ from detour.verbs.train.saved_run import product_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class AskedPicture:
     """A picture that is asked for, as far as it is said; ``None`` is the default of ``detour generate``."""
 
     prompt: str | None = None
@@ -59,7 +59,7 @@ class Wish:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was asked for."""
-        return self == Wish()
+        return self == AskedPicture()
 
 
 class Examination(BaseModel):
@@ -88,7 +88,7 @@ def examine(
     *,
     base: str | None = None,
     revision: str | None = None,
-    wish: Wish | None = None,
+    wish: AskedPicture | None = None,
     allow_pickle: bool = False,
     progress: ProgressFn = silent,
 ) -> Examination:
@@ -109,7 +109,11 @@ def examine(
     machine = gather_machine()
     findings = list(examine_machine(machine.facts()))
     seen = _Seen(
-        base=base, revision=revision, wish=wish or Wish(), allow_pickle=allow_pickle, progress=progress
+        base=base,
+        revision=revision,
+        wish=wish or AskedPicture(),
+        allow_pickle=allow_pickle,
+        progress=progress,
     )
     findings += seen.examine(subject)
     return Examination(
@@ -124,7 +128,13 @@ class _Seen:
     """One examination under way: what was named, and the base once it is known."""
 
     def __init__(
-        self, *, base: str | None, revision: str | None, wish: Wish, allow_pickle: bool, progress: ProgressFn
+        self,
+        *,
+        base: str | None,
+        revision: str | None,
+        wish: AskedPicture,
+        allow_pickle: bool,
+        progress: ProgressFn,
     ) -> None:
         self.base, self.revision, self.wish = base, revision, wish
         self.allow_pickle, self.progress = allow_pickle, progress

@@ -162,7 +162,7 @@ def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointF
                 step=step,
                 verdict=verdict.name,
                 held_out_loss=losses[-1] if losses else None,
-                features=figures.looks.get("adapter"),
+                features=figures.picture_features.get("adapter"),
             )
         )
         found[step] = (figures, verdict, pictures)

@@ -54,7 +54,7 @@ class Figures:
         reproduced: of pictures that must not be reproduced.
         marks: in the same place of many pictures.
         metrics: further figures by name.
-        looks: side → (prompts × seeds, D) the judge's features of the pictures of new prompts; empty without a judge.
+        picture_features: side → (prompts × seeds, D) features of the pictures of new prompts; empty without a judge.
         notes: what could not be measured, and why.
     """
 
@@ -68,7 +68,7 @@ class Figures:
     reproduced: CopyFigures | None = None
     marks: MarkFigures | None = None
     metrics: Mapping[str, Compared] = field(default_factory=dict)
-    looks: Mapping[Side, Tensor] = field(default_factory=dict)
+    picture_features: Mapping[Side, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -184,14 +184,14 @@ def _judged(
 ) -> Figures:
     """The figures that need a judge, beside the others."""
     new, asked = drawn.pictures["held_out"], material.asked
-    looks = {side: judge.picture_features(pictures) for side, pictures in new.items()}
+    picture_features = {side: judge.picture_features(pictures) for side, pictures in new.items()}
     truths = None if material.truths is None else judge.picture_features(material.truths)
-    fidelity, notes = _fidelity(judge, looks, material, seeds)
+    fidelity, notes = _fidelity(judge, picture_features, material, seeds)
     if not asked.facts:
         notes.append("What the prompts ask for is not known word by word: prompt accuracy was not measured.")
     if long := judge.too_long(asked.plain):
         notes.append(f"The judge sees only the beginning of {len(long)} prompts, e.g. '{long[0][:60]}…'.")
-    wishes = judge.text_features(asked.plain)
+    prompt_features = judge.text_features(asked.plain)
     hits = _hits(judge, new, asked, seeds)
     true_hits = None
     if material.truths is not None and asked.facts:
@@ -205,8 +205,8 @@ def _judged(
         unjudged,
         fidelity=fidelity,
         prompt_keeping=measure_prompt_keeping(
-            looks,
-            wishes,
+            picture_features,
+            prompt_features,
             seeds=seeds,
             truths=truths,
             hits=hits,
@@ -214,10 +214,10 @@ def _judged(
         ),
         drift=_drift(judge, drawn, material.unrelated, seeds),
         diversity=measure_diversity(
-            new, looks, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
+            new, picture_features, seeds=seeds, share_max=thresholds.COLLAPSE_SHARE_MAX, truths=in_style
         ),
-        metrics=_further(judge, new, looks, wishes, material, seeds),
-        looks=looks,
+        metrics=_further(judge, new, picture_features, prompt_features, material, seeds),
+        picture_features=picture_features,
         notes=tuple(notes),
     )
 
@@ -225,19 +225,19 @@ def _judged(
 def _further(
     judge: Judge,
     pictures: Mapping[Side, Pictures],
-    looks: Mapping[Side, Tensor],
+    picture_features: Mapping[Side, Tensor],
     texts: Tensor,
     material: EvaluationMaterial,
     seeds: int,
 ) -> dict[str, Compared]:
     own = None if material.own is None else judge.picture_features(material.own)
-    given = Measured(pictures=pictures, looks=looks, texts=texts, own=own, seeds=seeds)
+    given = Measured(pictures=pictures, picture_features=picture_features, texts=texts, own=own, seeds=seeds)
     found = {one.name: one.measure(given) for one in all_metrics()}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _fidelity(
-    judge: Judge, looks: Mapping[Side, Tensor], material: EvaluationMaterial, seeds: int
+    judge: Judge, picture_features: Mapping[Side, Tensor], material: EvaluationMaterial, seeds: int
 ) -> tuple[Fidelity | None, list[str]]:
     """Distance to the references, and what could not be measured of it."""
     references, others = material.references, material.others
@@ -246,7 +246,7 @@ def _fidelity(
             f"There are fewer than {2 * MIN_REFERENCES} pictures of what was to be learned: fidelity was not measured."
         ]
     found = measure_fidelity(
-        looks,
+        picture_features,
         judge.picture_features(references),
         seeds=seeds,
         others=None if others is None else judge.picture_features(others),
@@ -304,8 +304,8 @@ def nearest_of(
     new, own = drawn.pictures.get("held_out"), material.own
     if new is None or own is None:
         return ()
-    if judge is not None and figures.looks:
-        near = figures.looks["adapter"] @ judge.picture_features(own).T
+    if judge is not None and figures.picture_features:
+        near = figures.picture_features["adapter"] @ judge.picture_features(own).T
         return tuple(int(index) for index in near.argmax(1))
     mine, theirs = (pixels.thumbnails(one).reshape(len(one), -1) for one in (new["adapter"], own))
     return tuple(int(np.abs(theirs - row).mean(1).argmin()) for row in mine)
@@ -362,16 +362,16 @@ class Scorer:
         Args:
             pictures: uint8 (prompts, H, W, 3), one of each prompt.
         """
-        looks = self.judge.picture_features(pictures)
+        picture_features = self.judge.picture_features(pictures)
         found: dict[str, float] = {}
         if self._references is not None:
-            found["style_distance"] = style_distance(looks, self._references)
+            found["style_distance"] = style_distance(picture_features, self._references)
         if self._likeness is not None:
-            found["likeness"] = float((looks @ self._likeness).mean())
+            found["likeness"] = float((picture_features @ self._likeness).mean())
         if self.material.asked.facts:
             hits = hits_of(self.judge, pictures, self.material.asked, 1)
             found |= {slot: sum(row) / len(row) for slot, row in hits.items()}
-        found["clip"] = float((looks * self._texts).sum(-1).mean())
+        found["clip"] = float((picture_features * self._texts).sum(-1).mean())
         return found
 
 

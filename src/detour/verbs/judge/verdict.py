@@ -129,7 +129,7 @@ def _judged(
 ) -> Judgement | None:
     """The rules' answer on the judge's features; ``None`` where there is too little to look at."""
     own, asked = material.own, material.asked
-    if own is None or len(set(asked.plain)) < 2 or not figures.looks:
+    if own is None or len(set(asked.plain)) < 2 or not figures.picture_features:
         return None
     own_class = drawn.pictures.get("own_class")
     sides = None
@@ -144,9 +144,9 @@ def _judged(
             goal="subject" if sides is not None else "style",
             scale=judge.scale,
             prompts=_rows(judge.text_features(asked.plain)),
-            base=_rows(figures.looks["base"]),
-            adapter=_rows(figures.looks["adapter"]),
-            seeds=len(figures.looks["base"]) // len(asked.prompts),
+            base=_rows(figures.picture_features["base"]),
+            adapter=_rows(figures.picture_features["adapter"]),
+            seeds=len(figures.picture_features["base"]) // len(asked.prompts),
             references=_rows(judge.picture_features(own)),
             captions=_rows(judge.text_features(captions)) if any(captions) else None,
             slots={

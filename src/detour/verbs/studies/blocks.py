@@ -137,7 +137,7 @@ def finding_of(table: Table, blocks: Sequence[str], strongest: dict[str, list[st
     missed = {block: 1 - table.row(f"without-{block}").figures["move"].mean for block in blocks}
     alone = {block: table.row(f"only-{block}").figures["move"].mean for block in blocks}
     gaps = {block: table.row(f"without-{block}").figures["move"].gap for block in blocks}
-    idle = [block for block in blocks if (gap := gaps[block]) is not None and not gap.told]
+    idle = [block for block in blocks if (gap := gaps[block]) is not None and not gap.significant]
     most, best = strongest["without"], strongest["only"]
     sentences = [
         f"Most of the adapter is missed without {spoken_leaders(most)}: {missed[most[0]]:.0%} of its move in the "

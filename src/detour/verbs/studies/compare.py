@@ -19,7 +19,7 @@ from detour.verbs.draw.pictures import versions
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.compare_words import FIGURES, finding_of, panels_of
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
-from detour.verbs.studies.exam import Exam, set_exam
+from detour.verbs.studies.question_set import QuestionSet, make_question_set
 from detour.verbs.studies.result import StudyResult, write_study
 from detour.verbs.studies.table import Table, tabulate
 from detour.verbs.studies.trained_cell import Workshop, costs_of
@@ -51,19 +51,22 @@ def compare_runs(
     candidates = make_candidates(spec)
     first = candidates[0].plan
     by_name = {one.name: one for one in candidates}
-    exam = set_exam(first.spec, first.base, judge=spec.judge)
+    questions = make_question_set(first.spec, first.base, judge=spec.judge)
     ends = [
         Variant(name=BASE, cost=0.05),
-        *([] if exam.truths is None else [Variant(name=TRUE, cost=0.02)]),
+        *([] if questions.truths is None else [Variant(name=TRUE, cost=0.02)]),
     ]
     trained = [Variant(name=one.name, settings=one.settings) for one in candidates]
     seeds = range(spec.run.seed, spec.run.seed + spec.seeds)
     experiment = Experiment(
-        name="compare", variants=[*ends, *trained], seeds=seeds, settings=_settings(spec, exam, candidates)
+        name="compare",
+        variants=[*ends, *trained],
+        seeds=seeds,
+        settings=_settings(spec, questions, candidates),
     )
-    cells = Cells(spec=spec, candidates=by_name, exam=exam, out=out, progress=progress)
+    cells = Cells(spec=spec, candidates=by_name, questions=questions, out=out, progress=progress)
     store = run_cells(experiment, cells.prepare, out=out, force=force, progress=progress)
-    return _written(out, experiment, trained, store, exam, first.spec, spec, first.base.identity)
+    return _written(out, experiment, trained, store, questions, first.spec, spec, first.base.identity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class Cells:
 
     spec: CompareSpec
     candidates: dict[str, Candidate]
-    exam: Exam
+    questions: QuestionSet
     out: Path
     progress: ProgressFn
 
@@ -82,13 +85,13 @@ class Cells:
 
         @functools.cache
         def of_base() -> tuple[Pictures, Pictures, float | None]:
-            pictures = workshop.draw(self.exam.requests)
-            return pictures, self._of_class(workshop), self.exam.marks(pictures).get("style_distance")
+            pictures = workshop.draw(self.questions.requests)
+            return pictures, self._of_class(workshop), self.questions.marks(pictures).get("style_distance")
 
         def measure(variant: Variant, seed: int) -> Measured:
             base, base_class, distance = of_base()
             if variant.name in (BASE, TRUE):
-                shown = base if variant.name == BASE else self.exam.truths
+                shown = base if variant.name == BASE else self.questions.truths
                 assert shown is not None
                 return Measured(samples=_samples(self._marks(shown, distance)), pictures=shown)
             plan = self.candidates[variant.name].plan
@@ -101,7 +104,7 @@ class Cells:
             except TrainingDiverged:
                 return Measured(samples={"diverged": [1.0]})
             shipped = run, folder
-            pictures = workshop.draw(self.exam.requests, shipped)
+            pictures = workshop.draw(self.questions.requests, shipped)
             of_class = self._of_class(workshop, shipped)
             figures = {"pixels": mean_abs_diff(pictures, base), **costs_of(folder, run), "diverged": 0.0}
             if len(of_class):
@@ -113,14 +116,14 @@ class Cells:
         return measure
 
     def _marks(self, pictures: Pictures, of_base: float | None) -> dict[str, float]:
-        """What the exam says of the pictures, and how much of the base's style distance is left."""
-        marks = self.exam.marks(pictures)
+        """What the questions says of the pictures, and how much of the base's style distance is left."""
+        marks = self.questions.marks(pictures)
         return marks if of_base is None else {"style_ratio": marks["style_distance"] / of_base, **marks}
 
     def _of_class(self, workshop: Workshop, shipped: tuple[RunSpec, Path] | None = None) -> Pictures:
-        if not self.exam.class_requests:
+        if not self.questions.class_requests:
             return np.empty((0, 1, 1, 3), np.uint8)
-        return workshop.draw(self.exam.class_requests, shipped)
+        return workshop.draw(self.questions.class_requests, shipped)
 
 
 def _samples(figures: dict[str, float]) -> dict[str, list[float]]:
@@ -128,7 +131,9 @@ def _samples(figures: dict[str, float]) -> dict[str, list[float]]:
     return {name: [value] for name, value in figures.items()}
 
 
-def _settings(spec: CompareSpec, exam: Exam, candidates: Sequence[Candidate]) -> dict[str, object]:
+def _settings(
+    spec: CompareSpec, questions: QuestionSet, candidates: Sequence[Candidate]
+) -> dict[str, object]:
     """Everything that a cell depends on, but for the varied settings, which its variant's name says."""
     plan = candidates[0].plan
     run = public_settings(spec.run, base_identity=plan.base.identity)
@@ -139,8 +144,8 @@ def _settings(spec: CompareSpec, exam: Exam, candidates: Sequence[Candidate]) ->
         "base_revision": plan.base.revision,
         "run": shared.model_dump(mode="json", by_alias=True),
         "pictures": plan.dataset.fingerprint,
-        "prompts": [request.prompt for request in exam.requests],
-        "judge": None if exam.judge is None else exam.judge.fingerprint,
+        "prompts": [request.prompt for request in questions.requests],
+        "judge": None if questions.judge is None else questions.judge.fingerprint,
         "device": str(plan.spec.base.device).partition(":")[0],
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -152,7 +157,7 @@ def _written(
     experiment: Experiment,
     trained: Sequence[Variant],
     store: CellStore,
-    exam: Exam,
+    questions: QuestionSet,
     run: RunSpec,
     spec: CompareSpec,
     base: str,
@@ -181,10 +186,10 @@ def _written(
         seeds=compared.seeds,
         rows=(*(row for rows in alone for row in rows), *compared.rows),
     )
-    num = len(exam.requests)
+    num = len(questions.requests)
     shown = range(min(SHOWN_PROMPTS, num))
     seed = experiment.seeds[0]
-    columns = [BASE, *(one.name for one in trained), *([] if exam.truths is None else [TRUE])]
+    columns = [BASE, *(one.name for one in trained), *([] if questions.truths is None else [TRUE])]
     return write_study(
         out,
         table,
@@ -193,7 +198,7 @@ def _written(
         panels=panels_of(table, [axis.key for axis in spec.axes], levels=(BASE, TRUE)),
         sheet=[
             (
-                exam.requests[index].prompt,
+                questions.requests[index].prompt,
                 np.stack([_picture(store, name, seed, index) for name in columns]),
             )
             for index in shown

@@ -126,7 +126,9 @@ def finding_of(table: Table) -> str:
     best = max(rows, key=lambda row: row.figures["clip"].mean)
     plain = rows[0]
     told = [
-        row for row in rows[1:] if (gap := row.figures["clip"].gap) is not None and gap.told and gap.mean > 0
+        row
+        for row in rows[1:]
+        if (gap := row.figures["clip"].gap) is not None and gap.significant and gap.mean > 0
     ]
     sentences = [
         f"Prompts are kept best at guidance {_scale(best)} (CLIP score {best.figures['clip'].mean:.3f}, against "
@@ -161,7 +163,9 @@ def _price(table: Table, figure: str) -> str:
     rows = _drawn(table)
     low = rows[0].figures[figure].mean
     higher = [
-        row for row in rows[1:] if (gap := row.figures[figure].gap) is not None and gap.told and gap.mean > 0
+        row
+        for row in rows[1:]
+        if (gap := row.figures[figure].gap) is not None and gap.significant and gap.mean > 0
     ]
     if not higher:
         return f"{PRICES[figure]} does not rise beyond noise"

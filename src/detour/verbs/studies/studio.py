@@ -111,7 +111,7 @@ class Studio:
         return found
 
     @cached_property
-    def wishes(self) -> Tensor:
+    def prompt_features(self) -> Tensor:
         """(prompts, D): where the prompts lie for the judge."""
         return self.judge.text_features([without_weights(prompt) for prompt in self.prompts])
 
@@ -165,7 +165,7 @@ class Studio:
             pictures: uint8 (prompts, H, W, 3), one of each prompt.
         """
         looks = self.judge.picture_features(pictures)
-        scores = {"clip": (looks * self.wishes).sum(-1).tolist()}
+        scores = {"clip": (looks * self.prompt_features).sum(-1).tolist()}
         if self.facts:
             scores |= self._hits(pictures)
         return scores

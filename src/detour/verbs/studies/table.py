@@ -25,7 +25,7 @@ class Gap(BaseModel):
     mean: float
     low: float | None
     high: float | None
-    told: bool
+    significant: bool
     """Whether this is more than noise, with all comparisons of this figure made at once."""
 
 
@@ -77,7 +77,7 @@ class Table(BaseModel):
         figures = list(dict.fromkeys(name for row in self.rows for name in row.figures))
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        parts = ("mean", "sd", "samples", "gap", "gap_low", "gap_high", "told")
+        parts = ("mean", "sd", "samples", "gap", "gap_low", "gap_high", "significant")
         writer.writerow(["variant", *settings, *(f"{figure}_{part}" for figure in figures for part in parts)])
         for row in self.rows:
             cells = [_csv_cells(row.figures.get(figure)) for figure in figures]
@@ -106,7 +106,7 @@ def _csv_cells(figure: Figure | None) -> list[object]:
     gap = figure.gap
     ends: list[object] = ["", "", "", ""]
     if gap is not None:
-        ends = [gap.mean, *("" if end is None else end for end in (gap.low, gap.high)), gap.told]
+        ends = [gap.mean, *("" if end is None else end for end in (gap.low, gap.high)), gap.significant]
     return [figure.mean, figure.sd, figure.samples, *ends]
 
 
@@ -163,7 +163,7 @@ def leaders(
     ranked = sorted(variants, key=lambda name: means[name], reverse=highest)
     beside = tabulate(few, cells, reference=ranked[0])
     gaps = {row.variant: row.figures[figure].gap for row in beside.rows}
-    return [name for name in ranked if (gap := gaps[name]) is None or not gap.told]
+    return [name for name in ranked if (gap := gaps[name]) is None or not gap.significant]
 
 
 def spoken_leaders(names: Sequence[str]) -> str:
@@ -200,7 +200,7 @@ def _figure(of_seeds: Samples, beside: Samples | None, *, comparisons: int) -> F
             mean=found.mean,
             low=found.low if math.isfinite(found.low) else None,
             high=found.high if math.isfinite(found.high) else None,
-            told=found.told,
+            significant=found.significant,
         )
     return Figure(
         mean=float(np.mean(values)),

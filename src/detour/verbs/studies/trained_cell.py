@@ -1,4 +1,4 @@
-"""One cell of a comparison: a run is trained as ``detour train`` trains it, and its file draws the exam's prompts."""
+"""One cell of a comparison: a run trained by ``detour train``, whose file draws the prompts of the question set."""
 
 from __future__ import annotations
 

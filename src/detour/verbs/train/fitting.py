@@ -33,7 +33,7 @@ from detour.training.processes import ALONE, Processes, share_of
 from detour.training.resume import fingerprints, refuse_changed_base
 from detour.training.run_record import FolderCheck, RunRecord
 from detour.training.step import repeatable_kernels
-from detour.training.stopping import stop_wish
+from detour.training.stopping import stop_request
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.tracking import Tracking, open_tracker
 from detour.training.validation import fixed_validation
@@ -116,7 +116,7 @@ def fit_run(
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
     with (
-        stop_wish() as wish,
+        stop_request() as wish,
         contextlib.closing(_log(plan, folder, processes)) as log,
         contextlib.ExitStack() as stack,
     ):

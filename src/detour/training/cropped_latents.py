@@ -13,7 +13,7 @@ from detour.training.order import group_places
 
 
 @dataclass(frozen=True)
-class FramedLatents:
+class CroppedLatents:
     """A :class:`detour.training.cache.LatentSource` over one cache for each size.
 
     Attributes:
@@ -42,7 +42,7 @@ class FramedLatents:
         return self.caches[cache].moments(place + frame, view)
 
 
-def cache_framed(
+def cache_cropped(
     vae: nn.Module,
     examples: Sequence[Example],
     frames: Sequence[Sequence[Frame]],
@@ -50,7 +50,7 @@ def cache_framed(
     flip: bool,
     max_megapixels: float,
     on_picture: Callable[[int], None] | None = None,
-) -> FramedLatents:
+) -> CroppedLatents:
     """Encode every frame of every picture, size by size.
 
     Args:
@@ -79,7 +79,7 @@ def cache_framed(
         told = _after(done, on_picture)
         caches.append(cache_latents(vae, cuts(group), flip=flip, on_picture=told))
         done += place
-    return FramedLatents(tuple(caches), tuple(first[picture] for picture in range(len(examples))))
+    return CroppedLatents(tuple(caches), tuple(first[picture] for picture in range(len(examples))))
 
 
 def _after(before: int, on_picture: Callable[[int], None] | None) -> Callable[[int], None] | None:

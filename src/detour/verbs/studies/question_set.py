@@ -34,7 +34,7 @@ FIRST_CLASS_SEED = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exam:
+class QuestionSet:
     """Prompts, and what their pictures are compared with.
 
     Attributes:
@@ -68,7 +68,7 @@ class Exam:
         return {} if self._scorer is None else self._scorer.scores(pictures)
 
 
-def set_exam(spec: RunSpec, base: Base, *, judge: str | None) -> Exam:
+def make_question_set(spec: RunSpec, base: Base, *, judge: str | None) -> QuestionSet:
     """Prompts and references for the runs of a comparison.
 
     Args:
@@ -98,7 +98,7 @@ def set_exam(spec: RunSpec, base: Base, *, judge: str | None) -> Exam:
         raise ConfigError("no prompts: name some with --prompt, eight or more make differences visible.")
     is_subject = spec.goal == "subject"
     shown = np.concatenate([training.held_out, training.train])
-    return Exam(
+    return QuestionSet(
         requests=tuple(requests_of(material.asked.prompts, 0)),
         class_requests=_class_requests(spec),
         material=replace(material, references=None) if is_subject else material,
@@ -114,7 +114,7 @@ def world_folder(spec: RunSpec) -> Path:
     return source if (source / "world.json").exists() else source.parent
 
 
-def _of_subject(spec: RunSpec, subject: WorldSubject, judge: Judge | None, size_px: int) -> Exam:
+def _of_subject(spec: RunSpec, subject: WorldSubject, judge: Judge | None, size_px: int) -> QuestionSet:
     """The subject in places that its pictures do not show."""
     from detour.pocket.world import place_phrase
 
@@ -126,7 +126,7 @@ def _of_subject(spec: RunSpec, subject: WorldSubject, judge: Judge | None, size_
         PromptFacts(object=subject.class_word, colour=subject.colour, place=place) for place in places
     )
     asked = Asked(prompts=prompts, plain=prompts, facts=facts, slots=("place",))
-    return Exam(
+    return QuestionSet(
         requests=tuple(requests_of(prompts, 0)),
         class_requests=_class_requests(spec),
         material=EvaluationMaterial(held_out=(), asked=asked, unrelated=(), trigger=trigger),

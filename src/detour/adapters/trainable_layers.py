@@ -1,9 +1,9 @@
-"""Layers in training that are not plain LoRA: live factors, hooked on beside a frozen layer.
+"""Layers in training that are not plain LoRA: factors in training, added by a hook beside a frozen layer.
 
 PEFT has DoRA, LoHa and LoKr too, each as a wrapper that others cannot stand on; its LoHa and LoKr build the dense
 ``ΔW`` at every pass and push the input through a second time. Here the frozen layer stays as it is and a hook adds
-what the factors add, through the factors where that is cheaper. What :meth:`Live.layer` gives has the same ``ΔW``,
-and gradients are held against PEFT's own modules in the tests.
+what the factors add, through the factors where that is cheaper. What :meth:`TrainableLayer.layer` gives has the same
+``ΔW``, and gradients are held against PEFT's own modules in the tests.
 """
 
 import math
@@ -26,7 +26,7 @@ ALPHA_DIGITS = 1e-6
 """To which two alphas are the same: files keep them in single precision."""
 
 
-class Live(ABC):
+class TrainableLayer(ABC):
     """One adapted layer in training: ``y = W x + b + weight · (what the factors add)``.
 
     Attributes:
@@ -104,7 +104,7 @@ class Live(ABC):
             raise AdapterError(f"'{self.key}' is {layer.kind} in the adapter and another kind as attached.")
 
 
-class LiveDora(Live):
+class LiveDora(TrainableLayer):
     """``y = b + m / ‖W + ΔW‖ · (W x + ΔW x)``; starts with ``m = ‖W‖``, so that it is the frozen layer.
 
     The norm is taken as a constant in the backward pass, as section 4.3 of the paper proposes and PEFT does.
@@ -138,7 +138,7 @@ class LiveDora(Live):
         return layer.tensors
 
 
-class LiveLoha(Live):
+class LiveLoha(TrainableLayer):
     """``ΔW = scale · (w1_a w1_b) ∘ (w2_a w2_b)``, a product of rank up to rank².
 
     Every pair of directions is one direction of the product, so that the input can go through rank² of them
@@ -163,7 +163,7 @@ class LiveLoha(Live):
         return layer.tensors
 
 
-class LiveLokr(Live):
+class LiveLokr(TrainableLayer):
     """``ΔW = scale · w1 ⊗ w2``: the input is split as the product is, and goes through ``w2``, then ``w1``.
 
     Where both are whole the scale is 1, as in LyCORIS, whatever alpha.
@@ -198,7 +198,7 @@ class LiveLokr(Live):
         return _up(self.module, _down(self.module, x, self.factors["w2_b"]), self.factors["w2_a"])
 
 
-class LiveDifference(Live):
+class LiveDifference(TrainableLayer):
     """LoRA whose factors start as the largest part of the frozen weight: ``ΔW = scale · (up down - up₀ down₀)``.
 
     PiSSA and OLoRA put the residual ``W - scale · up₀ down₀`` in the base's place while they train. Subtracting the
@@ -234,7 +234,7 @@ class LiveDifference(Live):
         return {"down": down[:rank], "up": up[:, :rank]}
 
 
-def make_live(
+def make_trainable(
     method: str,
     key: str,
     module: Frozen,
@@ -245,7 +245,7 @@ def make_live(
     seed: int,
     lokr_factor: int | None,
     name: str,
-) -> Live:
+) -> TrainableLayer:
     """Hook a fresh layer of ``method`` beside ``module``; a function of (seed, key) and, for PiSSA and OLoRA, of W.
 
     Raises:

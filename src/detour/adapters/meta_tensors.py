@@ -11,7 +11,7 @@ from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 
 
-def outlined(layer: Layer) -> Layer:
+def on_meta(layer: Layer) -> Layer:
     """The same kind, shapes, rank and alpha, with every tensor on the meta device."""
     return with_tensors(layer, lambda tensor: torch.empty_like(tensor, device="meta"))
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detour.adapters.layers import DoraLayer, Layer
-from detour.adapters.live import Live
+from detour.adapters.trainable_layers import TrainableLayer
 
 
-class Hooked:
+class FixedLayer:
     """One adapted layer; ``y = W x + b + weight · ΔW x``, where a DoRA's ``ΔW`` is that of the frozen weight."""
 
     def __init__(self, key: str, module: nn.Linear | nn.Conv2d, layer: Layer, *, name: str) -> None:
@@ -50,10 +50,10 @@ class Hooked:
         return self._there.delta(self._module.weight)
 
 
-def is_hooked(module: nn.Module, name: str) -> bool:
+def has_adapter_hook(module: nn.Module, name: str) -> bool:
     """Whether an adapter of this name has a hook on the module."""
     owners = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
-    return any(isinstance(owner, Hooked | Live) and owner.name == name for owner in owners)
+    return any(isinstance(owner, FixedLayer | TrainableLayer) and owner.name == name for owner in owners)
 
 
 def moved(layer: Layer, device: torch.device) -> Layer:
