@@ -276,11 +276,14 @@ class Base:
             for part in self.text_parts
         }
 
-    def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
-        """Tokenizers and text encoders, frozen."""
+    def load_text(
+        self, dtype: torch.dtype = torch.float32, device: str = "cpu", *, t5_dtype: torch.dtype | None = None
+    ) -> TextStage:
+        """Load tokenizers and text encoders, frozen; T5 in ``t5_dtype`` where one is given."""
         self.require_weights()
         tokenizers = self.load_tokenizers()
-        models = {part: self._load(part, dtype, device) for part in self.text_parts}
+        kinds = {self.family.t5_part: t5_dtype or dtype}
+        models = {part: self._load(part, kinds.get(part, dtype), device) for part in self.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
             if (
