@@ -90,15 +90,18 @@ def test_what_cannot_fit_is_said_with_the_least_that_is_needed(plan: Plan) -> No
     assert "--resolution" in advice.words
 
 
-def test_a_card_that_holds_the_step_and_not_the_text_encoders_is_said_not_to_fit(tmp_path: Path) -> None:
+def test_a_card_that_holds_the_step_and_not_the_text_encoders_is_said_not_to_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """T5 takes half as much on a card with bf16; SD 3.5's is larger than its transformer's training step."""
     folder = str(make_tiny_sd3(tmp_path / "b"))
     base = open_base(folder)
     asked = {"train__batch": 1, "data__resolution": 32, "adapter__targets": "attn"}
     bf16, fp32 = (text_footprint(base, t5_bits=bits).total + CUDA_CONTEXT_BYTES for bits in (16, 32))
-    pictures = plan_of(folder, **asked).stages[0].total + CUDA_CONTEXT_BYTES
-    between = max((bf16 + fp32) // 2, pictures)
-    assert between < fp32
+    between = (bf16 + fp32) // 2
+    # A true base's VAE and step take less than its T5; this one's take more.
+    monkeypatch.setattr(memory_plan._Trainer, "_encoding_pictures", 0)
+    monkeypatch.setattr(memory_plan._Trainer, "bytes_at", lambda trainer, changes: 0)
     with_bf16, without = plan_of(
         folder, Card("new", between), Card("old", between, bf16=False), **asked
     ).cards
