@@ -184,3 +184,16 @@ def test_samplers_of_other_processes_are_refused_by_name(base: Base) -> None:
     with pytest.raises(ConfigError, match=r"scheduler 'ddim'.*rectified.*euler or dpm"):
         draw(base, PictureSpec(steps=2, scheduler="ddim"))
     assert PictureEngine.load(base).resolved(PictureSpec()).scheduler == "euler"
+
+
+def test_pictures_beyond_the_table_of_positions_are_refused_before_anything_is_drawn(
+    kind: str, base: Base
+) -> None:
+    spec = PictureSpec(steps=1, width_px=64, height_px=272)  # 16 positions of 2 × 2 latents of 8 px reach 256
+    engine = PictureEngine.load(base)
+    if kind.startswith("sd3"):
+        with pytest.raises(ConfigError, match=r"pictures of 272 px: the position table .* ends at 256 px"):
+            engine.resolved(spec)
+        assert engine.resolved(spec.model_copy(update={"height_px": 256})).height_px == 256
+    else:
+        assert engine.resolved(spec).height_px == 272

@@ -80,6 +80,7 @@ class Drawing:
             raise ConfigError(
                 f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
             )
+        self.base.refuse_side(max(int(width), int(height)))
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
         sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
         return how.model_copy(
