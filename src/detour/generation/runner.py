@@ -114,7 +114,9 @@ class Runner:
         # Samplers keep times as integers or floats; all of them are exact in float32.
         times = [state.time.float() for state in states for _ in range(state.guidance.num_rows)]
         missing = states[0].width - len(rows)
-        noisy, at = torch.cat([*rows, *rows[:1] * missing]), torch.stack([*times, *times[:1] * missing])
+        # One layout whatever the rows': joined rows that are all channels-last take other kernels, and other bits.
+        noisy = torch.cat([*rows, *rows[:1] * missing]).contiguous()
+        at = torch.stack([*times, *times[:1] * missing])
         return noisy, self.denoiser.process.times_of(at), company.conditioning, company.sizes
 
     @torch.no_grad()
