@@ -163,7 +163,9 @@ def test_less_strength_stays_nearer_to_the_picture(photo: np.ndarray) -> None:
     large = photo.repeat(2, axis=0).repeat(2, axis=1)
     spec = PictureSpec(steps=5, guidance_scale=1.0)
     requests = [
-        PictureRequest(prompt=PROMPT, seed=SEED, how=spec, start=StartPicture(pixels=large, strength=strength))
+        PictureRequest(
+            prompt=PROMPT, seed=SEED, how=spec, start=StartPicture(pixels=large, strength=strength)
+        )
         for strength in (0.2, 0.6, 1.0)
     ]
     off = [np.abs(one.astype(float) - large).mean() for one in engine.draw(requests).pictures]

@@ -31,6 +31,22 @@ class AdapterUse(BaseModel):
     tensor_sha256: str = ""
 
 
+class StartUse(BaseModel):
+    """The picture that drawing began with.
+
+    Attributes:
+        sha256: of its file.
+        strength: share of the steps that were drawn.
+        mask_sha256: of the file of its mask; empty without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    strength: float
+    mask_sha256: str = ""
+
+
 class PictureMetadata(BaseModel):
     """Everything that is needed to draw the picture again."""
 
@@ -52,6 +68,8 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
+    start: StartUse | None = None
+    """Of a picture that began as another one."""
     device: str
     dtype: str
     batch: int
@@ -79,6 +97,8 @@ def parameters_text(metadata: PictureMetadata) -> str:
         "Size": f"{metadata.width_px}x{metadata.height_px}",
         "Model": metadata.base,
     }
+    if metadata.start is not None:
+        fields["Denoising strength"] = f"{metadata.start.strength:g}"
     hashes = [f"{use.name}: {use.tensor_sha256[:12]}" for use in metadata.adapters if use.tensor_sha256]
     if hashes:
         fields["Lora hashes"] = json.dumps(", ".join(hashes), ensure_ascii=False)
