@@ -168,7 +168,7 @@ def _in_words(
     return (left_out(others),) if others else ()
 
 
-def left_out(others: Sequence[str]) -> str:
+def left_out(others: list[str]) -> str:
     """A sentence on pictures that are not those of the run; each is a name with what became of it in brackets."""
     return (
         f"{counted(len(others), 'picture')} in the folder "
