@@ -73,29 +73,37 @@ def shelf_folder(engine: PictureEngine, tmp_path_factory: pytest.TempPathFactory
 Serve = Callable[..., contextlib.AbstractContextManager[Served]]
 
 
+@contextlib.contextmanager
+def serving(
+    engine: Any, shelf: Path, state: Path, *, policy: Policy | None = None, **settings: Any
+) -> Iterator[Served]:
+    """A server in this process."""
+    limits = LimitsSpec(**settings.pop("limits", {}))
+    spec = ServeSpec(limits=limits, **{"adapters": shelf, "state": state, "stop_s": 5.0, **settings})
+    store, hub = JobStore(spec.state), Hub()
+    service = Service(spec, store, policy=policy, on_change=hub.tell)
+    keys = KeyRing(spec.state)
+
+    def load() -> None:
+        service.start(engine, dtype="fp32")
+
+    app = make_app(spec, service, hub, keys, load=load)
+    try:
+        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as http:
+            end = time.monotonic() + 60
+            while http.get("/readyz").status_code != 200 and time.monotonic() < end:
+                time.sleep(0.02)
+            yield Served(http, service, keys, spec)
+    finally:
+        store.close()
+
+
 @pytest.fixture
 def serve(engine: PictureEngine, shelf_folder: Path, tmp_path: Path) -> Serve:
-    """Serve with some settings; ``engine`` may be another one."""
+    """Serve with some settings, in a state folder of this test."""
 
-    @contextlib.contextmanager
-    def run(*, policy: Policy | None = None, drawn_by: Any = None, **settings: Any) -> Iterator[Served]:
-        limits = LimitsSpec(**settings.pop("limits", {}))
-        values = {"adapters": shelf_folder, "state": tmp_path / "state", "stop_s": 5.0, **settings}
-        spec = ServeSpec(limits=limits, **values)
-        store, hub = JobStore(spec.state), Hub()
-        service = Service(spec, store, policy=policy, on_change=hub.tell)
-        keys = KeyRing(spec.state)
-        app = make_app(
-            spec, service, hub, keys, load=lambda: service.start(drawn_by or engine, dtype="fp32") and None
-        )
-        try:
-            with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as http:
-                end = time.monotonic() + 60
-                while http.get("/readyz").status_code != 200 and time.monotonic() < end:
-                    time.sleep(0.02)
-                yield Served(http, service, keys, spec)
-        finally:
-            store.close()
+    def run(*, adapters: Path = shelf_folder, **settings: Any) -> contextlib.AbstractContextManager[Served]:
+        return serving(engine, adapters, tmp_path / "state", **settings)
 
     return run
 
@@ -103,4 +111,13 @@ def serve(engine: PictureEngine, shelf_folder: Path, tmp_path: Path) -> Serve:
 @pytest.fixture
 def served(serve: Serve) -> Iterator[Served]:
     with serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(
+    engine: PictureEngine, shelf_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One server for the tests of a module that leave nothing open."""
+    with serving(engine, shelf_folder, tmp_path_factory.mktemp("shared")) as running:
         yield running

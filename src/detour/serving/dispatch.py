@@ -179,14 +179,14 @@ class Dispatcher:
             before = [one for one in self._jobs.values() if one is not mine]
             own = [one for one in before if one.job.key == mine.job.key and one.urgency < mine.urgency]
             num_own, last = sum(len(one.numbers) for one in own), len(mine.numbers)
-            work = self._work_of(mine.job) + sum(map(self._work_of, own))
+            work = self._work_of(mine.job) + sum(self._work_of(one.job) for one in own)
             ahead = num_own
             for key in {one.job.key for one in before} - {mine.job.key}:
                 theirs = [one for one in before if one.job.key == key]
                 num = sum(len(one.numbers) for one in theirs)
                 ahead += min(num, num_own + 1)
                 share = min(1.0, (num_own + last) / num) if num else 1.0
-                work += share * sum(map(self._work_of, theirs))
+                work += share * sum(self._work_of(one.job) for one in theirs)
         rate = self.rate.per_second
         return ahead + len(self._flying) if mine.numbers else 0, work / rate if rate else None
 
