@@ -149,7 +149,8 @@ def state_of(pictures: tuple[PictureStateName, ...]) -> JobState:
     """State of a job, from the states of its pictures."""
     if any(state in OPEN_STATES for state in pictures):
         return "queued" if all(state == "queued" for state in pictures) else "drawing"
-    for state in ("expired", "cancelled"):
+    ended: tuple[JobState, ...] = ("expired", "cancelled")
+    for state in ended:
         if state in pictures:
-            return state  # type: ignore[return-value]
+            return state
     return "done" if any(state in ("done", "held") for state in pictures) else "failed"
