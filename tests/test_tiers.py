@@ -34,9 +34,9 @@ TIERS = {
     "verbs": 4.0,
     "pocket.pretrain": 4.5,
     "labs": 4.7,
-    "cli": 5.0,
     "serving": 5.0,
     "studio": 5.0,
+    "cli": 5.1,
     "__main__": 6.0,
 }
 

@@ -1,6 +1,7 @@
 """PNG files that carry how they were made: for other tools as text, for programs as JSON."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -107,26 +108,41 @@ def parameters_text(metadata: PictureMetadata) -> str:
     return "\n".join(lines)
 
 
-def save_png(path: Path, picture: np.ndarray, metadata: PictureMetadata | None = None) -> None:
+def save_png(
+    path: Path,
+    picture: np.ndarray,
+    metadata: PictureMetadata | None = None,
+    *,
+    further: Mapping[str, str] | None = None,
+) -> None:
     """Write one picture; equal picture and metadata, equal bytes.
 
     Args:
         path: ends in ``.png``.
         picture: uint8 (H, W, 3).
         metadata: written as ``parameters`` (text) and ``detour`` (JSON).
+        further: name → text of further chunks, ASCII.
 
     Raises:
         StorageError: disk full or not writable.
     """
-    save_image(path, Image.fromarray(picture), metadata)
+    save_image(path, Image.fromarray(picture), metadata, further=further)
 
 
-def save_image(path: Path, image: Image.Image, metadata: PictureMetadata | None = None) -> None:
+def save_image(
+    path: Path,
+    image: Image.Image,
+    metadata: PictureMetadata | None = None,
+    *,
+    further: Mapping[str, str] | None = None,
+) -> None:
     """The same for a Pillow image, e.g. a grid."""
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_text("parameters", parameters_text(metadata))
         chunks.add_text("detour", json.dumps(metadata.model_dump(), ensure_ascii=True))
+    for name, text in (further or {}).items():
+        chunks.add_text(name, text)
     write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks))
 
 
