@@ -6,7 +6,7 @@ from torch import Tensor
 
 from detour.diffusion.guidance import guided
 from detour.diffusion.process import RectifiedFlow, VariancePreserving
-from detour.diffusion.safe_latent import STRENGTHS, SafeLatent, SafeLatentSettings, safe_latent
+from detour.diffusion.safe_latent import STRENGTHS, SafeLatent, SafeLatentSettings
 from detour.errors import ConfigError
 
 SHAPE = (3, 4, 6, 6)
@@ -89,4 +89,4 @@ def test_a_guidance_scale_of_one_still_steers_away() -> None:
 
 def test_an_unknown_strength_is_refused() -> None:
     with pytest.raises(ConfigError, match="medium or strong"):
-        safe_latent("weak")
+        safe_guidance("weak")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detour.bases.base import open_base
-from detour.diffusion.safe_latent import safe_latent
+from detour.diffusion.safe_latent import safe_guidance
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs.generation import PictureSpec
 
@@ -20,7 +20,7 @@ def engine(tiny_base: Path) -> PictureEngine:
 def test_it_is_a_row_of_its_own_and_its_neighbours_do_not_notice(engine: PictureEngine) -> None:
     how = PictureSpec(steps=12, guidance_scale=5.0)
     plain = PictureRequest(prompt="a house", seed=3, how=how, width_class=8)
-    safe = replace(plain, guidance=safe_latent("strong"), further_texts=("blood",))
+    safe = replace(plain, guidance=safe_guidance("strong"), further_texts=("blood",))
     alone = [engine.submit(one).result().pixels for one in (plain, safe)]
     with engine.paused():
         handles = [engine.submit(one) for one in (plain, safe)]

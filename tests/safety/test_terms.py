@@ -20,9 +20,13 @@ DISGUISED = [
     "a crown", "A CROWN!", "crowns", "crowned cat", "the crown's edge", "crown-shaped", "(crown:1.3)", "[crown]",
     "cr(o)wn", "c(r:1.2)own", "cr0wn", "(r0wn", "<rown", "cr0vvn", "c.r.o.w.n", "c-r-o-w-n", "c_r_o_w_n", "c r o w n",
     "cro wn", "cr own", "c rown", "c r 0 w n", "crooown", "cccrown", "cr*wn", "c#own", "cro?n", "сrоwп", "c\u200brown",
-    "cro\u00adwn", "c\u0335r\u0335o\u0335w\u0335n\u0335", "𝓬𝓻𝓸𝔀𝓷", "ⓒⓡⓞⓦⓝ", "🅒🅡🅞🅦🅝", "🇨🇷🇴🇼🇳", "ｃｒｏｗｎ", "ᴄʀᴏᴡɴ", "👑", "crσωη",
-    "cr\u00f6wn", "a red crown.", "crown,red", "c'r'o'w'n", "a r e d c r o w n", "TIARAS", "t1ara", "royal headgear",
-    "royal-headgear", "royalheadgear", "a hat of the king", "Королевский crown", "cr\nown", "c\u2060rown", "\u202ecrown",
+    "cro\u00adwn", "c\u0335r\u0335o\u0335w\u0335n\u0335", "𝓬𝓻𝓸𝔀𝓷", "ⓒⓡⓞⓦⓝ",
+    "🅒🅡🅞🅦🅝", "🇨🇷🇴🇼🇳",
+    "ｃｒｏｗｎ",
+    "ᴄʀᴏᴡɴ",
+    "👑",     "crσωη", "cr\u00f6wn", "a red crown.", "crown,red", "c'r'o'w'n", "a r e d c r o w n", "TIARAS", "t1ara", "royal headgear",
+    "royal-headgear", "royalheadgear", "a hat of the king", "Королевский crown", "cr\nown", "c\u2060rown",
+    "\u202ecrown",
 ]  # fmt: skip
 
 

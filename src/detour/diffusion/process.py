@@ -215,8 +215,8 @@ class Process(ABC):
     def noise_scale(self, time: float) -> float:
         """Factor that turns a difference of two predictions for the same noisy latents into a difference of noises.
 
-        Noise 1, velocity ``a``, clean latents ``−a / b``, score ``−b``: the noisy latents themselves cancel out. Velocity
-        has the same factor in both processes, ``a ε − b x₀ = (ε − b x_t) / a`` and ``ε − x₀ = (ε − x_t) / a``.
+        Noise 1, velocity ``a``, clean latents ``−a / b``, score ``−b``: the noisy latents themselves cancel out.
+        Velocity has the same factor in both processes, ``a ε − b x₀ = (ε − b x_t) / a`` and ``ε − x₀ = (ε − x_t) / a``.
 
         Args:
             time: in the units of this process; between two timesteps, that of the cleaner one.

@@ -91,7 +91,7 @@ class SafeLatent:
         return uncond + max(self.scale, 1.0) * guidance
 
 
-def safe_latent(strength: str) -> Callable[[float], SafeLatent]:
+def safe_guidance(strength: str) -> Callable[[float], SafeLatent]:
     """What makes the guidance of a picture from its guidance scale, for ``PictureRequest.guidance``.
 
     Args:

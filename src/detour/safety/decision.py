@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from detour.generation.requests import PictureRequest
 
@@ -44,7 +44,7 @@ class Decision(BaseModel):
     request is refused, and in decisions on pictures. It is no part of the JSON.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Action
     layer: LayerName
@@ -57,7 +57,7 @@ class Decision(BaseModel):
     findings: tuple[Finding, ...] = ()
     """Of every layer that looked, also where it found nothing."""
     revised_prompt: str | None = None
-    request: PictureRequest | None = Field(default=None, exclude=True, repr=False)
+    request: InstanceOf[PictureRequest] | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def message(self) -> str:

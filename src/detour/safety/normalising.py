@@ -39,7 +39,7 @@ _LOOKALIKES = {
     "3": "зҙӡ",
     "4": "ч",
 }
-"""Letter → signs of Cyrillic, Greek, Armenian, Cherokee and others that look like it; small ones, as case folds them."""
+"""Letter → signs of Cyrillic, Greek, Armenian, Cherokee and others that look like it, case folded."""
 _TABLE = {sign: letter for letter, signs in _LOOKALIKES.items() for sign in signs}
 
 _LATIN_NAME = re.compile(

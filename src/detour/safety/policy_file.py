@@ -205,7 +205,7 @@ class PolicySpec(Spec):
     revision: PositiveInt = 1
     """Raise it with each change."""
     order: tuple[OrderedLayer, ...] | None = None
-    """The layers that look at texts and pictures, in their order; a refusal ends the round. Left out: as listed here."""
+    """The layers that look at texts and pictures, in their order; a refusal ends the round. Left out: as below."""
     judge: JudgeSpec = JudgeSpec()
     retention: RetentionSpec = RetentionSpec()
     review: ReviewSpec = ReviewSpec()

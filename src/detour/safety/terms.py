@@ -30,7 +30,7 @@ _HAS_SIGN = re.compile("[" + re.escape("".join(_SIGNS)) + "]")
 _EDGES = ".,;:!?\"'()[]{}<>"
 _MASKED = re.compile(r"[^\W\d_](?:[^\W\d_]|[*#%_?.·•~^](?=.*[^\W\d_]))+")
 _FUNCTION_WORDS = frozenset(
-    ["a", "i", "am", "an", "as", "at", "be", "by", "do", "go", "he", "if", "in", "is", "it", "me", "my", "no", "of", "on", "or", "so", "to", "up", "us", "we", "the", "and"]
+    "a i am an as at be by do go he if in is it me my no of on or so to up us we the and".split()  # noqa: SIM905
 )
 _BARRIER = "\x01"
 _PLURAL = ("", "s", "es")
@@ -98,6 +98,23 @@ class _Term:
             return ()
         letters = "".join(word.strip("*") for word in self.parts[0])
         return tuple(letters + end for end in (_STEM if self.parts[0][-1].endswith("*") else _PLURAL))
+
+
+def plain_pattern(text: str, *, where: str) -> re.Pattern[str]:
+    """Regular expression that finds a term, written plainly, in a text as it stands.
+
+    Args:
+        text: in the policy's notation, without ``&``.
+        where: named in the error.
+
+    Raises:
+        ConfigError: no letters, or several parts.
+    """
+    term = _Term.read(text, where=where)
+    if len(term.parts) > 1:
+        raise ConfigError(f"{where}: {text!r} has several parts. A replacement needs words in a row.")
+    pattern = term.pattern(term.parts[0], folded=False).removeprefix(r"(?<!\S)").removesuffix(r"(?!\S)")
+    return re.compile(r"(?<!\w)" + pattern.replace(" ", r"[\W_]+") + r"(?!\w)", re.IGNORECASE)
 
 
 class _Category:
