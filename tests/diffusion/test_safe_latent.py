@@ -6,7 +6,7 @@ from torch import Tensor
 
 from detour.diffusion.guidance import guided
 from detour.diffusion.process import RectifiedFlow, VariancePreserving
-from detour.diffusion.safe_latent import STRENGTHS, SafeLatent, SafeLatentSettings
+from detour.diffusion.safe_latent import STRENGTHS, SafeLatent, SafeLatentSettings, safe_guidance
 from detour.errors import ConfigError
 
 SHAPE = (3, 4, 6, 6)

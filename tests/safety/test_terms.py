@@ -24,7 +24,9 @@ DISGUISED = [
     "🅒🅡🅞🅦🅝", "🇨🇷🇴🇼🇳",
     "ｃｒｏｗｎ",
     "ᴄʀᴏᴡɴ",
-    "👑",     "crσωη", "cr\u00f6wn", "a red crown.", "crown,red", "c'r'o'w'n", "a r e d c r o w n", "TIARAS", "t1ara", "royal headgear",
+    "👑",
+    "crσωη", "cr\u00f6wn", "a red crown.", "crown,red", "c'r'o'w'n", "a r e d c r o w n", "TIARAS", "t1ara",
+    "royal headgear",
     "royal-headgear", "royalheadgear", "a hat of the king", "Королевский crown", "cr\nown", "c\u2060rown",
     "\u202ecrown",
 ]  # fmt: skip
