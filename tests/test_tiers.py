@@ -31,6 +31,7 @@ TIERS = {
     "generation": 3.0,
     "training": 3.1,
     "evaluation": 3.1,
+    "safety": 3.5,
     "verbs": 4.0,
     "pocket.pretrain": 4.5,
     "labs": 4.7,

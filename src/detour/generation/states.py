@@ -135,16 +135,17 @@ class PictureState:
         adapters = tuple((adapter, strength * factor) for adapter, strength in self.adapters)
         return RowGroup(self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0))
 
-    def advance(self, predictions: Tensor) -> None:
+    def advance(self, predictions: Tensor, noise_scale: float = 1.0) -> None:
         """Take one step.
 
         Args:
             predictions: (rows, C, h, w) float32, the network's answers for the picture's rows.
+            noise_scale: turns differences of them into differences of noises; guidance may need it.
 
         Raises:
             DetourError: the latents are not finite any more.
         """
-        prediction = self.guidance.combine(predictions)[None]
+        prediction = self.guidance.combine(predictions, noise_scale)[None]
         extra = {"generator": self.generator} if _takes_generator(type(self.sampler)) else {}
         self.latents = self.sampler.step(prediction, self.time, self.latents, **extra, return_dict=False)[0]
         self.index += 1
