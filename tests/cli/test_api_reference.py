@@ -15,7 +15,7 @@ import detour
 from detour.cli.api_examples import EXAMPLES
 from detour.cli.api_reference import entries_of, split_docstring, write_page
 
-SLOW = {"demo", "evaluate_checkpoints", "EvaluationSpec", "evaluate", "compare", "prove_run"}
+SLOW = {"plan", "demo", "evaluate_checkpoints", "EvaluationSpec", "evaluate", "compare", "prove_run"}
 SLOW |= {"study_schedulers", "study_guidance", "study_timesteps", "study_blocks"}
 """Examples of ten seconds and more; those that they stand on are quick."""
 
