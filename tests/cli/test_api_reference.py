@@ -15,9 +15,9 @@ import detour
 from detour.cli.api_examples import EXAMPLES
 from detour.cli.api_reference import entries_of, split_docstring, write_page
 
-SLOW = {"plan", "demo", "evaluate_checkpoints", "EvaluationSpec", "evaluate", "compare", "prove_run"}
-SLOW |= {"study_schedulers", "study_guidance", "study_timesteps", "study_blocks"}
-"""Examples of ten seconds and more; those that they stand on are quick."""
+SLOW = {"plan", "overfit", "demo", "prove_run", "push", "evaluate_checkpoints", "EvaluationSpec", "evaluate"}
+SLOW |= {"compare", "study_schedulers", "study_guidance", "study_timesteps", "study_blocks"}
+"""Examples of more than four CPU seconds, and those that stand on them."""
 
 
 def test_the_page_is_what_the_docstrings_say() -> None:

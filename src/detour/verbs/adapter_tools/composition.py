@@ -81,8 +81,8 @@ def compose_adapters(
         family: where the files do not tell it.
         dtype: of the factors; ``auto`` is fp32 unless all sources agree on another.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
-        base: measure the pairs on this base as well, which predicts damage better than the factors do.
         plot: where a heat map of what they share goes, a ``.png``.
+        base: measure the pairs on this base as well, which predicts damage better than the factors do.
         force: overwrite existing output.
 
     Raises:
