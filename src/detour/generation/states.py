@@ -21,7 +21,7 @@ from detour.errors import ConfigError, DetourError
 from detour.generation.requests import PictureRequest
 from detour.generation.strength import weight_at
 from detour.generation.widths import WidthClass
-from detour.specs.generation import PictureSpec
+from detour.specs.resolved import ResolvedPicture
 
 _NUMBERS = itertools.count()
 
@@ -46,7 +46,7 @@ class PictureState:
     """
 
     request: PictureRequest
-    how: PictureSpec
+    how: ResolvedPicture
     width: WidthClass
     guidance: Guidance
     conditioning: Conditioning

@@ -96,7 +96,7 @@ def trace_forward(
     spec = single_picture_spec(
         opened, rank=1, targets="attn", lr=1e-3, seed=seed, device=pick_device(device), dtype="fp32"
     )
-    example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
+    example = open_example(picture, caption, size_px=spec.data.resolution, seed=seed)
     data = single_picture_data(opened, example, spec)
     clean = data.latents.moments(0, 0)[0][None].float().cpu()
     stops = torch.linspace(0, len(alphas) - 1, levels).round().long()
