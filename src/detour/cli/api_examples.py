@@ -172,7 +172,8 @@ table = detour.compare(comparison, out=Path("ranks"))
 print(table.finding)
 """,
     "StudySpec": """
-study = detour.StudySpec(lora=str(result.adapter_file), num_prompts=1, seeds=1, picture=quick)
+three = detour.PictureSpec(steps=3, guidance_scale=1.0)
+study = detour.StudySpec(lora=str(result.adapter_file), num_prompts=1, seeds=1, picture=three)
 """,
     "study_schedulers": """
 samplers = detour.study_schedulers(
