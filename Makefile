@@ -74,6 +74,7 @@ labs: setup
 
 docs: setup
 	$(BIN)/python -m detour.cli.reference docs/cli.md docs/doctor.md
+	$(BIN)/python -m detour.cli.api_reference docs/api.md
 
 lock: setup
 	@{ sed -n '/^#/p' requirements.lock; \

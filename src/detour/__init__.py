@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from detour.errors import DetourError as DetourError
     from detour.generation.engine import open_engine as open_engine
     from detour.generation.requests import AdapterFile as AdapterFile
+    from detour.generation.requests import AdapterInUse as AdapterInUse
     from detour.generation.requests import PictureRequest as PictureRequest
+    from detour.specs import DataSpec as DataSpec
     from detour.specs import GenerateSpec as GenerateSpec
     from detour.specs import PictureSpec as PictureSpec
     from detour.specs import RunSpec as RunSpec
+    from detour.specs import load_run_spec as load_run_spec
     from detour.specs.evaluation import EvaluationSpec as EvaluationSpec
+    from detour.specs.studies import AxisSpec as AxisSpec
     from detour.specs.studies import CompareSpec as CompareSpec
+    from detour.specs.studies import StudySpec as StudySpec
     from detour.verbs.adapter_tools import compose_adapters as compose
     from detour.verbs.adapter_tools import convert_adapter as convert
     from detour.verbs.adapter_tools import extract_adapter as extract
@@ -96,12 +101,19 @@ TYPES = {
     "open_engine": ("detour.generation.engine", "open_engine"),
     "PictureRequest": ("detour.generation.requests", "PictureRequest"),
     "AdapterFile": ("detour.generation.requests", "AdapterFile"),
+    "AdapterInUse": ("detour.generation.requests", "AdapterInUse"),
     "DetourError": ("detour.errors", "DetourError"),
     "RunSpec": ("detour.specs", "RunSpec"),
+    "load_run_spec": ("detour.specs", "load_run_spec"),
+    "DataSpec": ("detour.specs", "DataSpec"),
     "PictureSpec": ("detour.specs", "PictureSpec"),
     "GenerateSpec": ("detour.specs", "GenerateSpec"),
     "EvaluationSpec": ("detour.specs.evaluation", "EvaluationSpec"),
     "CompareSpec": ("detour.specs.studies", "CompareSpec"),
+    "AxisSpec": ("detour.specs.studies", "AxisSpec"),
+    "StudySpec": ("detour.specs.studies", "StudySpec"),
+    "WorldSubject": ("detour.verbs.datasets.practice_subject", "WorldSubject"),
+    "AskedPicture": ("detour.verbs.doctor.examination", "AskedPicture"),
 }
 """What else this package exports: descriptions that verbs take, and the open base and engine."""
 

@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from detour.bases.base import Base, open_base
-from detour.bases.single_file import config_folder, read_shapes, write_single_file
+from detour.bases.single_file import config_folder
+from detour.bases.single_file_header import read_shapes
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import infer_configs
+from detour.bases.single_file_writing import write_single_file
 from detour.errors import BaseError
 from tests.tiny_base import make_tiny_base
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import empty_part
-from detour.bases.single_file import config_folder, part_names, read_shapes, write_single_file
+from detour.bases.single_file import config_folder, part_names
+from detour.bases.single_file_header import read_shapes
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_shapes import family_of_shapes, infer_configs
+from detour.bases.single_file_writing import write_single_file
 from detour.errors import BaseError
 from tests.tiny_base import make_tiny_sd2, make_tiny_sdxl
 

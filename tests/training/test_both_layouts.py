@@ -6,7 +6,7 @@ import pytest
 
 from detour.adapter_files import read_adapter
 from detour.bases.base import open_base
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file_writing import write_single_file
 from detour.verbs.train import run as recipe
 from detour.verbs.train.run import train_adapter
 from tests.verbs.photos import make_photos, quick_spec

@@ -5,7 +5,7 @@ import pytest
 
 from detour.adapters.targets import AdaptableLayer
 from detour.bases.base import open_base
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file_writing import write_single_file
 from detour.errors import ConfigError
 from detour.specs import RunSpec, load_run_spec
 from detour.training.methods import RATES, check_layers

@@ -6,10 +6,14 @@ import pytest
 from detour.adapters.targets import AdaptableLayer
 from detour.bases.base import open_base
 from detour.errors import ConfigError
-from detour.specs import RunSpec, load_run_spec, to_toml
+from detour.specs import PictureSpec, RunSpec, load_run_spec, to_toml
+from detour.specs.resolved import ResolvedPicture, ResolvedRun
+from detour.specs.sources import with_changes
+from detour.specs.strict import Spec
 from detour.training.optimizers import D0_SHARE
 from detour.training.resolving import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
 
+AUTO_STEPS = {"train.steps": "auto"}
 CAPTIONS = [f"caption {i}" for i in range(24)]
 
 
@@ -27,7 +31,30 @@ def test_no_auto_is_left_and_resolving_again_changes_nothing(base: str, goal: st
     again = resolve(spec, open_base(base), CAPTIONS, name="other", device="cpu").spec
     assert again == spec
     (tmp_path / "resolved.toml").write_text(text)
-    assert load_run_spec(config=tmp_path / "resolved.toml") == spec
+    assert to_toml(load_run_spec(config=tmp_path / "resolved.toml")) == text
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(ResolvedRun, RunSpec), (ResolvedPicture, PictureSpec)])
+def test_resolved_settings_have_the_same_fields_in_the_same_order_and_none_can_be_auto(
+    narrow: type[Spec], wide: type[Spec]
+) -> None:
+    assert list(narrow.model_fields) == list(wide.model_fields)
+    for name, field in narrow.model_fields.items():
+        assert "auto" not in repr(field.annotation), f"{narrow.__name__}.{name}"
+        before = wide.model_fields[name].annotation
+        if isinstance(before, type) and issubclass(before, Spec):
+            assert issubclass(field.annotation, before)  # type: ignore[arg-type]
+            test_resolved_settings_have_the_same_fields_in_the_same_order_and_none_can_be_auto(
+                field.annotation,  # type: ignore[arg-type]
+                before,
+            )
+
+
+def test_a_resolved_run_takes_no_auto() -> None:
+    with pytest.raises(ConfigError, match=r"train\.steps"):
+        with_changes(
+            resolve(RunSpec(), open_base("pocket"), CAPTIONS, name="x", device="cpu").spec, AUTO_STEPS
+        )
 
 
 def test_what_the_user_says_wins() -> None:

@@ -4,33 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from detour.errors import BaseError, DataError
 from detour.verbs.datasets.captioning import caption_pictures
+from tests.tiny_blip import make_tiny_blip
 from tests.verbs.photos import make_photos
 
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("blip")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "house", "of", "picture"]
-    (folder / "words.txt").write_text("\n".join(words))
-    BertTokenizer(str(folder / "words.txt")).save_pretrained(folder)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": len(words), "encoder_hidden_size": 16, "max_position_embeddings": 64}
-    ends = {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3}
-    torch.manual_seed(0)
-    config = BlipConfig(
-        text_config=small | text | ends, vision_config=small | {"image_size": 32, "patch_size": 16}
-    )
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return make_tiny_blip(tmp_path_factory.mktemp("blip"))
 
 
 def test_pictures_without_a_caption_get_one_and_the_others_keep_theirs(blip: Path, tmp_path: Path) -> None:

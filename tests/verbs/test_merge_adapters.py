@@ -11,7 +11,7 @@ from detour.adapter_files.writing import write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file_writing import write_single_file
 from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError, ProofFailed
 from detour.verbs.adapter_tools import merged_weights

@@ -12,7 +12,7 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 from detour.bases.base import open_base
-from detour.bases.single_file import write_single_file
+from detour.bases.single_file_writing import write_single_file
 from detour.verbs.adapter_tools.merging import merge_adapters
 from tests.adapters.kinds import numbers
 from tests.tiny_base import make_tiny_base, make_tiny_sd2, make_tiny_sdxl

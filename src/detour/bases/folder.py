@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from detour.bases.parts import load_tokenizer
 from detour.bases.quiet import quiet_libraries
-from detour.bases.single_file import SHIPPED, load_as_stored, part_names
+from detour.bases.single_file import SHIPPED, part_names
+from detour.bases.single_file_writing import load_as_stored
 from detour.errors import BaseError
 from detour.files import write_text
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from detour.bases import parts
 from detour.bases.families import FAMILIES, FamilyName
+from detour.bases.single_file_header import read_shapes
 from detour.bases.transformer_names import halves_change_places, place_of
 from detour.errors import BaseError
 
@@ -135,7 +136,6 @@ def read_flow_part(
     """
     from safetensors import SafetensorError, safe_open
 
-    from detour.bases.single_file import read_shapes
     from detour.bases.single_file_names import place_of as vae_place
 
     wanted = {

@@ -11,7 +11,7 @@ from detour.cli.results import bytes_text, echo_json, print_table, table_of
 from detour.printing import printable
 
 if TYPE_CHECKING:
-    from detour.verbs.adapter_tools.composition import ComposeResult, PairPrediction
+    from detour.verbs.adapter_tools.composition_result import ComposeResult, PairPrediction
     from detour.verbs.adapter_tools.contents import AdapterReport, BaseMatch
     from detour.verbs.adapter_tools.conversion import ConvertResult
     from detour.verbs.adapter_tools.extraction import ExtractResult

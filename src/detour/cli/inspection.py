@@ -8,7 +8,7 @@ import click
 from detour.cli.results import Rows, bytes_text, echo_json, print_table, table_of
 
 if TYPE_CHECKING:
-    from detour.verbs.explain.inspection import AdapterCost, BaseInspection
+    from detour.verbs.explain.inspection_result import AdapterCost, BaseInspection
 
 
 def show_inspection(inspection: "BaseInspection", *, as_json: bool, layers: bool, plot: Path | None) -> None:

@@ -31,6 +31,7 @@ from detour.generation.states import PictureState, check_seed, seeded, start_noi
 from detour.generation.strength import check_step_weights
 from detour.generation.widths import WidthClass, check_width
 from detour.specs.generation import PictureSpec
+from detour.specs.resolved import ResolvedPicture
 
 PromptStyle = Literal["plain", "written"]
 Adapters = tuple[tuple[PreparedAdapter, float], ...]
@@ -67,7 +68,7 @@ class Drawing:
         self._texts: dict[tuple[object, ...], Conditioning] = {}
         self._samplers: dict[tuple[object, ...], Any] = {}
 
-    def resolved(self, how: PictureSpec) -> PictureSpec:
+    def resolved(self, how: PictureSpec) -> ResolvedPicture:
         """The spec with every ``auto`` replaced.
 
         Raises:
@@ -84,20 +85,17 @@ class Drawing:
         self.base.refuse_side(max(int(width), int(height)))
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
         sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
-        return how.model_copy(
-            update={
-                "guidance_scale": guidance,
-                "scheduler": sampler,
-                "width_px": width,
-                "height_px": height,
-            }
-        )
+        found = {
+            "guidance_scale": guidance,
+            "scheduler": sampler,
+            "width_px": width,
+            "height_px": height,
+        }
+        return ResolvedPicture.model_validate(how.model_dump() | found)
 
-    def scales(self, how: PictureSpec) -> GuidanceScales:
+    def scales(self, how: ResolvedPicture) -> GuidanceScales:
         """The two kinds of guidance of a resolved spec."""
-        return guidance_scales(
-            float(how.guidance_scale), how.true_guidance_scale, embeds=self.base.embeds_guidance
-        )
+        return guidance_scales(how.guidance_scale, how.true_guidance_scale, embeds=self.base.embeds_guidance)
 
     def measure(self, request: PictureRequest) -> tuple[int, tuple[int, int]]:
         """Rows that the picture takes in each forward pass, and its width and height in pixels.
@@ -118,7 +116,7 @@ class Drawing:
         num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
-        return num, (int(how.width_px), int(how.height_px))
+        return num, (how.width_px, how.height_px)
 
     def start(self, request: PictureRequest, width: WidthClass) -> PictureState:
         """Prepare its adapters, encode its texts, draw its start noise.
@@ -201,11 +199,11 @@ class Drawing:
         return PromptReader(stage) if reads else stage
 
     def _started(
-        self, request: PictureRequest, how: PictureSpec, width: WidthClass, adapters: Adapters
+        self, request: PictureRequest, how: ResolvedPicture, width: WidthClass, adapters: Adapters
     ) -> PictureState:
         guidance = self._guidance(request, how)
         sampler = self._sampler(how)
-        factor, sides = self.base.latent_factor, (int(how.height_px), int(how.width_px))
+        factor, sides = self.base.latent_factor, (how.height_px, how.width_px)
         shape = (self.base.latent_channels, *(side // factor for side in sides))
         generator = seeded(request.seed)
         latents, skipped, original = self._start(request, how, sampler, shape, generator)
@@ -227,7 +225,7 @@ class Drawing:
     def _start(
         self,
         request: PictureRequest,
-        how: PictureSpec,
+        how: ResolvedPicture,
         sampler: Any,
         shape: tuple[int, ...],
         generator: torch.Generator,
@@ -251,13 +249,13 @@ class Drawing:
             return noise * scale, 0, kept
         return noised(sampler, picture, noise, sampler.timesteps[skipped]), skipped, kept
 
-    def _guidance(self, request: PictureRequest, how: PictureSpec) -> Guidance:
+    def _guidance(self, request: PictureRequest, how: ResolvedPicture) -> Guidance:
         scale = self.scales(how).true
         return ClassifierFree(scale) if request.guidance is None else request.guidance(scale)
 
-    def _sampler(self, how: PictureSpec) -> Any:
+    def _sampler(self, how: ResolvedPicture) -> Any:
         """A sampler of the picture's own; making one anew takes ten times as long as copying one."""
-        size = {"width_px": int(how.width_px), "height_px": int(how.height_px)}
+        size = {"width_px": how.width_px, "height_px": how.height_px}
         key = (how.scheduler, how.steps, *size.values())
         if key not in self._samplers:
             self._samplers[key] = start_sampler(
@@ -266,7 +264,7 @@ class Drawing:
         return copy.deepcopy(self._samplers[key])
 
     def _conditioning(
-        self, request: PictureRequest, how: PictureSpec, guidance: Guidance, adapters: Adapters
+        self, request: PictureRequest, how: ResolvedPicture, guidance: Guidance, adapters: Adapters
     ) -> Conditioning:
         """One row for each prediction: what guidance steers away from, the prompt, further texts."""
         texts: list[str | None] = [request.prompt, *request.further_texts]

@@ -39,6 +39,7 @@ from detour.generation.requests import (
 from detour.generation.scheduling import MAX_WAITING, OnPictureStep, PictureHandle, Scheduler, Step
 from detour.generation.widths import WIDTH_CLASSES, width_for, widths_of_chunks
 from detour.specs.generation import PictureSpec
+from detour.specs.resolved import ResolvedPicture
 
 __all__ = [
     "AdapterFile",
@@ -406,7 +407,7 @@ class PictureEngine:
             first = first.cat(other)
         return first
 
-    def resolved(self, spec: PictureSpec) -> PictureSpec:
+    def resolved(self, spec: PictureSpec) -> ResolvedPicture:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
         return self._drawing.resolved(spec)
 

@@ -16,6 +16,7 @@ from detour.generation.starts import StartPicture
 from detour.generation.strength import StepWeight
 from detour.generation.widths import WidthClass
 from detour.specs.generation import PictureSpec
+from detour.specs.resolved import ResolvedPicture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ class Picture:
 
     pixels: np.ndarray
     width_class: WidthClass
-    how: PictureSpec
+    how: ResolvedPicture
     trace: tuple[Moment, ...] = ()
     nsfw: bool | None = None
 

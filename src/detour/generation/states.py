@@ -22,7 +22,7 @@ from detour.generation.requests import PictureRequest
 from detour.generation.starts import Kept
 from detour.generation.strength import weight_at
 from detour.generation.widths import WidthClass
-from detour.specs.generation import PictureSpec
+from detour.specs.resolved import ResolvedPicture
 
 _NUMBERS = itertools.count()
 
@@ -49,7 +49,7 @@ class PictureState:
     """
 
     request: PictureRequest
-    how: PictureSpec
+    how: ResolvedPicture
     width: WidthClass
     guidance: Guidance
     conditioning: Conditioning

@@ -22,7 +22,8 @@ from detour.diffusion.noise import NoisePlan
 from detour.diffusion.objective import Objective
 from detour.diffusion.process import Process, RectifiedFlow, TimeLaw
 from detour.errors import ConfigError
-from detour.specs import LossSpec, RunSpec
+from detour.specs.resolved import ResolvedLoss, ResolvedRun
+from detour.specs.run import RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
@@ -57,7 +58,7 @@ class Targets:
     notes: tuple[str, ...]
 
 
-def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
+def choose_targets(model: nn.Module, base: "Base", spec: ResolvedRun) -> Targets:
     """Select the layers of a resolved run; works on the meta device.
 
     Raises:
@@ -65,7 +66,7 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
     """
     part = base.family.network_part
     chosen = select(adaptable_layers(model), spec.adapter.targets)
-    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
+    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(spec.data.resolution)]
     dead = tuple(
         f"{part}.{layer.path}"
         for layer in chosen
@@ -78,9 +79,7 @@ def choose_targets(model: nn.Module, base: "Base", spec: RunSpec) -> Targets:
             f"{spec.data.resolution} px ({', '.join(dead[:3])}). Choose others, e.g. --targets attn."
         )
     check_layers(spec.adapter, layers)
-    notes = (
-        check_rank(int(spec.adapter.rank), str(spec.adapter.targets), layers) if has_up(spec.adapter) else []
-    )
+    notes = check_rank(spec.adapter.rank, spec.adapter.targets, layers) if has_up(spec.adapter) else []
     if dead:
         notes.append(
             f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."
@@ -100,16 +99,16 @@ def as_trained(base: "Base", spec: RunSpec) -> "Base":
     return base.with_zero_terminal_snr() if spec.train.loss.zero_terminal_snr else base
 
 
-def load_denoiser(base: "Base", spec: RunSpec) -> Denoiser:
+def load_denoiser(base: "Base", spec: ResolvedRun) -> Denoiser:
     """Load the network of a resolved run in its precision, ready to be trained beside."""
-    device, dtype = str(spec.base.device), torch_dtype(str(spec.base.dtype))
+    device, dtype = spec.base.device, torch_dtype(spec.base.dtype)
     network, quantized = _load_network(base, spec, dtype, device)
     denoiser = make_denoiser(base, network, device=device, dtype=dtype, autocast=True, quantized=quantized)
     return replace(denoiser, process=process_in_training(denoiser.process, spec.train.loss))
 
 
 def _load_network(
-    base: "Base", spec: RunSpec, dtype: torch.dtype, device: str
+    base: "Base", spec: ResolvedRun, dtype: torch.dtype, device: str
 ) -> tuple[nn.Module, Quantized | None]:
     quantize, quantized = spec.base.quantize, None
     network: Any = base.load_network(dtype, device if quantize == "none" else "cpu")
@@ -125,13 +124,13 @@ def compile_blocks(network: Any, *, backend: str = "inductor") -> None:
     network.compile_repeated_blocks(backend=backend)
 
 
-def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: RunSpec) -> Attached:
+def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: ResolvedRun) -> Attached:
     """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
     use_training_attention(denoiser.network, device=denoiser.device, dtype=denoiser.dtype)
-    adapter, rank = spec.adapter, int(spec.adapter.rank)
+    adapter, rank = spec.adapter, spec.adapter.rank
     if adapter.method == "full":
         return attach_full(denoiser.network, denoiser.part, layers, with_others=adapter.targets == "all")
-    alpha = float(adapter.alpha)
+    alpha = adapter.alpha
     attached = attach_new(
         denoiser.network,
         denoiser.part,
@@ -170,7 +169,7 @@ def parameter_groups(attached: Attached, part: str, *, rate: float, up_rate: flo
     return [ParameterGroup(part, others, rate), ParameterGroup(f"{part}.up", ups, rate * up_rate)]
 
 
-def make_state(attached: Attached, spec: RunSpec) -> TrainState:
+def make_state(attached: Attached, spec: ResolvedRun) -> TrainState:
     """Flat weights, optimizer and schedule of a resolved run, at step 0."""
     tokens, up_rate = spec.adapter.tokens, spec.train.optim.up_rate
     rates = {**dict.fromkeys(DENOISERS, 1.0), "words": tokens.rate}
@@ -185,13 +184,12 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
         [replace(one, weight_decay=tokens.weight_decay) if one.name == "words" else one for one in groups]
     )
     optim, schedule = spec.train.optim, spec.train.schedule
-    assert schedule.kind != "auto"
     rate = partial(
         learning_rate,
-        peak=float(optim.lr),
+        peak=optim.lr,
         kind=schedule.kind,
-        warmup=int(schedule.warmup),
-        steps=int(spec.train.steps),
+        warmup=schedule.warmup,
+        steps=spec.train.steps,
         cycles=schedule.cycles,
     )
     return TrainState(
@@ -203,25 +201,26 @@ def make_state(attached: Attached, spec: RunSpec) -> TrainState:
     )
 
 
-def law_of(loss: LossSpec) -> TimeLaw:
+def law_of(loss: ResolvedLoss) -> TimeLaw:
     """The law by which a resolved run draws times."""
-    assert loss.timesteps != "auto"
     return TimeLaw(name=loss.timesteps, mean=loss.logit_mean, std=loss.logit_std, scale=loss.mode_scale)
 
 
-def process_in_training(process: Process, loss: LossSpec) -> Process:
+def process_in_training(process: Process, loss: ResolvedLoss) -> Process:
     """The process with the shift of a resolved run, which moves the times of a rectified flow."""
-    return replace(process, shift=float(loss.shift)) if isinstance(process, RectifiedFlow) else process
+    return replace(process, shift=loss.shift) if isinstance(process, RectifiedFlow) else process
 
 
-def make_loss(denoiser: Denoiser, data: TrainingData, spec: RunSpec, share: Share = WHOLE) -> TrainingLoss:
+def make_loss(
+    denoiser: Denoiser, data: TrainingData, spec: ResolvedRun, share: Share = WHOLE
+) -> TrainingLoss:
     """The loss of a resolved run, on this process's share of each micro-batch."""
     loss = spec.train.loss
     plan = BatchPlan(
         seed=spec.seed,
-        batch=int(spec.train.batch),
+        batch=spec.train.batch,
         grad_accum=spec.train.grad_accum,
-        caption_dropout=float(loss.caption_dropout),
+        caption_dropout=loss.caption_dropout,
         process=denoiser.process,
         noise=NoisePlan(
             law=law_of(loss),

@@ -10,23 +10,24 @@ from torch import Tensor
 from detour.data.folder import Dataset, Example
 from detour.data.framing import Frame, Framing
 from detour.errors import DataError
-from detour.specs import DataSpec, RunSpec
+from detour.specs import DataSpec
+from detour.specs.resolved import ResolvedRun
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
 
 
 def framing_of(spec: DataSpec, base: "Base") -> Framing:
-    """How the pictures of a resolved run are framed."""
+    """Say how the pictures of a run are framed; an ``auto`` size is the base's own."""
     return Framing(
-        resolution_px=int(spec.resolution),
+        resolution_px=base.native_size_px if spec.resolution == "auto" else spec.resolution,
         step_px=base.bucket_step_px if spec.buckets else 0,
         crops=spec.crops if spec.crop == "random" else 0,
         upscale=spec.upscale,
     )
 
 
-def check_data(spec: RunSpec, dataset: Dataset, base: "Base") -> list[str]:
+def check_data(spec: ResolvedRun, dataset: Dataset, base: "Base") -> list[str]:
     """Sentences on what becomes of these pictures under these settings.
 
     Args:
@@ -43,7 +44,7 @@ def check_data(spec: RunSpec, dataset: Dataset, base: "Base") -> list[str]:
     base.refuse_side(max((side for frame in frames.values() for side in frame.size_px), default=0))
     notes = _masks_in_words(spec.data, dataset)
     if spec.data.buckets:
-        notes += _buckets_in_words(dataset, frames, int(spec.train.batch) * spec.train.grad_accum)
+        notes += _buckets_in_words(dataset, frames, spec.train.batch * spec.train.grad_accum)
     return notes
 
 

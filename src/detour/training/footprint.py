@@ -31,7 +31,7 @@ from detour.training.text_adapter import trains_text
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
-    from detour.specs import RunSpec
+    from detour.specs.resolved import ResolvedRun
 
 CUDA_CONTEXT_BYTES = 600 << 20
 """Assumed, not measured: what a CUDA context, its libraries and the allocator's rounding take on a GPU."""
@@ -99,9 +99,9 @@ class LiveBytes(TorchDispatchMode):
         self.live -= self._sizes.pop(key)
 
 
-def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
+def training_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
     """Memory of a training step of a resolved run: one micro-batch, forward and backward."""
-    dtype = torch_dtype(str(spec.base.dtype))
+    dtype = torch_dtype(spec.base.dtype)
     network = base.meta_network()
     saved = 0
     if spec.base.quantize != "none":
@@ -121,7 +121,7 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
         for parameter in attached.parameters():
             parameter.grad = torch.zeros_like(parameter)
         weights = bytes_.live - 2 * adapter - start
-        batch = _batch(base, spec, denoiser)
+        batch = _batch(base, denoiser, num=spec.train.batch, side_px=spec.data.resolution)
         bytes_.reset()
         standing = bytes_.live
         batch_loss(denoiser, batch).backward()
@@ -139,10 +139,10 @@ def training_footprint(base: "Base", spec: "RunSpec") -> Footprint:
     return Footprint("training", {name: size for name, size in kept.items() if size})
 
 
-def encoding_footprint(base: "Base", spec: "RunSpec") -> Footprint:
+def encoding_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
     """Memory of turning pictures into latents, before the network is loaded."""
     vae = parts.empty_part("vae", base.config("vae"))
-    side = int(spec.data.resolution)
+    side = spec.data.resolution
     with _shapes_only() as bytes_:
         _fill(vae, torch.float32)
         weights = bytes_.live
@@ -165,26 +165,31 @@ def text_footprint(base: "Base", *, t5_bits: int = 32) -> Footprint:
     return Footprint("encoding captions", {"weights": weights})
 
 
-def drawing_footprint(base: "Base", spec: "RunSpec", training: Footprint, *, pictures: int) -> Footprint:
+def drawing_footprint(base: "Base", spec: "ResolvedRun", training: Footprint, *, pictures: int) -> Footprint:
     """Memory of drawing ``pictures`` at a time beside the training state: the VAE's decoder is the largest part."""
     vae = parts.empty_part("vae", base.config("vae"))
-    weights, activations = _decoding(vae, base, spec, pictures)
+    weights, activations = _decoding(vae, base, spec.data.resolution, pictures)
     kept = {name: size for name, size in training.parts.items() if name != "activations"}
     return Footprint("drawing samples", {**kept, "decoder": weights, "activations": activations})
 
 
-def proving_footprint(base: "Base", spec: "RunSpec", *, pictures: int) -> Footprint:
-    """Memory of the proof: a fresh base in ``evaluate.dtype`` draws ``pictures`` at a time, guidance on."""
-    dtype = torch_dtype("fp32" if spec.evaluate.dtype == "auto" else spec.evaluate.dtype)
+def proving_footprint(base: "Base", *, side_px: int, dtype: torch.dtype, pictures: int) -> Footprint:
+    """Predict the memory of the proof: a fresh base draws ``pictures`` at a time, guidance on.
+
+    Args:
+        base: that is proved on.
+        side_px: of the pictures.
+        dtype: of the base.
+        pictures: in one forward pass.
+    """
     network = base.meta_network()
     vae = parts.empty_part("vae", base.config("vae"))
-    decoder, decoding = _decoding(vae, base, spec, pictures, dtype)
-    doubled = spec.model_copy(update={"train": spec.train.model_copy(update={"batch": 2 * pictures})})
+    decoder, decoding = _decoding(vae, base, side_px, pictures, dtype)
     with _shapes_only() as bytes_:
         _fill(network, dtype)
         weights = bytes_.live
         denoiser = make_denoiser(base, network, device="cpu", dtype=dtype, autocast=True)
-        batch = _batch(base, doubled, denoiser)
+        batch = _batch(base, denoiser, num=2 * pictures, side_px=side_px)
         bytes_.reset()
         standing = bytes_.live
         with torch.no_grad():
@@ -214,7 +219,7 @@ def process_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
+def _live_text_bytes(base: "Base", spec: "ResolvedRun") -> int:
     """Text encoders that stay loaded because they train: weights, and what one micro-batch of captions keeps."""
     if not trains_text(spec):
         return 0
@@ -224,17 +229,16 @@ def _live_text_bytes(base: "Base", spec: "RunSpec") -> int:
         with _shapes_only() as bytes_:
             _fill(model.requires_grad_(True), torch.float32)
             is_t5 = part == base.family.t5_part
-            ids = torch.zeros(int(spec.train.batch), base.family.t5_tokens if is_t5 else 77, dtype=torch.long)
+            ids = torch.zeros(spec.train.batch, base.family.t5_tokens if is_t5 else 77, dtype=torch.long)
             model(ids, output_hidden_states=True)[0].sum()
             total += bytes_.peak
     return total
 
 
 def _decoding(
-    vae: nn.Module, base: "Base", spec: "RunSpec", batch: int, dtype: torch.dtype = torch.float32
+    vae: nn.Module, base: "Base", size: int, batch: int, dtype: torch.dtype = torch.float32
 ) -> tuple[int, int]:
-    """Weights and activations of the VAE that decodes up to ``batch`` pictures, bytes."""
-    size = int(spec.data.resolution)
+    """Weights and activations of the VAE that decodes up to ``batch`` pictures of ``size`` px, bytes."""
     side = size // base.latent_factor
     if base.family.vae_overflows_in_fp16 and dtype == torch.float16:
         dtype = torch.float32
@@ -274,8 +278,8 @@ def _fill(model: nn.Module, dtype: torch.dtype) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=kind)
 
 
-def _batch(base: "Base", spec: "RunSpec", denoiser: Denoiser) -> Batch:
-    num, side = int(spec.train.batch), int(spec.data.resolution) // base.latent_factor
+def _batch(base: "Base", denoiser: Denoiser, *, num: int, side_px: int) -> Batch:
+    side = side_px // base.latent_factor
     latents = torch.empty(num, base.latent_channels, side, side)
     pooled = None
     if base.family.told_sizes:

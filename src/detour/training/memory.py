@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detour.errors import DetourError, RunError
-from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.specs.sources import with_changes
 from detour.training.footprint import Footprint, training_footprint
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def memory_errors_explained(spec: RunSpec, base: "Base") -> Iterator[None]:
+def memory_errors_explained(spec: ResolvedRun, base: "Base") -> Iterator[None]:
     """Turn the allocators' errors into one line that says what ``detour plan`` says of this run.
 
     Raises:
@@ -33,8 +33,8 @@ def memory_errors_explained(spec: RunSpec, base: "Base") -> Iterator[None]:
         raise
 
 
-def _explained(spec: RunSpec, base: "Base") -> DetourError:
-    batch = int(spec.train.batch)
+def _explained(spec: ResolvedRun, base: "Base") -> DetourError:
+    batch = spec.train.batch
     needed = _predicted(spec, base)
     takes = f", whose step takes {_gib(needed)} GiB ({_parts(needed)})" if needed else ""
     for changes, flags in _proposals(spec):
@@ -48,9 +48,9 @@ def _explained(spec: RunSpec, base: "Base") -> DetourError:
     )
 
 
-def _proposals(spec: RunSpec) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _proposals(spec: ResolvedRun) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Changes and how they are typed; those that train the same come first."""
-    batch, accumulated = int(spec.train.batch), spec.train.grad_accum
+    batch, accumulated = spec.train.batch, spec.train.grad_accum
     if batch > 1 and batch % 2 == 0:
         half = {"train.batch": batch // 2, "train.grad_accum": 2 * accumulated}
         yield half, f"--batch {batch // 2} --grad-accum {2 * accumulated}, which trains the same"
@@ -65,7 +65,7 @@ def _proposals(spec: RunSpec) -> Iterator[tuple[Mapping[str, Any], str]]:
         yield {"train.batch": 1}, "--batch 1"
 
 
-def _predicted(spec: RunSpec, base: "Base") -> Footprint | None:
+def _predicted(spec: ResolvedRun, base: "Base") -> Footprint | None:
     """Without a figure rather than with a second error: what is explained here has happened already."""
     try:
         return training_footprint(base, spec)

@@ -13,6 +13,7 @@ from detour.data.folder import automatic_holdout
 from detour.diffusion.process import RectifiedFlow
 from detour.errors import ConfigError
 from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.specs.sources import parse, set_dotted
 from detour.training.combinations import (
     notes_on_compiling,
@@ -154,7 +155,7 @@ CAPTION_DROPOUT: Mapping[Goal, float] = {"style": 0.1, "subject": 0.0}
 class Resolved:
     """A run without any ``"auto"``, and what to tell the user about it."""
 
-    spec: RunSpec
+    spec: ResolvedRun
     notes: tuple[str, ...]
 
 
@@ -226,7 +227,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         _fill(values, key, value)
     if not _get(values, "sample.prompts"):
         set_dotted(values, "sample.prompts", spread(captions, spec.sample.count))
-    resolved = parse(RunSpec, values)
+    resolved = parse(ResolvedRun, values)
     _check(resolved, base)
     _check_best(resolved)
     _check_schedule(resolved)
@@ -304,13 +305,13 @@ def check_rank(
 
 def changed_keys(before: RunSpec, after: RunSpec) -> list[str]:
     """Dotted keys in which two specs differ, with both values: ``train.steps (200 → 300)``."""
-    old, new = _flat(before.model_dump(by_alias=True)), _flat(after.model_dump(by_alias=True))
+    old, new = flat_values(before.model_dump(by_alias=True)), flat_values(after.model_dump(by_alias=True))
     return [f"{key} ({old.get(key)} → {new.get(key)})" for key in old | new if old.get(key) != new.get(key)]
 
 
-def _check(spec: RunSpec, base: "Base") -> None:
+def _check(spec: ResolvedRun, base: "Base") -> None:
     check_method(spec, base)
-    size, factor = int(spec.data.resolution), base.drawing_step_px
+    size, factor = spec.data.resolution, base.drawing_step_px
     if size % factor:
         near = max(factor, round(size / factor) * factor)
         raise ConfigError(
@@ -327,7 +328,7 @@ def _check(spec: RunSpec, base: "Base") -> None:
     _check_prior(spec)
 
 
-def _check_prior(spec: RunSpec) -> None:
+def _check_prior(spec: ResolvedRun) -> None:
     prompts, trigger = spec.prior.class_prompts, one_line(spec.data.trigger)
     if not spec.prior.use:
         return
@@ -351,12 +352,12 @@ def schedule_of(spec: RunSpec) -> dict[str, Any]:
     return {
         "kind": schedule.kind,
         "warmup": int(schedule.warmup),
-        "steps": int(spec.train.steps),
+        "steps": spec.train.steps,
         "cycles": schedule.cycles,
     }
 
 
-def _check_schedule(spec: RunSpec) -> None:
+def _check_schedule(spec: ResolvedRun) -> None:
     fault = schedule_fault(**schedule_of(spec))
     if fault:
         raise ConfigError(
@@ -365,13 +366,13 @@ def _check_schedule(spec: RunSpec) -> None:
         )
 
 
-def _check_best(spec: RunSpec) -> None:
+def _check_best(spec: ResolvedRun) -> None:
     """Whether there is something to choose from, and by, where not simply the last weights are shipped.
 
     Raises:
         ConfigError: nothing is validated, or nothing is kept.
     """
-    validate, holdout = spec.validate_, float(spec.data.holdout)
+    validate, holdout = spec.validate_, spec.data.holdout
     if validate.ship == "best_proof":
         _check_best_proof(spec)
     if not (validate.patience or validate.ship == "lowest_loss") or (validate.every and holdout):
@@ -395,7 +396,9 @@ def _check_best_proof(spec: RunSpec) -> None:
         raise ConfigError(f"validate.ship is best_proof, but {lacking}.")
 
 
-def _sentences(spec: RunSpec, taken: Mapping[str, Any], defaults: GoalDefaults, base: "Base") -> list[str]:
+def _sentences(
+    spec: ResolvedRun, taken: Mapping[str, Any], defaults: GoalDefaults, base: "Base"
+) -> list[str]:
     notes = []
     if taken:
         listed = ", ".join(
@@ -439,14 +442,20 @@ def _fill(values: dict[str, Any], key: str, value: Any) -> bool:
     return True
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings: dotted key → value, tables in a list by their place.
+
+    Args:
+        values: as ``model_dump(by_alias=True)`` or a TOML file gives them.
+        prefix: put before every key.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, tuple) and value and all(isinstance(inner, Mapping) for inner in value):
+            flat |= flat_values(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple | list) and value and all(isinstance(inner, Mapping) for inner in value):
             for place, inner in enumerate(value):
-                flat |= _flat(inner, f"{prefix}{key}.{place}.")
+                flat |= flat_values(inner, f"{prefix}{key}.{place}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -13,10 +13,11 @@ from detour.data.folder import Dataset
 from detour.errors import ConfigError, RunError
 from detour.specs import RunSpec, load_run_spec, save_run_spec, to_toml
 from detour.specs.places import without_places
-from detour.specs.sources import parse
+from detour.specs.resolved import ResolvedRun
+from detour.specs.sources import parse, read_toml, with_changes
 from detour.training.checkpoints import FOLDER, Checkpoint, any_marked, kept_adapters, newest_good
 from detour.training.recorded_pictures import changes, facts_of, read_recorded
-from detour.training.resolving import changed_keys
+from detour.training.resolving import changed_keys, flat_values
 from detour.training.run_folder import read_state
 
 SETTINGS = "resolved.toml"
@@ -38,7 +39,7 @@ class ResumePoint:
 
 
 def fingerprints(
-    spec: RunSpec,
+    spec: ResolvedRun,
     dataset: Dataset,
     base_sha256: str,
     class_pictures: Dataset | None = None,
@@ -51,7 +52,7 @@ def fingerprints(
         "data": dataset.fingerprint,
         "class": class_pictures.fingerprint if class_pictures else None,
         "base": base_sha256,
-        "threads": int(spec.train.threads),
+        "threads": spec.train.threads,
         "processes": processes,
         "torch": torch.__version__,
     }
@@ -120,6 +121,7 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
                 f"detour train --config {run_folder / SETTINGS} --force."
             )
         return ResumePoint(spec, None, ("It died before its first checkpoint: beginning again at step 1.",))
+    spec = _completed(spec, checkpoint, run_folder / SETTINGS)
     _refuse_changed_settings(run_folder, checkpoint, spec)
     notes = list(broken)
     if not (run_folder / SETTINGS).exists():
@@ -201,6 +203,16 @@ def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: s
             f"{run_folder}: the base's weights are not those that the run began with. "
             "Put them back, or train under a new --name."
         )
+
+
+def _completed(spec: RunSpec, checkpoint: Checkpoint, settings: Path) -> RunSpec:
+    """Take settings that came after the run had begun from the checkpoint: its file does not have them."""
+    if not settings.exists():
+        return spec
+    written = flat_values(read_toml(settings))
+    recorded = flat_values(tomllib.loads(str(checkpoint.facts.get("settings", ""))))
+    left = [key for key, value in flat_values(spec.model_dump(by_alias=True)).items() if value == "auto"]
+    return with_changes(spec, {key: recorded[key] for key in left if key in recorded and key not in written})
 
 
 def _refuse_changed_settings(run_folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detour.errors import Interrupted, TrainingDiverged
-from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.loop import StepReport, TrainState
 from detour.training.methods import method_name
 from detour.training.run_folder import HeldFolder, State, write_state
@@ -21,7 +21,7 @@ SECONDS_BETWEEN_WRITES = 2.0
 class RunRecord:
     """Writes ``run.json``; as an observer it keeps the step up to date."""
 
-    def __init__(self, run_folder: Path, spec: RunSpec, base_identity: str) -> None:
+    def __init__(self, run_folder: Path, spec: ResolvedRun, base_identity: str) -> None:
         self._folder = run_folder
         self._held = HeldFolder(run_folder)
         self._begun = self._written = time.perf_counter()

@@ -13,6 +13,7 @@ from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.errors import ConfigError
 from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.methods import check_layers, has_up
 from detour.training.resolving import check_rank
 
@@ -40,7 +41,7 @@ def trains_text(spec: RunSpec) -> bool:
     return bool(spec.adapter.text_encoder.rank or spec.adapter.tokens.words)
 
 
-def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
+def choose_text_targets(base: "Base", spec: ResolvedRun) -> TextTargets:
     """Select the layers of a resolved run in its CLIP encoders; works on the meta device. Empty where none train.
 
     Raises:
@@ -49,7 +50,7 @@ def choose_text_targets(base: "Base", spec: RunSpec) -> TextTargets:
     text = spec.adapter.text_encoder
     if not text.rank:
         return TextTargets({}, ())
-    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(int(spec.data.resolution))]
+    patterns = [re.compile(pattern) for pattern in base.dead_by_structure(spec.data.resolution)]
     layers: dict[str, tuple[AdaptableLayer, ...]] = {}
     dead: list[str] = []
     for part, model in base.meta_text().items():
@@ -90,7 +91,7 @@ def _selected(model: nn.Module, targets: str) -> list[AdaptableLayer]:
         raise ConfigError(f"adapter.text_encoder.{error}") from error
 
 
-def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: RunSpec) -> list[Attached]:
+def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: ResolvedRun) -> list[Attached]:
     """Put a fresh adapter beside the chosen layers of each encoder; all of them freeze."""
     adapter, text = spec.adapter, spec.adapter.text_encoder
     alpha = float(text.alpha)

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.adapter_family import family_of_adapter
 from detour.adapter_files.layer_file import LayerFile, open_layers
@@ -25,7 +23,7 @@ from detour.adapters.compose import (
     ties,
     truncated_sum,
 )
-from detour.adapters.overlap import Interference, OverlapSum, Verdict, over_chance_by
+from detour.adapters.overlap import Interference, OverlapSum, over_chance_by
 from detour.errors import AdapterError, ConfigError
 from detour.verbs.adapter_tools.adapter_output import (
     AnyDtype,
@@ -35,87 +33,23 @@ from detour.verbs.adapter_tools.adapter_output import (
     refuse_place,
     write_layers_proved,
 )
+from detour.verbs.adapter_tools.composition_result import (
+    ClashingLayer,
+    Composed,
+    ComposeResult,
+    Method,
+    PairPrediction,
+)
 from detour.verbs.adapter_tools.interference_figure import draw_interference
-from detour.verbs.adapter_tools.measured_overlap import MeasuredPair, measure_overlap
+from detour.verbs.adapter_tools.measured_overlap import measure_overlap
 from detour.verbs.chosen_adapters import parse_weighted
 from detour.verbs.staging import refuse_no_png, refuse_taken
-
-Method = Literal["sum", "ties"]
 
 NUM_WORST = 5
 
 
 DENSITY = 0.5
 """Share of weights that TIES keeps where nothing else is asked for."""
-
-
-class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClashingLayer(_Figures):
-    """Two changes of one weight; see ``detour.adapters.overlap.LayerOverlap``."""
-
-    layer: str
-    over_chance: float
-    shared: float
-    cosine: float
-    cancelled: float
-    outputs: float
-    inputs: float
-
-
-class PairPrediction(_Figures):
-    """How two of the adapters get along, predicted from their factors."""
-
-    first: str
-    second: str
-    interference: float
-    """How many times chance is the share of all energy in directions that both read and both write."""
-    shared: float
-    """That share."""
-    cancelled: float
-    """Share of all energy that is gone in the sum; negative where they amplify each other."""
-    imbalance: float | None
-    """Energy of the stronger over that of the weaker; ``None`` where one does nothing."""
-    verdict: Verdict
-    suggestion: str
-    shared_layers: int
-    worst: tuple[ClashingLayer, ...]
-    """The layers with the most shared energy."""
-    map: dict[str, dict[str, float]]
-    """Block → kind of layer → how many times chance is shared; what the picture shows."""
-
-
-class Composed(_Figures):
-    """The adapter that was written."""
-
-    path: Path
-    dtype: str
-    layers: int
-    ranks: tuple[int, int]
-    """Smallest and largest."""
-    kept: float
-    """Share of the energy of the sum that is left; 1 without truncation."""
-    largest_difference: float
-    """Of a layer's change, relative, between what was computed and the file read back."""
-    limit: float
-
-
-class ComposeResult(_Figures):
-    """Prediction, and the adapter where one was asked for."""
-
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-    method: Method
-    pairs: tuple[PairPrediction, ...]
-    measured: tuple[MeasuredPair, ...] = ()
-    """The same pairs on a base, where one was named."""
-    written: Composed | None
-
-    def to_json(self) -> str:
-        """Everything, indented."""
-        return self.model_dump_json(indent=2)
 
 
 def compose_adapters(
@@ -147,8 +81,8 @@ def compose_adapters(
         family: where the files do not tell it.
         dtype: of the factors; ``auto`` is fp32 unless all sources agree on another.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` files too, their tensors alone.
-        base: measure the pairs on this base as well, which predicts damage better than the factors do.
         plot: where a heat map of what they share goes, a ``.png``.
+        base: measure the pairs on this base as well, which predicts damage better than the factors do.
         force: overwrite existing output.
 
     Raises:

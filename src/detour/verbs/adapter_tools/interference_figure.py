@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detour.adapters.blocks import KINDS_IN_ORDER
 from detour.adapters.overlap import RELATED
 from detour.errors import ConfigError
 from detour.files import write_with
-
-if TYPE_CHECKING:
-    from detour.verbs.adapter_tools.composition import PairPrediction
+from detour.verbs.adapter_tools.composition_result import PairPrediction
 
 INK = "#1f2933"
 HIGHEST = 1000.0

@@ -13,11 +13,11 @@ from torch import Tensor
 from detour.adapters.adapter import Layer, LoraLayer, part_of, path_of
 from detour.adapters.analysis import flat_factors
 from detour.adapters.places import LEGACY_TEXT_PREFIX
-from detour.bases import single_file
 from detour.bases.base import Base
 from detour.bases.parts import weight_variant
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_text import TensorPlace
+from detour.bases.single_file_writing import write_configs
 from detour.errors import BaseError, ProofFailed
 from detour.verbs.chosen_adapters import ChosenAdapter
 
@@ -101,7 +101,7 @@ def merge_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Non
     """Write a single-file checkpoint from a single-file base; its settings come along where shapes do not tell them."""
     assert base.weights is not None
     _merge_file(base.weights, out, _in_checkpoint(base, pieces))
-    single_file.write_configs(base, out)
+    write_configs(base, out)
 
 
 def check_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Checked:

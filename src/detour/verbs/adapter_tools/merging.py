@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from detour.bases.base import Base, open_base
 from detour.bases.folder import write_folder
 from detour.bases.parts import read_config
-from detour.bases.single_file import SHIPPED, write_single_file
+from detour.bases.single_file import SHIPPED
+from detour.bases.single_file_writing import write_single_file
 from detour.errors import ConfigError, ProofFailed
 from detour.evaluation.pixels import Pictures, max_abs_diff, mean_abs_diff
 from detour.evaluation.thresholds import EFFECT_MIN_DIFF, EFFECT_OVER_NOISE, SAME_PICTURE_MAX_DIFF

@@ -17,7 +17,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.embedded import embedded_of_identity
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.bases.parts import load_tokenizer
-from detour.bases.single_file import load_as_stored
+from detour.bases.single_file_writing import load_as_stored
 from detour.data.finding import Finding as DataFlaw
 from detour.errors import AdapterError, BaseError, ConfigError, DataError, DetourError
 from detour.evaluation.report import read_metrics

@@ -231,9 +231,6 @@ class _Teller:
         moment: Moment | None = None,
     ) -> PictureMetadata:
         how = self.engine.resolved(self.spec.picture)
-        assert how.guidance_scale != "auto"
-        assert how.width_px != "auto"
-        assert how.height_px != "auto"
         return PictureMetadata(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt or how.negative_prompt,

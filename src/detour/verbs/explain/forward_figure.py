@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from detour.diffusion.schedule import alphas_cumprod
 from detour.errors import ConfigError
 from detour.files import write_with
-
-if TYPE_CHECKING:
-    from detour.verbs.explain.forward_trace import ForwardTrace
-
-FLOW = "rectified flow"
-"""Schedule's name of a flow in a trace."""
+from detour.verbs.explain.forward_result import FLOW, ForwardTrace
 
 INK, QUIET, SHOWN, OTHER = "#1f2933", "#52606d", "#d9480f", "#9fb3c8"
 

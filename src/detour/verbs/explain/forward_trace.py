@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from detour.bases.base import Base, open_base
@@ -25,7 +24,7 @@ from detour.scratch.forward_process import betas_of, in_one_jump, joined_noise, 
 from detour.training.assembly import load_denoiser
 from detour.verbs.explain import flow_trace as trace_flow
 from detour.verbs.explain.example import open_example
-from detour.verbs.explain.forward_figure import FLOW
+from detour.verbs.explain.forward_result import FLOW, ForwardTrace, NoiseLevel
 from detour.verbs.explain.slow_step import single_picture_data, single_picture_spec
 
 ScheduleName = Literal["base", "scaled_linear", "linear", "squaredcos_cap_v2"]
@@ -38,55 +37,6 @@ VARIANCE_NOISES = 64
 
 STEPS_BETWEEN_LEVELS = 4
 """Steps of the way back from one level to the next."""
-
-
-class NoiseLevel(BaseModel):
-    """The picture at one timestep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    timestep: int
-    alpha_cumprod: float
-    """ᾱ; ``(1 − σ)²`` of a flow."""
-    snr: float
-    """``ᾱ / (1 − ᾱ)``; ``(1 − σ)² / σ²`` of a flow."""
-    variance: float
-    """Of the noisy latents, measured."""
-    variance_expected: float
-    """``ᾱ·Var(x₀) + 1 − ᾱ``; ``(1 − σ)²·Var(x₀) + σ²`` of a flow."""
-    largest_difference: float
-    """Between the walk step by step and the one jump, over all numbers of the latents."""
-    way_back: bool
-    """Whether the way back passes here: nothing more noisy than the base was trained on can be the start of it."""
-
-
-class ForwardTrace(BaseModel):
-    """What the forward process did to one picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: str
-    picture: str
-    caption: str
-    schedule: str
-    num_timesteps: int
-    clean_variance: float
-    """Var(x₀) of the picture's latents; the noisy ones keep variance one only where this is one."""
-    largest_difference: float
-    """Between walk and jump, over all levels."""
-    largest_variance_error: float
-    """Of the measured variance, relative to the expected."""
-    levels: tuple[NoiseLevel, ...]
-    alphas: tuple[float, ...] = Field(repr=False)
-    """ᾱ at every timestep, (1 − σ)² of a flow: the share of the picture's variance that is left."""
-    noises: tuple[float, ...] = Field(repr=False)
-    """1 − ᾱ at every timestep, σ² of a flow: the variance of the noise."""
-    pictures: Mapping[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
-    """uint8 arrays for :func:`detour.verbs.explain.forward_figure.plot_forward`; not part of the JSON."""
-
-    def to_json(self) -> str:
-        """Indented JSON without the pictures."""
-        return self.model_dump_json(indent=2)
 
 
 def trace_forward(
@@ -146,7 +96,7 @@ def trace_forward(
     spec = single_picture_spec(
         opened, rank=1, targets="attn", lr=1e-3, seed=seed, device=pick_device(device), dtype="fp32"
     )
-    example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
+    example = open_example(picture, caption, size_px=spec.data.resolution, seed=seed)
     data = single_picture_data(opened, example, spec)
     clean = data.latents.moments(0, 0)[0][None].float().cpu()
     stops = torch.linspace(0, len(alphas) - 1, levels).round().long()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from detour.adapters.arithmetic import BYTES, count, file_bytes, usable_rank
@@ -16,6 +14,15 @@ from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, s
 from detour.bases import parts
 from detour.bases.base import Base, open_base
 from detour.errors import BaseError, ConfigError
+from detour.verbs.explain.inspection_result import (
+    AdapterCost,
+    BaseInspection,
+    BlockInfo,
+    GroupInfo,
+    LayerInfo,
+    PartInfo,
+)
+from detour.verbs.explain.unet_figure import draw_unet
 
 GROUPS: Sequence[tuple[str, str]] = (
     (r"^single_transformer_blocks\.\d+\.norm\.", "modulation"),
@@ -36,94 +43,6 @@ GROUPS: Sequence[tuple[str, str]] = (
     (r"_embedding\.", "embedding"),
 )
 """Kinds of layers, told from their paths; what matches none is ``convolution``."""
-
-
-class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PartInfo(_Figures):
-    """One part of the base."""
-
-    name: str
-    kind: str
-    parameters: int
-
-
-class GroupInfo(_Figures):
-    """Layers of one kind in one block."""
-
-    kind: str
-    layers: int
-    adapted: int
-
-
-class BlockInfo(_Figures):
-    """One block of the network, in the order of the forward pass."""
-
-    name: str
-    side: int
-    """Side of its feature map at the base's own picture size; of a transformer, of its grid of patches."""
-    parameters: int
-    adapter_parameters: int
-    """Of the targets, at the first rank."""
-    groups: tuple[GroupInfo, ...]
-
-
-class LayerInfo(_Figures):
-    """One layer that can take an adapter."""
-
-    path: str
-    kind: Literal["linear", "conv"]
-    in_features: int
-    out_features: int
-    kernel: tuple[int, int]
-    usable_rank: int
-    selected: bool
-
-
-class AdapterCost(_Figures):
-    """One choice of layers at one rank."""
-
-    targets: str
-    modules: int
-    rank: int
-    parameters: int
-    share: float
-    """Of all parameters of UNet and adapter together."""
-    file_bytes: dict[str, int]
-    """By dtype; header and metadata come on top."""
-    trained_modules: int
-    """Without those that can get no gradient by structure, which training leaves out."""
-    trained_parameters: int
-
-
-class BaseInspection(_Figures):
-    """Everything that ``detour inspect`` knows."""
-
-    name: str
-    identity: str
-    family: str
-    title: str
-    native_size_px: int
-    latent_size: int
-    latent_channels: int
-    cross_attention_width: int
-    recommended_guidance: float
-    prediction: str
-    has_weights: bool
-    targets: str
-    method: Method
-    parts: tuple[PartInfo, ...]
-    blocks: tuple[BlockInfo, ...]
-    layers: tuple[LayerInfo, ...]
-    costs: tuple[AdapterCost, ...]
-    """For the targets first, then for each preset, at every rank."""
-    warnings: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """The whole inspection, indented."""
-        return self.model_dump_json(indent=2)
 
 
 def inspect_base(
@@ -352,6 +271,4 @@ def plot_unet(inspection: BaseInspection, path: Path) -> Path:
             f"--plot draws a UNet, and base '{inspection.name}' is a transformer: a row of blocks of one size. "
             "Leave --plot out; the table of blocks says all."
         )
-    from detour.verbs.explain.unet_figure import draw_unet
-
     return draw_unet(inspection, path)

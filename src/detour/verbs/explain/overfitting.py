@@ -111,7 +111,7 @@ def overfit_one(
     )
     flat_rate = spec.train.schedule.model_copy(update={"kind": "constant", "warmup": 0})
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"schedule": flat_rate})})
-    example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
+    example = open_example(picture, caption, size_px=spec.data.resolution, seed=seed)
     with memory_errors_explained(spec, opened):
         data = single_picture_data(opened, example, spec)
         denoiser = load_denoiser(opened, spec)

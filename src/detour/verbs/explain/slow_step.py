@@ -20,6 +20,7 @@ from detour.diffusion.objective import denoising_loss
 from detour.diffusion.process import Process, RectifiedFlow
 from detour.errors import ProofFailed
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, OptimSpec, RunSpec, TrainSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss, make_state
 from detour.training.batches import Batch, draw_batch
 from detour.training.cache import TrainingData, cache_latents, cache_text
@@ -121,7 +122,7 @@ def step_once(
     spec = single_picture_spec(
         opened, rank=rank, targets=targets, lr=lr, seed=seed, device=pick_device(device), dtype=dtype
     )
-    example = open_example(picture, caption, size_px=int(spec.data.resolution), seed=seed)
+    example = open_example(picture, caption, size_px=spec.data.resolution, seed=seed)
     data = single_picture_data(opened, example, spec)
     denoiser = load_denoiser(opened, spec)
     before = hash_base(denoiser.network)
@@ -158,7 +159,7 @@ def step_once(
 
 def single_picture_spec(
     base: Base, *, rank: int, targets: str, lr: float, seed: int, device: str, dtype: str, steps: int = 1
-) -> RunSpec:
+) -> ResolvedRun:
     """Settings of a run on one picture: batch 1, constant rate, caption always there."""
     spec = RunSpec(
         name="one-picture",
@@ -172,9 +173,9 @@ def single_picture_spec(
     return resolve(spec, base, ["x"], name="one-picture", device=device).spec
 
 
-def single_picture_data(base: Base, example: OneExample, spec: RunSpec) -> TrainingData:
+def single_picture_data(base: Base, example: OneExample, spec: ResolvedRun) -> TrainingData:
     """Encode one picture and its caption; VAE and text encoder are released."""
-    device = str(spec.base.device)
+    device = spec.base.device
     latents = cache_latents(base.load_vae(torch.float32, device), [example.picture], flip=False)
     text = cache_text(base.load_text(torch.float32, device), [example.caption, ""])
     return TrainingData(latents, text, captions=(example.caption,), epoch=(0,))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detour.files import write_with
-
-if TYPE_CHECKING:
-    from detour.verbs.explain.inspection import BaseInspection, BlockInfo, GroupInfo
+from detour.verbs.explain.inspection_result import BaseInspection, BlockInfo, GroupInfo
 
 INK = "#1f2933"
 FROZEN, FROZEN_EDGE = "#e3e8ee", "#9aa5b1"

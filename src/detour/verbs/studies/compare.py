@@ -146,7 +146,7 @@ def _settings(
         "pictures": plan.dataset.fingerprint,
         "prompts": [request.prompt for request in questions.requests],
         "judge": None if questions.judge is None else questions.judge.fingerprint,
-        "device": str(plan.spec.base.device).partition(":")[0],
+        "device": plan.spec.base.device.partition(":")[0],
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }

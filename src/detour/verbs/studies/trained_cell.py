@@ -18,6 +18,7 @@ from detour.evaluation.proof_pictures import ProofRequest
 from detour.files import remove_temporaries
 from detour.specs import RunSpec, save_run_spec, to_toml
 from detour.specs.places import written_from
+from detour.specs.sources import parse
 from detour.step_log import read_step_log
 from detour.training.material import Material
 from detour.training.memory import memory_errors_explained
@@ -75,9 +76,7 @@ class Workshop:
         with record.watched(), memory_errors_explained(spec, plan.base), _said_again():
             if plan.checkpoint is None:
                 save_run_spec(folder / SETTINGS, spec)
-                remember_pictures(
-                    folder, plan.dataset, holdout=float(plan.spec.data.holdout), seed=plan.spec.seed
-                )
+                remember_pictures(folder, plan.dataset, holdout=plan.spec.data.holdout, seed=plan.spec.seed)
             plan, material = self._shown(plan, progress)
             if plan.checkpoint is not None:
                 refuse_changed_class(folder, plan.checkpoint, plan.class_pictures)
@@ -99,15 +98,8 @@ class Workshop:
     def _shown(self, plan: RunPlan, progress: ProgressFn) -> tuple[RunPlan, Material]:
         """The plan with its class pictures, and what the run reads, encoded once for all runs that read the same."""
         spec = plan.spec
-        shown = spec.model_copy(
-            update={
-                "name": "",
-                "adapter": RunSpec().adapter,
-                "train": RunSpec().train,
-                "validate_": RunSpec().validate_,
-            }
-        )
-        key = to_toml(shown)
+        unread = RunSpec(name="").model_dump(by_alias=True, include={"name", "adapter", "train", "validate_"})
+        key = to_toml(parse(RunSpec, spec.model_dump(by_alias=True) | unread))
         if self._material is not None and self._material[0] == key:
             return replace(plan, class_pictures=self._material[1].class_pictures), self._material[2]
         self._material = None  # two at once would take the memory of both

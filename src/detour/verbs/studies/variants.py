@@ -79,7 +79,7 @@ def _planned(spec: CompareSpec, changes: Mapping[str, Setting], name: str) -> Ru
     plan = plan_run(with_changes(spec.run, {"name": name, **changes}))
     drawn = {"sample.every": 0, "evaluate.proof_pictures": 1}
     if plan.spec.validate_.ship in ("auto", "last") and not plan.spec.validate_.patience:
-        drawn["validate.every"] = int(plan.spec.train.steps) if float(plan.spec.data.holdout) else 0
+        drawn["validate.every"] = plan.spec.train.steps if plan.spec.data.holdout else 0
     return RunPlan(
         spec=with_changes(plan.spec, drawn), base=plan.base, dataset=plan.dataset, notes=plan.notes
     )
@@ -141,7 +141,7 @@ def _at_equal_parameters(spec: CompareSpec, varied: Sequence[dict[str, Setting]]
             raise ConfigError("--equal-parameters: full fine-tuning has no rank to choose. Leave it out.")
         meta = plan.base.meta_network() if meta is None else meta
         others = tuple((key, value) for key, value in one.items() if key != TARGETS)
-        groups.setdefault(others, []).append((one, _layers(plan, meta), int(plan.spec.adapter.rank)))
+        groups.setdefault(others, []).append((one, _layers(plan, meta), plan.spec.adapter.rank))
     found: dict[int, int] = {}
     for members in groups.values():
         method = with_changes(spec.run, members[0][0]).adapter.method

@@ -18,7 +18,8 @@ from detour.data.pictures import open_picture, read_bytes
 from detour.errors import DataError
 from detour.files import cache_home
 from detour.generation.schedulers import pick_sampler
-from detour.specs import PictureSpec, PriorSpec, RunSpec
+from detour.specs import PictureSpec, PriorSpec
+from detour.specs.resolved import ResolvedRun
 from detour.verbs.progress import Progress, ProgressFn, silent
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ClassPicture:
     negative_prompt: str = ""
 
 
-def draw_class_pictures(spec: RunSpec, base: "Base", *, progress: ProgressFn = silent) -> Dataset | None:
+def draw_class_pictures(spec: ResolvedRun, base: "Base", *, progress: ProgressFn = silent) -> Dataset | None:
     """Draw what is not there yet; nothing of the base stays in memory.
 
     Args:
@@ -75,14 +76,14 @@ def draw_class_pictures(spec: RunSpec, base: "Base", *, progress: ProgressFn = s
     return Dataset(tuple(_example(one) for one in wanted), found=("class pictures drawn by the base",))
 
 
-def cost_sentence(spec: RunSpec, missing: int) -> str:
+def cost_sentence(spec: ResolvedRun, missing: int) -> str:
     """What drawing the class costs before training begins, in training steps.
 
     A picture takes a pass of the UNet a step, two with guidance; a training step takes a forward and a backward pass,
     about three forward ones, for each sample.
     """
-    passes = missing * spec.prior.steps * (2 if float(spec.prior.guidance_scale) > 1 else 1)
-    steps = round(passes / (3 * int(spec.train.batch) * spec.train.grad_accum))
+    passes = missing * spec.prior.steps * (2 if spec.prior.guidance_scale > 1 else 1)
+    steps = round(passes / (3 * spec.train.batch * spec.train.grad_accum))
     return (
         f"Before training the base draws {missing} pictures of the class, {spec.prior.steps} steps each: about as much "
         f"work as {steps} training steps, and the run has {spec.train.steps}. They are kept for later runs; fewer: "
@@ -90,15 +91,15 @@ def cost_sentence(spec: RunSpec, missing: int) -> str:
     )
 
 
-def wanted_pictures(spec: RunSpec, base: "Base") -> Iterator[ClassPicture]:
+def wanted_pictures(spec: ResolvedRun, base: "Base") -> Iterator[ClassPicture]:
     """The prompts take turns; picture i has seed i, so that more pictures contain the fewer."""
-    side = int(spec.data.resolution)
+    side = spec.data.resolution
     facts = {
         "base": base.identity,
         "weights": base.weights_sha256(),
         "side_px": side,
         "steps": spec.prior.steps,
-        "guidance_scale": float(spec.prior.guidance_scale),
+        "guidance_scale": spec.prior.guidance_scale,
         "scheduler": pick_sampler("auto", base.scheduler_config()),
     }
     for index in range(spec.prior.pictures):
@@ -123,7 +124,7 @@ def _is_whole(path: Path) -> bool:
 def _draw(
     wanted: Sequence[ClassPicture],
     missing: Sequence[ClassPicture],
-    spec: RunSpec,
+    spec: ResolvedRun,
     base: "Base",
     progress: ProgressFn,
 ) -> None:
@@ -135,11 +136,11 @@ def _draw(
     from detour.generation.engine import PictureEngine
     from detour.generation.png import save_png
 
-    device = str(spec.base.device)
+    device = spec.base.device
     progress(Progress(stage=STAGE, done=0, total=len(missing)))
     # The safety checker is left out: a black picture is no picture of the class.
     engine = PictureEngine.load(base, device=device, dtype=drawing_dtype("auto", device))
-    side = int(spec.data.resolution)
+    side = spec.data.resolution
     how = PictureSpec(
         steps=spec.prior.steps, guidance_scale=spec.prior.guidance_scale, width_px=side, height_px=side
     )
@@ -167,9 +168,9 @@ def _metadata(one: ClassPicture, how: PictureSpec, engine: "PictureEngine", devi
         seed=one.seed,
         steps=resolved.steps,
         scheduler=resolved.scheduler,
-        guidance_scale=float(resolved.guidance_scale),
-        width_px=int(resolved.width_px),
-        height_px=int(resolved.height_px),
+        guidance_scale=resolved.guidance_scale,
+        width_px=resolved.width_px,
+        height_px=resolved.height_px,
         base=engine.base.identity,
         base_revision=engine.base.revision,
         device=device.partition(":")[0],

@@ -15,7 +15,7 @@ from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import Quantized
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
 from detour.evaluation.settings import public_settings
-from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import (
     attach_trainable,
     choose_targets,
@@ -90,7 +90,7 @@ def fit_run(
         ProcessLost: of several processes another one ended; the message says how to go on.
     """
     spec = plan.spec
-    share = share_of(processes, batch=int(spec.train.batch), grad_accum=spec.train.grad_accum)
+    share = share_of(processes, batch=spec.train.batch, grad_accum=spec.train.grad_accum)
     denoiser = load_denoiser(plan.base, spec)
     if denoiser.quantized is not None:
         progress(Progress(stage="preparing", note=_what_was_quantised(denoiser.quantized, spec)))
@@ -126,9 +126,9 @@ def fit_run(
         sheets = SampleSheets(folder, plan.base, spec, denoiser, material.text)
         checkpointer = Checkpointer(
             folder,
-            every=int(spec.checkpoint.every),
+            every=spec.checkpoint.every,
             keep=spec.checkpoint.keep,
-            steps=int(spec.train.steps),
+            steps=spec.train.steps,
             wish=wish,
             log=log,
             validator=validator,
@@ -141,14 +141,12 @@ def fit_run(
             else lambda step: keep_adapter_of(plan, attached, folder, step=step),
         )
         pace = Pace(
-            _teller(spec, progress), first_step=state.step, steps=int(spec.train.steps), validator=validator
+            _teller(spec, progress), first_step=state.step, steps=spec.train.steps, validator=validator
         )
         tracking = stack.enter_context(
             contextlib.closing(_tracking(plan, folder, validator, processes, progress))
         )
-        drawing = Sheets(
-            lambda step: _draw_sheet(sheets, step, tracking, progress), every=int(spec.sample.every)
-        )
+        drawing = Sheets(lambda step: _draw_sheet(sheets, step, tracking, progress), every=spec.sample.every)
         of_first: list[Observer] = [] if record is None else [tracking, drawing, record, pace]
         guard: list[Observer] = [] if record is None else [FolderCheck(record)]
         watching: list[Observer] = [*guard, log, validator, *of_first, checkpointer]
@@ -164,7 +162,7 @@ def fit_run(
                 state,
                 loss_fn,
                 watching,
-                steps=int(spec.train.steps),
+                steps=spec.train.steps,
                 grad_accum=spec.train.grad_accum,
                 max_grad_norm=spec.train.max_grad_norm,
                 share=share,
@@ -182,7 +180,7 @@ def fit_run(
         )
 
 
-def _what_was_quantised(done: Quantized, spec: RunSpec) -> str:
+def _what_was_quantised(done: Quantized, spec: ResolvedRun) -> str:
     before, after = done.bytes_before / 2**20, done.bytes_after / 2**20
     return (
         f"{done.layers} linear layers of the base are kept in {spec.base.quantize}: {before:.0f} → {after:.0f} MiB. "
@@ -234,14 +232,14 @@ def _validator(
     fixed = fixed_validation(
         material.held_out,
         seed=spec.seed,
-        batch=int(spec.train.batch),
+        batch=spec.train.batch,
         num_timesteps=spec.validate_.num_timesteps,
         process=denoiser.process,
     )
     validator = Validator(
         log,
         lambda: processes.from_first(fixed.loss(denoiser) if processes.first else 0.0),
-        every=int(spec.validate_.every),
+        every=spec.validate_.every,
         keep_best=spec.validate_.ship == "lowest_loss",
         patience=spec.validate_.patience,
     )
@@ -250,9 +248,9 @@ def _validator(
     return validator
 
 
-def _teller(spec: RunSpec, progress: ProgressFn) -> Callable[[int, float, Mapping[str, float]], None]:
+def _teller(spec: ResolvedRun, progress: ProgressFn) -> Callable[[int, float, Mapping[str, float]], None]:
     def tell(step: int, seconds_left: float, figures: Mapping[str, float]) -> None:
-        total = int(spec.train.steps)
+        total = spec.train.steps
         progress(
             Progress(stage="training", done=step, total=total, seconds_left=seconds_left, figures=figures)
         )

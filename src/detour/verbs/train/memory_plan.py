@@ -12,6 +12,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
 from detour.bases.quantize import saved_bytes
 from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.specs.sources import with_changes
 from detour.training.footprint import (
     CUDA_CONTEXT_BYTES,
@@ -164,7 +165,7 @@ class _Trainer:
     Activations are taken as proportional to the micro-batch.
     """
 
-    def __init__(self, base: Base, spec: RunSpec) -> None:
+    def __init__(self, base: Base, spec: ResolvedRun) -> None:
         self.spec = spec
         self._base = base
         self._passes: dict[tuple[int, bool], Footprint] = {}
@@ -175,9 +176,9 @@ class _Trainer:
         changed = with_changes(self.spec, changes)
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
-            dtype = torch_dtype(str(changed.base.dtype))
+            dtype = torch_dtype(changed.base.dtype)
             parts["weights"] -= saved_bytes(self._meta_network, changed.base.quantize, dtype)
-        parts["activations"] *= int(changed.train.batch)
+        parts["activations"] *= changed.train.batch
         return sum(parts.values())
 
     @functools.cached_property
@@ -210,9 +211,9 @@ class _Trainer:
                 return "" if dtype == "fp32" else f"; the proof in {dtype}"
         return f"; the proof takes {self._proofs[dtype] / GIB:.1f} GiB: prove it on a larger card"
 
-    def _pass_of(self, spec: RunSpec) -> Footprint:
+    def _pass_of(self, spec: ResolvedRun) -> Footprint:
         """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
-        width = torch_dtype(str(spec.base.dtype)).itemsize
+        width = torch_dtype(spec.base.dtype).itemsize
         key = (width, spec.train.gradient_checkpointing)
         if key not in self._passes:
             plain = {"train.batch": 1, "train.grad_accum": 1, "base.quantize": "none"}
@@ -221,17 +222,17 @@ class _Trainer:
         return self._passes[key]
 
 
-def _stages(base: Base, spec: RunSpec) -> Iterator[Footprint]:
+def _stages(base: Base, spec: ResolvedRun) -> Iterator[Footprint]:
     """What each stage of a run takes, in their order; the training step takes the longest to find out."""
     on_cpu = spec.base.device == "cpu"
     for stage in (encoding_footprint(base, spec), text_footprint(base, t5_bits=32 if on_cpu else 16)):
         yield stage.on_cpu() if on_cpu else stage
     training = training_footprint(base, spec)
     yield training.on_cpu() if on_cpu else training
-    if int(spec.sample.every):
+    if spec.sample.every:
         drawing = drawing_footprint(base, spec, training, pictures=SAMPLE_BATCH)
         yield drawing.on_cpu() if on_cpu else drawing
-    proof = proof_footprint(base, spec, str(spec.evaluate.dtype))
+    proof = proof_footprint(base, spec, spec.evaluate.dtype)
     yield proof.on_cpu() if on_cpu else proof
 
 
@@ -252,7 +253,7 @@ def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
             peak_bytes=encoding,
             words=f"does not fit: the {trainer.words_on_encoding(card)} before training",
         )
-    asked = int(spec.train.batch)
+    asked = spec.train.batch
     whole = asked * spec.train.grad_accum
     smallest = 0
     whole_base = spec.adapter.method == "full"  # trains in fp32 alone
@@ -289,7 +290,7 @@ def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
     )
 
 
-def _shown(spec: RunSpec) -> dict[str, Any]:
+def _shown(spec: ResolvedRun) -> dict[str, Any]:
     """The settings on which memory depends."""
     return {
         "resolution": spec.data.resolution,

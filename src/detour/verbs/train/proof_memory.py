@@ -3,6 +3,7 @@
 import torch
 
 from detour.bases.base import Base
+from detour.bases.hardware import torch_dtype
 from detour.evaluation.proof_pictures import proof_batch
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
@@ -16,8 +17,12 @@ USABLE = 0.92
 def proof_footprint(base: Base, spec: RunSpec, dtype: str) -> Footprint:
     """Memory of the proof in ``dtype``; an ``auto`` resolution is the base's own."""
     side = base.native_size_px if spec.data.resolution == "auto" else spec.data.resolution
-    sized = with_changes(spec, {"data.resolution": side, "evaluate.dtype": dtype})
-    return proving_footprint(base, sized, pictures=proof_batch(sized))
+    return proving_footprint(
+        base,
+        side_px=side,
+        dtype=torch_dtype(dtype),
+        pictures=proof_batch(with_changes(spec, {"data.resolution": side})),
+    )
 
 
 def with_proof_dtype(spec: RunSpec, base: Base, device: str) -> tuple[RunSpec, tuple[str, ...]]:
@@ -34,7 +39,7 @@ def with_proof_dtype(spec: RunSpec, base: Base, device: str) -> tuple[RunSpec, t
     whole = proof_footprint(base, spec, "fp32").total + CUDA_CONTEXT_BYTES
     if whole <= USABLE * memory or spec.adapter.method == "full":
         return spec, ()
-    half = training_dtype(device) if spec.base.dtype in ("auto", "fp32") else str(spec.base.dtype)
+    half = training_dtype(device) if spec.base.dtype in ("auto", "fp32") else spec.base.dtype
     note = (
         f"The proof is drawn in {half}: in fp32 it takes {whole / 2**30:.1f} GiB and the GPU has "
         f"{memory / 2**30:.1f}. Differences below the measured noise floor are not seen in it."

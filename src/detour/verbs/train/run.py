@@ -101,8 +101,8 @@ def train_adapter(
     if spec is None:
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
     plan = plan_run(spec)
-    with joined(str(plan.spec.base.device)) as processes:
-        share_of(processes, batch=int(plan.spec.train.batch), grad_accum=plan.spec.train.grad_accum)
+    with joined(plan.spec.base.device) as processes:
+        share_of(processes, batch=plan.spec.train.batch, grad_accum=plan.spec.train.grad_accum)
         if not processes.first:
             folder = runs / processes.from_first("")
             return _follow(_named(plan, folder), folder, processes)
@@ -150,7 +150,7 @@ def _trained_before(folder: Path) -> TrainResult:
     """What the training left is in ``run.json``."""
     spec, state = read_settings(folder), read_state(folder)
     return TrainResult(
-        name=str(spec.name),
+        name=spec.name,
         run_folder=folder,
         adapter_file=product_of(folder, spec),
         steps=int(state["step"]),
@@ -184,7 +184,7 @@ def _run(
     with record.watched(), memory_errors_explained(spec, plan.base):
         if plan.checkpoint is None:
             save_run_spec(folder / SETTINGS, spec)
-            remember_pictures(folder, plan.dataset, holdout=float(spec.data.holdout), seed=spec.seed)
+            remember_pictures(folder, plan.dataset, holdout=spec.data.holdout, seed=spec.seed)
             write_findings(folder, plan.findings)
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
         processes.from_first(None)
@@ -229,7 +229,7 @@ def _result(
     plan: RunPlan, trained: Trained, folder: Path, notes: Iterable[str], best_step: int | None
 ) -> TrainResult:
     return TrainResult(
-        name=str(plan.spec.name),
+        name=plan.spec.name,
         run_folder=folder,
         adapter_file=product_of(folder, plan.spec),
         steps=trained.state.step,
@@ -245,7 +245,7 @@ def _result(
 def load_run_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, list[str]]:
     """Encode what a run is shown; also sentences on what the user should know of it."""
     spec = plan.spec
-    train, held_out = split_holdout(plan.dataset, float(spec.data.holdout), spec.seed)
+    train, held_out = split_holdout(plan.dataset, spec.data.holdout, spec.seed)
     if spec.data.captions == "shuffled":
         train = with_shuffled_captions(train, spec.seed)
     drawn = [request.prompt for request in proof_requests(spec, plan.captions)]
@@ -254,10 +254,10 @@ def load_run_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, li
         train,
         held_out,
         spec=spec.data,
-        device=str(spec.base.device),
+        device=spec.base.device,
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
-        live_text=torch_dtype(str(spec.base.dtype)) if trains_text(spec) else None,
+        live_text=torch_dtype(spec.base.dtype) if trains_text(spec) else None,
         other_prompts=("", *spec.sample.prompts, *drawn, *spec.evaluate.prompts),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )

@@ -35,6 +35,9 @@ class RunSummary(BaseModel):
 def list_runs(runs: Path = Path("runs")) -> list[RunSummary]:
     """Every run in a folder, by name; a folder that holds none is no error.
 
+    Args:
+        runs: folder of all runs.
+
     Raises:
         ConfigError: ``runs`` is there and is not a folder.
     """

@@ -8,6 +8,7 @@ from detour.bases.hardware import pick_device, set_threads
 from detour.data.finding import Finding
 from detour.data.folder import Dataset, read_dataset
 from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
 from detour.training.data_fit import check_data
@@ -26,7 +27,7 @@ from detour.verbs.train.proof_memory import with_proof_dtype
 class RunPlan:
     """A run that is ready to begin: everything resolved, everything checked, nothing written."""
 
-    spec: RunSpec
+    spec: ResolvedRun
     base: Base
     dataset: Dataset
     notes: tuple[str, ...]
@@ -41,7 +42,7 @@ class RunPlan:
         """Of every picture to learn, those kept out included."""
         return [example.caption for example in self.dataset.examples]
 
-    def with_spec(self, spec: RunSpec) -> "RunPlan":
+    def with_spec(self, spec: ResolvedRun) -> "RunPlan":
         """The same run with other settings that change nothing of what was checked, such as its seed."""
         return replace(self, spec=spec)
 
@@ -107,14 +108,17 @@ def plan_resumed(folder: Path, *, processes: int = 1) -> RunPlan:
     point = find_resume_point(folder, processes=processes)
     base, dataset = _opened(point.spec)
     refuse_changed_data(folder, point.checkpoint, dataset)
-    pick_device(point.spec.base.device)
+    device = pick_device(point.spec.base.device)
     set_threads(point.spec.train.threads)
+    captions = [example.caption for example in dataset.examples]
+    # Nothing is left to resolve, but for settings that came after the run had begun.
+    spec = resolve(point.spec, base, captions, name=point.spec.name, device=device).spec
     notes = list(point.notes)
     if point.checkpoint is not None:
-        notes.append(f"Going on after step {point.checkpoint.step} of {point.spec.train.steps}.")
+        notes.append(f"Going on after step {point.checkpoint.step} of {spec.train.steps}.")
     return RunPlan(
-        spec=point.spec,
-        base=as_trained(base, point.spec),
+        spec=spec,
+        base=as_trained(base, spec),
         dataset=dataset,
         notes=tuple(notes),
         checkpoint=point.checkpoint,

@@ -16,7 +16,8 @@ from detour.evaluation.proof_pictures import (
     proof_requests,
 )
 from detour.generation.schedulers import pick_sampler
-from detour.specs import PictureSpec, RunSpec
+from detour.specs import PictureSpec
+from detour.specs.resolved import ResolvedRun
 from detour.training.live_text import LiveText
 from detour.training.step import set_adapter_dropout
 from detour.verbs.draw.pictures import versions
@@ -45,7 +46,7 @@ class SampleSheets:
         self,
         run_folder: Path,
         base: "Base",
-        spec: RunSpec,
+        spec: ResolvedRun,
         denoiser: "Denoiser",
         text: "TextCache | StoredText | LiveText",
     ) -> None:
@@ -72,7 +73,7 @@ class SampleSheets:
             vae=vae,
             text=self._text,
             device=self._denoiser.device,
-            dtype=str(spec.base.dtype),
+            dtype=spec.base.dtype,
         )
         requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
         set_adapter_dropout(self._denoiser.network, on=False)
@@ -89,29 +90,29 @@ class SampleSheets:
         from detour.generation.png import AdapterUse, PictureMetadata
 
         spec, picture = self._spec, self._picture_spec()
-        side = int(spec.data.resolution)
+        side = spec.data.resolution
         return PictureMetadata(
             prompt=prompt,
             seed=seed,
             steps=picture.steps,
             scheduler=pick_sampler(picture.scheduler, self._base.scheduler_config()),
-            guidance_scale=float(spec.sample.guidance_scale),
+            guidance_scale=spec.sample.guidance_scale,
             width_px=side,
             height_px=side,
             base=self._base.identity,
             base_revision=self._base.revision,
             adapters=(AdapterUse(name=f"{spec.name}-step-{step:06d}", weight=1.0, sha256=""),),
-            device=str(spec.base.device),
-            dtype=str(spec.base.dtype),
+            device=spec.base.device,
+            dtype=spec.base.dtype,
             batch=BATCH,
             width_class=width_class,
-            threads=int(spec.train.threads),
+            threads=spec.train.threads,
             versions=versions(),
             safety="absent",
         )
 
     def _picture_spec(self) -> PictureSpec:
-        side = int(self._spec.data.resolution)
+        side = self._spec.data.resolution
         return PictureSpec(
             steps=self._spec.sample.steps,
             guidance_scale=self._spec.sample.guidance_scale,
@@ -123,7 +124,7 @@ class SampleSheets:
 def keep_trained_pictures_of(
     run_folder: Path,
     base: "Base",
-    spec: RunSpec,
+    spec: ResolvedRun,
     captions: Sequence[str],
     text: "TextCache | StoredText | LiveText",
     denoiser: "Denoiser",

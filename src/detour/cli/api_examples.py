@@ -1,0 +1,199 @@
+"""An example for every verb and type of ``import detour``; docs/api.md shows them, and a test runs them in this order.
+
+Each one may use what those before it made, and all of them work in the folder where they are called.
+"""
+
+EXAMPLES: dict[str, str] = {
+    "WorldSubject": """
+bob = detour.WorldSubject(kind="robot", colour="blue", words="a sks robot")
+""",
+    "draw_subject": """
+detour.draw_subject(Path("photos"), bob, count=8, seed=0)
+""",
+    "DataSpec": """
+data = detour.DataSpec(source="photos", trigger="sks")
+""",
+    "check_data": """
+report = detour.check_data(data, goal="subject")
+print(report.pictures, report.usable)
+""",
+    "caption": """
+captions = detour.caption(Path("drawings"), model="blip", prompt="a drawing of")
+print(captions.written)
+""",
+    "load_run_spec": """
+spec = detour.load_run_spec(
+    flags={
+        "name": "bob",
+        "data.source": "photos",
+        "train.steps": 2,
+        "train.batch": 1,
+        "sample.every": 0,
+        "validate.every": 0,
+        "evaluate.steps": 1,
+        "evaluate.num_prompts": 1,
+        "evaluate.proof_pictures": 1,
+    }
+)
+""",
+    "RunSpec": """
+from detour.specs import BaseSpec, TrainSpec
+
+short = detour.RunSpec(name="bob", base=BaseSpec(name="pocket"), data=data, train=TrainSpec(steps=2))
+assert short.train.steps == spec.train.steps
+""",
+    "plan": """
+memory = detour.plan(spec, cards=())
+print(memory.peak_bytes)
+""",
+    "train": """
+result = detour.train(spec, prove=False)
+print(result.adapter_file, result.final_loss)
+""",
+    "runs": """
+print([(run.name, run.steps) for run in detour.runs()])
+""",
+    "demo": """
+shown = detour.demo(runs=Path("runs"))
+print(shown.proof.verdict, shown.report)
+""",
+    "PictureSpec": """
+quick = detour.PictureSpec(steps=1, guidance_scale=1.0)
+""",
+    "GenerateSpec": """
+wanted = detour.GenerateSpec(prompts=("a sks robot",), loras=(f"{result.adapter_file}:0.8",), picture=quick)
+""",
+    "generate": """
+drawn = detour.generate(wanted, out=Path("pictures"))
+print(drawn.files[0].path)
+""",
+    "grid": """
+pair = detour.GenerateSpec(prompts=("a robot",), loras=(str(result.adapter_file),) * 2, picture=quick)
+sheet = detour.grid(pair, out=Path("grid.png"), weights=[1.0])
+""",
+    "grid_of_strengths": """
+strengths = detour.grid_of_strengths(wanted, out=Path("strengths.png"), strengths=[0.5, 1.0])
+""",
+    "open_base": """
+base = detour.open_base("pocket")
+print(base.family.name, base.native_size_px)
+""",
+    "AdapterFile": """
+from detour.files import sha256_of
+
+file = detour.AdapterFile(path=result.adapter_file, sha256=sha256_of(result.adapter_file))
+""",
+    "AdapterInUse": """
+half = detour.AdapterInUse(adapter=file, weight=0.5, sha256=file.sha256)
+""",
+    "PictureRequest": """
+request = detour.PictureRequest(prompt="a sks robot", seed=7, how=quick, adapters=(half,))
+""",
+    "open_engine": """
+engine = detour.open_engine(base, device="cpu")
+handle = engine.submit(request)
+print(handle.result().pixels.shape)
+""",
+    "show": """
+contents = detour.show(result.adapter_file)
+print(contents.ranks, contents.parameters)
+""",
+    "convert": """
+converted = detour.convert(result.adapter_file, Path("bob-diffusers.safetensors"), to="diffusers")
+print(converted.path)
+""",
+    "resize": """
+smaller = detour.resize(result.adapter_file, out=Path("bob-rank-2.safetensors"), rank=2)
+print(smaller.path)
+""",
+    "compose": """
+both = detour.compose([f"{result.adapter_file}:0.8", f"{smaller.path}:0.2"], out=Path("both.safetensors"))
+print(both.written.path)
+""",
+    "merge": """
+merged = detour.merge("pocket", [str(result.adapter_file)], out=Path("merged"), pictures=0)
+print(merged.path)
+""",
+    "extract": """
+extracted = detour.extract("pocket", str(merged.path), out=Path("extracted.safetensors"), rank=2)
+print(extracted.kept)
+""",
+    "inspect": """
+inspection = detour.inspect("sdxl", ranks=[8, 32])
+print([(cost.rank, cost.parameters) for cost in inspection.costs])
+""",
+    "step": """
+one_step = detour.step(rank=2)
+print(one_step.loss)
+""",
+    "forward": """
+trace = detour.forward(levels=2)
+""",
+    "overfit": """
+fitted = detour.overfit(steps=1)
+""",
+    "doctor": """
+examination = detour.doctor(str(result.adapter_file), wish=detour.AskedPicture(guidance_scale=20.0))
+print([finding.rule for finding in examination.findings])
+""",
+    "AskedPicture": """
+wish = detour.AskedPicture(prompt="a sks robot", width_px=512)
+""",
+    "prove": """
+proof = detour.prove(result.adapter_file, out=Path("proof"), prompts=["a sks robot"])
+print(proof.verdict, proof.headline)
+""",
+    "prove_run": """
+proof = detour.prove_run(result.run_folder)
+print(proof.verdict, proof.next_step)
+""",
+    "push": """
+uploaded = detour.push(result.run_folder, "somebody/bob")
+print(uploaded.url)
+""",
+    "evaluate_checkpoints": """
+scores = detour.evaluate_checkpoints(result.run_folder)
+""",
+    "EvaluationSpec": """
+thorough = detour.EvaluationSpec(num_prompts=1, drift_prompts=0, seeds=1, controls="base", require=("style>=0.5",))
+""",
+    "evaluate": """
+judged = detour.evaluate(result.run_folder, thorough)
+print(judged.report, judged.unmet)
+""",
+    "AxisSpec": """
+ranks = detour.AxisSpec(key="adapter.rank", values=(1, 2))
+""",
+    "CompareSpec": """
+comparison = detour.CompareSpec(run=spec, axes=(ranks,), seeds=1)
+""",
+    "compare": """
+table = detour.compare(comparison, out=Path("ranks"))
+print(table.finding)
+""",
+    "StudySpec": """
+three = detour.PictureSpec(steps=3, guidance_scale=1.0)
+study = detour.StudySpec(lora=str(result.adapter_file), num_prompts=1, seeds=1, picture=three)
+""",
+    "study_schedulers": """
+samplers = detour.study_schedulers(
+    study, out=Path("samplers"), steps=[1], samplers=["ddim", "euler"], reference_steps=2
+)
+""",
+    "study_guidance": """
+scales = detour.study_guidance(study, out=Path("guidance"), scales=[1.0, 3.0])
+""",
+    "study_timesteps": """
+when = detour.study_timesteps(study, out=Path("timesteps"), num_timesteps=2)
+""",
+    "study_blocks": """
+where = detour.study_blocks(study, out=Path("blocks"))
+""",
+    "DetourError": """
+try:
+    detour.open_base("no such base")
+except detour.DetourError as error:
+    print(error)
+""",
+}
+"""Exported name → lines that call it, after ``from pathlib import Path`` and ``import detour``."""
