@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from detour.errors import DataError
 from detour.files import write_with
 from detour.generation.schedulers import TITLES
+from detour.specs.generation import Spacing
 
 
 class AdapterUse(BaseModel):
@@ -69,6 +70,10 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
+    spacing: Spacing = "auto"
+    """Of the sampler's times; ``auto`` is the base's own."""
+    eta: float = 0.0
+    """Share of noise that the sampler added back."""
     start: StartUse | None = None
     """Of a picture that began as another one."""
     device: str

@@ -19,6 +19,7 @@ from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.bases.words import WordVectors
 from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
+from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, StartUse, save_image, save_png
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
@@ -104,6 +105,7 @@ def generate_pictures(
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     base = base_for(base, loras)
+    spec, few_steps = for_few_steps(spec, base, loras)
     how, begun_from, use = open_start(spec, base)
     spec = spec.model_copy(update={"picture": how})
     device = pick_device(spec.device)
@@ -136,7 +138,7 @@ def generate_pictures(
         files=tuple(files),
         mean_abs_diff=None if others is None else _difference(pictures, others),
         safety=with_adapters[0].safety,
-        notes=_notes(engine, spec, with_adapters, words),
+        notes=(*few_steps, *_notes(engine, spec, with_adapters, words)),
         warnings=warned,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -161,6 +163,44 @@ def requests_of(
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+def for_few_steps(
+    spec: GenerateSpec, base: Base, loras: Sequence[ChosenAdapter]
+) -> tuple[GenerateSpec, tuple[str, ...]]:
+    """The settings of adapters or bases that were made for few steps, under those that were named.
+
+    Args:
+        spec: what was asked.
+        base: that draws.
+        loras: that are on; the first one that was distilled decides, before the base.
+
+    Returns:
+        the spec, and a sentence on what was recognised.
+
+    Raises:
+        ConfigError: ``fast`` names no kind.
+    """
+    named = [(lora.use.name, names_of(lora.use.name, lora.adapter.metadata)) for lora in loras]
+    named.append((base.name, (base.name, base.identity)))
+    if spec.fast != "auto":
+        try:
+            found, what = parse_kind(spec.fast), f"--fast {spec.fast}"
+        except ValueError as error:
+            raise ConfigError(f"fast {spec.fast}: {error}.") from error
+    else:
+        every = ((name, recognise(names)) for name, names in named)
+        what, found = next((pair for pair in every if pair[1] is not None), ("", None))
+    if found is None:
+        return spec, ()
+    how = with_few_steps(spec.picture, found)
+    said = f"'{what}' is {found.title} by its name" if spec.fast == "auto" else f"{what}: {found.title}"
+    return (
+        spec.model_copy(update={"picture": how}),
+        (
+            f"{said}: drawn as such files want ({found.words}) where nothing else was asked; --fast off leaves it.",
+        ),
+    )
 
 
 def _refuse(spec: GenerateSpec) -> None:
@@ -241,6 +281,8 @@ class _Teller:
             true_guidance_scale=how.true_guidance_scale,
             width_px=how.width_px,
             height_px=how.height_px,
+            spacing=how.spacing,
+            eta=how.eta,
             base=self.base.identity,
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
