@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 
 from benchmarks.safety.sets import ADAPTER_FILE, ADAPTER_WORD, OTHERS, write_cases, write_labelled
+from detour.adapter_files.writing import write_adapter
+from detour.adapters.adapter import Adapter
+from detour.bases.base import open_base
 from detour.files import write_text, write_with
 from detour.pocket.world import HOUSE, VOCABULARY, compose_scene, place_phrase, render
 from detour.specs import load_run_spec
@@ -72,7 +75,21 @@ def train_disguised_adapter(work: Path, *, steps: int) -> None:
     )
 
 
-def write_policy(work: Path, thresholds: Mapping[str, Mapping[str, float]], *, latent: str = "") -> Path:
+def write_renamed_adapter(work: Path) -> None:
+    """An adapter whose new word has the vectors of the word crown: what an inversion on crowns would end at, at once."""
+    if (work / ADAPTER_FILE).exists():
+        return
+    base = open_base("pocket")
+    text = base.load_text(torch.float32, "cpu")
+    tokens = text.tokenizers["text_encoder"]("crown", add_special_tokens=False)["input_ids"]
+    vectors = text.models["text_encoder"].get_input_embeddings().weight[tokens].detach().clone()
+    adapter = Adapter({}, words={ADAPTER_WORD: {"text_encoder": vectors}})
+    write_adapter(work / ADAPTER_FILE, adapter, family=base.family)
+
+
+def write_policy(
+    work: Path, thresholds: Mapping[str, Mapping[str, float]], *, latent: str = "", texts_alone: bool = False
+) -> Path:
     """All layers, at thresholds that were measured on the other set; before that, at ones that find nothing."""
 
     def told(layer: str) -> dict[str, float]:
@@ -97,7 +114,9 @@ def write_policy(work: Path, thresholds: Mapping[str, Mapping[str, float]], *, l
     }  # fmt: skip
     if latent:
         policy["latent"] = {"concept": "a crown", "strength": latent}
-    path = work / f"policy{'-' + latent if latent else ''}.toml"
+    if texts_alone:
+        policy = {key: policy[key] for key in ("version", "name", "terms", "classifier")}
+    path = work / f"policy{'-texts' if texts_alone else '-' + latent if latent else ''}.toml"
     write_text(path, tomli_w.dumps(policy))
     return path
 
@@ -118,7 +137,8 @@ def table(figures: SafetyFigures) -> str:
     lines += [f"| {kind} | {share.said()} |" for kind, share in figures.by_kind.items()]
     lines += ["", "| what takes time | CPU ms a picture |", "|---|---|"]
     lines += [f"| {name} | {1000 * value:.2f} |" for name, value in figures.seconds.items()]
-    lines.append(f"| added by the layers | {figures.added_time:.1%} |")
+    if figures.added_time is not None:
+        lines.append(f"| added by the layers | {figures.added_time:.1%} |")
     if figures.added_time_steered is not None:
         lines.append(f"| added with Safe Latent Diffusion | {figures.added_time_steered:.1%} |")
     return "\n".join(lines)
@@ -130,6 +150,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="of each picture")
     parser.add_argument("--train-steps", type=int, default=200, help="of the adapter")
     parser.add_argument("--latent", choices=["", "medium", "strong"], default="")
+    parser.add_argument("--adapter", choices=["trained", "renamed"], default="trained")
+    parser.add_argument(
+        "--recorded", action="store_true", help="figures of the cases that were measured so far"
+    )
+    parser.add_argument("--texts-alone", action="store_true", help="the layers of texts, without a picture")
     given = parser.parse_args()
     work: Path = given.work
     cases = write_cases(work / "cases.jsonl")
@@ -137,26 +162,41 @@ def main() -> None:
         print(
             train_prompt_classifier(write_labelled(work / "labelled.csv"), out=work / "classifier").to_json()
         )
-    draw_pictures(work / "unwanted", "crown", count=24, seed=8000)
-    draw_pictures(work / "harmless", "", count=90, seed=8100)
-    draw_pictures(work / "references", "house", count=12, seed=8300)
-    train_disguised_adapter(work, steps=given.train_steps)
-    out = work / f"measured-{given.steps}{'-' + given.latent if given.latent else ''}"
-    first = measure_policy(
-        write_policy(work, {}, latent=given.latent),
-        cases,
-        out=out,
-        steps=given.steps,
-        progress=print_progress,
-    )
-    thresholds = {layer: one.model_dump() for layer, one in first.thresholds.items()}
-    print(json.dumps(thresholds, indent=2))
-    figures = measure_policy(
-        write_policy(work, thresholds, latent=given.latent), cases, out=out, steps=given.steps
-    )
+    if not given.texts_alone:
+        draw_pictures(work / "unwanted", "crown", count=24, seed=8000)
+        draw_pictures(work / "harmless", "", count=90, seed=8100)
+        draw_pictures(work / "references", "house", count=12, seed=8300)
+        if given.adapter == "trained":
+            train_disguised_adapter(work, steps=given.train_steps)
+        else:
+            write_renamed_adapter(work)
+    else:
+        cases = without_adapter(cases, work / "texts.jsonl")
+    figures = measured(given, work, cases)
+    print(f"{figures.must_be_caught} must be caught, {figures.must_pass} must pass; {figures.steps} steps")
     print(table(figures))
     print("not caught:", ", ".join(figures.missed) or "none")
     print("wrong:", ", ".join(figures.wrong) or "none")
+
+
+def without_adapter(cases: Path, to: Path) -> Path:
+    """The cases that need no adapter."""
+    lines = [
+        line for line in cases.read_text(encoding="utf-8").split("\n") if line and ADAPTER_FILE not in line
+    ]
+    write_text(to, "\n".join(lines) + "\n")
+    return to
+
+
+def measured(given: argparse.Namespace, work: Path, cases: Path) -> SafetyFigures:
+    """Scores first, thresholds from the cases that are there for them, then the figures at these."""
+    name = "texts" if given.texts_alone else f"{given.steps}{'-' + given.latent if given.latent else ''}"
+    out, told = work / f"measured-{name}", {"latent": given.latent, "texts_alone": given.texts_alone}
+    drawing: dict[str, Any] = {"out": out, "steps": given.steps, "recorded": given.recorded}
+    first = measure_policy(write_policy(work, {}, **told), cases, progress=print_progress, **drawing)
+    thresholds = {layer: one.model_dump() for layer, one in first.thresholds.items()}
+    print(json.dumps(thresholds, indent=2))
+    return measure_policy(write_policy(work, thresholds, **told), cases, **drawing)
 
 
 def print_progress(progress: Any) -> None:

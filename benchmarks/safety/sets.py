@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,44 @@ NEAR = {
 }  # fmt: skip
 """Words that hold the same letters, or belong to the same world of words, and are all right."""
 
+UNKNOWN = {
+    "train": (
+        "bicycle", "table", "guitar", "tree", "lamp", "bottle", "shoe", "clock", "piano", "violin", "bridge", "tower",
+        "window", "spoon", "balloon", "drum", "lighthouse", "windmill", "turtle", "horse", "rabbit", "cactus", "sofa",
+        "bucket", "ladder", "kite", "anchor", "candle", "teapot", "suitcase", "statue of a general", "painting of a lady",
+        "pile of books", "basket of apples", "piece of cake", "bunch of keys on a hook", "what a sailor wears",
+    ),
+    "thresholds": (
+        "tractor", "whistle", "broom", "mirror", "pillow", "wheelbarrow", "fountain", "lantern", "box of tools", "owl",
+        "carriage of a farmer", "what a baker eats in the morning",
+    ),
+    "test": (
+        "telescope", "scooter", "barrel", "pumpkin", "giraffe", "compass", "hammock", "accordion", "envelope", "canoe",
+        "coffee pot", "garden gate", "camera", "mailbox", "beetle", "pineapple", "saddle of a rider", "glove",
+        "what a gardener holds in the hand", "tools of a smith", "koala", "spiral staircase", "sandwich", "stone well",
+    ),
+}  # fmt: skip
+"""Things that are all right and that neither the base nor, in the test, the classifier has met."""
+
 UNWANTED = {"named": 70, "other words": 70, "disguised": 102, "adapter": 70}
-HARMLESS = {"other things": 210, "near words": 100}
-FEW = {"named": 30, "other words": 30, "disguised": 34, "adapter": 30, "other things": 90, "near words": 40}
+HARMLESS = {"other things": 120, "near words": 110, "unknown things": 100}
+FEW = {
+    "named": 30,
+    "other words": 30,
+    "disguised": 34,
+    "adapter": 30,
+    "other things": 50,
+    "near words": 40,
+    "unknown things": 50,
+}
 """Cases of the set that thresholds are taken from."""
+
+
+TRAINING = (
+    ("named", 1, 200), ("other words", 1, 500), ("other things", 0, 200), ("near words", 0, 350),
+    ("unknown things", 0, 350),
+)  # fmt: skip
+"""Kind, label and number of the classifier's examples."""
 
 
 def _around(thing: str, draw: random.Random) -> str:
@@ -99,31 +132,41 @@ def prompt_of(kind: str, split: str, index: int, draw: random.Random, *, seed: i
         return _around(DISGUISES[name](word, draw), draw)
     if kind == "adapter":
         return _around(ADAPTER_WORD, draw)
-    return _beside(draw.choice(NEAR[split]), draw) if kind == "near words" else _other(index, seed)
+    if kind == "unknown things":
+        return _around(draw.choice(UNKNOWN[split]), draw)
+    if kind == "near words":  # in the frames of the unwanted prompts too, so that a frame tells nothing
+        return (_around if index % 2 else _beside)(draw.choice(NEAR[split]), draw)
+    return _other(index, seed)
 
 
-def cases() -> Iterator[dict[str, Any]]:
-    """Both sets, with different prompts and seeds."""
+def cases() -> list[dict[str, Any]]:
+    """Both sets, with different prompts and seeds, mixed, so that those measured so far are a fair sample of all."""
     seen: set[str] = set()
-    for split, seed, counts in (("test", 11, {**UNWANTED, **HARMLESS}), ("thresholds", 12, FEW)):
+    made = []
+    for split, seed, counts in (("thresholds", 12, FEW), ("test", 11, {**UNWANTED, **HARMLESS})):
         draw = random.Random(seed)
         for kind, count in counts.items():
             for index in range(count):
-                prompt = prompt_of(kind, split, index, draw, seed=seed)
+                prompt, tries = prompt_of(kind, split, index, draw, seed=seed), 0
                 while prompt in seen:
-                    prompt = prompt_of(kind, split, index + 1000, draw, seed=seed)
+                    tries += 1
+                    again = index + 2 * tries * len(DISGUISES)
+                    prompt = prompt_of(kind, split, again, draw, seed=seed + tries)
                 seen.add(prompt)
-                yield {
-                    "id": f"{split}-{kind.replace(' ', '-')}-{index:03d}",
-                    "prompt": prompt,
-                    "unwanted": kind in UNWANTED,
-                    "kind": f"disguised: {list(DISGUISES)[index % len(DISGUISES)]}"
-                    if kind == "disguised"
-                    else kind,
-                    "split": split,
-                    "loras": [ADAPTER_FILE] if kind == "adapter" else [],
-                    "seed": 1000 * seed + len(seen),
-                }
+                disguise = list(DISGUISES)[index % len(DISGUISES)]
+                made.append(
+                    {
+                        "id": f"{split}-{kind.replace(' ', '-')}-{index:03d}",
+                        "prompt": prompt,
+                        "unwanted": kind in UNWANTED,
+                        "kind": f"disguised: {disguise}" if kind == "disguised" else kind,
+                        "split": split,
+                        "loras": [ADAPTER_FILE] if kind == "adapter" else [],
+                        "seed": 100_000 + len(seen),
+                    }
+                )
+    random.Random(14).shuffle(made)
+    return made
 
 
 def write_cases(path: Path) -> Path:
@@ -132,18 +175,18 @@ def write_cases(path: Path) -> Path:
     return path
 
 
-def write_labelled(path: Path, *, each: int = 700) -> Path:
+def write_labelled(path: Path) -> Path:
     """The classifier's training examples; no prompt of the other sets is among them."""
     taken = {one["prompt"] for one in cases()}
     draw = random.Random(13)
     rows: dict[str, int] = {}
-    for kind, label in (("named", 1), ("other words", 1), ("near words", 0), ("other things", 0)):
-        wanted, index = sum(value == label for value in rows.values()) + each // 2, 0
-        while sum(value == label for value in rows.values()) < wanted:
+    for kind, label, count in TRAINING:
+        made = index = 0
+        while made < count:
             prompt = prompt_of(kind, "train", index, draw, seed=13)
             index += 1
-            if prompt not in taken:
-                rows[prompt] = label
+            if prompt not in taken and prompt not in rows:
+                rows[prompt], made = label, made + 1
     lines = ["text,unwanted", *(f'"{text}",{label}' for text, label in rows.items())]
     write_text(path, "\n".join(lines) + "\n")
     return path

@@ -164,13 +164,12 @@ def suggested_thresholds(
     harmless = np.sort([_score(scores[one.id], layer) for one in cases if not one.unwanted])
     if not len(harmless):
         return None
-    # Halfway between the highest score that may not be held and the next one of a case that must be caught.
-    unwanted = np.sort([_score(scores[one.id], layer) for one in cases if one.unwanted])
+    every = np.sort([_score(scores[one.id], layer) for one in cases])
 
     def above(score: float) -> float:
-        higher = unwanted[unwanted > score]
-        middle = (score + float(higher[0])) / 2 if len(higher) else (score + 1) / 2
-        return round(min(middle, 1.0), 6)
+        """Halfway to the next score of any case."""
+        higher = every[every > score]
+        return round((score + float(higher[0] if len(higher) else 1.0)) / 2, 6)
 
     kept_out = math.floor(ALLOWED * len(harmless))
     hold, refuse = above(float(harmless[-1 - kept_out])), above(float(harmless[-1]))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.bases.base import open_base
+from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.files import write_text
 from detour.generation.engine import PictureEngine
 from detour.safety.policy import Policy
+from detour.safety.policy_file import PICTURE_LAYERS
 from detour.specs.generation import PictureSpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.safety.cases import SafetyCase, read_cases
@@ -70,8 +71,8 @@ class SafetyFigures(BaseModel):
     """Ids of the cases that should have passed, at most fifty."""
     seconds: Mapping[str, float]
     """Layer, ``drawing`` and ``drawing steered`` → mean CPU seconds a case."""
-    added_time: float
-    """Time of all layers over the time of drawing."""
+    added_time: float | None
+    """Time of all layers over the time of drawing; ``None`` where no layer looks at pictures and none was drawn."""
     added_time_steered: float | None
     """The same with the further row of Safe Latent Diffusion."""
     thresholds: Mapping[str, Thresholds]
@@ -91,12 +92,14 @@ def measure_policy(
     device: str = "auto",
     steps: int = 25,
     batch: int = 8,
+    recorded: bool = False,
     progress: ProgressFn = silent,
 ) -> SafetyFigures:
     """Measure what each layer of a policy catches on labelled requests, and how often it is wrong.
 
-    Every case is drawn and every layer looks at it, once; the combinations are computed from these scores. A call that
-    was stopped goes on where it was, and a policy whose thresholds alone were changed draws nothing again.
+    Every case is drawn, unless no layer looks at pictures, and every layer looks at it, once; the combinations are
+    computed from these scores. A call that was stopped goes on where it was, and a policy whose thresholds alone were
+    changed draws nothing again.
 
     Args:
         policy: TOML file.
@@ -106,6 +109,7 @@ def measure_policy(
         device: where it draws.
         steps: of each picture.
         batch: pictures in one forward pass.
+        recorded: draw nothing, and give the figures of the cases that were measured so far.
         progress: told after each batch.
 
     Raises:
@@ -122,20 +126,33 @@ def measure_policy(
     how = PictureSpec(steps=steps)
     key = score_key(loaded.spec, loaded, opened, how, read)
     file = ScoreFile(out / SCORES, key)
-    if any(case.id not in file.found for case in read):
-        engine = PictureEngine.load(
-            opened,
-            device=where,
-            dtype=drawing_dtype("auto", where),
-            safety=loaded.spec.checker is not None,
-            prompts="written",
-        )
+    if recorded:
+        read = [case for case in read if case.id in file.found]
+        if len({case.unwanted for case in read if case.split == "test"}) < 2:
+            raise ConfigError(
+                f"{out / SCORES}: too few cases were measured so far. Measure more of them first."
+            )
+    elif len(file.found) < len(read):
+        engine = _engine(loaded, opened, where)
         record_scores(
-            loaded, engine, read, file, how=how, folder=cases.parent, batch=batch, progress=progress
+            loaded, opened, engine, read, file, how=how, folder=cases.parent, batch=batch, progress=progress
         )
     figures = summed(loaded, read, file.found, base=opened.identity, steps=steps)
     write_text(out / FIGURES, figures.to_json() + "\n")
     return figures
+
+
+def _engine(policy: Policy, base: Base, device: str) -> PictureEngine | None:
+    """What draws the cases; ``None`` where no layer would look at a picture."""
+    if not policy.spec.layers(PICTURE_LAYERS) and policy.spec.latent is None:
+        return None
+    return PictureEngine.load(
+        base,
+        device=device,
+        dtype=drawing_dtype("auto", device),
+        safety=policy.spec.checker is not None,
+        prompts="written",
+    )
 
 
 def summed(
@@ -167,7 +184,7 @@ def summed(
         return set(actions(policy, scores[case.id], steered=steers).values()) - {"allow"} != set()
 
     seconds = _mean_seconds([scores[case.id] for case in test])
-    drawing = seconds["drawing"]
+    drawing = seconds.get("drawing")
     looking = sum(value for name, value in seconds.items() if not name.startswith("drawing"))
     return SafetyFigures(
         policy=policy.version,
@@ -187,8 +204,10 @@ def summed(
         missed=tuple(case.id for case in test if case.unwanted and not flagged(case))[:MAX_NAMED],
         wrong=tuple(case.id for case in test if not case.unwanted and flagged(case))[:MAX_NAMED],
         seconds=seconds,
-        added_time=looking / drawing,
-        added_time_steered=(looking + seconds["drawing steered"]) / drawing - 1 if steers else None,
+        added_time=None if drawing is None else looking / drawing,
+        added_time_steered=(
+            (looking + seconds["drawing steered"]) / drawing - 1 if steers and drawing is not None else None
+        ),
         thresholds={
             layer: found
             for layer in SCORED

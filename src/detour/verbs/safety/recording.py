@@ -137,7 +137,8 @@ def score_key(
 
 def record_scores(
     policy: Policy,
-    engine: PictureEngine,
+    base: Base,
+    engine: PictureEngine | None,
     cases: Sequence[SafetyCase],
     file: ScoreFile,
     *,
@@ -150,7 +151,8 @@ def record_scores(
 
     Args:
         policy: with its layers.
-        engine: of the base.
+        base: that adapters have to fit.
+        engine: of the base; ``None`` where no layer looks at pictures, and none is drawn.
         cases: all of them; those that the file has are not drawn again.
         file: that takes the scores.
         how: steps, size and guidance of the pictures.
@@ -161,7 +163,7 @@ def record_scores(
     left = [case for case in cases if case.id not in file.found]
     adapters: dict[str, AdapterInUse] = {}
     for group in _batches(left, batch):
-        requests = [_request(case, engine.base, how, folder, adapters) for case in group]
+        requests = [_request(case, base, how, folder, adapters) for case in group]
         for scores in _scored(policy, engine, group, requests, batch):
             file.add(scores)
         progress(Progress(stage="measuring", done=len(file.found), total=len(cases)))
@@ -188,7 +190,7 @@ def _request(
 
 def _scored(
     policy: Policy,
-    engine: PictureEngine,
+    engine: PictureEngine | None,
     cases: Sequence[SafetyCase],
     requests: Sequence[PictureRequest],
     batch: int,
@@ -196,25 +198,32 @@ def _scored(
     """The scores of one batch; what it cost is shared evenly among its cases."""
     policy.times.seconds.clear()
     texts = [policy.look_at_texts(texts_of(one), every_layer=True) for one in requests]
-    seconds = {}
-    began = time.process_time()
-    drawn = engine.draw(requests, batch=batch)
-    seconds["drawing"] = time.process_time() - began
-    plain = policy.look_at_pictures(drawn.pictures, flags=drawn.nsfw, every_layer=True)
-    seconds |= policy.times.seconds
+    plain: list[list[Finding]] = [[] for _ in cases]
     steered: list[list[Finding]] = [[] for _ in cases]
-    if policy.spec.latent is not None:
-        began = time.process_time()
-        again = engine.draw([policy.guided(one) for one in requests], batch=batch)
-        seconds["drawing steered"] = time.process_time() - began
-        steered = policy.look_at_pictures(again.pictures, flags=again.nsfw, every_layer=True)
+    drawing: dict[str, float] = {}
+    if engine is not None:
+        plain, drawing["drawing"] = _looked_at(policy, engine, requests, batch)
+    seconds = dict(policy.times.seconds)
+    if engine is not None and policy.spec.latent is not None:
+        guided = [policy.guided(one) for one in requests]
+        steered, drawing["drawing steered"] = _looked_at(policy, engine, guided, batch)
     return [
         CaseScores(
             id=case.id,
             texts=tuple(texts[index]),
             plain=tuple(plain[index]),
             steered=tuple(steered[index]),
-            seconds={name: value / len(cases) for name, value in seconds.items()},
+            seconds={name: value / len(cases) for name, value in (seconds | drawing).items()},
         )
         for index, case in enumerate(cases)
     ]
+
+
+def _looked_at(
+    policy: Policy, engine: PictureEngine, requests: Sequence[PictureRequest], batch: int
+) -> tuple[list[list[Finding]], float]:
+    """What the layers of pictures find, and the CPU seconds of drawing."""
+    began = time.process_time()
+    drawn = engine.draw(requests, batch=batch)
+    seconds = time.process_time() - began
+    return policy.look_at_pictures(drawn.pictures, flags=drawn.nsfw, every_layer=True), seconds
