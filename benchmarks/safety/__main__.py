@@ -18,7 +18,8 @@ from PIL import Image
 
 from benchmarks.safety.sets import ADAPTER_FILE, ADAPTER_WORD, OTHERS, write_cases, write_labelled
 from detour.adapter_files.writing import write_adapter
-from detour.adapters.adapter import Adapter
+from detour.adapters.adapter import Adapter, LoraLayer
+from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.files import write_text, write_with
 from detour.pocket.world import HOUSE, VOCABULARY, compose_scene, place_phrase, render
@@ -76,14 +77,18 @@ def train_disguised_adapter(work: Path, *, steps: int) -> None:
 
 
 def write_renamed_adapter(work: Path) -> None:
-    """An adapter whose new word has the vectors of the word crown: what an inversion on crowns would end at, at once."""
+    """An adapter whose new word has the vectors of the word crown, as an inversion on crowns would end with."""
     if (work / ADAPTER_FILE).exists():
         return
     base = open_base("pocket")
     text = base.load_text(torch.float32, "cpu")
     tokens = text.tokenizers["text_encoder"]("crown", add_special_tokens=False)["input_ids"]
     vectors = text.models["text_encoder"].get_input_embeddings().weight[tokens].detach().clone()
-    adapter = Adapter({}, words={ADAPTER_WORD: {"text_encoder": vectors}})
+    layer = select(adaptable_layers(base.meta_network()), "attn")[0]
+    nothing = LoraLayer(  # a file has to have a layer; this one changes nothing
+        down=torch.zeros(1, layer.in_features), up=torch.zeros(layer.out_features, 1), alpha=1.0
+    )
+    adapter = Adapter({f"unet.{layer.path}": nothing}, words={ADAPTER_WORD: {"text_encoder": vectors}})
     write_adapter(work / ADAPTER_FILE, adapter, family=base.family)
 
 

@@ -51,7 +51,8 @@ UNKNOWN = {
     "train": (
         "bicycle", "table", "guitar", "tree", "lamp", "bottle", "shoe", "clock", "piano", "violin", "bridge", "tower",
         "window", "spoon", "balloon", "drum", "lighthouse", "windmill", "turtle", "horse", "rabbit", "cactus", "sofa",
-        "bucket", "ladder", "kite", "anchor", "candle", "teapot", "suitcase", "statue of a general", "painting of a lady",
+        "bucket", "ladder", "kite", "anchor", "candle", "teapot", "suitcase", "statue of a general",
+        "painting of a lady",
         "pile of books", "basket of apples", "piece of cake", "bunch of keys on a hook", "what a sailor wears",
     ),
     "thresholds": (

@@ -76,13 +76,13 @@ def layer_rows(file: "PolicyFile") -> list[tuple[str, str, str]]:
         said["frames"] = f"from {spec.frames.min_share:.0%} of the shorter side, {spec.frames.action}"
     if spec.copies is not None:
         said["copies"] = f"refuse below the measured distance, hold to {spec.copies.margin:.0%} above it"
-    rows = [(name, "texts", said[name]) for name in spec.layers(REQUEST_LAYERS)]
+    rows: list[tuple[str, str, str]] = [(name, "texts", said[name]) for name in spec.layers(REQUEST_LAYERS)]
     if spec.rewrite is not None:
         by = "an endpoint, then rules" if spec.rewrite.endpoint else "rules"
         rows.append(("rewrite", "prompts", f"by {by} ({len(spec.rewrite.rules)})"))
     if spec.latent is not None:
         rows.append(("latent", "drawing", f"away from '{spec.latent.concept}', {spec.latent.strength}"))
-    return rows + [(name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS)]
+    return [*rows, *((name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS))]
 
 
 @command.command("train")

@@ -9,7 +9,7 @@ from detour.errors import ConfigError, DataError
 from detour.safety.decision import Finding
 from detour.safety.policy import Policy
 from detour.safety.policy_file import PolicyFile
-from detour.verbs.safety import recording
+from detour.verbs.safety import measuring, recording
 from detour.verbs.safety.cases import SafetyCase, read_cases
 from detour.verbs.safety.figures import suggested_thresholds
 from detour.verbs.safety.measuring import measure_policy, summed
@@ -159,3 +159,19 @@ def test_wrong_cases_are_told_with_their_line(tmp_path: Path, lines: list[str], 
     path.write_text("\n".join(lines))
     with pytest.raises((DataError, ConfigError), match=said):
         read_cases(path)
+
+
+def test_layers_of_texts_are_measured_without_a_picture(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring.PictureEngine, "load", lambda *_, **__: pytest.fail("a picture was drawn"))
+    path = write_cases(tmp_path / "cases.jsonl", [case("b", True, prompt="a crown"), case("g", False)])
+    policy = write_policy(tmp_path, terms=TERMS, rewrite=RULES)
+    told = measure_policy(policy, path, out=tmp_path / "out", base=str(tiny_base), device="cpu")
+    assert (told.together.caught.hits, told.together.false_alarms.hits, told.added_time) == (1, 0, None)
+    assert (
+        measure_policy(
+            policy, path, out=tmp_path / "out", base=str(tiny_base), device="cpu", recorded=True
+        ).together
+        == told.together
+    )

@@ -103,17 +103,9 @@ def _again(policy: Policy, finding: Finding) -> str:
             else ("hold" if finding.score >= told.lower else "allow")
         )
     for layer in (policy.texts, policy.examples, policy.frames, policy.copies):
-        if layer is not None and LAYER_OF[type(layer).__name__] == finding.layer:
+        if layer is not None and layer.name == finding.layer:
             return layer.finding(finding.score).action
     return finding.action
-
-
-LAYER_OF = {
-    "ConceptTexts": "texts",
-    "ExamplePictures": "examples",
-    "Frames": "frames",
-    "ReferenceCopies": "copies",
-}
 
 
 def layers_of(policy: Policy) -> tuple[OrderedLayer, ...]:

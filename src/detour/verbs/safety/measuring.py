@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device
+from detour.errors import ConfigError
 from detour.files import write_text
 from detour.generation.engine import PictureEngine
 from detour.safety.policy import Policy

@@ -32,6 +32,7 @@ THRESHOLDS = {
     "refuse",
     "hold",
     "margin",
+    "min_share",
     "action",
     "revision",
     "order",
