@@ -100,6 +100,12 @@ from detour.cli.options import (
     show_default=True,
     help="Folder for the pictures; files are numbered, nothing is overwritten.",
 )
+@click.option(
+    "--policy",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Safety policy (detour safety show FILE); pictures that it withholds are named, and the exit code is 19.",
+)
 @pickle_option
 @json_option
 def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **flags: Any) -> None:
@@ -120,6 +126,7 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
+    from detour.errors import Withheld
     from detour.generation.strength import parse_step_weights
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
@@ -145,3 +152,6 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     with shown(quiet=as_json) as progress:
         result = generate_pictures(spec, out=out, grid=grid, progress=progress)
     show_generate_result(result, as_json=as_json)
+    if result.withheld:
+        total = len(spec.prompts) * spec.count
+        raise Withheld(f"{len(result.withheld)} of {total} pictures were withheld by policy {result.policy}.")

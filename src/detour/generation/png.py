@@ -85,6 +85,8 @@ class PictureMetadata(BaseModel):
     versions: dict[str, str]
     safety: Literal["checked", "absent"]
     safety_flagged: bool | None = None
+    policy: str = ""
+    """Name, revision and hash of the safety policy that let it through; empty without one."""
     moment: str = ""
     """``step 5 of 25`` for a picture of a trace; empty for a finished one."""
 

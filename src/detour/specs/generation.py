@@ -80,4 +80,6 @@ class GenerateSpec(Spec):
     """Draw each picture with and without the adapters at the same seed."""
     trace: Annotated[int, Field(ge=0)] = 0
     """Keep the picture at this many moments of denoising."""
+    policy: str | None = None
+    """File of a safety policy that requests and pictures have to pass."""
     picture: PictureSpec = PictureSpec()
