@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from detour.adapter_methods import FROM_BASE, Start
+from detour.adapter_methods import AdapterMethod as Method
 from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.fixed_layers import FixedLayer, has_adapter_hook
 from detour.adapters.places import find_layer, find_path
-from detour.adapters.start import FROM_BASE, Init, Method, lora_down
+from detour.adapters.start import lora_down
 from detour.adapters.trainable_layers import ALPHA_DIGITS, TrainableLayer, make_trainable, plain_copy
 from detour.errors import AdapterError
 
@@ -226,7 +228,7 @@ def attach_new(
     alpha: float,
     method: Method = "lora",
     dropout: float = 0.0,
-    init: Init = "kaiming",
+    init: Start = "kaiming",
     lokr_factor: int | None = None,
     seed: int = 0,
     name: str = "default",

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detour.adapter_methods import Method, Start
 from detour.specs.data import DataSpec
 from detour.specs.strict import Auto, Count, NonNegative, Positive, PositiveInt, Share, Spec
 
@@ -77,22 +78,10 @@ class TokensSpec(Spec):
     """Of the vectors alone, which have no reason to be small."""
 
 
-METHOD_SETTINGS = {
-    "pissa": "adapter.init=pissa",
-    "olora": "adapter.init=olora",
-    "gaussian": "adapter.init=gaussian",
-    "rslora": "adapter.rslora=true",
-    "lora+": "train.optim.up_rate=16",
-    "loraplus": "train.optim.up_rate=16",
-    "locon": "adapter.targets=all",
-}
-"""What is called a method elsewhere and is a setting of plain LoRA here."""
-
-
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
-    method: Literal["lora", "dora", "loha", "lokr", "full"] = "lora"
+    method: Method = "lora"
     """What stands beside each layer; ``full`` trains the base's own weights, for comparison. See docs/training.md."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
@@ -105,7 +94,7 @@ class AdapterSpec(Spec):
     """Scale by alpha / √rank instead of alpha / rank (arXiv:2312.03732); folded into the file's alpha."""
     dropout: Share = 0.0
     """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
-    init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
+    init: Start = "kaiming"
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
     from_file: str = ""
     """Adapter file whose weights the run starts at, of the same method, layers and rank; empty: no change at all."""

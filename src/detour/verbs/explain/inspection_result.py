@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapters.start import Method
+from detour.adapter_methods import AdapterMethod as Method
 
 
 class _Figures(BaseModel):
