@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -239,30 +239,6 @@ class TextStage:
         made = copy.copy(self)
         made.words = {**self.words, **words}
         return made
-
-    @contextlib.contextmanager
-    def with_words(self, words: WordVectors) -> Iterator[None]:
-        """Inside, prompts know these words too.
-
-        Raises:
-            AdapterError: a word that is known already.
-        """
-        self._refuse_known(words)
-        before = self.words
-        self.words = {**before, **words}
-        try:
-            yield
-        finally:
-            self.words = before
-
-    @contextlib.contextmanager
-    def without_words(self) -> Iterator[None]:
-        """Inside, prompts are the base's own."""
-        before, self.words = self.words, {}
-        try:
-            yield
-        finally:
-            self.words = before
 
     def _refuse_known(self, words: WordVectors) -> None:
         known = {word.lower() for word in self.words}
