@@ -116,7 +116,7 @@ class Attached:
         return [*self._fixed_layers, *self._trainable]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those of :attr:`named_factors`; a list, so that it cannot be used up."""
+        """List the factors of :attr:`named_factors`; a list, so that it cannot be used up."""
         return list(self.named_factors.values())
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:
@@ -174,7 +174,7 @@ class Attached:
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, the models answer as if this adapter were not there; others stay active."""
+        """Switch this adapter off inside the block; other adapters stay active."""
         before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
         were = [(hooked, hooked.active) for hooked in self._hooks]
         try:

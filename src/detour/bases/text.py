@@ -51,7 +51,7 @@ class Conditioning:
         )
 
     def cat(self, other: Conditioning) -> Conditioning:
-        """These prompts, then the other's; the shorter ones get states that are not read."""
+        """Put the prompts of another behind these; the shorter ones get states that are not read."""
         pooled = None
         if self.pooled is not None and other.pooled is not None:
             pooled = torch.cat([self.pooled, other.pooled])
@@ -263,7 +263,7 @@ class TextStage:
     def _placed_ids(
         self, part: str, placed: Sequence[Placed]
     ) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
-        """As :meth:`_tokens`, of prompts that are tokens already."""
+        """Place prompts that are tokens already, as :meth:`_tokens` does with texts."""
         tokenizer, length = self.tokenizers[part], self._length(part)
         found = [
             ((row, position + 1), self.words[word][part][index])

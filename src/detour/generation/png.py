@@ -44,7 +44,7 @@ class PictureMetadata(BaseModel):
     scheduler: str
     guidance_scale: float
     true_guidance_scale: float = 1.0
-    """Of a base that is told ``guidance_scale``; 1 is none."""
+    """Classifier-free guidance of a base that is told ``guidance_scale``; 1 is none."""
     width_px: int
     height_px: int
     base: str

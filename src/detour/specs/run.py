@@ -75,7 +75,7 @@ class TokensSpec(Spec):
     rate: Positive = 5.0
     """Learning rate as a multiple of the run's."""
     weight_decay: NonNegative = 0.0
-    """Of the vectors alone, which have no reason to be small."""
+    """Weight decay of the new vectors alone, which have no reason to be small."""
 
 
 class AdapterSpec(Spec):
@@ -143,7 +143,7 @@ class ScheduleSpec(Spec):
 
 
 class LossSpec(Spec):
-    """The denoising objective."""
+    """What the denoising loss compares, at which timesteps and with which weights."""
 
     timesteps: Literal["uniform", "logit_normal", "mode"] | Auto = "auto"
     """Which timesteps are shown: all alike, or more of those around the middle (``mode`` on a rectified flow alone;
@@ -153,7 +153,7 @@ class LossSpec(Spec):
     logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Width of the logit-normal law."""
     mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
-    """Of the mode law: above 0 prefers the middle, below 0 the two ends."""
+    """Scale of the mode law: above 0 prefers the middle, below 0 the two ends."""
     shift: Positive | Auto = "auto"
     """Moves the times of a rectified flow: above 1 shows more noise; ``auto``: the base's own, at the run's resolution
     where the base's moves with it (Flux-dev)."""
@@ -182,7 +182,7 @@ class TrainSpec(Spec):
     """Length and step of the run."""
 
     steps: PositiveInt | Auto = "auto"
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch: PositiveInt | Auto = "auto"
     """Samples in one forward pass."""
     grad_accum: PositiveInt = 1

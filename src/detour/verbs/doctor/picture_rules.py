@@ -30,7 +30,7 @@ SIZE_APART = 1.5
 """Times a side of the base's own size, either way."""
 
 LONG_SIDE = 2.0
-"""Of the longer side over the shorter one."""
+"""Largest ratio of the longer side to the shorter one."""
 
 DISTILLED = ("turbo", "lcm", "lightning", "hyper", "schnell")
 """Words in the name of bases and adapters that are made for few steps and no guidance."""

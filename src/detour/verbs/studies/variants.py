@@ -25,7 +25,7 @@ VARIED = ("adapter", "train", "prior", "validate", "data")
 """Sections of a run that may differ between variants; the others are what they are compared by."""
 
 FIXED = ("data.source", "data.folders", "data.split", "data.trigger", "data.resolution", "data.holdout")
-"""Of those, what prompts and references follow from."""
+"""Settings among those that prompts and references follow from."""
 
 MAX_NAME = 60
 

@@ -74,7 +74,7 @@ class MemoryPlan(BaseModel):
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
@@ -172,7 +172,7 @@ class _Trainer:
         self._proofs: dict[str, int] = {}
 
     def bytes_at(self, changes: Mapping[str, Any]) -> int:
-        """Of one training step, all parts."""
+        """Predict the bytes of one training step, all parts together."""
         changed = with_changes(self.spec, changes)
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
@@ -196,7 +196,7 @@ class _Trainer:
         return f"; the proof takes {self._proofs[dtype] / GIB:.1f} GiB: prove it on a larger card"
 
     def _pass_of(self, spec: ResolvedRun) -> Footprint:
-        """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
+        """Predict the memory of one sample; fp16 and bf16 take the same bytes, as do those on a quantised base."""
         width = torch_dtype(spec.base.dtype).itemsize
         key = (width, spec.train.gradient_checkpointing)
         if key not in self._passes:
