@@ -4,5 +4,11 @@ import multiprocessing
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "accelerate", "tests.training.killed_writer", "tests.training.test_processes"]
+    [
+        "torch",
+        "accelerate",
+        "tests.training.killed_writer",
+        "tests.training.test_processes",
+        "benchmarks.serve_kills",
+    ]
 )

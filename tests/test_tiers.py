@@ -32,12 +32,13 @@ TIERS = {
     "generation": 3.0,
     "training": 3.1,
     "evaluation": 3.1,
+    "safety": 3.5,
     "verbs": 4.0,
     "pocket.pretrain": 4.5,
     "labs": 4.7,
-    "cli": 5.0,
     "serving": 5.0,
     "studio": 5.0,
+    "cli": 5.1,
     "__main__": 6.0,
 }
 

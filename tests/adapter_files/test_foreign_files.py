@@ -262,6 +262,12 @@ def test_xlabs_flux_names_are_those_of_diffusers_own_converter(tmp_path: Path) -
             f"double_blocks.3.processor.proj_lora{stream}.down.weight": torch.randn(2, 8),
             f"double_blocks.3.processor.proj_lora{stream}.up.weight": torch.randn(8, 2),
         }
+    tensors |= {
+        "single_blocks.7.processor.qkv_lora.down.weight": torch.randn(2, 8),
+        "single_blocks.7.processor.qkv_lora.up.weight": torch.randn(24, 2),
+        "diffusion_model.single_blocks.9.processor.proj_lora.down.weight": torch.randn(2, 40),
+        "diffusion_model.single_blocks.9.processor.proj_lora.up.weight": torch.randn(8, 2),
+    }
     read = read_adapter(save(tmp_path / "a.safetensors", tensors)).layers
     theirs = _convert_xlabs_flux_lora_to_diffusers(dict(tensors))
     paths = {name.partition(".lora_")[0] for name in theirs}
@@ -282,7 +288,7 @@ def test_xlabs_flux_names_are_those_of_diffusers_own_converter(tmp_path: Path) -
         ({f"{KOHYA}.on_input": torch.ones(1)}, "IA³ is not supported"),
         ({"transformer.transformer_blocks.0.attn.to_q.magnitude": torch.ones(8)}, "ai-toolkit's DoRA"),
         ({f"{KOHYA}.magnitude": torch.ones(8)}, "ai-toolkit's DoRA"),
-        ({"single_blocks.0.processor.qkv_lora.down.weight": torch.ones(2, 8)}, "XLabs' names"),
+        ({"single_blocks.0.processor.qkv_lora3.down.weight": torch.ones(2, 8)}, "XLabs' names"),
         (
             {
                 "lora_unet_conv_in.lora_down.weight": torch.ones(2, 4, 1, 3, 3),

@@ -73,6 +73,25 @@ def test_text_states_are_the_pipelines(kind: str, base: Base, pipeline: Any) -> 
     torch.testing.assert_close(ours.pooled, pooled, rtol=0, atol=2e-5)
 
 
+def test_t5_in_bf16_gives_the_states_of_fp32_to_its_precision_beside_clips_exact_ones(
+    kind: str, base: Base
+) -> None:
+    if kind == "sd3-without-t5":
+        pytest.skip("has no T5")
+    exact = base.load_text().encode(PROMPTS)
+    stage = base.load_text(t5_dtype=torch.bfloat16)
+    assert stage.models[str(base.family.t5_part)].dtype == torch.bfloat16
+    rounded = stage.encode(PROMPTS)
+    assert rounded.states.dtype == torch.float32
+    clip = 77 if kind.startswith("sd3") else 0
+    assert torch.equal(rounded.states[:, :clip], exact.states[:, :clip])
+    off = (rounded.states - exact.states).norm() / exact.states[:, clip:].norm()
+    assert 0 < off < 0.02
+    assert exact.pooled is not None
+    assert rounded.pooled is not None
+    assert torch.equal(rounded.pooled, exact.pooled)
+
+
 def test_predictions_are_the_transformers_own_at_exact_times(kind: str, base: Base, pipeline: Any) -> None:
     states, pooled = their_text(kind, pipeline, base, PROMPTS)
     text = base.load_text().encode(PROMPTS)
@@ -165,3 +184,16 @@ def test_samplers_of_other_processes_are_refused_by_name(base: Base) -> None:
     with pytest.raises(ConfigError, match=r"scheduler 'ddim'.*rectified.*euler or dpm"):
         draw(base, PictureSpec(steps=2, scheduler="ddim"))
     assert PictureEngine.load(base).resolved(PictureSpec()).scheduler == "euler"
+
+
+def test_pictures_beyond_the_table_of_positions_are_refused_before_anything_is_drawn(
+    kind: str, base: Base
+) -> None:
+    spec = PictureSpec(steps=1, width_px=64, height_px=272)  # 16 positions of 2 × 2 latents of 8 px reach 256
+    engine = PictureEngine.load(base)
+    if kind.startswith("sd3"):
+        with pytest.raises(ConfigError, match=r"pictures of 272 px: the position table .* ends at 256 px"):
+            engine.resolved(spec)
+        assert engine.resolved(spec.model_copy(update={"height_px": 256})).height_px == 256
+    else:
+        assert engine.resolved(spec).height_px == 272

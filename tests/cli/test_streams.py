@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from detour.cli.main import run
+from detour.cli.main import COMMANDS, run
 from detour.cli.progress import PlainLines, shown
 from detour.cli.streams import LastingStream
 from detour.verbs.progress import Progress
@@ -68,6 +68,17 @@ def test_the_exit_code_is_the_commands_own_in_a_pipe_that_closed(arguments: list
     )
     os.close(writing)
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_well_where_its_reader_is_gone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        with pytest.raises(SystemExit) as end:
+            run([name, "--help"])
+    assert end.value.code == 0
 
 
 def test_a_full_disk_is_still_an_error() -> None:

@@ -152,3 +152,34 @@ def test_animations_show_their_first_picture_and_are_named(tmp_path: Path, kind:
     [finding] = data.findings
     assert (finding.kind, finding.pictures) == ("colours", (f"a.{kind.lower()}",))
     assert "an animation of 3 pictures" in finding.cause
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+SRGB_PLACES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+P3_PLACES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "named"),
+    [
+        ({b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *SRGB_PLACES)}, ""),
+        ({b"cICP": bytes((1, 13, 0, 1))}, ""),
+        ({b"gAMA": struct.pack(">I", 100000)}, "gAMA chunk"),
+        ({b"gAMA": struct.pack(">I", 100000), b"sRGB": b"\0"}, ""),
+        ({b"cHRM": struct.pack(">8I", *P3_PLACES)}, "cHRM chunk"),
+        ({b"cICP": bytes((12, 13, 0, 1))}, "cICP chunk"),  # Display P3
+        ({b"cICP": bytes((9, 16, 0, 1)), b"sRGB": b"\0"}, "cICP chunk"),  # BT.2100 with PQ
+    ],
+)
+def test_a_png_whose_chunks_say_other_colours_is_named(chunks: dict[bytes, bytes], named: str) -> None:
+    """Chunks stand behind the signature and the header, 8 and 25 bytes."""
+    plain = as_file(strip(COLOURS), "PNG")
+    file = plain[:33] + b"".join(chunk(name, data) for name, data in chunks.items()) + plain[33:]
+    found = read_picture(file, max_megapixels=1.0)
+    assert np.array_equal(np.asarray(found.image)[0], COLOURS)
+    assert found.remarks == (
+        (f"its {named} says other colours than sRGB's, and they are taken as sRGB",) if named else ()
+    )

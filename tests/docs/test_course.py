@@ -29,7 +29,7 @@ TOPICS = (
     ("QLoRA", "06-qlora-and-dora.md", "QLoRA"),
     ("DoRA", "06-qlora-and-dora.md", "DoRA"),
     ("reading a report", "07-reading-a-report.md", "Reading a report"),
-    ("common mistakes and the mend", "08-mistakes.md", "Common mistakes, and the mend"),
+    ("common mistakes and the fix", "08-mistakes.md", "Common mistakes, and the fix"),
     ("misconceptions", "09-misconceptions.md", "Misconceptions, each with the experiment that settles it"),
     (
         "flow models",

@@ -222,7 +222,7 @@ def test_guidance_may_ask_for_three_rows(engine: PictureEngine) -> None:
         def __init__(self, scale: float, away: float) -> None:
             self.scale, self.away = scale, away
 
-        def combine(self, predictions: torch.Tensor) -> torch.Tensor:
+        def combine(self, predictions: torch.Tensor, noise_scale: float = 1.0) -> torch.Tensor:
             plain, text, further = predictions
             return plain + self.scale * (text - plain) - self.away * (further - plain)
 

@@ -8,3 +8,6 @@ Wrong = tuple[Any, str]
 
 Answers = dict[str, tuple[Any, Sequence[Wrong]]]
 """Task → (a right answer, wrong ones)."""
+
+AlsoRight = dict[str, Sequence[Any]]
+"""Task → right answers that are written differently: another formula, type, order or rounding."""

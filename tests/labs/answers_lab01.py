@@ -2,7 +2,7 @@
 
 from detour.adapters.targets import adaptable_layers
 from detour.bases.base import open_base
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 PATHS = [layer.path for layer in adaptable_layers(open_base("pocket").meta_network())]
 CROSS = [path for path in PATHS if ".attn2.to_" in path]
@@ -27,6 +27,7 @@ ANSWERS: Answers = {
             ({"base": "pocket", "names": [p for p in CROSS if "to_out" not in p]}, "to_out.0"),
             ({"base": "pocket", "names": CROSS[4:]}, "are missing"),
             ({"base": "pocket", "names": [*CROSS, "conv_in"]}, "conv_in"),
+            ({"base": "pocket", "names": CROSS + CROSS[:3]}, "more than once"),
         ],
     ),
     "lora_parameters": (
@@ -59,13 +60,15 @@ ANSWERS: Answers = {
         ],
     ),
     "copied_figure": (
-        {"parameters": 797_184, "percent": 0.0927},
+        {"parameters": 797_184, "percent": 0.09266},
         [
             ({"parameters": 1_476_608, "percent": 0.1718}, "you copied"),
             ({"parameters": 397_824, "percent": 0.0463}, "cross-attention alone"),
             ({"parameters": 597_504, "percent": 0.0695}, "output projections"),
             ({"parameters": 797_184, "percent": 0.000927}, "multiply by 100"),
             ({"parameters": 797_184, "percent": 0.1718}, "not the share"),
+            ({"parameters": 797_184, "percent": 100 * 797_184 / 859_520_964}, "over the base alone"),
+            ({"parameters": 797_184, "percent": 0.0927}, "too coarsely"),
             ({"parameters": 5, "percent": 1.0}, "sum of"),
         ],
     ),
@@ -77,4 +80,23 @@ ANSWERS: Answers = {
             ({"base": "pocket", "bytes": 1000}, "counts[4]"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "cross_attention": [
+        {"base": "pocket", "names": set(CROSS)},
+        {"base": "pocket", "names": tuple(reversed(CROSS))},
+    ],
+    "lora_parameters": [
+        lambda n_in, n_out, rank: rank * n_in + n_out * rank,
+        lambda n_in, n_out, rank: float((n_in + n_out) * rank),
+        lambda n_in, n_out, rank: sum(a * b for a, b in ((rank, n_in), (n_out, rank))),
+    ],
+    "adapter_parameters": [{"base": "pocket", "counts": {**costs(CROSS), 32: 0}}],
+    "bare_suffix": [{"bare": 96.0, "cross": 48}],
+    "copied_figure": [
+        {"parameters": 797_184, "percent": 100 * 797_184 / 860_318_148},
+        {"parameters": 797_184, "percent": 0.0926616},
+    ],
+    "file_bytes": [{"base": "pocket", "bytes": costs(CROSS)[8]}],
 }

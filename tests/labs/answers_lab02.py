@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tests.labs.answers import Answers
+import torch
+
+from tests.labs.answers import AlsoRight, Answers
 
 SHAPES = {
     "pixels": (1, 3, 128, 128),
@@ -59,10 +61,18 @@ ANSWERS: Answers = {
         [
             (drawn, "not scaled"),
             (lambda vae, pixels, noise: drawn(vae, pixels, noise) / vae.config.scaling_factor, "divide"),
-            (lambda vae, pixels, noise: vae.encode(pixels).latent_dist.mean * 0.18, "noise is not used"),
+            (
+                lambda vae, pixels, noise: vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor,
+                "noise is not used",
+            ),
             (lambda vae, pixels, noise: pixels, "those are pixels"),
             (lambda vae, pixels, noise: vae.encode(pixels).latent_dist.sample() * 0.18, ".sample()"),
-            (lambda vae, pixels, noise: drawn(vae, pixels, 0) * 0.18 + 0.5 * noise, "mean alone"),
+            (
+                lambda vae, pixels, noise: (
+                    drawn(vae, pixels, noise) + drawn(vae, pixels, 0) * (vae.config.scaling_factor - 1)
+                ),
+                "mean alone",
+            ),
         ],
     ),
     "diffusion_loss": (
@@ -100,7 +110,10 @@ ANSWERS: Answers = {
             (lambda x, g, down, up, s: (up.T @ g.T @ x, g.T @ (x @ down.T)), "lacks the scale"),
             (lambda x, g, down, up, s: (s * g.T @ (x @ down.T), s * up.T @ g.T @ x), "wrong way round"),
             (lambda x, g, down, up, s: ((s * up.T @ g.T @ x).T, s * g.T @ (x @ down.T)), "shape"),
-            (lambda x, g, down, up, s: (s * up.T @ g.T @ x / 6, s * g.T @ (x @ down.T) / 6), "averaged"),
+            (
+                lambda x, g, down, up, s: (s * up.T @ g.T @ x / len(x), s * g.T @ (x @ down.T) / len(x)),
+                "averaged",
+            ),
             (lambda x, g, down, up, s: (s * down, s * g.T @ (x @ down.T)), "the other one in it"),
         ],
     ),
@@ -113,4 +126,30 @@ ANSWERS: Answers = {
             ({}, "no answer yet"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "shapes": [shaped(pixels=[1, 3, 128, 128]), shaped(latents=torch.Size([1, 4, 16, 16]))],
+    "to_latents": [
+        lambda vae, pixels, noise: (
+            vae.config.scaling_factor * vae.encode(pixels).latent_dist.mean
+            + vae.config.scaling_factor * noise * vae.encode(pixels).latent_dist.std
+        ),
+        lambda vae, pixels, noise: vae.config.scaling_factor * drawn(vae, pixels, noise).double(),
+    ],
+    "diffusion_loss": [
+        lambda ask, x, e, t, alphas: torch.nn.functional.mse_loss(ask(noisy_at(x, e, alphas[t]), t), e),
+        lambda ask, x, e, t, alphas: float(
+            squared(e, ask(noisy_at(x, e, float(alphas[t])), torch.tensor(t)))
+        ),
+    ],
+    "gradients": [counted(base=0, down=False, up=NUM)],
+    "hand_gradients": [
+        lambda x, g, down, up, s: [s * (x.T @ g @ up).T, s * (down @ x.T @ g).T],
+        lambda x, g, down, up, s: (
+            s * torch.einsum("or,no,ni->ri", up, g, x),
+            s * torch.einsum("no,ni,ri->or", g, x, down),
+        ),
+    ],
+    "same": [{name: int(value) for name, value in ALL_SAME.items()}],
 }

@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.labs.answers import Answers
+import numpy as np
+
+from tests.labs.answers import AlsoRight, Answers
 
 FOLDER = Path(tempfile.mkdtemp(prefix="detour-lab03-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -54,7 +56,7 @@ ANSWERS: Answers = {
                 ],
                 "divide by the number",
             ),
-            (lambda values, window: values, "at place"),
+            (lambda values, window: values, "hand the values back"),
         ],
     ),
     "fell_by": (
@@ -92,7 +94,24 @@ ANSWERS: Answers = {
             (lambda a, b, c: c != a, "every difference"),
             (lambda a, b, c: c - max(a, b) > abs(a - b), "worse is a difference"),
             (lambda a, b, c: abs(c - a) > abs(a - b), "nearer"),
-            (lambda a, b, c: abs(a - b) < 0.05, "worse is a difference"),
+            (lambda a, b, c: abs(a - b) < 0.05, "more than these differ"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "smoothed": [
+        lambda values, window: tuple(np.mean(values[: end + 1][-window:]) for end in range(len(values))),
+        lambda values, window: np.array(running(values, window), np.float32),
+    ],
+    "fell_by": [share((0.4 - 0.3) / 0.4), share(0.2500001)],
+    "held_out": [chosen("a green boat", "a pink star")],
+    "style_share": [
+        lambda base, adapter: (base - adapter) / base,
+        lambda base, adapter: np.float32(1) - adapter / base,
+    ],
+    "beyond_noise": [
+        lambda a, b, c: all(abs(c - one) > abs(a - b) for one in (a, b)),
+        lambda a, b, c: np.min(np.abs(np.array([a, b]) - c)) > abs(b - a),
+    ],
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 MOVED = {(0, 0): 0.0, (1, 0): 30.0, (0, 1): 40.0, (1, 1): 50.0, (0.5, 0.5): 35.0, (0.8, 0.3): 20.0}
 
@@ -58,7 +58,7 @@ ANSWERS: Answers = {
             (lambda a, b: abs(cosine(a, b)), "sign"),
             (lambda a, b: (a * b).sum() / a.norm() ** 2, "one of the two"),
             (lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1), "one number"),
-            (lambda a, b: 0.0, "was expected"),
+            (lambda a, b: 0.0, "whatever it is given"),
         ],
     ),
     "louder": (
@@ -78,4 +78,30 @@ ANSWERS: Answers = {
             (SEEN | {"lower weights": SEEN["at 1 and 1"]}, "the same"),
         ],
     ),
+}
+
+
+def by_svd(d1: Any, u1: Any, s1: float, d2: Any, u2: Any, s2: float) -> Any:
+    """The sum's own singular directions, filled up with zeros to the rank of both together."""
+    left, sizes, right = torch.linalg.svd(s1 * u1 @ d1 + s2 * u2 @ d2, full_matrices=False)
+    rank = len(d1) + len(d2)
+    down, up = torch.zeros(rank, d1.shape[1], dtype=d1.dtype), torch.zeros(len(u1), rank, dtype=u1.dtype)
+    num = min(rank, len(sizes))
+    down[:num], up[:, :num] = right[:num], (left * sizes)[:, :num]
+    return down, up
+
+
+ALSO_RIGHT: AlsoRight = {
+    "stack_factors": [
+        by_svd,
+        lambda d1, u1, s1, d2, u2, s2: [torch.cat([d2, d1]), torch.cat([s2 * u2, s1 * u1], 1)],
+        lambda d1, u1, s1, d2, u2, s2: (torch.vstack([d1, s2 * d2]), torch.hstack([s1 * u1, u2])),
+    ],
+    "rank_of_sum": [8.0, torch.tensor(8)],
+    "agreement": [
+        lambda a, b: float((a / a.norm() * (b / b.norm())).sum()),
+        lambda a, b: (a.flatten() @ b.flatten() / (a.square().sum() * b.square().sum()).sqrt()).item(),
+    ],
+    "louder": [{"moved": MOVED, "pairs": {(1.0, 1.0)}}, {"moved": MOVED, "pairs": ([1, 1],)}],
+    "seen": [{place: words * 2 for place, words in SEEN.items()}],
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detour.bases.base import open_base
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 BASE = open_base("pocket")
 PART = nn.Linear(4, 3)
@@ -17,7 +17,7 @@ SHAPES = {
     "text_shape": (77, BASE.cross_attention_width),
     "compression": 48.0,
 }
-PICTURES = np.full((2, 4, 4, 3), 100, np.uint8)
+PICTURES = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3)).astype(np.uint8)
 PICTURE = {"seed", "prompt", "steps", "sampler"}
 BYTES = PICTURE | {"batch size", "CPU threads"}
 
@@ -46,9 +46,9 @@ def uniform(seeds: list[int], shape: tuple[int, ...]) -> Tensor:
     return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def decoded(scale: float, *, rounded: bool = True, clamped: bool = True) -> Any:
+def decoded(power: int, *, rounded: bool = True, clamped: bool = True) -> Any:
     def decode(vae: Any, latents: Tensor) -> Any:
-        unit = vae.decode(latents * scale).sample / 2 + 0.5
+        unit = vae.decode(latents * vae.config.scaling_factor**power).sample / 2 + 0.5
         unit = (unit.clamp(0, 1) if clamped else unit) * 255
         unit = (unit.round() if rounded else unit).permute(0, 2, 3, 1)
         return (unit.numpy().astype(np.int64) % 256).astype(np.uint8)
@@ -87,20 +87,25 @@ ANSWERS: Answers = {
         ],
     ),
     "decode": (
-        decoded(2.0),
+        decoded(-1),
         [
-            (decoded(1.0), "pale"),
-            (decoded(0.5), "way in"),
-            (decoded(2.0, rounded=False), "not rounded"),
-            (decoded(2.0, clamped=False), "black"),
+            (decoded(0), "pale"),
+            (decoded(1), "way in"),
+            (decoded(-1, rounded=False), "not rounded"),
+            (decoded(-1, clamped=False), "black"),
             (lambda vae, latents: vae.decode(latents).sample, "channels last"),
-            (lambda vae, latents: np.zeros((2, 16, 16, 3), np.uint8), "other"),
+            (
+                lambda vae, latents: np.zeros(
+                    (len(latents), 8 * latents.shape[2], 8 * latents.shape[3], 3), np.uint8
+                ),
+                "byte",
+            ),
         ],
     ),
     "same_as_engine": (
-        {"mine": PICTURES, "theirs": PICTURES + 1},
+        {"mine": PICTURES, "theirs": PICTURES},
         [
-            ({"mine": PICTURES, "theirs": PICTURES + 9}, "up to 9 of 255"),
+            ({"mine": PICTURES, "theirs": np.maximum(PICTURES, 9) - 9}, "up to 9 of 255"),
             ({"mine": PICTURES[:1], "theirs": PICTURES}, "as many pictures"),
         ],
     ),
@@ -114,4 +119,26 @@ ANSWERS: Answers = {
             ({"for_bytes": None, "for_picture": PICTURE}, "missing"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "parameters": [{"parts": {"unet": PART}, "parameters": {"unet": 15.0, "another": 3}}],
+    "shapes": [SHAPES | {"latent_shape": torch.Size([4, 16, 16])}, SHAPES | {"compression": 48.01}],
+    "start_noise": [
+        lambda seeds, shape: torch.cat(
+            [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + 17)) for seed in seeds]
+        )
+    ],
+    "decode": [
+        lambda vae, latents: (
+            (vae.decode(latents / vae.config.scaling_factor).sample * 127.5 + 127.5)
+            .round()
+            .clamp(0, 255)
+            .byte()
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
+    ],
+    "same_as_engine": [{"mine": PICTURES + 1, "theirs": PICTURES}],
+    "determinism": [{"for_bytes": list(BYTES), "for_picture": tuple(PICTURE)}],
 }

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detour.adapters.blocks import block_of
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 LAYERS = adaptable_layers(open_base("pocket").meta_network())
 
@@ -78,7 +79,7 @@ ANSWERS: Answers = {
             (lambda rank, alpha: rank * alpha, "product"),
             (lambda rank, alpha: alpha, "rank is missing"),
             (lambda rank, alpha: alpha / rank**0.5, "rank-stabilised"),
-            (lambda rank, alpha: 1.0, "give 1"),
+            (lambda rank, alpha: 1.0, "where they are equal"),
         ],
     ),
     "delta_w": (
@@ -88,7 +89,7 @@ ANSWERS: Answers = {
             (lambda down, up, alpha: product(down, up, alpha / down.shape[1]), "input's width"),
             (lambda down, up, alpha: product(down, up, alpha / up.shape[0]), "output's width"),
             (lambda down, up, alpha: product(down, up, 1.0).T, "(out, in)"),
-            (lambda down, up, alpha: product(down, up, 0.3), "others"),
+            (lambda down, up, alpha: product(down, up, 0.3), "one matrix product"),
         ],
     ),
     "lost_alpha": (
@@ -97,7 +98,24 @@ ANSWERS: Answers = {
             (lambda rank, alpha: abs(alpha / rank - 1), "over what was read"),
             (lambda rank, alpha: rank / alpha, "at alpha = rank"),
             (lambda rank, alpha: 1 - rank / alpha, "negative"),
-            (lambda rank, alpha: abs(rank - alpha), "give 12"),
+            (lambda rank, alpha: abs(rank - alpha), "their ratio"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "by_side": [counted({side: float(number) for side, number in RIGHT.items()})],
+    "sizes": [[64, 32, 16, 8], (8.0, 16.0, 32.0, 64.0)],
+    "share": [shared(6 / 106 + 1e-9)],
+    "scale": [lambda rank, alpha: alpha * rank**-1, lambda rank, alpha: round(alpha / rank, 5)],
+    "delta_w": [
+        lambda down, up, alpha: (down.T @ up.T).T * alpha / len(down),
+        lambda down, up, alpha: sum(
+            alpha / len(down) * torch.outer(up[:, index], down[index]) for index in range(len(down))
+        ),
+    ],
+    "lost_alpha": [
+        lambda rank, alpha: abs(alpha - rank) / alpha,
+        lambda rank, alpha: max(rank / alpha - 1, 1 - rank / alpha),
+    ],
 }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 WORDS = "a purple fish in the city in the snow"
 CANDIDATES = (
@@ -85,4 +85,21 @@ ANSWERS: Answers = {
             (stopped(None), "no number"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "learns": [
+        lambda losses, moved, floor: moved > floor + 0.5 and losses[0] - losses[-1] > 0,
+        lambda losses, moved, floor: int(losses[-1] / losses[0] < 1) * int(moved - 0.5 > floor) == 1,
+    ],
+    "questions": [
+        lambda num, shape: (
+            [int(1000 * (index + 0.5) / num) for index in range(num)],
+            torch.stack(
+                [torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in range(num)]
+            ),
+        )
+    ],
+    "telling": [chosen(sorted(FAR)), chosen(tuple(FAR))],
+    "stop_at": [stopped(10.0)],
 }

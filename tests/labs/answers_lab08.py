@@ -6,9 +6,15 @@ import numpy as np
 import torch
 
 from detour.labs.patients import Patient
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
-DIFFERENCES = {"reloaded": 0, "swapped out and in": 0, "merged": 1, "taken out again, against the base": 0}
+DIFFERENCES = {
+    "reloaded": 0,
+    "swapped out, against the base": 0,
+    "swapped out and in": 0,
+    "merged": 1,
+    "taken out again, against the base": 0,
+}
 EXACT = set(DIFFERENCES) - {"merged"}
 
 
@@ -51,6 +57,36 @@ def swap(
                 up.data.copy_(adapter.layers[key].up)
 
 
+def swap_back(factors: Any, adapter: Any) -> None:
+    for key, (down, up) in factors.items():
+        adapter.layers[key].down.copy_(down)
+        adapter.layers[key].up.copy_(up)
+
+
+def added(factors: Any, adapter: Any) -> None:
+    for key, (down, up) in factors.items():
+        down.data.add_(adapter.layers[key].down)
+        up.data.add_(adapter.layers[key].up)
+
+
+def scaled(factors: Any, adapter: Any, factor: float) -> None:
+    for key, (down, up) in factors.items():
+        down.data.copy_(factor * adapter.layers[key].down)
+        up.data.copy_(factor * adapter.layers[key].up)
+
+
+def emptied(factors: Any, adapter: Any) -> None:
+    swap(factors, adapter)
+    for layer in adapter.layers.values():
+        layer.up.zero_()
+
+
+def by_slices(factors: Any, adapter: Any) -> None:
+    for key in adapter.layers:
+        for live, name in zip(factors[key], ("down", "up"), strict=True):
+            live[...] = getattr(adapter.layers[key], name)
+
+
 def chosen(names: Any, **changed: int) -> dict[str, Any]:
     return {"differences": DIFFERENCES | changed, "must_be_zero": names}
 
@@ -66,18 +102,21 @@ ANSWERS: Answers = {
             (lambda first, second: np.abs(signed(first, second)).max(), "largest difference"),
             (lambda first, second: np.abs(signed(first, second)).mean() / 255, "share of 255"),
             (lambda first, second: np.abs(signed(first, second)).sum(), "the sum"),
-            (lambda first, second: 3.0, "count alike"),
+            (lambda first, second: 3.0, "whatever it is given"),
         ],
     ),
     "has_effect": (
         lambda moved, floor: moved > 0.5 and moved > 3 * floor,
         [
             (lambda moved, floor: moved > floor, "thousandth"),
-            (lambda moved, floor: moved > 0.5, "where rounding moves 0.6"),
+            (lambda moved, floor: moved > 0.5, "ignore the floor"),
+            (lambda moved, floor: moved > 0.5 + floor, "add the floor"),
+            (lambda moved, floor: moved > 0.5 and moved > 6 * floor, "EFFECT_OVER_NOISE"),
+            (lambda moved, floor: moved > 0.5 and moved > 2 * floor, "twice the floor"),
             (lambda moved, floor: moved > 3 * floor, "thousandth"),
-            (lambda moved, floor: moved > 0.01 and moved > 3 * floor, "less than half a step"),
-            (lambda moved, floor: moved > 0.5 and moved > 5 * floor, "three times the floor"),
-            (lambda moved, floor: False, "pictures moved"),
+            (lambda moved, floor: moved > 0.01 and moved > 3 * floor, "joined by"),
+            (lambda moved, floor: moved > 0.5 and moved > 5 * floor, "EFFECT_OVER_NOISE"),
+            (lambda moved, floor: False, "whatever it is given"),
             (lambda moved, floor: None, "nothing"),
         ],
     ),
@@ -88,7 +127,7 @@ ANSWERS: Answers = {
             (lambda looks, prompt_features: (looks @ prompt_features.T).mean(1), "row i with row i"),
             (lambda looks, prompt_features: float((looks * prompt_features).sum(1).mean()), "one by one"),
             (lambda looks, prompt_features: looks * prompt_features, "second dimension"),
-            (lambda looks, prompt_features: torch.zeros(3), "cosines"),
+            (lambda looks, prompt_features: torch.zeros(3), "of shape"),
         ],
     ),
     "diagnose": (
@@ -112,6 +151,13 @@ ANSWERS: Answers = {
             (lambda factors, adapter: swap(factors, adapter, parts="u"), "down still has"),
             (lambda factors, adapter: swap(factors, adapter, rebind=True), "bound to another"),
             (lambda factors, adapter: swap(factors, adapter, memory=True), "other memory"),
+            (lambda factors, adapter: swap_back(factors, adapter), "wrong direction"),
+            (lambda factors, adapter: added(factors, adapter), "added to the old"),
+            (lambda factors, adapter: swap(dict([next(iter(factors.items()))]), adapter), "some layer"),
+            (lambda factors, adapter: scaled(factors, adapter, 2.0), "as they are"),
+            (lambda factors, adapter: scaled(factors, adapter, 0.0), "as they are"),
+            (lambda factors, adapter: emptied(factors, adapter), "own factors were changed"),
+            (lambda factors, adapter: None, "as they were"),
         ],
     ),
     "must_be_zero": (
@@ -124,4 +170,24 @@ ANSWERS: Answers = {
             (chosen(None), "no set yet"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "mean_abs_diff": [
+        lambda first, second: np.mean(np.maximum(first, second) - np.minimum(first, second)),
+        lambda first, second: float(np.abs(first.astype(np.float32) - second).mean()),
+        lambda first, second: np.float32(np.abs(np.subtract(first, second, dtype=np.int16)).mean()),
+    ],
+    "has_effect": [
+        lambda moved, floor: moved > max(0.5, 3 * floor),
+        lambda moved, floor: np.bool_(min(moved - 0.5, moved - 3 * floor) > 0),
+    ],
+    "clip_scores": [
+        lambda looks, prompts: (looks @ prompts.T).diagonal(),
+        lambda looks, prompts: torch.nn.functional.cosine_similarity(looks, prompts),
+        lambda looks, prompts: torch.einsum("nd,nd->n", looks, prompts),
+    ],
+    "diagnose": [lambda patient: examined(patient)],
+    "hot_swap": [by_slices],
+    "must_be_zero": [chosen(list(EXACT)), chosen(EXACT, merged=0)],
 }

@@ -1,6 +1,8 @@
 """Answers to lab 9; the figures of its pixel were worked by hand."""
 
-from tests.labs.answers import Answers
+import torch
+
+from tests.labs.answers import AlsoRight, Answers
 
 PIXEL = {"x1": 0.9170603, "x2": 0.3730300, "alpha_bar": 0.72, "noise": -0.5778413}
 
@@ -52,4 +54,21 @@ ANSWERS: Answers = {
             ({"scaled_linear": 100, "linear": 259}, "not the first"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "one_pixel": [{name: round(value, 4) for name, value in PIXEL.items()}],
+    "jump": [
+        lambda clean, noise, alpha: torch.sqrt(alpha) * clean + torch.sqrt(1 - alpha) * noise,
+        lambda clean, noise, alpha: (1 - alpha).sqrt().double() * noise + clean * float(alpha) ** 0.5,
+    ],
+    "variance": [
+        lambda alpha, clean: 1 - alpha * (1 - clean),
+        lambda alpha, clean: 1 + alpha * clean - alpha,
+    ],
+    "clean_guess": [
+        lambda noisy, noise, alpha: noisy / alpha.sqrt() - ((1 - alpha) / alpha).sqrt() * noise,
+        lambda noisy, noise, alpha: alpha**-0.5 * (noisy - (1 - alpha) ** 0.5 * noise),
+    ],
+    "first_below": [{"scaled_linear": 354.0, "linear": torch.tensor(259)}],
 }

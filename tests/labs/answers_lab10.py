@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
-PICTURES = np.full((1, 4, 4, 3), 100, np.uint8)
+PICTURES = np.random.default_rng(0).integers(0, 255, (1, 4, 4, 3)).astype(np.uint8)
 
 
 def leading(steps: int, offset: int = 1, trained: int = 1000) -> Tensor:
@@ -37,12 +37,20 @@ ANSWERS: Answers = {
     "leading": (
         leading,
         [
-            (lambda steps: leading(steps, offset=0), "offset is missing"),
-            (lambda steps: leading(steps).flip(0), "stops rise"),
-            (lambda steps: leading(steps + 1), "11 stops"),
-            (lambda steps: torch.arange(1000, 0, -1000 / steps).round().long() - 1, "another spacing"),
-            (lambda steps: (torch.arange(steps - 1, -1, -1) * 1000 / steps + 1).round().long(), "1000 // 30"),
-            (lambda steps: leading(steps) + 7, "multiples"),
+            (lambda steps, offset, trained: leading(steps, 0, trained), "offset is missing"),
+            (lambda *given: leading(*given).flip(0), "stops rise"),
+            (lambda steps, *_: leading(steps + 1), "came back"),
+            (
+                lambda steps, offset, trained: torch.arange(trained, 0, -trained / steps).round().long() - 1,
+                "another spacing",
+            ),
+            (
+                lambda steps, offset, trained: (
+                    torch.arange(steps - 1, -1, -1) * trained / steps + offset
+                ).long(),
+                "1000 // 30",
+            ),
+            (lambda *given: leading(*given) + 7, "multiples"),
         ],
     ),
     "ddim_step": (
@@ -55,14 +63,14 @@ ANSWERS: Answers = {
             (lambda x, e, a, b: ddim(x, e, b, a), "exchanged"),
             (lambda x, e, a, b: b * (x - (1 - a) * e) / a + (1 - b) * e, "without their roots"),
             (lambda x, e, a, b: x - e, "first the guess"),
-            (lambda x, e, a, b: 1.0, "from latents to latents"),
+            (lambda x, e, a, b: 1.0, "a tensor of shape"),
         ],
     ),
     "same_as_ddim": (
-        {"mine": PICTURES, "theirs": PICTURES + 1},
+        {"mine": PICTURES, "theirs": PICTURES},
         [
-            ({"mine": PICTURES, "theirs": PICTURES + 5}, "up to 5 of 255"),
-            ({"mine": PICTURES[0], "theirs": PICTURES}, "one picture"),
+            ({"mine": PICTURES, "theirs": np.maximum(PICTURES, 5) - 5}, "up to 5 of 255"),
+            ({"mine": PICTURES[0], "theirs": PICTURES}, "cannot be compared"),
         ],
     ),
     "sweet_spot": (
@@ -74,7 +82,29 @@ ANSWERS: Answers = {
             (chosen(lambda row: -row["clip"]), "best score"),
             (chosen(lambda row: row["distance"], empty=("euler", 5)), "None when no row fits"),
             (lambda rows, budget_s: None, "is the answer"),
-            (lambda rows, budget_s: ("dpm++", 10) if budget_s > 1 else None, "not take the nearest"),
+            (lambda rows, budget_s: ("dpm++", 10) if budget_s >= 0.2 else None, "is the nearest"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "leading": [
+        lambda steps, offset, trained: [trained // steps * index + offset for index in range(steps)][::-1],
+        lambda steps, offset, trained: np.arange(steps)[::-1].copy() * (trained // steps) + offset,
+    ],
+    "ddim_step": [
+        lambda x, e, a, b: (b / a).sqrt() * x + ((1 - b).sqrt() - (b * (1 - a) / a).sqrt()) * e,
+        lambda x, e, a, b: (ddim(x.double(), e.double(), a.double(), b.double())).float(),
+    ],
+    "same_as_ddim": [{"mine": PICTURES + 1, "theirs": PICTURES}],
+    "sweet_spot": [
+        lambda rows, budget: next(
+            (
+                [row["sampler"], row["steps"]]
+                for row in sorted(rows, key=lambda row: row["distance"])
+                if not row["seconds"] > budget
+            ),
+            None,
+        )
+    ],
 }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
 
 def encoded(vae: Any, pixels: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ ANSWERS: Answers = {
         [
             ({3, 4, 8, 10, 11, 13}, "noise is the target"),
             ({3, 8, 10, 11, 5}, "line 5"),
-            ({4, 8, 10, 11}, "eight bits"),
+            ({4, 8, 10, 11}, "bits of precision"),
             ({3, 8, 10, 11}, "how often"),
             ({3, 15, 10, 11}, "who makes it"),
             ({3, 15, 8, 11}, "variance"),
@@ -50,7 +50,7 @@ ANSWERS: Answers = {
             (lambda vae, pixels: encoded(vae, pixels) / vae.config.scaling_factor, "way back"),
             (shrunk, "shrunken pixels"),
             (lambda vae, pixels: pixels, "an eighth of the side"),
-            (lambda vae, pixels: encoded(vae, pixels) * 0.25 + 1, "nothing else"),
+            (lambda vae, pixels: encoded(vae, pixels) * vae.config.scaling_factor + 1, "nothing else"),
         ],
     ),
     "noisy_of": (
@@ -61,7 +61,7 @@ ANSWERS: Answers = {
             (lambda x, e, t, a: (1 - at(a, t)).sqrt() * x + at(a, t).sqrt() * e, "exchanged"),
             (lambda x, e, t, a: at(a, t).sqrt() * x + e, "no factor"),
             (lambda x, e, t, a: noised(x, e, t[:1].expand_as(t), a), "first one's timestep"),
-            (lambda x, e, t, a: x, "it is not"),
+            (lambda x, e, t, a: x, "as they are"),
             (lambda x, e, t, a: 1.0, "(N, 1, 1, 1)"),
         ],
     ),
@@ -91,10 +91,44 @@ ANSWERS: Answers = {
             (lambda unet: (p for p in unet.parameters() if p.requires_grad), "make a list"),
             (lambda unet: list(unet.parameters()), "frozen"),
             (lambda unet: trainable(unet)[:1], "1 parameters where 2"),
+            (lambda unet: 2 * trainable(unet), "more than once"),
+            (lambda unet: [], "0 parameters where 2"),
         ],
     ),
     "same_as_real": (
         {"difference": 1e-5},
-        [({"difference": 0.3}, "another computation"), ({"difference": float("nan")}, "another computation")],
+        [
+            ({"difference": 0.3}, "another computation"),
+            ({"difference": float("nan")}, "another computation"),
+            ({"difference": 2e-3}, "another computation"),
+            ({"difference": float("inf")}, "another computation"),
+            ({"difference": -1e-5}, "negative"),
+        ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "faulty_lines": [[3, 15, 8, 10, 11], (3, 4, 15, 8, 10, 11)],
+    "latents_of": [
+        lambda vae, pixels: vae.config.scaling_factor * vae.encode(pixels).latent_dist.mode(),
+        lambda vae, pixels: torch.cat(
+            [vae.config.scaling_factor * encoded(vae, one[None]) for one in pixels]
+        ),
+    ],
+    "noisy_of": [
+        lambda x, e, t, a: torch.stack(
+            [
+                a[stop] ** 0.5 * one + (1 - a[stop]) ** 0.5 * noise
+                for one, noise, stop in zip(x, e, t, strict=True)
+            ]
+        ),
+        lambda x, e, t, a: a[t].sqrt()[:, None, None, None] * x + (1 - a[t]).sqrt()[:, None, None, None] * e,
+    ],
+    "states_of": [lambda stage, captions: torch.cat([stage.encode([one]).states for one in captions])],
+    "adapter_dtype": [torch.float],
+    "trainable": [
+        lambda unet: tuple(filter(lambda parameter: parameter.requires_grad, unet.parameters())),
+        lambda unet: {one for one in unet.parameters() if one.requires_grad},
+    ],
+    "same_as_real": [{"difference": 0.0}, {"difference": torch.tensor(3e-4)}],
 }

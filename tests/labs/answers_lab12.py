@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from detour.diffusion.randomness import chance_for
-from tests.labs.answers import Answers
+from tests.labs.answers import AlsoRight, Answers
 
-PICTURES = np.full((2, 4, 4, 3), 100, np.uint8)
+PICTURES = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3)).astype(np.uint8)
 TABLE = [
     {"scale": 1.0, "clip": 0.72, "clipped": 0.01},
     {"scale": 3.0, "clip": 0.75, "clipped": 0.015},
@@ -36,6 +36,14 @@ def two_passes(
 ) -> Tensor:
     without = unet(latents, timestep, no_text)
     return without + scale * (unet(latents, timestep, text) - without)
+
+
+def at_zero(
+    unet: Any, latents: Tensor, timestep: Tensor, text: Tensor, no_text: Tensor, scale: float
+) -> Tensor:
+    both = unet(torch.cat([latents] * 2), torch.zeros_like(timestep), torch.cat([no_text, text]))
+    without, with_prompt = both.chunk(2)
+    return without + scale * (with_prompt - without)
 
 
 def whole_batch(
@@ -69,7 +77,9 @@ ANSWERS: Answers = {
             (guided(lambda without, text, scale: text - scale * (text - without)), "which half is which"),
             (guided(lambda without, text, scale: scale * text), "not an answer"),
             (guided(lambda without, text, scale: scale * (text - without)), "add the answer"),
-            (guided(lambda without, text, scale: without), "both scales by hand"),
+            (guided(lambda without, text, scale: without), "without a prompt"),
+            (guided(lambda without, text, scale: without + 3.0 * (text - without)), "scale is not used"),
+            (at_zero, "at timestep 0"),
             (two_passes, "asked 2 times"),
             (whole_batch, "chunk(2)"),
         ],
@@ -78,16 +88,18 @@ ANSWERS: Answers = {
         lambda stage, num: stage.encode([""] * num).states,
         [
             (lambda stage, num: torch.zeros(num, 77, 4), "zeros they never saw"),
+            (lambda stage, num: torch.randn(num, 77, 4), "never asks the text encoder"),
+            (lambda stage, num: 2 * stage.encode([""] * num).states, "changes the states"),
             (lambda stage, num: stage.encode([" "] * num).states, "no blank"),
             (lambda stage, num: stage.encode(["nothing"] * num).states, "nothing"),
             (lambda stage, num: stage.encode([""]).states, "as many prompts"),
         ],
     ),
     "same_as_pipeline": (
-        {"mine": PICTURES, "theirs": PICTURES + 1},
+        {"mine": PICTURES, "theirs": PICTURES},
         [
-            ({"mine": PICTURES, "theirs": PICTURES + 7}, "up to 7 of 255"),
-            ({"mine": PICTURES[:1], "theirs": PICTURES}, "as many pictures"),
+            ({"mine": PICTURES, "theirs": np.maximum(PICTURES, 7) - 7}, "up to 7 of 255"),
+            ({"mine": PICTURES[:1], "theirs": PICTURES}, "cannot be compared"),
         ],
     ),
     "shown_captions": (
@@ -113,6 +125,31 @@ ANSWERS: Answers = {
             (READ | {"clipped_from": 3.0}, "go down the column"),
             (READ | {"clipped_from": "never"}, "go down the column"),
             (READ | {"clipped_from": None}, "missing"),
+            (READ | {"best_scale": "3"}, "none of the scales"),
+            (READ | {"clipped_from": "always"}, "as a number"),
         ],
     ),
+}
+
+ALSO_RIGHT: AlsoRight = {
+    "guided_prediction": [
+        guided(lambda without, text, scale: (1 - scale) * without + scale * text),
+        guided(lambda without, text, scale: text + (scale - 1) * (text - without)),
+        lambda unet, latents, timestep, text, no_text, scale: torch.lerp(
+            *unet(latents.repeat(2, 1, 1, 1), timestep, torch.cat([text, no_text])).chunk(2)[::-1], scale
+        ),
+    ],
+    "no_prompt": [
+        lambda stage, num: stage.encode([""]).states.repeat(num, 1, 1),
+        lambda stage, num: torch.cat([stage.encode([""]).states for _ in range(num)]),
+    ],
+    "same_as_pipeline": [{"mine": PICTURES + 1, "theirs": PICTURES}],
+    "shown_captions": [
+        lambda captions, step, share: tuple(left_out(captions, step, share)),
+        lambda captions, step, share: [
+            one if chance_for(3, step, index, purpose="y") >= share else ""
+            for index, one in enumerate(captions)
+        ],
+    ],
+    "read_the_table": [READ | {"best_scale": 3, "clipped_from": 7.5}],
 }

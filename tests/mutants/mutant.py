@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import hashlib
 import itertools
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -97,16 +96,6 @@ def alternating(mutants: Sequence[Mutant]) -> list[Mutant]:
         by_file.setdefault(mutant.file, []).append(mutant)
     rounds = itertools.zip_longest(*by_file.values())
     return [mutant for one_round in rounds for mutant in one_round if mutant is not None]
-
-
-def tree_digest(root: Path = ROOT) -> str:
-    """Hex SHA-256 of all sources and tests but the lists of mutants: results hold for this tree alone."""
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob("src/**/*"), *root.glob("tests/**/*"), root / "pyproject.toml"]):
-        inside = path.relative_to(root)
-        if path.is_file() and "__pycache__" not in inside.parts and inside.parts[:2] != ("tests", "mutants"):
-            digest.update(f"{inside}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _is_test(root: Path, name: str) -> bool:

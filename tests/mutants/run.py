@@ -1,8 +1,9 @@
 """Try the mutants: apply one at a time to a copy of the tree, run its tests, and say which ones nothing noticed.
 
 ``python tests/mutants/run.py`` (``make mutants``) tries all of them. The libraries are imported once; each mutant is
-a fork of that process, which imports this project from the copy, so that it costs its tests alone. Results are kept
-in ``build/mutants.jsonl`` and hold as long as no source and no test changes.
+a fork of that process, which imports this project from the copy, so that it costs its tests alone. A fork's time limit
+is processor time: on a busy machine no mutant is taken for an endless one. Results are kept in ``build/mutants.jsonl``,
+each for an entry, its source file and its test files as they are, so that a later call tries only what is new.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,14 +22,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # as a script its folder is the first on the path; ``tests`` lies two above
     sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.mutants.mutant import ROOT, Mutant, alternating, read_mutants, tree_digest
+from tests.mutants.mutant import ROOT, Mutant, alternating, read_mutants
 
 RESULTS = ROOT / "build" / "mutants.jsonl"
 ENOUGH = 0.95
@@ -57,6 +60,12 @@ HEAVY = (
 )
 """What takes seconds to import and is none of ours."""
 
+IMPORT = " (import)"
+"""Stands behind the name of a test file that could not be imported."""
+
+WALL_FACTOR = 15
+"""Wall time, in units of the limit on processor time, after which a fork that waits for something is ended."""
+
 OUTCOMES = ("killed", "survived", "expected", "timed out", "not tried")
 
 
@@ -67,9 +76,10 @@ class Result:
     Attributes:
         name: of the mutant.
         outcome: ``killed``: a test failed. ``survived``: all passed. ``expected``: so, and the list says why.
-            ``timed out``. ``not tried``: no test ran, or pytest could not run them.
+            ``timed out``: its tests used up their processor time, or waited for ever. ``not tried``: no test ran, or
+            pytest could not run them.
         by: the first test that failed.
-        seconds: of its tests.
+        seconds: processor time of its tests, with the processes that they started.
         note: the last lines that pytest wrote, where something is wrong.
     """
 
@@ -87,23 +97,24 @@ class Running:
     mutant: Mutant
     copy: Path
     pid: int
-    begun: float
+    begun: float  # of time.monotonic
 
 
-class FirstFailure:
-    """A plugin of pytest that remembers how many tests passed, and the first that failed."""
+class Seen:
+    """A plugin of pytest that remembers how many tests passed, and which failed."""
 
     def __init__(self) -> None:
-        self.passed, self.failed = 0, ""
+        self.passed = 0
+        self.failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.passed += report.when == "call" and report.passed
-        if report.failed and not self.failed:
-            self.failed = report.nodeid
+        if report.failed:
+            self.failed.append(report.nodeid)
 
     def pytest_collectreport(self, report: Any) -> None:
-        if report.failed and not self.failed:
-            self.failed = f"{report.nodeid} (import)"
+        if report.failed:
+            self.failed.append(f"{report.nodeid}{IMPORT}")
 
 
 def copy_tree(place: Path) -> Path:
@@ -118,9 +129,13 @@ def copy_tree(place: Path) -> Path:
     return place
 
 
-def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> None:
-    """In a fork: run tests of the copy, write what was found to ``copy/found.json``, and end the process."""
+def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool, limit_s: float) -> None:
+    """In a fork: run tests of the copy, write what was found to ``copy/found.json``, and end the process.
+
+    The limit is seconds of processor time, for this process and for each one that it starts.
+    """
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit_s), math.ceil(limit_s) + 5))
     log = os.open(copy / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -133,15 +148,16 @@ def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> None:
     os.environ.pop("PYTEST_CURRENT_TEST", None)
     import pytest
 
-    seen = FirstFailure()
+    seen = Seen()
     flags = ["-p", "no:cacheprovider", "--tb=line", f"--basetemp={copy / 'tmp'}", *(["-x"] * stop_at_first)]
     code = int(pytest.main([*flags, *tests], plugins=[seen]))
-    found = {"code": code, "passed": seen.passed, "failed": seen.failed}
+    first = seen.failed[0] if seen.failed else ""
+    found = {"code": code, "passed": seen.passed, "failed": first, "all_failed": seen.failed}
     (copy / "found.json").write_text(json.dumps(found), encoding="utf-8")
     os._exit(0)
 
 
-def start(mutant: Mutant, copy: Path, *, now: float) -> Running:
+def start(mutant: Mutant, copy: Path, *, limit_s: float) -> Running:
     """Apply the mutant to the copy and fork."""
     path = copy / mutant.file
     source = (ROOT / mutant.file).read_text(encoding="utf-8")
@@ -150,16 +166,17 @@ def start(mutant: Mutant, copy: Path, *, now: float) -> Running:
     second = 1_000_000_000 + int(hashlib.sha256(mutant.name.encode()).hexdigest()[:7], 16)
     os.utime(path, (second, second))
     (copy / "found.json").unlink(missing_ok=True)
-    return Running(mutant, copy, _forked(copy, mutant.tests, stop_at_first=True), now)
+    pid = _forked(copy, mutant.tests, stop_at_first=True, limit_s=limit_s)
+    return Running(mutant, copy, pid, time.monotonic())
 
 
-def _forked(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> int:
+def _forked(copy: Path, tests: Sequence[str], *, stop_at_first: bool, limit_s: float) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         try:
-            run_tests(copy, tests, stop_at_first=stop_at_first)
+            run_tests(copy, tests, stop_at_first=stop_at_first, limit_s=limit_s)
         finally:
             os._exit(1)
     return pid
@@ -192,49 +209,72 @@ def end(pid: int) -> None:
 
 
 def try_all(
-    mutants: Sequence[Mutant], copies: Sequence[Path], *, timeout_s: float, until: float
+    mutants: Sequence[Mutant], copies: Sequence[Path], *, limit_s: float, until: float
 ) -> Iterator[Result]:
-    """Results as they come; ends early at ``until`` (of ``time.monotonic``), what runs then is left out."""
+    """Results as they come; ends early at ``until`` (of ``time.monotonic``), what runs then is left out.
+
+    Args:
+        mutants: in the order of trying.
+        copies: of the tree; as many mutants are tried at a time.
+        limit_s: seconds of processor time for the tests of one mutant.
+        until: when to end.
+    """
     waiting, free, running = list(mutants), list(copies), list[Running]()
     while waiting or running:
         while waiting and free and time.monotonic() < until:
-            running.append(start(waiting.pop(0), free.pop(), now=time.monotonic()))
+            running.append(start(waiting.pop(0), free.pop(), limit_s=limit_s))
         if not running:
             return
         time.sleep(0.02)
         for one in list(running):
             now = time.monotonic()
-            late = now > min(one.begun + timeout_s, until)
+            late = now > min(one.begun + WALL_FACTOR * limit_s, until)
             if late:
                 end(one.pid)
-            if os.waitpid(one.pid, 0 if late else os.WNOHANG) == (0, 0):
+            pid, status, usage = os.wait4(one.pid, 0 if late else os.WNOHANG)
+            if not pid:
                 continue
             end(one.pid)  # what its tests may have left running
             running.remove(one)
             free.append(one.copy)
-            result = finish(one, seconds=now - one.begun, timed_out=late)
+            spent = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+            result = finish(one, seconds=usage.ru_utime + usage.ru_stime, timed_out=late or spent)
             if not (late and now > until):
                 yield result
 
 
-def red_without_mutant(mutants: Sequence[Mutant], copy: Path, *, timeout_s: float) -> str:
-    """The first test that fails though nothing was changed; empty where all pass. It would kill every mutant."""
-    tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
-    pid = _forked(copy, tests, stop_at_first=True)
-    begun = time.monotonic()
-    while os.waitpid(pid, os.WNOHANG) == (0, 0):
-        if time.monotonic() - begun > timeout_s:
-            end(pid)
-            os.waitpid(pid, 0)
-            return f"they take longer than {timeout_s:g} s"
-        time.sleep(0.05)
+def failing_unchanged(tests: Sequence[str], copy: Path, *, limit_s: float) -> dict[str, str]:
+    """Tests that fail though nothing was changed → why: what they say of a mutant says nothing.
+
+    Args:
+        tests: pytest's names.
+        copy: of the tree, unchanged.
+        limit_s: seconds of processor time for all of them.
+    """
+    if not tests:
+        return {}
+    (copy / "found.json").unlink(missing_ok=True)
+    pid = _forked(copy, tests, stop_at_first=False, limit_s=limit_s)
+    os.waitpid(pid, 0)
     end(pid)
     log = (copy / "log.txt").read_text(encoding="utf-8", errors="replace")
     try:
         found = json.loads((copy / "found.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return f"the process died: {log[-500:]}"
-    return "" if found["code"] == 0 else found["failed"] or log[-500:]
+        return dict.fromkeys(tests, f"the process died: {log[-300:]}")
+    if found["code"] not in (0, 1):
+        return dict.fromkeys(tests, log[-300:])
+    return dict.fromkeys(found["all_failed"], "it fails though nothing was changed")
+
+
+def confirmed(results: Sequence[Result], copy: Path) -> list[Result]:
+    """The same results, those whose test fails without the mutant too as not tried."""
+    tests = sorted({result.by.removesuffix(IMPORT) for result in results if result.outcome == "killed"})
+    red = failing_unchanged(tests, copy, limit_s=1800)
+    return [
+        replace(result, outcome="not tried", note=red[result.by]) if result.by in red else result
+        for result in results
+    ]
 
 
 def changed_since(revisions: Sequence[str]) -> list[set[str]]:
@@ -276,20 +316,41 @@ def chosen_mutants(arguments: argparse.Namespace) -> list[Mutant]:
     return list(ordered.values())
 
 
-def kept_results(digest: str) -> dict[str, Result]:
-    """Key of a mutant → its result on the tree of this digest."""
+def kept_results() -> tuple[dict[str, Result], set[str]]:
+    """Key of a mutant → its result from before; and the keys whose tests passed without the mutant."""
     found: dict[str, Result] = {}
+    sure: set[str] = set()
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
-            if entry["tree"] == digest:
-                found[entry["key"]] = Result(**entry["result"])
-    return found
+            result = Result(**entry["result"])
+            if result.outcome != "not tried":
+                found[entry["key"]] = result
+                if entry["confirmed"]:
+                    sure.add(entry["key"])
+            else:
+                found.pop(entry["key"], None)
+    return found, sure
+
+
+def keep(key: str, result: Result, *, confirmed: bool) -> None:
+    """Add a result to the file; a later one of the same key counts."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    entry = {"key": key, "result": asdict(result), "confirmed": confirmed}
+    with RESULTS.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(entry) + "\n")
 
 
 def key_of(mutant: Mutant) -> str:
-    return hashlib.sha256(json.dumps(asdict(mutant), sort_keys=True).encode()).hexdigest()
+    """Hex SHA-256 of an entry, the file that it changes, and the files of its tests.
+
+    A result can change without them, through a fixture or through another module; ``--again`` tries everything anew.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(mutant), sort_keys=True).encode())
+    for name in (mutant.file, *sorted({test.partition("::")[0] for test in mutant.tests})):
+        digest.update(hashlib.sha256((ROOT / name).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: float) -> int:
@@ -314,7 +375,7 @@ def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: flo
     left = len(mutants) - len(results)
     print(f"{total['killed']} of {asked} killed ({share:.1%}; {ENOUGH:.0%} are wanted), {seconds:.0f} s")
     if left:
-        print(f"{left} of {len(mutants)} were left out, for time")
+        print(f"{left} of {len(mutants)} were left out, for time or number")
     return 0 if share >= ENOUGH and not total["not tried"] else 1
 
 
@@ -331,12 +392,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--limit-s", type=float, default=float("inf"), help="of the whole; the rest is left out"
     )
-    parser.add_argument("--timeout-s", type=float, default=120.0, help="of one mutant")
+    parser.add_argument("--most", type=int, help="number of mutants; the rest is left out")
+    parser.add_argument(
+        "--timeout-s", type=float, default=120.0, help="processor time for the tests of one mutant"
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="mutants at a time")
     parser.add_argument(
         "--no-baseline",
         action="store_true",
-        help="the tests are known to pass unchanged: try those of one mutant alone that way",
+        help="the tests are known to pass unchanged: do not run those that failed without the mutant",
     )
     parser.add_argument("--again", action="store_true", help="do not use results kept from before")
     return parser.parse_args(arguments)
@@ -357,37 +421,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not mutants:
         print("no mutant is in the files that were asked for")
         return 0
-    digest = tree_digest()
-    kept = {} if asked.again else kept_results(digest)
-    results = [kept[key_of(mutant)] for mutant in mutants if key_of(mutant) in kept]
-    new = [mutant for mutant in mutants if key_of(mutant) not in kept]
+    keys = {mutant.name: key_of(mutant) for mutant in mutants}
+    kept, sure = ({}, set[str]()) if asked.again else kept_results()
+    results = {mutant.name: kept[keys[mutant.name]] for mutant in mutants if keys[mutant.name] in kept}
+    new = [mutant for mutant in mutants if mutant.name not in results][: asked.most]
     print(f"{len(mutants)} mutants, {len(results)} of them known from before", flush=True)
-    if new:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        for name in HEAVY:
-            importlib.import_module(name)
-        assert "detour" not in sys.modules
+    unsure = [name for name in results if keys[name] not in sure]
+    if new or (unsure and not asked.no_baseline):
+        import_libraries()
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             copies = [copy_tree(Path(folder) / f"{index}") for index in range(max(1, asked.jobs))]
-            unchanged = (
-                new[:1] if asked.no_baseline else new
-            )  # one at least: the copy must be able to run tests
-            if red := red_without_mutant(unchanged, copies[0], timeout_s=1200):
-                print(f"error: a test fails though nothing was changed: {red}")
-                return 2
             print(f"ready after {time.monotonic() - begun:.0f} s", flush=True)
-            RESULTS.parent.mkdir(exist_ok=True)
-            by_name = {mutant.name: mutant for mutant in new}
-            for result in try_all(new, copies, timeout_s=asked.timeout_s, until=begun + asked.limit_s):
-                results.append(result)
-                entry = {"tree": digest, "key": key_of(by_name[result.name]), "result": asdict(result)}
-                with RESULTS.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(entry) + "\n")
+            for result in try_all(new, copies, limit_s=asked.timeout_s, until=begun + asked.limit_s):
+                results[result.name] = result
+                unsure.append(result.name)
+                keep(keys[result.name], result, confirmed=False)
                 print(
                     f"{result.outcome:>9}  {result.seconds:6.1f} s  {result.name}  {result.by or result.note}",
                     flush=True,
                 )
-    return report(mutants, results, seconds=time.monotonic() - begun)
+            if not asked.no_baseline:
+                for result in confirmed([results[name] for name in unsure], copies[0]):
+                    results[result.name] = result
+                    keep(keys[result.name], result, confirmed=True)
+    return report(mutants, list(results.values()), seconds=time.monotonic() - begun)
+
+
+def import_libraries() -> None:
+    """Import what every fork needs and what is not this project's."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in HEAVY:
+        importlib.import_module(name)
+    assert "detour" not in sys.modules
 
 
 if __name__ == "__main__":

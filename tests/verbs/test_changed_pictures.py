@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detour.data.folder import split_holdout
+from detour.data.folder import read_dataset, split_holdout
 from detour.data.transform import to_square
 from detour.errors import DataError
 from detour.training.recorded_pictures import read_findings
@@ -112,3 +112,29 @@ def test_the_proof_compares_with_what_was_trained_on_alone(
     assert loose is not None
     assert np.array_equal(loose.train, before.train)
     assert np.array_equal(before.train[0], to_square(train.examples[0].open(), 64))
+
+
+def test_a_run_reads_its_pictures_once_and_leaves_out_what_changed_before_the_proof(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is listed once; a picture that is edited after training is looked at again, and named."""
+    reads: list[str] = []
+    monkeypatch.setattr(
+        "detour.verbs.train.run_plan.read_dataset", lambda spec: reads.append("train") or read_dataset(spec)
+    )
+    monkeypatch.setattr("detour.data.folder.read_dataset", lambda *_, **__: pytest.fail("read a second time"))
+    photos = make_photos(tmp_path / "photos", 5)
+
+    def edit_one(told: Progress) -> None:
+        if told.stage == "gathering held-out prompts":
+            edit(photos / "2.png")
+            (photos / "3.png").unlink()
+
+    settings = {"train.steps": 2, "train.optim.lr": 0.3, "validate.every": 0, "checkpoint.every": 0}
+    result = train_adapter(
+        quick_spec(tiny_base, photos, **settings), runs=tmp_path / "runs", progress=edit_one
+    )
+    assert reads == ["train"]
+    assert result.proof is not None
+    said = "2 pictures in the folder are not what the run was trained on and left out: 2.png (changed), 3.png (gone)."
+    assert any(said in reason for reason in result.proof.reasons), result.proof.reasons

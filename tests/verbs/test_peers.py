@@ -141,6 +141,47 @@ def test_the_direction_of_the_law_is_turned_where_theirs_is_the_other_way_round(
     assert "the other way round" in fate.words
 
 
+AI_TOOLKIT_PROCESS = """
+config:
+  process:
+    - network: {{type: lora, {network}}}
+      datasets: [{{folder_path: photos, {dataset}}}]
+      train: {{noise_scheduler: flowmatch, {train}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "became"),
+    [
+        ({"network": "rank: 8"}, {"adapter.rank": 8, "adapter.alpha": 1.0}),
+        ({"network": "linear: 8, alpha: 4"}, {"adapter.rank": 8, "adapter.alpha": 4.0}),
+        ({"network": "linear: 8, dropout: 0.1"}, {"adapter.dropout": 0.1}),
+        ({"dataset": "flip_x: false, buckets: true"}, {"data.flip": False, "data.buckets": True}),
+        (
+            {"dataset": "alpha_mask: true, mask_min_value: 0.1"},
+            {"data.mask": "alpha", "data.mask_floor": 0.1},
+        ),
+        ({"train": "lr: 1e-4"}, {"train.loss.timesteps": "logit_normal", "train.loss.shift": 1.0}),
+        ({"train": "linear_timesteps: true"}, {"train.loss.timesteps": "uniform", "train.loss.shift": 1.0}),
+        ({"train": "timestep_type: weighted"}, {"train.loss.timesteps": "uniform"}),
+        ({"train": "ema_config: {use_ema: true}"}, {"train.ema": 0.999}),
+        ({"train": "ema_config: {ema_decay: 0.9}"}, {"train.ema": None}),
+        ({"train": "lr_scheduler: cosine, max_grad_norm: 0.5"}, {"train.schedule.kind": "cosine"}),
+        ({"train": "optimizer_params: {weight_decay: 0.1}"}, {"train.optim.weight_decay": 0.1}),
+    ],
+)
+def test_names_and_defaults_are_those_of_ai_toolkits_own_source(
+    given: dict[str, str], became: dict[str, Any], tmp_path: Path
+) -> None:
+    """``toolkit/config_modules.py``: alpha is 1, times are 'sigmoid', nothing is averaged unless ``use_ema`` is set."""
+    path = tmp_path / "theirs.yaml"
+    filled = {"network": "linear: 4", "dataset": "resolution: 512", "train": "steps: 10", **given}
+    path.write_text(AI_TOOLKIT_PROCESS.format(**filled), encoding="utf-8")
+    found = read_peer("ai-toolkit", path)
+    assert {key: found.settings.get(key) for key in became} == became
+    assert all(fate.words for fate in found.fates if not fate.became)
+
+
 @pytest.mark.parametrize(
     ("peer", "text", "words"),
     [

@@ -9,7 +9,8 @@ import pytest
 
 from detour.bases.base import open_base
 from detour.specs import load_run_spec
-from detour.training.footprint import CUDA_CONTEXT_BYTES
+from detour.training.footprint import CUDA_CONTEXT_BYTES, text_footprint
+from detour.verbs.train import memory_plan
 from detour.verbs.train.memory_plan import Card, MemoryPlan, plan_memory
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
@@ -61,12 +62,14 @@ def test_every_stage_is_there_and_the_peak_is_the_largest(plan: Plan) -> None:
 
 
 def test_less_memory_asks_for_smaller_batches_first_then_for_checkpointing(
-    plan: Plan, training_bytes: int
+    plan: Plan, training_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tight = Card("tight", training_bytes - 1)
     [advice] = plan(tight).cards
     assert advice.settings == {"train.batch": 4, "train.grad_accum": 2}
     assert advice.peak_bytes <= tight.memory_bytes
+    # This base's VAE takes more than a step of one sample, which no true base's does.
+    monkeypatch.setattr(memory_plan._Trainer, "encoding_bytes", lambda trainer, card: 0)
     one = plan(Card("one", 1 << 40), train__batch=1).cards[0].peak_bytes
     [tighter] = plan(Card("tighter", one - 1), train__batch=1).cards
     assert tighter.settings == {"train.gradient_checkpointing": True}
@@ -85,6 +88,26 @@ def test_what_cannot_fit_is_said_with_the_least_that_is_needed(plan: Plan) -> No
     assert advice.settings == {}
     assert advice.peak_bytes > CUDA_CONTEXT_BYTES + 1
     assert "--resolution" in advice.words
+
+
+def test_a_card_that_holds_the_step_and_not_the_text_encoders_is_said_not_to_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5 takes half as much on a card with bf16; SD 3.5's is larger than its transformer's training step."""
+    folder = str(make_tiny_sd3(tmp_path / "b"))
+    base = open_base(folder)
+    asked = {"train__batch": 1, "data__resolution": 32, "adapter__targets": "attn"}
+    bf16, fp32 = (text_footprint(base, t5_bits=bits).total + CUDA_CONTEXT_BYTES for bits in (16, 32))
+    between = (bf16 + fp32) // 2
+    # A true base's VAE and step take less than its T5; this one's take more.
+    monkeypatch.setattr(memory_plan._Trainer, "_encoding_pictures", 0)
+    monkeypatch.setattr(memory_plan._Trainer, "bytes_at", lambda trainer, changes: 0)
+    with_bf16, without = plan_of(
+        folder, Card("new", between), Card("old", between, bf16=False), **asked
+    ).cards
+    assert without.words.startswith("does not fit: the text encoders take")
+    assert without.peak_bytes == fp32
+    assert "text encoders" not in with_bf16.words
 
 
 def test_shapes_alone_are_enough_for_a_base_without_weights(plan: Plan) -> None:
@@ -131,5 +154,13 @@ def test_a_transformers_stages_are_told_apart(family: str, tmp_path: Path) -> No
     numbers = sum(t.numel() for t in (*network.parameters(), *network.buffers()))
     assert parts["training"]["weights"] == pytest.approx(2 * numbers, rel=1e-3)
     assert "text encoders" not in parts["training"]
+    clip = sum(
+        p.numel()
+        for part, m in base.meta_text().items()
+        if part != base.family.t5_part
+        for p in m.parameters()
+    )
+    on_gpu = text_footprint(base, t5_bits=16).total
+    assert on_gpu == 4 * clip + 2 * (texts - clip)
     saving = plan_of(str(folder), train__batch=1, train__gradient_checkpointing=True).stages[2].parts
     assert saving["activations"] < parts["training"]["activations"]

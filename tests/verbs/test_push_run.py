@@ -63,6 +63,8 @@ def test_what_goes_up_is_the_adapter_its_card_and_its_proof_and_no_path(run: Pat
     assert result.url == "https://hub.example/ada/quick"
     assert set(hub.files) == {
         "quick.safetensors",
+        "quick.json",
+        "quick.preview.png",
         "README.md",
         "proof.json",
         "report.html",
@@ -72,7 +74,9 @@ def test_what_goes_up_is_the_adapter_its_card_and_its_proof_and_no_path(run: Pat
     everything = b"\n".join(hub.files.values())
     for private in (run.parent, Path.home(), run.parent.parent / "photos"):
         assert str(private).encode() not in everything
-    assert hub.files["quick.safetensors"] == (run / "quick.safetensors").read_bytes()
+    for name in ("quick.safetensors", "quick.json", "quick.preview.png"):
+        assert hub.files[name] == (run / name).read_bytes()
+    assert json.loads(hub.files["quick.json"])["activation text"] == "sks: style"
 
 
 def test_the_card_has_a_header_that_the_hub_reads(run: Path, hub: Hub) -> None:

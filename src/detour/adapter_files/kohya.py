@@ -46,10 +46,10 @@ MOST_WORDS_OF_A_TENSOR = 3
 """``lora_A.default.weight``: words, parted by dots, of a tensor's name behind that of its layer."""
 
 _XLABS = re.compile(
-    r"(?:diffusion_model\.)?double_blocks\.(?P<index>\d{1,3})\.processor\.(?P<layer>qkv|proj)_lora(?P<stream>[12])"
-    r"\.(?P<kind>down|up)\.weight"
+    r"(?:diffusion_model\.)?(?:double_blocks\.(?P<double>\d{1,3})\.processor\.(?P<layer>qkv|proj)_lora(?P<stream>[12])"
+    r"|single_blocks\.(?P<single>\d{1,3})\.processor\.(?P<part>qkv|proj)_lora)\.(?P<kind>down|up)\.weight"
 )
-"""XLabs' own names in Flux: 1 is the picture's stream, 2 the text's; the scale is 1.
+"""XLabs' own names in Flux: 1 is the picture's stream, 2 the text's, single blocks have one; the scale is 1.
 
 Source: ``_convert_xlabs_flux_lora_to_diffusers``, diffusers 0.42.1.
 """
@@ -211,9 +211,7 @@ def _parse(name: str) -> Place:
     if len(name) > _LONGEST_NAME:
         return None, None
     if (found := _XLABS.fullmatch(name)) is not None:
-        stream = {"1": "img", "2": "txt"}[found["stream"]]
-        key = layer_key(f"lora_unet_double_blocks_{found['index']}_{stream}_attn_{found['layer']}")
-        return key, found["kind"]
+        return _xlabs_key(found), found["kind"]
     prefix = next((dotted for dotted in DOTTED_PREFIXES if name.startswith(dotted)), None)
     if prefix is None:
         module, _, suffix = name.partition(".")
@@ -226,6 +224,14 @@ def _parse(name: str) -> Place:
         if key is not None:
             return key, _SUFFIXES.get(".".join(words[-cut:]))
     return None, None
+
+
+def _xlabs_key(found: re.Match[str]) -> str:
+    if found["single"] is not None:
+        layer = {"qkv": "linear1.qkv", "proj": "linear2"}[found["part"]]
+        return f"transformer.single_blocks.{found['single']}.{layer}"
+    stream = {"1": "img", "2": "txt"}[found["stream"]]
+    return f"transformer.double_blocks.{found['double']}.{stream}_attn.{found['layer']}"
 
 
 def is_kohya(names: Iterable[str]) -> bool:
@@ -246,7 +252,7 @@ def unknown_key(name: str, where: str) -> AdapterError:
 
 _FAMILIES = "SD 1, SD 2, SDXL, SD 3 or Flux"
 _KNOWN_OTHERS = (
-    ((".processor.qkv_lora", ".processor.proj_lora"), "XLabs' names are known of Flux's double blocks alone"),
+    ((".processor.qkv_lora", ".processor.proj_lora"), "XLabs' names are known of Flux's blocks alone"),
     (("boft_",), "BOFT is not supported"),
     (("oft_blocks", "oft_diag", "oft_R", "oft_"), "OFT and BOFT are not supported"),
     (

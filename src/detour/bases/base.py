@@ -25,7 +25,7 @@ from detour.bases.names import HUB_ID, SHAPES_ONLY, no_such_base
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import JointText, TextStage
 from detour.diffusion.process import Process, process_of
-from detour.errors import BaseError
+from detour.errors import BaseError, ConfigError
 from detour.files import remembered_sha256, sha256_of
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -117,6 +117,25 @@ class Base:
     def drawing_step_px(self) -> int:
         """What sides of drawn pictures are multiples of: a latent position, or a patch of a transformer."""
         return self.latent_factor * (2 if self.family.network_part == "transformer" else 1)
+
+    @property
+    def largest_side_px(self) -> int | None:
+        """Pixels that the network's table of positions reaches (SD 3); ``None`` where positions have no table."""
+        reach, patch = (self.network_config.get(key) for key in ("pos_embed_max_size", "patch_size"))
+        return int(reach) * int(patch) * self.latent_factor if reach and patch else None
+
+    def refuse_side(self, side_px: int) -> None:
+        """Refuse pictures that the network has no positions for.
+
+        Raises:
+            ConfigError: a side is longer than :attr:`largest_side_px`.
+        """
+        reach = self.largest_side_px
+        if reach is not None and side_px > reach:
+            raise ConfigError(
+                f"pictures of {side_px} px: the position table of base '{self.name}' ends at {reach} px a side. "
+                "Choose a smaller size."
+            )
 
     @property
     def latent_channels(self) -> int:
@@ -276,11 +295,14 @@ class Base:
             for part in self.text_parts
         }
 
-    def load_text(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TextStage:
-        """Tokenizers and text encoders, frozen."""
+    def load_text(
+        self, dtype: torch.dtype = torch.float32, device: str = "cpu", *, t5_dtype: torch.dtype | None = None
+    ) -> TextStage:
+        """Load tokenizers and text encoders, frozen; T5 in ``t5_dtype`` where one is given."""
         self.require_weights()
         tokenizers = self.load_tokenizers()
-        models = {part: self._load(part, dtype, device) for part in self.text_parts}
+        kinds = {self.family.t5_part: t5_dtype or dtype}
+        models = {part: self._load(part, kinds.get(part, dtype), device) for part in self.text_parts}
         for part, tokenizer in tokenizers.items():
             width = int(self.config(part)["vocab_size"])
             if (

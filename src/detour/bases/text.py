@@ -180,6 +180,10 @@ class TextStage:
         runs = {part: self._run(part, *self._tokens(part, prompts)) for part in self.models}
         read = {part: of_part for part, (of_part, _) in runs.items() if part in self.family.state_parts}
         t5 = read.pop(self.family.t5_part, None) if self.family.t5_part else None
+        if t5 is not None:  # which may be held in fewer bits than CLIP's encoders
+            t5 = t5.to(
+                next(states.dtype for part, (states, _) in runs.items() if part != self.family.t5_part)
+            )
         pooled = [of_pooled for _, of_pooled in runs.values() if of_pooled is not None]
         states = join_states(list(read.values()), t5, self.joint)
         return Conditioning(states, torch.cat(pooled, dim=-1) if pooled else None)

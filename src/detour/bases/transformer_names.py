@@ -82,9 +82,12 @@ _SD3: Mapping[str, tuple[str, ...]] = {
 TABLES: Mapping[TransformerFamily, Mapping[str, tuple[str, ...]]] = {"flux": _FLUX, "sd3": _SD3}
 """Family → original name → the diffusers paths that it is, in order; ``#`` is a block's index."""
 
-_PIECES = {**_FLUX, **_SD3}
-_FLAT = {original.replace(".", "_"): original for original in _PIECES}
-_FLAT_PATHS = {path.replace(".", "_"): path for paths in _PIECES.values() for path in paths}
+_FLAT = {original.replace(".", "_"): original for original in (*_FLUX, *_SD3)}
+_PIECES = {**_FLUX, **_SD3, "single_blocks.#.linear1.qkv": _qkv("single_transformer_blocks")}
+"""The last one is of XLabs' files alone, which change q, k and v of ``linear1`` and leave the MLP as it is."""
+_FLAT_PATHS = {
+    path.replace(".", "_"): path for table in (_FLUX, _SD3) for paths in table.values() for path in paths
+}
 _PLACES = {
     family: {path: (original, index) for original, paths in table.items() for index, path in enumerate(paths)}
     for family, table in TABLES.items()

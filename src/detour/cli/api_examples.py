@@ -195,5 +195,14 @@ try:
 except detour.DetourError as error:
     print(error)
 """,
+    "train_prompt_classifier": """
+colours = ("red", "blue", "green", "pink", "white")
+rows = ["text,unwanted"]
+for place in ("hill", "roof", "lake", "road", "bed"):
+    rows += [f"a {colour} crown on a {place},1" for colour in colours]
+    rows += [f"a {colour} cat on a {place},0" for colour in colours]
+Path("labelled.csv").write_text(chr(10).join(rows))
+trained = detour.train_prompt_classifier(Path("labelled.csv"), out=Path("no-crowns"))
+print(trained.unwanted, trained.features)
+""",
 }
-"""Exported name → lines that call it, after ``from pathlib import Path`` and ``import detour``."""

@@ -39,6 +39,20 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
     show_default=True,
     help="Sampler; dpm++ is DPM++ 2M; auto is dpm++, and euler on a rectified flow (SD 3, Flux).",
 )
+@click.option(
+    "--from",
+    "start",
+    metavar="PICTURE",
+    help="Picture to begin with; it gives its shape where no size is named.",
+)
+@click.option(
+    "--strength",
+    type=float,
+    help="Share of the steps that are drawn of a picture begun with --from; 1 keeps nothing. [default: 0.75]",
+)
+@click.option(
+    "--mask", metavar="PICTURE", help="White is drawn anew, black stays to the pixel; of --from's size."
+)
 @click.option("--width", "width_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
@@ -71,6 +85,7 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     \b
     detour generate "a red house in the desert" --count 4 --grid
     detour generate "a red house in the desert" --lora runs/demo/demo.safetensors:0.8 --compare
+    detour generate "a red house in the snow" --from house.png --strength 0.5
     detour generate "a (red:1.3) house in the [desert]" --negative "blurry, (frame:1.2)"
 
     Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.

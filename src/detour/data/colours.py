@@ -10,6 +10,12 @@ from PIL import ExifTags, Image, ImageCms
 SAME_STEPS = 2
 """A profile that moves no colour by more than so many steps of 255 is sRGB, and its pixels are left as they are."""
 
+SRGB_GAMMA = 0.45455
+SRGB_CHROMATICITY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+"""What a PNG's ``gAMA`` and ``cHRM`` say of sRGB: x and y of white, red, green and blue. Source: PNG 3, 11.3.2."""
+SRGB_CODE_POINTS = (1, 13, 0, 1)
+"""A PNG's ``cICP`` of sRGB: primaries of BT.709, transfer of IEC 61966-2-1, RGB, full range. Source: ITU-T H.273."""
+
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Colour space of a profile → mode that its transform takes."""
 
@@ -51,11 +57,48 @@ def converted(image: Image.Image, transform: Any) -> Image.Image:
 def _without_profile(image: Image.Image) -> tuple[str, ...]:
     if image.mode == "CMYK":
         return ("CMYK without a colour profile, its colours are a guess",)
+    if chunk := _foreign_chunk(image):
+        return (f"its {chunk} says other colours than sRGB's, and they are taken as sRGB",)
     # DCF 2.0: cameras mark Adobe RGB by this entry alone.
     exif = image.getexif()
     if exif.get_ifd(ExifTags.IFD.Exif) and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
         return ("marked as Adobe RGB and without a colour profile, its colours are taken as sRGB",)
     return ()
+
+
+def _foreign_chunk(image: Image.Image) -> str:
+    """The chunk by which a PNG without a profile says that its colours are not sRGB's; empty where none does.
+
+    By PNG 3, 13.14, ``cICP`` goes before ``sRGB``, and that before ``gAMA`` and ``cHRM``.
+    """
+    if image.format != "PNG":
+        return ""
+    if (points := _code_points(image)) is not None:
+        return "" if points == SRGB_CODE_POINTS else "cICP chunk"
+    info = image.info
+    if "srgb" in info:
+        return ""
+    if abs(info.get("gamma", SRGB_GAMMA) - SRGB_GAMMA) > 0.005:
+        return "gAMA chunk"
+    places = info.get("chromaticity", SRGB_CHROMATICITY)
+    far = any(abs(one - ours) > 0.005 for one, ours in zip(places, SRGB_CHROMATICITY, strict=True))
+    return "cHRM chunk" if far else ""
+
+
+def _code_points(image: Image.Image) -> tuple[int, ...] | None:
+    """The four numbers of a PNG's ``cICP``; ``None`` without one. Pillow (13.0) drops that chunk."""
+    stream = getattr(image, "fp", None)
+    if not isinstance(stream, io.BytesIO):
+        return None
+    data, at = stream.getbuffer(), 8  # behind the signature
+    while at + 8 <= len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+        if name == b"cICP" and length == 4:
+            return tuple(data[at + 8 : at + 12])
+        if name in (b"IDAT", b"IEND"):
+            return None
+        at += 12 + length  # of the length, the name and the checksum too
+    return None
 
 
 def _fits(mode: str, profile_mode: str) -> bool:

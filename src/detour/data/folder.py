@@ -71,6 +71,11 @@ class Example:
             return self.data
         return _unchanged(read_bytes(self.path, self.name), self.sha256, self.name)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its file, changed or not, can still be found."""
+        return self.path is None or self.path.exists()
+
     def open(self, *, max_megapixels: float = 100.0) -> Image.Image:
         """The picture, upright, sRGB; what is decoded are the bytes that ``sha256`` is of.
 

@@ -51,8 +51,17 @@ class Guidance(Protocol):
     def num_rows(self) -> int:
         """Predictions that it needs: 1 (the prompt), 2 (what to steer away from, the prompt), or more texts behind."""
 
-    def combine(self, predictions: Tensor) -> Tensor:
-        """(num_rows, C, h, w) in the order of :attr:`num_rows` → (C, h, w)."""
+    def combine(self, predictions: Tensor, noise_scale: float = 1.0) -> Tensor:
+        """Make one prediction of several.
+
+        Args:
+            predictions: (num_rows, C, h, w) in the order of :attr:`num_rows`.
+            noise_scale: what a difference of two predictions is multiplied with to be a difference of noises
+                (:meth:`detour.diffusion.process.Process.noise_scale`); 1 where the network predicts noise.
+
+        Returns:
+            (C, h, w).
+        """
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class ClassifierFree:
         """2, or 1 where the scale switches guidance off."""
         return 2 if self.scale > 1 else 1
 
-    def combine(self, predictions: Tensor) -> Tensor:
+    def combine(self, predictions: Tensor, noise_scale: float = 1.0) -> Tensor:  # noqa: ARG002
         """:func:`guided` of the two predictions, (2, C, h, w) → (C, h, w); of one, the prediction itself."""
         if self.num_rows == 1:
             return predictions[0]

@@ -212,6 +212,23 @@ class Process(ABC):
         clean = value if source == "clean" else (noisy - b * noise) / a
         return self.velocity_of(clean, noise, times)
 
+    def noise_scale(self, time: float) -> float:
+        """Factor that turns a difference of two predictions for the same noisy latents into a difference of noises.
+
+        Noise 1, velocity ``a``, clean latents ``−a / b``, score ``−b``: the noisy latents themselves cancel out.
+        Velocity has the same factor in both processes, ``a ε − b x₀ = (ε − b x_t) / a`` and ``ε − x₀ = (ε − x_t) / a``.
+
+        Args:
+            time: in the units of this process; between two timesteps, that of the cleaner one.
+        """
+        if self.predicts == "noise":
+            return 1.0
+        times = self.times([time])
+        a, b = (float(share) for share in self.to("cpu").coefficients(times, times.float()))
+        if self.predicts == "velocity":
+            return a
+        return -b if self.predicts == "score" else -a / b
+
     def snr(self, times: Tensor) -> Tensor:
         """Signal-to-noise ratio ``a² / b²`` at each time, (N,) float32."""
         a, b = self.coefficients(times, times.float())

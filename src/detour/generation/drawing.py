@@ -26,7 +26,8 @@ from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.requests import Moment, Picture, PictureRequest
 from detour.generation.runner import AsksNetwork, Runner
 from detour.generation.schedulers import pick_sampler, start_sampler
-from detour.generation.states import PictureState, check_seed, start_noise
+from detour.generation.starts import Kept, encode_start, latent_mask, noised, pasted, skipped_steps
+from detour.generation.states import PictureState, check_seed, seeded, start_noise
 from detour.generation.strength import check_step_weights
 from detour.generation.widths import WidthClass, check_width
 from detour.specs.generation import PictureSpec
@@ -81,6 +82,7 @@ class Drawing:
             raise ConfigError(
                 f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
             )
+        self.base.refuse_side(max(int(width), int(height)))
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
         sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
         found = {
@@ -105,8 +107,12 @@ class Drawing:
         how = self.resolved(request.how)
         if request.step_weights:
             check_step_weights(request.step_weights)
-        if request.trace > how.steps:
-            raise ConfigError(f"{request.trace} moments of {how.steps} steps: ask for as many or fewer.")
+        drawn_steps = how.steps
+        if request.start is not None:
+            request.start.check(int(how.width_px), int(how.height_px), how.steps, is_flow=self.base.is_flow)
+            drawn_steps -= skipped_steps(how.steps, request.start.strength, is_flow=self.base.is_flow)
+        if request.trace > drawn_steps:
+            raise ConfigError(f"{request.trace} moments of {drawn_steps} steps: ask for as many or fewer.")
         num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
@@ -146,6 +152,8 @@ class Drawing:
             DetourError: its pixels are not finite.
         """
         pixels = self.decode(state.latents)
+        if state.request.start is not None:
+            pixels = pasted(pixels, state.request.start)
         trace = tuple(
             Moment(step=step, total=state.how.steps, pictures=self.decode(latents)[None])
             for step, latents in state.kept.items()
@@ -197,7 +205,8 @@ class Drawing:
         sampler = self._sampler(how)
         factor, sides = self.base.latent_factor, (how.height_px, how.width_px)
         shape = (self.base.latent_channels, *(side // factor for side in sides))
-        noise, generator = start_noise(request.seed, shape)
+        generator = seeded(request.seed)
+        latents, skipped, original = self._start(request, how, sampler, shape, generator)
         return PictureState(
             request=request,
             how=how,
@@ -207,9 +216,38 @@ class Drawing:
             sizes=torch.tensor([*sides, 0, 0, *sides], device=self.device, dtype=torch.float32),
             sampler=sampler,
             generator=generator,
-            latents=noise.to(self.device) * getattr(sampler, "init_noise_sigma", 1.0),
+            latents=latents,
             adapters=adapters,
+            skipped=skipped,
+            original=original,
         )
+
+    def _start(
+        self,
+        request: PictureRequest,
+        how: ResolvedPicture,
+        sampler: Any,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, int, Kept | None]:
+        """Latents to begin with, forward passes to leave out, and what a mask keeps.
+
+        Source: diffusers 0.42.1, the picture-to-picture and inpainting pipelines of each family.
+        """
+        start, scale = request.start, getattr(sampler, "init_noise_sigma", 1.0)
+        if start is None:
+            return start_noise(shape, generator).to(self.device) * scale, 0, None
+        picture = encode_start(start, self.vae, generator, self.device)
+        noise = start_noise(shape, generator).to(self.device)
+        skipped = skipped_steps(how.steps, start.strength, is_flow=self.base.is_flow)
+        if hasattr(sampler, "set_begin_index"):  # those that count their steps
+            sampler.set_begin_index(skipped)
+        if start.mask is None:
+            return noised(sampler, picture, noise, sampler.timesteps[skipped]), skipped, None
+        kept = Kept(picture, noise, latent_mask(start.mask, shape[1], shape[2], self.device))
+        if not skipped:  # nothing of the picture shows through the noise
+            return noise * scale, 0, kept
+        return noised(sampler, picture, noise, sampler.timesteps[skipped]), skipped, kept
 
     def _guidance(self, request: PictureRequest, how: ResolvedPicture) -> Guidance:
         scale = self.scales(how).true

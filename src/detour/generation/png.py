@@ -1,6 +1,7 @@
 """PNG files that carry how they were made: for other tools as text, for programs as JSON."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,22 @@ class AdapterUse(BaseModel):
     tensor_sha256: str = ""
 
 
+class StartUse(BaseModel):
+    """The picture that drawing began with.
+
+    Attributes:
+        sha256: of its file.
+        strength: share of the steps that were drawn.
+        mask_sha256: of the file of its mask; empty without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    strength: float
+    mask_sha256: str = ""
+
+
 class PictureMetadata(BaseModel):
     """Everything that is needed to draw the picture again."""
 
@@ -52,6 +69,8 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
+    start: StartUse | None = None
+    """Picture that this one began as."""
     device: str
     dtype: str
     batch: int
@@ -79,6 +98,8 @@ def parameters_text(metadata: PictureMetadata) -> str:
         "Size": f"{metadata.width_px}x{metadata.height_px}",
         "Model": metadata.base,
     }
+    if metadata.start is not None:
+        fields["Denoising strength"] = f"{metadata.start.strength:g}"
     hashes = [f"{use.name}: {use.tensor_sha256[:12]}" for use in metadata.adapters if use.tensor_sha256]
     if hashes:
         fields["Lora hashes"] = json.dumps(", ".join(hashes), ensure_ascii=False)
@@ -87,26 +108,41 @@ def parameters_text(metadata: PictureMetadata) -> str:
     return "\n".join(lines)
 
 
-def save_png(path: Path, picture: np.ndarray, metadata: PictureMetadata | None = None) -> None:
+def save_png(
+    path: Path,
+    picture: np.ndarray,
+    metadata: PictureMetadata | None = None,
+    *,
+    further: Mapping[str, str] | None = None,
+) -> None:
     """Write one picture; equal picture and metadata, equal bytes.
 
     Args:
         path: ends in ``.png``.
         picture: uint8 (H, W, 3).
         metadata: written as ``parameters`` (text) and ``detour`` (JSON).
+        further: name → text of further chunks, ASCII.
 
     Raises:
         StorageError: disk full or not writable.
     """
-    save_image(path, Image.fromarray(picture), metadata)
+    save_image(path, Image.fromarray(picture), metadata, further=further)
 
 
-def save_image(path: Path, image: Image.Image, metadata: PictureMetadata | None = None) -> None:
+def save_image(
+    path: Path,
+    image: Image.Image,
+    metadata: PictureMetadata | None = None,
+    *,
+    further: Mapping[str, str] | None = None,
+) -> None:
     """The same for a Pillow image, e.g. a grid."""
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_text("parameters", parameters_text(metadata))
         chunks.add_text("detour", json.dumps(metadata.model_dump(), ensure_ascii=True))
+    for name, text in (further or {}).items():
+        chunks.add_text(name, text)
     write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks))
 
 

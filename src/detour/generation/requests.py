@@ -12,6 +12,7 @@ from detour.adapters.adapter import Adapter
 from detour.diffusion.guidance import Guidance
 from detour.errors import AdapterError
 from detour.files import sha256_of
+from detour.generation.starts import StartPicture
 from detour.generation.strength import StepWeight
 from detour.generation.widths import WidthClass
 from detour.specs.generation import PictureSpec
@@ -71,6 +72,7 @@ class PictureRequest:
         seed: of its start noise, and of the noise of samplers that add some.
         negative_prompt: what guidance steers away from; empty takes that of ``how``, then the family's own.
         how: size, steps, sampler and guidance; ``auto`` values are the base's own.
+        start: the picture to begin with; ``None`` begins with noise.
         adapters: with their strengths; other requests have others.
         step_weights: factors on the strengths along the steps (``detour.generation.strength``); empty is 1 throughout.
             What adapters do to a text encoder is in the prompt, which is read once at full strength.
@@ -85,6 +87,7 @@ class PictureRequest:
     seed: int
     negative_prompt: str = ""
     how: PictureSpec = field(default_factory=PictureSpec)
+    start: StartPicture | None = None
     adapters: tuple[AdapterInUse, ...] = ()
     step_weights: tuple[StepWeight, ...] = ()
     width_class: WidthClass | None = None

@@ -87,7 +87,7 @@ class Runner:
         for state in states:
             end = start + state.guidance.num_rows
             try:
-                state.advance(predictions[start:end])
+                state.advance(predictions[start:end], self._noise_scale(state))
             except Exception as error:
                 failed[state] = error
             start = end
@@ -114,8 +114,17 @@ class Runner:
         # Samplers keep times as integers or floats; all of them are exact in float32.
         times = [state.time.float() for state in states for _ in range(state.guidance.num_rows)]
         missing = states[0].width - len(rows)
-        noisy, at = torch.cat([*rows, *rows[:1] * missing]), torch.stack([*times, *times[:1] * missing])
+        # One layout whatever the rows': joined rows that are all channels-last take other kernels, and other bits.
+        noisy = torch.cat([*rows, *rows[:1] * missing]).contiguous()
+        at = torch.stack([*times, *times[:1] * missing])
         return noisy, self.denoiser.process.times_of(at), company.conditioning, company.sizes
+
+    def _noise_scale(self, state: PictureState) -> float:
+        """The process's factor at the time of the state's next step."""
+        process = self.denoiser.process
+        if process.predicts == "noise":
+            return 1.0
+        return process.noise_scale(float(process.times_of(state.time.float().reshape(1))))
 
     @torch.no_grad()
     def _predict(self, states: Sequence[PictureState]) -> Tensor:

@@ -19,6 +19,7 @@ from detour.bases.text import Conditioning
 from detour.diffusion.guidance import Guidance
 from detour.errors import ConfigError, DetourError
 from detour.generation.requests import PictureRequest
+from detour.generation.starts import Kept
 from detour.generation.strength import weight_at
 from detour.generation.widths import WidthClass
 from detour.specs.resolved import ResolvedPicture
@@ -41,6 +42,8 @@ class PictureState:
         generator: of the start noise, and of samplers that add noise.
         latents: (1, C, h, w) float32, in the sampler's own scale.
         adapters: with their strengths as asked.
+        skipped: forward passes that a picture begun from another one leaves out.
+        original: what stays of the picture that it was begun from, where a mask says so.
         index: forward passes that are done.
         kept: step → latents in the scale of the autoencoder, for the moments that were asked for.
     """
@@ -55,6 +58,8 @@ class PictureState:
     generator: torch.Generator
     latents: Tensor
     adapters: tuple[tuple[PreparedAdapter, float], ...] = ()
+    skipped: int = 0
+    original: Kept | None = None
     index: int = 0
     kept: dict[int, Tensor] = field(default_factory=dict)
     number: int = field(default_factory=lambda: next(_NUMBERS))
@@ -62,7 +67,7 @@ class PictureState:
     @cached_property
     def timesteps(self) -> list[Tensor]:
         """Time of each forward pass."""
-        return list(self.sampler.timesteps)
+        return list(self.sampler.timesteps[self.skipped :])
 
     @cached_property
     def moments(self) -> dict[int, int]:
@@ -130,19 +135,23 @@ class PictureState:
         adapters = tuple((adapter, strength * factor) for adapter, strength in self.adapters)
         return RowGroup(self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0))
 
-    def advance(self, predictions: Tensor) -> None:
+    def advance(self, predictions: Tensor, noise_scale: float = 1.0) -> None:
         """Make one step of the sampler.
 
         Args:
             predictions: (rows, C, h, w) float32, the network's answers for the picture's rows.
+            noise_scale: turns differences of them into differences of noises; guidance may need it.
 
         Raises:
             DetourError: the latents are not finite any more.
         """
-        prediction = self.guidance.combine(predictions)[None]
+        prediction = self.guidance.combine(predictions, noise_scale)[None]
         extra = {"generator": self.generator} if _takes_generator(type(self.sampler)) else {}
         self.latents = self.sampler.step(prediction, self.time, self.latents, **extra, return_dict=False)[0]
         self.index += 1
+        if self.original is not None:
+            time = None if self.is_finished else self.time
+            self.latents = self.original.held(self.latents, self.sampler, time)
         if not torch.isfinite(self.latents).all():
             raise DetourError(NOT_FINITE)
         if self.index in self.moments:
@@ -158,15 +167,19 @@ def _takes_generator(sampler: type[Any]) -> bool:
 _TAKES_GENERATOR: dict[type[Any], bool] = {}
 
 
-def start_noise(seed: int, shape: Sequence[int]) -> tuple[Tensor, torch.Generator]:
-    """(1, C, h, w) float32 on the CPU, whatever the device, so that a seed means the same everywhere.
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU, whatever the device, so that a seed means the same everywhere.
 
     Raises:
         ConfigError: a seed that is out of range.
     """
     check_seed(seed)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, *shape), generator=generator), generator
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def start_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """(1, C, h, w) float32 noise on the CPU, the generator's next numbers."""
+    return torch.randn((1, *shape), generator=generator)
 
 
 def check_seed(seed: int) -> None:

@@ -26,7 +26,7 @@ class Checks:
         self._results.setdefault(number, {})[task] = found.passed
         print(said(number, task, found))
         if not found.passed:
-            raise TaskOpen(f"lab {number}, '{task}' is open: mend the cell above, then run it again.")
+            raise TaskOpen(f"lab {number}, '{task}' is open: change the cell above, then run it again.")
 
     def finish(self, number: int) -> None:
         """Say that all is done.
@@ -39,7 +39,7 @@ class Checks:
         if missing:
             raise TaskOpen(
                 f"lab {number}: {len(missing)} of {len(results)} tasks are open: {', '.join(missing)}. Run their "
-                "cells and mend what the checks say."
+                "cells and fix what the checks say."
             )
         print(f"Lab {number} is done: {len(results)} of {len(results)} tasks passed.")
 

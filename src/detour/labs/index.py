@@ -92,7 +92,7 @@ LABS: Sequence[Lab] = (
     ),
     Lab(
         number=11, title="A correct training loop", side="diffusion", work="training",
-        about="A wrong loop with five faults: find each and mend it, graded against the real one.",
+        about="A wrong loop with five faults: find each and fix it, graded against the real one.",
     ),
     Lab(
         number=12, title="Classifier-free guidance", side="diffusion", work="drawing",

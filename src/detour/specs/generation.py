@@ -52,6 +52,12 @@ class GenerateSpec(Spec):
     """Seed of the first picture; picture i uses ``seed + i``."""
     count: PositiveInt = 1
     """Pictures a prompt."""
+    start: str | None = None
+    """Picture to begin with, cut to the size that is drawn; without a size it gives its own shape."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Share of the steps that are drawn of a picture that begins as another one: 1 keeps nothing of it."""
+    mask: str | None = None
+    """Picture of ``start``'s size: white is drawn anew, black stays to the pixel."""
     device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
     """Where it runs."""
     dtype: Dtype | Auto = "auto"

@@ -37,9 +37,11 @@ def check_data(spec: ResolvedRun, dataset: Dataset, base: "Base") -> list[str]:
 
     Raises:
         DataError: a picture is smaller than every bucket, or there are no masks where masks were asked for.
+        ConfigError: a bucket is larger than the base's table of positions.
     """
     framing = framing_of(spec.data, base)
     frames = {e.name: framing.frames(e, crops=False)[0] for e in (*dataset.examples, *dataset.class_examples)}
+    base.refuse_side(max((side for frame in frames.values() for side in frame.size_px), default=0))
     notes = _masks_in_words(spec.data, dataset)
     if spec.data.buckets:
         notes += _buckets_in_words(dataset, frames, spec.train.batch * spec.train.grad_accum)

@@ -152,12 +152,17 @@ def encoding_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
         return Footprint("encoding pictures", {"weights": weights, "activations": bytes_.peak - weights})
 
 
-def text_footprint(base: "Base") -> Footprint:
-    """Memory of the text encoders, which are loaded after the VAE and released before the network; fp32."""
-    models = [parts.empty_part(part, base.config(part)) for part in base.text_parts]
-    return Footprint(
-        "encoding captions", {"weights": sum(4 * p.numel() for m in models for p in m.parameters())}
-    )
+def text_footprint(base: "Base", *, t5_bits: int = 32) -> Footprint:
+    """Memory of the text encoders, which are loaded after the VAE and released before the network.
+
+    Args:
+        base: shapes are enough.
+        t5_bits: of each of T5's numbers; CLIP's encoders stand in fp32.
+    """
+    models = {part: parts.empty_part(part, base.config(part)) for part in base.text_parts}
+    sizes = {part: sum(p.numel() for p in model.parameters()) for part, model in models.items()}
+    weights = sum(n * (t5_bits // 8 if part == base.family.t5_part else 4) for part, n in sizes.items())
+    return Footprint("encoding captions", {"weights": weights})
 
 
 def drawing_footprint(base: "Base", spec: "ResolvedRun", training: Footprint, *, pictures: int) -> Footprint:

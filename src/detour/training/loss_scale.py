@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1.0
-"""A gradient that overflows even without scaling is not mended by it."""
+"""A gradient that overflows even without scaling is not cured by it."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from detour.bases.hardware import t5_dtype
 from detour.data.folder import Dataset
 from detour.data.framing import Frame, Framing
 from detour.entry_store import EntryStore
@@ -184,7 +185,7 @@ def _encode_text(
     base: "Base", prompts: Sequence[str], said: Sequence[str], device: str, store: EntryStore | None
 ) -> tuple[TextCache | StoredText, list[str]]:
     """States of the prompts, and those of ``said`` that are too long."""
-    stage = Lazy(lambda: base.load_text(torch.float32, device))
+    stage = Lazy(lambda: base.load_text(torch.float32, device, t5_dtype=t5_dtype(device)))
     if store is None:
         cached, too_long = cache_text(stage(), prompts), stage().too_long(said)
         stage.release()

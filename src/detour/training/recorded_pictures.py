@@ -166,9 +166,12 @@ def _in_words(
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    if not others:
-        return ()
+    return (left_out(others),) if others else ()
+
+
+def left_out(others: list[str]) -> str:
+    """A sentence on pictures that are not those of the run; each is a name with what became of it in brackets."""
     return (
         f"{counted(len(others), 'picture')} in the folder "
-        f"{'is' if len(others) == 1 else 'are'} not what the run was trained on and left out: {some(others)}.",
+        f"{'is' if len(others) == 1 else 'are'} not what the run was trained on and left out: {some(others)}."
     )

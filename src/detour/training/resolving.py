@@ -317,6 +317,7 @@ def _check(spec: ResolvedRun, base: "Base") -> None:
         raise ConfigError(
             f"data.resolution is {size}, but base '{base.name}' wants a multiple of {factor}. Set --resolution {near}."
         )
+    base.refuse_side(size)
     refuse_objective(spec, base)
     refuse_optimizer(spec)
     refuse_quantized(spec)

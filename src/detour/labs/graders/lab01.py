@@ -7,9 +7,12 @@ from typing import Any
 from detour.adapters.arithmetic import count, file_bytes
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.base import open_base
+from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader, near, right, wrong
 
 RANKS = (4, 8, 16)
+SHARE_TOLERANCE = 2e-5
+"""Of a percentage, as the task states it; the share of the base alone is 9e-5 away."""
 
 COPIED = 1_476_608
 """What is copied for rank 4 beside all attention of SD 1.5, and is not so."""
@@ -26,7 +29,15 @@ def _cross(base: str) -> list[AdaptableLayer]:
 
 def cross_attention(answer: Mapping[str, Any]) -> Grade:
     """Names of the projections in ``attn2``."""
-    given = set(answer["names"])
+    listed = list(answer["names"])
+    given = set(listed)
+    if len(listed) > len(given):
+        twice = next(name for name in listed if listed.count(name) > 1)
+        return wrong(
+            f"{len(listed) - len(given)} of your {len(listed)} names are there more than once, e.g. {twice}.",
+            why="whoever sums over the list counts such a layer twice.",
+            hint="go over the layers once, and ask both questions of each.",
+        )
     true = {layer.path for layer in _cross(answer["base"])}
     if given == true:
         return right(f"{len(true)} layers, four in each of {len(true) // 4} transformer blocks.")
@@ -57,36 +68,64 @@ def cross_attention(answer: Mapping[str, Any]) -> Grade:
 
 
 def lora_parameters(answer: Any) -> Grade:
-    """rank · (in + out)."""
-    given = answer(320, 768, 4)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    if given == 4 * (320 + 768) and answer(5, 7, 3) == 3 * 12:
-        return right("Linear in the rank, and in the width, where the frozen weight is quadratic.")
-    if given in (320 * 768, 4 * 320 * 768):
-        return wrong(
-            f"for 320 → 768 at rank 4 you count {given:,}, as many as a dense change has, or more.",
-            why="the product up · down is never stored; only its two thin factors are.",
-            hint="count the numbers in (rank, in) and in (out, rank), and add them.",
-        )
-    if given in (4 * 320, 4 * 768):
-        return wrong(
-            f"for 320 → 768 at rank 4 you count {given:,}: one of the two matrices.",
-            why="down leads into the narrow place and up out of it; both are trained.",
-            hint="add the other one.",
-        )
-    if given == 2 * 4 * 320:
-        return wrong(
-            "you take both matrices as equally large.",
-            why="down has the width of the input, up that of the output; attn2.to_k reads 768 and writes 320.",
-            hint="use in_features for down and out_features for up.",
-        )
-    return wrong(
-        f"for 320 → 768 at rank 4 you count {given}; it is not what both matrices hold.",
+    """rank · (in + out), on widths as they occur and on the smallest."""
+    return compare(
+        answer,
+        lambda n_in, n_out, rank: rank * (n_in + n_out),
+        [(320, 768, 4), (768, 320, 16), (1280, 1280, 8), (5, 7, 3), (1, 1, 1), (640, 1, 2)],
+        [
+            Mistake(
+                formula=lambda n_in, n_out, rank: n_in * n_out,
+                what="you count as many as a dense change of the layer has.",
+                why="the product up · down is never stored; only its two thin factors are.",
+                hint="count the numbers in (rank, in) and in (out, rank), and add them.",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: rank * n_in * n_out,
+                what="you multiply all three numbers.",
+                why="the product up · down is never stored; only its two thin factors are.",
+                hint="count the numbers in (rank, in) and in (out, rank), and add them.",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: rank * n_in,
+                what="you count one of the two matrices, down.",
+                why="down leads into the narrow place and up out of it; both are trained.",
+                hint="add the other one, up: it is (out, rank).",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: rank * n_out,
+                what="you count one of the two matrices, up.",
+                why="down leads into the narrow place and up out of it; both are trained.",
+                hint="add the other one, down: it is (rank, in).",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: 2 * rank * n_in,
+                what="you take both matrices as equally large, with the width of the input.",
+                why="down has the width of the input, up that of the output; attn2.to_k reads 768 and writes 320.",
+                hint="use in_features for down and out_features for up.",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: 2 * rank * n_out,
+                what="you take both matrices as equally large, with the width of the output.",
+                why="down has the width of the input, up that of the output; attn2.to_k reads 768 and writes 320.",
+                hint="use in_features for down and out_features for up.",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: n_in + n_out,
+                what="the rank is missing.",
+                why="both matrices have one row or column for each of the rank's directions.",
+                hint="multiply by the rank.",
+            ),
+            Mistake(
+                formula=lambda n_in, n_out, rank: rank * (n_in + n_out) + n_out,
+                what="you count a bias too.",
+                why="the adapter has no bias: where its input is zero it adds nothing.",
+                hint="leave the bias out.",
+            ),
+        ],
         why="down has the shape (rank, in), up (out, rank).",
         hint="multiply out each shape, then add. There is no bias.",
+        praise="Linear in the rank, and in the width, where the frozen weight is quadratic.",
     )
 
 
@@ -202,19 +241,33 @@ def copied_figure(answer: Mapping[str, Any]) -> Grade:
             why="it is the sum of rank · (in + out) over all attention projections of sd15.",
             hint="sum lora_parameters over select(sd15, 'attn') at rank 4.",
         )
-    if near(percent, true / (base + true), relative=1e-2):
+    percent, share = float(percent), 100 * true / (base + true)
+    if near(percent, share / 100, relative=1e-2):
         return wrong(
             f"{percent:.6f} is a share between 0 and 1.",
             why="percent was asked for.",
             hint="multiply by 100.",
         )
-    if not near(percent, 100 * true / (base + true), relative=2e-3):
+    if near(percent, share, relative=0.0, absolute=SHARE_TOLERANCE):
+        return right(f"The copied figure is off by a factor of {COPIED / true:.2f}: count before you quote.")
+    if near(percent, 100 * true / base, relative=0.0, absolute=SHARE_TOLERANCE):
         return wrong(
-            f"{percent:.4f} % is not the share.",
-            why="the share is that of the adapter in base and adapter together.",
-            hint="100 * parameters / (859_520_964 + parameters).",
+            f"{percent:.5f} % is the adapter over the base alone.",
+            why="the share is that of the adapter in base and adapter together, and the adapter is "
+            "a part of the whole.",
+            hint="add the adapter's parameters to the base's below the fraction bar.",
         )
-    return right(f"The copied figure is off by a factor of {COPIED / true:.2f}: count before you quote.")
+    if near(percent, share, relative=2e-3):
+        return wrong(
+            f"{percent} % is rounded too coarsely to tell.",
+            why="base alone and base with adapter differ in the fifth decimal only.",
+            hint="do not round; five decimals are asked for.",
+        )
+    return wrong(
+        f"{percent:.4f} % is not the share.",
+        why="the share is that of the adapter in base and adapter together.",
+        hint="100 * parameters / (859_520_964 + parameters).",
+    )
 
 
 def size_on_disk(answer: Mapping[str, Any]) -> Grade:

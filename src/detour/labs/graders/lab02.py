@@ -1,6 +1,8 @@
 """Grades of lab 2, one training step by hand."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,8 @@ import torch
 
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
-from detour.labs.grading import Grade, Grader, near, right, wrong
+from detour.labs.comparing import Mistake, compare
+from detour.labs.grading import Grade, Grader, right, wrong
 
 TOKENS = 77
 
@@ -69,7 +72,12 @@ def shapes(answer: Mapping[str, Any]) -> Grade:
 
 def _toy_vae(mean: torch.Tensor, std: torch.Tensor, scale: float) -> Any:
     distribution = SimpleNamespace(
-        mean=mean, std=std, sample=lambda: mean + std * torch.randn_like(mean), mode=lambda: mean
+        mean=mean,
+        std=std,
+        var=std**2,
+        logvar=2 * std.log(),
+        sample=lambda *_: mean + std * torch.randn_like(mean),
+        mode=lambda: mean,
     )
     return SimpleNamespace(
         encode=lambda _pixels: SimpleNamespace(latent_dist=distribution),
@@ -77,136 +85,210 @@ def _toy_vae(mean: torch.Tensor, std: torch.Tensor, scale: float) -> Any:
     )
 
 
+def _draw(vae: Any, noise: torch.Tensor) -> torch.Tensor:
+    spread = vae.encode(None).latent_dist
+    drawn: torch.Tensor = spread.mean + spread.std * noise
+    return drawn
+
+
+def _mean(vae: Any) -> torch.Tensor:
+    mean: torch.Tensor = vae.encode(None).latent_dist.mean
+    return mean
+
+
 def to_latents(answer: Any) -> Grade:
-    """(mean + std · noise) · scaling factor, on a toy VAE."""
+    """(mean + std · noise) · scaling factor, on toy VAEs with other factors and spreads."""
     generator = torch.Generator().manual_seed(2)
-    mean, noise = (torch.randn(1, 4, 2, 2, generator=generator) for _ in range(2))
-    std, scale = torch.full_like(mean, 0.5), 0.18
-    pixels = torch.rand(1, 3, 16, 16, generator=generator)
-    given = answer(_toy_vae(mean, std, scale), pixels, noise)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    draw = mean + std * noise
-    if given.shape != mean.shape:
-        return wrong(
-            f"your latents have the shape {tuple(given.shape)}.",
-            why="those are pixels, or something of their size; the UNet works on what the VAE makes of them.",
-            hint="start from vae.encode(pixels).latent_dist.",
-        )
-    if torch.allclose(given, draw * scale, atol=1e-6):
-        return right("Forget the factor, and the UNet sees latents of another size than in its own training.")
-    if torch.allclose(given, draw, atol=1e-6):
-        return wrong(
-            "your latents are not scaled.",
-            why="the UNet was trained on scaled ones; without the factor they are "
-            f"{1 / scale:.1f} times too large here, and nothing complains.",
-            hint="multiply by vae.config.scaling_factor.",
-        )
-    if torch.allclose(given, draw / scale, atol=1e-6):
-        return wrong(
-            "you divide by the scaling factor.",
-            why="decoding divides, encoding multiplies.",
-            hint="multiply instead.",
-        )
-    if torch.allclose(given, mean * scale, atol=1e-6):
-        return wrong(
-            "your latents are the mean of the distribution; the noise is not used.",
-            why="training draws anew at every step, so that the adapter does not learn one exact encoding by heart.",
-            hint="add std · noise before scaling.",
-        )
-    if torch.allclose(given, mean * scale + std * noise, atol=1e-6):
-        return wrong(
-            "you scale the mean alone.",
-            why="the draw as a whole is scaled, its spread too.",
-            hint="put brackets around mean + std · noise.",
-        )
-    return wrong(
-        "your latents are not a scaled draw of the distribution.",
-        why="a draw is mean + std · noise, with the noise that is given.",
+    cases = []
+    for scale, size in ((0.18, 2), (1.0, 3), (0.13, 2)):
+        mean, noise = (torch.randn(1, 4, size, size, generator=generator) for _ in range(2))
+        std = torch.rand(1, 4, size, size, generator=generator) + 0.2
+        pixels = torch.rand(1, 3, 8 * size, 8 * size, generator=generator)
+        cases.append((_toy_vae(mean, std, scale), pixels, noise))
+    return compare(
+        answer,
+        lambda vae, _pixels, noise: _draw(vae, noise) * vae.config.scaling_factor,
+        cases,
+        [
+            Mistake(
+                formula=lambda vae, _pixels, noise: _draw(vae, noise),
+                what="your latents are not scaled.",
+                why="the UNet was trained on scaled ones; without the factor they have another size than in its own "
+                "training, and nothing complains.",
+                hint="multiply by vae.config.scaling_factor.",
+            ),
+            Mistake(
+                formula=lambda vae, _pixels, noise: _draw(vae, noise) / vae.config.scaling_factor,
+                what="you divide by the scaling factor.",
+                why="decoding divides, encoding multiplies.",
+                hint="multiply instead.",
+            ),
+            Mistake(
+                formula=lambda vae, _pixels, noise: _mean(vae) * vae.config.scaling_factor,
+                what="your latents are the mean of the distribution; the noise is not used.",
+                why="training draws anew at every step, so that the adapter does not learn one "
+                "exact encoding by heart.",
+                hint="add std · noise before scaling.",
+            ),
+            Mistake(
+                formula=lambda vae, _pixels, noise: (
+                    _draw(vae, noise) - _mean(vae) + _mean(vae) * vae.config.scaling_factor
+                ),
+                what="you scale the mean alone.",
+                why="the draw as a whole is scaled, its spread too.",
+                hint="put brackets around mean + std · noise.",
+            ),
+            Mistake(
+                formula=lambda vae, _pixels, noise: (_mean(vae) + noise) * vae.config.scaling_factor,
+                what="you add the noise without the distribution's own spread.",
+                why="the encoder is surer of some places than of others, and says so by .std.",
+                hint="multiply the noise by .std.",
+            ),
+            Mistake(
+                formula=lambda vae, _pixels, noise: (
+                    (_mean(vae) + (_draw(vae, noise) - _mean(vae)) ** 2 / noise) * vae.config.scaling_factor
+                ),
+                what="you use the variance as if it were the spread.",
+                why="a draw is mean + std · noise; the variance is the square of std.",
+                hint="use .std.",
+            ),
+            Mistake(
+                formula=lambda _vae, pixels, _noise: pixels,
+                what="you hand the pixels back.",
+                why="those are pixels; the UNet works on what the VAE makes of them.",
+                hint="start from vae.encode(pixels).latent_dist.",
+            ),
+        ],
+        why="a draw is mean + std · noise, with the noise that is given, and then the factor.",
         hint="use the given noise, not .sample(), whose noise nobody can repeat.",
+        praise="Forget the factor, and the UNet sees latents of another size than in its own training.",
     )
+
+
+def _noised(latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def _squared(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return (first - second).square().mean()
 
 
 def diffusion_loss(answer: Any) -> Grade:
-    """Noise in, noise asked for, mean squared difference; on a toy UNet that remembers what it was shown."""
+    """Noise in, noise asked for, mean squared difference; on a toy UNet whose answer depends on all it is shown."""
     generator = torch.Generator().manual_seed(3)
-    latents, noise, said = (torch.randn(1, 4, 4, 4, generator=generator) for _ in range(3))
-    alphas, seen = torch.tensor([0.9, 0.5, 0.1]), []
+    alphas, asked = torch.tensor([0.95, 0.7, 0.5, 0.1]), []
 
-    def predict_noise(noisy: torch.Tensor, timestep: Any) -> torch.Tensor:
-        seen.append((noisy, int(timestep)))
-        return said
+    def unet(noisy: torch.Tensor, timestep: Any) -> torch.Tensor:
+        asked.append(timestep)
+        return 0.6 * noisy + 0.1 * noisy**2 - 0.05 * float(timestep)
 
-    given = answer(predict_noise, latents, noise, 1, alphas)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    if not seen:
-        return wrong(
-            "your function never asks the UNet.",
-            why="the loss is about its answer.",
-            hint="call predict_noise(noisy, timestep).",
-        )
-    noisy, true_noisy = seen[0][0], 0.5**0.5 * (latents + noise)
-    if torch.allclose(noisy, latents + noise, atol=1e-5):
-        return wrong(
-            "the UNet is shown x + ε.",
-            why="its variance grows, and the UNet was never trained on it.",
-            hint="weigh by √ᾱ and √(1 − ᾱ).",
-        )
-    if torch.allclose(noisy, latents, atol=1e-5):
-        return wrong(
-            "the UNet is shown clean latents.",
-            why="there is no noise in them to find.",
-            hint="make noisy latents first.",
-        )
-    if not torch.allclose(noisy, true_noisy, atol=1e-5):
-        return wrong(
-            f"the noisy latents are off by up to {float((noisy - true_noisy).abs().max()):.3f}.",
-            why="they are √ᾱ · latents + √(1 − ᾱ) · noise, with ᾱ = alphas[timestep].",
-            hint="take the roots of ᾱ and of 1 − ᾱ.",
-        )
-    if given.numel() != 1:
-        return wrong(
-            f"the loss has the shape {tuple(given.shape)}.",
-            why="backward needs one number.",
-            hint="take the mean.",
-        )
-    value, squares = float(given), (said - noise).square()
-    if near(value, float(squares.mean())):
-        return right("This is the whole objective.")
-    if near(value, float((said - latents).square().mean())):
-        return wrong(
-            "you compare the answer with the clean latents.",
-            why="this base predicts the noise.",
-            hint="compare with the noise that you added.",
-        )
-    if near(value, float(squares.sum())):
-        return wrong(
-            "you sum over all numbers.",
-            why="the loss would grow with the picture's size, and with it the best learning rate.",
-            hint="take the mean.",
-        )
-    if near(value, float((said - noise).abs().mean())):
-        return wrong(
-            "you take absolute differences.",
-            why="the objective is the squared error: its best answer is the mean of what could be true.",
-            hint="square the differences.",
-        )
-    return wrong(
-        f"the loss is {value:.4f}, {float(squares.mean()):.4f} was expected.",
-        why="it is the mean squared difference of answer and noise.",
+    cases = [
+        (unet, *(torch.randn(1, 4, size, size, generator=generator) for _ in range(2)), timestep, alphas)
+        for size, timestep in ((4, 1), (4, 3), (2, 0))
+    ]
+    found = compare(
+        answer,
+        lambda ask, x, e, t, a: _squared(ask(_noised(x, e, a[t]), t), e),
+        cases,
+        [
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(x + e, t), e),
+                what="the UNet is shown x + ε.",
+                why="its variance grows, and the UNet was never trained on it.",
+                hint="weigh by √ᾱ and √(1 − ᾱ).",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(x, t), e),
+                what="the UNet is shown clean latents.",
+                why="there is no noise in them to find.",
+                hint="make noisy latents first.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(_noised(x, e, a[t] ** 2), t), e),
+                what="the UNet is shown latents whose weights are not the roots.",
+                why="they are √ᾱ · latents + √(1 − ᾱ) · noise, with ᾱ = alphas[timestep].",
+                hint="take the roots of ᾱ and of 1 − ᾱ.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(a[t] * x + (1 - a[t]) * e, t), e),
+                what="the UNet is shown ᾱ·x + (1 − ᾱ)·ε, without the roots.",
+                why="variances are weighed by ᾱ, amplitudes by its root.",
+                hint="take the roots of ᾱ and of 1 − ᾱ.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(_noised(e, x, a[t]), t), e),
+                what="the two weights of the noisy latents are swapped.",
+                why="ᾱ is what is left of the picture.",
+                hint="√ᾱ belongs to the latents, √(1 − ᾱ) to the noise.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(_noised(x, e, a[t]), t), x),
+                what="you compare the answer with the clean latents.",
+                why="this base predicts the noise.",
+                hint="compare with the noise that you added.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(_noised(x, e, a[t]), t), _noised(x, e, a[t])),
+                what="you compare the answer with the noisy latents.",
+                why="this base predicts the noise.",
+                hint="compare with the noise that you added.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: (ask(_noised(x, e, a[t]), t) - e).square().sum(),
+                what="you sum over all numbers.",
+                why="the loss would grow with the picture's size, and with it the best learning rate.",
+                hint="take the mean.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: (ask(_noised(x, e, a[t]), t) - e).abs().mean(),
+                what="you take absolute differences.",
+                why="the objective is the squared error: its best answer is the mean of what could be true.",
+                hint="square the differences.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: (ask(_noised(x, e, a[t]), t) - e).mean(),
+                what="you take the mean of the differences as they are.",
+                why="too much here and too little there cancel out.",
+                hint="square the differences before the mean.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: _squared(ask(_noised(x, e, a[t]), t), e).sqrt(),
+                what="you take the root of the mean square.",
+                why="the objective is the mean squared error itself; its root has another gradient.",
+                hint="leave the root out.",
+            ),
+            Mistake(
+                formula=lambda ask, x, e, t, a: (ask(_noised(x, e, a[t]), t) - e).square(),
+                what="the loss has the shape of the latents.",
+                why="backward needs one number.",
+                hint="take the mean.",
+            ),
+        ],
+        why="it is the mean squared difference of answer and noise, the UNet asked at the given timestep.",
         hint="(predict_noise(noisy, timestep) - noise).square().mean()",
+        praise="This is the whole objective.",
     )
+    asked.clear()
+    if not found.passed and "returns nothing" not in found.wrong:
+        with contextlib.suppress(Exception):
+            answer(*cases[0])
+            if not asked:
+                return wrong(
+                    "your function never asks the UNet.",
+                    why="the loss is about its answer.",
+                    hint="call predict_noise(noisy, timestep).",
+                )
+    return found
+
+
+@cache
+def _num_attention(base: str) -> int:
+    return len(select(adaptable_layers(open_base(base, weights=False).meta_network()), "attn"))
 
 
 def gradients(answer: Mapping[str, Any]) -> Grade:
     """None in the base, none in the downs, all ups."""
-    layers = adaptable_layers(open_base(answer["base"], weights=False).meta_network())
-    num, given = len(select(layers, "attn")), answer["counts"]
+    num, given = _num_attention(str(answer["base"])), answer["counts"]
     if any(given.get(name) is None for name in ("base", "down", "up")):
         return wrong("a count is missing.", why="three were asked for.", hint="base, down and up are ints.")
     if given["base"]:
@@ -238,58 +320,96 @@ def gradients(answer: Mapping[str, Any]) -> Grade:
     )
 
 
+Factors = tuple[torch.Tensor, torch.Tensor]
+
+
+def _by_autograd(
+    x: torch.Tensor, g: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
+) -> Factors:
+    down, up = down.detach().requires_grad_(), up.detach().requires_grad_()
+    first, second = torch.autograd.grad((g * (scale * (x @ down.T @ up.T))).sum(), (down, up))
+    return first, second
+
+
 def hand_gradients(answer: Any) -> Grade:
-    """Both gradients, held against autograd."""
+    """Both gradients, held against autograd, with batches and ranks of several sizes."""
     generator = torch.Generator().manual_seed(4)
+    cases = []
+    for num, n_in, n_out, rank, scale in ((6, 5, 3, 2, 0.7), (1, 4, 4, 1, 2.0), (3, 2, 6, 4, -1.5)):
+        shapes = ((num, n_in), (num, n_out), (rank, n_in), (n_out, rank))
+        cases.append((*(torch.randn(shape, generator=generator) for shape in shapes), scale))
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
+    def changed(down: Callable[..., Any], up: Callable[..., Any]) -> Callable[..., Any]:
+        def formula(x: Any, g: Any, *factors: Any) -> Any:
+            first, second = _by_autograd(x, g, *factors)
+            return down(first, x, factors), up(second, x, factors)
 
-    x, g, scale = normal(6, 5), normal(6, 3), 0.7
-    down, up = normal(2, 5).requires_grad_(), normal(3, 2).requires_grad_()
-    (g * (scale * (x @ down.T @ up.T))).sum().backward()
-    given = answer(x, g, down.detach(), up.detach(), scale)
-    if given is None or any(one is None for one in given):
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    mine = dict(zip(("down", "up"), given, strict=True))
-    true = {"down": down.grad, "up": up.grad}
-    if mine["down"].shape == up.shape and mine["up"].shape == down.shape:
-        return wrong(
-            "your pair is the wrong way round.",
-            why="down's gradient has down's shape.",
-            hint="return the gradient of down first.",
-        )
-    for name, value in mine.items():
-        expected = true[name]
-        assert expected is not None
-        if value.shape != expected.shape:
-            return wrong(
-                f"your gradient of {name} has the shape {tuple(value.shape)}, {name} has {tuple(expected.shape)}.",
-                why="a gradient has the shape of its parameter.",
-                hint="transpose the factors so that the sizes fit: the batch is summed over.",
-            )
-        if torch.allclose(value, expected, atol=1e-4):
-            continue
-        if torch.allclose(value * scale, expected, atol=1e-4):
-            return wrong(
-                f"your gradient of {name} lacks the scale.",
+        return formula
+
+    def kept(gradient: Any, *_: Any) -> Any:
+        return gradient
+
+    def unscaled(gradient: Any, _x: Any, factors: Any) -> Any:
+        return gradient / factors[2]
+
+    def averaged(gradient: Any, x: Any, _factors: Any) -> Any:
+        return gradient / len(x)
+
+    told = []
+    for names, down, up in (
+        ("both gradients", unscaled, unscaled),
+        ("the gradient of down", unscaled, kept),
+        ("the gradient of up", kept, unscaled),
+    ):
+        told.append(
+            Mistake(
+                formula=changed(down, up),
+                what=f"{names} of yours lacks the scale.",
                 why="the detour's output is multiplied by s = alpha / rank, and so is every gradient in it.",
                 hint="multiply by scale.",
             )
-        if torch.allclose(value, expected / len(x), atol=1e-4):
-            return wrong(
-                f"your gradient of {name} is averaged over the batch.",
+        )
+    return compare(
+        answer,
+        _by_autograd,
+        cases,
+        [
+            *told,
+            Mistake(
+                formula=changed(averaged, averaged),
+                what="your gradients are averaged over the batch.",
                 why="g already holds what the loss does with the batch; the rows add up.",
                 hint="drop the division by N.",
-            )
-        return wrong(
-            f"your gradient of {name} is off by up to {float((value - expected).abs().max()):.3f}.",
-            why="∂loss/∂up = s · gᵀ (x downᵀ) and ∂loss/∂down = s · upᵀ gᵀ x, with rows as samples.",
-            hint="check which of the two factors stands in which gradient: each has the other one in it.",
-        )
-    return right("down's gradient has up in it, and up starts at zero.")
+            ),
+            Mistake(
+                formula=lambda *given: _by_autograd(*given)[::-1],
+                what="your pair is the wrong way round.",
+                why="down's gradient has down's shape.",
+                hint="return the gradient of down first.",
+            ),
+            Mistake(
+                formula=changed(lambda one, *_: one.T, kept),
+                what="your gradient of down has the shape of its transpose.",
+                why="a gradient has the shape of its parameter, (rank, in).",
+                hint="transpose the product: (A B)ᵀ = Bᵀ Aᵀ.",
+            ),
+            Mistake(
+                formula=changed(kept, lambda one, *_: one.T),
+                what="your gradient of up has the shape of its transpose.",
+                why="a gradient has the shape of its parameter, (out, rank).",
+                hint="transpose the product: (A B)ᵀ = Bᵀ Aᵀ.",
+            ),
+            Mistake(
+                formula=changed(lambda one, *_: -one, lambda one, *_: -one),
+                what="your gradients have the other sign.",
+                why="a gradient points uphill; it is the optimizer that subtracts it.",
+                hint="drop the minus.",
+            ),
+        ],
+        why="∂loss/∂up = s · gᵀ (x downᵀ) and ∂loss/∂down = s · upᵀ gᵀ x, with rows as samples.",
+        hint="check which of the two factors stands in which gradient: each has the other one in it.",
+        praise="down's gradient has up in it, and up starts at zero.",
+    )
 
 
 SAME: Mapping[str, tuple[bool, str]] = {

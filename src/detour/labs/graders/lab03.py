@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader, near, right, wrong
-
-CURVE, WINDOW = (4.0, 2.0, 6.0, 0.0, 3.0), 3
 
 
 def _means(values: Sequence[float], window: int) -> list[float]:
@@ -19,47 +18,74 @@ def _means(values: Sequence[float], window: int) -> list[float]:
 
 
 def smoothed(answer: Any) -> Grade:
-    """Running mean of the last values."""
-    given = answer(list(CURVE), WINDOW)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    mine = [float(value) for value in given]
-    if len(mine) != len(CURVE):
-        return wrong(
-            f"{len(CURVE)} values go in, {len(mine)} come out.",
-            why="the curve is drawn over the same steps, so every step needs a value.",
-            hint="at the start take the mean of as many values as there are.",
-        )
-    if all(map(near, mine, _means(CURVE, WINDOW))):
-        return right("Smoothing shows the trend; the luck of the timesteps is still in it.")
-    if all(map(near, mine, _means(CURVE, len(CURVE)))):
-        return wrong(
-            "you take the mean of everything so far.",
-            why="then the first steps weigh on the curve for ever.",
-            hint="keep the last `window` values only.",
-        )
-    ahead = [sum(part) / len(part) for start in range(len(CURVE)) for part in [CURVE[start : start + WINDOW]]]
-    if all(map(near, mine, ahead)):
-        return wrong(
-            "you look ahead: each value is the mean of what follows.",
-            why="at a step, the losses of later steps are not known.",
-            hint="end the window at the step, not start it there.",
-        )
-    if near(mine[0], CURVE[0] / WINDOW):
-        return wrong(
-            f"the first value is {mine[0]:.3f}, and {CURVE[0]:g} went in.",
-            why="at the start there are fewer values than the window has places, and you divide by the window.",
-            hint="divide by the number of values that you added.",
-        )
-    off = next(
-        index for index, pair in enumerate(zip(mine, _means(CURVE, WINDOW), strict=True)) if not near(*pair)
-    )
-    return wrong(
-        f"of {list(CURVE)} with window {WINDOW} you make {mine[off]:.3f} at place {off + 1}.",
+    """Running mean of the last values, with windows of one, of some and of more than there are."""
+    return compare(
+        answer,
+        _means,
+        [
+            ([4.0, 2.0, 6.0, 0.0, 3.0], 3),
+            ([1.0, 5.0, 2.0, 8.0], 2),
+            ([3.0, 7.0, 1.5], 1),
+            ([2.0, 9.0], 5),
+            ([4.0], 2),
+        ],
+        [
+            Mistake(
+                formula=lambda values, window: values,
+                what="you hand the values back as they are.",
+                why="the jumps of single steps are what smoothing is to take out.",
+                hint="return the mean of the last `window` values at each step.",
+            ),
+            Mistake(
+                formula=lambda values, window: _means(values, len(values)),
+                what="you take the mean of everything so far.",
+                why="then the first steps weigh on the curve for ever.",
+                hint="keep the last `window` values only.",
+            ),
+            Mistake(
+                formula=lambda values, window: _means(values[::-1], window)[::-1],
+                what="you look ahead: each value is the mean of what follows.",
+                why="at a step, the losses of later steps are not known.",
+                hint="end the window at the step, not start it there.",
+            ),
+            Mistake(
+                formula=lambda values, window: [
+                    sum(values[max(0, end - window) : end]) / window for end in range(1, len(values) + 1)
+                ],
+                what="at the start your means are too small.",
+                why="there are fewer values than the window has places there, and you divide by the window.",
+                hint="divide by the number of values that you added.",
+            ),
+            Mistake(
+                formula=lambda values, window: _means(values, window)[window - 1 :],
+                what="fewer values come out than go in.",
+                why="the curve is drawn over the same steps, so every step needs a value.",
+                hint="at the start take the mean of as many values as there are.",
+            ),
+            Mistake(
+                formula=lambda values, window: [
+                    sum(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)
+                ],
+                what="you give sums, not means.",
+                why="a sum grows with the window, and the curve is drawn beside the losses themselves.",
+                hint="divide by the number of values that you added.",
+            ),
+            Mistake(
+                formula=lambda values, window: _means(values, window + 1),
+                what="your window has one place too many.",
+                why="it is the mean of the last `window` values, this one among them.",
+                hint="begin the slice at end − window.",
+            ),
+            Mistake(
+                formula=lambda values, window: [values[0], *_means(values, window)[:-1]],
+                what="your curve lags by one step.",
+                why="the window ends with the value of the step itself.",
+                hint="let the slice go up to and with this step's value.",
+            ),
+        ],
         why="it is the mean of the last `window` values up to and with this one.",
         hint="values[max(0, end - window) : end] are they.",
+        praise="Smoothing shows the trend; the luck of the timesteps is still in it.",
     )
 
 
@@ -139,78 +165,147 @@ def held_out(answer: Mapping[str, Any]) -> Grade:
 
 
 def style_share(answer: Any) -> Grade:
-    """1 − adapter / base."""
-    given = answer(0.8, 0.2)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    value = float(given)
-    if near(value, 0.75):
-        return right("A distance is shown beside the base's, or not at all.")
-    if near(value, 0.25):
-        return wrong(
-            "for base 0.8 and adapter 0.2 you get 0.25: what is left of the way.",
-            why="0 was to be 'as far as the base', 1 'arrived'.",
-            hint="one minus that.",
-        )
-    if near(value, 0.6):
-        return wrong(
-            "for base 0.8 and adapter 0.2 you get 0.6: the difference.",
-            why="how much 0.6 is depends on how far the base was.",
-            hint="divide by the base's distance.",
-        )
-    if near(value, 4.0) or near(value, -3.0):
-        return wrong(
-            f"for base 0.8 and adapter 0.2 you get {value:g}: the ratio is upside down.",
-            why="the whole way is the base's distance.",
-            hint="divide by the base's distance, not by the adapter's.",
-        )
-    return wrong(
-        f"for base 0.8 and adapter 0.2 you get {value:.3f}.",
-        why="of a way of 0.8, 0.2 is left.",
-        hint="which share of 0.8 is done?",
+    """1 − adapter / base, where the adapter is nearer, as far, arrived, and further away than the base."""
+    return compare(
+        answer,
+        lambda base, adapter: 1 - adapter / base,
+        [(0.8, 0.2), (0.5, 0.5), (0.4, 0.0), (0.5, 0.75), (0.3, 0.9), (1.6, 0.4), (0.25, 0.2)],
+        [
+            Mistake(
+                formula=lambda base, adapter: adapter / base,
+                what="for base 0.8 and adapter 0.2 you get 0.25: what is left of the way.",
+                why="0 was to be 'as far as the base', 1 'arrived'.",
+                hint="one minus that.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: base - adapter,
+                what="for base 0.8 and adapter 0.2 you get 0.6: the difference.",
+                why="how much 0.6 is depends on how far the base was.",
+                hint="divide by the base's distance.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: base / adapter,
+                what="for base 0.8 and adapter 0.2 you get 4: the ratio is upside down.",
+                why="the whole way is the base's distance.",
+                hint="divide by the base's distance, not by the adapter's.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: max(0.0, 1 - adapter / base),
+                what="where the adapter is further away than the base you get 0.",
+                why="an adapter that leads away from the style must not look like one that does nothing.",
+                hint="let the share be negative; cut nothing off.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: abs(1 - adapter / base),
+                what="where the adapter is further away than the base you get a positive share.",
+                why="it went the wrong way, and the sign is what says so.",
+                hint="take no absolute value.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: 100 * (1 - adapter / base),
+                what="your share is in per cent.",
+                why="0 to 1 was asked for; the line below prints per cent of it.",
+                hint="leave the 100 out.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: (base - adapter) / (base + adapter),
+                what="you divide by the sum of both distances.",
+                why="the whole way is the base's distance.",
+                hint="divide by the base's distance.",
+            ),
+            Mistake(
+                formula=lambda base, adapter: adapter / base - 1,
+                what="your share has the other sign.",
+                why="nearer is a positive share of the way.",
+                hint="one minus what is left.",
+            ),
+        ],
+        why="of a way of 0.8, 0.2 is left; where 0.75 of 0.5 is left, the adapter went back by a half.",
+        hint="which share of the base's distance is done? Divide by the base's distance, not by the adapter's.",
+        praise="A distance is shown beside the base's, or not at all.",
     )
 
 
+def _beyond(first: float, again: float, second: float) -> bool:
+    return min(abs(second - first), abs(second - again)) > abs(first - again)
+
+
 def beyond_noise(answer: Any) -> Grade:
-    """A difference counts only against the difference that the seed makes."""
-    if answer(0.6, 0.7, 0.9) is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    cases = {
-        (0.60, 0.70, 0.90): True,
-        (0.60, 0.70, 0.65): False,
-        (0.70, 0.60, 0.30): True,
-        (0.60, 0.70, 0.76): False,
-    }
-    mine = {case: bool(answer(*case)) for case in cases}
-    if mine == cases:
-        return right("The same rule, with more seeds and an interval, is behind the figures of the studies.")
-    if mine[0.60, 0.70, 0.65] and mine[0.60, 0.70, 0.76]:
-        return wrong(
-            "you call every difference one: 0.65 too, between two runs of the same rank at 0.60 and 0.70.",
-            why="a change of the seed alone makes 0.1 here, so 0.05 is nothing.",
-            hint="compute first how far the two runs of the same rank are apart.",
-        )
-    if not mine[0.70, 0.60, 0.30]:
-        return wrong(
-            "0.30 against 0.70 and 0.60 is no difference by your function.",
-            why="worse is a difference too.",
-            hint="take absolute values.",
-        )
-    if mine[0.60, 0.70, 0.76]:
-        return wrong(
-            "0.76 against 0.60 and 0.70 is a difference by your function.",
-            why="it is 0.06 from the nearer run, and the seed alone makes 0.1.",
-            hint="compare with the nearer of the two, not with the first or the mean alone.",
-        )
-    failed = next(case for case, true in cases.items() if mine[case] != true)
-    return wrong(
-        f"{failed[2]} against {failed[0]} and {failed[1]} should be {cases[failed]}.",
+    """A difference counts only against the difference that the seed makes; better, worse, between, and no spread."""
+    return compare(
+        answer,
+        _beyond,
+        [
+            (0.60, 0.70, 0.90),
+            (0.60, 0.70, 0.65),
+            (0.70, 0.60, 0.30),
+            (0.60, 0.70, 0.76),
+            (0.70, 0.60, 0.76),
+            (0.60, 0.70, 0.54),
+            (0.70, 0.60, 0.54),
+            (0.50, 0.50, 0.50),
+            (0.50, 0.50, 0.51),
+            (0.25, 0.50, 0.75),
+            (-0.30, 0.10, 0.40),
+            (-0.30, 0.10, 0.60),
+            (0.55, 0.57, 0.61),
+        ],
+        [
+            Mistake(
+                formula=lambda first, again, second: second not in (first, again),
+                what="you call every difference one: 0.65 too, between two runs of the same rank at 0.60 and 0.70.",
+                why="a change of the seed alone makes 0.1 here, so 0.05 is nothing.",
+                hint="compute first how far the two runs of the same rank are apart.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: second != first,
+                what="you call every difference one: 0.65 too, between two runs of the same rank at 0.60 and 0.70.",
+                why="a change of the seed alone makes 0.1 here, so 0.05 is nothing.",
+                hint="compute first how far the two runs of the same rank are apart.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: second - max(first, again) > abs(first - again),
+                what="0.30 against 0.70 and 0.60 is no difference by your function.",
+                why="worse is a difference too.",
+                hint="take absolute values.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: (
+                    max(abs(second - first), abs(second - again)) > abs(first - again)
+                ),
+                what="0.76 against 0.60 and 0.70 is a difference by your function.",
+                why="it is 0.06 from the nearer run, and the seed alone makes 0.1.",
+                hint="compare with the nearer of the two: the smaller of the two distances.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: abs(second - first) > abs(first - again),
+                what="0.76 against 0.60 and 0.70 is a difference by your function.",
+                why="it is 0.06 from the nearer run, and the seed alone makes 0.1.",
+                hint="compare with the nearer of the two, not with the first alone.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: abs(second - again) > abs(first - again),
+                what="0.76 against 0.70 and 0.60 is a difference by your function.",
+                why="it is 0.06 from the nearer run, and the seed alone makes 0.1.",
+                hint="compare with the nearer of the two, not with the second alone.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: abs(second - (first + again) / 2) > abs(first - again),
+                what="you compare with the mean of both runs.",
+                why="0.76 is 0.11 from their mean, but only 0.06 from the nearer of them, and the "
+                "seed alone makes 0.1.",
+                hint="compare with the nearer of the two.",
+            ),
+            Mistake(
+                formula=lambda first, again, second: not _beyond(first, again, second),
+                what="your answer is the opposite.",
+                why="True was to mean that there is something to say.",
+                hint="turn the comparison round.",
+            ),
+        ],
         why="it has to differ from both runs by more than these differ from each other.",
         hint="min(abs(…), abs(…)) > abs(…)",
+        praise="The same rule, with more seeds and an interval, is behind the figures of the studies.",
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from detour.labs.grading import Grade, Grader, near, right, wrong
+from detour.labs.comparing import Mistake, compare
+from detour.labs.grading import Grade, Grader, right, wrong
 
 RANK = 4
 
@@ -14,56 +15,127 @@ def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def _stacked(
+    down1: torch.Tensor,
+    up1: torch.Tensor,
+    scale1: float,
+    down2: torch.Tensor,
+    up2: torch.Tensor,
+    scale2: float,
+) -> torch.Tensor:
+    return scale1 * up1 @ down1 + scale2 * up2 @ down2
+
+
 def stack_factors(answer: Any) -> Grade:
-    """Factors side by side, each scale once."""
+    """Factors beside each other, each scale once; any order and any split of the scale between the two factors."""
     generator = torch.Generator().manual_seed(4)
-    down1, down2 = _normal(generator, 2, 5), _normal(generator, 3, 5)
-    up1, up2 = _normal(generator, 4, 2), _normal(generator, 4, 3)
-    scales = (0.8, 0.3)
+    cases = []
+    for rank1, rank2, n_in, n_out, scale1, scale2 in (
+        (2, 3, 5, 4, 0.8, 0.3),
+        (4, 4, 6, 6, 1.0, -0.5),
+        (1, 2, 3, 7, 2, 0),
+    ):
+        shapes = ((rank1, n_in), (n_out, rank1), (rank2, n_in), (n_out, rank2))
+        down1, up1, down2, up2 = (_normal(generator, *shape) for shape in shapes)
+        cases.append((down1, up1, scale1, down2, up2, scale2))
+
+    def product(*given: Any) -> Any:
+        factors = answer(*given)
+        if factors is None or isinstance(factors, torch.Tensor) or len(factors) != 2:
+            return factors
+        down, up = factors
+        if down is None or up is None:
+            return None
+        ranks, (n_out, n_in) = len(given[0]) + len(given[3]), (len(given[1]), given[0].shape[1])
+        if down.shape != (ranks, n_in) or up.shape != (n_out, ranks):
+            raise ShapesAreOff(
+                f"down is {tuple(down.shape)} and up {tuple(up.shape)}; of ranks {len(given[0])} and {len(given[3])} "
+                f"they should be {(ranks, n_in)} and {(n_out, ranks)}"
+            )
+        return up @ down
+
     try:
-        given = answer(down1, up1, scales[0], down2, up2, scales[1])
+        for given in cases:
+            product(*given)
+    except ShapesAreOff as error:
+        return wrong(
+            f"{error}.",
+            why="down is (rank, in) and up (out, rank): the rank is down's first and up's second dimension.",
+            hint="stack downs along dimension 0 and ups along dimension 1.",
+        )
     except RuntimeError as error:
         return wrong(
             f"with ranks 2 and 3 your function stops: {error}",
             why="the two adapters may have different ranks, so their factors cannot be added number by number.",
             hint="put them beside each other with torch.cat, along the rank.",
         )
-    if given is None or any(one is None for one in given):
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    down, up = given
-    if down.shape != (5, 5) or up.shape != (4, 5):
-        return wrong(
-            f"down is {tuple(down.shape)} and up {tuple(up.shape)}; of ranks 2 and 3 they should be (5, 5) and (4, 5).",
-            why="down is (rank, in) and up (out, rank): the rank is down's first and up's second dimension.",
-            hint="stack downs along dimension 0 and ups along dimension 1.",
-        )
-    product, first, second = up @ down, up1 @ down1, up2 @ down2
-    if torch.allclose(product, scales[0] * first + scales[1] * second):
-        return right("This is what detour compose writes: the sum, exactly.")
-    if torch.allclose(product, scales[0] ** 2 * first + scales[1] ** 2 * second):
-        return wrong(
-            "each scale is in there twice.",
-            why="you scaled both factors, and the product has both: 0.3 becomes 0.09.",
-            hint="scale one of the two factors only.",
-        )
-    if torch.allclose(product, first + second):
-        return wrong(
-            "the scales are not used.",
-            why="weight and alpha / rank are part of what the adapter does.",
-            hint="multiply one of the factors by its scale.",
-        )
-    return wrong(
-        f"the product is off by up to {float((product - scales[0] * first - scales[1] * second).abs().max()):.3f}.",
-        why="each down must meet its own up in the product.",
-        hint="keep the order: first then second in both stacks.",
+    return compare(
+        product,
+        _stacked,
+        cases,
+        [
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, s1**2, d2, u2, s2**2),
+                what="each scale is in there twice.",
+                why="you scaled both factors, and the product has both: 0.3 becomes 0.09.",
+                hint="scale one of the two factors only.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, 1, d2, u2, 1),
+                what="the scales are not used.",
+                why="weight and alpha / rank are part of what the adapter does.",
+                hint="multiply one of the factors by its scale.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, s2, d2, u2, s1),
+                what="the two scales are exchanged.",
+                why="the first adapter gets the second one's loudness.",
+                hint="scale1 belongs to down1 and up1.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, s1, d2, u2, 1),
+                what="the second scale is missing.",
+                why="weight and alpha / rank are part of what each adapter does.",
+                hint="multiply one of the second adapter's factors by scale2.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, 1, d2, u2, s2),
+                what="the first scale is missing.",
+                why="weight and alpha / rank are part of what each adapter does.",
+                hint="multiply one of the first adapter's factors by scale1.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: _stacked(d1, u1, s1, d2, u2, -s2),
+                what="the second adapter is subtracted.",
+                why="the sum was asked for; weights may be negative by themselves.",
+                hint="drop the minus.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: torch.cat([s2 * u2, s1 * u1], 1) @ torch.cat([d1, d2]),
+                what="the downs stand in one order and the ups in the other.",
+                why="each down must meet its own up in the product.",
+                hint="keep the order: first then second in both stacks.",
+            ),
+            Mistake(
+                formula=lambda d1, u1, s1, d2, u2, s2: torch.cat([u2, u1], 1) @ torch.cat([s1 * d1, s2 * d2]),
+                what="the downs stand in one order and the ups in the other.",
+                why="each down must meet its own up in the product.",
+                hint="keep the order: first then second in both stacks.",
+            ),
+        ],
+        why="each down must meet its own up in the product, and each scale must be in it once.",
+        hint="multiply your up by your down, and compare with scale1 * up1 @ down1 alone by setting scale2 to 0.",
+        praise="This is what detour compose writes: the sum, exactly.",
     )
+
+
+class ShapesAreOff(Exception):
+    """The learner's factors do not fit the layer."""
 
 
 def rank_of_sum(answer: Any) -> Grade:
     """Ranks add up."""
-    value = int(answer)
+    value = float(answer)
     if value == 2 * RANK:
         return right("Ranks add up; resize brings it down again, with a stated loss.")
     if value == RANK:
@@ -79,54 +151,97 @@ def rank_of_sum(answer: Any) -> Grade:
             hint="look at the shape of your stacked down.",
         )
     return wrong(
-        f"{value} is not it.",
+        f"{value:g} is not it.",
         why="the stacked down has a row for each direction of both.",
         hint="count the rows of two downs of rank 4.",
     )
 
 
 def agreement(answer: Any) -> Grade:
-    """Cosine."""
+    """Cosine of moves of several shapes, sizes and angles, of opposite ones and of equal ones."""
     generator = torch.Generator().manual_seed(5)
-    first, second = _normal(generator, 2, 3, 4), _normal(generator, 2, 3, 4)
-    second = second - 0.8 * first
-    given = answer(first, second)
-    if given is None:
-        return wrong(
-            "your function returns nothing.", why="it still has its placeholder.", hint="fill in the TODO."
-        )
-    if not isinstance(given, float) and getattr(given, "numel", lambda: 1)() != 1:
-        return wrong(
-            f"your function returns {tuple(given.shape)} numbers.",
-            why="the agreement of the whole moves is one number.",
-            hint="sum over all dimensions, or flatten both first.",
-        )
-    value, dot = float(given), float((first * second).sum())
-    true = dot / float(first.norm() * second.norm())
-    if near(value, true):
-        return right("Near 1 they push together, near −1 they undo each other.")
-    if near(value, dot):
-        return wrong(
-            f"you get {value:.2f}, which is no cosine.",
-            why="a dot product grows with the size of the moves.",
-            hint="divide by both norms.",
-        )
-    if near(value, abs(true)):
-        return wrong(
-            "you lose the sign.",
-            why="against each other is not the same as together.",
-            hint="take no absolute value.",
-        )
-    if near(value, dot / float(first.norm() ** 2)) or near(value, dot / float(second.norm() ** 2)):
-        return wrong(
-            "you divide by one of the two moves alone.",
-            why="that says how much of one is in the other, and is not the same from both sides.",
-            hint="divide by the product of both norms.",
-        )
-    return wrong(
-        f"you get {value:.3f}, {true:.3f} was expected.",
+    cases = []
+    for shape, mixed, size in (
+        ((2, 3, 4), -0.8, 1.0),
+        ((1, 4, 4, 4), 0.6, 3.0),
+        ((5,), 0.0, 0.1),
+        ((2, 2), -0.3, 20.0),
+    ):
+        first, other = _normal(generator, *shape), _normal(generator, *shape)
+        cases.append((first, size * (other + mixed * first)))
+    same = _normal(generator, 2, 3)
+    cases += [(same, 2 * same), (same, -0.5 * same)]
+
+    def dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return (first * second).sum()
+
+    return compare(
+        answer,
+        lambda first, second: dot(first, second) / (first.norm() * second.norm()),
+        cases,
+        [
+            Mistake(
+                formula=dot,
+                what="you give the dot product, which is no cosine.",
+                why="a dot product grows with the size of the moves.",
+                hint="divide by both norms.",
+            ),
+            Mistake(
+                formula=lambda first, second: (dot(first, second) / (first.norm() * second.norm())).abs(),
+                what="you lose the sign.",
+                why="against each other is not the same as together.",
+                hint="take no absolute value.",
+            ),
+            Mistake(
+                formula=lambda first, second: (dot(first, second) / (first.norm() * second.norm())).clamp(
+                    min=0
+                ),
+                what="you cut off what is negative.",
+                why="against each other is not the same as unrelated.",
+                hint="let the cosine be negative.",
+            ),
+            Mistake(
+                formula=lambda first, second: -dot(first, second) / (first.norm() * second.norm()),
+                what="your cosine has the other sign.",
+                why="1 was to mean the same direction.",
+                hint="drop the minus.",
+            ),
+            Mistake(
+                formula=lambda first, second: dot(first, second) / first.norm() ** 2,
+                what="you divide by one of the two moves alone, the first.",
+                why="that says how much of one is in the other, and is not the same from both sides.",
+                hint="divide by the product of both norms.",
+            ),
+            Mistake(
+                formula=lambda first, second: dot(first, second) / second.norm() ** 2,
+                what="you divide by one of the two moves alone, the second.",
+                why="that says how much of one is in the other, and is not the same from both sides.",
+                hint="divide by the product of both norms.",
+            ),
+            Mistake(
+                formula=lambda first, second: dot(first, second) / (first.norm() * second.norm()) ** 2,
+                what="you divide by the squares of the norms.",
+                why="the dot product grows with each norm once.",
+                hint="divide by the product of both norms, not of their squares.",
+            ),
+            Mistake(
+                formula=lambda first, second: torch.nn.functional.cosine_similarity(first, second, dim=-1),
+                what="your function returns a cosine for every row.",
+                why="the agreement of the whole moves is one number.",
+                hint="sum over all dimensions, or flatten both first.",
+            ),
+            Mistake(
+                formula=lambda first, second: torch.nn.functional.cosine_similarity(
+                    first, second, dim=-1
+                ).mean(),
+                what="you take the mean of the cosines of the rows.",
+                why="a row in which hardly anything moves then counts as much as one in which everything does.",
+                hint="sum over all dimensions, or flatten both first.",
+            ),
+        ],
         why="a cosine is the dot product over the product of both norms.",
         hint="(move1 * move2).sum() / (move1.norm() * move2.norm())",
+        praise="Near 1 they push together, near −1 they undo each other.",
     )
 
 

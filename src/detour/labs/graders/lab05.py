@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detour.labs.grading import Grade, right, wrong
+from detour.labs.comparing import Mistake, compare, described, same_pictures
+from detour.labs.grading import Grade, near, right, wrong
 
 FOR_PICTURE = frozenset({"seed", "prompt", "steps", "sampler"})
 FOR_BYTES = FOR_PICTURE | {"batch size", "CPU threads"}
@@ -72,7 +73,7 @@ def shapes(answer: Mapping[str, Any]) -> Grade:
             hint="(max_position_embeddings, base.cross_attention_width).",
         )
     ratio, true_ratio = float(answer["compression"]), 3 * base.native_size_px**2 / float(np.prod(expected))
-    if abs(ratio - true_ratio) < 1e-6:
+    if near(ratio, true_ratio):
         return right()
     sides = {
         float(base.latent_factor): "one side is shorter by that; there are two.",
@@ -88,14 +89,20 @@ def shapes(answer: Mapping[str, Any]) -> Grade:
 
 
 def start_noise(answer: Callable[..., Tensor]) -> Grade:
-    """Each row a function of its own seed, normal, and the global generator untouched."""
-    shape = (4, 8, 8)
+    """Each row a function of its own seed, normal, and the global generator untouched; in two shapes."""
+    return (
+        _start_noise(answer, (4, 8, 8))
+        or _start_noise(answer, (3, 16, 12))
+        or right("A seed means one picture now, in any batch.")
+    )
+
+
+def _start_noise(answer: Callable[..., Tensor], shape: tuple[int, ...]) -> Grade | None:
     before = torch.random.get_rng_state()
     try:
         torch.manual_seed(1)
-        first = answer([3, 7, 3], shape)
         state = torch.random.get_rng_state()
-        torch.manual_seed(1)
+        first = answer([3, 7, 3], shape)
         touched = not torch.equal(state, torch.random.get_rng_state())
         torch.manual_seed(2)
         alone, again = answer([7], shape), answer([3, 7, 3], shape)
@@ -103,9 +110,15 @@ def start_noise(answer: Callable[..., Tensor]) -> Grade:
         torch.random.set_rng_state(before)
     if not isinstance(first, Tensor) or first.shape != (3, *shape):
         return wrong(
-            f"it returns {_what(first)}, not noise of shape {(3, *shape)} for three seeds.",
+            f"it returns {described(first)}, not noise of shape {(3, *shape)} for three seeds.",
             why="each picture has noise of its own.",
             hint="make each one's noise for itself, then torch.stack.",
+        )
+    if first.dtype != torch.float32:
+        return wrong(
+            f"the noise is {first.dtype}.",
+            why="a picture's numbers are float32 until a device asks for less; rounded noise is another picture.",
+            hint="torch.randn without a dtype.",
         )
     if not torch.equal(first, again):
         return wrong(
@@ -132,23 +145,30 @@ def start_noise(answer: Callable[..., Tensor]) -> Grade:
             why="whatever draws from it next, dropout or another sampler, is changed by your picture.",
             hint="a torch.Generator of your own, in place of torch.manual_seed.",
         )
-    if not 0.8 < float(first.std()) < 1.2 or abs(float(first.mean())) > 0.2:
+    if not 0.85 < float(first.std()) < 1.15 or abs(float(first.mean())) > 0.2 or float(first.abs().max()) < 2:
         return wrong(
-            f"the noise has mean {float(first.mean()):.2f} and spread {float(first.std()):.2f}.",
+            f"the noise has mean {float(first.mean()):.2f}, spread {float(first.std()):.2f} and no value beyond "
+            f"{float(first.abs().max()):.1f}.",
             why="the schedule is made for standard normal noise.",
-            hint="torch.randn, not torch.rand.",
+            hint="torch.randn, not torch.rand, and no factor.",
         )
-    return right("A seed means one picture now, in any batch.")
+    if torch.equal(first[0, 0], first[0, 1]) or torch.equal(first[0, 0, 0], first[0, 0, 1]):
+        return wrong(
+            "the noise repeats itself within a picture.",
+            why="each of its numbers has to be drawn for itself.",
+            hint="hand the whole shape to torch.randn.",
+        )
+    return None
 
 
 class _Vae(nn.Module):
-    """Decodes by repeating 8 × 8 times; its factor is 0.5, so that it must be seen in the pixels."""
+    """Decodes by repeating 8 × 8 times; its factor is not 1, so that it must be seen in the pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
         self.config = types.SimpleNamespace(
-            scaling_factor=0.5, shift_factor=None, block_out_channels=(1, 1, 1, 1)
+            scaling_factor=factor, shift_factor=None, block_out_channels=(1, 1, 1, 1)
         )
 
     def decode(self, latents: Tensor) -> Any:
@@ -158,70 +178,100 @@ class _Vae(nn.Module):
 
 
 def decode(answer: Callable[..., Any]) -> Grade:
-    """Latents whose pixels are known, some beyond the range."""
-    vae = _Vae()
-    latents = torch.linspace(-0.6, 0.6, 2 * 4 * 2 * 2).reshape(2, 4, 2, 2)
-    found = answer(vae, latents)
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (2, 16, 16, 3):
-        what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else _what(found)
+    """Random latents whose pixels are known, some beyond the range, with two scaling factors."""
+    generator = torch.Generator().manual_seed(5)
+    cases = []
+    for factor, num, side in ((0.5, 2, 2), (0.2, 1, 3)):
+        latents = torch.randn(num, 4, side, side, generator=generator) * factor
+        cases.append((_Vae(factor), latents))
+
+    def as_tensor(vae: nn.Module, latents: Tensor) -> Any:
+        found, (num, _, height, width) = answer(vae, latents), latents.shape
+        shape = (num, 8 * height, 8 * width, 3)
+        if found is None:
+            return None
+        if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != shape:
+            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else described(found)
+            raise NotBytes(f"it returns {what}, not uint8 {shape}")
+        return torch.from_numpy(found.astype(np.float32))
+
+    def pixels(
+        power: float = -1, *, rounded: bool = True, clamped: bool = True, half: bool = True
+    ) -> Callable[..., Tensor]:
+        def formula(vae: _Vae, latents: Tensor) -> Tensor:
+            unit = vae.decode(latents * vae.config.scaling_factor**power).sample
+            unit = unit / 2 + 0.5 if half else unit
+            unit = (unit.clamp(0, 1) if clamped else unit) * 255
+            return torch.remainder((unit.round() if rounded else unit.trunc()), 256).permute(0, 2, 3, 1)
+
+        return formula
+
+    try:
+        for case in cases:
+            as_tensor(*case)
+    except NotBytes as error:
         return wrong(
-            f"it returns {what}, not uint8 (2, 16, 16, 3).",
+            f"{error}.",
             why="pictures are bytes with the channels last.",
             hint="permute(0, 2, 3, 1), .to(torch.uint8), .cpu().numpy().",
         )
-
-    def pixels(scale: float, *, rounded: bool = True, clamped: bool = True) -> Any:
-        unit = vae.decode(latents * scale).sample / 2 + 0.5
-        unit = (unit.clamp(0, 1) if clamped else unit) * 255
-        return (unit.round() if rounded else unit.floor()).permute(0, 2, 3, 1).numpy()
-
-    if np.array_equal(found, pixels(2.0)):
-        return right()
-    if np.array_equal(found, pixels(1.0)):
-        return wrong(
-            "the latents were decoded as they are.",
-            why="the UNet's latents are the VAE's times scaling_factor: the picture comes out pale.",
-            hint="divide by vae.config.scaling_factor first.",
-        )
-    if np.array_equal(found, pixels(0.5)):
-        return wrong(
-            "the latents were multiplied by the scaling factor.",
-            why="that is the way in, from pixels to latents.",
-            hint="divide.",
-        )
-    if np.array_equal(found, pixels(2.0, rounded=False)):
-        return wrong(
-            "the values were cut, not rounded.",
-            why="cutting makes every picture half a step darker, and other bytes than diffusers'.",
-            hint=".round() before .to(torch.uint8).",
-        )
-    if np.array_equal(found, (pixels(2.0, clamped=False).astype(int) % 256)):
-        return wrong(
-            "values beyond the range were not cut off.",
-            why="257 as a byte is 1: bright spots turn black.",
-            hint="clamp(0, 1) before the 255.",
-        )
-    return wrong(
-        "the bytes are others than those of the decoded latents.",
+    return compare(
+        as_tensor,
+        pixels(),
+        cases,
+        [
+            Mistake(
+                formula=pixels(0),
+                what="the latents were decoded as they are.",
+                why="the UNet's latents are the VAE's times scaling_factor: the picture comes out pale.",
+                hint="divide by vae.config.scaling_factor first.",
+            ),
+            Mistake(
+                formula=pixels(1),
+                what="the latents were multiplied by the scaling factor.",
+                why="that is the way in, from pixels to latents.",
+                hint="divide.",
+            ),
+            Mistake(
+                formula=pixels(rounded=False),
+                what="the values were cut, not rounded.",
+                why="cutting makes every picture half a step darker, and other bytes than diffusers'.",
+                hint=".round() before .to(torch.uint8).",
+            ),
+            Mistake(
+                formula=pixels(clamped=False),
+                what="values beyond the range were not cut off.",
+                why="257 as a byte is 1: bright spots turn black.",
+                hint="clamp(0, 1) before the 255.",
+            ),
+            Mistake(
+                formula=pixels(clamped=False, rounded=False),
+                what="values beyond the range were not cut off, and none was rounded.",
+                why="257 as a byte is 1: bright spots turn black.",
+                hint="clamp(0, 1) before the 255, and .round() behind it.",
+            ),
+            Mistake(
+                formula=pixels(half=False),
+                what="the decoder's range was taken for 0 to 1.",
+                why="it is −1 to 1: everything darker than grey is lost like this.",
+                hint="x / 2 + 0.5 before the clamp.",
+            ),
+        ],
         why="the decoder's range is [−1, 1], a byte's is 0 to 255.",
         hint="x / 2 + 0.5, clamp to [0, 1], times 255, round.",
     )
 
 
+class NotBytes(Exception):
+    """The learner's pictures are of another type or shape."""
+
+
 def same_as_engine(answer: Mapping[str, Any]) -> Grade:
     """Two sets of pictures; one step of 255 is rounding."""
-    mine, theirs = np.asarray(answer["mine"]), np.asarray(answer["theirs"])
-    if mine.shape != theirs.shape:
-        return wrong(
-            f"your pictures have the shape {mine.shape}, the engine's {theirs.shape}.",
-            why="they cannot be compared.",
-            hint="as many pictures as there are seeds, at the base's own size.",
-        )
-    difference = np.abs(mine.astype(int) - theirs.astype(int))
-    if difference.max(initial=0) <= 1:
-        return right("This is what `detour generate` draws.")
-    return wrong(
-        f"they differ by up to {difference.max()} of 255 ({difference.mean():.2f} on average).",
+    return same_pictures(
+        answer,
+        "the engine's",
+        praise="This is what `detour generate` draws.",
         why="same prompt, seeds, sampler and steps: more than a step of rounding is another computation.",
         hint="start_noise and decode are yours: pass both checks, then run this again.",
     )
@@ -261,10 +311,6 @@ def determinism(answer: Mapping[str, Any]) -> Grade:
             hint="everything of the picture, and what the table above shows to round otherwise.",
         )
     return right()
-
-
-def _what(found: Any) -> str:
-    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
 TASKS = {

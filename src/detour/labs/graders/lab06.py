@@ -1,6 +1,7 @@
 """Grades of lab 6, attach."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,12 +10,18 @@ from torch import Tensor
 from detour.adapters.arithmetic import lora_parameters
 from detour.adapters.blocks import block_of
 from detour.adapters.layers import lora_delta
-from detour.adapters.targets import adaptable_layers, select
+from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.base import open_base
+from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader, near, right, wrong
 
 SIDES = ("down", "mid", "up")
 SD15_SIZES = frozenset({64, 32, 16, 8})
+
+
+@cache
+def _layers(base: str) -> tuple[AdaptableLayer, ...]:
+    return tuple(adaptable_layers(open_base(base, weights=False).meta_network()))
 
 
 def by_side(answer: Mapping[str, Any]) -> Grade:
@@ -27,7 +34,7 @@ def by_side(answer: Mapping[str, Any]) -> Grade:
             why="all three sides have attention.",
             hint="block_of gives names such as down.0, mid and up.1; the side is what stands before the dot.",
         )
-    layers = adaptable_layers(open_base(str(answer["base"])).meta_network())
+    layers = _layers(str(answer["base"]))
 
     def counts(targets: str, rank: int) -> dict[str, int]:
         sums = dict.fromkeys(SIDES, 0)
@@ -136,93 +143,180 @@ def share(answer: Mapping[str, Any]) -> Grade:
 
 
 def scale(answer: Callable[..., float]) -> Grade:
-    """alpha / rank."""
-    found = float(answer(8, 4.0))
-    if near(found, 0.5):
-        return right()
-    told = {
-        2.0: ("that is rank / alpha.", "alpha is the numerator: twice the alpha is twice as loud."),
-        32.0: (
-            "that is the product.",
-            "the rank divides, so that the sum of many directions does not shout.",
-        ),
-        4.0: ("the rank is missing.", "plain LoRA divides by it."),
-        4.0 / 8.0**0.5: (
-            "that is rank-stabilised LoRA's scale.",
-            "plain LoRA divides by the rank, not by its root.",
-        ),
-    }
-    for value, (what, why) in told.items():
-        if near(found, value):
-            return wrong(what, why=why, hint="at alpha = rank the scale is 1; so it is here when alpha is 8.")
-    return wrong(
-        f"rank 8 and alpha 4 give {found:g}.",
+    """alpha / rank, above, below and at 1."""
+    return compare(
+        answer,
+        lambda rank, alpha: alpha / rank,
+        [(8, 4.0), (4, 16.0), (4, 4.0), (1, 1.0), (16, 1.0), (64, 8), (2, 0.5)],
+        [
+            Mistake(
+                formula=lambda rank, alpha: rank / alpha,
+                what="that is rank / alpha.",
+                why="alpha is the numerator: twice the alpha is twice as loud.",
+                hint="turn the fraction round.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: rank * alpha,
+                what="that is the product.",
+                why="the rank divides, so that the sum of many directions does not shout.",
+                hint="at alpha = rank the scale is 1.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: alpha,
+                what="the rank is missing.",
+                why="plain LoRA divides by it.",
+                hint="at alpha = rank the scale is 1.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: alpha / rank**0.5,
+                what="that is rank-stabilised LoRA's scale.",
+                why="plain LoRA divides by the rank, not by its root.",
+                hint="at alpha = rank the scale is 1.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: alpha // rank,
+                what="whatever lies behind the point is cut off.",
+                why="a scale of 0.5 becomes 0 like this, and the adapter falls silent.",
+                hint="/ in place of //.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: 1.0,
+                what="your scale is 1 whatever rank and alpha are.",
+                why="that is so only where they are equal: rank 8 and alpha 4 give 0.5.",
+                hint="use both arguments.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: 1 / rank,
+                what="alpha is missing.",
+                why="it is how loud the whole adapter speaks.",
+                hint="alpha is the numerator.",
+            ),
+        ],
         why="the adapter's output is multiplied by alpha / rank.",
         hint="at alpha = rank the scale is 1.",
     )
 
 
 def delta_w(answer: Callable[..., Tensor]) -> Grade:
-    """The dense change of a layer that is wider on one side."""
+    """The dense change of layers that are wider on either side, and of a square one."""
     generator = torch.Generator().manual_seed(0)
-    down, up = torch.randn(2, 5, generator=generator), torch.randn(3, 2, generator=generator)
-    found = answer(down, up, 8.0)
-    if not isinstance(found, Tensor) or found.shape != (3, 5):
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        return wrong(
-            f"it gives {what} for a layer of 5 → 3; its weight is (3, 5).",
-            why="the change is added to the weight, so it has the weight's shape, (out, in).",
-            hint="up @ down: (out, rank) times (rank, in).",
-        )
-    if torch.allclose(found, lora_delta(down, up, alpha=8.0), atol=1e-5):
-        return right("Added to W, this is what `detour merge` writes.")
-    if torch.allclose(found, up @ down, atol=1e-5):
-        return wrong(
-            "the scale is missing.",
-            why="the factors were trained with alpha / rank in front of them.",
-            hint="multiply by scale(rank, alpha).",
-        )
-    for rank, name in ((5, "the input's width"), (3, "the output's width")):
-        if torch.allclose(found, 8.0 / rank * (up @ down), atol=1e-5):
-            return wrong(
-                f"it divides by {name}.",
+    cases = []
+    for rank, n_in, n_out, alpha in ((2, 5, 3, 8.0), (1, 4, 4, 0.5), (4, 3, 6, 4.0), (3, 3, 3, 1.0)):
+        down, up = torch.randn(rank, n_in, generator=generator), torch.randn(n_out, rank, generator=generator)
+        cases.append((down, up, alpha))
+    return compare(
+        answer,
+        lambda down, up, alpha: lora_delta(down, up, alpha=alpha),
+        cases,
+        [
+            Mistake(
+                formula=lambda down, up, alpha: up @ down,
+                what="the scale is missing.",
+                why="the factors were trained with alpha / rank in front of them.",
+                hint="multiply by scale(rank, alpha).",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: alpha * (up @ down),
+                what="the rank is missing from the scale.",
+                why="the factors were trained with alpha / rank in front of them.",
+                hint="multiply by scale(rank, alpha).",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: alpha / down.shape[1] * (up @ down),
+                what="it divides by the input's width.",
                 why="the rank is how many directions the factors share.",
                 hint="down has the shape (rank, in).",
-            )
-    return wrong(
-        "the numbers are others.",
-        why="the change is scale · up @ down, nothing else.",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: alpha / up.shape[0] * (up @ down),
+                what="it divides by the output's width.",
+                why="the rank is how many directions the factors share.",
+                hint="down has the shape (rank, in).",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: len(down) / alpha * (up @ down),
+                what="the scale is upside down.",
+                why="alpha is the numerator: twice the alpha is twice as loud.",
+                hint="alpha / rank.",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: lora_delta(down, up, alpha=alpha).T,
+                what="it gives the transpose: (in, out).",
+                why="the change is added to the weight, so it has the weight's shape, (out, in).",
+                hint="up @ down: (out, rank) times (rank, in).",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: (up @ down).T,
+                what="it gives the transpose, (in, out), and the scale is missing.",
+                why="the change is added to the weight, so it has the weight's shape, (out, in).",
+                hint="scale(rank, alpha) times up @ down: (out, rank) times (rank, in).",
+            ),
+            Mistake(
+                formula=lambda down, up, alpha: -lora_delta(down, up, alpha=alpha),
+                what="the change has the other sign.",
+                why="it is added to the weight; a negative one leads away from what was learned.",
+                hint="drop the minus.",
+            ),
+        ],
+        why="the change is scale · up @ down, nothing else, and has the weight's shape (out, in).",
         hint="only one matrix product, and one number in front of it.",
+        praise="Added to W, this is what `detour merge` writes.",
     )
 
 
 def lost_alpha(answer: Callable[..., float]) -> Grade:
-    """|rank / alpha − 1|."""
-    found = [float(answer(rank, alpha)) for rank, alpha in ((4, 16.0), (4, 1.0), (4, 4.0))]
-    if all(near(one, value) for one, value in zip(found, (0.75, 3.0, 0.0), strict=True)):
-        return right("Lost at alpha 1 and rank 4 the error is three times the adapter's whole effect.")
-    if near(found[0], 3.0) and near(found[1], 0.75):
-        return wrong(
-            "that is the error over what was read, not over what was meant.",
-            why="the measure is how much of the adapter is wrong: the true change is the denominator.",
-            hint="divide by scale(rank, alpha).",
-        )
-    if not near(found[2], 0.0):
-        return wrong(
-            f"at alpha = rank it gives {found[2]:g}.",
-            why="a reader that takes alpha = rank is right there, and the error is 0.",
-            hint="a difference of two scales: the one that is read is 1.",
-        )
-    if found[0] < 0 or found[1] < 0:
-        return wrong(
-            "an error is negative.",
-            why="too loud and too soft are both wrong: the size of the difference counts.",
-            hint="abs(…) of the difference.",
-        )
-    return wrong(
-        f"rank 4 and alpha 16 give {found[0]:g}.",
+    """|rank / alpha − 1|, too loud, too soft and equal."""
+    return compare(
+        answer,
+        lambda rank, alpha: abs(rank / alpha - 1),
+        [(4, 16.0), (4, 1.0), (4, 4.0), (8, 1.0), (16, 32.0), (1, 0.5)],
+        [
+            Mistake(
+                formula=lambda rank, alpha: abs(alpha / rank - 1),
+                what="that is the error over what was read, not over what was meant.",
+                why="the measure is how much of the adapter is wrong: the true change is the denominator.",
+                hint="divide by scale(rank, alpha).",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: rank / alpha,
+                what="that is how loud the adapter is as it is read, over how loud it was meant.",
+                why="a reader that takes alpha = rank is right at alpha = rank, and the error is 0 there.",
+                hint="a difference of two scales: the one that is read is 1.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: rank / alpha - 1,
+                what="an error is negative.",
+                why="too loud and too soft are both wrong: the size of the difference counts.",
+                hint="abs(…) of the difference.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: 1 - rank / alpha,
+                what="an error is negative.",
+                why="too loud and too soft are both wrong: the size of the difference counts.",
+                hint="abs(…) of the difference.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: abs(rank - alpha),
+                what="that is the difference of rank and alpha.",
+                why="rank 4 and alpha 16 are as wrong as 8 and 32: what counts is their ratio.",
+                hint="compare scales: scale(rank, alpha), and 1.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: 100 * abs(rank / alpha - 1),
+                what="your error is in per cent.",
+                why="a share was asked for: 1 is as if the adapter had not been there.",
+                hint="leave the 100 out.",
+            ),
+            Mistake(
+                formula=lambda rank, alpha: min(1.0, abs(rank / alpha - 1)),
+                what="you cut the error off at 1.",
+                why="lost at alpha 1 and rank 4, the adapter is four times too loud: worse than no adapter.",
+                hint="let the error be larger than 1.",
+            ),
+        ],
         why="the same factors are used with scale 1 instead of alpha / rank.",
         hint="|1 − scale| / scale.",
+        praise="Lost at alpha 1 and rank 4 the error is three times the adapter's whole effect.",
     )
 
 

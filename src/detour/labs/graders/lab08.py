@@ -10,162 +10,267 @@ import torch
 from torch import Tensor, nn
 
 from detour.adapters.adapter import Adapter, LoraLayer
-from detour.labs.grading import Grade, Grader, near, right, wrong
+from detour.labs.comparing import Mistake, compare
+from detour.labs.grading import Grade, Grader, right, wrong
 from detour.labs.patients import Patient
 
 CAUSES = ("weight is 0", "keys match nothing", "up is zero", "another model", "none")
-EXACT = frozenset({"reloaded", "swapped out and in", "taken out again, against the base"})
+EXACT = frozenset(
+    {
+        "reloaded",
+        "swapped out, against the base",
+        "swapped out and in",
+        "taken out again, against the base",
+    }
+)
 
 
 def mean_abs_diff(answer: Callable[..., float]) -> Grade:
-    """Bytes whose difference wraps around, in both directions."""
-    first = np.array([[[[10, 100, 0]], [[7, 7, 7]]]], np.uint8)
-    second = np.array([[[[20, 200, 0]], [[7, 7, 5]]]], np.uint8)
-    found = float(answer(first, second))
-    signed = first.astype(float) - second.astype(float)
-    if near(found, float(np.abs(signed).mean())):
-        other_way = float(answer(second, first))
-        if not near(other_way, found):
-            return wrong(
-                "exchanging the two sets gives another number.",
+    """Random bytes, bytes at both ends, equal pictures, and each pair in both directions."""
+    generator = np.random.default_rng(8)
+    cases = []
+    for shape, low, high in (((2, 3, 3, 3), 0, 256), ((1, 2, 4, 3), 100, 140), ((3, 1, 2, 3), 0, 2)):
+        first, second = (generator.integers(low, high, shape).astype(np.uint8) for _ in range(2))
+        cases += [(first, second), (second, first)]
+    black, white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 255, np.uint8)
+    cases += [(black, white), (white, black), (white, white.copy())]
+
+    def signed(first: Any, second: Any, kind: type = np.int32) -> Any:
+        return first.astype(kind) - second.astype(kind)
+
+    return compare(
+        answer,
+        lambda first, second: float(np.abs(signed(first, second)).mean()),
+        cases,
+        [
+            Mistake(
+                formula=lambda first, second: np.abs(first - second).mean(),
+                what="bytes were subtracted as bytes.",
+                why="3 − 5 as uint8 is 254: small differences turn into the largest.",
+                hint="astype(np.int16) before you subtract.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.abs(signed(first, second, np.int8).astype(float)).mean(),
+                what="int8 has no room for the differences.",
+                why="it ends at 127: a difference of 200 comes out as 56.",
+                hint="np.int16 has room for −255 to 255.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.abs(signed(first, second, np.int8)).mean(),
+                what="int8 has no room for the differences.",
+                why="it ends at 127: a difference of 200 comes out as 56.",
+                hint="np.int16 has room for −255 to 255.",
+            ),
+            Mistake(
+                formula=lambda first, second: abs(signed(first, second).mean()),
+                what="the sign was dropped after the mean.",
+                why="brighter here and darker there cancel out then.",
+                hint="np.abs first, mean afterwards.",
+            ),
+            Mistake(
+                formula=lambda first, second: signed(first, second).mean(),
+                what="no difference was made absolute.",
+                why="brighter and darker cancel out.",
+                hint="np.abs.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.sqrt((signed(first, second) ** 2).mean()),
+                what="that is the root of the mean square.",
+                why="it counts a few large differences more than many small ones; thresholds here "
+                "are of the plain mean.",
+                hint="np.abs in place of the square.",
+            ),
+            Mistake(
+                formula=lambda first, second: (signed(first, second) ** 2).mean(),
+                what="that is the mean of the squares.",
+                why="it is in squares of steps; thresholds here are of the plain mean.",
+                hint="np.abs in place of the square.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.abs(signed(first, second)).max(),
+                what="that is the largest difference.",
+                why="one pixel decides it.",
+                hint="the mean.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.median(np.abs(signed(first, second))),
+                what="that is the median.",
+                why="it says nothing of changes in less than half of the picture.",
+                hint="the mean.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.abs(signed(first, second)).mean() / 255,
+                what="that is a share of 255.",
+                why="the thresholds here are in steps of 255.",
+                hint="leave the division out.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.abs(signed(first, second)).sum(),
+                what="that is the sum.",
+                why="it grows with the size of the pictures.",
+                hint="the mean.",
+            ),
+            Mistake(
+                formula=lambda first, second: np.maximum(signed(first, second), 0).mean(),
+                what="only what became darker counts.",
                 why="a distance is the same from both sides.",
-                hint="subtract in a signed type first, then np.abs.",
-            )
-        return right()
-    told = {
-        float(np.abs(first - second).mean()): (
-            "bytes were subtracted as bytes.",
-            "3 − 5 as uint8 is 254: small differences turn into the largest.",
-            "astype(np.int16) before you subtract.",
-        ),
-        float(abs(signed.mean())): (
-            "the sign was dropped after the mean.",
-            "brighter here and darker there cancel out then.",
-            "np.abs first, mean afterwards.",
-        ),
-        float(signed.mean()): (
-            "no difference was made absolute.",
-            "brighter and darker cancel out.",
-            "np.abs.",
-        ),
-        float(np.sqrt((signed**2).mean())): (
-            "that is the root of the mean square.",
-            "it counts a few large differences more than many small ones; thresholds here are of the plain mean.",
-            "np.abs in place of the square.",
-        ),
-        float(np.abs(signed).max()): (
-            "that is the largest difference.",
-            "one pixel decides it.",
-            "the mean.",
-        ),
-        float(np.abs(signed).mean() / 255): (
-            "that is a share of 255.",
-            "the thresholds here are in steps of 255.",
-            "leave the division out.",
-        ),
-        float(np.abs(signed).sum()): (
-            "that is the sum.",
-            "it grows with the size of the pictures.",
-            "the mean.",
-        ),
-    }
-    for value, (what, why, hint) in told.items():
-        if near(found, value):
-            return wrong(what, why=why, hint=hint)
-    return wrong(
-        f"it gives {found:g} for two pictures that are {np.abs(signed).mean():g} apart.",
-        why="all pixels and channels count alike.",
+                hint="np.abs in place of cutting off.",
+            ),
+        ],
+        why="all pixels and channels count alike, whichever picture is the brighter one.",
         hint="signed difference, absolute, mean.",
     )
 
 
+def _effect(moved: float, floor: float) -> bool:
+    return moved > 0.5 and moved > 3 * floor
+
+
 def has_effect(answer: Callable[..., bool]) -> Grade:
-    """Moved and floor, around both limits."""
-    cases = (
-        (
-            10.0,
-            0.0,
-            True,
-            "10 of 255 without any floor is no effect.",
-            "pictures moved, and nothing else did it.",
-        ),
-        (
-            0.001,
-            0.0,
-            False,
-            "0.001 of 255 is an effect.",
-            "nobody sees a thousandth of a step, whatever made it.",
-        ),
-        (
-            0.9,
-            0.6,
-            False,
-            "0.9 is an effect where rounding moves 0.6.",
-            "a part of it, or all, is the floor itself.",
-        ),
-        (
-            2.0,
-            0.6,
-            True,
-            "2.0 is no effect where rounding moves 0.6.",
-            "it is more than three times the floor.",
-        ),
-        (0.4, 0.1, False, "0.4 is an effect.", "it is above the floor, but less than half a step."),
-    )
-    for moved, floor, expected, what, why in cases:
-        found = answer(moved, floor)
-        if found is None:
-            return wrong(
-                "it returns nothing.",
-                why="the question has two answers.",
-                hint="return both comparisons, joined by and.",
-            )
-        if bool(found) != expected:
-            return wrong(
-                f"with your function {what}",
-                why=why,
+    """Moved and floor on a grid around both limits, and on them."""
+    movements = (0.0, 0.001, 0.3, 0.4, 0.5, 0.6, 0.9, 1.2, 1.5, 1.8, 1.9, 2.0, 2.6, 6.0, 10.0, 61.0)
+    return compare(
+        answer,
+        _effect,
+        [(moved, floor) for moved in movements for floor in (0.0, 0.1, 0.25, 0.5, 0.6, 3.0, 20.0)],
+        [
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5,
+                what="with your function 0.9 is an effect where rounding moves 0.6: you ignore the floor.",
+                why="a part of it, or all, is the floor itself.",
                 hint="both conditions at once: above EFFECT_MIN_DIFF, and above EFFECT_OVER_NOISE times the floor.",
-            )
-    return right()
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 3 * floor,
+                what="with your function 0.001 of 255 is an effect.",
+                why="nobody sees a thousandth of a step, whatever made it.",
+                hint="both conditions at once: above EFFECT_MIN_DIFF, and above EFFECT_OVER_NOISE times the floor.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > floor,
+                what="with your function 0.001 of 255 is an effect, and so is 0.9 where rounding moves 0.6.",
+                why="nobody sees a thousandth of a step, and next to the floor all may be rounding.",
+                hint="both conditions at once: above EFFECT_MIN_DIFF, and above EFFECT_OVER_NOISE times the floor.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5 or moved > 3 * floor,
+                what="one of the two conditions is enough for you.",
+                why="0.9 where rounding moves 0.6 is no effect, and neither is 0.001 without a floor.",
+                hint="`and`, not `or`.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5 + floor,
+                what="you add the floor to the limit.",
+                why="2.0 where rounding moves 0.9 may still be rounding that was unlucky: 3 times "
+                "the floor is asked for.",
+                hint="two comparisons: with EFFECT_MIN_DIFF, and with EFFECT_OVER_NOISE * floor.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5 + 3 * floor,
+                what="you add the two limits.",
+                why="each of them has to be passed for itself: 2.0 where rounding moves 0.6 is an effect.",
+                hint="two comparisons, joined by `and`.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved - floor > 0.5 and moved - floor > 3 * floor,
+                what="you take the floor off before you compare.",
+                why="`moved` is compared as it was measured; the floor is already in the second limit.",
+                hint="moved > EFFECT_OVER_NOISE * floor.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5 and moved > 2 * floor,
+                what="you ask for twice the floor.",
+                why="3 times is asked for: EFFECT_OVER_NOISE.",
+                hint="use the two constants by name.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved > 0.5 and moved > floor,
+                what="you ask for more than the floor, not for 3 times the floor.",
+                why="the floor was measured once; the next time rounding may move a little more.",
+                hint="moved > EFFECT_OVER_NOISE * floor.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: moved >= 0.5 and moved >= 3 * floor,
+                what="on the limits themselves you say True.",
+                why="`more than` was asked for: 0.5 of 255 is not more than 0.5.",
+                hint="> in place of >=.",
+            ),
+            Mistake(
+                formula=lambda moved, floor: not _effect(moved, floor),
+                what="your answer is the opposite.",
+                why="True was to mean that there is an effect.",
+                hint="turn the comparisons round.",
+            ),
+        ],
+        why="an effect is more than EFFECT_MIN_DIFF, and more than EFFECT_OVER_NOISE times the floor.",
+        hint="return both comparisons, joined by `and`.",
+    )
 
 
 def clip_scores(answer: Callable[..., Any]) -> Grade:
-    """Three pictures of three prompts in a space of four."""
+    """Pictures of their own prompts, in spaces of several sizes; one pair alone too."""
     generator = torch.Generator().manual_seed(0)
-    looks, prompt_features = (
-        nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1) for _ in range(2)
-    )
-    found = answer(looks, prompt_features)
-    if not isinstance(found, Tensor):
-        return wrong(
-            f"it returns {type(found).__name__}, not one score for each picture.",
-            why="the scores of the pictures are compared one by one; their mean can be taken later.",
-            hint="a tensor of shape (N,).",
-        )
-    if found.shape == (3, 3):
-        return wrong(
-            "it returns every picture with every prompt.",
-            why="a picture's score is with its own prompt; the other eight say how well it would do for others.",
-            hint="multiply row by row and sum over D, or take the diagonal.",
-        )
-    if found.shape != (3,):
-        return wrong(
-            f"it has the shape {tuple(found.shape)}, not (N,).",
-            why="one score for each picture.",
-            hint="sum over D, the second dimension.",
-        )
-    if torch.allclose(found, (looks * prompt_features).sum(1), atol=1e-6):
-        return right("1 would be the same direction; CLIP's scores of good pictures lie far below it.")
-    if torch.allclose(found, (looks @ prompt_features.T).mean(1), atol=1e-6):
-        return wrong(
-            "each picture is scored with all prompts, and the mean taken.",
-            why="a picture that keeps its own prompt should not be like the others.",
-            hint="only row i with row i.",
-        )
-    return wrong(
-        "these are not the cosines of the rows.",
+    cases = [
+        tuple(nn.functional.normalize(torch.randn(num, width, generator=generator), dim=1) for _ in range(2))
+        for num, width in ((3, 4), (5, 2), (1, 6), (4, 4))
+    ]
+    return compare(
+        answer,
+        lambda looks, prompts: (looks * prompts).sum(1),
+        cases,
+        [
+            Mistake(
+                formula=lambda looks, prompts: looks @ prompts.T,
+                what="it returns every picture with every prompt.",
+                why="a picture's score is with its own prompt; the others say how well it would do for others.",
+                hint="multiply row by row and sum over D, or take the diagonal.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: (looks @ prompts.T).mean(1),
+                what="each picture is scored with all prompts, and the mean taken.",
+                why="a picture that keeps its own prompt should not be like the others.",
+                hint="only row i with row i.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: (looks * prompts).sum(1).mean(),
+                what="it returns the mean of all scores.",
+                why="the scores of the pictures are compared one by one; their mean can be taken later.",
+                hint="a tensor of shape (N,).",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: looks * prompts,
+                what="it returns the products before they are summed.",
+                why="one score for each picture.",
+                hint="sum over D, the second dimension.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: (looks * prompts).mean(1),
+                what="you take the mean over D in place of the sum.",
+                why="the score would shrink with the width of the judge's space.",
+                hint="the sum of the products is the cosine.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: 1 - (looks * prompts).sum(1),
+                what="that is one minus the cosine, a distance.",
+                why="a CLIP score is larger where picture and prompt agree better.",
+                hint="leave the cosine as it is.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: (looks * prompts).sum(0),
+                what="you sum over the pictures.",
+                why="one score for each picture is asked for, not one for each of the D numbers.",
+                hint="sum over D, the second dimension.",
+            ),
+            Mistake(
+                formula=lambda looks, prompts: (looks * prompts.flip(0)).sum(1),
+                what="each picture is scored with another one's prompt.",
+                why="row i of both belongs to prompt i.",
+                hint="only row i with row i.",
+            ),
+        ],
         why="rows of length one: their product, summed over D, is the cosine.",
         hint="(a * b).sum(dim=1)",
+        praise="1 would be the same direction; CLIP's scores of good pictures lie far below it.",
     )
 
 
@@ -203,6 +308,8 @@ def _patients() -> list[tuple[Patient, str, str, str]]:
     whole = Adapter({"unet.to_q": layer(0.1), "unet.to_k": layer(-0.1)})
     sound = Patient(adapter=whole, weight=1.0, adapted=model, drawing=model)
     half_zero = Adapter({"unet.to_q": layer(0.0), "unet.to_k": layer(0.1)})
+    part_zero = LoraLayer(down=torch.ones(2, 4), up=torch.tensor([[0.1, 0.0]] * 4), alpha=2.0)
+    partly = Adapter(dict.fromkeys(whole.layers, part_zero))
     half_named = Adapter({"unet.to_q": layer(0.1), "unet.elsewhere": layer(0.1)})
     all_zero = Adapter({key: layer(0.0) for key in whole.layers})
     strangers = Adapter({"unet.query": layer(0.1), "unet.key": layer(0.1)})
@@ -217,45 +324,53 @@ def _patients() -> list[tuple[Patient, str, str, str]]:
          "equal weights do not make it the same model: the copy was adapted, the other one draws."),
         (replace(sound, adapter=half_zero), "none", "an adapter with one layer at zero, among others that are not",
          "it changes less than it could, and it changes something."),
+        (replace(sound, adapter=partly), "none", "an adapter whose ups have zeros among other numbers",
+         "what is not zero changes something."),
         (replace(sound, adapter=half_named), "none", "an adapter of which half the keys match",
-         "the other half works. That is worth a warning, but it is no reason for no effect."),
+         "the other half works. That is worth a warning, but no cause of no effect."),
         (replace(sound, weight=-0.5), "none", "an adapter of weight −0.5",
          "a negative weight leads away from the style, visibly."),
     ]  # fmt: skip
 
 
 def hot_swap(answer: Callable[..., Any]) -> Grade:
-    """Live parameters of two layers, and an adapter with other numbers."""
-    shapes = {"unet.to_q": (4, 3), "unet.to_k": (5, 6)}
-    factors = {key: (_frozen(2, n_in), _frozen(n_out, 2)) for key, (n_in, n_out) in shapes.items()}
+    """Live parameters that hold random numbers, and an adapter with others that has to stay as it is."""
+    shapes = {"unet.to_q": (4, 3), "unet.to_k": (5, 6), "unet.mid.to_v": (2, 2)}
     generator = torch.Generator().manual_seed(0)
-    layers = {
-        key: SimpleNamespace(
-            down=torch.randn(2, n_in, generator=generator),
-            up=torch.randn(n_out, 2, generator=generator),
-            alpha=2.0,
-        )
-        for key, (n_in, n_out) in shapes.items()
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    factors = {
+        key: tuple(nn.Parameter(normal(*shape), requires_grad=False) for shape in ((2, n_in), (n_out, 2)))
+        for key, (n_out, n_in) in shapes.items()
     }
-    kept = {key: (down, up) for key, (down, up) in factors.items()}
-    places = {key: (down.data_ptr(), up.data_ptr()) for key, (down, up) in kept.items()}
+    layers = {
+        key: SimpleNamespace(down=normal(2, n_in), up=normal(n_out, 2), alpha=2.0)
+        for key, (n_out, n_in) in shapes.items()
+    }
+    live = {(key, part): one for key, pair in factors.items() for part, one in zip(PARTS, pair, strict=True)}
+    places = {name: one.data_ptr() for name, one in live.items()}
+    before = {name: one.detach().clone() for name, one in live.items()}
+    new = {(key, part): getattr(layers[key], part).clone() for key in shapes for part in PARTS}
     answer(factors, SimpleNamespace(layers=layers))
-    right_down = [torch.equal(kept[key][0], layers[key].down) for key in shapes]
-    right_up = [torch.equal(kept[key][1], layers[key].up) for key in shapes]
-    if not any(right_down) and not any(right_up):
+    adapter = {(key, part): getattr(layers[key], part) for key in shapes for part in PARTS}
+    if any(not torch.equal(adapter[name], new[name]) for name in new):
+        if all(torch.equal(adapter[name], before[name]) for name in new):
+            return wrong(
+                "you copied in the wrong direction: the adapter now has the live model's numbers.",
+                why="the adapter was read from a file and is used again; the live parameters are what draws.",
+                hint="the live parameter is the one whose copy_ is called, the adapter's factor is its argument.",
+            )
         return wrong(
-            "the live parameters are as they were.",
-            why="a name that is bound to another tensor leaves the old one in the model.",
-            hint="copy into the memory: parameter.data.copy_(new).",
+            "the adapter's own factors were changed.",
+            why="it is used again for the next request, and would be another adapter then.",
+            hint="write into the live parameters alone.",
         )
-    if not all(right_down) or not all(right_up):
-        half = "up" if all(right_down) else "down" if all(right_up) else "some layer"
-        return wrong(
-            f"{half} still has the old numbers.",
-            why="a down of one adapter with an up of another is neither.",
-            hint="both factors of every key.",
-        )
-    if any((kept[key][0].data_ptr(), kept[key][1].data_ptr()) != places[key] for key in shapes):
+    done = {name: torch.equal(live[name], new[name]) for name in new}
+    if not all(done.values()):
+        return _not_swapped(live, before, new, done)
+    if any(live[name].data_ptr() != places[name] for name in live):
         return wrong(
             "the numbers are right, but they lie in other memory.",
             why="an optimizer, a flat buffer or a compiled graph still holds the old memory, and would use that.",
@@ -264,8 +379,34 @@ def hot_swap(answer: Callable[..., Any]) -> Grade:
     return right("A few copies: milliseconds.")
 
 
-def _frozen(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(shape), requires_grad=False)
+PARTS = ("down", "up")
+
+
+def _not_swapped(live: Any, before: Any, new: Any, done: Mapping[Any, bool]) -> Grade:
+    if all(torch.equal(live[name], before[name]) for name in live):
+        return wrong(
+            "the live parameters are as they were.",
+            why="a name that is bound to another tensor leaves the old one in the model.",
+            hint="copy into the memory: parameter.data.copy_(new).",
+        )
+    if all(torch.allclose(live[name], before[name] + new[name]) for name in live):
+        return wrong(
+            "the new numbers were added to the old ones.",
+            why="the model would be left with a mixture of both adapters.",
+            hint="copy_ in place of add_.",
+        )
+    halves = {part: all(ok for (_, one), ok in done.items() if one == part) for part in PARTS}
+    if halves["down"] or halves["up"]:
+        return wrong(
+            f"{'up' if halves['down'] else 'down'} still has the old numbers, or others.",
+            why="a down of one adapter with an up of another is neither.",
+            hint="both factors of every key.",
+        )
+    return wrong(
+        f"some layer has other numbers than the adapter: {next(key for (key, _), ok in done.items() if not ok)}.",
+        why="a model with layers of two adapters is neither.",
+        hint="both factors of every key, as they are.",
+    )
 
 
 def must_be_zero(answer: Mapping[str, Any]) -> Grade:
@@ -285,7 +426,7 @@ def must_be_zero(answer: Mapping[str, Any]) -> Grade:
         return wrong(
             "the merged model need not be exact.",
             why="(W + ΔW) x and W x + ΔW x are equal on paper and rounded otherwise: other operations.",
-            hint="which of the four go through the same operations with the same numbers?",
+            hint="which of the five go through the same operations with the same numbers?",
         )
     missing = sorted(EXACT - chosen)
     if missing:

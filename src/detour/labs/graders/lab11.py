@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, right, wrong
 
 FAULTS: Mapping[str, tuple[frozenset[int], str]] = {
     "precision": (
         frozenset({3}),
-        "what is lost when a weight of 0.05 is kept in eight bits and updated by 0.0001?",
+        "what is lost when a weight of 0.05 is kept with eight bits of precision and updated by 0.0001?",
     ),
     "parameters": (frozenset({4, 15}), "how often can what line 4 makes be read, and how often is it?"),
     "latents": (frozenset({8}), "what does the UNet work on, and who makes it?"),
@@ -27,7 +28,15 @@ SAME = 1e-3
 
 def faulty_lines(answer: Iterable[int]) -> Grade:
     """A set of line numbers."""
-    lines = {int(line) for line in answer}
+    given = list(answer)
+    odd = [line for line in given if not isinstance(line, int) or not 1 <= line <= 16]
+    if odd:
+        return wrong(
+            f"{odd[0]!r} is no line of the loop.",
+            why="the lines are numbered 1 to 16.",
+            hint="write whole numbers, as they stand at the left of the lines.",
+        )
+    lines = set(given)
     sound = sorted(lines - {line for places, _ in FAULTS.values() for line in places})
     if sound:
         return wrong(
@@ -42,27 +51,31 @@ def faulty_lines(answer: Iterable[int]) -> Grade:
             why="a loop with one fault left still trains on the wrong thing, or not at all.",
             hint=missing[0],
         )
-    return right("Now mend them one by one.")
+    return right("Now fix them one by one.")
 
 
 def _sound(line: int) -> str:
-    reasons = {
+    sound = {
+        1: "rank and alpha are a matter of choice.",
+        6: "the loop over the steps is right.",
+        7: "which pictures a step sees is a matter of choice.",
+        9: "noise and timesteps are drawn anew in each step, as they must be.",
         12: "the UNet is asked with noisy latents, timesteps and text, as it must be.",
         13: "this base predicts the noise, so the noise is the target.",
         14: "backward fills the gradients.",
         16: "the update, then empty gradients.",
     }
-    return reasons.get(line, "nothing that the UNet sees or that is updated goes wrong there.")
+    return sound.get(line, "nothing that the UNet sees or that is updated goes wrong there.")
 
 
 class _Vae(nn.Module):
-    """Encodes by averaging 8 × 8 pixels; scaled by 0.25, so that its latents must be recognisable."""
+    """Encodes by averaging 8 × 8 pixels; its factor is not 1, so that its latents must be recognisable."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
         self.config = types.SimpleNamespace(
-            scaling_factor=0.25, shift_factor=None, block_out_channels=(1, 1, 1, 1)
+            scaling_factor=factor, shift_factor=None, block_out_channels=(1, 1, 1, 1)
         )
 
     def encode(self, pixels: Tensor) -> Any:
@@ -80,93 +93,119 @@ def unscaled(pixels: Tensor) -> Tensor:
 
 
 def latents_of(answer: Callable[[Any, Tensor], Tensor]) -> Grade:
-    """Encode two pictures with a VAE whose latents are known."""
-    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found, mean = answer(_Vae(), pixels), unscaled(pixels)
-    if not isinstance(found, Tensor) or found.shape != mean.shape:
-        return wrong(
-            f"it returns {_what(found)}, not latents of shape {tuple(mean.shape)}.",
-            why="two pictures of 32 pixels have latents of 4 channels and an eighth of the side.",
-            hint="vae.encode(pixels).latent_dist.mean is a tensor of that shape.",
-        )
-    if torch.allclose(found, mean * 0.25, atol=1e-6):
-        return right("These are what the UNet was trained on.")
-    if torch.allclose(found, mean, atol=1e-6):
-        return wrong(
-            "these are the VAE's own latents, not scaled.",
-            why="the UNet was trained on latents with a spread near one; the schedule's noise has one.",
-            hint="multiply by vae.config.scaling_factor.",
-        )
-    if torch.allclose(found, mean / 0.25, atol=1e-5):
-        return wrong(
-            "they are divided by the scaling factor.",
-            why="dividing is the way back, from latents to pixels.",
-            hint="the other way round.",
-        )
-    if torch.allclose(found[:, :3], nn.functional.interpolate(pixels, 4, mode="area"), atol=1e-4):
-        return wrong(
-            "these are shrunken pixels.",
-            why="a UNet that was trained on latents reads them as latents, of pictures that do not exist.",
-            hint="let the VAE encode the pixels.",
-        )
-    return wrong(
-        "these are not the VAE's latents in the UNet's scale.",
+    """Encode pictures with VAEs whose latents and factors are known."""
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for factor, num, size in ((0.25, 2, 32), (0.18, 1, 16), (1.5, 3, 24)):
+        cases.append((_Vae(factor), torch.rand(num, 3, size, size, generator=generator) * 2 - 1))
+    return compare(
+        answer,
+        lambda vae, pixels: unscaled(pixels) * vae.config.scaling_factor,
+        cases,
+        [
+            Mistake(
+                formula=lambda vae, pixels: unscaled(pixels),
+                what="these are the VAE's own latents, not scaled.",
+                why="the UNet was trained on latents with a spread near one; the schedule's noise has one.",
+                hint="multiply by vae.config.scaling_factor.",
+            ),
+            Mistake(
+                formula=lambda vae, pixels: unscaled(pixels) / vae.config.scaling_factor,
+                what="they are divided by the scaling factor.",
+                why="dividing is the way back, from latents to pixels.",
+                hint="the other way round.",
+            ),
+            Mistake(
+                formula=lambda vae, pixels: unscaled(pixels) * 0.18215,
+                what="the factor is SD 1.5's, whatever the VAE says of itself.",
+                why="other VAEs have other factors; this one's is in its config.",
+                hint="vae.config.scaling_factor.",
+            ),
+            Mistake(
+                formula=lambda vae, pixels: pixels,
+                what="you hand the pixels back.",
+                why="two pictures of 32 pixels have latents of 4 channels and an eighth of the side.",
+                hint="let the VAE encode the pixels.",
+            ),
+            Mistake(
+                formula=_shrunken,
+                what="these are shrunken pixels.",
+                why="a UNet that was trained on latents reads them as latents, of pictures that do not exist.",
+                hint="let the VAE encode the pixels.",
+            ),
+            Mistake(
+                formula=lambda vae, pixels: -unscaled(pixels) * vae.config.scaling_factor,
+                what="your latents have the other sign.",
+                why="the VAE would decode them to another picture.",
+                hint="drop the minus.",
+            ),
+        ],
         why="the UNet knows one space: mean of the VAE's distribution times its scaling factor.",
         hint="latent_dist.mean times vae.config.scaling_factor, and nothing else.",
+        praise="These are what the UNet was trained on.",
     )
+
+
+def _shrunken(_vae: Any, pixels: Tensor) -> Tensor:
+    small = nn.functional.interpolate(pixels, pixels.shape[-1] // 8, mode="area")
+    return torch.cat([small, torch.zeros_like(small[:, :1])], dim=1)
+
+
+def _alpha(alphas: Tensor, timesteps: Tensor) -> Tensor:
+    return alphas[timesteps].view(-1, 1, 1, 1)
+
+
+def _noised(latents: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
 def noisy_of(answer: Callable[..., Tensor]) -> Grade:
-    """Noise two latents at different timesteps and name the formula that was written instead."""
+    """Noise latents at different timesteps, the first and the last too, in batches of several sizes."""
     generator = torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(2, 4, 3, 3, generator=generator) for _ in range(2))
-    alphas, timesteps = torch.linspace(0.99, 0.01, 100), torch.tensor([20, 80])
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    found = answer(latents, noise, timesteps, alphas)
-    if not isinstance(found, Tensor) or found.shape != latents.shape:
+    alphas, cases = torch.linspace(0.99, 0.01, 100), []
+    for stops, size in (([20, 80], 3), ([0, 99, 50], 2), ([7], 4)):
+        latents, noise = (torch.randn(len(stops), 4, size, size, generator=generator) for _ in range(2))
+        cases.append((latents, noise, torch.tensor(stops), alphas))
+    told = (
+        ("it is x + ε.", lambda x, e, t, a: x + e,
+         "its variance is larger by one at every timestep, and the timestep says nothing.",
+         "both parts have a factor that depends on ᾱ."),
+        ("it is ᾱ·x + (1−ᾱ)·ε, without the roots.", lambda x, e, t, a: _alpha(a, t) * x + (1 - _alpha(a, t)) * e,
+         "variances add, not sizes: this has too little of both in the middle of the schedule.",
+         "take the root of both factors."),
+        ("the two factors are exchanged.", lambda x, e, t, a: _noised(e, x, _alpha(a, t)),
+         "ᾱ is what is left of the picture: near one at timestep 0.", "√ᾱ belongs to the picture."),
+        ("the noise has no factor.", lambda x, e, t, a: _alpha(a, t).sqrt() * x + e,
+         "at timestep 0 there must be hardly any noise.", "√(1−ᾱ) belongs to the noise."),
+        ("the picture has no factor.", lambda x, e, t, a: x + (1 - _alpha(a, t)).sqrt() * e,
+         "at the last timestep there must be hardly any picture.", "√ᾱ belongs to the picture."),
+        ("the noise is subtracted.", lambda x, e, t, a: _noised(x, -e, _alpha(a, t)),
+         "what the UNet is asked for is the noise that was added.", "+ in place of −."),
+        ("all samples are noised at the first one's timestep.",
+         lambda x, e, t, a: _noised(x, e, _alpha(a, t[:1].expand_as(t))),
+         "each sample of a batch has a timestep of its own, and the UNet is told that one.",
+         "alphas[timesteps] has one ᾱ for each sample."),
+        ("the noise's factor is 1 − √ᾱ.", lambda x, e, t, a: _alpha(a, t).sqrt() * x + (1 - _alpha(a, t).sqrt()) * e,
+         "the squares of both factors have to sum to one.", "the root goes around 1 − ᾱ as a whole."),
+        ("the latents come back as they are.", lambda x, e, t, a: x,
+         "there is no noise in them for the UNet to find.", "√ᾱ·latents + √(1−ᾱ)·noise."),
+    )  # fmt: skip
+    found = compare(
+        answer,
+        lambda x, e, t, a: _noised(x, e, _alpha(a, t)),
+        cases,
+        [Mistake(formula=formula, what=what, why=why, hint=hint) for what, formula, why, hint in told],
+        why="it is not √ᾱ·x₀ + √(1−ᾱ)·ε, and only this is what the base was trained on.",
+        hint="look at lab 9, or at detour.scratch.forward_process.",
+        praise="The picture shrinks as the noise grows; the variance is ᾱ·Var(x₀) + 1 − ᾱ.",
+    )
+    if "RuntimeError" in found.wrong or "of shape" in found.wrong:
         return wrong(
-            f"it returns {_what(found)}, not noisy latents of shape {tuple(latents.shape)}.",
+            found.wrong,
             why="each sample has one ᾱ, which must meet all of its channels and places.",
             hint="alphas[timesteps] has the shape (N,): give it the shape (N, 1, 1, 1).",
         )
-    if torch.allclose(found, alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, atol=1e-5):
-        return right("The picture shrinks as the noise grows; the variance is ᾱ·Var(x₀) + 1 − ᾱ.")
-    if torch.allclose(found, latents + noise, atol=1e-5):
-        return wrong(
-            "it is x + ε.",
-            why="its variance is larger by one at every timestep, and the timestep says nothing.",
-            hint="both parts have a factor that depends on ᾱ.",
-        )
-    if torch.allclose(found, alpha * latents + (1 - alpha) * noise, atol=1e-5):
-        return wrong(
-            "it is ᾱ·x + (1−ᾱ)·ε, without the roots.",
-            why="variances add, not sizes: this has too little of both in the middle of the schedule.",
-            hint="take the root of both factors.",
-        )
-    if torch.allclose(found, (1 - alpha).sqrt() * latents + alpha.sqrt() * noise, atol=1e-5):
-        return wrong(
-            "the two factors are exchanged.",
-            why="ᾱ is what is left of the picture: near one at timestep 0.",
-            hint="√ᾱ belongs to the picture.",
-        )
-    if torch.allclose(found, alpha.sqrt() * latents + noise, atol=1e-5):
-        return wrong(
-            "the noise has no factor.",
-            why="at timestep 0 there must be hardly any noise.",
-            hint="√(1−ᾱ) belongs to the noise.",
-        )
-    one = alphas[timesteps[0]]
-    if torch.allclose(found, one.sqrt() * latents + (1 - one).sqrt() * noise, atol=1e-5):
-        return wrong(
-            "all samples are noised at the first one's timestep.",
-            why="each sample of a batch has a timestep of its own, and the UNet is told that one.",
-            hint="alphas[timesteps] has one ᾱ for each sample.",
-        )
-    return wrong(
-        "it is not √ᾱ·x₀ + √(1−ᾱ)·ε.",
-        why="only this is what the base was trained on.",
-        hint="look at lab 9, or at detour.scratch.forward_process.",
-    )
+    return found
 
 
 def states_of(answer: Callable[[Any, list[str]], Tensor]) -> Grade:
@@ -175,7 +214,9 @@ def states_of(answer: Callable[[Any, list[str]], Tensor]) -> Grade:
 
     def encode(prompts: list[str]) -> Any:
         return types.SimpleNamespace(
-            states=torch.stack([torch.full((77, 4), float(len(text))) for text in prompts])
+            states=torch.stack(
+                [torch.sin(torch.arange(77.0 * 4).view(77, 4) + len(text)) for text in prompts]
+            )
         )
 
     found = answer(types.SimpleNamespace(encode=encode), captions)
@@ -185,14 +226,14 @@ def states_of(answer: Callable[[Any, list[str]], Tensor]) -> Grade:
             why="every picture is shown with its own caption.",
             hint="text_stage.encode(captions).states",
         )
-    if not found.any():
+    if not found.any() or torch.equal(found, encode([""]).states.expand_as(found)):
         return wrong(
-            "the states are zeros (or those of empty prompts).",
+            "the states are zeros, or those of empty prompts.",
             why="the UNet then learns the style for a question that nobody will ask it; prompts are another one.",
             hint="encode the captions.",
         )
     expected = encode(captions).states
-    if torch.equal(found, expected):
+    if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
         return right()
     if found.shape == expected.shape and torch.equal(found, expected[:1].expand_as(expected)):
         return wrong(
@@ -214,7 +255,8 @@ def adapter_dtype(answer: Any) -> Grade:
     if answer in (torch.bfloat16, torch.float16):
         return wrong(
             f"{answer} rounds small updates away.",
-            why="AdamW moves a number by about the rate, 1e-4; half precision has steps of 2e-4 and more next to 0.05.",
+            why="AdamW moves a number by about the rate, 1e-4; next to 0.05 bfloat16 has steps of 2e-4, and float16 "
+            "loses what is below 6e-8.",
             hint="an adapter is small: its weights in full precision cost a few MB.",
         )
     if answer is torch.float64:
@@ -246,6 +288,12 @@ def trainable(answer: Callable[[nn.Module], Any]) -> Grade:
             why="frozen weights belong to the base: an optimizer with weight decay would know them too.",
             hint="keep those with parameter.requires_grad.",
         )
+    if not isinstance(found, set) and len(list(found)) > len(first) and second:
+        return wrong(
+            "a parameter is there more than once.",
+            why="the optimizer refuses it, and the clip would count its gradient twice.",
+            hint="go over unet.parameters() once.",
+        )
     if second != first:
         return wrong(
             "the second reading finds nothing.",
@@ -258,8 +306,14 @@ def trainable(answer: Callable[[nn.Module], Any]) -> Grade:
 def same_as_real(answer: Mapping[str, float]) -> Grade:
     """Relative difference of the weight changes."""
     difference = float(answer["difference"])
-    if difference <= SAME:
+    if 0 <= difference <= SAME:
         return right(f"The largest relative difference of a layer's change is {difference:.1e}.")
+    if difference < 0:
+        return wrong(
+            f"a difference of {difference:.2g} is negative.",
+            why="it is the size of a difference.",
+            hint="hand over what largest_relative_difference returned.",
+        )
     return wrong(
         f"a layer's change differs by {difference:.2g} (relative) from that of detour's own loop.",
         why="same pictures, noise, timesteps and start: what is left is another computation.",

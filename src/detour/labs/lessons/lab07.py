@@ -76,7 +76,7 @@ compare_with("ten", f"{1 - result.loss_after / result.loss_before:.0%}")
 #
 # **Your turn.** Decide from the two measurements whether an installation learns. Both are needed: a loss can fall
 # while the adapter is not used in drawing, and a picture can move while nothing is learned. The floor is what
-# rounding alone moves (0 in float32 on a CPU); 0.5 of 255 above it is a difference.
+# rounding alone moves (0 in float32 on a CPU); more than 0.5 of 255 above it is a difference.
 
 
 # %%

@@ -263,7 +263,7 @@ print(f"the base knows {known} of {len(larger.levels)} levels of the larger sche
 #
 # Training always leaves a trace of the picture, most of all its mean brightness. Sampling starts from pure noise, whose
 # mean is zero. So the base believes that every picture has a medium brightness. Noise offset and schedules with zero
-# terminal SNR (arXiv:2305.08891) mend that.
+# terminal SNR (arXiv:2305.08891) are the cure.
 #
 # </details>
 #

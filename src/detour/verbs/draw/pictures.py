@@ -20,13 +20,15 @@ from detour.bases.words import WordVectors
 from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.grids import grid as lay_out
-from detour.generation.png import PictureMetadata, save_image, save_png
+from detour.generation.png import PictureMetadata, StartUse, save_image, save_png
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
+from detour.generation.starts import StartPicture
 from detour.generation.strength import check_step_weights
 from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.verbs.doctor.finding import Finding
 from detour.verbs.doctor.request import examine_request
+from detour.verbs.draw.start_picture import open_start
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_unwritable
 
@@ -102,16 +104,18 @@ def generate_pictures(
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     base = base_for(base, loras)
+    how, begun_from, use = open_start(spec, base)
+    spec = spec.model_copy(update={"picture": how})
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     words = words_of(loras)
-    requests = requests_of(spec, loras)
+    requests = requests_of(spec, loras, begun_from)
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
-    told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype)
+    told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype, start=use)
     count = _StepCount(progress, len(requests), spec)
     files: list[DrawnFile] = []
     with_adapters: list[Drawn] = []
@@ -138,7 +142,9 @@ def generate_pictures(
     )
 
 
-def requests_of(spec: GenerateSpec, loras: Sequence[ChosenAdapter] = ()) -> list[PictureRequest]:
+def requests_of(
+    spec: GenerateSpec, loras: Sequence[ChosenAdapter] = (), start: StartPicture | None = None
+) -> list[PictureRequest]:
     """Prompt by prompt, ``count`` each, with everything that decides a picture; picture i has seed ``seed + i``."""
     prompts = [prompt for prompt in spec.prompts for _ in range(spec.count)]
     adapters = in_use(loras)
@@ -147,6 +153,7 @@ def requests_of(spec: GenerateSpec, loras: Sequence[ChosenAdapter] = ()) -> list
             prompt=prompt,
             seed=spec.seed + index,
             how=spec.picture,
+            start=start,
             adapters=adapters,
             step_weights=spec.lora_steps,
             width_class=None if spec.width_class == "auto" else spec.width_class,
@@ -212,6 +219,7 @@ class _Teller:
     loras: Sequence[ChosenAdapter]
     device: str
     dtype: str
+    start: StartUse | None = None
 
     def metadata(
         self,
@@ -230,12 +238,14 @@ class _Teller:
             steps=how.steps,
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
+            true_guidance_scale=how.true_guidance_scale,
             width_px=how.width_px,
             height_px=how.height_px,
             base=self.base.identity,
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
             adapter_steps=self.spec.lora_steps if adapted else (),
+            start=self.start,
             device=self.device.partition(":")[0],
             dtype=self.dtype,
             batch=self.spec.batch,

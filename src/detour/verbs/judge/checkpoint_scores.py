@@ -1,7 +1,7 @@
 """Ask every checkpoint of a run for the same new pictures, and say which one to ship."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from detour.verbs.progress import Progress, ProgressFn, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detour.data.folder import Dataset
     from detour.evaluation.judge import Judge
 
 FIGURES = "checkpoints.json"
@@ -53,7 +54,11 @@ class Asked:
 
 
 def evaluate_checkpoints(
-    run_folder: Path, *, judge: str | None = None, progress: ProgressFn = silent
+    run_folder: Path,
+    *,
+    judge: str | None = None,
+    dataset: "Dataset | None" = None,
+    progress: ProgressFn = silent,
 ) -> CheckpointFigures:
     """Draw the held-out prompts with every adapter that the run kept, score them, and choose one.
 
@@ -63,6 +68,7 @@ def evaluate_checkpoints(
     Args:
         run_folder: of a run that is trained, finished or not.
         judge: CLIP model that scores, as a hub id or folder; ``None`` takes the base's own, where it has one.
+        dataset: the run's pictures, where they were read before; ``None`` reads them where the run found them.
         progress: told of every checkpoint.
 
     Raises:
@@ -79,7 +85,7 @@ def evaluate_checkpoints(
     files = require_kept_adapters(run_folder)
     for file in files.values():
         require_intact(file)
-    run = read_trained_run(run_folder)
+    run = replace(read_trained_run(run_folder), dataset=dataset)
     spec = run.spec
     set_threads(spec.train.threads)
     base = as_trained(open_base(spec.base.name, revision=spec.base.revision), spec)

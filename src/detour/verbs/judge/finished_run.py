@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from detour.adapter_files.reading import read_adapter
 from detour.bases.embedded import embedded_of_identity
+from detour.data.folder import Dataset
 from detour.errors import AdapterError, ConfigError, RunError
 from detour.evaluation.proof import GradientFigures
 from detour.evaluation.report import Metrics, read_metrics
@@ -48,6 +49,7 @@ class FinishedRun:
         tags: what an adapter file says of the captions it was trained on; a run has the captions themselves.
         is_run: whether ``folder`` is a run's.
         problems: sentences on what of the run is damaged or gone, and what was read in its place.
+        dataset: its pictures, where they were read before; ``None``: whoever needs them reads them.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class FinishedRun:
     tags: tuple[str, ...] = ()
     is_run: bool = True
     problems: tuple[str, ...] = ()
+    dataset: Dataset | None = None
 
     @property
     def validation_lost(self) -> bool:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from detour.errors import DetourError, RunError
+from detour.errors import DataError, DetourError, RunError
 from detour.evaluation.pixels import Pictures
 from detour.files import write_json
 from detour.specs import RunSpec
 
 if TYPE_CHECKING:
+    from detour.data.folder import Dataset
     from detour.pocket.world import PromptedScene, Style
 
 WORLD_STYLE = "world.json"
@@ -131,7 +132,7 @@ def evenly(things: Sequence[T]) -> Sequence[T]:
 
 
 def read_training_pictures(
-    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None, dataset: "Dataset | None" = None
 ) -> TrainingPictures:
     """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
 
@@ -142,49 +143,64 @@ def read_training_pictures(
         spec: of the run.
         size_px: side of the squares.
         run_folder: of the run; ``None``: everything that is in the folder of pictures now is taken for the run's.
+        dataset: the run's, where it was read before; ``None`` reads the folders.
 
     Raises:
         DataError: they are not where the run found them.
     """
     from detour.data.folder import Example, read_dataset
     from detour.data.transform import to_square
-    from detour.training.recorded_pictures import as_trained_on, read_recorded
+    from detour.training.recorded_pictures import as_trained_on, left_out, read_recorded
 
     recorded = read_recorded(run_folder) if run_folder else None
     # Without a record, nothing vouches for a file: it has to be a picture, as training would want it.
-    dataset = read_dataset(spec.data, lenient=recorded is not None, decode=recorded is None)
+    if dataset is None:
+        dataset = read_dataset(spec.data, lenient=recorded is not None, decode=recorded is None)
     share = spec.data.holdout if isinstance(spec.data.holdout, float) else 0.0
     found = as_trained_on(dataset, recorded, holdout=share, seed=spec.seed)
 
-    def squares(examples: Sequence[Example]) -> Pictures:
-        opened = (example.open(max_megapixels=spec.data.max_megapixels) for example in evenly(examples))
-        pictures = [to_square(picture, size_px) for picture in opened]
-        return np.stack(pictures) if pictures else np.empty((0, size_px, size_px, 3), np.uint8)
+    lost: list[str] = []
 
+    def squares(examples: Sequence[Example]) -> tuple[Pictures, tuple[str, ...]]:
+        """The pictures that are still what they were when they were listed, and their captions."""
+        pictures, captions = [], []
+        for example in evenly(examples):
+            try:
+                picture = example.open(max_megapixels=spec.data.max_megapixels)
+            except DataError:
+                lost.append(f"{example.name} ({'changed' if example.is_there else 'gone'})")
+                continue
+            pictures.append(to_square(picture, size_px))
+            captions.append(example.caption)
+        empty = np.empty((0, size_px, size_px, 3), np.uint8)
+        return np.stack(pictures) if pictures else empty, tuple(captions)
+
+    train, shown_of_train = squares(found.train)
+    held_out, shown_of_held_out = squares(found.held_out)
     return TrainingPictures(
-        train=squares(found.train),
-        held_out=squares(found.held_out),
+        train=train,
+        held_out=held_out,
         train_captions=found.train_captions,
         held_out_captions=found.held_out_captions,
-        shown_captions=tuple(one.caption for part in (found.held_out, found.train) for one in evenly(part)),
-        notes=found.notes,
-        num_found=len(found.train) + len(found.held_out),
+        shown_captions=(*shown_of_held_out, *shown_of_train),
+        notes=(*found.notes, left_out(sorted(lost))) if lost else found.notes,
+        num_found=len(found.train) + len(found.held_out) - len(lost),
     )
 
 
 def training_pictures_or_note(
-    spec: RunSpec, *, size_px: int, run_folder: Path | None = None
+    spec: RunSpec, *, size_px: int, run_folder: Path | None = None, dataset: "Dataset | None" = None
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
     """The run's pictures, and sentences on those that cannot be compared with; see :func:`read_training_pictures`."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
-        pictures = read_training_pictures(spec, size_px=size_px, run_folder=run_folder)
+        pictures = read_training_pictures(spec, size_px=size_px, run_folder=run_folder, dataset=dataset)
     except DetourError:
         return None, ("The training pictures are not where the run found them: copies were not looked for.",)
-    if not pictures.num_found:
-        return None, (*pictures.notes, "None of the run's own pictures is left: copies were not looked for.")
     read, count = len(pictures.train) + len(pictures.held_out), pictures.num_found
+    if not read:
+        return None, (*pictures.notes, "None of the run's own pictures is left: copies were not looked for.")
     if read == count:
         return pictures, pictures.notes
     note = f"Of {count} pictures {read} were compared with: a copy of another one is not seen."

@@ -181,7 +181,9 @@ def gather_material(
         RunError: ``world.json`` is broken.
     """
     own = run.folder if run.is_run else None
-    training, notes = training_pictures_or_note(run.spec, size_px=size_px, run_folder=own)
+    training, notes = training_pictures_or_note(
+        run.spec, size_px=size_px, run_folder=own, dataset=run.dataset
+    )
     captions = _captions(run, training)
     trigger = ", ".join(run.spec.called_by())
     style = style_of_training(training)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from detour.data.folder import Dataset
 from detour.evaluation.card import write_card
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import LargestDifference, Proof, write_proof
@@ -20,7 +21,12 @@ SHEET = Path("samples") / "sheet.png"
 
 
 def prove_run(
-    run_folder: Path, *, weight: float = 1.0, keep: Path | None = None, progress: ProgressFn = silent
+    run_folder: Path,
+    *,
+    weight: float = 1.0,
+    keep: Path | None = None,
+    dataset: Dataset | None = None,
+    progress: ProgressFn = silent,
 ) -> Proof:
     """Prove a run and write ``proof.json``, ``report.html``, ``README.md`` and ``samples/sheet.png`` into it.
 
@@ -31,6 +37,7 @@ def prove_run(
         run_folder: of a run that has an adapter file and ``resolved.toml``.
         weight: with which the adapter is attached.
         keep: folder that pictures are kept in by all that decides over them, so that a second proof draws nothing.
+        dataset: the run's pictures, where they were read before; ``None`` reads them where the run found them.
         progress: told about stages and pictures.
 
     Raises:
@@ -38,7 +45,8 @@ def prove_run(
         AdapterError: the file is broken or made for another base.
         BaseError: the base is not there any more.
     """
-    return _prove(read_finished_run(run_folder), weight, progress, keep=keep)
+    run = replace(read_finished_run(run_folder), dataset=dataset)
+    return _prove(run, weight, progress, keep=keep)
 
 
 def prove_adapter(

@@ -13,7 +13,7 @@ from detour.errors import ConfigError, HubError, RunError
 from detour.evaluation.settings import hub_id, public_settings
 from detour.specs import RunSpec, to_toml
 from detour.training.resume import read_settings
-from detour.training.run_folder import read_state
+from detour.training.run_folder import OWN_JSON, read_state
 from detour.verbs.progress import Progress, ProgressFn, silent
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9](?:[\w.-]{0,94}[\w-])?", re.ASCII)
@@ -51,8 +51,9 @@ def push_run(
 ) -> PushResult:
     """Upload a finished and proved run in one commit.
 
-    What goes up: the adapter, README.md with a header that the hub reads, the pictures that it shows, proof.json,
-    report.html, and resolved.toml without paths. Never checkpoints, training pictures or paths of this machine.
+    What goes up: the adapter with its card and preview for other programs, README.md with a header that the hub reads,
+    the pictures that it shows, proof.json, report.html, and resolved.toml without paths. Never checkpoints, training
+    pictures or paths of this machine.
 
     Args:
         run_folder: of the run.
@@ -109,7 +110,9 @@ def gather_files(run_folder: Path) -> dict[str, bytes]:
     words = sorted(
         path.name for path in run_folder.glob(f"{glob.escape(str(spec.name))}-tokens*.safetensors")
     )
-    files = {name: (run_folder / name).read_bytes() for name in (*wanted[:3], *words, *pictures)}
+    beside = [f"{spec.name}.json", f"{spec.name}.preview.png"]
+    shown = [name for name in beside if name not in OWN_JSON and (run_folder / name).is_file()]
+    files = {name: (run_folder / name).read_bytes() for name in (*wanted[:3], *shown, *words, *pictures)}
     files["README.md"] = (_header(spec) + card).encode()
     files["resolved.toml"] = to_toml(public_settings(spec, base_identity=base)).encode()
     _refuse_paths(run_folder, spec, files)

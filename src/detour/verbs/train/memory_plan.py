@@ -185,6 +185,22 @@ class _Trainer:
     def _meta_network(self) -> nn.Module:
         return self._base.meta_network()
 
+    def encoding_bytes(self, card: Card) -> int:
+        """Predict the bytes of encoding pictures, then captions; T5 is in bf16 where the card has it."""
+        text = text_footprint(self._base, t5_bits=16 if card.bf16 else 32).total
+        return max(self._encoding_pictures, text) + CUDA_CONTEXT_BYTES
+
+    def words_on_encoding(self, card: Card) -> str:
+        """Which of the two stages takes the memory, and what makes it smaller."""
+        takes = f"take {self.encoding_bytes(card) / GIB:.1f} GiB"
+        if self._encoding_pictures + CUDA_CONTEXT_BYTES == self.encoding_bytes(card):
+            return f"pictures at this --resolution {takes} to encode"
+        return f"text encoders {takes}"
+
+    @functools.cached_property
+    def _encoding_pictures(self) -> int:
+        return encoding_footprint(self._base, self.spec).total
+
     def words_on_proof(self, card: Card, half: str) -> str:
         """How the proof at the end of the run is drawn where fp32 does not fit; nothing where it does."""
         asked = self.spec.evaluate.dtype
@@ -209,7 +225,7 @@ class _Trainer:
 def _stages(base: Base, spec: ResolvedRun) -> Iterator[Footprint]:
     """What each stage of a run takes, in their order; the training step takes the longest to find out."""
     on_cpu = spec.base.device == "cpu"
-    for stage in (encoding_footprint(base, spec), text_footprint(base)):
+    for stage in (encoding_footprint(base, spec), text_footprint(base, t5_bits=32 if on_cpu else 16)):
         yield stage.on_cpu() if on_cpu else stage
     training = training_footprint(base, spec)
     yield training.on_cpu() if on_cpu else training
@@ -227,6 +243,16 @@ def _stage(footprint: Footprint) -> StageMemory:
 def _advice(trainer: _Trainer, card: Card) -> CardAdvice:
     """The first proposal that fits, those that leave the result as it is before those that do not."""
     spec = trainer.spec
+    encoding = trainer.encoding_bytes(card)
+    if encoding > card.memory_bytes:
+        return CardAdvice(
+            card=card.name,
+            memory_bytes=card.memory_bytes,
+            fits=False,
+            settings={},
+            peak_bytes=encoding,
+            words=f"does not fit: the {trainer.words_on_encoding(card)} before training",
+        )
     asked = spec.train.batch
     whole = asked * spec.train.grad_accum
     smallest = 0

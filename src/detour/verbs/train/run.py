@@ -13,7 +13,7 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
 from detour.bases.hardware import torch_dtype
-from detour.data.folder import split_holdout
+from detour.data.folder import Dataset, split_holdout
 from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
@@ -220,7 +220,9 @@ def _run(
         record.write("finished", {**facts, "seconds": trained.seconds})
     result = _result(plan, trained, folder, notes, best_step)
     del trained, material  # the proof loads a base of its own
-    return result.model_copy(update={"proof": _prove(folder, progress)}) if prove else result
+    if not prove:
+        return result
+    return result.model_copy(update={"proof": _prove(folder, progress, plan.dataset)})
 
 
 def _result(
@@ -299,7 +301,7 @@ def ship_run(
     chosen = None if best is None else trained.validator.best_step
     if plan.spec.validate_.ship == "best_proof":
         with trained.denoiser.set_aside():
-            chosen = evaluate_checkpoints(folder, progress=progress).chosen_step
+            chosen = evaluate_checkpoints(folder, dataset=plan.dataset, progress=progress).chosen_step
         kept = kept_adapters(folder)[chosen]
         require_intact(kept)
         attached.load(read_adapter(kept))
@@ -309,7 +311,7 @@ def ship_run(
     return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter(), chosen
 
 
-def _prove(folder: Path, progress: ProgressFn) -> Proof:
+def _prove(folder: Path, progress: ProgressFn, dataset: Dataset | None = None) -> Proof:
     from detour.verbs.judge.proof_of_run import prove_run
 
-    return prove_run(folder, progress=progress)
+    return prove_run(folder, dataset=dataset, progress=progress)

@@ -18,18 +18,13 @@ from detour.adapters.full import FullWeights
 from detour.bases.base import Base
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
+from detour.training.run_folder import OWN_JSON
 from detour.verbs.adapter_tools.merged_weights import files_of_base
 from detour.verbs.staging import staged
 from detour.verbs.train.run_plan import RunPlan
 
 WHOLE_NETWORK = "diffusion_pytorch_model.safetensors"
 """File of a fully trained network, in the folder of the base's network part."""
-
-OWN_JSON = (
-    "checkpoints.json", "evaluation.json", "gradients.json", "pictures.json", "proof.json", "run.json", "settings.json",
-    "wandb.json",
-)  # fmt: skip
-"""Files of a run folder that a run's name must not write over."""
 
 
 def product_of(folder: Path, spec: RunSpec) -> Path:

@@ -1,0 +1,356 @@
+"""Kills a server again and again while clients hand in jobs: nothing accepted may be lost, drawn wrong or twice.
+
+``python -m benchmarks.serve_kills --kills 200 --log kills.jsonl`` goes on where it was stopped. Each life of the server
+is ended by SIGKILL at a random moment, sometimes while it is still starting. A client that got no answer asks again in
+the next life with the same Idempotency-Key. At the end every job must be done, every picture equal to the same request
+drawn alone at the recorded width class, and there must be one file a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detour.adapter_files.reading import read_adapter
+from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
+from detour.serving.jobs import Job
+from detour.serving.running import serve
+from detour.serving.settings import ServeSpec
+from detour.serving.store import JobStore
+from detour.specs.generation import PictureSpec
+
+PRELOAD = ["torch", "accelerate", "diffusers", "benchmarks.serve_kills"]
+START_TIMEOUT_S = 180.0
+SAMPLERS = ("dpm++", "euler", "ddim", "ddpm")
+
+
+def run_server(values: dict[str, Any], told: str) -> None:
+    """Serve in this process, and write each line that the server says to a file.
+
+    Args:
+        values: of ``ServeSpec``.
+        told: path of the file.
+    """
+    path = Path(told)
+
+    def say(line: str) -> None:
+        with path.open("a") as stream:
+            stream.write(line + "\n")
+
+    serve(ServeSpec(**values), say=say)
+
+
+@dataclass
+class Life:
+    """One process of the server.
+
+    Attributes:
+        process: of ``multiprocessing``.
+        told: file of what it says.
+    """
+
+    process: Any
+    told: Path
+
+    @classmethod
+    def begin(cls, context: Any, values: dict[str, Any], told: Path) -> Life:
+        """Start a server; returns at once."""
+        told.unlink(missing_ok=True)
+        process = context.Process(target=run_server, args=(values, str(told)), daemon=True)
+        process.start()
+        return cls(process, told)
+
+    def lines(self) -> list[str]:
+        """What it has said."""
+        return self.told.read_text().splitlines() if self.told.exists() else []
+
+    def port(self) -> int | None:
+        """Where it listens, once it says that it is ready."""
+        lines = self.lines()
+        if not any(line.startswith("ready") for line in lines):
+            return None
+        address = next(line for line in lines if line.startswith("listening on "))
+        return int(address.split()[2].rpartition(":")[2])
+
+    def wait_ready(self, until: float) -> int | None:
+        """Port of a ready server, or ``None`` when the time is over."""
+        while time.monotonic() < until:
+            found = self.port()
+            if found is not None:
+                return found
+            if self.process.exitcode is not None:
+                raise RuntimeError(f"the server ended with {self.process.exitcode}: {self.lines()}")
+            time.sleep(0.01)
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.process.join()
+
+
+def make_pool(names: list[str], *, num: int, steps: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Bodies of jobs that differ in prompt, seed, sampler, guidance, pictures and adapters."""
+    draw = random.Random(seed)
+    pool = []
+    for index in range(num):
+        adapters = draw.sample(names, draw.choice((0, 1, 1, 2)))
+        pool.append(
+            {
+                "prompts": [f"a {draw.choice(('red', 'blue', 'green'))} house {index}"],
+                "count": draw.choice((1, 1, 2, 3)),
+                "seed": 1000 * index,
+                "steps": steps,
+                "sampler": draw.choice(SAMPLERS),
+                "guidance_scale": draw.choice((1.0, 4.0, 6.0)),
+                "adapters": [{"name": name, "strength": draw.choice((1.0, 0.5))} for name in adapters],
+            }
+        )
+    return pool
+
+
+@dataclass
+class Clients:
+    """Hands in jobs, and remembers which were accepted and which got no answer.
+
+    Attributes:
+        pool: bodies.
+        draw: chooses among them.
+        accepted: Idempotency-Key → id of the job.
+        unanswered: Idempotency-Key → body.
+        bodies: Idempotency-Key → place in the pool.
+        statuses: status → answers.
+    """
+
+    pool: list[dict[str, Any]]
+    draw: random.Random
+    accepted: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, int] = field(default_factory=dict)
+    bodies: dict[str, int] = field(default_factory=dict)
+    statuses: dict[int, int] = field(default_factory=dict)
+    number: int = 0
+
+    def hand_in_until(self, port: int, end: float, *, pause_s: float) -> None:
+        """Hand in one job after the other until the moment has come."""
+        for key in list(self.unanswered):
+            if time.monotonic() > end:
+                return
+            self.hand_in(port, key)
+        while time.monotonic() < end:
+            key, self.number = f"job-{self.number}", self.number + 1
+            self.bodies[key] = self.unanswered[key] = self.draw.randrange(len(self.pool))
+            self.hand_in(port, key)
+            time.sleep(min(pause_s, max(0.0, end - time.monotonic())))
+
+    def hand_in(self, port: int, key: str) -> None:
+        """Hand in one job; without an answer it stays with those that are asked again."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            body = json.dumps(self.pool[self.bodies[key]])
+            headers = {"content-type": "application/json", "idempotency-key": key}
+            connection.request("POST", "/v1/jobs", body, headers)
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return
+        finally:
+            connection.close()
+        self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
+        if answer.status == 202:
+            earlier = self.accepted.setdefault(key, told["id"])
+            assert earlier == told["id"], f"{key} got two jobs"
+            del self.unanswered[key]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found at the end.
+
+    Attributes:
+        jobs: accepted.
+        pictures: of all of them.
+        lost: jobs that are not done.
+        wrong: pictures that differ from the reference.
+        twice: files or jobs more than there should be.
+        deaths: most deaths during one picture.
+    """
+
+    jobs: int
+    pictures: int
+    lost: int
+    wrong: int
+    twice: int
+    deaths: int
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing lost, wrong or twice."""
+        return not (self.lost or self.wrong or self.twice)
+
+
+def judge(state: Path, clients: Clients, engine: PictureEngine, shelf: Path) -> Verdict:
+    """Compare everything that was accepted with references; the server must have ended."""
+    store = JobStore(state)
+    references: dict[tuple[Any, ...], np.ndarray] = {}
+    lost = wrong = pictures = deaths = 0
+    for id_ in clients.accepted.values():
+        job = store.job(id_)
+        if job is None or job.state != "done":
+            lost += 1
+            continue
+        for one in job.pictures:
+            pictures, deaths = pictures + 1, max(deaths, one.deaths)
+            drawn = np.asarray(Image.open(store.path_of(one.token)).convert("RGB"))
+            wrong += not np.array_equal(drawn, reference(job, one.index, engine, shelf, references))
+    num_jobs = len(store.jobs_of("local", limit=1_000_000))
+    num_files = len(list(store.pictures.glob("*")))
+    store.close()
+    twice = abs(num_jobs - len(clients.accepted)) + abs(num_files - pictures)
+    return Verdict(len(clients.accepted), pictures, lost, wrong, twice, deaths)
+
+
+def reference(
+    job: Job, number: int, engine: PictureEngine, shelf: Path, known: dict[tuple[Any, ...], np.ndarray]
+) -> np.ndarray:
+    """The picture drawn alone, from the adapter's file, at the recorded width class."""
+    asked = job.request
+    key = (asked.prompts[number], asked.seeds[number], asked.scheduler, asked.guidance_scale, asked.width_class,
+           *((one.name, one.weight) for one in asked.adapters))  # fmt: skip
+    if key not in known:
+        use = tuple(
+            AdapterInUse(adapter=read_adapter(shelf / f"{one.name}.safetensors"), weight=one.weight)
+            for one in asked.adapters
+        )
+        how = PictureSpec(steps=asked.steps, guidance_scale=asked.guidance_scale, scheduler=asked.scheduler)
+        request = PictureRequest(
+            prompt=asked.prompts[number],
+            seed=asked.seeds[number],
+            how=how,
+            adapters=use,
+            width_class=asked.width_class,
+        )
+        known[key] = engine.submit(request).result(120).pixels
+    return known[key]
+
+
+def kill_often(
+    context: Any,
+    values: dict[str, Any],
+    clients: Clients,
+    *,
+    kills: int,
+    life_s: float,
+    pause_s: float,
+    on_kill: Callable[[int, bool], None] | None = None,
+) -> None:
+    """End so many lives of a server under load, then let a last one finish everything.
+
+    Args:
+        context: of ``multiprocessing``.
+        values: of ``ServeSpec``.
+        clients: hand in jobs.
+        kills: lives that end by SIGKILL.
+        life_s: a life lasts up to so long after it is ready.
+        pause_s: between two jobs.
+        on_kill: told (number of the kill, whether the server was ready).
+    """
+    told = Path(values["state"]).parent / "server.log"
+    for number in range(kills):
+        life = Life.begin(context, values, told)
+        early = clients.draw.random() < 0.15
+        limit = clients.draw.uniform(0.0, 2.0) if early else START_TIMEOUT_S
+        port = life.wait_ready(time.monotonic() + limit)
+        if port is not None:
+            end = time.monotonic() + clients.draw.uniform(0.0, life_s)
+            clients.hand_in_until(port, end, pause_s=pause_s)
+        elif not early:
+            raise RuntimeError(f"the server was not ready within {limit:.0f} s: {life.lines()}")
+        life.kill()
+        if on_kill is not None:
+            on_kill(number, port is not None)
+    life = Life.begin(context, values, told)
+    port = life.wait_ready(time.monotonic() + START_TIMEOUT_S)
+    assert port is not None, life.lines()
+    for key in list(clients.unanswered):
+        clients.hand_in(port, key)
+    wait_until_idle(port)
+    life.process.terminate()
+    life.process.join(60)
+
+
+def wait_until_idle(port: int, timeout_s: float = 600.0) -> None:
+    """Wait until the server has nothing left to draw."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        if "detour_queue_work 0.0" in text:
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the server did not finish in time")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--base", default="pocket")
+    parser.add_argument(
+        "--adapters", type=Path, required=True, help="folder of .safetensors files that fit the base"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for state and log")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--round", type=int, default=10, help="kills after which everything is judged")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    log = arguments.work / "kills.jsonl"
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    killed = sum(one["kills"] for one in done)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    from detour.bases.base import open_base
+
+    engine = PictureEngine.load(open_base(arguments.base), prompts="written")
+    names = sorted(path.stem for path in arguments.adapters.glob("*.safetensors"))
+    while killed < arguments.kills:
+        began, state = time.monotonic(), arguments.work / f"state-{killed}"
+        clients = Clients(make_pool(names, num=30, steps=arguments.steps), random.Random(killed))
+        values = {
+            "base": arguments.base,
+            "adapters": arguments.adapters,
+            "state": state,
+            "port": 0,
+            "threads": 1,
+        }
+        num = min(arguments.round, arguments.kills - killed)
+        ready = []
+        kill_often(
+            context, values, clients, kills=num, life_s=1.5, pause_s=0.05,
+            on_kill=lambda _, was_ready, ready=ready: ready.append(was_ready),
+        )  # fmt: skip
+        verdict = judge(state, clients, engine, arguments.adapters)
+        killed += num
+        line = {"kills": num, "ready": sum(ready), **vars(verdict), "statuses": clients.statuses,
+                "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+        with log.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(json.dumps({"all kills": killed, **line}), flush=True)
+        if not verdict.is_good:
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``detour safety``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from detour.cli.options import OUT_FOLDER, SEEDS, json_option
+
+if TYPE_CHECKING:
+    from detour.safety.policy_file import PolicyFile
+
+POLICY = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@click.group("safety", short_help="A safety policy: show it, train its classifier, measure its layers.")
+def command() -> None:
+    """A safety policy in layers: show it, train its classifier of prompts, measure what each layer catches.
+
+    \b
+    detour safety show policy.toml
+    detour safety train labelled.csv --out classifier
+    """
+
+
+@command.command("show")
+@click.argument("policy", type=POLICY, metavar="POLICY.toml")
+@json_option
+def show(*, policy: Path, as_json: bool) -> None:
+    """Check POLICY.toml and say what it does: its version, its layers in their order, and what it keeps."""
+    from detour.cli.results import print_json, print_table, table_of
+    from detour.safety.policy_file import PolicyFile
+
+    file = PolicyFile.read(policy)
+    if as_json:
+        print_json({"version": file.version, "policy": file.spec.model_dump(mode="json")})
+        return
+    click.echo(f"policy {file.version}")
+    print_table(
+        table_of("", [("layer", "left"), ("looks at", "left"), ("what it does", "left")], layer_rows(file))
+    )
+    kept = file.spec.retention
+    refused = f"{kept.refused_pictures_days:g} days" if kept.refused_pictures_days else "never written"
+    people = "two persons" if file.spec.review.two_persons else "one person"
+    click.echo(
+        f"refused pictures: {refused}; held ones: {kept.held_pictures_days:g} days, released by {people}; decisions: "
+        f"{kept.decisions_days:g} days, prompts kept {'in full' if kept.prompts == 'full' else 'as a hash'}."
+    )
+
+
+def layer_rows(file: "PolicyFile") -> list[tuple[str, str, str]]:
+    """Name of each layer that looks, what it looks at, and what it does, in the order in which it happens."""
+    from detour.safety.policy_file import PICTURE_LAYERS, REQUEST_LAYERS
+
+    spec = file.spec
+    said: dict[str, str] = {}
+    if spec.terms is not None:
+        parts = [
+            f"{one.name}: {len(one.terms)} terms, {len(one.allow)} allowed phrases, {one.action}"
+            for one in spec.terms.categories
+        ]
+        said["terms"] = "; ".join(parts)
+    if (one := spec.classifier) is not None:
+        said["classifier"] = f"{one.action} from {one.upper:g}, hold from {one.lower:g}"
+    if spec.checker is not None:
+        said["checker"] = f"the base's own, {spec.checker.action}"
+    if (texts := spec.texts) is not None:
+        said["texts"] = (
+            f"{len(texts.concepts)} concepts, refuse from {texts.refuse:g}, hold from {texts.hold:g}"
+        )
+    if (few := spec.examples) is not None:
+        said["examples"] = f"refuse from {few.refuse:g}, hold from {few.hold:g}"
+    if spec.frames is not None:
+        said["frames"] = f"from {spec.frames.min_share:.0%} of the shorter side, {spec.frames.action}"
+    if spec.copies is not None:
+        said["copies"] = f"refuse below the measured distance, hold to {spec.copies.margin:.0%} above it"
+    rows = [(name, "texts", said[name]) for name in spec.layers(REQUEST_LAYERS)]
+    if spec.rewrite is not None:
+        by = "an endpoint, then rules" if spec.rewrite.endpoint else "rules"
+        rows.append(("rewrite", "prompts", f"by {by} ({len(spec.rewrite.rules)})"))
+    if spec.latent is not None:
+        rows.append(("latent", "drawing", f"away from '{spec.latent.concept}', {spec.latent.strength}"))
+    return rows + [(name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS)]
+
+
+@command.command("train")
+@click.argument("labelled", type=POLICY, metavar="LABELLED.csv")
+@click.option(
+    "--out",
+    type=OUT_FOLDER,
+    default=Path("classifier"),
+    show_default=True,
+    help="Folder of the classifier; a policy names it under [classifier].",
+)
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of the folds.")
+@json_option
+def train(*, labelled: Path, out: Path, seed: int, as_json: bool) -> None:
+    """Train the classifier of prompts on LABELLED.csv, which has the columns text and unwanted (1 or 0)."""
+    from detour.cli.results import echo_json
+    from detour.verbs.safety import train_prompt_classifier
+
+    result = train_prompt_classifier(labelled, out=out, seed=seed)
+    if as_json:
+        echo_json(result.to_json())
+        return
+    repeated = f", {result.repeated} repeated rows left out" if result.repeated else ""
+    click.echo(
+        f"{result.folder}: trained on {result.unwanted} unwanted and {result.harmless} harmless prompts{repeated}.\n"
+        f"On examples it had not seen: an unwanted one scores above a harmless one in {result.auc:.1%} of the pairs; "
+        f"its probabilities are off by {result.calibration_error:.1%} on average.\n"
+        "Choose its thresholds on another set."
+    )

@@ -1,0 +1,302 @@
+"""The policy as an operator writes it: one TOML file, strict, with a name and a revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from detour.errors import ConfigError
+from detour.files import sha256_of
+from detour.specs.sources import parse, read_toml
+from detour.specs.strict import NonNegative, Positive, PositiveInt, Spec
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+CodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+TextAction = Literal["refuse", "change", "hold"]
+PictureAction = Literal["refuse", "hold"]
+OrderedLayer = Literal["terms", "classifier", "checker", "texts", "examples", "frames", "copies"]
+REQUEST_LAYERS: tuple[OrderedLayer, ...] = ("terms", "classifier")
+PICTURE_LAYERS: tuple[OrderedLayer, ...] = ("checker", "texts", "examples", "frames", "copies")
+
+
+class CategorySpec(Spec):
+    """Words and phrases of one kind, and what happens where one is found."""
+
+    name: CodeName
+    """Part of the reason code: ``terms.NAME``."""
+    action: TextAction = "refuse"
+    terms: tuple[Text, ...] = Field(min_length=1, max_length=20_000)
+    """``crown`` (the word and its plural), ``crown*`` (words that begin so), ``*crown*`` (words that hold it),
+    ``royal headgear`` (words in a row), ``king & hat`` (all of them anywhere)."""
+    allow: tuple[Text, ...] = ()
+    """What is no finding, in the same notation: ``crown prince``."""
+
+
+class TermsSpec(Spec):
+    """Layer 1: words and phrases."""
+
+    categories: tuple[CategorySpec, ...] = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _different_names(self) -> TermsSpec:
+        names = [one.name for one in self.categories]
+        if len(set(names)) < len(names):
+            raise ValueError("names of categories must differ")
+        return self
+
+
+class ClassifierSpec(Spec):
+    """Layer 2: a classifier trained by ``detour safety train``."""
+
+    folder: str
+    """That ``detour safety train`` wrote; relative to the policy file."""
+    upper: Probability
+    """At this probability and above: ``action``."""
+    lower: Probability
+    """From here to ``upper`` the pictures are held for a person; equal to ``upper`` for none."""
+    action: TextAction = "refuse"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ClassifierSpec:
+        return _ordered(self)
+
+
+class RuleSpec(Spec):
+    """One replacement."""
+
+    find: Text
+    """In the notation of terms, without ``&``."""
+    replace: str = Field(max_length=2000)
+
+
+class EndpointSpec(Spec):
+    """A chat service with the OpenAI interface."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """Of the service, up to ``/v1``."""
+    model: str
+    instruction: str = (
+        "Rewrite the prompt of a picture so that it no longer asks for what a safety policy forbids, and keep "
+        "everything else. Answer with the new prompt alone."
+    )
+    key_variable: str = ""
+    """Environment variable that holds the key; empty: no key is sent."""
+    timeout_s: Positive = 5.0
+    """For the whole answer."""
+    max_chars: PositiveInt = 2000
+    """A longer answer is not taken."""
+
+
+class RewriteSpec(Spec):
+    """Layer 3: what a request is changed into where a layer's action is ``change``."""
+
+    rules: tuple[RuleSpec, ...] = ()
+    endpoint: EndpointSpec | None = None
+    """Asked first; when it fails or is late, the rules are what is left, and without rules the request is refused."""
+
+    @model_validator(mode="after")
+    def _something(self) -> RewriteSpec:
+        if not self.rules and self.endpoint is None:
+            raise ValueError("rewrite needs rules or an endpoint")
+        return self
+
+
+class LatentSpec(Spec):
+    """Layer 4: Safe Latent Diffusion."""
+
+    concept: Text
+    """What pictures are steered away from, as a prompt."""
+    strength: Literal["medium", "strong"] = "medium"
+
+
+class CheckerSpec(Spec):
+    """Layer 5: the base's own safety checker, which blackens what it refuses."""
+
+    action: PictureAction = "refuse"
+
+
+class TextsSpec(Spec):
+    """Layer 5: the judge against texts, as a probability among all of them."""
+
+    concepts: tuple[Text, ...] = Field(min_length=1, max_length=200)
+    """What must not appear: ``a picture of a crown``."""
+    others: tuple[Text, ...] = Field(min_length=1, max_length=1000)
+    """What else pictures show, in the same wording; without them every picture is the concept."""
+    refuse: Probability
+    hold: Probability
+    """From here to ``refuse`` a person decides."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TextsSpec:
+        return _ordered(self)
+
+
+class ExamplesSpec(Spec):
+    """Layer 5: the judge against example pictures of both kinds."""
+
+    unwanted: str
+    """Folder of pictures that must not appear; relative to the policy file."""
+    harmless: str
+    """Folder of pictures that are all right."""
+    nearest: PositiveInt = 3
+    """Examples of each kind that are looked at: those most alike."""
+    refuse: Probability
+    hold: Probability
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ExamplesSpec:
+        return _ordered(self)
+
+
+class FramesSpec(Spec):
+    """Layer 6: a frame or bars of one colour around the picture."""
+
+    min_share: Probability = 0.01
+    """Of the shorter side."""
+    action: PictureAction = "hold"
+
+
+class CopiesSpec(Spec):
+    """Layer 6: works that must not come back."""
+
+    references: str
+    """Folder of pictures; relative to the policy file."""
+    margin: NonNegative = 0.1
+    """Pictures whose distance is up to this share above the measured threshold are held; 0 holds none."""
+
+
+class JudgeSpec(Spec):
+    """The CLIP model that layers ``texts`` and ``examples`` ask."""
+
+    name: str = "auto"
+    """``auto``: the base's own, or the usual one; else a folder relative to the policy file, or a hub id."""
+
+
+class RetentionSpec(Spec):
+    """What is kept of decisions and pictures, and how long."""
+
+    refused_pictures_days: NonNegative = 0.0
+    """0: a refused picture is never written."""
+    held_pictures_days: Positive = 7.0
+    """A held picture that nobody decided on is deleted and counts as refused."""
+    decisions_days: Positive = 90.0
+    prompts: Literal["full", "hash"] = "full"
+    """Whether decisions keep the prompt or its SHA-256."""
+
+
+class ReviewSpec(Spec):
+    """Layer 7: how held pictures are decided on."""
+
+    two_persons: bool = False
+    """A picture is released when two different people have said so; one person can refuse it."""
+
+
+class PolicySpec(Spec):
+    """A whole policy; a layer looks when its table is there."""
+
+    version: Literal[1]
+    """Of this format."""
+    name: CodeName
+    revision: PositiveInt = 1
+    """Raise it with each change."""
+    order: tuple[OrderedLayer, ...] | None = None
+    """The layers that look at texts and pictures, in their order; a refusal ends the round. Left out: as below."""
+    judge: JudgeSpec = JudgeSpec()
+    retention: RetentionSpec = RetentionSpec()
+    review: ReviewSpec = ReviewSpec()
+    terms: TermsSpec | None = None
+    classifier: ClassifierSpec | None = None
+    rewrite: RewriteSpec | None = None
+    latent: LatentSpec | None = None
+    checker: CheckerSpec | None = None
+    texts: TextsSpec | None = None
+    examples: ExamplesSpec | None = None
+    frames: FramesSpec | None = None
+    copies: CopiesSpec | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> PolicySpec:
+        there = {layer for layer in (*REQUEST_LAYERS, *PICTURE_LAYERS) if getattr(self, layer) is not None}
+        if self.order is not None and (set(self.order) != there or len(self.order) > len(there)):
+            raise ValueError(f"order must name each layer that has a table once: {', '.join(sorted(there))}")
+        categories = () if self.terms is None else self.terms.categories
+        changes = any(one.action == "change" for one in categories)
+        changes |= self.classifier is not None and self.classifier.action == "change"
+        if changes and self.rewrite is None:
+            raise ValueError("a layer with the action 'change' needs the table rewrite")
+        return self
+
+    def layers(self, among: tuple[OrderedLayer, ...]) -> tuple[OrderedLayer, ...]:
+        """Those of the layers that look, in the order of the policy."""
+        order = self.order or (*REQUEST_LAYERS, *PICTURE_LAYERS)
+        return tuple(one for one in order if one in among and getattr(self, one) is not None)
+
+
+def _ordered(spec: Any) -> Any:
+    upper, lower = (spec.upper, spec.lower) if hasattr(spec, "upper") else (spec.refuse, spec.hold)
+    if lower > upper:
+        raise ValueError("the lower threshold is above the upper one")
+    return spec
+
+
+class PolicyFile:
+    """A policy that was read, with the place of its file and its version.
+
+    Attributes:
+        spec: what it says.
+        folder: that relative paths in it start from.
+    """
+
+    def __init__(self, spec: PolicySpec, folder: Path) -> None:
+        self.spec, self.folder = spec, folder
+
+    @classmethod
+    def read(cls, path: Path) -> PolicyFile:
+        """Read a policy.
+
+        Raises:
+            ConfigError: no such file, no TOML, an unknown key, or a value that is not allowed.
+        """
+        return cls(parse(PolicySpec, read_toml(path), where=str(path)), path.parent)
+
+    def place(self, name: str) -> Path:
+        """A file or folder that the policy names."""
+        return self.folder / Path(name).expanduser()
+
+    @property
+    def version(self) -> str:
+        """``NAME@REVISION:HASH``; the hash covers the settings and the files that they name.
+
+        Raises:
+            ConfigError: a folder that the policy names is not there.
+        """
+        digest = hashlib.sha256(
+            json.dumps(self.spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=True).encode()
+        )
+        for folder in self._named_folders():
+            for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+                digest.update(f"{file.relative_to(folder).as_posix()}:{sha256_of(file)}\n".encode())
+        return f"{self.spec.name}@{self.spec.revision}:{digest.hexdigest()[:12]}"
+
+    def _named_folders(self) -> list[Path]:
+        spec, named = self.spec, []
+        if spec.classifier is not None:
+            named.append(("classifier.folder", spec.classifier.folder))
+        if spec.examples is not None:
+            named += [
+                ("examples.unwanted", spec.examples.unwanted),
+                ("examples.harmless", spec.examples.harmless),
+            ]
+        if spec.copies is not None:
+            named.append(("copies.references", spec.copies.references))
+        for key, name in named:
+            if not self.place(name).is_dir():
+                raise ConfigError(
+                    f"'{key}' is {name!r}: no such folder at {self.place(name)}. Correct the policy."
+                )
+        return [self.place(name) for _, name in named]

@@ -1,0 +1,1 @@
+"""The picture server: durable jobs, three HTTP interfaces, one drawing engine."""

@@ -1,0 +1,493 @@
+"""Takes pictures of accepted jobs to the drawing engine, in turn among keys, and their results to the store."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from detour.errors import DetourError, StorageError
+from detour.generation.requests import Picture, PictureRequest
+from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
+from detour.generation.widths import WIDTH_CLASSES
+from detour.serving.jobs import Job
+from detour.serving.policy import Held, Policy, Refused
+from detour.serving.store import JobStore
+
+ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
+"""Rows that the engine has at once: two batches of the widest class, and what takes their place without a pause."""
+
+SUSPECT_DEATHS = 3
+"""A picture that was being drawn when the server died so often is drawn alone, to find out whether it is the cause."""
+
+STORAGE_RETRY_S = 2.0
+
+Ref = tuple[str, int]
+"""(job, number of its picture)."""
+
+
+class Draws(Protocol):
+    """What is needed of the engine (``detour.generation.engine.PictureEngine``)."""
+
+    def submit(
+        self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None
+    ) -> PictureHandle: ...
+
+
+class MakesPictures(Protocol):
+    """What turns a job's picture into a request of the engine, and its result into a file."""
+
+    def request_of(self, job: Job, number: int) -> PictureRequest: ...
+    def write(self, job: Job, number: int, picture: Picture) -> int:
+        """Write the file and return its bytes; durable when this returns."""
+
+    def preview_of(self, pixels: np.ndarray) -> bytes: ...
+
+
+@dataclass
+class Progress:
+    """How far the pictures of an unfinished job are.
+
+    Attributes:
+        steps: number of the picture → (finished steps, steps in all).
+        previews: number of the picture → (how many there were, the newest as PNG).
+        wanted_previews: previews of each picture that somebody waits for.
+    """
+
+    steps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    previews: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    wanted_previews: int = 0
+
+
+@dataclass
+class _Waiting:
+    """A job of which pictures wait."""
+
+    job: Job
+    numbers: deque[int]
+    order: int
+
+    @property
+    def urgency(self) -> tuple[float, int]:
+        return (float("inf") if self.job.deadline is None else self.job.deadline, self.order)
+
+
+class Dispatcher:
+    """Queue in front of the engine. Its one writer thread begins and finishes pictures; no caller waits for drawing."""
+
+    def __init__(
+        self,
+        engine: Draws,
+        store: JobStore,
+        pictures: MakesPictures,
+        policy: Policy,
+        *,
+        native_px: int,
+        keep_s: float,
+        on_change: Callable[[str], None],
+        begin_thread: Callable[[], None] = lambda: None,
+    ) -> None:
+        """An idle dispatcher.
+
+        Args:
+            engine: draws.
+            store: where states and results go.
+            pictures: makes requests and files.
+            policy: looks at finished pictures.
+            native_px: side of a picture whose area counts 1.
+            keep_s: seconds for which a result can be fetched.
+            on_change: told the id of a job whenever something of it has changed, on any thread.
+            begin_thread: called once on the writer's thread; the engine draws with as many threads as it has.
+        """
+        self._engine, self._store, self._pictures, self._policy = engine, store, pictures, policy
+        self.native_px, self._keep_s, self._on_change = native_px, keep_s, on_change
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[str, _Waiting] = OrderedDict()
+        self._owners: OrderedDict[str, None] = OrderedDict()
+        self._flying: dict[Ref, PictureHandle | None] = {}
+        self._progress: dict[str, Progress] = {}
+        self._open: dict[str, float] = {}
+        self._order = itertools.count()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="detour-serving", initializer=begin_thread)
+        self._stopping, self._hurry = threading.Event(), threading.Event()
+        self.rate = Rate()
+        self.storage_problem: str | None = None
+        self.outcomes: dict[str, int] = {}
+
+    # ---- what others ask ----
+
+    @property
+    def work(self) -> float:
+        """Work of all pictures that wait or are being drawn."""
+        with self._lock:
+            return sum(self._open.values())
+
+    def work_of_key(self, key: str) -> float:
+        """The same of one key."""
+        with self._lock:
+            return self._open.get(key, 0.0)
+
+    @property
+    def num_waiting(self) -> int:
+        """Pictures that nobody has begun."""
+        with self._lock:
+            return sum(len(one.numbers) for one in self._jobs.values())
+
+    @property
+    def num_drawing(self) -> int:
+        """Pictures that the engine has."""
+        with self._lock:
+            return len(self._flying)
+
+    def rows_open(self, size: tuple[int, int]) -> int:
+        """Rows of this size that wait or are being drawn."""
+        with self._lock:
+            return sum(
+                len(self._unfinished(one)) * one.job.request.num_rows
+                for one in self._jobs.values()
+                if (one.job.request.width_px, one.job.request.height_px) == size
+            )
+
+    def progress(self, job: str) -> Progress | None:
+        """How far an unfinished job is."""
+        with self._lock:
+            return self._progress.get(job)
+
+    def want_previews(self, job: str, num: int) -> None:
+        """Ask for previews of each picture of a job; there are none where a policy looks at pictures."""
+        with self._lock:
+            found = self._progress.get(job)
+            if found is not None and not self._policy.checks_pictures:
+                found.wanted_previews = max(found.wanted_previews, num)
+
+    def place(self, job: str) -> tuple[int, float | None]:
+        """Pictures that go before the first waiting one of a job, and the seconds until the job is done.
+
+        Keys take turns, so of another key only as many go before it as it has places itself.
+        """
+        with self._lock:
+            mine = self._jobs.get(job)
+            if mine is None:
+                return 0, None
+            before = [one for one in self._jobs.values() if one is not mine]
+            own = [one for one in before if one.job.key == mine.job.key and one.urgency < mine.urgency]
+            num_own, last = sum(len(one.numbers) for one in own), len(mine.numbers)
+            work = self._work_of(mine.job) + sum(self._work_of(one.job) for one in own)
+            ahead = num_own
+            for key in {one.job.key for one in before} - {mine.job.key}:
+                theirs = [one for one in before if one.job.key == key]
+                num = sum(len(one.numbers) for one in theirs)
+                ahead += min(num, num_own + 1)
+                share = min(1.0, (num_own + last) / num) if num else 1.0
+                work += share * sum(self._work_of(one.job) for one in theirs)
+        rate = self.rate.per_second
+        return ahead + len(self._flying) if mine.numbers else 0, work / rate if rate else None
+
+    # ---- jobs in and out ----
+
+    def add(self, job: Job) -> None:
+        """Take a job that the store has accepted."""
+        numbers = deque(one.index for one in job.pictures if one.state in ("queued", "drawing"))
+        with self._lock:
+            self._jobs[job.id] = _Waiting(job, numbers, next(self._order))
+            self._owners.setdefault(job.key)
+            self._progress[job.id] = Progress()
+            self._count(job, len(numbers))
+        self._wake()
+
+    def drop(self, job: str, numbers: list[int]) -> None:
+        """Let go of pictures that the store has cancelled or expired."""
+        with self._lock:
+            found = self._jobs.pop(job, None)
+            if found is None:
+                return
+            handles = [self._flying.get((job, number)) for number in numbers]
+            self._progress.pop(job, None)
+            self._count(found.job, -len(numbers))
+        for handle in handles:
+            if handle is not None:
+                handle.cancel()
+        self._on_change(job)
+
+    def overdue(self) -> list[str]:
+        """Jobs whose deadline has passed."""
+        now = time.time()
+        with self._lock:
+            return [
+                id_
+                for id_, one in self._jobs.items()
+                if one.job.deadline is not None and one.job.deadline < now
+            ]
+
+    def stop(self, timeout_s: float) -> int:
+        """Begin nothing more, let running pictures finish, and leave the others in the queue.
+
+        Args:
+            timeout_s: what is not finished then is cut short, and drawn anew at the next start.
+
+        Returns:
+            pictures that were cut short.
+        """
+        self._stopping.set()
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end and not self._hurry.wait(0.05):
+            with self._lock:
+                if not self._flying:
+                    break
+        with self._lock:
+            left = dict(self._flying)
+        for handle in left.values():
+            if handle is not None:
+                handle.cancel()
+        self._writer.shutdown(wait=True)
+        if left:
+            self._store.put_back(list(left))
+        return len(left)
+
+    def hurry(self) -> None:
+        """Let a :meth:`stop` that is waiting wait no longer."""
+        self._hurry.set()
+
+    # ---- the writer's thread ----
+
+    def _wake(self) -> None:
+        if not self._stopping.is_set():
+            try:
+                self._writer.submit(self._feed)
+            except RuntimeError:  # stopped between the two lines; the job is in the store
+                return
+
+    def _feed(self) -> None:
+        """Give the engine pictures while it has room for them."""
+        chosen = []
+        with self._lock:
+            while not self._stopping.is_set() and (ref := self._next()) is not None:
+                self._flying[ref] = None
+                chosen.append(ref)
+        if not chosen:
+            return
+        while True:
+            try:
+                self._store.begin(chosen)
+                break
+            except StorageError as error:
+                if not self._wait_for_storage(error):
+                    with self._lock:
+                        for ref in chosen:
+                            self._flying.pop(ref, None)
+                    return
+        self.storage_problem = None
+        for ref in chosen:
+            self._begin(ref)
+
+    def _next(self) -> Ref | None:
+        """The next picture: keys in turn, within a key by deadline and age; a suspect alone."""
+        rows = sum(self._jobs[job].job.request.num_rows for job, _ in self._flying if job in self._jobs)
+        if any(self._is_suspect(ref) for ref in self._flying):
+            return None
+        for key in list(self._owners):
+            mine = [one for one in self._jobs.values() if one.job.key == key and one.numbers]
+            if not mine:
+                if all(one.job.key != key for one in self._jobs.values()):
+                    del self._owners[key]
+                continue
+            first = min(mine, key=lambda one: one.urgency)
+            ref = (first.job.id, first.numbers[0])
+            if self._flying and (self._is_suspect(ref) or rows + first.job.request.num_rows > ROWS_AHEAD):
+                return None
+            first.numbers.popleft()
+            self._owners.move_to_end(key)
+            return ref
+        return None
+
+    def _is_suspect(self, ref: Ref) -> bool:
+        found = self._jobs.get(ref[0])
+        return found is not None and found.job.pictures[ref[1]].deaths >= SUSPECT_DEATHS
+
+    def _begin(self, ref: Ref) -> None:
+        with self._lock:
+            found = self._jobs.get(ref[0])
+            if found is None or ref not in self._flying:
+                self._flying.pop(ref, None)
+                return
+        try:
+            request = self._pictures.request_of(found.job, ref[1])
+            handle = self._engine.submit(
+                request, owner=found.job.key, on_step=lambda step: self._stepped(ref, step)
+            )
+        except Exception as error:
+            self._settle(ref, found.job, error)
+            return
+        with self._lock:
+            self._flying[ref] = handle
+            is_dropped = ref[0] not in self._jobs
+        if is_dropped:  # between the two
+            handle.cancel()
+        self._on_change(ref[0])
+        handle.future.add_done_callback(lambda future: self._landed(ref, found.job, future))
+
+    def _landed(self, ref: Ref, job: Job, future: Future[Picture]) -> None:
+        """On the drawing thread: hand over and return at once."""
+        try:
+            self._writer.submit(self._take, ref, job, future)
+        except RuntimeError:  # the server has stopped: the picture is drawn again at its next start
+            return
+
+    def _take(self, ref: Ref, job: Job, future: Future[Picture]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, CancelledError) or future.cancelled():
+            with self._lock:
+                if not self._stopping.is_set():
+                    self._flying.pop(ref, None)
+            self._feed()
+            return
+        self._settle(ref, job, error or future.result())
+
+    def _settle(self, ref: Ref, job: Job, outcome: Picture | BaseException) -> None:
+        """Write the result of a picture; while the disk does not take it, try again."""
+        while True:
+            try:
+                state = self._write(ref, job, outcome)
+                break
+            except StorageError as error:
+                if not self._wait_for_storage(error):
+                    return
+        self.storage_problem = None
+        self.outcomes[state] = self.outcomes.get(state, 0) + 1
+        with self._lock:
+            self._flying.pop(ref, None)
+            found = self._jobs.get(ref[0])
+            if found is not None:
+                self._count(job, -1)
+            if found is not None and not self._unfinished(found):
+                del self._jobs[ref[0]]
+                self._progress.pop(ref[0], None)
+        self._on_change(ref[0])
+        self._feed()
+
+    def _write(self, ref: Ref, job: Job, outcome: Picture | BaseException) -> str:
+        """State that the picture has now.
+
+        Raises:
+            StorageError: nothing was written.
+        """
+        if isinstance(outcome, BaseException):
+            cause = (
+                str(outcome)
+                if isinstance(outcome, DetourError)
+                else f"internal error ({type(outcome).__name__})"
+            )
+            self._store.finish(*ref, "failed", keep_s=self._keep_s, cause=cause, code="failed")
+            return "failed"
+        if outcome.nsfw:
+            cause = "the base's own safety checker refused the picture"
+            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=cause, code="base_checker")
+            return "refused"
+        try:
+            decision = self._policy.check_picture(outcome.pixels, job.request)
+        except Exception as error:  # what cannot be checked is not shown
+            decision = Refused(
+                code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
+            )
+        if isinstance(decision, Refused):
+            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code)
+            return "refused"
+        num_bytes = self._pictures.write(job, ref[1], outcome)
+        hold = decision.cause if isinstance(decision, Held) else job.hold
+        state = "done" if hold is None else "held"
+        if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
+            # It was cancelled meanwhile: what was written is no result.
+            self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
+            return "cancelled"
+        return state
+
+    def _wait_for_storage(self, error: StorageError) -> bool:
+        """Wait before the next attempt; ``False`` when the server stops."""
+        self.storage_problem = str(error)
+        return not self._stopping.wait(STORAGE_RETRY_S)
+
+    # ---- the drawing thread ----
+
+    def _stepped(self, ref: Ref, step: Step) -> None:
+        with self._lock:
+            found, progress = self._jobs.get(ref[0]), self._progress.get(ref[0])
+            if found is None or progress is None:
+                return
+            before = progress.steps.get(ref[1], (0, 0))[0]
+            progress.steps[ref[1]] = (step.done, step.total)
+            wanted, had = progress.wanted_previews, progress.previews.get(ref[1], (0, b""))[0]
+        per_step = found.job.request.work_of_picture(self.native_px) / step.total
+        self.rate.add((step.done - before) * per_step)
+        if had < wanted and step.done < step.total and step.done * (wanted + 1) >= (had + 1) * step.total:
+            preview = self._pictures.preview_of(step.preview())
+            with self._lock:
+                progress.previews[ref[1]] = (had + 1, preview)
+        self._on_change(ref[0])
+
+    def _unfinished(self, one: _Waiting) -> list[int]:
+        return [*one.numbers, *(number for job, number in self._flying if job == one.job.id)]
+
+    def _count(self, job: Job, num_pictures: int) -> None:
+        left = self._open.get(job.key, 0.0) + num_pictures * job.request.work_of_picture(self.native_px)
+        if left > 1e-6:
+            self._open[job.key] = left
+        else:
+            self._open.pop(job.key, None)
+
+    def _work_of(self, job: Job) -> float:
+        found = self._jobs[job.id]
+        each = job.request.work_of_picture(self.native_px)
+        steps = self._progress[job.id].steps
+        left = 0.0
+        for number in self._unfinished(found):
+            done, total = steps.get(number, (0, 1))
+            left += each * (1 - done / total)
+        return left
+
+
+class Rate:
+    """Work a second while something is being drawn, over the last seconds of it."""
+
+    WINDOW_S = 20.0
+    PAUSE_S = 2.0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[tuple[float, float]] = deque()
+        self._busy_s = 0.0
+        self._last: float | None = None
+        self.total = 0.0
+
+    def add(self, work: float, *, now: float | None = None) -> None:
+        """Count work that was just finished.
+
+        Args:
+            work: rows x steps x area.
+            now: seconds of a monotonic clock.
+        """
+        at = time.monotonic() if now is None else now
+        with self._lock:
+            if self._last is not None:
+                self._busy_s += min(at - self._last, self.PAUSE_S)
+            self._last = at
+            self.total += work
+            self._events.append((self._busy_s, work))
+            while self._busy_s - self._events[0][0] > self.WINDOW_S:
+                self._events.popleft()
+
+    @property
+    def per_second(self) -> float | None:
+        """Measured rate, or ``None`` before there is one."""
+        with self._lock:
+            if len(self._events) < 2:
+                return None
+            seconds = self._events[-1][0] - self._events[0][0]
+            work = sum(one for _, one in self._events) - self._events[0][1]
+            return work / seconds if seconds > 0 and work > 0 else None

@@ -1,0 +1,126 @@
+"""What a picture of a job is to the engine, and what is written about it when it is finished."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from detour.bases.hardware import set_threads
+from detour.generation.engine import PictureEngine
+from detour.generation.png import AdapterUse, PictureMetadata, save_png
+from detour.generation.requests import Picture, PictureRequest
+from detour.serving.jobs import Job
+from detour.serving.shelf import Shelf
+from detour.serving.store import JobStore
+from detour.specs.generation import PictureSpec
+from detour.verbs.draw.pictures import versions
+
+
+class PictureFiles:
+    """Requests and files of the pictures of one engine."""
+
+    def __init__(self, engine: PictureEngine, shelf: Shelf, store: JobStore, *, dtype: str) -> None:
+        self._engine, self._shelf, self._store, self._dtype = engine, shelf, store, dtype
+        self._versions = versions()
+
+    def request_of(self, job: Job, number: int) -> PictureRequest:
+        """The picture as the engine takes it.
+
+        Raises:
+            AdapterError: the copy of an adapter is gone or damaged.
+        """
+        asked = job.request
+        return PictureRequest(
+            prompt=asked.prompts[number],
+            seed=asked.seeds[number],
+            negative_prompt=asked.negative_prompt,
+            how=how_of(job),
+            adapters=tuple(self._shelf.in_use(one) for one in asked.adapters),
+            width_class=asked.width_class,
+        )
+
+    def write(self, job: Job, number: int, picture: Picture) -> int:
+        """Write the PNG with how it was made; durable when this returns.
+
+        Returns:
+            its bytes.
+
+        Raises:
+            StorageError: disk full, or not writable.
+        """
+        path = self._store.path_of(job.pictures[number].token)
+        server = {
+            "policy": job.policy,
+            "adapters": [one.model_dump() for one in job.request.adapters],
+            "revised": job.revised,
+        }
+        save_png(
+            path,
+            picture.pixels,
+            self._metadata(job, number, picture),
+            further={"detour-serve": json.dumps(server)},
+        )
+        return path.stat().st_size
+
+    def preview_of(self, pixels: np.ndarray) -> bytes:
+        """PNG of an unfinished picture."""
+        return encode(Image.fromarray(pixels), "png")
+
+    def _metadata(self, job: Job, number: int, picture: Picture) -> PictureMetadata:
+        asked, base = job.request, self._engine.base
+        return PictureMetadata(
+            prompt=asked.prompts[number],
+            negative_prompt=asked.negative_prompt,
+            seed=asked.seeds[number],
+            steps=asked.steps,
+            scheduler=asked.scheduler,
+            guidance_scale=asked.guidance_scale,
+            width_px=asked.width_px,
+            height_px=asked.height_px,
+            base=base.identity,
+            base_revision=base.revision,
+            adapters=tuple(
+                AdapterUse(
+                    name=one.name, weight=one.weight, sha256=one.sha256, tensor_sha256=one.tensor_sha256
+                )
+                for one in asked.adapters
+            ),
+            device=self._engine.device.partition(":")[0],
+            dtype=self._dtype,
+            batch=picture.width_class // asked.num_rows,
+            width_class=picture.width_class,
+            threads=set_threads("auto"),
+            versions=self._versions,
+            safety="absent" if picture.nsfw is None else "checked",
+            safety_flagged=picture.nsfw,
+        )
+
+
+def how_of(job: Job) -> PictureSpec:
+    """How the pictures of a job are drawn."""
+    asked = job.request
+    return PictureSpec(
+        negative_prompt=asked.negative_prompt,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        width_px=asked.width_px,
+        height_px=asked.height_px,
+        scheduler=asked.scheduler,
+    )
+
+
+def encode(image: Image.Image, kind: str, *, quality: int = 90) -> bytes:
+    """A picture as the bytes of a file.
+
+    Args:
+        image: RGB.
+        kind: png, jpeg or webp.
+        quality: 0 to 100, of jpeg and webp.
+    """
+    buffer = io.BytesIO()
+    options = {} if kind == "png" else {"quality": quality}
+    image.save(buffer, format=kind.upper(), **options)
+    return buffer.getvalue()

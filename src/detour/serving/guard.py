@@ -1,0 +1,192 @@
+"""What stands before every route: host, origin, key, and a body that is small, timely, flat and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from detour.errors import DetourError
+from detour.serving.envelopes import error_response
+from detour.serving.keys import LOCAL, Client, KeyRing
+from detour.serving.refusals import BadRequest, NoKey, NotAllowed, TooLarge, TooLate, WrongType
+from detour.serving.settings import ServeSpec
+
+OPEN_PATHS = ("/healthz", "/readyz")
+"""Answered without a key everywhere."""
+TOKEN_PATH = "/v1/pictures/"
+"""Here the unguessable name is the key: clients fetch addresses without their header."""
+ADMIN_PATHS = ("/metrics",)
+"""A key needs the scope ``admin``."""
+PNG_INFO = "/sdapi/v1/png-info"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen at can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """An ASGI application around another one; what it lets through has a client in ``scope["state"]``."""
+
+    def __init__(self, app: ASGIApp, *, spec: ServeSpec, keys: KeyRing) -> None:
+        """Put it before ``app``."""
+        self.app, self.spec, self.keys = app, spec, keys
+        self.needs_key = spec.require_key or not is_loopback(spec.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with an error, or hand on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            scope.setdefault("state", {})["client"] = self._client(scope["path"], headers)
+            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+                receive = _Replay(await self._body(scope["path"], headers, receive), receive)
+        except DetourError as error:
+            await error_response(scope["path"], error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        """A page of another site that names this machine by its own host name (DNS rebinding) is turned away."""
+        host = _name_of(headers.get("host", ""))
+        on_loopback = is_loopback(self.spec.host)
+        known = {self.spec.host.strip("[]"), *self.spec.allow_hosts}
+        if not (host in known or is_loopback(host) or (not on_loopback and not self.spec.allow_hosts)):
+            raise NotAllowed(
+                "this server is not called by that name. Allow it with --allow-host.", code="bad_host"
+            )
+        origin = headers.get("origin")
+        if origin is None or origin in self.spec.allow_origins:
+            return
+        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            raise NotAllowed(
+                "pages of this origin may not call this server. Allow it with --allow-origin.",
+                code="bad_origin",
+            )
+
+    def _client(self, path: str, headers: Headers) -> Client | None:
+        """Whose request it is; ``None`` where nobody needs to say.
+
+        Raises:
+            NoKey: a key is missing or unknown.
+            NotAllowed: the key has not the scope.
+        """
+        if path in OPEN_PATHS or path.startswith(TOKEN_PATH):
+            return None
+        given = _key_in(headers)
+        client = self.keys.find(given) if given else None
+        if client is None and given and self.keys.records:
+            raise NoKey("this key is unknown. Make one with 'detour serve key add NAME'.")
+        if client is None:
+            if self.needs_key:
+                raise NoKey(
+                    "a key is needed: Authorization: Bearer KEY. Make one with 'detour serve key add NAME'."
+                )
+            client = LOCAL
+        needed = "admin" if path in ADMIN_PATHS else "draw"
+        if needed not in client.scopes and "admin" not in client.scopes:
+            raise NotAllowed(f"this key has not the scope '{needed}'.", code="scope_missing")
+        return client
+
+    async def _body(self, path: str, headers: Headers, receive: Receive) -> bytes:
+        limits = self.spec.limits
+        most = limits.max_png_bytes if path == PNG_INFO else limits.max_body_bytes
+        told = headers.get("content-length", "0")
+        if told.isdigit() and int(told) > most:
+            raise TooLarge(f"the body has {int(told):,} bytes, and {most:,} are read.")
+        try:
+            body = await asyncio.wait_for(_read(receive, most), limits.body_timeout_s)
+        except TimeoutError:
+            raise TooLate(f"the body did not arrive within {limits.body_timeout_s:g} s.") from None
+        if body:
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise WrongType("the body must be JSON, with content-type: application/json.")
+            _check_depth(body, limits.max_json_depth)
+        return body
+
+
+class _Replay:
+    """Gives the body that was read, and then what comes from the connection."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self._receive()
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    parts, total = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the connection ended within the body.")
+        part = message.get("body", b"")
+        total += len(part)
+        if total > most:
+            raise TooLarge(f"the body has more than {most:,} bytes.")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _check_depth(body: bytes, most: int) -> None:
+    """Refuse nesting that a parser would follow into its recursion limit."""
+    depth, in_string, escaped = 0, False, False
+    if body.count(b"[") + body.count(b"{") <= most:
+        return
+    for sign in body:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif sign == 0x5C:
+                escaped = True
+            elif sign == 0x22:
+                in_string = False
+        elif sign == 0x22:
+            in_string = True
+        elif sign in b"[{":
+            depth += 1
+            if depth > most:
+                raise BadRequest(f"the body is nested more than {most} deep.", code="too_deep")
+        elif sign in b"]}":
+            depth -= 1
+
+
+def _name_of(host: str) -> str:
+    """``localhost`` of ``localhost:8188``; ``::1`` of ``[::1]:8188``."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _key_in(headers: Headers) -> str:
+    """The key of a request: bearer, x-api-key, or the password of basic authentication, which A1111's clients send."""
+    scheme, _, value = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            text = base64.b64decode(value.strip(), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+        return text.rpartition(":")[2]
+    return headers.get("x-api-key", "").strip()

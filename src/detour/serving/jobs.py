@@ -1,0 +1,156 @@
+"""What a client asks for and what becomes of it, apart from any HTTP interface and from the drawing engine."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from detour.generation.widths import WidthClass
+from detour.specs.generation import SchedulerName
+
+JobState = Literal["queued", "drawing", "done", "failed", "cancelled", "expired"]
+PictureStateName = Literal["queued", "drawing", "done", "failed", "cancelled", "expired", "refused", "held"]
+
+OPEN_STATES = ("queued", "drawing")
+
+
+class PinnedAdapter(BaseModel):
+    """An adapter as it was when the job was accepted.
+
+    Attributes:
+        name: by which it was asked for.
+        weight: strength.
+        sha256: of its content; the picture is drawn with this content or not at all.
+        tensor_sha256: of the tensors alone, as other tools identify it.
+        layers: layers of the base that it changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    weight: float
+    sha256: str
+    tensor_sha256: str = ""
+    layers: int
+
+
+class JobRequest(BaseModel):
+    """Everything that decides the pixels of a job's pictures.
+
+    Attributes:
+        prompts: one for each picture.
+        seeds: one for each picture.
+        negative_prompt: of all of them.
+        width_px: of all of them.
+        height_px: of all of them.
+        steps: denoising steps.
+        scheduler: sampler.
+        guidance_scale: 1 or less is none.
+        adapters: with their strengths.
+        width_class: rows of the forward passes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[str, ...]
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...]
+    negative_prompt: str = ""
+    width_px: int
+    height_px: int
+    steps: int
+    scheduler: SchedulerName
+    guidance_scale: float
+    adapters: tuple[PinnedAdapter, ...] = ()
+    width_class: WidthClass
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a picture takes in each forward pass."""
+        return 2 if self.guidance_scale > 1 else 1
+
+    def work_of_picture(self, native_px: int) -> float:
+        """Steps x rows x area of one picture; a picture of ``native_px`` squared has area 1."""
+        return self.steps * self.num_rows * self.width_px * self.height_px / native_px**2
+
+
+class PictureRow(BaseModel):
+    """One picture of a job, as the store knows it.
+
+    Attributes:
+        index: in the job.
+        state: of this picture alone.
+        token: its unguessable name; its file is named so too.
+        expires: Unix time after which it is gone; ``None`` until it is finished.
+        cause: why it failed, was refused or is held.
+        code: of a refusal, for programs.
+        deaths: times that the server died while it was being drawn.
+        deaths_alone: the same, with nothing else being drawn.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    state: PictureStateName
+    token: str
+    expires: float | None = None
+    cause: str | None = None
+    code: str | None = None
+    deaths: int = 0
+    deaths_alone: int = 0
+
+
+class Job(BaseModel):
+    """A job with its pictures, as the store knows it.
+
+    Attributes:
+        id: unguessable.
+        key: id of the key whose job it is.
+        state: of the whole.
+        request: what is drawn.
+        created: Unix time of acceptance.
+        deadline: Unix time after which what is not begun is dropped.
+        finished: Unix time.
+        attached: whether it ends with the connection that asked for it.
+        policy: version of the policy that accepted it.
+        revised: what the policy changed, for the client.
+        hold: why every picture of it is held for a person.
+        pictures: in order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    key: str
+    state: JobState
+    request: JobRequest
+    created: float
+    deadline: float | None = None
+    finished: float | None = None
+    attached: bool = False
+    policy: str = "none"
+    revised: str | None = None
+    hold: str | None = None
+    pictures: tuple[PictureRow, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something of it is still to be drawn."""
+        return self.state in OPEN_STATES
+
+
+def new_token() -> str:
+    """A name of 192 random bits for an address."""
+    return secrets.token_urlsafe(24)
+
+
+def state_of(pictures: tuple[PictureStateName, ...]) -> JobState:
+    """State of a job, from the states of its pictures."""
+    if any(state in OPEN_STATES for state in pictures):
+        return "queued" if all(state == "queued" for state in pictures) else "drawing"
+    ended: tuple[JobState, ...] = ("expired", "cancelled")
+    for state in ended:
+        if state in pictures:
+            return state
+    return "done" if any(state in ("done", "held") for state in pictures) else "failed"

@@ -1,0 +1,89 @@
+"""The seam for safety: what a policy is asked before a job is accepted and before a picture is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from detour.serving.jobs import JobRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """Go on as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Go on with another request, which the answer shows to the client.
+
+    Attributes:
+        request: to draw instead; its prompts are reported as revised prompts.
+        cause: one sentence for the client.
+    """
+
+    request: JobRequest
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Do not draw, or do not show.
+
+    Attributes:
+        code: short, stable and for programs, e.g. ``terms``.
+        cause: one sentence for the client.
+    """
+
+    code: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Draw, but show nothing until a person has decided.
+
+    Attributes:
+        cause: one sentence for the reviewer; the client hears only that its picture waits.
+    """
+
+    cause: str
+
+
+RequestDecision = Allowed | Changed | Refused | Held
+PictureDecision = Allowed | Refused | Held
+
+
+class Policy(Protocol):
+    """What decides on requests and pictures; called from threads that neither draw nor serve HTTP."""
+
+    @property
+    def version(self) -> str:
+        """Recorded with every job and picture."""
+
+    @property
+    def checks_pictures(self) -> bool:
+        """Whether :meth:`check_picture` may refuse or hold: then no preview is ever shown, which would pass it by."""
+
+    def check_request(self, request: JobRequest) -> RequestDecision:
+        """Decide on a request before it is accepted: prompts, negative prompt and adapters."""
+
+    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:
+        """Decide on one finished picture, uint8 (H, W, 3), before it is visible to anybody."""
+
+
+class NoPolicy:
+    """Allows everything."""
+
+    version = "none"
+    checks_pictures = False
+
+    def check_request(self, request: JobRequest) -> RequestDecision:  # noqa: ARG002
+        """Allow it."""
+        return Allowed()
+
+    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:  # noqa: ARG002
+        """Allow it."""
+        return Allowed()

@@ -1,0 +1,452 @@
+"""The service: what every HTTP interface calls. Requests in, durable jobs out, the same rules for all of them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from detour.bases.base import Base
+from detour.bases.hardware import set_threads
+from detour.errors import ConfigError, StorageError
+from detour.files import is_unicode
+from detour.generation.engine import PictureEngine
+from detour.generation.widths import width_for
+from detour.serving.dispatch import Dispatcher
+from detour.serving.drawing import PictureFiles
+from detour.serving.jobs import Job, JobRequest
+from detour.serving.keys import Client
+from detour.serving.policy import Changed, Held, NoPolicy, Policy, Refused
+from detour.serving.refusals import (
+    BadRequest,
+    NotFound,
+    NotReady,
+    OverQuota,
+    RefusedByPolicy,
+    ServeError,
+    TooBusy,
+    Unprocessable,
+)
+from detour.serving.settings import ServeSpec
+from detour.serving.shelf import Shelf
+from detour.serving.store import BodyDiffers, JobStore, NewJob, QuotaSpent
+from detour.specs.generation import PictureSpec
+
+UNMEASURED_RETRY_S = 5
+"""Seconds to wait that a full server names before it has measured how fast it draws."""
+LONGEST_RETRY_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a client asks for, whichever interface it speaks.
+
+    Attributes:
+        prompts: one for each picture.
+        negative_prompt: of all of them.
+        seed: of the first one, the others follow; ``None``: a random one.
+        width_px: ``None``: the base's own.
+        height_px: ``None``: the base's own.
+        steps: denoising steps.
+        scheduler: sampler, or ``auto``.
+        guidance_scale: ``None``: the base's own.
+        adapters: (name, strength).
+        deadline_s: seconds from now after which what is not finished is dropped.
+        attached: whether the job ends with the connection.
+        idempotency: the client's own key for the request.
+        body_sha256: of what the client sent under it.
+    """
+
+    prompts: tuple[str, ...]
+    negative_prompt: str = ""
+    seed: int | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    steps: int = 25
+    scheduler: str = "auto"
+    guidance_scale: float | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+    deadline_s: float | None = None
+    attached: bool = False
+    idempotency: str | None = None
+    body_sha256: str = ""
+
+
+@dataclass
+class Counts:
+    """What ``/metrics`` counts beside the dispatcher's own figures.
+
+    Attributes:
+        accepted: jobs.
+        refused: code → requests that were not accepted.
+    """
+
+    accepted: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+class Service:
+    """One engine, one store, one shelf."""
+
+    def __init__(
+        self,
+        spec: ServeSpec,
+        store: JobStore,
+        *,
+        policy: Policy | None = None,
+        on_change: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """A service that is not ready until :meth:`start` was called.
+
+        Args:
+            spec: settings.
+            store: of the jobs.
+            policy: safety; ``None``: everything is allowed.
+            on_change: told the id of a job when something of it has changed, on any thread.
+        """
+        self.spec, self.store = spec, store
+        self.policy: Policy = NoPolicy() if policy is None else policy
+        self.counts = Counts()
+        self.stage = "starting"
+        self._on_change = on_change
+        self._dispatcher: Dispatcher | None = None
+        self._shelf: Shelf | None = None
+        self._base: Base | None = None
+        self._engine: PictureEngine | None = None
+        self._reserving = threading.Lock()
+        self._reserved: dict[str, float] = {}
+        self._stopping = False
+
+    # ---- life ----
+
+    def start(self, engine: PictureEngine, *, dtype: str) -> int:
+        """Take up what an earlier life left, and draw.
+
+        Returns:
+            pictures that are still to be drawn from an earlier life.
+        """
+        self._engine, self._base = engine, engine.base
+        self._shelf = Shelf(self.spec.adapters, engine.base, self.store.folder / "adapters")
+        self._shelf.refresh()
+        self._dispatcher = Dispatcher(
+            engine,
+            self.store,
+            PictureFiles(engine, self._shelf, self.store, dtype=dtype),
+            self.policy,
+            native_px=engine.base.native_size_px,
+            keep_s=self.spec.keeping.picture_s,
+            on_change=self._on_change,
+            begin_thread=self._set_threads,
+        )
+        jobs = self.store.recover()
+        for job in jobs:
+            self._dispatcher.add(job)
+        self.stage = "ready"
+        return sum(len([one for one in job.pictures if one.state == "queued"]) for job in jobs)
+
+    def _set_threads(self) -> None:
+        set_threads(self.spec.threads)
+
+    def refuse_new(self) -> None:
+        """From now on nothing is accepted: the server is stopping."""
+        self._stopping, self.stage = True, "stopping"
+
+    def stop(self) -> int:
+        """Let running pictures finish and keep the others in the queue; pictures that were cut short."""
+        self.refuse_new()
+        return 0 if self._dispatcher is None else self._dispatcher.stop(self.spec.stop_s)
+
+    def hurry(self) -> None:
+        """Let a :meth:`stop` that is waiting wait no longer."""
+        if self._dispatcher is not None:
+            self._dispatcher.hurry()
+
+    @property
+    def num_drawing(self) -> int:
+        """Pictures that are being drawn."""
+        return 0 if self._dispatcher is None else self._dispatcher.num_drawing
+
+    def tick(self) -> None:
+        """What is due now and then: deadlines, the shelf, and what may be deleted."""
+        if self._dispatcher is None or self._stopping:
+            return
+        for id_ in self.dispatcher.overdue():
+            self._end(id_, "expired", "its deadline passed before it was drawn")
+        self.shelf.refresh()
+
+    def clean(self) -> None:
+        """Delete pictures, jobs and copies of adapters that are past their time."""
+        keeping = self.spec.keeping
+        most = (2 << 30) - 1 if keeping.max_bytes == "auto" else keeping.max_bytes
+        self.store.clean(job_s=keeping.job_s, max_bytes=most)
+        with self._reserving:
+            if (
+                self._shelf is not None and not self._reserved
+            ):  # a job that is being accepted needs its copies
+                self._shelf.forget_copies(self.store.adapters_in_use())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether jobs are accepted."""
+        return self._dispatcher is not None and not self._stopping and self.dispatcher.storage_problem is None
+
+    @property
+    def why_not_ready(self) -> str:
+        """What is missing, in one line."""
+        problem = None if self._dispatcher is None else self._dispatcher.storage_problem
+        return problem or {"stopping": "the server is stopping"}.get(
+            self.stage, f"the server is {self.stage}"
+        )
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Of a service that has started."""
+        self._require_started()
+        assert self._dispatcher is not None
+        return self._dispatcher
+
+    @property
+    def shelf(self) -> Shelf:
+        """Of a service that has started."""
+        self._require_started()
+        assert self._shelf is not None
+        return self._shelf
+
+    @property
+    def base(self) -> Base:
+        """Of a service that has started."""
+        self._require_started()
+        assert self._base is not None
+        return self._base
+
+    def _require_started(self) -> None:
+        if self._dispatcher is None:
+            raise NotReady(f"the server is {self.stage}. Ask again in some seconds.")
+
+    # ---- accepting ----
+
+    def require_room(self, client: Client) -> None:
+        """Say no at once where the queue is full, before anything is parsed, read or written.
+
+        Raises:
+            NotReady: the server is loading or stopping, or its disk is full.
+            TooBusy: the queue, or the share of this key, is full.
+        """
+        if not self.is_ready:
+            raise NotReady(f"{self.why_not_ready}. Ask again later.")
+        self._require_room(client, 0.0)
+
+    def accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
+        """Check a wish and write it as a job; it is durable when this returns. Blocks: not for the event loop.
+
+        Returns:
+            the job, and whether it is new (an Idempotency-Key that comes again gets the job that it got first).
+
+        Raises:
+            ServeError: it is not accepted, and why.
+        """
+        try:
+            return self._accept(client, wish)
+        except ServeError as error:
+            self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
+            raise
+        except StorageError as error:
+            raise NotReady(f"the job could not be written: {error}") from error
+
+    def _accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
+        if not self.is_ready:
+            raise NotReady(f"{self.why_not_ready}. Ask again later.")
+        if wish.idempotency is not None:
+            try:
+                earlier = self.store.repeated(client.id, wish.idempotency, wish.body_sha256)
+            except BodyDiffers as error:
+                raise Unprocessable(str(error), code="idempotency_key_reused") from error
+            if earlier is not None:
+                return earlier, False
+        request = self._request_of(wish)
+        work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
+        with self._reserving:
+            self._require_room(client, work)
+            self._reserved[client.id] = self._reserved.get(client.id, 0.0) + work
+        try:
+            request = request.model_copy(update={"adapters": self._pinned(wish)})
+            request, revised, hold = self._decided(request)
+            new = NewJob(
+                key=client.id,
+                request=request,
+                deadline=None if wish.deadline_s is None else time.time() + wish.deadline_s,
+                attached=wish.attached,
+                policy=self.policy.version,
+                revised=revised,
+                hold=hold,
+                idempotency=wish.idempotency,
+                body_sha256=wish.body_sha256,
+                per_day=client.per_day,
+            )
+            job, is_new = self._written(new)
+        finally:
+            with self._reserving:
+                self._reserved[client.id] -= work
+                if self._reserved[client.id] <= 1e-6:
+                    del self._reserved[client.id]
+        if is_new:
+            self.counts.accepted += 1
+            self.dispatcher.add(job)
+        return job, is_new
+
+    def _written(self, new: NewJob) -> tuple[Job, bool]:
+        try:
+            return self.store.accept(new)
+        except QuotaSpent as error:
+            raise OverQuota(str(error)) from error
+        except BodyDiffers as error:
+            raise Unprocessable(str(error), code="idempotency_key_reused") from error
+
+    def _require_room(self, client: Client, work: float) -> None:
+        limits = self.spec.limits
+        own = limits.max_work / 2 if limits.max_work_of_key == "auto" else limits.max_work_of_key
+        dispatcher = self.dispatcher
+        most = limits.max_work
+        total = dispatcher.work + sum(self._reserved.values()) + work
+        mine = dispatcher.work_of_key(client.id) + self._reserved.get(client.id, 0.0) + work
+        if work > min(most, own):
+            raise BadRequest(
+                "the job is larger than the whole queue. Ask for fewer or smaller pictures, or steps."
+            )
+        over = max(total - most, mine - own)
+        if over < 0 or (over == 0 and work > 0):
+            return
+        rate = dispatcher.rate.per_second
+        wait = UNMEASURED_RETRY_S if rate is None else min(LONGEST_RETRY_S, max(1, int(over / rate) + 1))
+        whose = (
+            "the queue is full" if total - most >= mine - own else "this key has as much waiting as it may"
+        )
+        raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
+
+    def _request_of(self, wish: Wish) -> JobRequest:
+        """The wish with every open setting closed, within the limits.
+
+        Raises:
+            BadRequest: it asks for what cannot be drawn.
+        """
+        limits = self.spec.limits
+        _check_texts(wish, limits.max_prompt_chars)
+        num = len(wish.prompts)
+        if not 1 <= num <= limits.max_pictures:
+            raise BadRequest(f"{num} pictures: ask for 1 to {limits.max_pictures} in one job.", param="n")
+        if not 1 <= wish.steps <= limits.max_steps:
+            raise BadRequest(f"{wish.steps} steps: choose 1 to {limits.max_steps}.", param="steps")
+        if len(wish.adapters) > limits.max_adapters:
+            raise BadRequest(
+                f"{len(wish.adapters)} adapters: choose {limits.max_adapters} at most.", param="adapters"
+            )
+        seed = random.SystemRandom().randrange(2**32) if wish.seed is None else wish.seed
+        if not 0 <= seed < 2**63 - num:
+            raise BadRequest(f"seed {seed}: choose one from 0 to {2**63 - 1 - num}.", param="seed")
+        how = self._how_of(wish)
+        width, height = int(how.width_px), int(how.height_px)
+        native = self.base.native_size_px
+        most = max(4 * native**2, 512**2) if limits.max_pixels == "auto" else limits.max_pixels
+        if width * height > most:
+            raise BadRequest(
+                f"size {width}x{height}: this server draws {most:,} pixels at most; the base's own size is "
+                f"{native}x{native}.",
+                param="size",
+            )
+        assert how.guidance_scale != "auto"
+        assert how.scheduler != "auto"
+        rows = (2 if how.guidance_scale > 1 else 1) * num
+        return JobRequest(
+            prompts=wish.prompts,
+            seeds=tuple(seed + index for index in range(num)),
+            negative_prompt=wish.negative_prompt,
+            width_px=width,
+            height_px=height,
+            steps=wish.steps,
+            scheduler=how.scheduler,
+            guidance_scale=how.guidance_scale,
+            width_class=width_for(self.dispatcher.rows_open((width, height)) + rows),
+        )
+
+    def _how_of(self, wish: Wish) -> PictureSpec:
+        assert self._engine is not None
+        values: dict[str, Any] = {"steps": wish.steps, "scheduler": wish.scheduler}
+        if wish.guidance_scale is not None:
+            values["guidance_scale"] = float(wish.guidance_scale)
+        for name, value in (("width_px", wish.width_px), ("height_px", wish.height_px)):
+            if value is not None:
+                values[name] = value
+        try:
+            return self._engine.resolved(PictureSpec(**values))
+        except ConfigError as error:
+            raise BadRequest(str(error), param="size" if "size" in str(error) else "scheduler") from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            raise BadRequest(f"{name}: {problem['msg']}.", param=name) from error
+
+    def _pinned(self, wish: Wish) -> tuple[Any, ...]:
+        return tuple(self.shelf.pin(name, weight) for name, weight in wish.adapters)
+
+    def _decided(self, request: JobRequest) -> tuple[JobRequest, str | None, str | None]:
+        """The request as the policy lets it pass, what it changed, and why it is held."""
+        try:
+            decision = self.policy.check_request(request)
+        except Exception as error:  # what cannot be checked is not drawn
+            raise NotReady(
+                f"the request could not be checked ({type(error).__name__}). Ask again later."
+            ) from error
+        if isinstance(decision, Refused):
+            raise RefusedByPolicy(decision.cause, reason=decision.code)
+        if isinstance(decision, Changed):
+            return decision.request, decision.cause, None
+        return request, None, decision.cause if isinstance(decision, Held) else None
+
+    # ---- asking and ending ----
+
+    def job(self, client: Client, id_: str) -> Job:
+        """A job of this client.
+
+        Raises:
+            NotFound: there is none, or it is another key's.
+        """
+        found = self.store.job(id_, key=client.id) if is_unicode(id_) else None
+        if found is None:
+            raise NotFound("no such job.")
+        return found
+
+    def cancel(self, client: Client, id_: str, cause: str = "cancelled by its client") -> Job:
+        """End what of a job is not finished; finished pictures stay.
+
+        Raises:
+            NotFound: there is none, or it is another key's.
+        """
+        self.job(client, id_)
+        self._end(id_, "cancelled", cause)
+        return self.job(client, id_)
+
+    def _end(self, id_: str, state: Any, cause: str) -> None:
+        numbers = self.store.end(id_, state, cause, keep_s=self.spec.keeping.picture_s)
+        self.dispatcher.drop(id_, numbers)
+
+    def decide(self, job: str, number: int, *, release: bool, cause: str) -> bool:
+        """What a person decides about a held picture; whether it was held."""
+        done = self.store.decide(
+            job, number, release=release, cause=cause, keep_s=self.spec.keeping.picture_s
+        )
+        self._on_change(job)
+        return done
+
+
+def _check_texts(wish: Wish, longest: int) -> None:
+    for name, texts in (("prompt", wish.prompts), ("negative_prompt", (wish.negative_prompt,))):
+        for text in texts:
+            if len(text) > longest:
+                raise BadRequest(f"{name}: {len(text):,} characters, and {longest:,} are read.", param=name)
+            if not is_unicode(text):
+                raise BadRequest(f"{name}: not Unicode text (a lone surrogate).", param=name)

@@ -1,0 +1,110 @@
+"""Settings of ``detour serve``."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from detour.specs.run import Dtype
+from detour.specs.sources import parse, parse_assignments, read_toml, set_dotted
+from detour.specs.strict import Auto, Positive, PositiveInt, Spec
+
+FolderPath = Annotated[Path, Field(strict=False)]
+"""A path that may stand as text in a TOML file."""
+
+
+class LimitsSpec(Spec):
+    """What one request and the whole queue may ask for."""
+
+    max_body_bytes: PositiveInt = 1 << 20
+    """Bytes of a request's body; ``png-info`` has a limit of its own."""
+    max_png_bytes: PositiveInt = 16 << 20
+    """Bytes of the body of ``png-info``."""
+    max_json_depth: PositiveInt = 16
+    """Nesting of lists and objects in a body."""
+    body_timeout_s: Positive = 15.0
+    """Seconds in which a body must have arrived."""
+    max_prompt_chars: PositiveInt = 4000
+    """Characters of a prompt or of a negative prompt."""
+    max_pictures: PositiveInt = 16
+    """Pictures of one job."""
+    max_adapters: PositiveInt = 8
+    """Adapters of one job."""
+    max_steps: PositiveInt = 150
+    """Denoising steps of a picture."""
+    max_pixels: PositiveInt | Auto = "auto"
+    """Width times height of a picture; ``auto`` is four times the base's own size, and 512 x 512 at least."""
+    max_work: Positive = 20_000.0
+    """Work that may wait or run at once: pictures x steps x rows x area, the base's own size being 1."""
+    max_work_of_key: Positive | Auto = "auto"
+    """The same for one key; ``auto`` is half of ``max_work``, so that one key cannot fill the queue for all."""
+    max_streams_of_key: PositiveInt = 64
+    """Event streams and waiting connections of one key."""
+
+
+class KeepingSpec(Spec):
+    """How long results are kept."""
+
+    picture_s: Positive = 24 * 3600.0
+    """Seconds for which a finished picture can be fetched; its file is deleted afterwards."""
+    job_s: Positive = 7 * 24 * 3600.0
+    """Seconds for which a finished job can be asked about."""
+    max_bytes: PositiveInt | Auto = "auto"
+    """Bytes of all pictures; beyond it the oldest are deleted. ``auto`` is 2 GiB less a byte."""
+
+
+class ServeSpec(Spec):
+    """One ``detour serve`` call."""
+
+    base: str = "pocket"
+    """As in ``detour generate``."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    adapters: FolderPath | None = None
+    """Folder of adapters that requests name; looked at again every second."""
+    state: FolderPath = Path("serve-state")
+    """Folder of the queue, the keys and the pictures."""
+    host: str = "127.0.0.1"
+    """Address to listen at; beyond loopback every request needs a key."""
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8188
+    """Port to listen at; 0 takes a free one."""
+    allow_hosts: tuple[str, ...] = ()
+    """Further names by which clients may call this server."""
+    allow_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call this server, e.g. ``https://studio.example``."""
+    require_key: bool = False
+    """Ask for a key on loopback too."""
+    device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
+    """Where it draws."""
+    dtype: Dtype | Auto = "auto"
+    """``auto``: fp32 on cpu and mps, fp16 on cuda."""
+    threads: PositiveInt | Auto = "auto"
+    """CPU threads of the drawing; part of the pixels, as everywhere."""
+    stop_s: Positive = 60.0
+    """Seconds that running pictures get when the server is told to stop; later ones stay in the queue."""
+    limits: LimitsSpec = LimitsSpec()
+    keeping: KeepingSpec = KeepingSpec()
+
+
+def load_serve_spec(
+    config: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()
+) -> ServeSpec:
+    """Build the settings from their sources, later ones winning.
+
+    Args:
+        config: a TOML file; ``adapters`` and ``state`` in it are looked for beside the file.
+        flags: key → value.
+        assignments: ``limits.max_steps=50`` and the like.
+
+    Raises:
+        ConfigError: unreadable TOML, an unknown key (with the nearest name), or a value out of range.
+    """
+    values: dict[str, Any] = read_toml(config) if config else {}
+    for name in ("adapters", "state"):
+        if config is not None and isinstance(values.get(name), str):
+            values[name] = config.parent / values[name]
+    values |= flags
+    for key, value in parse_assignments(assignments).items():
+        set_dotted(values, key, value)
+    return parse(ServeSpec, values, where=str(config) if config else "")

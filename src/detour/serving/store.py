@@ -1,0 +1,450 @@
+"""Jobs on disk: what was accepted survives a kill at any moment, and each picture has one result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detour.errors import DetourError, RunError, StorageError
+from detour.files import lock_now, remove_temporaries
+from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, new_token, state_of
+
+SCHEMA_VERSION = 1
+BUSY_MS = 5000
+DEATHS_ALONE = 2
+"""A picture during which the server died so often, with nothing else being drawn, is set aside."""
+
+SCHEMA = """
+CREATE TABLE jobs (
+  id TEXT PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL, created REAL NOT NULL,
+  deadline REAL, finished REAL, attached INTEGER NOT NULL, policy TEXT NOT NULL, revised TEXT, hold TEXT,
+  idempotency TEXT, body_sha256 TEXT, UNIQUE (key, idempotency)
+) STRICT;
+CREATE INDEX jobs_by_state ON jobs (state, created);
+CREATE TABLE pictures (
+  job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, number INTEGER NOT NULL, state TEXT NOT NULL,
+  token TEXT NOT NULL UNIQUE, expires REAL, cause TEXT, code TEXT, begun INTEGER NOT NULL DEFAULT 0,
+  deaths INTEGER NOT NULL DEFAULT 0, deaths_alone INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (job, number)
+) STRICT;
+CREATE TABLE drawn (key TEXT NOT NULL, day TEXT NOT NULL, pictures INTEGER NOT NULL, PRIMARY KEY (key, day)) STRICT;
+"""
+
+
+class BodyDiffers(DetourError):
+    """An Idempotency-Key comes again with another body."""
+
+
+class QuotaSpent(DetourError):
+    """The key has had all the pictures that it may have today."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """What is written when a job is accepted.
+
+    Attributes:
+        key: id of the key whose job it is.
+        request: what is drawn.
+        deadline: Unix time, or none.
+        attached: whether it ends with its connection.
+        policy: version of the policy.
+        revised: what the policy changed, or none.
+        hold: why it is held, or none.
+        idempotency: the client's own key for the request, or none.
+        body_sha256: of what the client sent under it.
+        per_day: pictures that the key may have in a day, or none.
+    """
+
+    key: str
+    request: JobRequest
+    deadline: float | None = None
+    attached: bool = False
+    policy: str = "none"
+    revised: str | None = None
+    hold: str | None = None
+    idempotency: str | None = None
+    body_sha256: str = ""
+    per_day: int | None = None
+
+
+class JobStore:
+    """One SQLite file and one folder of pictures; safe to call from any thread, one writer at a time.
+
+    A picture counts as finished when its row says so; its file was written and synced before. A file without such a
+    row is swept at the next start, and the picture is drawn again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the store, and take it for this process.
+
+        Raises:
+            RunError: another server has it, or a newer version wrote it.
+            StorageError: the folder cannot be written.
+        """
+        self.folder, self.pictures = folder, folder / "pictures"
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            self._lock_file = (folder / "lock").open("a")
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror}). Choose another --state."
+            ) from error
+        if not lock_now(self._lock_file.fileno()):
+            self._lock_file.close()
+            raise RunError(f"{folder}: another server uses it. Stop it, or choose another --state.")
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
+            self._prepare()
+        except sqlite3.Error as error:
+            self._lock_file.close()
+            raise StorageError(
+                f"{folder / 'jobs.sqlite'}: {error}. Restore it, or choose another --state."
+            ) from error
+
+    def _prepare(self) -> None:
+        for line in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
+            self._db.execute(f"PRAGMA {line}")
+        self._db.row_factory = sqlite3.Row
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            with self._writing() as db:
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise RunError(
+                f"{self.folder}: written by another version of detour (format {version}, this one reads "
+                f"{SCHEMA_VERSION}). Choose another --state."
+            )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()
+            self._lock_file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; it is on the disk when the block has ended.
+
+        Raises:
+            StorageError: disk full, locked, or damaged; nothing of the block is kept.
+        """
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+                    raise StorageError(
+                        f"{self.folder / 'jobs.sqlite'}: {error}; nothing was changed."
+                    ) from error
+                raise
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise StorageError(f"{self.folder / 'jobs.sqlite'}: {error}.") from error
+
+    # ---- accepting ----
+
+    def accept(self, new: NewJob) -> tuple[Job, bool]:
+        """Write a job; it is durable when this returns.
+
+        Returns:
+            the job, and whether it is new: an Idempotency-Key that comes again gets the job that it got first.
+
+        Raises:
+            BodyDiffers: the Idempotency-Key was used with another body.
+            QuotaSpent: the key has had its pictures of this day.
+            StorageError: it could not be written, and is not accepted.
+        """
+        now, id_ = time.time(), new_token()
+        with self._writing() as db:
+            earlier = self._earlier(db, new)
+            if earlier is not None:
+                return earlier, False
+            self._spend(db, new, now)
+            db.execute(
+                "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    *(id_, new.key, "queued", new.request.model_dump_json(), now, new.deadline, None),
+                    *(int(new.attached), new.policy, new.revised, new.hold, new.idempotency, new.body_sha256),
+                ),
+            )
+            db.executemany(
+                "INSERT INTO pictures (job, number, state, token) VALUES (?,?,'queued',?)",
+                [(id_, number, new_token()) for number in range(len(new.request.prompts))],
+            )
+        made = self.job(id_)
+        assert made is not None
+        return made, True
+
+    def repeated(self, key: str, idempotency: str, body_sha256: str) -> Job | None:
+        """The job that an Idempotency-Key got first, or ``None``.
+
+        Raises:
+            BodyDiffers: it was used with another body.
+        """
+        rows = self._rows(
+            "SELECT id, body_sha256 FROM jobs WHERE key=? AND idempotency=?", (key, idempotency)
+        )
+        if not rows:
+            return None
+        if rows[0]["body_sha256"] != body_sha256:
+            raise BodyDiffers(
+                "this Idempotency-Key was used with another body. Use a new one for a new request."
+            )
+        return self.job(rows[0]["id"])
+
+    def _earlier(self, _: sqlite3.Connection, new: NewJob) -> Job | None:
+        return None if new.idempotency is None else self.repeated(new.key, new.idempotency, new.body_sha256)
+
+    def _spend(self, db: sqlite3.Connection, new: NewJob, now: float) -> None:
+        day, num = time.strftime("%Y-%m-%d", time.gmtime(now)), len(new.request.prompts)
+        row = db.execute("SELECT pictures FROM drawn WHERE key=? AND day=?", (new.key, day)).fetchone()
+        had = 0 if row is None else row["pictures"]
+        if new.per_day is not None and had + num > new.per_day:
+            raise QuotaSpent(
+                f"this key may have {new.per_day} pictures a day and has had {had}; the day ends at 00:00 UTC."
+            )
+        db.execute(
+            "INSERT INTO drawn VALUES (?,?,?) ON CONFLICT (key, day) DO UPDATE SET pictures=pictures+excluded.pictures",
+            (new.key, day, num),
+        )
+
+    # ---- drawing ----
+
+    def recover(self) -> list[Job]:
+        """What a start finds: sweep what a kill left, and return the jobs that are still to be drawn, oldest first.
+
+        Pictures that were being drawn when the server died are queued again, and the death is counted. What belongs
+        to a connection ended with it.
+        """
+        remove_temporaries(self.pictures)
+        now = time.time()
+        with self._writing() as db:
+            alone = db.execute("SELECT count(*) FROM pictures WHERE begun=1").fetchone()[0] == 1
+            db.execute(
+                "UPDATE pictures SET deaths=deaths+1, deaths_alone=deaths_alone+?, begun=0, state='queued' "
+                "WHERE begun=1",
+                (int(alone),),
+            )
+            db.execute(
+                "UPDATE pictures SET state='failed', code='poisoned', "
+                "cause='the server died ' || deaths_alone || ' times while this picture alone was being drawn' "
+                "WHERE state IN ('queued','drawing') AND deaths_alone>=?",
+                (DEATHS_ALONE,),
+            )
+            db.execute(
+                "UPDATE pictures SET state='cancelled', cause='the connection that asked for it is gone' "
+                "WHERE state IN ('queued','drawing') AND job IN (SELECT id FROM jobs WHERE attached=1)"
+            )
+            for row in db.execute("SELECT id FROM jobs WHERE state IN ('queued','drawing')").fetchall():
+                self._settle(db, row["id"], now)
+        self._sweep_files()
+        return self.open_jobs()
+
+    def open_jobs(self) -> list[Job]:
+        """Jobs that are not finished, oldest first."""
+        ids = self._rows("SELECT id FROM jobs WHERE state IN ('queued','drawing') ORDER BY created, rowid")
+        return [job for row in ids if (job := self.job(row["id"])) is not None]
+
+    def begin(self, pictures: Sequence[tuple[str, int]]) -> None:
+        """Record that pictures are being drawn, so that a death during them is counted."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE pictures SET state='drawing', begun=1 WHERE job=? AND number=? AND state='queued'",
+                pictures,
+            )
+            for id_ in {id_ for id_, _ in pictures}:
+                self._settle(db, id_, time.time())
+
+    def put_back(self, pictures: Sequence[tuple[str, int]]) -> None:
+        """Record that pictures are not being drawn any more and wait again: a stop in good order is no death."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE pictures SET state='queued', begun=0 WHERE job=? AND number=? AND state='drawing'",
+                pictures,
+            )
+
+    def finish(
+        self,
+        job: str,
+        number: int,
+        state: PictureStateName,
+        *,
+        keep_s: float,
+        cause: str | None = None,
+        code: str | None = None,
+        num_bytes: int = 0,
+    ) -> bool:
+        """Give a picture its one result; its file, if it has one, must be on the disk already.
+
+        Returns:
+            whether this was its result; ``False``: it has one already.
+        """
+        now = time.time()
+        with self._writing() as db:
+            done = db.execute(
+                "UPDATE pictures SET state=?, begun=0, cause=?, code=?, bytes=?, expires=? "
+                "WHERE job=? AND number=? AND state IN ('queued','drawing')",
+                (state, cause, code, num_bytes, now + keep_s, job, number),
+            )
+            self._settle(db, job, now)
+            return done.rowcount == 1
+
+    def end(self, job: str, state: PictureStateName, cause: str, *, keep_s: float) -> list[int]:
+        """Cancel or expire what of a job is not finished; numbers of those pictures."""
+        now = time.time()
+        with self._writing() as db:
+            rows = db.execute(
+                "UPDATE pictures SET state=?, begun=0, cause=?, expires=? "
+                "WHERE job=? AND state IN ('queued','drawing') RETURNING number",
+                (state, cause, now + keep_s, job),
+            ).fetchall()
+            self._settle(db, job, now)
+            return sorted(row["number"] for row in rows)
+
+    def decide(self, job: str, number: int, *, release: bool, cause: str, keep_s: float) -> bool:
+        """Release or refuse a picture that is held; whether it was held."""
+        now = time.time()
+        with self._writing() as db:
+            done = db.execute(
+                "UPDATE pictures SET state=?, cause=?, code=?, expires=? WHERE job=? AND number=? AND state='held'",
+                (
+                    "done" if release else "refused",
+                    cause,
+                    None if release else "review",
+                    now + keep_s,
+                    job,
+                    number,
+                ),
+            )
+            self._settle(db, job, now)
+            return done.rowcount == 1
+
+    def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None:
+        """Bring the state of a job in line with those of its pictures."""
+        rows = db.execute("SELECT state FROM pictures WHERE job=?", (job,)).fetchall()
+        state = state_of(tuple(row["state"] for row in rows))
+        finished = None if state in ("queued", "drawing") else now
+        db.execute(
+            "UPDATE jobs SET state=?, finished=CASE WHEN ? IS NULL THEN NULL ELSE coalesce(finished, ?) END WHERE id=?",
+            (state, finished, finished, job),
+        )
+
+    # ---- reading ----
+
+    def job(self, id_: str, *, key: str | None = None) -> Job | None:
+        """A job, or ``None``: there is none, or it belongs to another key.
+
+        Args:
+            id_: of the job.
+            key: whose it must be; ``None``: whoever's.
+        """
+        rows = self._rows("SELECT * FROM jobs WHERE id=?", (id_,))
+        if not rows or (key is not None and rows[0]["key"] != key):
+            return None
+        pictures = self._rows("SELECT * FROM pictures WHERE job=? ORDER BY number", (id_,))
+        row = dict(rows[0])
+        for column in ("idempotency", "body_sha256"):
+            row.pop(column)
+        return Job(
+            **{**row, "attached": bool(row["attached"]), "request": JobRequest(**json.loads(row["request"]))},
+            pictures=tuple(PictureRow(**{**dict(one), "index": one["number"]}) for one in pictures),
+        )
+
+    def jobs_of(self, key: str, *, limit: int, only_open: bool = False) -> list[Job]:
+        """The newest jobs of a key, newest first."""
+        where = "AND state IN ('queued','drawing')" if only_open else ""
+        rows = self._rows(
+            f"SELECT id FROM jobs WHERE key=? {where} ORDER BY created DESC, rowid DESC LIMIT ?", (key, limit)
+        )
+        return [job for row in rows if (job := self.job(row["id"])) is not None]
+
+    def path_of(self, token: str) -> Path:
+        """Where the file of a picture is or will be."""
+        return self.pictures / f"{token}.png"
+
+    def shown(self, token: str) -> Path | None:
+        """File of a picture that may be seen now, by its unguessable name."""
+        rows = self._rows(
+            "SELECT token FROM pictures WHERE token=? AND state='done' AND expires>?", (token, time.time())
+        )
+        return self.path_of(rows[0]["token"]) if rows else None
+
+    def drawn_today(self, key: str) -> int:
+        """Pictures that a key has asked for on this day (UTC)."""
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        rows = self._rows("SELECT pictures FROM drawn WHERE key=? AND day=?", (key, day))
+        return int(rows[0]["pictures"]) if rows else 0
+
+    # ---- keeping ----
+
+    def clean(self, *, job_s: float, max_bytes: int) -> int:
+        """Delete pictures that are past their time or beyond the space, and jobs past theirs; pictures deleted."""
+        now = time.time()
+        with self._writing() as db:
+            gone = [
+                row["token"]
+                for row in db.execute(
+                    "SELECT token FROM pictures WHERE bytes>0 AND expires<=? AND state NOT IN ('queued','drawing')",
+                    (now,),
+                )
+            ]
+            kept = db.execute(
+                "SELECT token, bytes FROM pictures WHERE bytes>0 AND expires>? ORDER BY expires DESC", (now,)
+            ).fetchall()
+            total = 0
+            for row in kept:
+                total += row["bytes"]
+                if total > max_bytes:
+                    gone.append(row["token"])
+            gone += [
+                row["token"]
+                for row in db.execute(
+                    "SELECT token FROM pictures JOIN jobs ON jobs.id=job WHERE bytes>0 AND finished<=?",
+                    (now - job_s,),
+                )
+            ]
+            db.executemany(
+                "UPDATE pictures SET bytes=0, expires=0, cause=CASE state WHEN 'held' THEN 'nobody decided in time' "
+                "ELSE cause END, state=CASE state WHEN 'held' THEN 'refused' ELSE state END WHERE token=?",
+                [(token,) for token in gone],
+            )
+            db.execute("DELETE FROM jobs WHERE finished IS NOT NULL AND finished<=?", (now - job_s,))
+            db.execute(
+                "DELETE FROM drawn WHERE day<?", (time.strftime("%Y-%m-%d", time.gmtime(now - 90 * 86400)),)
+            )
+        for token in gone:
+            self.path_of(token).unlink(missing_ok=True)
+        return len(gone)
+
+    def adapters_in_use(self) -> set[str]:
+        """Hashes of the adapters of all jobs that are not finished."""
+        rows = self._rows("SELECT request FROM jobs WHERE state IN ('queued','drawing')")
+        return {one["sha256"] for row in rows for one in json.loads(row["request"])["adapters"]}
+
+    def _sweep_files(self) -> None:
+        """Delete files that no row counts as a result: their pictures are drawn again."""
+        known = {row["token"] for row in self._rows("SELECT token FROM pictures WHERE bytes>0")}
+        for path in self.pictures.glob("*.png"):
+            if path.stem not in known:
+                path.unlink(missing_ok=True)
