@@ -14,6 +14,7 @@ PACKAGE = Path(detour.__file__).parent
 TIERS = {
     "errors": 0.0,
     "lazy": 0.0,
+    "adapter_methods": 0.05,
     "printing": 0.05,
     "safetensors_header": 0.06,
     "files": 0.1,

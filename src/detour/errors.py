@@ -91,7 +91,7 @@ class RequirementNotMet(DetourError):
 
 
 class ProcessLost(DetourError):
-    """Of several processes that train together, another one ended."""
+    """Another one of several processes that train together ended."""
 
     exit_code = 12
 

@@ -25,17 +25,17 @@ def embedding(stage: TextStage, text: str) -> torch.Tensor:
 
 def test_a_word_with_the_vectors_of_a_known_one_changes_nothing(stage: TextStage) -> None:
     plain = stage.encode(["a robot in town", "robot"]).states
-    with stage.with_words({"<bob>": {"text_encoder": embedding(stage, "robot")}}):
-        assert torch.equal(stage.encode(["a <bob> in town", "<BOB>"]).states, plain)
+    knowing = stage.knowing({"<bob>": {"text_encoder": embedding(stage, "robot")}})
+    assert torch.equal(knowing.encode(["a <bob> in town", "<BOB>"]).states, plain)
     with_word = stage.encode(["a <bob> in town"]).states
-    assert not torch.equal(with_word, plain[:1])  # afterwards it is three signs and a name again
+    assert not torch.equal(with_word, plain[:1])  # to the stage itself it is three signs and a name
 
 
 def test_gradients_reach_the_vectors_and_nothing_else(stage: TextStage) -> None:
     before = hash_base(stage.models["text_encoder"])
     vectors = embedding(stage, "ab").requires_grad_(True)
-    with stage.with_words({"<bob>": {"text_encoder": vectors}}):
-        stage.encode_together(["one <bob>, two <bob>", "none"]).states[0].square().sum().backward()
+    knowing = stage.knowing({"<bob>": {"text_encoder": vectors}})
+    knowing.encode_together(["one <bob>, two <bob>", "none"]).states[0].square().sum().backward()
     assert vectors.grad is not None
     assert (vectors.grad.abs().sum(1) > 0).all()
     assert all(p.grad is None for p in stage.models["text_encoder"].parameters())
@@ -49,18 +49,14 @@ def test_a_word_is_found_where_it_stands_alone() -> None:
 
 def test_a_word_at_the_cut_loses_the_vectors_that_do_not_fit(stage: TextStage) -> None:
     vectors = embedding(stage, "abcd")
-    with stage.with_words({"<bob>": {"text_encoder": vectors}}):
-        assert stage.encode(["x" * 73 + " <bob>"]).states.shape == (1, 77, 32)
-        assert stage.too_long(["x" * 71 + " <bob>", "x" * 72 + " <bob>"]) == ["x" * 72 + " <bob>"]
-        plain = stage.encode(["x" * 75]).states
-        assert torch.equal(stage.encode(["x" * 75 + " <bob>"]).states, plain)
+    knowing = stage.knowing({"<bob>": {"text_encoder": vectors}})
+    assert knowing.encode(["x" * 73 + " <bob>"]).states.shape == (1, 77, 32)
+    assert knowing.too_long(["x" * 71 + " <bob>", "x" * 72 + " <bob>"]) == ["x" * 72 + " <bob>"]
+    plain = knowing.encode(["x" * 75]).states
+    assert torch.equal(knowing.encode(["x" * 75 + " <bob>"]).states, plain)
 
 
 def test_two_adapters_cannot_have_one_word(stage: TextStage) -> None:
     words = {"<bob>": {"text_encoder": embedding(stage, "a")}}
-    with (
-        stage.with_words(words),
-        pytest.raises(AdapterError, match="'<BOB>'"),
-        stage.with_words({"<BOB>": words["<bob>"]}),
-    ):
-        pass
+    with pytest.raises(AdapterError, match="'<BOB>'"):
+        stage.knowing(words).knowing({"<BOB>": words["<bob>"]})

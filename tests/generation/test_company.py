@@ -111,7 +111,7 @@ def test_a_thousand_calls_from_eight_threads_get_their_own_pictures(engine: Pict
 
 @pytest.mark.parametrize("index", range(8))
 def test_a_request_s_adapter_draws_what_attaching_it_draws(
-    engine: PictureEngine, tiny_base: Path, index: int
+    engine: PictureEngine, tiny_base: Path, index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, adapter = list(make_adapters(engine).items())[index]
     request = PictureRequest(prompt=f"a {WORD} house", seed=3, how=PictureSpec(steps=3, guidance_scale=5.0))
@@ -119,7 +119,8 @@ def test_a_request_s_adapter_draws_what_attaching_it_draws(
     assert not np.array_equal(mine, engine.draw([request]).pictures), name
     attached = attach_adapter(engine.models, adapter, 0.7)
     try:
-        with engine.text.with_words(adapter.words):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.text, "words", adapter.words)
             theirs = engine.draw([request]).pictures
     finally:
         attached.detach()

@@ -148,11 +148,11 @@ def test_break_encodes_what_follows_by_itself(text: TextStage) -> None:
 
 def test_new_words_keep_their_vectors_when_they_are_weighed(text: TextStage) -> None:
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    with text.with_words({"<bob>": {"text_encoder": vectors}}):
-        plain, empty = text.encode(["a <bob> x"]).states, text.encode([""]).states
-        states = PromptReader(text).encode(["a (<bob>:2) x"]).states
-        long = PromptReader(text).encode(["y" * 75 + " <bob>"]).states[:, 77:]
-        alone = text.encode(["<bob>"]).states
+    text = text.knowing({"<bob>": {"text_encoder": vectors}})
+    plain, empty = text.encode(["a <bob> x"]).states, text.encode([""]).states
+    states = PromptReader(text).encode(["a (<bob>:2) x"]).states
+    long = PromptReader(text).encode(["y" * 75 + " <bob>"]).states[:, 77:]
+    alone = text.encode(["<bob>"]).states
     torch.testing.assert_close(states[:, 2:4], empty[:, 2:4] + 2 * (plain - empty)[:, 2:4])
     assert torch.equal(long, alone)
 

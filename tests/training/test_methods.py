@@ -1,14 +1,18 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
 
-from detour.adapters.targets import AdaptableLayer
+from detour.adapter_methods import FROM_BASE, METHODS, AdapterMethod, Method, facts_of
+from detour.adapters.arithmetic import layer_parameters
+from detour.adapters.targets import AdaptableLayer, adaptable_layers
+from detour.adapters.trainable_layers import make_trainable
 from detour.bases.base import open_base
 from detour.bases.single_file_writing import write_single_file
-from detour.errors import ConfigError
+from detour.errors import AdapterError, ConfigError
 from detour.specs import RunSpec, load_run_spec
-from detour.training.methods import RATES, check_layers
+from detour.training.methods import check_layers
 from detour.training.resolving import resolve
 
 
@@ -20,8 +24,8 @@ def resolved(base: str = "pocket", **flags: Any) -> RunSpec:
 def test_a_method_has_a_rate_of_its_own_unless_one_is_given() -> None:
     lora = resolved().train.optim.lr
     for method in ("dora", "loha", "lokr"):
-        assert resolved(adapter__method=method).train.optim.lr == pytest.approx(lora * RATES[method])
-    assert resolved(adapter__init="pissa").train.optim.lr == pytest.approx(lora * RATES["pissa"])
+        assert resolved(adapter__method=method).train.optim.lr == pytest.approx(lora * METHODS[method].rate)
+    assert resolved(adapter__init="pissa").train.optim.lr == pytest.approx(lora * FROM_BASE["pissa"])
     assert resolved(adapter__method="loha", train__optim__lr=0.5).train.optim.lr == 0.5
 
 
@@ -86,3 +90,20 @@ def test_only_starts_from_the_base_mind_convolutions() -> None:
     check_layers(resolved(adapter__method="dora").adapter, layers)
     with pytest.raises(ConfigError, match=r"1 convolutions \(a.conv\)"):
         check_layers(resolved(adapter__init="pissa", adapter__targets="conv").adapter, layers)
+
+
+def test_the_table_of_methods_holds_every_method_and_an_unknown_one_raises() -> None:
+    assert tuple(METHODS) == get_args(Method)
+    assert set(get_args(AdapterMethod)) == set(METHODS) - {"full"}
+    with pytest.raises(ConfigError, match=r"there is no method 'lohaa'\. Did you mean 'loha'"):
+        facts_of("lohaa")
+
+
+def test_nothing_falls_through_to_another_method() -> None:
+    linear = torch.nn.Linear(4, 4)
+    sizes = {"rank": 2, "alpha": 2.0, "init": "kaiming", "seed": 0, "lokr_factor": None, "name": "default"}
+    with pytest.raises(AdapterError, match="no trainable layer is known for method 'vera'"):
+        make_trainable("vera", "unet.a", linear, **sizes)  # type: ignore[arg-type]
+    layer = adaptable_layers(torch.nn.Sequential(linear))[0]
+    with pytest.raises(AdapterError, match="no count of parameters is known for method 'vera'"):
+        layer_parameters(layer, 2, "vera")  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ class Factors:
 
     @property
     def rank(self) -> int | None:
-        """Of the first factor that tells it; None where none is there."""
+        """Read the rank off the first factor that tells it; ``None`` where there is none."""
         for name in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
             if name in self.found and self.found[name].ndim > 0:
                 return int(self.found[name].shape[0])

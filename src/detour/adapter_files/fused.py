@@ -222,6 +222,8 @@ def stack_rows(parts: Sequence[Layer | None], sizes: Sequence[int]) -> Layer:
         return _stacked_lora([part if isinstance(part, LoraLayer) else None for part in parts], sizes)
     if kinds == ["loha"]:
         return _stacked_loha([part if isinstance(part, LohaLayer) else None for part in parts], sizes)
+    if kinds != ["lokr"]:
+        raise AdapterError(f"are {kinds[0]}, which is not known how to join. Save it as diffusers.")
     return _stacked_lokr([part if isinstance(part, LokrLayer) else None for part in parts], sizes)
 
 

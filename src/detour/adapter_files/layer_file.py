@@ -167,14 +167,17 @@ def _whole(path: Path, limits: Limits, *, allow_pickle: bool) -> LayerFile:
 
 
 def _dtype_of(regions: Iterable[Region]) -> FileDtype:
-    """Of the factors: alphas are float32 whatever those are."""
+    """Find the dtype of the factors: alphas are float32 whatever that is."""
     kinds = {region.dtype for region in regions if len(region.shape) > 1}
     return _STORED.get(kinds.pop(), "fp32") if len(kinds) == 1 else "fp32"
 
 
 def _tells_layers(names: Iterable[str]) -> bool:
-    """Whether each name of a kohya file tells its layer. Not so for transformers, whose layers are fused there (their
-    parts and ranks depend on the numbers), and for T5's, whose family the other layers tell."""
+    """Say whether each name of a kohya file tells its layer.
+
+    Not so for transformers, whose layers are fused there (their parts and ranks depend on the numbers), and for T5's,
+    whose family the other layers tell.
+    """
     keys = (layer_key(name.partition(".")[0]) for name in names)
     return all(key is not None and part_of(key) in _BY_LAYER for key in keys)
 

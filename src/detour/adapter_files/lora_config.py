@@ -45,7 +45,7 @@ def to_config(layers: Mapping[str, Layer], *, alpha_name: str = "lora_alpha") ->
 
 
 def sizes_config(sizes: Mapping[str, tuple[int, float]], *, alpha_name: str) -> dict[str, Any]:
-    """As :func:`to_config`, of path → (rank, alpha)."""
+    """Write the configuration for the PEFT library from path → (rank, alpha), as :func:`to_config` does from layers."""
     counts = Counter(sizes.values())
     rank, alpha = max(counts, key=lambda size: (counts[size], size))  # the most frequent, whatever the order
     ordered = sorted(sizes.items())
@@ -155,7 +155,7 @@ def _patterns(config: Mapping[str, Any], name: str, where: str) -> _Patterns:
 
 
 def _first(patterns: _Patterns, path: str, default: float) -> float:
-    """Of the patterns that are the path or its ending at a dot, the one that stands first, as PEFT takes it."""
+    """Find the first pattern in the file that is the path or its ending at a dot, which is the one that PEFT takes."""
     words = path.split(".") if patterns else []
     endings = (".".join(words[start:]) for start in range(len(words)))
     return min((patterns[ending] for ending in endings if ending in patterns), default=(0, default))[1]

@@ -72,12 +72,12 @@ class Adapter:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all factors."""
+        """Count the numbers in all factors."""
         return sum(layer.num_parameters for layer in self.layers.values())
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The different ranks, ascending."""
+        """List the different ranks, ascending."""
         return tuple(sorted({layer.rank for layer in self.layers.values()}))
 
     @property

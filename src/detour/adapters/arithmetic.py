@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable
 
-from detour.adapters.start import Method, split_size
+from detour.adapter_methods import AdapterMethod as Method
+from detour.adapters.start import split_size
 from detour.adapters.targets import AdaptableLayer
+from detour.errors import AdapterError
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -29,6 +31,8 @@ def layer_parameters(layer: AdaptableLayer, rank: int, method: Method = "lora") 
         return plain + layer.out_features  # a magnitude for each output
     if method == "loha":
         return 2 * plain
+    if method != "lokr":
+        raise AdapterError(f"no count of parameters is known for method '{method}'.")
     (out1, out2), (in1, in2) = split_size(layer.out_features), split_size(layer.in_features)
     kernel = math.prod(layer.kernel)
     whole = rank >= max(out2, in2) / 2

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from detour.adapter_methods import FROM_BASE, Start
+from detour.adapter_methods import AdapterMethod as Method
 from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.fixed_layers import FixedLayer, has_adapter_hook
 from detour.adapters.places import find_layer, find_path
-from detour.adapters.start import FROM_BASE, Init, Method, lora_down
+from detour.adapters.start import lora_down
 from detour.adapters.trainable_layers import ALPHA_DIGITS, TrainableLayer, make_trainable, plain_copy
 from detour.errors import AdapterError
 
@@ -114,7 +116,7 @@ class Attached:
         return [*self._fixed_layers, *self._trainable]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those of :attr:`named_factors`; a list, so that it cannot be used up."""
+        """List the factors of :attr:`named_factors`; a list, so that it cannot be used up."""
         return list(self.named_factors.values())
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:
@@ -172,7 +174,7 @@ class Attached:
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, the models answer as if this adapter were not there; others stay active."""
+        """Switch this adapter off inside the block; other adapters stay active."""
         before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
         were = [(hooked, hooked.active) for hooked in self._hooks]
         try:
@@ -226,7 +228,7 @@ def attach_new(
     alpha: float,
     method: Method = "lora",
     dropout: float = 0.0,
-    init: Init = "kaiming",
+    init: Start = "kaiming",
     lokr_factor: int | None = None,
     seed: int = 0,
     name: str = "default",

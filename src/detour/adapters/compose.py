@@ -12,7 +12,8 @@ from detour.adapters.analysis import ThinSvd, flat_factors, svd_of_product, thin
 from detour.errors import AdapterError, ConfigError, ShapeMismatch
 
 _MORE_DIRECTIONS, _ITERATIONS = 8, 2
-"""Of subspace iteration: what a merged change of flat spectrum keeps is within a hundredth of the best."""
+"""Directions more than asked, and passes, of subspace iteration: what a merged change of flat spectrum keeps is within
+a hundredth of the best."""
 
 _SMALL_MATRIX = 192
 """Side up to which a decomposition in full costs no more."""

@@ -40,7 +40,7 @@ def slides_plainly(conv: nn.Conv2d) -> bool:
 
 
 def window_of(conv: nn.Conv2d) -> Window:
-    """Of a convolution that :func:`slides_plainly`."""
+    """Read the kernel, stride and padding of a convolution that :func:`slides_plainly` accepts."""
     assert not isinstance(conv.padding, str)
     (sy, sx), (py, px) = conv.stride, conv.padding
     return Window((sy, sx), (py, px))

@@ -111,7 +111,7 @@ def _input_gradient(
 
 
 def _across(up: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """``scale · upᵀ``, (rank, out_features)."""
+    """Multiply ``upᵀ`` by the scale: (rank, out_features)."""
     return (
         (up if scale == 1.0 else up * scale).t().to(dtype, memory_format=torch.contiguous_format, copy=True)
     )

@@ -20,7 +20,8 @@ from detour.adapters.attach import Attached
 from detour.errors import GradientProofFailed
 
 SMALLEST_SHARE = 1e-6
-"""Of the median gradient norm. Dead layers show rounding noise: 1e-10 against a median of 3e-2 was seen."""
+"""Smallest share of the median gradient norm of a layer that learns. Dead layers show rounding noise: 1e-10 against a
+median of 3e-2 was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)

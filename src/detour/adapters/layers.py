@@ -51,7 +51,7 @@ class Layer(Protocol):
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all tensors."""
+        """Count the numbers in all tensors."""
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         """Dense change of weight in float32: (out, in), (out, in, kh, kw), or (out, in · kh · kw).
@@ -115,7 +115,7 @@ class LoraLayer:
 
     @property
     def kind(self) -> Kind:
-        """``"lora"``."""
+        """Name of the algorithm, ``"lora"``."""
         return "lora"
 
     @property
@@ -125,7 +125,7 @@ class LoraLayer:
 
     @property
     def scale(self) -> float:
-        """``alpha / rank``."""
+        """Factor on the product: ``alpha / rank``."""
         return self.alpha / self.rank
 
     @property
@@ -150,7 +150,7 @@ class LoraLayer:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """``down`` and ``up``."""
+        """The factors ``down`` and ``up`` by name."""
         return {"down": self.down, "up": self.up}
 
     @property
@@ -187,42 +187,42 @@ class DoraLayer:
 
     @property
     def kind(self) -> Kind:
-        """``"dora"``."""
+        """Name of the algorithm, ``"dora"``."""
         return "dora"
 
     @property
     def rank(self) -> int:
-        """That of the change."""
+        """Rank of the change without the magnitude."""
         return self.change.rank
 
     @property
     def alpha(self) -> float:
-        """That of the change."""
+        """Alpha of the change without the magnitude."""
         return self.change.alpha
 
     @property
     def in_features(self) -> int:
-        """That of the change."""
+        """Inputs of the adapted layer, read off the change."""
         return self.change.in_features
 
     @property
     def out_features(self) -> int:
-        """That of the change."""
+        """Outputs of the adapted layer, read off the change."""
         return self.change.out_features
 
     @property
     def kernel(self) -> tuple[int, int]:
-        """That of the change."""
+        """Kernel of the adapted layer, read off the change."""
         return self.change.kernel
 
     @property
     def knows_kernel(self) -> bool:
-        """That of the change."""
+        """Whether the change tells the kernel of the adapted layer."""
         return self.change.knows_kernel
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Those of the change, and ``magnitude``."""
+        """The factors of the change by name, and ``magnitude``."""
         return {**self.change.tensors, "magnitude": self.magnitude}
 
     @property

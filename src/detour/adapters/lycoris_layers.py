@@ -45,7 +45,7 @@ class LohaLayer:
 
     @property
     def kind(self) -> Kind:
-        """``"loha"``."""
+        """Name of the algorithm, ``"loha"``."""
         return "loha"
 
     @property
@@ -70,7 +70,7 @@ class LohaLayer:
 
     @property
     def knows_kernel(self) -> bool:
-        """True in Tucker form."""
+        """Whether the factors tell the kernel: true in Tucker form."""
         return self.t1 is not None
 
     @property
@@ -80,7 +80,7 @@ class LohaLayer:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all factors."""
+        """Count the numbers in all factors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     def delta(self, base: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -124,7 +124,7 @@ class LokrLayer:
 
     @property
     def kind(self) -> Kind:
-        """``"lokr"``."""
+        """Name of the algorithm, ``"lokr"``."""
         return "lokr"
 
     @property
@@ -183,7 +183,7 @@ class LokrLayer:
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """Both matrices in float32, multiplied out where they are in factors; the second may have a kernel."""
+        """Multiply out both matrices in float32 where they are in factors; the second may have a kernel."""
         first, second = (_form_matrix(form) for form in self._forms)
         return first, second
 

@@ -53,7 +53,7 @@ class RowPlan:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, forward passes of the planned number of rows are drawn with the rows' adapters."""
+        """Add the rows' adapters to every forward pass of the planned number of rows inside the block."""
         handles = [module.register_forward_hook(hook) for module, hook in self.hooks.items()]
         try:
             yield

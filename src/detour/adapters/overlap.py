@@ -30,7 +30,7 @@ _RELEVANT = 1e-10
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOverlap:
-    """Two changes of one weight.
+    """How two changes of one weight overlap.
 
     Attributes:
         outputs: mean squared cosine of the principal angles between what the two write to; 1 is the same space.
@@ -59,7 +59,7 @@ class LayerOverlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Interference:
-    """Two adapters at chosen weights.
+    """How two adapters at chosen weights disturb each other.
 
     Attributes:
         layers: layer key → figures, for layers that both have.
@@ -163,7 +163,7 @@ def verdict_of(over_chance: float, shared: float, cancelled: float) -> Verdict:
 
 
 def overlap_of(a: LoraLayer, b: LoraLayer, weight_a: float = 1.0, weight_b: float = 1.0) -> LayerOverlap:
-    """Two changes of one weight."""
+    """Measure how two changes of one weight overlap."""
     return _overlap(thin_svd(a), thin_svd(b), weight_a, weight_b)
 
 
@@ -199,7 +199,7 @@ def _by_chance(a: ThinSvd, b: ThinSvd, energy_a: float, energy_b: float) -> floa
 
 
 def _spanning(svd: ThinSvd) -> ThinSvd:
-    """Without directions that carry nothing: they would count as spanned space."""
+    """Leave out directions that carry nothing: they would count as spanned space."""
     energies = svd.values.square()
     count = int((energies > _RELEVANT * energies[:1].clamp_min(1e-300)).sum())
     return ThinSvd(left=svd.left[:, :count], values=svd.values[:count], right=svd.right[:count])

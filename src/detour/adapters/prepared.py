@@ -38,7 +38,7 @@ class LowRank:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the factors."""
+        """Memory that the factors take, in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.down, self.up, self.growth) if t is not None)
 
 

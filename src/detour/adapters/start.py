@@ -6,18 +6,12 @@ two are held against a frozen copy of themselves.
 
 import hashlib
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from detour.adapter_methods import Start
 from detour.errors import AdapterError
-
-Init = Literal["kaiming", "gaussian", "pissa", "olora"]
-Method = Literal["lora", "dora", "loha", "lokr"]
-"""What an adapted layer is."""
-FROM_BASE = ("pissa", "olora")
-"""Starts that are factors of the base's own weight."""
 
 
 def draw(*shape: int, seed: int, key: str, factor: str, std: float = 1.0) -> Tensor:
@@ -31,7 +25,7 @@ def spread(*shape: int, seed: int, key: str, factor: str) -> Tensor:
     return (torch.rand(shape, generator=_generator(seed, key, factor)) * 2.0 - 1.0) * bound
 
 
-def lora_down(shape: tuple[int, ...], *, init: Init, seed: int, key: str) -> Tensor:
+def lora_down(shape: tuple[int, ...], *, init: Start, seed: int, key: str) -> Tensor:
     """``down`` of a LoRA or DoRA layer, (rank, in) or (rank, in, kh, kw); ``up`` starts at zero.
 
     Args:
@@ -107,7 +101,7 @@ def split_size(size: int, factor: int | None = None) -> tuple[int, int]:
     return first, size // first
 
 
-def base_factors(weight: Tensor, *, rank: int, init: Init, scale: float, key: str) -> tuple[Tensor, Tensor]:
+def base_factors(weight: Tensor, *, rank: int, init: Start, scale: float, key: str) -> tuple[Tensor, Tensor]:
     """``down`` and ``up`` taken from a frozen weight; ``scale · up @ down`` is its largest part.
 
     PiSSA takes the largest singular directions, with the root of each singular value in both factors; OLoRA the

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detour.adapter_methods import FROM_BASE, Start
 from detour.adapters import start
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer, output_norms
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
@@ -241,7 +242,7 @@ def make_trainable(
     *,
     rank: int,
     alpha: float,
-    init: start.Init,
+    init: Start,
     seed: int,
     lokr_factor: int | None,
     name: str,
@@ -264,13 +265,15 @@ def make_trainable(
         raise AdapterError(
             f"'{key}' is quantised; DoRA, PiSSA and OLoRA read the frozen weight. Choose LoRA."
         )
-    if init in start.FROM_BASE:
+    if init in FROM_BASE:
         if not isinstance(module, nn.Linear):
             raise AdapterError(
                 f"'{key}' is a convolution; {init} starts Linear layers only. Set --targets linear."
             )
         down, up = start.base_factors(module.weight, rank=rank, init=init, scale=alpha / rank, key=key)
         return LiveDifference(key, module, {"down": down, "up": up}, alpha=alpha, name=name)
+    if method != "dora":
+        raise AdapterError(f"no trainable layer is known for method '{method}'.")
     down = start.lora_down((rank, inputs, *kernel), init=init, seed=seed, key=key)
     factors = {"down": down, "up": torch.zeros(out, rank, *[1] * len(kernel))}
     return LiveDora(key, module, factors, alpha=alpha, name=name)

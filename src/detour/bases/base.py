@@ -139,7 +139,7 @@ class Base:
 
     @property
     def latent_channels(self) -> int:
-        """Channels of the latents."""
+        """Number of channels of the latents."""
         return int(self.config("vae").get("latent_channels", 4))
 
     @property
@@ -278,7 +278,7 @@ class Base:
         return self._load(self.family.network_part, dtype, device)
 
     def load_part(self, part: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
-        """One of :attr:`loaded_parts` by its folder's name, frozen."""
+        """Load one of :attr:`loaded_parts` by its folder's name, frozen."""
         return self.load_vae(dtype, device) if part == "vae" else self._load(part, dtype, device)
 
     def load_vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:

@@ -49,7 +49,7 @@ def encode_pictures(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
-    """Pictures of scaled latents.
+    """Decode scaled latents into pictures.
 
     Args:
         vae: an ``AutoencoderKL``.

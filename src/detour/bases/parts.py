@@ -240,7 +240,7 @@ def aligned(model: nn.Module) -> nn.Module:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
+    """Put a model into evaluation mode and switch its gradients off."""
     return model.eval().requires_grad_(False)
 
 

@@ -19,8 +19,8 @@ Quantization = Literal["nf4", "int8"]
 PACKAGES: dict[Quantization, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
 
 BYTES_A_WEIGHT: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those; int8 without
-its scales, one an output in the layer's dtype."""
+"""Bytes a weight of a quantised layer; NF4: half a byte, an int8 scale for 64 weights, a float32 one for 256 of those;
+int8 without its scales, one an output in the layer's dtype."""
 
 SMALLEST_WEIGHTS = 4096
 """Layers with fewer weights stay as they are: nothing is saved there."""
@@ -34,7 +34,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What was quantised.
+    """How many layers were quantised, and the bytes before and after.
 
     Attributes:
         layers: linear layers.

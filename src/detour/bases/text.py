@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class Conditioning:
         )
 
     def cat(self, other: Conditioning) -> Conditioning:
-        """These prompts, then the other's; the shorter ones get states that are not read."""
+        """Put the prompts of another behind these; the shorter ones get states that are not read."""
         pooled = None
         if self.pooled is not None and other.pooled is not None:
             pooled = torch.cat([self.pooled, other.pooled])
@@ -244,30 +244,6 @@ class TextStage:
         made.words = {**self.words, **words}
         return made
 
-    @contextlib.contextmanager
-    def with_words(self, words: WordVectors) -> Iterator[None]:
-        """Inside, prompts know these words too.
-
-        Raises:
-            AdapterError: a word that is known already.
-        """
-        self._refuse_known(words)
-        before = self.words
-        self.words = {**before, **words}
-        try:
-            yield
-        finally:
-            self.words = before
-
-    @contextlib.contextmanager
-    def without_words(self) -> Iterator[None]:
-        """Inside, prompts are the base's own."""
-        before, self.words = self.words, {}
-        try:
-            yield
-        finally:
-            self.words = before
-
     def _refuse_known(self, words: WordVectors) -> None:
         known = {word.lower() for word in self.words}
         twice = next((word for word in words if word.lower() in known), None)
@@ -291,7 +267,7 @@ class TextStage:
     def _placed_ids(
         self, part: str, placed: Sequence[Placed]
     ) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
-        """As :meth:`_tokens`, of prompts that are tokens already."""
+        """Place prompts that are tokens already, as :meth:`_tokens` does with texts."""
         tokenizer, length = self.tokenizers[part], self._length(part)
         found = [
             ((row, position + 1), self.words[word][part][index])

@@ -76,7 +76,7 @@ def padded(tokenizer: Any, ids: Sequence[int], length: int) -> list[int]:
 
 @contextmanager
 def vectors_in(model: Any, places: Sequence[tuple[int, int]], vectors: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the token embedding answers with ``vectors`` at (row, position); gradients reach them.
+    """Let the token embedding answer with ``vectors`` at (row, position) inside the block; gradients reach them.
 
     Args:
         model: a CLIP text model.

@@ -8,7 +8,7 @@ from detour.cli.early import announce, check_target
 from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_option
 
 MAX_PROMPT_BYTES = 1 << 20
-"""Of a file of prompts."""
+"""Largest file of prompts that is read."""
 
 
 def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> None:

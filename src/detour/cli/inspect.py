@@ -1,15 +1,13 @@
 """``detour inspect``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
 
+from detour.adapter_methods import AdapterMethod
 from detour.cli.early import announce, check_base
 from detour.cli.options import json_option
-
-if TYPE_CHECKING:
-    from detour.adapters.start import Method
 
 
 def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -36,7 +34,7 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
 )
 @click.option(
     "--method",
-    type=click.Choice(["lora", "dora", "loha", "lokr"]),
+    type=click.Choice(get_args(AdapterMethod)),
     default="lora",
     show_default=True,
     help="What stands beside each layer.",
@@ -57,7 +55,7 @@ def command(
     base: str,
     targets: str,
     ranks: tuple[int, ...],
-    method: "Method",
+    method: AdapterMethod,
     layers: bool,
     revision: str | None,
     plot: Path | None,

@@ -43,7 +43,7 @@ class Methods(click.Choice[str]):
     """Methods of training; names that are settings of plain LoRA are told how to be set."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from detour.specs.run import METHOD_SETTINGS
+        from detour.adapter_methods import METHOD_SETTINGS
 
         setting = METHOD_SETTINGS.get(str(value).lower())
         if setting is not None:

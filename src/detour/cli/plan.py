@@ -76,7 +76,7 @@ def command(*, config: Path | None, assignments: tuple[str, ...], as_json: bool,
 
 
 def show(plan: "MemoryPlan") -> None:
-    """The plan as tables."""
+    """Print the plan as tables."""
     from detour.cli.results import bytes_text, print_table, table_of
 
     settings = ", ".join(f"{key} {value}" for key, value in plan.settings.items())

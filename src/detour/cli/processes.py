@@ -44,7 +44,7 @@ def is_first() -> bool:
 
 
 def end_with_launcher() -> None:
-    """From now on, a launcher of ours that is killed takes this process along: it stops as SIGTERM stops it.
+    """Stop this process when a launcher of ours is killed, as SIGTERM stops it.
 
     On Linux alone; elsewhere, and under other launchers, nothing happens.
     """

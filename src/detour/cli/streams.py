@@ -44,7 +44,7 @@ class LastingStream:
         return getattr(self.stream, name)
 
     def _drop(self, error: OSError) -> None:
-        """From now on the system itself drops what is written, what waits in buffers and what libraries write too."""
+        """Hand the stream to the system's null device: what is written later, or waits in buffers, is dropped."""
         if error.errno not in READER_GONE:
             raise error
         with suppress(OSError, ValueError):
@@ -57,7 +57,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Inside, standard output and error are lasting; what waits in them is written at the end."""
+    """Make standard output and error last inside the block; what waits in them is written at the end."""
     before = sys.stdout, sys.stderr
     lasting = [LastingStream(stream) for stream in before if stream is not None]
     if len(lasting) < len(before):  # a program without a console has none

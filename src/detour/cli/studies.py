@@ -94,7 +94,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
 
 
 def picture_options(*names: str) -> Callable[[F], F]:
-    """Those of steps, guidance and sampler that the study does not vary."""
+    """Add the options of steps, guidance and sampler that the study does not vary."""
     every = {
         "steps": click.option("--steps", type=int, default=20, show_default=True, help="Denoising steps."),
         "guidance": click.option(

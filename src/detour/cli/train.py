@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from detour.adapter_methods import METHODS
 from detour.cli.early import announce, check_adapters, check_run
 from detour.cli.options import (
     DEVICES,
@@ -77,7 +78,7 @@ KEYS = {
 )
 @click.option(
     "--method",
-    type=Methods(["lora", "dora", "loha", "lokr", "full"]),
+    type=Methods(list(METHODS)),
     help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
 )
 @click.option(

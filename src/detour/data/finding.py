@@ -32,7 +32,7 @@ SHOWN_NAMES = 3
 
 
 class Finding(BaseModel):
-    """One thing that was found.
+    """A remark on the data, with its cause, its fix and the pictures that it is about.
 
     Attributes:
         severity: ``error`` stops training, ``warning`` makes it worse, ``note`` is good to know.
@@ -52,7 +52,7 @@ class Finding(BaseModel):
 
     @property
     def line(self) -> str:
-        """All of it in one line, with the first names."""
+        """Say all of it in one line, with the first names."""
         fix = self.fix[:1].upper() + self.fix[1:]
         return f"{self.severity}: {self.cause}{self.some_names}. {fix}."
 

@@ -21,7 +21,7 @@ MIN_MARK_PX = 12
 MIN_DENSITY = 0.3
 """Share of the places around one that agree as well, inside a mark."""
 MAX_MARK_SHARE = 0.2
-"""Of the picture's area; more is no mark on it."""
+"""Largest share of the picture's area that counts as a mark on it."""
 MAX_ELSEWHERE = 0.25
 """Agreeing places outside the mark, as a share of those inside."""
 MIN_PICTURES = 8
@@ -69,7 +69,7 @@ class Mark:
 
     @property
     def where(self) -> str:
-        """In words: ``bottom right``."""
+        """Say the place in words: ``bottom right``."""
         x, y = (self.left + self.right) / 2, (self.top + self.bottom) / 2
         row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else "middle"
         column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "centre"

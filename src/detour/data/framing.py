@@ -17,7 +17,8 @@ MAX_ASPECT = 4
 """Longest bucket: twice the resolution by half of it. What is longer is cut."""
 
 CODE_VERSION = 2
-"""Of what decoding and :meth:`Frame.cut` make of a file; raised whenever that changes, so that no cache outlives it."""
+"""Version of what decoding and :meth:`Frame.cut` make of a file; raised whenever that changes, so that no
+cache outlives it."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Framing:
 
 
 def smallest_side(resolution_px: int, step_px: int) -> int:
-    """Of any bucket: half the resolution, on the grid."""
+    """Find the smallest side of any bucket: half the resolution, on the grid."""
     return max(step_px, resolution_px // 2 // step_px * step_px)
 
 

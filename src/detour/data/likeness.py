@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32
-BITS = 63
 NEAR_BITS = 6
 """Two hashes this near belong to copies. On pictures of the embedded base's world, which are simpler than photographs,
 JPEG at quality 60, half the size and 15 % more light stay within 4 to 8 of the original, and one pair in 30,000 of

@@ -1,14 +1,11 @@
 """Which part of a picture counts in the loss: its alpha channel, or a mask beside it."""
 
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image
 
 from detour.data.pictures import open_alpha, open_mask_picture
 from detour.errors import DataError
-
-MaskSource = Literal["off", "alpha", "file"]
 
 
 def open_mask(mask: Path | bytes, size_px: tuple[int, int], *, name: str, alpha: bool) -> Image.Image | None:

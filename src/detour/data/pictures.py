@@ -32,7 +32,7 @@ ONE_GREY = 16
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture.
+    """A decoded picture, and what to say of its file.
 
     Attributes:
         image: upright, RGB; transparency is white, a colour profile is converted to sRGB.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from detour.adapter_methods import facts_of
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.evaluation.report import RunStory
 from detour.evaluation.settings import hub_id, setting_rows
@@ -109,7 +110,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
 
 
 def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
-    if story.spec.adapter.method == "dora":
+    if not facts_of(story.spec.adapter.method).in_interfaces:
         return [
             "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
             "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
@@ -124,16 +125,17 @@ def _in_diffusers(method: str, file_name: str, words: Sequence[str]) -> list[str
     """What its loader does with each kind of file (diffusers 0.42)."""
     converted = f"{file_name.removesuffix('.safetensors')}-diffusers.safetensors"
     convert = f"`detour convert {file_name} {converted} --to diffusers`"
-    if words and method in ("lora", "dora"):
+    facts = facts_of(method)
+    if words and facts.in_diffusers:
         named = ", ".join(f"`{_code(word)}`" for word in words)
         return [
             f"- diffusers refuses a file that holds words ({named}): {convert} first;",
             "  each word then comes from its `-tokens` file with `load_textual_inversion`.",
             "",
         ]
-    if method == "dora":
+    if facts.kohya_in_diffusers == "drops magnitudes":
         return [f"- diffusers drops magnitudes in this form: {convert} first.", ""]
-    if method != "lora":
+    if facts.kohya_in_diffusers == "refuses":
         return ["- diffusers does not read LoHa and LoKr.", ""]
     return [
         "- diffusers:",
@@ -149,7 +151,7 @@ def _kind(story: RunStory) -> str:
     method = story.spec.adapter.method
     if method == "full":
         return "Fully fine-tuned weights, trained for comparison with adapters,"
-    return f"A {({'lora': 'LoRA', 'dora': 'DoRA', 'loha': 'LoHa', 'lokr': 'LoKr'})[method]} adapter"
+    return f"A {facts_of(method).title} adapter"
 
 
 def _base_argument(story: RunStory) -> str:

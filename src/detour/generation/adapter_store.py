@@ -36,7 +36,7 @@ class AdapterStore:
     """
 
     def __init__(self, base: Base, models: Mapping[str, nn.Module], *, max_bytes: int = MAX_BYTES) -> None:
-        """An empty store.
+        """Make a store that holds nothing yet.
 
         Args:
             base: that the adapters are for.

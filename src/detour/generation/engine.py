@@ -319,7 +319,7 @@ class PictureEngine:
                     continue
 
     def paused(self) -> AbstractContextManager[None]:
-        """Inside, nothing is drawn, and the caller owns the models; requests may be handed in. Not for hooks."""
+        """Stop drawing inside the block, so that the caller may change the models. Not for hooks."""
         return self._scheduler.borrow()
 
     @torch.no_grad()

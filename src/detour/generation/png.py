@@ -62,7 +62,7 @@ class PictureMetadata(BaseModel):
     scheduler: str
     guidance_scale: float
     true_guidance_scale: float = 1.0
-    """Of a base that is told ``guidance_scale``; 1 is none."""
+    """Classifier-free guidance of a base that is told ``guidance_scale``; 1 is none."""
     width_px: int
     height_px: int
     base: str
@@ -75,7 +75,7 @@ class PictureMetadata(BaseModel):
     eta: float = 0.0
     """Share of noise that the sampler added back."""
     start: StartUse | None = None
-    """Of a picture that began as another one."""
+    """Picture that this one began as."""
     device: str
     dtype: str
     batch: int

@@ -143,7 +143,7 @@ class PromptReader:
         self.stage = stage
 
     def unconditional(self, num: int) -> Conditioning:
-        """As :meth:`TextStage.unconditional`."""
+        """Encode the unconditional text, as :meth:`TextStage.unconditional` does."""
         return self.stage.unconditional(num)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ class AdapterFile:
     allow_pickle: bool = False
 
     def read(self) -> Adapter:
-        """The adapter.
+        """Read the adapter from its file.
 
         Raises:
             AdapterError: missing, broken, or no longer the file that was chosen.
@@ -65,7 +65,7 @@ class AdapterInUse:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRequest:
-    """One picture.
+    """A picture that is asked for, with everything that decides it.
 
     Attributes:
         prompt: what it shows.
@@ -113,7 +113,7 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A finished picture.
+    """A finished picture and the settings that drew it.
 
     Attributes:
         pixels: uint8 (H, W, 3); what the base's safety checker refuses is black.

@@ -24,7 +24,7 @@ class AsksNetwork(Protocol):
 
     @property
     def process(self) -> Process:
-        """Of the base: it turns a sampler's times into those that the network is asked at."""
+        """The base's process, which turns a sampler's times into those that the network is asked at."""
 
     @property
     def part(self) -> str:

@@ -129,7 +129,7 @@ class Scheduler:
     def __init__(
         self, drawing: DrawsPictures, *, max_waiting: int = MAX_WAITING, max_rows: int = MAX_ROWS
     ) -> None:
-        """An idle scheduler.
+        """Make a scheduler that draws nothing yet.
 
         Args:
             drawing: draws; only the worker's thread calls it, but for ``measure``.
@@ -175,7 +175,7 @@ class Scheduler:
         return handle
 
     def cancel(self, handle: PictureHandle) -> None:
-        """As :meth:`PictureHandle.cancel`."""
+        """Cancel a request, as :meth:`PictureHandle.cancel` does."""
         with self._lock:
             handle.cancelled = True
             queue = self._waiting.get(handle.owner)
@@ -374,7 +374,7 @@ class Scheduler:
 
 
 class _Borrowed(AbstractContextManager[None]):
-    """See :meth:`Scheduler.borrow`."""
+    """Context of :meth:`Scheduler.borrow`, in which nothing is drawn."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

@@ -137,7 +137,7 @@ class PictureState:
         return RowGroup(self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0))
 
     def advance(self, predictions: Tensor, noise_scale: float = 1.0) -> None:
-        """Take one step.
+        """Make one step of the sampler.
 
         Args:
             predictions: (rows, C, h, w) float32, the network's answers for the picture's rows.

@@ -21,7 +21,7 @@ def step(
     eta: float = 0.0,
     fresh: Tensor | None = None,
 ) -> Tensor:
-    """One step down, any shape.
+    """Make one step down with DDIM; any shape.
 
     Args:
         noisy: at ᾱ = ``alpha``.
@@ -49,7 +49,7 @@ def sample(
     eta: float = 0.0,
     fresh: Sequence[Tensor] = (),
 ) -> Tensor:
-    """From noise to a picture.
+    """Draw a picture from noise with DDIM.
 
     Args:
         denoiser: the UNet with its text.

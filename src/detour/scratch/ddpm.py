@@ -32,7 +32,7 @@ def step(
     *,
     variance: Variance = "fixed_small",
 ) -> Tensor:
-    """One step down, any shape.
+    """Make one step down with DDPM; any shape.
 
     Args:
         noisy: at ᾱ = ``alpha``.
@@ -62,7 +62,7 @@ def sample(
     *,
     variance: Variance = "fixed_small",
 ) -> Tensor:
-    """From noise to a picture.
+    """Draw a picture from noise with DDPM.
 
     Args:
         denoiser: the UNet with its text.

@@ -44,7 +44,7 @@ def levels(steps: int, shift: float) -> list[float]:
 
 
 def sample(velocity: Velocity, start: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """From noise to a picture by Euler's steps.
+    """Draw a picture from noise by Euler's steps along the velocity.
 
     Args:
         velocity: the network with its text.

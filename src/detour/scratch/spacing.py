@@ -14,7 +14,7 @@ Spacing = Literal["leading", "linspace", "trailing"]
 
 
 def timesteps(steps: int, *, spacing: Spacing = "leading", offset: int = 0, trained: int = 1000) -> Tensor:
-    """Falling timesteps, (steps,) int64.
+    """Choose falling timesteps, (steps,) int64.
 
     Args:
         steps: of the sampler.

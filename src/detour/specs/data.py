@@ -32,7 +32,7 @@ class FolderSpec(Spec):
 
 
 class DataSpec(Spec):
-    """Pictures and captions."""
+    """The pictures and captions of a run, and how they are shown."""
 
     source: str = ""
     """A folder of pictures with ``.txt`` sidecars, or ``hub:ID``."""

@@ -11,17 +11,17 @@ class EvaluationSpec(Spec):
     """What a thorough judgement draws, compares with and asks for."""
 
     base: str | None = None
-    """Of an adapter file: the base that it is for; ``None``: the one that its metadata names."""
+    """Base that an adapter file is for; ``None``: the one that its metadata names."""
     revision: str | None = None
     """Branch, tag or commit of a hub base."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
-    """With which the adapter is attached."""
+    """Strength with which the adapter is attached."""
     allow_pickle: bool = False
     """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
     prompts: tuple[str, ...] = ()
     """New prompts; empty takes captions that were kept out, prompts of the base's own world, or templates."""
     num_prompts: PositiveInt = 16
-    """As many of those."""
+    """Number of new prompts that are drawn when none are given."""
     drift_prompts: Count = 6
     """Prompts that have nothing to do with the training, drawn to see what else changed; 0 leaves that out."""
     seeds: PositiveInt = 2
@@ -32,7 +32,7 @@ class EvaluationSpec(Spec):
     """What is compared with: ``all`` trains an adapter at rate 0 and one on shuffled captions; ``auto``: ``all`` for
     a run, ``base`` for an adapter file, which does not say how it was trained."""
     pictures: str | None = None
-    """Of an adapter file: folder of what it was trained on, or of what it should show."""
+    """Folder of pictures for an adapter file: what it was trained on, or of what it should show."""
     references: str | None = None
     """Folder of pictures that must not be reproduced; each generated one is compared with them too."""
     judge: str | None = None

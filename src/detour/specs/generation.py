@@ -19,7 +19,7 @@ class PictureSpec(Spec):
     negative_prompt: str = ""
     """What guidance steers away from; empty is the family's unconditional text."""
     steps: PositiveInt = 25
-    """Denoising steps."""
+    """Number of denoising steps."""
     guidance_scale: NonNegative | Auto = "auto"
     """Classifier-free guidance; 1 or less switches it off; ``auto`` is the base's recommended value. A base that
     is told its guidance scale (Flux-dev) is told this one."""
@@ -40,12 +40,12 @@ class PictureSpec(Spec):
 
 
 class GenerateSpec(Spec):
-    """One ``detour generate`` call."""
+    """Settings of one call of ``detour generate``."""
 
     prompts: tuple[str, ...]
     """One picture (times ``count``) each."""
     base: str = "pocket"
-    """As in training."""
+    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     loras: tuple[str, ...] = ()

@@ -92,7 +92,7 @@ def _has_folders(text: str) -> bool:
 
 
 def _from_here(place: Path) -> str:
-    """As short as it can be said in the folder where the command was called."""
+    """Write a path as short as it can be said in the folder where the command was called."""
     here = Path.cwd().resolve()
     return _relative(place.resolve(), here) if place.resolve().is_relative_to(here) else str(place.resolve())
 

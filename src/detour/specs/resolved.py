@@ -116,14 +116,14 @@ class ResolvedSample(SampleSpec):
 
 
 class ResolvedValidate(ValidateSpec):
-    """Validation at known steps."""
+    """Validation on pictures kept out, at known steps."""
 
     every: Count
     ship: Literal["last", "lowest_loss", "best_proof"]
 
 
 class ResolvedCheckpoint(CheckpointSpec):
-    """Checkpoints at known steps."""
+    """Checkpoints that are written at known steps."""
 
     every: Count
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detour.adapter_methods import Method, Start
 from detour.specs.data import DataSpec
 from detour.specs.strict import Auto, Count, NonNegative, Positive, PositiveInt, Share, Spec
 
@@ -74,25 +75,13 @@ class TokensSpec(Spec):
     rate: Positive = 5.0
     """Learning rate as a multiple of the run's."""
     weight_decay: NonNegative = 0.0
-    """Of the vectors alone, which have no reason to be small."""
-
-
-METHOD_SETTINGS = {
-    "pissa": "adapter.init=pissa",
-    "olora": "adapter.init=olora",
-    "gaussian": "adapter.init=gaussian",
-    "rslora": "adapter.rslora=true",
-    "lora+": "train.optim.up_rate=16",
-    "loraplus": "train.optim.up_rate=16",
-    "locon": "adapter.targets=all",
-}
-"""What is called a method elsewhere and is a setting of plain LoRA here."""
+    """Weight decay of the new vectors alone, which have no reason to be small."""
 
 
 class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
-    method: Literal["lora", "dora", "loha", "lokr", "full"] = "lora"
+    method: Method = "lora"
     """What stands beside each layer; ``full`` trains the base's own weights, for comparison. See docs/training.md."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
@@ -105,7 +94,7 @@ class AdapterSpec(Spec):
     """Scale by alpha / √rank instead of alpha / rank (arXiv:2312.03732); folded into the file's alpha."""
     dropout: Share = 0.0
     """Share of the adapter's inputs that are zeroed during training; plain LoRA only."""
-    init: Literal["gaussian", "kaiming", "pissa", "olora"] = "kaiming"
+    init: Start = "kaiming"
     """How ``down`` starts while ``up`` starts at zero; ``pissa`` and ``olora``: both from the base's own weights."""
     from_file: str = ""
     """Adapter file whose weights the run starts at, of the same method, layers and rank; empty: no change at all."""
@@ -154,7 +143,7 @@ class ScheduleSpec(Spec):
 
 
 class LossSpec(Spec):
-    """The denoising objective."""
+    """What the denoising loss compares, at which timesteps and with which weights."""
 
     timesteps: Literal["uniform", "logit_normal", "mode"] | Auto = "auto"
     """Which timesteps are shown: all alike, or more of those around the middle (``mode`` on a rectified flow alone;
@@ -164,7 +153,7 @@ class LossSpec(Spec):
     logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Width of the logit-normal law."""
     mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
-    """Of the mode law: above 0 prefers the middle, below 0 the two ends."""
+    """Scale of the mode law: above 0 prefers the middle, below 0 the two ends."""
     shift: Positive | Auto = "auto"
     """Moves the times of a rectified flow: above 1 shows more noise; ``auto``: the base's own, at the run's resolution
     where the base's moves with it (Flux-dev)."""
@@ -193,7 +182,7 @@ class TrainSpec(Spec):
     """Length and step of the run."""
 
     steps: PositiveInt | Auto = "auto"
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch: PositiveInt | Auto = "auto"
     """Samples in one forward pass."""
     grad_accum: PositiveInt = 1

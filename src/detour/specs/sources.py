@@ -7,10 +7,11 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from detour.adapter_methods import METHOD_SETTINGS
 from detour.errors import ConfigError, nearest
 from detour.files import is_unicode, printable, read_text, write_text
 from detour.specs.places import found_from, written_from
-from detour.specs.run import METHOD_SETTINGS, RunSpec
+from detour.specs.run import RunSpec
 from detour.specs.strict import Spec
 
 S = TypeVar("S", bound=Spec)

@@ -13,7 +13,7 @@ class StudySpec(Spec):
     """What a study draws, how often, and with what."""
 
     base: str = "pocket"
-    """As in training."""
+    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     judge: str | None = None
@@ -21,11 +21,11 @@ class StudySpec(Spec):
     prompts: tuple[str, ...] = ()
     """Each is drawn in every cell; empty takes held-out prompts of the embedded base's world."""
     num_prompts: PositiveInt = 8
-    """As many of those."""
+    """Number of held-out prompts that are taken when none are given."""
     first_seed: Count = 0
-    """Of the study; the others follow."""
+    """Seed of each prompt's first picture; later ones use consecutive seeds."""
     seeds: PositiveInt = 2
-    """Each cell is measured with as many; differences are held against the scatter over prompts and seeds."""
+    """Seeds that each cell is measured with; differences are held against the scatter over prompts and seeds."""
     lora: str | None = None
     """``FILE`` or ``FILE:weight`` of the adapter that is studied."""
     allow_pickle: bool = False
@@ -46,7 +46,7 @@ class AxisSpec(Spec):
     key: str
     """Dotted, as in ``run.toml``: ``adapter.rank``."""
     values: tuple[str | int | float | bool, ...]
-    """What it is set to, one after the other."""
+    """Values that the setting takes, one after the other."""
 
 
 class CompareSpec(Spec):
@@ -57,7 +57,7 @@ class CompareSpec(Spec):
     axes: tuple[AxisSpec, ...]
     """Every combination of their values is a variant."""
     seeds: PositiveInt = 3
-    """Each variant is trained with as many; differences are held against the scatter over them."""
+    """Seeds that each variant is trained with; differences are held against the scatter over them."""
     equal_parameters: bool = False
     """Give each choice of layers the rank at which it has about as many parameters as the largest of them."""
     judge: str | None = None

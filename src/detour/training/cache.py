@@ -45,7 +45,7 @@ class LatentCache:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """Shape of the latents of one picture: (C, h, w)."""
         return tuple(self.means.shape[2:])
 
     def shape_of(self, _picture: int) -> tuple[int, ...]:

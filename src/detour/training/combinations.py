@@ -123,7 +123,7 @@ def refuse_quantized(spec: RunSpec) -> None:
 
 
 def notes_on_compiling(spec: RunSpec) -> list[str]:
-    """That it is left out where it gains nothing: a CPU compiles for minutes and is no faster."""
+    """Say that compiling is left out where it gains nothing: a CPU compiles for minutes and is no faster."""
     if not spec.train.compile or str(spec.base.device).startswith("cuda"):
         return []
     return [f"train.compile is for CUDA GPUs; on this {spec.base.device} nothing is compiled."]

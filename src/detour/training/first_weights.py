@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detour.adapter_files.reading import located, read_adapter
+from detour.adapter_methods import FROM_BASE
 from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.adapters.attach import Attached
 from detour.adapters.layers import Layer, LoraLayer
-from detour.adapters.start import FROM_BASE
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
 from detour.errors import AdapterError, ConfigError, RunError
 from detour.files import sha256_of

@@ -255,7 +255,7 @@ def _decoding(
 
 @contextlib.contextmanager
 def _shapes_only() -> Iterator[LiveBytes]:
-    """Inside, tensors have a device, a dtype and a shape, and no storage; so matrix products take no time."""
+    """Give tensors a device, a dtype and a shape inside the block, and no storage; so matrix products take no time."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as bytes_:

@@ -110,7 +110,7 @@ class ScheduleFree(LibraryOptimizer):
         self._optimizer.train()
 
     def load(self, tensors: Mapping[str, Tensor], *, updates: int) -> None:
-        """As in every library's optimizer; it goes on training."""
+        """Put the state back as every library's optimizer does, and go on training."""
         super().load(tensors, updates=updates)
         self._optimizer.train()
 

@@ -33,11 +33,11 @@ class LiveText:
         return picked
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """As :meth:`TextStage.encode`."""
+        """Encode prompts with the encoders in training, as :meth:`TextStage.encode` does."""
         return self.stage.encode(prompts)
 
     def unconditional(self, num: int) -> Conditioning:
-        """As :meth:`TextStage.unconditional`."""
+        """Encode the unconditional text, as :meth:`TextStage.unconditional` does."""
         return self.stage.unconditional(num)
 
 

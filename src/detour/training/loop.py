@@ -79,7 +79,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def as_shipped(self) -> Iterator[None]:
-        """Inside, the model has the weights that are shipped; afterwards those that are trained, bit for bit."""
+        """Put the weights that are shipped into the model inside the block, afterwards the trained ones."""
         shipped = self.shipped()
         if shipped.data_ptr() == self.flat.values.data_ptr():
             yield

@@ -39,7 +39,7 @@ class LossScale:
         self.scale, self.good, self.repeated = self.scale / 2, 0, self.repeated + 1
 
     def succeeded(self) -> None:
-        """A step was made."""
+        """Count a step that did not overflow."""
         self.good += 1
         if self.good == self.interval:
             self.scale, self.good = self.scale * 2, 0

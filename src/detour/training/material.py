@@ -4,9 +4,9 @@ The VAE is loaded, used and released before the text encoder comes; the UNet com
 half a gigabyte out of the way of training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 OnPicture = Callable[[int, int], None]
 """(pictures done, pictures in all)."""
+
+PartName = Literal["train", "held_out", "class"]
+"""Pictures of a run that are encoded: to learn, kept out for validation, of the subject's class."""
+
+Frames = tuple[tuple[Frame, ...], ...]
+"""(N,) frames of each picture."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,18 @@ def load_material(
     Raises:
         BaseError, DataError: a part of the base or a picture cannot be read.
     """
-    parts = [train, held_out, _of_class(train, class_pictures, class_weight)]
+    parts: dict[PartName, Dataset] = {
+        "train": train,
+        "held_out": held_out,
+        "class": _of_class(train, class_pictures, class_weight),
+    }
     frames = _frames(parts, framing_of(spec, base))
     store = open_store(spec)
     latents = _encode_all(base, parts, frames, spec, device, store, on_picture)
-    captions = [example.caption for part in parts for example in part.examples]
-    shuffled = [caption for part in parts for example in part.examples for caption in example.shuffled]
+    captions = [example.caption for part in parts.values() for example in part.examples]
+    shuffled = [
+        caption for part in parts.values() for example in part.examples for caption in example.shuffled
+    ]
     prompts = [*captions, *shuffled, *other_prompts]
     text: TextCache | StoredText | LiveText
     if live_text is not None:
@@ -92,14 +104,14 @@ def load_material(
         text, too_long = LiveText(stage), stage.too_long([*captions, *other_prompts])
     else:
         text, too_long = _encode_text(base, prompts, [*captions, *other_prompts], device, store)
-    train_data, held_data, class_data = (
-        _data(part, encoded, of_part, text, spec, base.latent_factor) if encoded is not None else None
-        for part, encoded, of_part in zip(parts, latents, frames, strict=True)
-    )
-    assert train_data is not None, "a training set has at least one picture"
+    assert "train" in latents, "a training set has at least one picture"
+    data = {
+        name: _data(parts[name], encoded, frames[name], text, spec, base.latent_factor)
+        for name, encoded in latents.items()
+    }
     return Material(
-        train=replace(train_data, class_data=class_data),
-        held_out=held_data,
+        train=replace(data["train"], class_data=data.get("class")),
+        held_out=data.get("held_out"),
         text=text,
         too_long=tuple(too_long),
         notes=tuple(_closed(store, spec)),
@@ -112,53 +124,59 @@ def _of_class(train: Dataset, drawn: Dataset | None, weight: float) -> Dataset:
     return Dataset((*train.class_examples, *drawn_examples))
 
 
-def _frames(parts: Sequence[Dataset], framing: Framing) -> list[tuple[tuple[Frame, ...], ...]]:
-    """Of (train, held out, class). Of what is held out the centre alone."""
-    return [
-        tuple(framing.frames(example, crops=part is not parts[1]) for example in part.examples)
-        for part in parts
-    ]
+def _frames(parts: Mapping[PartName, Dataset], framing: Framing) -> dict[PartName, Frames]:
+    """Choose the frames of every picture; held-out pictures are shown at their centre alone."""
+    return {
+        name: tuple(framing.frames(example, crops=name != "held_out") for example in part.examples)
+        for name, part in parts.items()
+    }
 
 
 def _encode_all(
     base: "Base",
-    parts: Sequence[Dataset],
-    frames: Sequence[Sequence[Sequence[Frame]]],
+    parts: Mapping[PartName, Dataset],
+    frames: Mapping[PartName, Frames],
     spec: DataSpec,
     device: str,
     store: EntryStore | None,
     on_picture: OnPicture | None,
-) -> list[LatentSource | None]:
-    """Latents of (train, held out, class); ``None`` of an empty part. What is held out is not mirrored."""
-    counts = [sum(map(len, of_part)) for of_part in frames]
+) -> dict[PartName, LatentSource]:
+    """Encode the pictures of every part that has some; held-out pictures are not mirrored."""
+    counts = {name: sum(map(len, of_part)) for name, of_part in frames.items()}
+    total = sum(counts.values())
     vae = Lazy(lambda: base.load_vae(torch.float32, device))
     encoder = stored_encoder(base, ["vae"], lambda: {"vae": vae()}, store, device) if store else ""
 
-    def encoded(index: int, part: Dataset) -> LatentSource:
-        before, limit = sum(counts[:index]), spec.max_megapixels
-        flip = spec.flip and index != 1
+    def encoded(name: PartName, before: int) -> LatentSource:
+        examples, limit = parts[name].examples, spec.max_megapixels
+        flip = spec.flip and name != "held_out"
 
         def told(done: int) -> None:
             if on_picture is not None:
-                on_picture(before + done, sum(counts))
+                on_picture(before + done, total)
 
         if store is None:
             return cache_cropped(
-                vae(), part.examples, frames[index], flip=flip, max_megapixels=limit, on_picture=told
+                vae(), examples, frames[name], flip=flip, max_megapixels=limit, on_picture=told
             )
         return store_latents(
             store,
             vae,
             encoder,
-            part.examples,
-            frames[index],
+            examples,
+            frames[name],
             flip=flip,
             latent=(base.latent_channels, base.latent_factor),
             max_megapixels=limit,
             on_frames=told,
         )
 
-    latents = [encoded(index, part) if len(part) else None for index, part in enumerate(parts)]
+    latents: dict[PartName, LatentSource] = {}
+    done = 0
+    for name, part in parts.items():
+        if len(part):
+            latents[name] = encoded(name, done)
+        done += counts[name]
     vae.release()
     return latents
 
@@ -196,7 +214,7 @@ def _closed(store: EntryStore | None, spec: DataSpec) -> list[str]:
 def _data(
     dataset: Dataset,
     latents: LatentSource,
-    frames: tuple[tuple[Frame, ...], ...],
+    frames: Frames,
     text: TextSource,
     spec: DataSpec,
     factor: int,

@@ -66,7 +66,7 @@ def _proposals(spec: ResolvedRun) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 
 def _predicted(spec: ResolvedRun, base: "Base") -> Footprint | None:
-    """Without a figure rather than with a second error: what is explained here has happened already."""
+    """Predict the memory, without a figure rather than with a second error: what is explained has happened already."""
     try:
         return training_footprint(base, spec)
     except (RuntimeError, MemoryError, ValueError, DetourError):

@@ -1,10 +1,10 @@
 """What each method is trained with, and what it cannot be combined with."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detour.adapters.start import FROM_BASE
+from detour.adapter_methods import FROM_BASE, facts_of
 from detour.errors import ConfigError
 from detour.specs import AdapterSpec, RunSpec
 from detour.training.optimizers import OPTIMIZERS
@@ -12,21 +12,6 @@ from detour.training.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from detour.adapters.targets import AdaptableLayer
     from detour.bases.base import Base
-
-# Multiples of the goal's rate for plain LoRA from a random start.
-RATES: Mapping[str, float] = {
-    "lora": 1.0,
-    "dora": 1.0,
-    "loha": 0.5,
-    "lokr": 1.0,
-    "pissa": 0.25,
-    "olora": 0.25,
-    "full": 0.05,
-}
-
-
-UNJOINED = ("dora", "lokr")
-"""Methods whose layers cannot be joined where the original code of a transformer has q, k and v in one matrix."""
 
 
 def method_name(spec: AdapterSpec) -> str:
@@ -36,7 +21,7 @@ def method_name(spec: AdapterSpec) -> str:
 
 def has_up(spec: AdapterSpec) -> bool:
     """Whether its layers have ``down`` and ``up``."""
-    return spec.method in ("lora", "dora")
+    return facts_of(spec.method).has_up
 
 
 def is_plain(spec: AdapterSpec) -> bool:
@@ -55,7 +40,8 @@ def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dic
         targets = "all"
     elif name in FROM_BASE and targets == "all":
         targets = "linear"
-    factor = RATES[name] / math.sqrt(spec.train.optim.up_rate)
+    rate = FROM_BASE[name] if name in FROM_BASE else facts_of(name).rate
+    factor = rate / math.sqrt(spec.train.optim.up_rate)
     if spec.adapter.rslora:
         factor /= math.sqrt(rank)
     if OPTIMIZERS[spec.train.optim.name].sets_rate:
@@ -65,7 +51,7 @@ def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dic
 
 def notes_on_names(spec: AdapterSpec, base: "Base") -> list[str]:
     """How the file of a transformer's adapter names its layers, where not as kohya does."""
-    if spec.method not in UNJOINED or base.family.network_part != "transformer":
+    if facts_of(spec.method).joins or base.family.network_part != "transformer":
         return []
     return [
         f"The file names the layers as SimpleTuner and ComfyUI do (lycoris_…): {method_name(spec)} of q, k and v "
@@ -98,7 +84,7 @@ def check_method(spec: RunSpec, base: "Base") -> None:
         raise ConfigError(
             "adapter.formats: --method full leaves a base and no adapter file. Leave --format out."
         )
-    if "diffusers" in adapter.formats and adapter.method in ("loha", "lokr"):
+    if "diffusers" in adapter.formats and not facts_of(adapter.method).in_diffusers:
         raise ConfigError(
             f"adapter.formats has diffusers, whose format cannot hold {name}. Leave --format diffusers out; peft can."
         )

@@ -120,10 +120,10 @@ class NoLog(MetricsLog):
         """Nothing: the first process writes it."""
 
     def sync(self) -> None:
-        """Nothing to make durable."""
+        """Do nothing: there is no file to make durable."""
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: there is no file to close."""
 
 
 class Validator:

@@ -12,7 +12,7 @@ OptimizerName = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "s
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerFacts:
-    """What suits one optimizer.
+    """What suits one optimizer, and what it needs.
 
     Attributes:
         title: as its authors write it.

@@ -127,7 +127,7 @@ class Share:
 
 
 WHOLE = Share()
-"""Of a process that is alone."""
+"""Share of a process that trains alone."""
 
 
 def share_of(processes: Processes, *, batch: int, grad_accum: int) -> Share:

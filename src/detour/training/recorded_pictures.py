@@ -15,7 +15,8 @@ from detour.training.checkpoints import FOLDER
 PICTURES = Path(FOLDER) / "pictures.json"
 FINDINGS = "findings.json"
 FACTS = 5
-"""Of each picture, in this order: content, caption, repeats, weight, mask; its part follows (not in older runs)."""
+"""Number of facts of each picture, in this order: content, caption, repeats, weight, mask; its part
+follows (not in older runs)."""
 TRAINED, HELD_OUT, CLASS = "train", "held_out", "class"
 
 

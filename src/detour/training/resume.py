@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from detour.adapters.start import FROM_BASE
+from detour.adapter_methods import FROM_BASE
 from detour.data.folder import Dataset
 from detour.errors import ConfigError, RunError
 from detour.specs import RunSpec, load_run_spec, save_run_spec, to_toml

@@ -215,7 +215,7 @@ def write_state(folder: Path, state: State, facts: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Content of ``run.json``.
+    """Read the content of ``run.json``.
 
     Raises:
         RunError: it is not there or cannot be read.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STORED_VERSION = 1
-"""Of what entries hold; raised whenever that changes."""
+"""Version of what entries hold; raised whenever that changes."""
 
 
 class Lazy(Generic[T]):

@@ -141,7 +141,7 @@ class Tracking:
     def __init__(
         self, tracker: Tracker | None, *, val_loss: Callable[[int], float | None], tell: Callable[[str], None]
     ) -> None:
-        """Follow a run.
+        """Follow a run's curves and pictures.
 
         Args:
             tracker: ``None`` tracks nothing.

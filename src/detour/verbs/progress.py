@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One moment of long work.
+    """A moment of long work, as it is reported to the caller.
 
     Attributes:
         stage: what is being done, in words a user understands ("training", "drawing held-out pictures").

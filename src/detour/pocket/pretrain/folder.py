@@ -114,7 +114,7 @@ def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Iter
 
 
 def _load_as_float32(config: Path) -> None:
-    """Asks transformers for float32.
+    """Ask transformers to load the weights in float32.
 
     transformers 5 loads in the dtype that the config names, diffusers in float32: without this line a
     pipeline loaded without ``torch_dtype`` has a half-precision text encoder before a float32 UNet.

@@ -44,7 +44,7 @@ WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VO
 
 
 def phrase(facts: PromptFacts) -> str:
-    """The canonical prompt."""
+    """Write the canonical prompt of a scene."""
     return plain_prompt(facts.object, facts.colour, facts.place)
 
 

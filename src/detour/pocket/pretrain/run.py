@@ -45,7 +45,7 @@ DECODER_NOISE = 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be chosen.
+    """Settings of pre-training that can be chosen.
 
     Attributes:
         seed: of the training stream, the initial weights and every draw.
@@ -166,7 +166,7 @@ class Pretraining:
         write_tokenizer(self.work / "tokenizer", known)
 
     def run_pictures(self) -> None:
-        """Draws the training set."""
+        """Draw the training set of the autoencoder."""
         settings = self.settings
         render_pictures(self.work, seed=settings.seed, count=settings.pictures, workers=settings.workers)
 

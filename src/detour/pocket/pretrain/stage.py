@@ -110,10 +110,6 @@ class Stage:
         """The random numbers of the step about to be made."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
 
-    def averaged_state(self) -> dict[str, Tensor]:
-        """The averaged weights where an average is kept, else the weights."""
-        return {**self.modules.state_dict(), **self.average}
-
     def run(self, loss_function: LossFunction) -> None:
         """Trains until the schedule's end, then saves; a SIGTERM or SIGINT ends it before, with its state saved.
 

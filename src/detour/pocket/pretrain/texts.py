@@ -88,7 +88,7 @@ def with_unknown_word(text: str, rng: np.random.Generator) -> str:
 
 
 def phrase(seed: int, index: int) -> tuple[list[str], list[list[str]], list[int]]:
-    """All that is said about picture ``index`` of the stream ``seed``.
+    """Write all that is said about picture ``index`` of the stream ``seed``.
 
     Returns:
         true captions, the false ones of each, and the numbers of its (object, colour) pairs.

@@ -30,7 +30,7 @@ def clamp(values: Array, low: float, high: float) -> Array:
 
 
 def circle(x: Array, y: Array, centre: Point, radius: float) -> Array:
-    """Distance to a disc."""
+    """Signed distance of each point to a disc."""
     return length(x - np.float32(centre[0]), y - np.float32(centre[1])) - np.float32(radius)
 
 

@@ -30,7 +30,7 @@ LIMITS: dict[FileDtype, float] = {"fp32": 1e-6, "fp16": 2.0**-11, "bf16": 2.0**-
 
 
 def precision_of(dtype: FileDtype) -> torch.dtype:
-    """In what to compute factors that are kept in ``dtype``."""
+    """Choose the dtype in which to compute factors that are kept in ``dtype``."""
     return torch.float64 if dtype == "fp32" else torch.float32
 
 
@@ -120,7 +120,7 @@ def write_layers_proved(
     dtype: FileDtype,
     force: bool,
 ) -> Written:
-    """As :func:`write_proved`, layer by layer: the memory of one layer, whatever the adapter's size.
+    """Write and prove as :func:`write_proved`, layer by layer: the memory of one layer, whatever the adapter's size.
 
     Each layer is compared with what rounding leaves of it, and the finished file, read back, must hold exactly that;
     where a format keeps a layer in another form, its change is compared again.

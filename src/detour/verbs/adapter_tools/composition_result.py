@@ -16,7 +16,7 @@ class _Figures(BaseModel):
 
 
 class ClashingLayer(_Figures):
-    """Two changes of one weight; see ``detour.adapters.overlap.LayerOverlap``."""
+    """How two changes of one weight overlap; see ``detour.adapters.overlap.LayerOverlap``."""
 
     layer: str
     over_chance: float
@@ -35,7 +35,7 @@ class PairPrediction(_Figures):
     interference: float
     """How many times chance is the share of all energy in directions that both read and both write."""
     shared: float
-    """That share."""
+    """Share of all energy in directions that both read and both write."""
     cancelled: float
     """Share of all energy that is gone in the sum; negative where they amplify each other."""
     imbalance: float | None
@@ -60,7 +60,7 @@ class Composed(_Figures):
     kept: float
     """Share of the energy of the sum that is left; 1 without truncation."""
     largest_difference: float
-    """Of a layer's change, relative, between what was computed and the file read back."""
+    """Largest relative difference of a layer's change between what was computed and the file read back."""
     limit: float
 
 
@@ -72,9 +72,9 @@ class ComposeResult(_Figures):
     method: Method
     pairs: tuple[PairPrediction, ...]
     measured: tuple[MeasuredPair, ...] = ()
-    """The same pairs on a base, where one was named."""
+    """Measurements of the same pairs on a base, where one was named."""
     written: Composed | None
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)

@@ -68,9 +68,9 @@ class AdapterReport(_Figures):
     family: str
     family_why: str
     algorithms: dict[str, int]
-    """Algorithm → layers."""
+    """Algorithm → number of layers."""
     parts: dict[str, int]
-    """Part → layers."""
+    """Part → number of layers."""
     parameters: int
     ranks: dict[int, int]
     """Rank → layers that have it."""
@@ -84,14 +84,14 @@ class AdapterReport(_Figures):
     has_config: bool
     has_thumbnail: bool
     tensor_sha256: str | None
-    """Of the tensors' bytes, computed here; ``None`` where only the header was read."""
+    """SHA-256 of the tensors' bytes, computed here; ``None`` where only the header was read."""
     hash_agrees: bool | None
     """Whether that is what the file says of itself; ``None`` where either is not there."""
     blocks: tuple[BlockFigures, ...]
     match: BaseMatch | None = None
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

@@ -32,13 +32,13 @@ class ConvertResult(BaseModel):
     family_why: str
     dtype: str
     layers: dict[str, int]
-    """Part → layers."""
+    """Part → number of layers."""
     ranks: dict[int, int]
     """Rank → layers that have it."""
     alphas: dict[float, int]
     """Alpha → layers that have it."""
     largest_difference: float
-    """Of a layer's change, relative, between the two files read back."""
+    """Largest relative difference of a layer's change between the two files read back."""
     at: str
     """The layer with that difference."""
     limit: float
@@ -51,12 +51,12 @@ class ConvertResult(BaseModel):
     folded: int = 0
     """Layers whose alpha was not their rank, so that the scale went into the factors (diffusers' format)."""
     folded_rounded: int = 0
-    """Those of them whose scale is no power of two, so that the factors were rounded once more."""
+    """Layers among them whose scale is no power of two, so that the factors were rounded once more."""
     notes: tuple[str, ...] = ()
     """What other tools make of the file where it is not what they should."""
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
@@ -123,7 +123,7 @@ def convert_adapter(
 
 
 def layers_by_part(adapter: Adapter) -> dict[str, int]:
-    """Part → number of layers."""
+    """Count the layers of each part."""
     return {part: sum(key.startswith(f"{part}.") for key in adapter.layers) for part in adapter.parts}
 
 

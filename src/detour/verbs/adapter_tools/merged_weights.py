@@ -120,7 +120,7 @@ def check_folder(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Checked
 
 
 def check_checkpoint(base: Base, pieces: Mapping[str, Pieces], out: Path) -> Checked:
-    """As :func:`check_folder`, for single files."""
+    """Check a single file as :func:`check_folder` checks a folder."""
     assert base.weights is not None
     return _joined([_check_file(base.weights, out, _in_checkpoint(base, pieces))], pieces)
 

@@ -79,16 +79,16 @@ class MergeResult(_Figures):
     untouched: int
     """Tensors that are those of the base to the bit."""
     dtypes: tuple[str, ...]
-    """Of the merged weights: the base's own."""
+    """Precisions of the merged weights, which are the base's own."""
     largest_difference: float
-    """Of a weight's change, relative, after rounding to the base's precision."""
+    """Largest relative difference of a weight's change, after rounding to the base's precision."""
     at: str
     pictures: PictureProof | None
     words: tuple[str, ...] = ()
     """New words of the adapters: a base's weights have no place for their vectors, so they are not in it."""
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

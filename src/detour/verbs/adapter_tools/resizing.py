@@ -34,7 +34,7 @@ class KeptLayer(BaseModel):
     rank_before: int
     rank: int
     weight: float = 1.0
-    """Of its block."""
+    """Strength of the layer's block."""
     kept: float
     """Share of the energy of its change, at that weight, that is left."""
 
@@ -60,7 +60,7 @@ class ResizeResult(BaseModel):
     """What other tools make of the file where it is not what they should."""
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

@@ -27,18 +27,18 @@ MAX_TOKENS = 40
 
 
 class CaptionResult(BaseModel):
-    """What was written."""
+    """Which captions were written, and how many were there."""
 
     model_config = ConfigDict(frozen=True)
 
     folder: Path
     written: dict[str, str]
-    """Picture → caption."""
+    """File name of the picture → its caption."""
     kept: int
     """Pictures that had a caption, which was left as it is."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

@@ -50,11 +50,11 @@ class DataReport(BaseModel):
 
     @property
     def usable(self) -> bool:
-        """Whether training would begin."""
+        """Whether training would begin with these pictures."""
         return not any(finding.severity == "error" for finding in self.findings)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

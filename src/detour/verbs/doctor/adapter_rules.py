@@ -16,13 +16,13 @@ from detour.adapters.spectra import singular_values_of
 from detour.verbs.doctor.finding import Finding, Rule
 
 CHANGE_LARGE = 0.20
-"""Of ‖ΔW‖ / ‖W‖ over all layers of a part: above this share of its weights ``pocket`` begins to lose prompts."""
+"""Bound of ‖ΔW‖ / ‖W‖ over all layers of a part: above this share of its weights ``pocket`` begins to lose prompts."""
 
 CHANGE_BROKEN = 0.30
 """Above this share it has lost them."""
 
 ENERGY = 0.99
-"""Of each layer's change, that the directions in use keep."""
+"""Share of each layer's change that the directions in use keep."""
 
 UNUSED = 4
 """Times the directions in use, from which on a rank is called unused."""
@@ -31,7 +31,7 @@ SMALL_RANK = 8
 """Ranks up to this are never called unused: there is nothing to gain."""
 
 TIGHT = 0.5
-"""Of the last direction's size over the first one's, from which on a rank is called tight."""
+"""Ratio of the last direction's size to the first one's, from which on a rank is called tight."""
 
 OTHER_FAMILY = Rule(
     name="adapter-of-another-family",
@@ -215,7 +215,7 @@ def _last_over_first(values: Tensor) -> float:
 
 
 def examine_adapter(facts: AdapterFacts) -> Iterator[Finding]:
-    """Findings on an adapter."""
+    """Look for faults in an adapter."""
     if facts.misfit:
         yield OTHER_FAMILY.found(facts.misfit.rstrip("."), facts.where)
     if not facts.finite:

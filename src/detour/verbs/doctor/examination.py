@@ -79,7 +79,7 @@ class Examination(BaseModel):
         return not any(finding.severity == "error" for finding in self.findings)
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
@@ -346,7 +346,7 @@ def _run_drawings(folder: Path, spec: RunSpec, base: Base) -> Iterator[Finding]:
 
 
 def _flaws(spec: RunSpec, base: Base) -> tuple[DataFlaw, ...] | None:
-    """Of the run's data; ``None`` where it cannot be read from here."""
+    """Read what is wrong with the run's data; ``None`` where it cannot be read from here."""
     sources = [folder.source for folder in spec.data.all_folders()]
     if not sources or any(
         source.startswith("hub:") or not Path(source).expanduser().is_dir() for source in sources

@@ -13,7 +13,7 @@ ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Finding(BaseModel):
-    """One thing that was found.
+    """Something that makes bad pictures, with its cause and its fix.
 
     Attributes:
         rule: name of the rule.
@@ -35,7 +35,7 @@ class Finding(BaseModel):
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """Say all of it in one line."""
         return f"{self.where}: {self.what}. {self.cause} {self.fix}"
 
 

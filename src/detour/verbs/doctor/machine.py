@@ -27,11 +27,11 @@ class Machine(BaseModel):
 
     detour: str
     device: str
-    """That ``auto`` takes."""
+    """Device that ``auto`` takes."""
     dtype: str
-    """That drawing takes there."""
+    """Precision that drawing takes on that device."""
     memory_free_bytes: int
-    """Of the device: of the GPU on cuda, else of the machine; 0 where it cannot be told."""
+    """Free memory in bytes: of the GPU on cuda, else of the machine; 0 where it cannot be told."""
     ram_free_bytes: int
     disk_free_bytes: int
     threads: int

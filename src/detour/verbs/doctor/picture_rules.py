@@ -32,7 +32,7 @@ SIZE_APART = 1.5
 """Times a side of the base's own size, either way."""
 
 LONG_SIDE = 2.0
-"""Of the longer side over the shorter one."""
+"""Largest ratio of the longer side to the shorter one."""
 
 HIGH = Rule(
     name="guidance-high",

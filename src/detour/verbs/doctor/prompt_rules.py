@@ -7,10 +7,10 @@ from detour.generation.prompts import read_weights, without_weights
 from detour.verbs.doctor.finding import Finding, Rule
 
 HIGHEST_WEIGHT = 2.0
-"""Of a word; beyond, its states are further from the empty prompt's than those of any text."""
+"""Largest weight of a word; beyond, its states are further from the empty prompt's than those of any text."""
 
 WINDOW_TOKENS = 75
-"""That a text encoder reads at once."""
+"""Tokens that a text encoder reads at once."""
 
 OPPOSITES = (
     (("by day", "daylight", "daytime"), ("at night", "by night", "nighttime")),
@@ -128,7 +128,7 @@ def examine_prompt(
     where: str = "prompt",
     plain: bool = False,
 ) -> Iterator[Finding]:
-    """Findings on a prompt.
+    """Look for faults in a prompt.
 
     Args:
         prompt: as written, with its brackets.

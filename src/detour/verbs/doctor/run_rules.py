@@ -232,7 +232,7 @@ class RunFacts:
 
 
 def examine_run(facts: RunFacts) -> Iterator[Finding]:
-    """Findings on a run."""
+    """Look for faults in a run."""
     yield from _ending(facts)
     yield from _curves(facts)
     yield from _settings(facts)
@@ -292,7 +292,7 @@ def _lower_rate(optim: OptimSpec) -> str | None:
 
 
 def _how_it_rose(facts: RunFacts) -> str:
-    """In words; empty of a loss that did not rise beyond noise."""
+    """Say in words how the loss rose; empty where it did not rise beyond noise."""
     validation, losses, plain = facts.validation, facts.losses, facts.spec.train.loss
     if len(validation) > 1 and validation[-1] > VALIDATION_RISE * validation[0]:
         return f"the loss on pictures kept out rose from {validation[0]:.3f} to {validation[-1]:.3f}"

@@ -47,7 +47,7 @@ class GridResult(BaseModel):
     rows: tuple[GridRow, ...]
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

@@ -73,7 +73,7 @@ class GenerateResult(BaseModel):
     seconds: float
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

@@ -61,7 +61,7 @@ class StrengthResult(BaseModel):
     rows: tuple[StrengthRow, ...]
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

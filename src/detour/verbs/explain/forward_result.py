@@ -20,7 +20,7 @@ class NoiseLevel(BaseModel):
     snr: float
     """``ᾱ / (1 − ᾱ)``; ``(1 − σ)² / σ²`` of a flow."""
     variance: float
-    """Of the noisy latents, measured."""
+    """Measured variance of the noisy latents."""
     variance_expected: float
     """``ᾱ·Var(x₀) + 1 − ᾱ``; ``(1 − σ)²·Var(x₀) + σ²`` of a flow."""
     largest_difference: float
@@ -44,7 +44,7 @@ class ForwardTrace(BaseModel):
     largest_difference: float
     """Between walk and jump, over all levels."""
     largest_variance_error: float
-    """Of the measured variance, relative to the expected."""
+    """Largest error of the measured variance, relative to the expected."""
     levels: tuple[NoiseLevel, ...]
     alphas: tuple[float, ...] = Field(repr=False)
     """ᾱ at every timestep, (1 − σ)² of a flow: the share of the picture's variance that is left."""

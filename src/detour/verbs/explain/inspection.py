@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from detour.adapter_methods import AdapterMethod as Method
 from detour.adapters.arithmetic import BYTES, count, file_bytes, usable_rank
-from detour.adapters.start import Method
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
 from detour.bases import parts
 from detour.bases.base import Base, open_base

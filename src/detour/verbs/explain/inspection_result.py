@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from detour.adapters.start import Method
+from detour.adapter_methods import AdapterMethod as Method
 
 
 class _Figures(BaseModel):
@@ -12,7 +12,7 @@ class _Figures(BaseModel):
 
 
 class PartInfo(_Figures):
-    """One part of the base."""
+    """A part of the base and its size."""
 
     name: str
     kind: str
@@ -35,7 +35,7 @@ class BlockInfo(_Figures):
     """Side of its feature map at the base's own picture size; of a transformer, of its grid of patches."""
     parameters: int
     adapter_parameters: int
-    """Of the targets, at the first rank."""
+    """Parameters that the targets add at the first rank."""
     groups: tuple[GroupInfo, ...]
 
 
@@ -59,7 +59,7 @@ class AdapterCost(_Figures):
     rank: int
     parameters: int
     share: float
-    """Of all parameters of UNet and adapter together."""
+    """Share of all parameters of UNet and adapter together."""
     file_bytes: dict[str, int]
     """By dtype; header and metadata come on top."""
     trained_modules: int
@@ -91,5 +91,5 @@ class BaseInspection(_Figures):
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
-        """The whole inspection, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)

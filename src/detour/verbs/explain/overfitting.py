@@ -33,11 +33,11 @@ DRAWN_STEPS = 12
 """Denoising steps of the two pictures that are compared."""
 
 MIN_PIXEL_DIFF = 0.5
-"""As in the picture proof; in fp32 rounding alone stays far below."""
+"""Smallest mean difference that counts as an effect, as in the picture proof; in fp32 rounding stays far below."""
 
 
 class OverfitResult(BaseModel):
-    """What ten steps did."""
+    """What a few steps on one picture changed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class OverfitResult(BaseModel):
     loss_before: float
     loss_after: float
     mean_abs_diff: float
-    """Of the same prompt and seed with and without the adapter, steps of 255."""
+    """Mean difference of the picture with and without the adapter at one prompt and seed, in steps of 255."""
     seconds: float
     learns: bool
     sentence: str

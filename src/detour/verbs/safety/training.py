@@ -50,7 +50,7 @@ class TrainedClassifier(BaseModel):
     """Mean distance of the probability to the true share, over ten bins of equal width, weighed by their examples."""
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

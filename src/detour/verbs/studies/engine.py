@@ -32,7 +32,7 @@ Setting = str | int | float | bool
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One thing that is tried.
+    """A choice of settings that is tried.
 
     Attributes:
         name: short, unlike the others; part of file names.
@@ -47,7 +47,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is measured.
+    """Settings of an experiment: what is measured, and with what.
 
     Attributes:
         name: of the experiment.
@@ -64,7 +64,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One cell.
+    """Figures of one cell.
 
     Attributes:
         samples: figure → values that do not depend on each other, the i-th under the same conditions in every

@@ -31,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes.
+    """A pair of axes with its series.
 
     Attributes:
         title: what is seen.

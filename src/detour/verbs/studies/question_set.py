@@ -147,7 +147,7 @@ def _true_pictures(subject: WorldSubject, places: Sequence[str], size_px: int, *
 
 
 def _class_requests(spec: RunSpec) -> tuple[ProofRequest, ...]:
-    """As many as there are prompts for the subject, the class prompts in turns."""
+    """Ask for as many pictures of the class as of the subject, its prompts in turns."""
     if spec.goal != "subject":
         return ()
     prompts = spec.prior.class_prompts

@@ -27,7 +27,7 @@ class StudyResult(BaseModel):
     table: Table
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 

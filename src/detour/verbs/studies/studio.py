@@ -78,12 +78,12 @@ class Studio:
 
     @property
     def seeds(self) -> range:
-        """Of the study."""
+        """Seeds of the study's pictures."""
         return range(self.spec.first_seed, self.spec.first_seed + self.spec.seeds)
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """Device where pictures are drawn."""
         return pick_device(self.spec.device)
 
     @cached_property
@@ -98,7 +98,7 @@ class Studio:
 
     @cached_property
     def judge(self) -> Judge:
-        """Scores pictures."""
+        """Load the judge that scores pictures."""
         found, nobody = open_judge(
             self.spec.judge,
             self.base,

@@ -30,13 +30,13 @@ class Gap(BaseModel):
 
 
 class Figure(BaseModel):
-    """One figure of one variant."""
+    """A figure of one variant: its mean, scatter and gap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: float
     sd: float
-    """Of the samples, not of the mean."""
+    """Standard deviation of the samples, not of the mean."""
     samples: int
     gap: Gap | None
     """To the reference; ``None`` of the reference itself and where it has no such figure."""
@@ -48,7 +48,7 @@ class Figure(BaseModel):
 
 
 class Row(BaseModel):
-    """One variant."""
+    """A variant with its settings and figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class Row(BaseModel):
 
 
 class Table(BaseModel):
-    """An experiment's result."""
+    """The result of an experiment as rows and figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -176,7 +176,7 @@ Samples = Mapping[int, Sequence[float]]
 
 
 def _by_seed(cells: Sequence[Cell], variant: str) -> dict[str, dict[int, Sequence[float]]]:
-    """Figure → its samples."""
+    """Sort the samples of each figure by seed."""
     found: dict[str, dict[int, Sequence[float]]] = {}
     for cell in sorted((cell for cell in cells if cell.variant == variant), key=lambda cell: cell.seed):
         for name, values in cell.samples.items():

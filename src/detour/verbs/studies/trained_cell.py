@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detour.adapter_files import read_adapter
 from detour.bases.hardware import drawing_dtype
+from detour.data.folder import Dataset
 from detour.errors import Interrupted
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest
@@ -37,6 +38,21 @@ from detour.verbs.train.run_plan import RunPlan
 from detour.verbs.train.saved_run import WHOLE_NETWORK, product_of
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Pictures and texts of the runs that read the same.
+
+    Attributes:
+        key: settings on which they depend, as TOML.
+        class_pictures: that the base drew.
+        material: the caches.
+    """
+
+    key: str
+    class_pictures: Dataset | None
+    material: Material
+
+
 @dataclass
 class Workshop:
     """Trains the runs of a comparison and draws with them; what they share is loaded and encoded once.
@@ -46,7 +62,7 @@ class Workshop:
     """
 
     plan: RunPlan
-    _material: tuple[str, RunPlan, Material] | None = field(default=None, init=False)
+    _encoded: _Encoded | None = field(default=None, init=False)
 
     @cached_property
     def painter(self) -> Painter:
@@ -100,13 +116,13 @@ class Workshop:
         spec = plan.spec
         unread = RunSpec(name="").model_dump(by_alias=True, include={"name", "adapter", "train", "validate_"})
         key = to_toml(parse(RunSpec, spec.model_dump(by_alias=True) | unread))
-        if self._material is not None and self._material[0] == key:
-            return replace(plan, class_pictures=self._material[1].class_pictures), self._material[2]
-        self._material = None  # two at once would take the memory of both
+        if self._encoded is not None and self._encoded.key == key:
+            return replace(plan, class_pictures=self._encoded.class_pictures), self._encoded.material
+        self._encoded = None  # two at once would take the memory of both
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
         material, _ = load_run_material(plan, silent)
         if not trains_text(spec):  # encoders that train are no longer the base's
-            self._material = key, plan, material
+            self._encoded = _Encoded(key, plan.class_pictures, material)
         return plan, material
 
     def draw(

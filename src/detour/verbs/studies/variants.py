@@ -25,7 +25,7 @@ VARIED = ("adapter", "train", "prior", "validate", "data")
 """Sections of a run that may differ between variants; the others are what they are compared by."""
 
 FIXED = ("data.source", "data.folders", "data.split", "data.trigger", "data.resolution", "data.holdout")
-"""Of those, what prompts and references follow from."""
+"""Settings among those that prompts and references follow from."""
 
 MAX_NAME = 60
 
@@ -160,8 +160,7 @@ def _layers(plan: RunPlan, meta: nn.Module) -> list[AdaptableLayer]:
 def _count(layers: Sequence[AdaptableLayer], rank: int, method: str) -> int:
     from detour.adapters.arithmetic import count
 
-    assert method in ("lora", "dora", "loha", "lokr")
-    return count(layers, rank, method)  # type: ignore[arg-type]
+    return count(layers, rank, method)  # type: ignore[arg-type]  # count refuses an unknown one
 
 
 def _nearest_rank(layers: Sequence[AdaptableLayer], budget: int, method: str) -> int:

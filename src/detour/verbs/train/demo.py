@@ -34,7 +34,7 @@ NUM_PROMPTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo made.
+    """What the demo made, and how long it took.
 
     Attributes:
         folder: of the run.

@@ -23,7 +23,7 @@ SHOWN = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 
 
 class PushResult(BaseModel):
-    """What was put where."""
+    """Where a run was uploaded, and which files."""
 
     model_config = ConfigDict(frozen=True)
 

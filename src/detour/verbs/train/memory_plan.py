@@ -74,7 +74,7 @@ class MemoryPlan(BaseModel):
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
@@ -172,7 +172,7 @@ class _Trainer:
         self._proofs: dict[str, int] = {}
 
     def bytes_at(self, changes: Mapping[str, Any]) -> int:
-        """Of one training step, all parts."""
+        """Predict the bytes of one training step, all parts together."""
         changed = with_changes(self.spec, changes)
         parts = dict(self._pass_of(changed).parts)
         if changed.base.quantize != "none":
@@ -186,7 +186,7 @@ class _Trainer:
         return self._base.meta_network()
 
     def encoding_bytes(self, card: Card) -> int:
-        """Of the stages before training: the VAE, then the text encoders, T5 in bf16 where the card has it."""
+        """Predict the bytes of encoding pictures, then captions; T5 is in bf16 where the card has it."""
         text = text_footprint(self._base, t5_bits=16 if card.bf16 else 32).total
         return max(self._encoding_pictures, text) + CUDA_CONTEXT_BYTES
 
@@ -212,7 +212,7 @@ class _Trainer:
         return f"; the proof takes {self._proofs[dtype] / GIB:.1f} GiB: prove it on a larger card"
 
     def _pass_of(self, spec: ResolvedRun) -> Footprint:
-        """One sample; fp16 and bf16 take the same bytes, and so do the activations beside a quantised base."""
+        """Predict the memory of one sample; fp16 and bf16 take the same bytes, as do those on a quantised base."""
         width = torch_dtype(spec.base.dtype).itemsize
         key = (width, spec.train.gradient_checkpointing)
         if key not in self._passes:

@@ -11,7 +11,7 @@ from detour.training.footprint import CUDA_CONTEXT_BYTES, Footprint, proving_foo
 from detour.training.resolving import training_dtype
 
 USABLE = 0.92
-"""Of a GPU's memory; the rest is lost between blocks of the allocator."""
+"""Share of a GPU's memory that can be used; the rest is lost between blocks of the allocator."""
 
 
 def proof_footprint(base: Base, spec: RunSpec, dtype: str) -> Footprint:

@@ -57,7 +57,7 @@ class TrainResult(BaseModel):
     """The folder of the whole base where its own weights were trained."""
     steps: int
     seconds: float
-    """Of the training alone, proof and pictures left out."""
+    """Seconds of the training alone, proof and pictures left out."""
     final_loss: float | None
     val_loss: float | None
     best_step: int | None

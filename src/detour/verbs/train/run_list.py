@@ -11,7 +11,7 @@ from detour.training.run_folder import RUN_STATE, is_locked, read_state
 
 
 class RunSummary(BaseModel):
-    """One run."""
+    """What there is to say of a run in one row."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +74,7 @@ def summary_of(folder: Path) -> RunSummary:
 
 
 def _verdict(folder: Path) -> str | None:
-    """Of ``proof.json``; ``None`` where it is missing or cannot be read."""
+    """Read the verdict of ``proof.json``; ``None`` where it is missing or cannot be read."""
     try:
         proof = json.loads((folder / "proof.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -39,7 +39,7 @@ class RunPlan:
 
     @property
     def captions(self) -> list[str]:
-        """Of every picture to learn, those kept out included."""
+        """Captions of every picture to learn, those kept out included."""
         return [example.caption for example in self.dataset.examples]
 
     def with_spec(self, spec: ResolvedRun) -> "RunPlan":

@@ -11,13 +11,13 @@ from PIL import Image
 from detour.adapter_files import kohya_metadata, write_adapter
 from detour.adapter_files.sidecar import write_sidecar
 from detour.adapter_files.words import write_words
+from detour.adapter_methods import facts_of
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
 from detour.bases.base import Base
 from detour.specs import RunSpec
 from detour.training.checkpoints import adapter_of
-from detour.training.methods import UNJOINED
 from detour.training.run_folder import OWN_JSON
 from detour.verbs.adapter_tools.merged_weights import files_of_base
 from detour.verbs.staging import staged
@@ -68,7 +68,7 @@ def keep_adapter_of(plan: RunPlan, attached: Attached, folder: Path, *, step: in
 
 
 def _save_kohya(path: Path, adapter: Adapter, plan: RunPlan) -> None:
-    fused = plan.spec.adapter.method not in UNJOINED
+    fused = facts_of(plan.spec.adapter.method).joins
     write_adapter(path, adapter, file_format="kohya", family=plan.base.family, dtype="fp32", fused=fused)
     write_words(path, adapter.words)
 

@@ -46,7 +46,7 @@ class TextStates:
 
 @dataclass(frozen=True, kw_only=True)
 class Towers:
-    """Both text towers, frozen.
+    """Both text towers of the flow-matching base, frozen.
 
     Attributes:
         first: pocket's own; its tokenizer pads with the end-of-text id.

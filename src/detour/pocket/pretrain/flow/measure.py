@@ -44,7 +44,7 @@ class Drawing:
         self.vae: AutoencoderKL = self._pipeline.vae
 
     def __call__(self, prompt: list[str], **settings: Any) -> Any:
-        """What the pipeline returns."""
+        """Draw pictures as the diffusers pipeline returns them."""
         return self._pipeline(prompt, max_sequence_length=self._num_t5, **settings)
 
 

@@ -77,7 +77,7 @@ class FlowPretraining(Pretraining):
         return with_projection(trained.clip)
 
     def towers(self) -> Towers:
-        """Both text towers, frozen."""
+        """Load both text towers, frozen."""
         tokenizer = self.tokenizer()
         return Towers(
             first=with_projection(self.clip()),
@@ -109,7 +109,7 @@ class FlowPretraining(Pretraining):
     # stages
 
     def run_tokenizer(self) -> None:
-        """Takes pocket's tokenizer."""
+        """Take the tokenizer of pocket."""
         shutil.copytree(self.pocket / "tokenizer", self.work / "tokenizer", dirs_exist_ok=True)
 
     def run_tower(self) -> None:

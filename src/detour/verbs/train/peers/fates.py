@@ -15,7 +15,7 @@ class Fate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
-    """As the other trainer writes it."""
+    """Name of the setting as the other trainer writes it."""
     value: str
     became: str
     """``train.optim.lr = 0.0001``, several joined by a comma; empty: it has no counterpart."""
@@ -70,7 +70,7 @@ def renamed(key: str, names: Mapping[str, Any], words: str = "") -> Rule:
 
 
 def nothing(words: str = "") -> Rule:
-    """No counterpart, and why."""
+    """Say that a setting has no counterpart, and why."""
     return lambda _value, _all: Outcome({}, words)
 
 

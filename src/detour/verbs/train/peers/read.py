@@ -29,7 +29,7 @@ class PeerSettings(BaseModel):
     """What became of each of their keys, in the file's order."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Write everything as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
