@@ -71,7 +71,7 @@ class PictureMetadata(BaseModel):
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
     spacing: Spacing = "auto"
-    """Of the sampler's times; ``auto`` is the base's own."""
+    """Where the sampler's times lie on the schedule; ``auto`` is what the base says."""
     eta: float = 0.0
     """Share of noise that the sampler added back."""
     start: StartUse | None = None

@@ -27,7 +27,7 @@ class WithheldPicture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    """Of the picture within the call, from 0."""
+    """Number of the picture within the call, from 0."""
     prompt: str
     seed: int
     stage: Literal["request", "picture"]
@@ -69,7 +69,7 @@ class Screening:
 
     @property
     def version(self) -> str:
-        """Of the policy; empty without one."""
+        """Version of the policy; empty without one."""
         return "" if self.policy is None else self.policy.version
 
     def passed(self, numbers: Sequence[int], *sides: Drawn | None) -> list[bool]:

@@ -59,11 +59,11 @@ class LayersFigures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     caught: Share
-    """Of the cases that must be caught: refused, held or rewritten."""
+    """Share of the cases that must be caught that were refused, held or rewritten."""
     refused: Share
-    """Of those: refused or rewritten, without a person."""
+    """Share of the cases that must be caught that were refused or rewritten without a person."""
     false_alarms: Share
-    """Of the cases that must pass: refused, held or rewritten."""
+    """Share of the cases that must pass that were refused, held or rewritten."""
 
 
 class Thresholds(BaseModel):

@@ -80,7 +80,7 @@ class SafetyFigures(BaseModel):
     """Layer → thresholds that the cases of the split ``thresholds`` suggest."""
 
     def to_json(self) -> str:
-        """Everything, indented."""
+        """Write all figures as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
