@@ -52,10 +52,10 @@ test-extras: setup $(EXTRAS)/.installed
 mutants: setup
 	$(BIN)/python tests/mutants/run.py
 
-# The tests passed before this in CI. What a merge brought goes first, then what came since the newest tag.
+# Those of the files that changed against the parent commit; of a merge, of all that it brought. The tests passed before
+# this in CI. It ends within three minutes and says how many were left out.
 mutants-changed: setup
-	$(BIN)/python tests/mutants/run.py --no-baseline --limit-s 180 \
-	  --changed HEAD~1 $$(git describe --tags --abbrev=0 2>/dev/null)
+	$(BIN)/python tests/mutants/run.py --no-baseline --most 40 --limit-s 170 --changed HEAD~1
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -138,6 +138,9 @@ def test_the_next_step_is_a_command_with_the_names_of_the_run() -> None:
     assert few.next_step == "detour data check 'my chalk'"
     nothing = judge(replace(planted(learned=False, effect=0.0), run=run))
     assert nothing.next_step == "detour train 'my chalk' --lr 0.024"
+    itself = replace(run, rate=1.0, first_estimate=2e-4)  # Prodigy, whose rate is a factor
+    nothing = judge(replace(planted(learned=False, effect=0.0), run=itself))
+    assert nothing.next_step == "detour train 'my chalk' --set train.optim.d0=0.0004"
 
 
 def test_the_page_on_verdicts_names_every_limit_with_its_value() -> None:

@@ -59,7 +59,7 @@ def test_class_pictures_are_drawn_once_and_found_by_later_runs(
     assert drawn is not None
     assert [example.caption for example in drawn.examples] == ["a cat", "a dog", "a cat"]
     assert [(report.done, report.total) for report in told if report.total] == [(0, 3), (3, 3)]
-    assert "the base draws 3 pictures of the class, 1 steps each" in told[0].note
+    assert "the base draws 3 pictures of the class in 1 step each" in told[0].note
     described = read_png_metadata(next(example.path for example in drawn.examples if example.path))
     assert described is not None
     assert (described.prompt, described.seed) == ("a cat", 0)

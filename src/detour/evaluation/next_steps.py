@@ -27,6 +27,7 @@ class RunFacts:
         pictures: folder that it was trained on.
         steps: of its training; ``None`` where that is not known.
         rate: peak learning rate.
+        first_estimate: ``d0`` of an optimizer that sets its rate itself from there on; ``None`` for others.
         class_prompt: of a subject.
         prompt: one of the new prompts.
     """
@@ -36,6 +37,7 @@ class RunFacts:
     pictures: str = "PICTURES"
     steps: int | None = None
     rate: float | None = None
+    first_estimate: float | None = None
     class_prompt: str = "CLASS"
     prompt: str = "PROMPT"
 
@@ -64,13 +66,15 @@ def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
         doubts: only read when the verdict is open.
     """
     steps = "STEPS" if run.steps is None else str(max(1, run.steps // 2))
-    rate, lower = ("RATE", "RATE") if not run.rate else (f"{2 * run.rate:g}", f"{run.rate / 3:g}")
+    begins = run.first_estimate
+    option, speed = ("--lr ", run.rate) if begins is None else ("--set train.optim.d0=", begins)
+    rate, lower = ("RATE", "RATE") if not speed else (f"{2 * speed:.3g}", f"{speed / 3:.3g}")
     train = f"detour train {shlex.quote(run.pictures)}"
     commands: dict[VerdictWord, str] = {
         "learned": f"detour generate {shlex.quote(run.prompt)} --lora {shlex.quote(run.adapter)} --compare",
-        "no_effect": f"{train} --lr {rate}",
+        "no_effect": f"{train} {option}{rate}",
         "copies": f"{train} --steps {steps}",
-        "collapsed": f"{train} --lr {lower}",
+        "collapsed": f"{train} {option}{lower}",
         "overfit": f"{train} --ship best_proof",
         "forgot_prompts": f"{train} --steps {steps}",
         "class_drifted": f"{train} --goal subject --class-prompt {shlex.quote(run.class_prompt)} --prior",

@@ -356,6 +356,7 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
         adapter=_from_here(run.adapter_file),
         steps=steps if run.is_run and isinstance(steps, int) else None,
         rate=rate if run.is_run and isinstance(rate, float) else None,
+        first_estimate=spec.train.optim.d0 if run.is_run else None,
         **known,
     )
 
