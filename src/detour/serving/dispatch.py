@@ -17,7 +17,7 @@ from detour.errors import DetourError, StorageError
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
-from detour.serving.jobs import Job
+from detour.serving.jobs import Job, PictureStateName
 from detour.serving.policy import Held, Policy, Refused
 from detour.serving.store import ASIDE_DEATHS, JobStore
 
@@ -409,7 +409,7 @@ class Dispatcher:
             return "refused"
         num_bytes = self._pictures.write(job, ref[1], outcome)
         hold = decision.cause if isinstance(decision, Held) else job.hold
-        state = "done" if hold is None else "held"
+        state: PictureStateName = "done" if hold is None else "held"
         if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
