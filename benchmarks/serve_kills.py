@@ -313,6 +313,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for state and log")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--life", type=float, default=1.5, help="seconds that a ready server lives at most")
     parser.add_argument("--round", type=int, default=10, help="kills after which everything is judged")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -338,7 +339,7 @@ def main() -> None:
         num = min(arguments.round, arguments.kills - killed)
         ready = []
         kill_often(
-            context, values, clients, kills=num, life_s=1.5, pause_s=0.05,
+            context, values, clients, kills=num, life_s=arguments.life, pause_s=0.2,
             on_kill=lambda _, was_ready, ready=ready: ready.append(was_ready),
         )  # fmt: skip
         verdict = judge(state, clients, engine, arguments.adapters)

@@ -47,7 +47,7 @@ def choices(num: int, num_adapters: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(num_adapters), weights, k=num)
 
 
-def ceiling(setting: Setting, requests: list[PictureRequest], used: list[int]) -> None:
+def ceiling(setting: Setting, requests: list[PictureRequest], _: list[int]) -> None:
     """The plain base in full batches."""
     setting.engine.draw(requests, batch=BATCH)
 
@@ -106,7 +106,7 @@ class OwnServer:
         assert port is not None, self.life.lines()
         self.port, self.server = port, Server(f"http://127.0.0.1:{port}")
 
-    def draw(self, setting: Setting, requests: list[PictureRequest], used: list[int]) -> float:
+    def draw(self, requests: list[PictureRequest], used: list[int]) -> float:
         """CPU seconds of the server for all of them, handed in at once."""
         process = psutil.Process(self.life.process.pid)
         before = sum(process.cpu_times()[:2])
@@ -138,16 +138,16 @@ def measure(setting: Setting, num: int, rounds: int) -> dict[str, Any]:
         try:
             for part in (setting.engine, setting.switched):  # loads and prepares outside the clock
                 part.draw(requests[:1])
-            own.draw(setting, requests, used)
+            own.draw(requests, used)
             for _ in range(rounds):
                 for name, way in WAYS.items():
                     began = time.process_time()
                     way(setting, requests, used)
                     found[name].append((time.process_time() - began) / num)
-                found["server"].append(own.draw(setting, requests, used) / num)
-                found["server, no adapters"].append(own.draw(setting, requests, [-1] * num) / num)
+                found["server"].append(own.draw(requests, used) / num)
+                found["server, no adapters"].append(own.draw(requests, [-1] * num) / num)
                 few = list(zip(requests[:4], used[:4], strict=True))
-                alone = [own.draw(setting, [request], [index]) for request, index in few]
+                alone = [own.draw([request], [index]) for request, index in few]
                 found["server, alone"].append(sum(alone) / len(alone))
                 began = time.process_time()
                 for request in setting.own[:4]:

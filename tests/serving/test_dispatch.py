@@ -13,7 +13,7 @@ from detour.generation.requests import Picture, PictureRequest
 from detour.serving.dispatch import ROWS_AHEAD, SUSPECT_DEATHS, Dispatcher, Rate
 from detour.serving.jobs import Job
 from detour.serving.policy import Held, NoPolicy, Policy, Refused
-from detour.serving.store import JobStore, NewJob
+from detour.serving.store import ASIDE_DEATHS, JobStore, NewJob
 from detour.specs.generation import PictureSpec
 from tests.serving.test_store import reopened, request
 
@@ -178,6 +178,25 @@ def test_a_suspect_is_drawn_alone(tmp_path: Path) -> None:
         assert bench.dispatcher.num_drawing == 1
         bench.engine.taken[num - 1].land()
     assert [h.request.prompt.split()[1] for h in bench.engine.wait(3)] == [suspect.id, other.id, third.id]
+    bench.dispatcher.stop(0)
+    store.close()
+
+
+def test_what_is_set_aside_is_drawn_when_nothing_else_waits(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    aside, _ = store.accept(NewJob(key="k", request=request()))
+    for _ in range(max(ASIDE_DEATHS, SUSPECT_DEATHS)):
+        store.begin([(aside.id, 0)])
+        store = reopened(store)
+        store.recover()
+    others = [store.accept(NewJob(key="k", request=request()))[0] for _ in range(2)]
+    bench = Bench(tmp_path, store=store)
+    bench.dispatcher.add(*store.open_jobs())
+    bench.engine.wait(2)
+    assert [h.request.prompt.split()[1] for h in bench.engine.taken] == [job.id for job in others]
+    for handle in list(bench.engine.taken):
+        handle.land()
+    assert bench.engine.wait(3)[2].request.prompt.split()[1] == aside.id
     bench.dispatcher.stop(0)
     store.close()
 

@@ -9,7 +9,7 @@ import pytest
 
 from detour.errors import RunError, StorageError
 from detour.serving.jobs import Job, JobRequest
-from detour.serving.store import DEATHS_ALONE, BodyDiffers, JobStore, NewJob, QuotaSpent
+from detour.serving.store import ASIDE_DEATHS, FATAL_DEATHS, BodyDiffers, JobStore, NewJob, QuotaSpent
 
 HOUR = 3600.0
 
@@ -106,19 +106,21 @@ def test_what_belongs_to_a_connection_ends_with_the_process(store: JobStore) -> 
     assert found.state == "cancelled"
 
 
-def test_a_picture_during_which_the_server_dies_alone_twice_is_set_aside_with_its_cause(
+def test_a_picture_during_which_the_server_dies_alone_is_set_aside_and_fails_in_the_end(
     store: JobStore,
 ) -> None:
     poisoned, other = accepted(store), accepted(store)
-    for _ in range(DEATHS_ALONE):
+    for deaths in range(1, FATAL_DEATHS + 1):
         store.begin([(poisoned.id, 0)])
         store = reopened(store)
         store.recover()
-    found, left = store.job(poisoned.id), store.job(other.id)
-    assert found is not None
-    assert left is not None
-    assert (found.state, left.state) == ("failed", "queued")
-    assert "died 2 times" in str(found.pictures[0].cause)
+        found, left = store.job(poisoned.id), store.job(other.id)
+        assert found is not None
+        assert left is not None
+        assert (found.pictures[0].code == "poisoned") is (deaths >= ASIDE_DEATHS)
+        assert (found.state == "failed") is (deaths == FATAL_DEATHS)
+        assert (left.state, left.pictures[0].code) == ("queued", None)
+    assert "died 5 times" in str(found.pictures[0].cause)
 
 
 def test_deaths_in_company_set_nothing_aside(store: JobStore) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from detour.adapters.adapter import Adapter, Layer, path_of
 from detour.adapters.places import find_layer
 from detour.bases.base import Base
@@ -11,13 +13,17 @@ from detour.errors import AdapterError
 _FAMILY_OF_WIDTH = {768: ("SD 1", "sd1"), 1024: ("SD 2", "sd2"), 2048: ("SDXL", "sdxl")}
 
 
-def check_fits(adapter: Adapter, base: Base, *, called: str = "adapter") -> None:
+def check_fits(
+    adapter: Adapter, base: Base, *, called: str = "adapter", network: nn.Module | None = None
+) -> None:
     """Compare every layer with the base's shapes (no weights are read).
 
     Args:
         adapter: any.
         base: that it is to be used with.
         called: its file, named where the adapter has no title.
+        network: of the base, where it is at hand; ``None``: its shapes are made from its configuration, which takes
+            a third of a second.
 
     Raises:
         AdapterError: made for another family or size; names the widths that tell them apart.
@@ -32,7 +38,7 @@ def check_fits(adapter: Adapter, base: Base, *, called: str = "adapter") -> None
             f"base '{base.name}' has {base.cross_attention_width}. Choose {advice}."
         )
     try:
-        _check_layers(adapter, base)
+        _check_layers(adapter, base, network)
         _check_words(adapter, base)
     except AdapterError as error:
         raise AdapterError(f"adapter '{name}' does not fit base '{base.name}': {error}") from error
@@ -63,9 +69,10 @@ def cross_attention_width(adapter: Adapter) -> int | None:
     return next(widths, None)
 
 
-def _check_layers(adapter: Adapter, base: Base) -> None:
+def _check_layers(adapter: Adapter, base: Base, network: nn.Module | None) -> None:
     network_part = base.family.network_part
-    network = base.meta_network() if network_part in adapter.parts else None
+    if network is None and network_part in adapter.parts:
+        network = base.meta_network()
     for key, layer in adapter.layers.items():
         part = key.partition(".")[0]
         if part == network_part and network is not None:

@@ -46,6 +46,7 @@ SCOPES = click.Choice(["draw", "review", "admin"])
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     *,
     config: Path | None,
     assignments: tuple[str, ...],

@@ -17,9 +17,9 @@ from detour.errors import DetourError, StorageError
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
-from detour.serving.jobs import Job
+from detour.serving.jobs import Job, PictureStateName
 from detour.serving.policy import Held, Policy, Refused
-from detour.serving.store import JobStore
+from detour.serving.store import ASIDE_DEATHS, JobStore
 
 ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
 """Rows that the engine has at once: two batches of the widest class, and what takes their place without a pause."""
@@ -192,14 +192,17 @@ class Dispatcher:
 
     # ---- jobs in and out ----
 
-    def add(self, job: Job) -> None:
-        """Take a job that the store has accepted."""
-        numbers = deque(one.index for one in job.pictures if one.state in ("queued", "drawing"))
+    def add(self, *jobs: Job) -> None:
+        """Take jobs that the store has accepted, all at once: their order is that of their urgency."""
         with self._lock:
-            self._jobs[job.id] = _Waiting(job, numbers, next(self._order))
-            self._owners.setdefault(job.key)
-            self._progress[job.id] = Progress()
-            self._count(job, len(numbers))
+            for job in jobs:
+                left = [one for one in job.pictures if one.state in ("queued", "drawing")]
+                ordered = sorted(left, key=lambda one: one.deaths_alone >= ASIDE_DEATHS)
+                numbers = deque(one.index for one in ordered)
+                self._jobs[job.id] = _Waiting(job, numbers, next(self._order))
+                self._owners.setdefault(job.key)
+                self._progress[job.id] = Progress()
+                self._count(job, len(numbers))
         self._wake()
 
     def drop(self, job: str, numbers: list[int]) -> None:
@@ -288,12 +291,14 @@ class Dispatcher:
             self._begin(ref)
 
     def _next(self) -> Ref | None:
-        """The next picture: keys in turn, within a key by deadline and age; a suspect alone."""
+        """The next picture: keys in turn, within a key by deadline and age; a suspect alone, one set aside at last."""
+        waiting = [one for one in self._jobs.values() if one.numbers]
+        in_turn = [one for one in waiting if not self._is_aside(one)] or waiting
         rows = sum(self._jobs[job].job.request.num_rows for job, _ in self._flying if job in self._jobs)
         if any(self._is_suspect(ref) for ref in self._flying):
             return None
         for key in list(self._owners):
-            mine = [one for one in self._jobs.values() if one.job.key == key and one.numbers]
+            mine = [one for one in in_turn if one.job.key == key]
             if not mine:
                 if all(one.job.key != key for one in self._jobs.values()):
                     del self._owners[key]
@@ -306,6 +311,9 @@ class Dispatcher:
             self._owners.move_to_end(key)
             return ref
         return None
+
+    def _is_aside(self, one: _Waiting) -> bool:
+        return one.job.pictures[one.numbers[0]].deaths_alone >= ASIDE_DEATHS
 
     def _is_suspect(self, ref: Ref) -> bool:
         found = self._jobs.get(ref[0])
@@ -401,7 +409,7 @@ class Dispatcher:
             return "refused"
         num_bytes = self._pictures.write(job, ref[1], outcome)
         hold = decision.cause if isinstance(decision, Held) else job.hold
-        state = "done" if hold is None else "held"
+        state: PictureStateName = "done" if hold is None else "held"
         if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)

@@ -282,6 +282,7 @@ async def _events(
 def _facts(out: JobOut) -> list[tuple[str, str, dict[str, Any]]]:
     """(event, what it is about, data) of everything that can change."""
     facts: list[tuple[str, str, dict[str, Any]]] = []
+    data: dict[str, Any]
     if out.state == "queued":
         facts.append(("queued", "queued", {"position": out.position, "estimated_s": out.estimated_s}))
     elif out.state == "drawing":

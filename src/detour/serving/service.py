@@ -131,7 +131,9 @@ class Service:
             pictures that are still to be drawn from an earlier life.
         """
         self._engine, self._base = engine, engine.base
-        self._shelf = Shelf(self.spec.adapters, engine.base, self.store.folder / "adapters")
+        self._shelf = Shelf(
+            self.spec.adapters, engine.base, self.store.folder / "adapters", network=engine.unet
+        )
         self._shelf.refresh()
         self._dispatcher = Dispatcher(
             engine,
@@ -144,8 +146,7 @@ class Service:
             begin_thread=self._set_threads,
         )
         jobs = self.store.recover()
-        for job in jobs:
-            self._dispatcher.add(job)
+        self._dispatcher.add(*jobs)
         self.stage = "ready"
         return sum(len([one for one in job.pictures if one.state == "queued"]) for job in jobs)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from detour.adapter_files.fitting import check_fits
 from detour.adapter_files.peft_format import is_peft_folder
 from detour.adapter_files.reading import read_adapter
@@ -55,15 +57,18 @@ class ShelfEntry:
 class Shelf:
     """Names → adapters of one folder; names are looked up and never made into paths."""
 
-    def __init__(self, folder: Path | None, base: Base, pinned: Path) -> None:
+    def __init__(
+        self, folder: Path | None, base: Base, pinned: Path, *, network: nn.Module | None = None
+    ) -> None:
         """A shelf that is empty until :meth:`refresh`.
 
         Args:
             folder: of adapters; ``None``: there are none.
             base: that they must fit.
             pinned: folder for copies of what accepted jobs are drawn with.
+            network: of the base, with its weights; ``None``: its shapes are made anew for each adapter.
         """
-        self.folder, self.base, self.pinned = folder, base, pinned
+        self.folder, self.base, self.pinned, self._network = folder, base, pinned, network
         self._known: dict[Path, tuple[Any, ShelfEntry]] = {}
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
@@ -96,7 +101,7 @@ class Shelf:
         try:
             sha256, tensor_sha256 = hashes_of(path)
             adapter = read_adapter(path)
-            check_fits(adapter, self.base, called=name)
+            check_fits(adapter, self.base, called=name, network=self._network)
             if not adapter.layers and not adapter.words:
                 raise AdapterError(f"{path.name}: no layer of base '{self.base.name}' is changed by it.")
         except (DetourError, OSError) as error:

@@ -18,8 +18,11 @@ from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, n
 
 SCHEMA_VERSION = 1
 BUSY_MS = 5000
-DEATHS_ALONE = 2
-"""A picture during which the server died so often, with nothing else being drawn, is set aside."""
+ASIDE_DEATHS = 2
+"""A picture during which the server died so often, with nothing else being drawn, is set aside: drawn when nothing
+else waits."""
+FATAL_DEATHS = 5
+"""It fails when the server died so often. A few kills from outside may hit one picture by chance, five hardly."""
 
 SCHEMA = """
 CREATE TABLE jobs (
@@ -247,10 +250,10 @@ class JobStore:
                 (int(alone),),
             )
             db.execute(
-                "UPDATE pictures SET state='failed', code='poisoned', "
+                "UPDATE pictures SET code='poisoned', state=CASE WHEN deaths_alone>=? THEN 'failed' ELSE state END, "
                 "cause='the server died ' || deaths_alone || ' times while this picture alone was being drawn' "
                 "WHERE state IN ('queued','drawing') AND deaths_alone>=?",
-                (DEATHS_ALONE,),
+                (FATAL_DEATHS, ASIDE_DEATHS),
             )
             db.execute(
                 "UPDATE pictures SET state='cancelled', cause='the connection that asked for it is gone' "
