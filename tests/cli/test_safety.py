@@ -21,7 +21,7 @@ def test_show_names_every_layer_and_the_version(tmp_path: Path) -> None:
     places = [words.index(name) for name in ("terms", "rewrite", "latent", "frames", "texts")]
     assert "test@1:" in shown.output
     assert places[:4] == sorted(places[:4])
-    assert "never written" in shown.output
+    assert "held ones: 7 days, released by one person" in shown.output
     told = json.loads(CliRunner().invoke(command, ["show", str(path), "--json"]).output)
     assert told["policy"]["latent"]["strength"] == "medium"
     assert told["version"] in shown.output

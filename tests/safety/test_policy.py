@@ -16,6 +16,7 @@ from detour.bases.base import Base, open_base
 from detour.diffusion.guidance import ClassifierFree
 from detour.diffusion.safe_latent import SafeLatent
 from detour.errors import ConfigError
+from detour.evaluation.alignment import laid_distances
 from detour.evaluation.planted import planted_copies
 from detour.generation.requests import AdapterFile, AdapterInUse, Picture, PictureRequest
 from detour.safety.policy import Policy
@@ -270,6 +271,14 @@ def test_a_copy_of_a_reference_is_refused_and_a_new_picture_is_not(looks: Policy
             decision = looks.check_picture(as_picture(copies[0]))
             assert (decision.action, decision.layer) == ("refuse", "copies"), kind
     assert looks.check_picture(as_picture(rendered("duck", 77))).action == "allow"
+
+
+def test_windows_that_are_kept_give_the_same_distances(looks: Policy) -> None:
+    pictures = np.stack([rendered("house", 203), rendered("duck", 77)])
+    assert looks.copies is not None
+    assert looks.copies._windows is not None
+    expected = laid_distances(pictures, looks.copies._references)
+    assert np.array_equal(looks.copies.scores(pictures)[0], expected.min(axis=1))
 
 
 def test_a_frame_is_held(looks: Policy) -> None:

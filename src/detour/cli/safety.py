@@ -42,10 +42,9 @@ def show(*, policy: Path, as_json: bool) -> None:
         table_of("", [("layer", "left"), ("looks at", "left"), ("what it does", "left")], layer_rows(file))
     )
     kept = file.spec.retention
-    refused = f"{kept.refused_pictures_days:g} days" if kept.refused_pictures_days else "never written"
     people = "two persons" if file.spec.review.two_persons else "one person"
     click.echo(
-        f"refused pictures: {refused}; held ones: {kept.held_pictures_days:g} days, released by {people}; decisions: "
+        f"refused pictures: not kept; held ones: {kept.held_pictures_days:g} days, released by {people}; decisions: "
         f"{kept.decisions_days:g} days, prompts kept {'in full' if kept.prompts == 'full' else 'as a hash'}."
     )
 

@@ -5,7 +5,7 @@ alike wherever things stand in them. A copy has the same edges at the same place
 where they fit best (``docs/memorisation.md`` has the measurements).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,20 +28,36 @@ SHIFT = 3
 """Pixels of the 64 by which the whole picture is moved, the edge repeated."""
 
 
-def laid_distances(pictures: Pictures, originals: Pictures) -> NDArray[np.float64]:
+def window_edges(originals: Pictures) -> list[Tensor]:
+    """Edges of every window of the originals, for several calls of :func:`laid_distances` with the same ones.
+
+    Args:
+        originals: uint8 (M, H, W, 3).
+
+    Returns:
+        86 tensors, float32 (M, 1728): 0.6 MB an original.
+    """
+    return [_edges(window) for window in _windows(_small(originals))]
+
+
+def laid_distances(
+    pictures: Pictures, originals: Pictures, *, windows: Sequence[Tensor] | None = None
+) -> NDArray[np.float64]:
     """One minus the best correlation of edges over crops, shifts and the mirror.
 
     Args:
         pictures: uint8 (N, H, W, 3).
         originals: uint8 (M, H', W', 3); windows are cut out of these.
+        windows: :func:`window_edges` of the originals, where they are known; else they are computed here.
 
     Returns:
         float64 (N, M), 0 (the same edges) to 2; different pictures lie between 0.4 and 0.8.
     """
     mine = _edges(_scaled(_small(pictures), LAID))
     best = torch.full((len(pictures), len(originals)), -1.0)
-    for window in _windows(_small(originals)):
-        best = torch.maximum(best, mine @ _edges(window).T)
+    made = (_edges(window) for window in _windows(_small(originals))) if windows is None else windows
+    for edges in made:
+        best = torch.maximum(best, mine @ edges.T)
     distances: NDArray[np.float64] = (1 - best.double()).clamp_min(0).numpy()
     return distances
 

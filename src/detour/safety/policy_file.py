@@ -178,10 +178,8 @@ class JudgeSpec(Spec):
 
 
 class RetentionSpec(Spec):
-    """What is kept of decisions and pictures, and how long."""
+    """What is kept of decisions and pictures, and how long; a picture that is refused is not kept at all."""
 
-    refused_pictures_days: NonNegative = 0.0
-    """0: a refused picture is never written."""
     held_pictures_days: Positive = 7.0
     """A held picture that nobody decided on is deleted and counts as refused."""
     decisions_days: Positive = 90.0

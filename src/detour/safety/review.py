@@ -232,6 +232,8 @@ class ReviewQueue:
             elif state == "released":
                 connection.execute("UPDATE held SET state = 'released' WHERE id = ?", (name,))
             self._log(connection, at, vote, id=name, person=person, state=state)
+        if state == "refused":
+            self._forget()
         return state
 
     def fetch(self, name: str, *, owner: str) -> tuple[State, bytes | None]:
@@ -280,7 +282,13 @@ class ReviewQueue:
             old = "SELECT id FROM held WHERE created <= ? AND expires <= ?"
             connection.execute(f"DELETE FROM votes WHERE id IN ({old})", (over, at))
             connection.execute("DELETE FROM held WHERE created <= ? AND expires <= ?", (over, at))
+        self._forget()
         return len(rows)
+
+    def _forget(self) -> None:
+        """Empty the write-ahead log, where the pages of a deleted picture still stand."""
+        with self._connected() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def log(self) -> list[dict[str, Any]]:
         """All entries of the log, the oldest first."""
