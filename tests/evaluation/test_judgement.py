@@ -106,6 +106,13 @@ def test_a_spoiled_judge_abstains(spoil: object) -> None:
             assert found.unknown == ("prompt",)
 
 
+def test_where_the_judge_is_blind_another_one_comes_next_and_the_captions_are_not_doubted() -> None:
+    found = judge(_with_noise(planted(), seed=1))
+    assert found.verdict == "inconclusive"
+    assert found.next_step == "detour evaluate RUN --judge JUDGE"
+    assert not any("agree no more than chance" in reason for reason in found.reasons)
+
+
 def test_nothing_is_condemned_where_nothing_was_lost() -> None:
     verdicts = [judge(planted(seed=seed)).verdict for seed in range(16)]
     assert not set(verdicts) & {"forgot_prompts", "collapsed"}

@@ -260,9 +260,15 @@ def _doubts(view: _View) -> list[str]:
         found.append(
             f"{view.count} pictures do not tell a style or a subject from themselves: name more of them."
         )
-    elif whole.on_references.p_value is not None and not whole.on_references.shown:
+    elif _disagree(view):
         found.append(_disagreement(view))
     return found
+
+
+def _disagree(view: _View) -> bool:
+    """Whether a judge that reads the base's pictures finds that the user's captions do not fit their pictures."""
+    whole = view.whole
+    return whole.on_base.shown and whole.on_references.p_value is not None and not whole.on_references.shown
 
 
 def _may_be_lost(view: _View) -> bool:
@@ -273,7 +279,7 @@ def _may_be_lost(view: _View) -> bool:
 
 def _disagreement(view: _View) -> str:
     said = "Captions and pictures agree no more than chance: wrong captions, or a judge that cannot read this style"
-    if view.whole.on_adapter.shown and view.whole.on_base.shown:
+    if view.whole.on_adapter.shown:
         return f"{said}. It reads the adapter's pictures, so look at the captions first."
     return f"{said}. Pictures of other things in the same style, with captions that you checked, would tell them apart."
 
@@ -297,10 +303,9 @@ def _unknown_sentences(view: _View, unknown: tuple[str, ...]) -> list[str]:
 
 
 def _doubts_for_commands(view: _View, unknown: tuple[str, ...]) -> Doubts:
-    disagree = view.whole.on_references.p_value is not None and not view.whole.on_references.shown
     needed = max((view.figures[one].needed or 0 for one in unknown), default=0)
     return Doubts(
-        data=view.count < limits.FIRM_REFERENCES_MIN or disagree,
+        data=view.count < limits.FIRM_REFERENCES_MIN or _disagree(view),
         judge=not view.whole.on_base.shown,
         prompts=max(needed, 2 * len(view.material.prompts)),
     )
