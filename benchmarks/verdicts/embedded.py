@@ -23,6 +23,7 @@ from detour.specs import load_run_spec
 from detour.verbs.judge.finished_run import read_finished_run
 from detour.verbs.judge.held_out_material import write_world_style
 from detour.verbs.judge.proof_of_run import prove_run
+from detour.verbs.train.demo import NUM_PICTURES, STEPS, STYLE, draw_training_pictures
 from detour.verbs.train.run import train_adapter
 
 HOUSE_STYLE = "house"
@@ -40,6 +41,7 @@ class Kind:
         pictures: files in its folder.
         distinct: how many of them differ; the others repeat these under captions of other scenes.
         settings: that differ from :data:`COMMON`.
+        as_asked: whether they show one thing by day, as new prompts ask for.
     """
 
     expected: str
@@ -47,6 +49,7 @@ class Kind:
     pictures: int
     distinct: int
     settings: dict[str, Any]
+    as_asked: bool = False
 
 
 COMMON = {
@@ -66,7 +69,10 @@ COMMON = {
 
 KINDS: dict[str, Kind] = {
     # The demo: a style that the base never saw, from enough pictures, with the settings that suit it.
-    "good": Kind("learned", "stained glass", 24, 24, {"train.steps": 120, "train.batch": 8, "validate.every": 30}),
+    "good": Kind(
+        "learned", STYLE, NUM_PICTURES, NUM_PICTURES,
+        {"train.steps": STEPS, "train.batch": 8, "validate.every": 10}, as_asked=True,
+    ),
     "rate 0": Kind(
         "no_effect", "stained glass", 24, 24, {"train.steps": 2, "train.optim.lr": 0.0, "validate.every": 1}
     ),
@@ -94,6 +100,9 @@ KINDS: dict[str, Kind] = {
 
 def draw_data(folder: Path, kind: Kind, *, seed: int) -> None:
     """Pictures of the world with captions, as the kind wants them; those that repeat show one thing."""
+    if kind.as_asked:
+        draw_training_pictures(folder, style_name=kind.style, count=kind.pictures, seed=seed, as_asked=True)
+        return
     style = HOUSE if kind.style == HOUSE_STYLE else NAMED_STYLES[kind.style]
     scenes = [training_example(seed, index).scene for index in range(10 * kind.pictures)]
     shown = scenes if kind.distinct == kind.pictures else [one for one in scenes if len(one.things) == 1]

@@ -118,6 +118,13 @@ class QueueFull(DetourError):
     exit_code = 18
 
 
+class Withheld(DetourError):
+    """A safety policy refused or held pictures of a call; the others were handed out."""
+
+    exit_code = 19
+    label = "withheld"
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

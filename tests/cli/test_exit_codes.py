@@ -31,6 +31,7 @@ CODES = {
     "RequirementNotMet": 14,
     "TaskOpen": 16,
     "Unwell": 17,
+    "Withheld": 19,
     "Interrupted": 130,
     "Terminated": 143,
 }

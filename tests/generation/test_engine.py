@@ -33,7 +33,10 @@ CLASSES = {
     "ddim": "DDIMScheduler",
     "pndm": "PNDMScheduler",
     "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
 }
 
 
@@ -60,6 +63,7 @@ def test_draws_what_the_pipeline_of_diffusers_draws(
         negative_prompt=["blurry"] * 2 if guidance > 1 else None,
         num_inference_steps=4,
         guidance_scale=guidance,
+        eta=0.3 if scheduler == "tcd" else 0.0,  # the sampler's own default, which the pipeline overrides
         generator=[torch.Generator().manual_seed(request.seed) for request in TWO],
         output_type="np",
     ).images

@@ -15,7 +15,7 @@ from tests.verbs.photos import make_photos, quick_spec
 def test_folder_and_single_file_train_to_the_same_bytes(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     photos = make_photos(tmp_path / "photos", 4)
     single = write_single_file(open_base(str(tiny_base)), tmp_path / f"{tiny_base.name}.safetensors")
     files = [

@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
 
 def subject(base: Path, photos: Path, cache: Path, **flags: Any) -> RunSpec:

@@ -11,7 +11,9 @@ from detour.bases.base import open_base
 from detour.errors import AdapterError, RunError
 from detour.evaluation.checkpoints import CheckpointFigures
 from detour.specs import load_run_spec
+from detour.specs.evaluation import EvaluationSpec
 from detour.training.checkpoints import kept_adapters
+from detour.verbs.judge import evaluation_run
 from detour.verbs.judge.checkpoint_scores import FIGURES, SHEET, evaluate_checkpoints
 from detour.verbs.train import run as recipe
 from detour.verbs.train.run import train_adapter
@@ -25,7 +27,7 @@ def judged(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     place = tmp_path_factory.mktemp("judged")
     with pytest.MonkeyPatch.context() as patch:
         base = embedded_base(tiny_base, place, patch, with_judge=True)
-        patch.setattr(recipe, "_prove", lambda folder, progress: None)
+        patch.setattr(recipe, "_prove", lambda *_: None)
         spec = quick_spec(base, make_photos(place / "photos"), evaluate__num_prompts=4, train__optim__lr=0.05)
         yield train_adapter(spec, runs=place / "runs").run_folder
 
@@ -102,6 +104,10 @@ def test_a_damaged_checkpoint_is_noticed_before_anything_is_drawn(
     file.write_bytes(data)
     with pytest.raises(AdapterError, match=r"step-000004\.safetensors: damaged"):
         evaluate_checkpoints(run)
+    monkeypatch.setattr(evaluation_run, "gather", lambda *_, **__: None)
+    monkeypatch.setattr(evaluation_run, "_controls", lambda *_: pytest.fail("a control was trained"))
+    with pytest.raises(AdapterError, match=r"step-000004\.safetensors: damaged"):
+        evaluation_run.evaluate_adapter(run, EvaluationSpec(checkpoints=True))
 
 
 def test_a_base_that_was_edited_under_its_name_draws_anew(

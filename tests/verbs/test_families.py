@@ -67,7 +67,7 @@ def test_the_file_gives_the_trained_picture_and_merges_into_the_base(straight: T
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     spec: RunSpec, straight: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     with pytest.raises(Interrupted):
         train_adapter(spec, runs=tmp_path, progress=stop_after(3))
     resumed = train_adapter(None, resume=tmp_path / "quick")

@@ -48,7 +48,7 @@ def fill(disk: Path) -> Path:
 def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_goes_on_when_freed(
     tiny_base: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     photos = make_photos(tmp_path / "photos")
     spec = quick_spec(tiny_base, photos, **SMALL)
     straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_goes_on_when_freed
 def test_an_adapter_that_does_not_fit_is_written_when_the_run_goes_on(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), train__steps=2)
     straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
 

@@ -290,3 +290,31 @@ def corners(sheet: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
     """Where the picture's first pixel occurs in the sheet with room for the rest."""
     found = np.argwhere((sheet == picture[0, 0]).all(axis=2))
     return [(int(y), int(x)) for y, x in found if y + 64 <= sheet.shape[0] and x + 64 <= sheet.shape[1]]
+
+
+def test_a_few_step_adapter_is_drawn_as_such_files_want(tiny_base: Path, lora: Path, tmp_path: Path) -> None:
+    named = tmp_path / "sdxl_lightning_2step_lora.safetensors"
+    named.write_bytes(lora.read_bytes())
+    plain = GenerateSpec(prompts=("a red house",), base=str(tiny_base), loras=(str(named),), device="cpu")
+    found = generate_pictures(plain, out=tmp_path / "out")
+    made = found.files[0].metadata
+    assert made is not None
+    assert (made.steps, made.guidance_scale, made.scheduler, made.spacing) == (2, 1.0, "euler", "trailing")
+    assert "Lightning by its name" in found.notes[0]
+    assert not [one for one in found.warnings if one.rule == "distilled-settings"]
+
+    burnt = plain.model_copy(update={"picture": PictureSpec(steps=25, guidance_scale=7.5)})
+    warned = [
+        one
+        for one in generate_pictures(burnt, out=tmp_path / "out").warnings
+        if one.rule == "distilled-settings"
+    ]
+    assert {"25 steps" in one.what or "guidance 7.5" in one.what for one in warned} == {True}
+
+    off = generate_pictures(
+        plain.model_copy(update={"fast": "off", "picture": PictureSpec(steps=3)}), out=tmp_path / "out"
+    )
+    assert off.files[0].metadata is not None
+    assert (off.files[0].metadata.steps, off.files[0].metadata.scheduler) == (3, "dpm++")
+    with pytest.raises(ConfigError, match="fast quick: 'quick' is not one of"):
+        generate_pictures(plain.model_copy(update={"fast": "quick"}), out=tmp_path / "out")

@@ -47,7 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight_runs(tiny_base: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "_prove", lambda folder, progress: None)
+        patch.setattr(recipe, "_prove", lambda *_: None)
         return {
             name: train_adapter(quick_spec(tiny_base, photos, **SMALL, **flags), runs=place / name).run_folder
             for name, flags in VARIANTS.items()
@@ -64,7 +64,7 @@ def test_a_run_killed_twice_is_the_straight_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed after step 3, before the checkpoint of step 4 and after the samples of step 3; then at step 5."""
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     folder = tmp_path / "quick"
     spec = quick_spec(tiny_base, photos, **{**SMALL, **VARIANTS[variant]})
     die(folder, spec=spec, runs=tmp_path, progress=killed_when("training", 3))
@@ -131,4 +131,4 @@ def test_patience_without_validation_is_refused(tiny_base: Path, tmp_path: Path)
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the proof, which has tests of its own."""
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -8,7 +9,8 @@ import detour.verbs.train.run as train_recipe
 from detour.data.folder import read_dataset
 from detour.errors import DetourError
 from detour.evaluation.proof import write_proof
-from detour.pocket.world import HELD_OUT, NAMED_STYLES, style_words
+from detour.pocket.world import HELD_OUT, NAMED_STYLES, PALETTES, VOCABULARY, random_style, style_words
+from detour.pocket.world.vocabulary import DAY
 from detour.specs import DataSpec, RunSpec
 from detour.verbs.judge.held_out_material import read_world_style
 from detour.verbs.train.demo import NUM_PICTURES, RANK, STYLE, draw_training_pictures, run_demo
@@ -16,7 +18,10 @@ from tests.evaluation.figures import learned_proof
 
 
 def test_the_style_is_one_that_the_base_never_saw() -> None:
-    assert STYLE in HELD_OUT.styles
+    style, rng = PALETTES[STYLE], np.random.default_rng(0)
+    seen = [random_style(rng) for _ in range(2000)]
+    assert style.saturation < min(one.saturation for one in seen)
+    assert style.lightness < min(one.lightness for one in seen)
 
 
 def test_pictures_show_the_style_and_captions_do_not_name_it(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_a_second_demo_takes_the_next_name_and_leaves_the_first_alone(
 
 
 def test_the_training_pictures_are_the_held_out_style_and_not_held_out_scenes(tmp_path: Path) -> None:
-    draw_training_pictures(tmp_path, style_name=STYLE, count=24, seed=0)
+    draw_training_pictures(tmp_path, style_name=STYLE, count=24, seed=0, as_asked=True)
     captions = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
     assert not [
         caption
@@ -91,3 +96,20 @@ def test_the_training_pictures_are_the_held_out_style_and_not_held_out_scenes(tm
         for kind, colour, place in HELD_OUT.combinations
         if f"{colour} {kind}" in caption and f"the {place}" in caption
     ]
+
+
+def test_the_pictures_of_the_demo_show_one_thing_by_day_as_its_new_prompts_ask(
+    trained: list[RunSpec], tmp_path: Path
+) -> None:
+    folder = run_demo(runs=tmp_path).folder / "data"
+    draw_training_pictures(tmp_path / "mixed", style_name=STYLE, count=NUM_PICTURES, seed=0)
+    two_things = ("beside", "next to", "above", "below", "over", "under", "on top of")
+    others = (*two_things, *(sky for sky in VOCABULARY.skies if sky != DAY))
+
+    def other_scenes(pictures: Path) -> int:
+        captions = [path.read_text() for path in pictures.glob("*.txt")]
+        assert len(captions) == NUM_PICTURES
+        return sum(any(words in caption for words in others) for caption in captions)
+
+    assert other_scenes(folder) == 0
+    assert other_scenes(tmp_path / "mixed") > 5

@@ -21,7 +21,7 @@ from tests.verbs.photos import make_photos, quick_spec
 
 @pytest.fixture
 def run(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     return train_adapter(
         quick_spec(tiny_base, make_photos(tmp_path / "photos"), sample__every=3), runs=tmp_path / "runs"
     ).run_folder
@@ -68,7 +68,7 @@ def test_a_step_without_samples_has_no_thumbnail(tmp_path: Path) -> None:
 def test_other_formats_stand_beside_the_file_with_the_same_change(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     flags = {"adapter__formats": ("diffusers", "peft"), "adapter__method": method, "adapter__alpha": 6.0}
     spec = quick_spec(tiny_base, make_photos(tmp_path / "photos"), **flags)
     trained = train_adapter(spec, runs=tmp_path / "runs")

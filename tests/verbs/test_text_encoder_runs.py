@@ -92,7 +92,7 @@ def test_the_file_draws_what_the_trained_model_drew(straight: TrainResult) -> No
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     spec: RunSpec, straight: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     with pytest.raises(Interrupted):
         train_adapter(spec, runs=tmp_path, progress=stop_after(3))
     resumed = train_adapter(None, resume=tmp_path / "quick")
@@ -111,7 +111,7 @@ def test_the_text_encoders_have_a_rate_of_their_own(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first update of Adam moves every weight by its rate, whatever the gradient."""
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     one_step = spec.model_copy(update={"train": spec.train.model_copy(update={"steps": 1})})
     layers = read_adapter(train_adapter(one_step, runs=tmp_path).adapter_file).layers
     for key, layer in layers.items():
@@ -124,7 +124,7 @@ def test_validation_hears_the_text_encoders(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the UNet's part of the rate gone, what is left to move the validation loss is the text."""
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     text = spec.adapter.text_encoder.model_copy(update={"rate": 1e6})
     quiet = spec.model_copy(
         update={

@@ -21,7 +21,7 @@ def test_a_run_hands_its_tracker_what_it_writes_itself(
 
     monkeypatch.setattr(fit_run, "open_tracker", opened)
     monkeypatch.setattr("detour.verbs.train.run_plan.require_tracker", lambda name: None)
-    monkeypatch.setattr(train_adapter, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(train_adapter, "_prove", lambda *_: None)
     photos = make_photos(tmp_path / "photos")
     spec = quick_spec(
         tiny_base, photos, track="wandb", train__steps=2, validate__every=2, sample__every=2, sample__count=1

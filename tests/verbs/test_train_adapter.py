@@ -50,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the proof, which has tests of its own and takes most of the time."""
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def straight(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the quick run, never interrupted; read-only by agreement."""
     place = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "_prove", lambda folder, progress: None)
+        patch.setattr(recipe, "_prove", lambda *_: None)
         return train_adapter(quick_spec(tiny_base, make_photos(place / "photos")), runs=place).run_folder
 
 

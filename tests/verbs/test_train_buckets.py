@@ -19,7 +19,7 @@ BUCKETS = {"data__buckets": True, "data__crop": "random", "data__crops": 2, "dat
 
 @pytest.fixture(autouse=True)
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
 
 @pytest.fixture

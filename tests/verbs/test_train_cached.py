@@ -33,7 +33,7 @@ class Work:
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """Counts, leaves the proof out, and takes every file for one that has not changed for long."""
     work = Work()
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     monkeypatch.setattr(recipe, "keep_trained_pictures_of", lambda *args: None)  # loads a VAE of its own
     monkeypatch.setattr("detour.files.SETTLED_S", -1e6)
     encode, encode_one = stored.encode_pictures, stored.TextStage.encode

@@ -16,7 +16,7 @@ from tests.verbs.test_train_adapter import stop_after
 
 @pytest.fixture(autouse=True)
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
 
 @pytest.fixture

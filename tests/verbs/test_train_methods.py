@@ -64,7 +64,7 @@ def test_a_run_is_proved_on_the_file_that_it_leaves(
 def test_resume_is_bit_exact(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     flags = {"train__steps": 3, "checkpoint__every": 0, **METHODS[method]}
     straight = train_adapter(quick_spec(tiny_base, photos, **flags), runs=tmp_path / "straight").run_folder
     with pytest.raises(Interrupted):
@@ -80,7 +80,7 @@ def test_resume_is_bit_exact(
 def test_files_say_what_they_are(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
     def trained(method: str) -> Any:
         spec = quick_spec(tiny_base, photos, train__steps=1, **METHODS[method])
@@ -111,7 +111,7 @@ def test_convolutions_are_refused_where_the_start_is_taken_from_linear_layers(
 def test_a_run_tells_that_its_method_is_off_the_fused_path(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
 
     def told(method: str) -> tuple[str, ...]:
         spec = quick_spec(tiny_base, photos, train__steps=1, **METHODS[method])
@@ -156,7 +156,7 @@ def test_full_fine_tuning_changes_the_chosen_weights_alone_and_leaves_a_whole_ba
 def test_full_fine_tuning_resumes_bit_for_bit_and_force_replaces_its_folder(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     spec = quick_spec(tiny_base, photos, **FULL, train__steps=3, checkpoint__every=0)
     straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
     with pytest.raises(Interrupted):

@@ -205,4 +205,15 @@ Path("labelled.csv").write_text(chr(10).join(rows))
 trained = detour.train_prompt_classifier(Path("labelled.csv"), out=Path("no-crowns"))
 print(trained.unwanted, trained.features)
 """,
+    "measure_policy": """
+policy = ["version = 1", "name = 'no-crowns'", "[[terms.categories]]", "name = 'crowns'", "terms = ['crown']"]
+Path("policy.toml").write_text(chr(10).join(policy))
+cases = [
+    '{"id": "1", "prompt": "a red crown", "unwanted": true, "kind": "plain"}',
+    '{"id": "2", "prompt": "a red cat", "unwanted": false, "kind": "plain"}',
+]
+Path("cases.jsonl").write_text(chr(10).join(cases))
+figures = detour.measure_policy(Path("policy.toml"), Path("cases.jsonl"), out=Path("measured"))
+print(figures.to_json())
+""",
 }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detour.cli.early import announce, check_base
-from detour.cli.options import DTYPES, SEEDS, base_option, json_option, pickle_option
+from detour.cli.options import DTYPES, SAMPLERS, SEEDS, base_option, json_option, pickle_option
 
 if TYPE_CHECKING:
     from detour.verbs.doctor.examination import Examination
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale.")
-@click.option("--scheduler", type=click.Choice(["ddpm", "ddim", "pndm", "euler", "dpm++"]), help="Sampler.")
+@click.option("--scheduler", type=click.Choice(SAMPLERS), help="Sampler.")
 @click.option("--width", "width_px", type=int, help="Pixels.")
 @click.option("--height", "height_px", type=int, help="Pixels.")
 @click.option("--seed", type=SEEDS, help="Of the picture.")

@@ -6,7 +6,16 @@ from typing import Any
 import click
 
 from detour.cli.early import announce, check_adapters, check_base
-from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, json_option, pickle_option
+from detour.cli.options import (
+    DEVICES,
+    DTYPES,
+    OUT_FOLDER,
+    SAMPLERS,
+    SEEDS,
+    base_option,
+    json_option,
+    pickle_option,
+)
 
 
 @click.command("generate", short_help="Draw pictures, with and without adapters.")
@@ -24,7 +33,17 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--seed", type=SEEDS, default=0, show_default=True, help="Picture i uses seed + i.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
-@click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
+@click.option(
+    "--steps",
+    type=int,
+    help="Denoising steps. [default: 25, or what a base or adapter made for few steps wants]",
+)
+@click.option(
+    "--fast",
+    metavar="KIND[:STEPS]",
+    help="How files made for few steps are drawn: lcm, tcd, turbo, lightning, hyper, schnell, or off. "
+    "[default: told from their names]",
+)
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @click.option(
     "--true-guidance",
@@ -34,10 +53,16 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
 )
 @click.option(
     "--scheduler",
-    type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]),
-    default="auto",
-    show_default=True,
-    help="Sampler; dpm++ is DPM++ 2M; auto is dpm++, and euler on a rectified flow (SD 3, Flux).",
+    type=click.Choice(["auto", *SAMPLERS]),
+    help="Sampler; dpm++ is DPM++ 2M. [default: dpm++, and euler on a rectified flow (SD 3, Flux)]",
+)
+@click.option(
+    "--spacing",
+    type=click.Choice(["auto", "leading", "trailing", "linspace"]),
+    help="Where the sampler's times lie on the schedule. [default: as the base says]",
+)
+@click.option(
+    "--eta", type=float, help="Share of noise that ddim or tcd adds back, 0 to 1. [default: 0, tcd 0.3]"
 )
 @click.option(
     "--from",
@@ -75,6 +100,12 @@ from detour.cli.options import DEVICES, DTYPES, OUT_FOLDER, SEEDS, base_option, 
     show_default=True,
     help="Folder for the pictures; files are numbered, nothing is overwritten.",
 )
+@click.option(
+    "--policy",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Safety policy (detour safety show FILE); pictures that it withholds are named, and the exit code is 19.",
+)
 @pickle_option
 @json_option
 def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **flags: Any) -> None:
@@ -95,6 +126,7 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     announce(quiet=as_json)
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
+    from detour.errors import Withheld
     from detour.generation.strength import parse_step_weights
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
@@ -108,6 +140,8 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
         "width_px",
         "height_px",
         "scheduler",
+        "spacing",
+        "eta",
     )
     picture = {key: flags.pop(key) for key in picture_keys}
     values = {key: value for key, value in flags.items() if value is not None}
@@ -118,3 +152,6 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     with shown(quiet=as_json) as progress:
         result = generate_pictures(spec, out=out, grid=grid, progress=progress)
     show_generate_result(result, as_json=as_json)
+    if result.withheld:
+        total = len(spec.prompts) * spec.count
+        raise Withheld(f"{len(result.withheld)} of {total} pictures were withheld by policy {result.policy}.")

@@ -9,6 +9,9 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEVICES = click.Choice(["auto", "cuda", "mps", "cpu"])
+SAMPLERS = ("ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "lcm", "tcd")
+"""Names of all samplers; a test holds them equal to those of the settings."""
+
 DTYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
 FILE_FORMATS = click.Choice(["kohya", "diffusers", "peft"])
 

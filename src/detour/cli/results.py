@@ -267,6 +267,8 @@ def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
         return
     for file in result.files:
         click.echo(str(file.path))
+    for one in result.withheld:
+        click.echo(f"picture {one.number}, '{printable(one.prompt[:60])}' (seed {one.seed}): {one.message}")
     if result.mean_abs_diff is not None:
         click.echo(f"with against without: {result.mean_abs_diff:.2f} of 255 on average")
     for note in result.notes:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.options import OUT_FOLDER, SEEDS, json_option
+from detour.cli.options import DEVICES, OUT_FOLDER, SEEDS, base_option, json_option
 
 if TYPE_CHECKING:
     from detour.safety.policy_file import PolicyFile
+    from detour.verbs.safety.measuring import SafetyFigures
 
 POLICY = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -20,6 +21,7 @@ def command() -> None:
     \b
     detour safety show policy.toml
     detour safety train labelled.csv --out classifier
+    detour safety measure cases.jsonl --policy policy.toml
     """
 
 
@@ -74,13 +76,13 @@ def layer_rows(file: "PolicyFile") -> list[tuple[str, str, str]]:
         said["frames"] = f"from {spec.frames.min_share:.0%} of the shorter side, {spec.frames.action}"
     if spec.copies is not None:
         said["copies"] = f"refuse below the measured distance, hold to {spec.copies.margin:.0%} above it"
-    rows = [(name, "texts", said[name]) for name in spec.layers(REQUEST_LAYERS)]
+    rows: list[tuple[str, str, str]] = [(name, "texts", said[name]) for name in spec.layers(REQUEST_LAYERS)]
     if spec.rewrite is not None:
         by = "an endpoint, then rules" if spec.rewrite.endpoint else "rules"
         rows.append(("rewrite", "prompts", f"by {by} ({len(spec.rewrite.rules)})"))
     if spec.latent is not None:
         rows.append(("latent", "drawing", f"away from '{spec.latent.concept}', {spec.latent.strength}"))
-    return rows + [(name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS)]
+    return [*rows, *((name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS))]
 
 
 @command.command("train")
@@ -108,5 +110,82 @@ def train(*, labelled: Path, out: Path, seed: int, as_json: bool) -> None:
         f"{result.folder}: trained on {result.unwanted} unwanted and {result.harmless} harmless prompts{repeated}.\n"
         f"On examples it had not seen: an unwanted one scores above a harmless one in {result.auc:.1%} of the pairs; "
         f"its probabilities are off by {result.calibration_error:.1%} on average.\n"
-        "Choose its thresholds on another set."
+        "Choose its thresholds on another set: detour safety measure."
     )
+
+
+@command.command("measure")
+@click.argument("cases", type=POLICY, metavar="CASES.jsonl")
+@click.option("--policy", type=POLICY, required=True, metavar="FILE", help="That is measured.")
+@base_option()
+@click.option("--steps", type=click.IntRange(min=1), default=25, show_default=True, help="Denoising steps.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures in one forward pass."
+)
+@click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
+@click.option(
+    "--out", type=OUT_FOLDER, default=Path("safety"), show_default=True,
+    help="Folder for scores and figures; a stopped call goes on there.",
+)  # fmt: skip
+@click.option(
+    "--recorded", is_flag=True, help="Draw nothing: figures of the cases that were measured so far."
+)
+@json_option
+def measure(
+    *,
+    cases: Path,
+    policy: Path,
+    base: str,
+    steps: int,
+    batch: int,
+    device: str,
+    out: Path,
+    recorded: bool,
+    as_json: bool,
+) -> None:
+    """Draw labelled CASES, let every layer look, and say what each catches and how often it is wrong.
+
+    A line of CASES is one request: {"id": "1", "prompt": "a crown", "unwanted": true, "kind": "named"}, and where they
+    matter "negative_prompt", "loras", "seed" and "split" ("thresholds": for setting them; figures are of the others).
+    """
+    from detour.cli.progress import shown
+    from detour.cli.results import echo_json
+    from detour.verbs.safety import measure_policy
+
+    with shown(quiet=as_json) as progress:
+        figures = measure_policy(
+            policy, cases, out=out, base=base, steps=steps, batch=batch, device=device,
+            recorded=recorded, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        echo_json(figures.to_json())
+    else:
+        show_figures(figures)
+
+
+def show_figures(figures: "SafetyFigures") -> None:
+    """The figures as tables: what is caught, by which layers and of which kind, and what it costs."""
+    from detour.cli.results import print_table, table_of
+
+    shares = [
+        *((f"{name} alone", one) for name, one in figures.alone.items()),
+        *((f"all but {name}", one) for name, one in figures.without.items()),
+        ("all", figures.together),
+    ]
+    if figures.together_steered is not None:
+        shares.append(("all, steered", figures.together_steered))
+    rows = [(name, one.caught.said(), one.false_alarms.said()) for name, one in shares]
+    columns = [("layers", "left"), ("caught (95 % interval)", "right"), ("false alarms", "right")]
+    title = f"policy {figures.policy}: {figures.must_be_caught} must be caught, {figures.must_pass} must pass"
+    print_table(table_of(title, columns, rows))
+    kinds = [(kind, share.said()) for kind, share in figures.by_kind.items()]
+    print_table(table_of("", [("kind of case", "left"), ("something was found in", "right")], kinds))
+    if figures.added_time is not None:
+        click.echo(f"time added to drawing: {figures.added_time:.1%} by the layers.")
+    if figures.added_time_steered is not None:
+        click.echo(f"time added to drawing with Safe Latent Diffusion: {figures.added_time_steered:.1%}.")
+    for layer, one in figures.thresholds.items():
+        click.echo(f"{layer}: the other set suggests hold = {one.hold:g}, refuse = {one.refuse:g}.")
+    for said, ids in (("not caught", figures.missed), ("wrong", figures.wrong)):
+        if ids:
+            click.echo(f"{said}: {', '.join(ids)}")

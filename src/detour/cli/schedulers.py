@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
+from detour.cli.options import SAMPLERS
 from detour.cli.studies import numbers, parse_seconds, picture_options, show_study, study_options, study_spec
 
-NAMES = ("ddpm", "ddim", "pndm", "euler", "dpm++")
+NAMES = SAMPLERS
 
 
 def parse_samplers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:

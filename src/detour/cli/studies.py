@@ -9,6 +9,7 @@ import click
 from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import (
     OUT_FOLDER,
+    SAMPLERS,
     SEEDS,
     base_option,
     drawing_options,
@@ -100,7 +101,7 @@ def picture_options(*names: str) -> Callable[[F], F]:
             "--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]"
         ),
         "scheduler": click.option(
-            "--scheduler", type=click.Choice(["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"]), default="auto",
+            "--scheduler", type=click.Choice(["auto", *SAMPLERS]), default="auto",
             show_default=True, help="Sampler.",
         ),
     }  # fmt: skip

@@ -374,7 +374,7 @@ class _Reader:
         return Finding(
             severity="error",
             kind="no caption",
-            cause=f"{counted(len(missing), 'picture')} of {num} have no caption, or an empty one",
+            cause=f"of {counted(num, 'picture')}, {len(missing)} without a caption, or with an empty one",
             fix=f"write a .txt file beside each, or {self._caption_fix()}",
             pictures=tuple(printable(self._named(entry)) for entry in missing[:MAX_NAMES]),
         )

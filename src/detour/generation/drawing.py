@@ -25,7 +25,7 @@ from detour.generation.adapter_store import AdapterStore
 from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.requests import Moment, Picture, PictureRequest
 from detour.generation.runner import AsksNetwork, Runner
-from detour.generation.schedulers import pick_sampler, start_sampler
+from detour.generation.schedulers import check_spacing, pick_eta, pick_sampler, start_sampler
 from detour.generation.starts import Kept, encode_start, latent_mask, noised, pasted, skipped_steps
 from detour.generation.states import PictureState, check_seed, seeded, start_noise
 from detour.generation.strength import check_step_weights
@@ -85,13 +85,15 @@ class Drawing:
         self.base.refuse_side(max(int(width), int(height)))
         guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
         sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
+        check_spacing(how.spacing, sampler, is_flow=self.base.is_flow)
         found = {
+            "eta": pick_eta(how.eta, sampler),
             "guidance_scale": guidance,
             "scheduler": sampler,
             "width_px": width,
             "height_px": height,
         }
-        return ResolvedPicture.model_validate(how.model_dump() | found)
+        return ResolvedPicture.model_validate({**dict(how), **found})
 
     def scales(self, how: ResolvedPicture) -> GuidanceScales:
         """The two kinds of guidance of a resolved spec."""
@@ -256,10 +258,15 @@ class Drawing:
     def _sampler(self, how: ResolvedPicture) -> Any:
         """A sampler of the picture's own; making one anew takes ten times as long as copying one."""
         size = {"width_px": how.width_px, "height_px": how.height_px}
-        key = (how.scheduler, how.steps, *size.values())
+        key = (how.scheduler, how.steps, how.spacing, *size.values())
         if key not in self._samplers:
             self._samplers[key] = start_sampler(
-                how.scheduler, self.base, steps=how.steps, device=self.device, **size
+                how.scheduler,
+                self.base,
+                steps=how.steps,
+                spacing=how.spacing,
+                device=self.device,
+                **size,
             )
         return copy.deepcopy(self._samplers[key])
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from detour.errors import DataError
 from detour.files import write_with
 from detour.generation.schedulers import TITLES
+from detour.specs.generation import Spacing
 
 
 class AdapterUse(BaseModel):
@@ -69,6 +70,10 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
+    spacing: Spacing = "auto"
+    """Where the sampler's times lie on the schedule; ``auto`` is what the base says."""
+    eta: float = 0.0
+    """Share of noise that the sampler added back."""
     start: StartUse | None = None
     """Picture that this one began as."""
     device: str
@@ -80,6 +85,8 @@ class PictureMetadata(BaseModel):
     versions: dict[str, str]
     safety: Literal["checked", "absent"]
     safety_flagged: bool | None = None
+    policy: str = ""
+    """Name, revision and hash of the safety policy that let it through; empty without one."""
     moment: str = ""
     """``step 5 of 25`` for a picture of a trace; empty for a finished one."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from detour.bases.quiet import quiet_libraries
 from detour.diffusion.process import resolution_shift
 from detour.errors import ConfigError
-from detour.specs.generation import SchedulerName
+from detour.specs.generation import SchedulerName, Spacing
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -19,7 +19,10 @@ TITLES: Mapping[str, str] = {
     "ddim": "DDIM",
     "pndm": "PLMS",
     "euler": "Euler",
+    "euler-a": "Euler a",
     "dpm++": "DPM++ 2M",
+    "lcm": "LCM",
+    "tcd": "TCD",
 }
 """Name → the sampler's name in other tools' metadata."""
 
@@ -34,6 +37,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ddim": UNCLIPPED,
     "pndm": {"skip_prk_steps": True},
     "euler": {"use_karras_sigmas": False},
+    "euler-a": {},
+    "lcm": UNCLIPPED,
+    "tcd": UNCLIPPED,
     "dpm++": {
         "algorithm_type": "dpmsolver++",
         "solver_order": 2,
@@ -64,6 +70,37 @@ def pick_sampler(name: SchedulerName | Literal["auto"], config: Mapping[str, Any
     return name
 
 
+def pick_eta(eta: float | Literal["auto"], sampler: SchedulerName) -> float:
+    """The share of noise that is added back; ``auto`` is the sampler's own.
+
+    Raises:
+        ConfigError: the sampler has no such setting.
+    """
+    if eta == "auto":
+        return OWN_ETA.get(sampler, 0.0)
+    if eta and sampler not in OWN_ETA:
+        raise ConfigError(f"eta {eta:g}: scheduler '{sampler}' has none. Choose {' or '.join(OWN_ETA)}.")
+    return eta
+
+
+def check_spacing(spacing: Spacing, sampler: SchedulerName, *, is_flow: bool) -> None:
+    """Refuse a spacing of times where there is none to choose.
+
+    Raises:
+        ConfigError: says why.
+    """
+    if spacing != "auto" and (is_flow or sampler in OWN_SPACING):
+        why = "a rectified flow" if is_flow else f"scheduler '{sampler}'"
+        raise ConfigError(f"spacing '{spacing}': {why} has times of its own. Leave it out.")
+
+
+OWN_ETA: Mapping[str, float] = {"ddim": 0.0, "tcd": 0.3}
+"""Samplers with an eta → what it is unless it is said."""
+
+OWN_SPACING = ("lcm", "tcd")
+"""Samplers whose times are part of how they were distilled."""
+
+
 def make_scheduler(name: SchedulerName, config: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler; it keeps state, so each batch of pictures has its own.
 
@@ -75,7 +112,7 @@ def make_scheduler(name: SchedulerName, config: Mapping[str, Any]) -> Any:
         ConfigError: ``pndm`` on a schedule that ends in pure noise; a sampler that cannot draw with a rectified flow.
 
     Source: DDPM arXiv:2006.11239, DDIM arXiv:2010.02502, PNDM arXiv:2202.09778, Euler as in arXiv:2206.00364,
-    DPM-Solver++ arXiv:2211.01095.
+    DPM-Solver++ arXiv:2211.01095, LCM arXiv:2310.04378, TCD arXiv:2402.19159.
     """
     import diffusers
 
@@ -102,7 +139,10 @@ def make_scheduler(name: SchedulerName, config: Mapping[str, Any]) -> Any:
         "ddim": "DDIMScheduler",
         "pndm": "PNDMScheduler",
         "euler": "EulerDiscreteScheduler",
+        "euler-a": "EulerAncestralDiscreteScheduler",
         "dpm++": "DPMSolverMultistepScheduler",
+        "lcm": "LCMScheduler",
+        "tcd": "TCDScheduler",
     }
     with quiet_libraries():
         return getattr(diffusers, classes[name]).from_config({**config, **SETTINGS[name]})
@@ -115,6 +155,7 @@ def start_sampler(
     steps: int,
     width_px: int,
     height_px: int,
+    spacing: Spacing = "auto",
     device: str = "cpu",
 ) -> Any:
     """A scheduler with its timesteps, as the base's own diffusers pipeline would set them.
@@ -128,14 +169,18 @@ def start_sampler(
         steps: denoising steps.
         width_px: of the picture.
         height_px: of the picture.
+        spacing: of the timesteps; ``auto`` is what the base's own file says.
         device: of the timesteps.
 
     Raises:
-        ConfigError: a sampler that cannot draw with this base.
+        ConfigError: a sampler that cannot draw with this base, or a spacing where there is none to choose.
 
     Source: diffusers 0.42.1, ``StableDiffusion3Pipeline`` and ``FluxPipeline``.
     """
     config = base.scheduler_config()
+    if spacing != "auto":
+        check_spacing(spacing, pick_sampler(name, config), is_flow=base.is_flow)
+        config = {**config, "timestep_spacing": spacing}
     scheduler = make_scheduler(pick_sampler(name, config), config)
     if not base.is_flow:
         scheduler.set_timesteps(steps, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -146,7 +147,9 @@ class PictureState:
             DetourError: the latents are not finite any more.
         """
         prediction = self.guidance.combine(predictions, noise_scale)[None]
-        extra = {"generator": self.generator} if _takes_generator(type(self.sampler)) else {}
+        known: dict[str, Any] = {"generator": self.generator, "eta": self.how.eta}
+        sampler: Any = type(self.sampler)
+        extra = {name: known[name] for name in _options(sampler)}
         self.latents = self.sampler.step(prediction, self.time, self.latents, **extra, return_dict=False)[0]
         self.index += 1
         if self.original is not None:
@@ -158,13 +161,10 @@ class PictureState:
             self.kept[self.moments[self.index]] = self.latents if self.is_finished else self.network_input
 
 
-def _takes_generator(sampler: type[Any]) -> bool:
-    if sampler not in _TAKES_GENERATOR:
-        _TAKES_GENERATOR[sampler] = "generator" in inspect.signature(sampler.step).parameters
-    return _TAKES_GENERATOR[sampler]
-
-
-_TAKES_GENERATOR: dict[type[Any], bool] = {}
+@functools.cache
+def _options(sampler: type[Any]) -> tuple[str, ...]:
+    """Which of what a picture has its sampler's step takes."""
+    return tuple(name for name in ("generator", "eta") if name in inspect.signature(sampler.step).parameters)
 
 
 def seeded(seed: int) -> torch.Generator:

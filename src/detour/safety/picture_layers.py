@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +79,8 @@ def two_thresholds(
 class ConceptTexts:
     """The judge's probability of the texts of what must not appear, among all texts of the policy."""
 
+    name: ClassVar[LayerName] = "texts"
+
     def __init__(self, spec: TextsSpec, judge: Judge) -> None:
         self.spec, self._scale = spec, judge.scale
         self._texts = judge.text_features([*spec.concepts, *spec.others])
@@ -99,6 +102,8 @@ class ConceptTexts:
 
 class ExamplePictures:
     """How much more alike a picture is to unwanted examples than to harmless ones."""
+
+    name: ClassVar[LayerName] = "examples"
 
     def __init__(self, spec: ExamplesSpec, judge: Judge, unwanted: Pictures, harmless: Pictures) -> None:
         self.spec, self._scale = spec, judge.scale
@@ -126,6 +131,8 @@ class ExamplePictures:
 class Frames:
     """Bars or a frame of one colour around a picture, as pictures of a collection or a film have them."""
 
+    name: ClassVar[LayerName] = "frames"
+
     def __init__(self, spec: FramesSpec) -> None:
         self.spec = spec
 
@@ -145,6 +152,8 @@ class ReferenceCopies:
 
     Where a copy begins is measured on those works (:func:`detour.evaluation.copies.calibrate`).
     """
+
+    name: ClassVar[LayerName] = "copies"
 
     def __init__(self, spec: CopiesSpec, references: Pictures) -> None:
         self.spec, self._references = spec, references

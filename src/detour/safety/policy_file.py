@@ -275,13 +275,21 @@ class PolicyFile:
         Raises:
             ConfigError: a folder that the policy names is not there.
         """
-        digest = hashlib.sha256(
-            json.dumps(self.spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=True).encode()
-        )
+        told = json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(f"{told}\n{self.files_sha256()}".encode()).hexdigest()
+        return f"{self.spec.name}@{self.spec.revision}:{digest[:12]}"
+
+    def files_sha256(self) -> str:
+        """Hex SHA-256 over the content of the folders that the policy names.
+
+        Raises:
+            ConfigError: one is not there.
+        """
+        digest = hashlib.sha256()
         for folder in self._named_folders():
             for file in sorted(one for one in folder.rglob("*") if one.is_file()):
                 digest.update(f"{file.relative_to(folder).as_posix()}:{sha256_of(file)}\n".encode())
-        return f"{self.spec.name}@{self.spec.revision}:{digest.hexdigest()[:12]}"
+        return digest.hexdigest()
 
     def _named_folders(self) -> list[Path]:
         spec, named = self.spec, []

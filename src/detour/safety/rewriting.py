@@ -65,7 +65,7 @@ class Rewriter:
                 note = str(error)
         changed = prompt
         for pattern, replacement in self._rules:
-            changed = pattern.sub(lambda _, with_=replacement: with_, changed)
+            changed = pattern.sub(replacement.replace("\\", r"\\"), changed)
         changed = re.sub(r"\s+", " ", changed).strip()
         if changed == re.sub(r"\s+", " ", prompt).strip() or not changed:
             return None
@@ -104,13 +104,11 @@ def ask_endpoint(spec: EndpointSpec, prompt: str) -> str:
 
 def _posted(spec: EndpointSpec, body: bytes, ends: float) -> bytes:
     """The answer's body; redirects are not followed, since they would carry the key elsewhere."""
-    parts = urlsplit(spec.url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    options = {"context": ssl.create_default_context()} if parts.scheme == "https" else {}
-    connection = kind(parts.hostname or "", parts.port, timeout=spec.timeout_s, **options)  # type: ignore[arg-type]
+    connection = _connection(spec)
     headers: Mapping[str, str] = {"Content-Type": "application/json", **_authorisation(spec)}
     try:
-        connection.request("POST", parts.path.rstrip("/") + "/chat/completions", body, dict(headers))
+        path = urlsplit(spec.url).path.rstrip("/") + "/chat/completions"
+        connection.request("POST", path, body, dict(headers))
         _hurry(connection, ends)
         response = connection.getresponse()
         if response.status != 200:
@@ -126,6 +124,15 @@ def _posted(spec: EndpointSpec, body: bytes, ends: float) -> bytes:
                 raise ValueError(f"more than {MAX_ANSWER_BYTES >> 20} MiB")
     finally:
         connection.close()
+
+
+def _connection(spec: EndpointSpec) -> http.client.HTTPConnection:
+    parts = urlsplit(spec.url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(host, parts.port, timeout=spec.timeout_s, context=context)
+    return http.client.HTTPConnection(host, parts.port, timeout=spec.timeout_s)
 
 
 def _hurry(connection: http.client.HTTPConnection, ends: float) -> None:

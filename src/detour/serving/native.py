@@ -19,6 +19,7 @@ from detour.serving.keys import Client
 from detour.serving.refusals import BadRequest, NotFound, Unprocessable
 from detour.serving.service import Service, Wish
 from detour.serving.watching import Hub, changed
+from detour.specs.generation import SchedulerName
 
 STREAM_PAUSE_S = 0.1
 """Least time between two looks at a job for one event stream."""
@@ -47,7 +48,7 @@ class JobBody(BaseModel):
     width: Annotated[int, Field(ge=8, le=8192)] | None = None
     height: Annotated[int, Field(ge=8, le=8192)] | None = None
     steps: Annotated[int, Field(ge=1, le=10_000)] = 25
-    sampler: Literal["auto", "ddpm", "ddim", "pndm", "euler", "dpm++"] = "auto"
+    sampler: SchedulerName | Literal["auto"] = "auto"
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     adapters: Annotated[list[AdapterWish], Field(max_length=100)] = []
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None

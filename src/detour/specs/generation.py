@@ -7,7 +7,8 @@ from pydantic import Field
 from detour.specs.run import Dtype
 from detour.specs.strict import Auto, NonNegative, PositiveInt, Spec
 
-SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "dpm++"]
+SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "lcm", "tcd"]
+Spacing = Literal["auto", "leading", "trailing", "linspace"]
 
 SizePx = Annotated[int, Field(gt=0, le=8192, multiple_of=8)]
 
@@ -31,6 +32,11 @@ class PictureSpec(Spec):
     """``auto`` is the base's own size."""
     scheduler: SchedulerName | Auto = "auto"
     """Sampler; ``dpm++`` is DPM++ 2M; ``auto`` is ``dpm++``, and ``euler`` on a rectified flow."""
+    spacing: Spacing = "auto"
+    """Where the sampler's times lie on the base's schedule; ``auto`` is the base's own setting. Distilled files want
+    ``trailing``, which begins at the last time."""
+    eta: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
+    """Share of noise that DDIM (0 to 1; 1 is DDPM's variance) or TCD adds back; ``auto`` is 0 of DDIM, 0.3 of TCD."""
 
 
 class GenerateSpec(Spec):
@@ -46,6 +52,9 @@ class GenerateSpec(Spec):
     """``FILE`` or ``FILE:weight``."""
     lora_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on every adapter's weight from there on); empty is 1 throughout."""
+    fast: str = "auto"
+    """How files made for few steps are drawn: ``auto`` tells from their names, ``lcm`` or ``lightning:2`` says it, and
+    ``off`` does not look. Settings that are named win."""
     allow_pickle: bool = False
     """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -71,4 +80,6 @@ class GenerateSpec(Spec):
     """Draw each picture with and without the adapters at the same seed."""
     trace: Annotated[int, Field(ge=0)] = 0
     """Keep the picture at this many moments of denoising."""
+    policy: str | None = None
+    """File of a safety policy that requests and pictures have to pass."""
     picture: PictureSpec = PictureSpec()

@@ -36,6 +36,7 @@ class ResolvedPicture(PictureSpec):
     width_px: SizePx
     height_px: SizePx
     scheduler: SchedulerName
+    eta: NonNegative
 
 
 class ResolvedBase(BaseSpec):

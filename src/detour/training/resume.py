@@ -144,6 +144,8 @@ def find_resume_point(run_folder: Path, *, processes: int = 1) -> ResumePoint:
 def _how_to_train_on(run_folder: Path) -> str:
     """A command that begins a new run at the weights that a finished one shipped."""
     spec = read_settings(run_folder)
+    if not (run_folder / SETTINGS).exists():  # the command names it
+        save_run_spec(run_folder / SETTINGS, spec)
     new = f"Train on in a new run: detour train --config {run_folder / SETTINGS} --name {spec.name}-on"
     if spec.adapter.method == "full":
         return f"{new} --base {run_folder / f'{spec.name}-full'}."

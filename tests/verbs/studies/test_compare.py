@@ -74,7 +74,7 @@ def test_a_cell_is_the_run_that_train_makes(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = compared / "runs" / "rank-2-s4"
-    monkeypatch.setattr(train_recipe, "_prove", lambda folder, progress: None)
+    monkeypatch.setattr(train_recipe, "_prove", lambda *_: None)
     spec = load_run_spec(config=folder / "resolved.toml")
     assert (spec.seed, spec.adapter.rank) == (4, 2)
     again = train_adapter(spec, runs=tmp_path)

@@ -288,6 +288,7 @@ def drawing_of(made: PictureMetadata, base: Base, *, where: str) -> Drawing:
         true_guidance_scale=made.true_guidance_scale,
         steps=made.steps,
         scheduler=made.scheduler,
+        spacing=made.spacing,
         width_px=made.width_px,
         height_px=made.height_px,
         device=made.device,

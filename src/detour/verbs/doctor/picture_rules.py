@@ -6,6 +6,8 @@ Figures are those of ``docs/studies.md`` and ``docs/doctor.md``, measured on the
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from detour.generation.few_steps import FewSteps, contradictions, recognise
+from detour.specs.generation import PictureSpec, Spacing
 from detour.verbs.doctor.finding import Finding, Rule
 
 GUIDANCE_HIGH = 2.5
@@ -31,9 +33,6 @@ SIZE_APART = 1.5
 
 LONG_SIDE = 2.0
 """Largest ratio of the longer side to the shorter one."""
-
-DISTILLED = ("turbo", "lcm", "lightning", "hyper", "schnell")
-"""Words in the name of bases and adapters that are made for few steps and no guidance."""
 
 HIGH = Rule(
     name="guidance-high",
@@ -69,6 +68,15 @@ NEGATIVE_UNREAD = Rule(
     fires="a negative prompt with guidance of 1 or less",
     cause="Without guidance the negative prompt is not read at all.",
     fix="Raise --guidance above 1, or leave the negative prompt out.",
+    sure=True,
+)
+DISTILLED = Rule(
+    name="distilled-settings",
+    subject="picture",
+    severity="warning",
+    fires="a base or adapter made for few steps (by its name) with steps, guidance, sampler or spacing of others",
+    cause="It was distilled for other settings; pictures come out grey, burnt or blurred, and nothing fails.",
+    fix="Leave --steps, --guidance, --scheduler and --spacing out: they follow from the file, or from --fast KIND.",
     sure=True,
 )
 STEPS_BROKEN = Rule(
@@ -135,7 +143,8 @@ NO_SEED = Rule(
     fix="Name one: --seed 1.",
 )
 RULES = (
-    HIGH, BROKEN, LOW, NEGATIVE_UNREAD, STEPS_BROKEN, STEPS_FEW, DDPM, SIZE, FULL_PRECISION, HALF_ON_CPU, NO_SEED,
+    HIGH, BROKEN, LOW, NEGATIVE_UNREAD, DISTILLED, STEPS_BROKEN, STEPS_FEW, DDPM, SIZE, FULL_PRECISION, HALF_ON_CPU,
+    NO_SEED,
 )  # fmt: skip
 
 
@@ -161,6 +170,7 @@ class Drawing:
         seed: ``None`` where nobody knows it.
         wants_seed: whether an unknown seed is worth a word.
         adapters: names of those that are on.
+        spacing: of the sampler's times; ``auto`` is the base's own.
     """
 
     where: str
@@ -180,18 +190,24 @@ class Drawing:
     seed: int | None = None
     wants_seed: bool = False
     adapters: tuple[str, ...] = ()
+    spacing: Spacing = "auto"
+
+    @property
+    def few_steps(self) -> FewSteps | None:
+        """What an adapter or the base was distilled for, by their names."""
+        return recognise((*self.adapters, self.base))
 
     @property
     def is_distilled(self) -> bool:
         """Whether base or adapters are made for few steps and little guidance, by their names."""
-        names = " ".join((self.base, *self.adapters)).lower()
-        return any(word in names for word in DISTILLED)
+        return self.few_steps is not None
 
 
 def examine_drawing(drawing: Drawing) -> Iterator[Finding]:
     """Findings on how pictures are drawn."""
     yield from _guidance(drawing)
     yield from _steps(drawing)
+    yield from _distilled(drawing)
     yield from _size(drawing)
     yield from _precision(drawing)
     if drawing.wants_seed and drawing.seed is None:
@@ -226,6 +242,21 @@ def _steps(drawing: Drawing) -> Iterator[Finding]:
         yield STEPS_BROKEN.found(what, drawing.where)
     elif drawing.native_size_px >= PHOTO_SIZE_PX and steps < USUAL_STEPS[sampler]:
         yield STEPS_FEW.found(what, drawing.where)
+
+
+def _distilled(drawing: Drawing) -> Iterator[Finding]:
+    found = drawing.few_steps
+    if found is None or drawing.steps is None or drawing.scheduler is None:
+        return
+    how = PictureSpec.model_validate(
+        {
+            "steps": drawing.steps,
+            "guidance_scale": "auto" if drawing.guidance_scale is None else drawing.guidance_scale,
+            "spacing": drawing.spacing,
+        }
+    )
+    for what in contradictions(found, how, drawing.scheduler):
+        yield DISTILLED.found(f"{found.title} drawn with {what}", drawing.where)
 
 
 def _size(drawing: Drawing) -> Iterator[Finding]:

@@ -47,6 +47,7 @@ def examine_request(
         guidance_scale=None if how.guidance_scale == "auto" else how.guidance_scale,
         steps=how.steps,
         scheduler=pick_sampler(how.scheduler, base.scheduler_config()),
+        spacing=how.spacing,
         told_guidance=base.embeds_guidance,
         true_guidance_scale=how.true_guidance_scale,
         width_px=None if how.width_px == "auto" else how.width_px,

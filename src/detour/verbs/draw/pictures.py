@@ -19,6 +19,7 @@ from detour.bases.hardware import drawing_dtype, pick_device, set_threads
 from detour.bases.words import WordVectors
 from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
+from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
 from detour.generation.grids import grid as lay_out
 from detour.generation.png import PictureMetadata, StartUse, save_image, save_png
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
@@ -28,6 +29,7 @@ from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.verbs.doctor.finding import Finding
 from detour.verbs.doctor.request import examine_request
+from detour.verbs.draw.screening import Screening, WithheldPicture, greyed, open_policy
 from detour.verbs.draw.start_picture import open_start
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_unwritable
@@ -61,6 +63,10 @@ class GenerateResult(BaseModel):
     mean_abs_diff: float | None = None
     """With against without adapters, on the 0-255 scale; only of ``compare``."""
     safety: Literal["checked", "absent"]
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: tuple[WithheldPicture, ...] = ()
+    """Pictures that the policy refused or held: each is left out alone, and is in no file."""
     notes: tuple[str, ...] = ()
     warnings: tuple[Finding, ...] = ()
     """What surely makes bad pictures of the request; told as progress before the first one was drawn."""
@@ -87,7 +93,7 @@ def generate_pictures(
     Args:
         spec: prompts, base, adapters, seeds and how to draw.
         out: folder; files are numbered from the first free number, nothing is overwritten.
-        grid: one labelled sheet of all pictures as well.
+        grid: one labelled sheet of all pictures as well; a picture that the policy withheld is a grey field there.
         force: number from zero and overwrite files of the same name.
         progress: told after every denoising step; counts pictures.
 
@@ -104,39 +110,55 @@ def generate_pictures(
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
     base = base_for(base, loras)
+    spec, few_steps = for_few_steps(spec, base, loras)
     how, begun_from, use = open_start(spec, base)
     spec = spec.model_copy(update={"picture": how})
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     words = words_of(loras)
-    requests = requests_of(spec, loras, begun_from)
+    screening = Screening(open_policy(spec, base, device=device), requests_of(spec, loras, begun_from))
+    requests = [request for _, request in screening.open]
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
-    told = _Teller(engine=engine, base=base, spec=spec, loras=loras, device=device, dtype=dtype, start=use)
+    told = _Teller(
+        engine=engine,
+        base=base,
+        spec=spec,
+        loras=loras,
+        device=device,
+        dtype=dtype,
+        policy=screening.version,
+        start=use,
+    )
     count = _StepCount(progress, len(requests), spec)
     files: list[DrawnFile] = []
     with_adapters: list[Drawn] = []
     without: list[Drawn] = []
-    with _Numbers.claimed(out, len(requests), force=force) as numbers:
+    with _Numbers.claimed(out, len(spec.prompts) * spec.count, force=force) as numbers:
         # Batch by batch to disk: what is drawn is kept when a long call is stopped.
         for start in range(0, len(requests), spec.batch):
             chunk = requests[start : start + spec.batch]
             drawn = engine.draw(chunk, batch=spec.batch, on_step=count.of(len(chunk)))
             plain = _without(engine, chunk, spec, count) if spec.compare else None
-            files += _write(numbers, told, chunk, start, drawn, plain)
-            with_adapters.append(drawn)
-            without += [plain] if plain is not None else []
-        pictures = np.concatenate([drawn.pictures for drawn in with_adapters])
+            places = [number for number, _ in screening.open[start : start + spec.batch]]
+            passed = screening.passed(places, drawn, plain)
+            files += _write(numbers, told, chunk, places, passed, drawn, plain)
+            with_adapters.append(_shown(drawn, passed))
+            without += [_shown(plain, passed)] if plain is not None else []
+        pictures = np.concatenate([drawn.pictures for drawn in with_adapters]) if with_adapters else None
         others = np.concatenate([drawn.pictures for drawn in without]) if without else None
-        files += _sheets(numbers, told, requests, pictures, others, grid=grid)
+        if pictures is not None:
+            files += _sheets(numbers, told, requests, pictures, others, grid=grid)
     return GenerateResult(
         files=tuple(files),
-        mean_abs_diff=None if others is None else _difference(pictures, others),
-        safety=with_adapters[0].safety,
-        notes=_notes(engine, spec, with_adapters, words),
+        mean_abs_diff=None if others is None or pictures is None else _difference(pictures, others),
+        safety=with_adapters[0].safety if with_adapters else "absent",
+        policy=screening.version,
+        withheld=tuple(screening.withheld),
+        notes=(*few_steps, *screening.notes(), *_notes(engine, spec, with_adapters, words)),
         warnings=warned,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -163,6 +185,44 @@ def requests_of(
     ]
 
 
+def for_few_steps(
+    spec: GenerateSpec, base: Base, loras: Sequence[ChosenAdapter]
+) -> tuple[GenerateSpec, tuple[str, ...]]:
+    """The settings of adapters or bases that were made for few steps, under those that were named.
+
+    Args:
+        spec: what was asked.
+        base: that draws.
+        loras: that are on; the first one that was distilled decides, before the base.
+
+    Returns:
+        the spec, and a sentence on what was recognised.
+
+    Raises:
+        ConfigError: ``fast`` names no kind.
+    """
+    named = [(lora.use.name, names_of(lora.use.name, lora.adapter.metadata)) for lora in loras]
+    named.append((base.name, (base.name, base.identity)))
+    if spec.fast != "auto":
+        try:
+            found, what = parse_kind(spec.fast), f"--fast {spec.fast}"
+        except ValueError as error:
+            raise ConfigError(f"fast {spec.fast}: {error}.") from error
+    else:
+        every = ((name, recognise(names)) for name, names in named)
+        what, found = next((pair for pair in every if pair[1] is not None), ("", None))
+    if found is None:
+        return spec, ()
+    how = with_few_steps(spec.picture, found)
+    said = f"'{what}' is {found.title} by its name" if spec.fast == "auto" else f"{what}: {found.title}"
+    return (
+        spec.model_copy(update={"picture": how}),
+        (
+            f"{said}: drawn as such files want ({found.words}) where nothing else was asked; --fast off leaves it.",
+        ),
+    )
+
+
 def _refuse(spec: GenerateSpec) -> None:
     if not spec.prompts:
         raise ConfigError("no prompts: name at least one picture to draw.")
@@ -176,6 +236,11 @@ def _refuse(spec: GenerateSpec) -> None:
         raise ConfigError(
             f"--trace {spec.trace}: there are only {spec.picture.steps} steps. Ask for as many or fewer."
         )
+
+
+def _shown(drawn: Drawn, passed: Sequence[bool]) -> Drawn:
+    """What sheets show of a batch."""
+    return drawn if all(passed) else replace(drawn, pictures=greyed(drawn.pictures, passed))
 
 
 def _without(
@@ -219,6 +284,7 @@ class _Teller:
     loras: Sequence[ChosenAdapter]
     device: str
     dtype: str
+    policy: str
     start: StartUse | None = None
 
     def metadata(
@@ -241,6 +307,8 @@ class _Teller:
             true_guidance_scale=how.true_guidance_scale,
             width_px=how.width_px,
             height_px=how.height_px,
+            spacing=how.spacing,
+            eta=how.eta,
             base=self.base.identity,
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
@@ -255,6 +323,7 @@ class _Teller:
             # The checker looks at finished pictures alone.
             safety="absent" if moment else drawn.safety,
             safety_flagged=None if moment or drawn.nsfw is None else drawn.nsfw[index],
+            policy=self.policy,
             moment=f"step {moment.step} of {moment.total}" if moment else "",
         )
 
@@ -312,14 +381,17 @@ def _write(
     numbers: _Numbers,
     told: _Teller,
     requests: Sequence[PictureRequest],
-    first: int,
+    places: Sequence[int],
+    passed: Sequence[bool],
     drawn: Drawn,
     without: Drawn | None,
 ) -> list[DrawnFile]:
-    """The files of one batch, whose first picture is number ``first`` of the call."""
+    """The files of one batch; ``places`` are the pictures' numbers within the call; those not passed are left out."""
     files = []
     for index, request in enumerate(requests):
-        number = first + index
+        if not passed[index]:
+            continue
+        number = places[index]
         words = (slug(request.prompt), f"seed{request.seed}")
         metadata = told.metadata(request, drawn, index)
         path = numbers.path(number, *words)
@@ -461,7 +533,7 @@ def _notes(
     engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn], words: WordVectors
 ) -> tuple[str, ...]:
     notes = [*_notes_on_prompts(engine, spec, words), *_notes_on_guidance(engine.base, spec)]
-    if batches[0].safety == "absent":
+    if batches and batches[0].safety == "absent":
         notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
     refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
     if refused:

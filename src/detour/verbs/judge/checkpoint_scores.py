@@ -76,15 +76,12 @@ def evaluate_checkpoints(
         AdapterError: one of them was damaged since it was written.
         BaseError: the base is not there any more.
     """
-    from detour.adapter_files.reading import require_intact
     from detour.bases.base import open_base
     from detour.bases.hardware import pick_device, set_threads
     from detour.evaluation.feature_cache import FeatureCache
     from detour.training.assembly import as_trained
 
     files = require_kept_adapters(run_folder)
-    for file in files.values():
-        require_intact(file)
     run = replace(read_trained_run(run_folder), dataset=dataset)
     spec = run.spec
     set_threads(spec.train.threads)
@@ -116,17 +113,22 @@ def evaluate_checkpoints(
 
 
 def require_kept_adapters(run_folder: Path) -> dict[int, Path]:
-    """Step → adapter file of every checkpoint.
+    """Step → adapter file of every checkpoint, each still what was written.
 
     Raises:
         RunError: none was kept.
+        AdapterError: one was damaged since it was written.
     """
+    from detour.adapter_files.reading import require_intact
+
     files = kept_adapters(run_folder)
     if not files:
         raise RunError(
             f"{run_folder}: no adapters are kept in checkpoints/adapters. Train with checkpoint.every above 0; full "
             "fine-tuning keeps none."
         )
+    for file in files.values():
+        require_intact(file)
     return files
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from detour.verbs.studies.result import StudyResult, write_study
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Row, Table, tabulate
 
-SAMPLERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+SAMPLERS: tuple[SchedulerName, ...] = ("ddpm", "ddim", "pndm", "euler", "dpm++")
 
 REFERENCE = "reference"
 REFERENCE_SAMPLER: SchedulerName = "dpm++"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detour.bases.hardware import drawing_dtype, set_threads
+from detour.data.finding import counted
 from detour.data.folder import Dataset, Example
 from detour.data.pictures import open_picture, read_bytes
 from detour.errors import DataError
@@ -84,10 +85,12 @@ def cost_sentence(spec: ResolvedRun, missing: int) -> str:
     """
     passes = missing * spec.prior.steps * (2 if spec.prior.guidance_scale > 1 else 1)
     steps = round(passes / (3 * spec.train.batch * spec.train.grad_accum))
+    half = spec.prior.pictures // 2
+    fewer = f"; fewer: --set prior.pictures={half}" if half else ""
     return (
-        f"Before training the base draws {missing} pictures of the class, {spec.prior.steps} steps each: about as much "
-        f"work as {steps} training steps, and the run has {spec.train.steps}. They are kept for later runs; fewer: "
-        "--set prior.pictures=50."
+        f"Before training the base draws {counted(missing, 'picture')} of the class in "
+        f"{counted(spec.prior.steps, 'step')} each: about as much work as {counted(steps, 'training step')}, "
+        f"and the run has {spec.train.steps}. They are kept for later runs{fewer}."
     )
 
 

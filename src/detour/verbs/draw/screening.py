@@ -1,0 +1,151 @@
+"""What a safety policy lets through of one call: its requests before they are drawn, its pictures afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from detour.bases.base import Base
+from detour.errors import ConfigError
+from detour.generation.requests import Drawn, Picture, PictureRequest
+from detour.safety.decision import Decision
+from detour.safety.policy import Policy
+from detour.safety.policy_file import PICTURE_LAYERS
+from detour.specs.generation import GenerateSpec
+
+GREY = 128
+"""Brightness of the field that stands in a sheet where a picture was withheld."""
+
+
+class WithheldPicture(BaseModel):
+    """A picture that was asked for and not handed out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    """Number of the picture within the call, from 0."""
+    prompt: str
+    seed: int
+    stage: Literal["request", "picture"]
+    """Whether it was stopped before it was drawn or afterwards."""
+    action: Literal["refuse", "hold"]
+    layer: str
+    code: str
+    score: float
+    message: str
+
+
+class Screening:
+    """The requests of one call that may be drawn, and what was withheld so far.
+
+    Attributes:
+        policy: ``None`` lets everything through.
+        open: (number, request to be drawn) in order.
+        withheld: in the order in which they were stopped.
+    """
+
+    def __init__(self, policy: Policy | None, requests: Sequence[PictureRequest]) -> None:
+        self.policy = policy
+        self.withheld: list[WithheldPicture] = []
+        self.revised: dict[int, str] = {}
+        self.open: list[tuple[int, PictureRequest]] = []
+        self._asked = requests
+        self._decisions: dict[int, Decision] = {}
+        for number, request in enumerate(requests):
+            if policy is None:
+                self.open.append((number, request))
+                continue
+            decision = self._decisions[number] = policy.check_request(request)
+            if decision.request is None:
+                self._withhold(number, decision, "request")
+                continue
+            if decision.revised_prompt is not None:
+                self.revised[number] = decision.revised_prompt
+            self.open.append((number, decision.request))
+
+    @property
+    def version(self) -> str:
+        """Version of the policy; empty without one."""
+        return "" if self.policy is None else self.policy.version
+
+    def passed(self, numbers: Sequence[int], *sides: Drawn | None) -> list[bool]:
+        """Which pictures may be handed out; a picture goes with the one of the other side.
+
+        Args:
+            numbers: of the pictures, in the order of each side.
+            sides: with the adapters, and without them where both are handed out.
+        """
+        return [
+            all(self._passes(number, index, side) for side in sides if side is not None)
+            for index, number in enumerate(numbers)
+        ]
+
+    def _passes(self, number: int, index: int, drawn: Drawn) -> bool:
+        if self.policy is None:
+            return True
+        picture = Picture(
+            pixels=drawn.pictures[index],
+            width_class=drawn.width_classes[index],
+            how=self._asked[number].how,
+            nsfw=None if drawn.nsfw is None else drawn.nsfw[index],
+        )
+        decision = self.policy.check_picture(picture, self._asked[number], after=self._decisions[number])
+        if decision.action in ("refuse", "hold"):
+            self._withhold(number, decision, "picture")
+            return False
+        return True
+
+    def _withhold(self, number: int, decision: Decision, stage: Literal["request", "picture"]) -> None:
+        request = self._asked[number]
+        self.withheld.append(
+            WithheldPicture(
+                number=number,
+                prompt=request.prompt,
+                seed=request.seed,
+                stage=stage,
+                action="hold" if decision.action == "hold" else "refuse",
+                layer=decision.layer,
+                code=decision.code,
+                score=decision.score,
+                message=decision.message,
+            )
+        )
+
+    def notes(self) -> list[str]:
+        """What was changed, for the user."""
+        return [
+            f"the safety policy changed the prompt '{self._asked[number].prompt[:60]}' to '{prompt[:60]}'."
+            for number, prompt in self.revised.items()
+        ]
+
+
+def open_policy(spec: GenerateSpec, base: Base, *, device: str) -> Policy | None:
+    """The policy of a call; ``None`` where it has none.
+
+    Args:
+        spec: of the call.
+        base: that draws.
+        device: of the judge.
+
+    Raises:
+        ConfigError: the policy is wrong, or the call asks for pictures that its layers would not see.
+    """
+    if spec.policy is None:
+        return None
+    policy = Policy.open(Path(spec.policy), base, device=device)
+    if spec.trace and policy.spec.layers(PICTURE_LAYERS):
+        raise ConfigError(
+            "--trace hands out pictures that the policy's layers never see. Leave --trace or the policy out."
+        )
+    return policy
+
+
+def greyed(pictures: np.ndarray, passed: Sequence[bool]) -> np.ndarray:
+    """uint8 (N, H, W, 3) with a grey field where a picture was withheld."""
+    shown = pictures.copy()
+    shown[~np.array(passed, dtype=bool)] = GREY
+    return shown
