@@ -41,6 +41,7 @@ SUBJECTS = {
     "explain": "Looking inside",
     "doctor": "Finding faults",
     "studies": "Studies",
+    "safety": "Safety",
 }
 """Folder below ``detour/verbs`` → heading."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from detour.adapter_methods import FROM_BASE, facts_of
 from detour.errors import ConfigError
 from detour.specs import AdapterSpec, RunSpec
+from detour.specs.resolved import ResolvedAdapter
 from detour.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _check_full(spec: RunSpec, base: "Base") -> None:
         )
 
 
-def check_layers(spec: AdapterSpec, layers: "Sequence[AdaptableLayer]") -> None:
+def check_layers(spec: ResolvedAdapter, layers: "Sequence[AdaptableLayer]") -> None:
     """Refuse layers that the method cannot adapt.
 
     Raises:
@@ -151,7 +152,7 @@ def check_layers(spec: AdapterSpec, layers: "Sequence[AdaptableLayer]") -> None:
         )
     narrow = min(layers, key=lambda layer: min(layer.in_features, layer.out_features))
     most = min(narrow.in_features, narrow.out_features)
-    if int(spec.rank) > most:
+    if spec.rank > most:
         raise ConfigError(
             f"adapter.rank is {spec.rank}, but {spec.init} can take only {most} directions from {narrow.path}. "
             f"Set --rank {most} or less."

@@ -18,6 +18,7 @@ from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest
 from detour.evaluation.report import Metrics
 from detour.specs import RunSpec
+from detour.specs.resolved import ResolvedRun
 from detour.verbs.datasets.practice_subject import NEW_PLACES, WorldSubject, read_world_subject
 from detour.verbs.judge.figures import Scorer, can_be_judged, open_judge
 from detour.verbs.judge.finished_run import FinishedRun
@@ -68,8 +69,8 @@ class QuestionSet:
         return {} if self._scorer is None else self._scorer.scores(pictures)
 
 
-def make_question_set(spec: RunSpec, base: Base, *, judge: str | None) -> QuestionSet:
-    """Prompts and references for the runs of a comparison.
+def make_question_set(spec: ResolvedRun, base: Base, *, judge: str | None) -> QuestionSet:
+    """Gather prompts and references for the runs of a comparison.
 
     Args:
         spec: a resolved one of them; they share prompts, pictures and size.
@@ -82,7 +83,7 @@ def make_question_set(spec: RunSpec, base: Base, *, judge: str | None) -> Questi
     """
     from detour.bases.hardware import pick_device
 
-    device, size_px, world = pick_device(spec.base.device), int(spec.data.resolution), world_folder(spec)
+    device, size_px, world = pick_device(spec.base.device), spec.data.resolution, world_folder(spec)
     opened, _ = open_judge(judge, base, device=device, cache=FeatureCache(on_disk=False), fetch=False)
     run = FinishedRun(
         folder=world, spec=spec, adapter_file=world, state={}, gradients=None, metrics=Metrics()
