@@ -144,7 +144,7 @@ def generate_pictures(
             drawn = engine.draw(chunk, batch=spec.batch, on_step=count.of(len(chunk)))
             plain = _without(engine, chunk, spec, count) if spec.compare else None
             places = [number for number, _ in screening.open[start : start + spec.batch]]
-            passed = screening.passed(places, drawn, plain)
+            passed = screening.passed(places, drawn, plain, how=engine.resolved(spec.picture))
             files += _write(numbers, told, chunk, places, passed, drawn, plain)
             with_adapters.append(_shown(drawn, passed))
             without += [_shown(plain, passed)] if plain is not None else []

@@ -16,6 +16,7 @@ from detour.safety.decision import Decision
 from detour.safety.policy import Policy
 from detour.safety.policy_file import PICTURE_LAYERS
 from detour.specs.generation import GenerateSpec
+from detour.specs.resolved import ResolvedPicture
 
 GREY = 128
 """Brightness of the field that stands in a sheet where a picture was withheld."""
@@ -72,25 +73,26 @@ class Screening:
         """Version of the policy; empty without one."""
         return "" if self.policy is None else self.policy.version
 
-    def passed(self, numbers: Sequence[int], *sides: Drawn | None) -> list[bool]:
+    def passed(self, numbers: Sequence[int], *sides: Drawn | None, how: ResolvedPicture) -> list[bool]:
         """Which pictures may be handed out; a picture goes with the one of the other side.
 
         Args:
             numbers: of the pictures, in the order of each side.
             sides: with the adapters, and without them where both are handed out.
+            how: they were drawn.
         """
         return [
-            all(self._passes(number, index, side) for side in sides if side is not None)
+            all(self._passes(number, index, side, how) for side in sides if side is not None)
             for index, number in enumerate(numbers)
         ]
 
-    def _passes(self, number: int, index: int, drawn: Drawn) -> bool:
+    def _passes(self, number: int, index: int, drawn: Drawn, how: ResolvedPicture) -> bool:
         if self.policy is None:
             return True
         picture = Picture(
             pixels=drawn.pictures[index],
             width_class=drawn.width_classes[index],
-            how=self._asked[number].how,
+            how=how,
             nsfw=None if drawn.nsfw is None else drawn.nsfw[index],
         )
         decision = self.policy.check_picture(picture, self._asked[number], after=self._decisions[number])
