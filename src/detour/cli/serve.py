@@ -40,6 +40,11 @@ SCOPES = click.Choice(["draw", "review", "admin"])
     metavar="ORIGIN",
     help="Web origin that may call; repeatable.",
 )
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Safety policy (TOML): what is refused, changed or held for a person.",
+)
 @click.option("--require-key", is_flag=True, help="Ask for a key on loopback too.")
 @click.option("--device", type=DEVICES, help="Where it draws. [default: auto]")
 @click.option("--dtype", type=DTYPES, help="Precision. [default: auto: fp32 on a CPU]")

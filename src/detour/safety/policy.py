@@ -276,7 +276,22 @@ class Policy:
         Raises:
             ConfigError: the policy asks for the base's checker, and it did not look.
         """
-        findings = list(self.look_at_pictures(picture.pixels[None], flags=(picture.nsfw,))[0])
+        return self.decide_on_pixels(picture.pixels, nsfw=picture.nsfw, after=after)
+
+    def decide_on_pixels(
+        self, pixels: Pictures, *, nsfw: bool | None = None, after: Decision | None = None
+    ) -> Decision:
+        """Look at the pixels of one finished picture.
+
+        Args:
+            pixels: uint8 (H, W, 3).
+            nsfw: what the base's own checker says, where it looked.
+            after: decision on its request; where that was to hold, the picture is held at least.
+
+        Raises:
+            ConfigError: the policy asks for the base's checker, and it did not look.
+        """
+        findings = list(self.look_at_pictures(pixels[None], flags=(nsfw,))[0])
         if after is not None and SEVERITY.index(after.action) >= SEVERITY.index("hold"):
             findings += [one for one in after.findings if one.action in ("hold", "refuse")]
         return decided(findings, policy=self.version)

@@ -18,6 +18,7 @@ from detour.generation.engine import PictureEngine
 from detour.serving.app import make_app
 from detour.serving.guard import is_loopback
 from detour.serving.keys import KeyRing
+from detour.serving.layered_policy import LayeredPolicy
 from detour.serving.policy import Policy
 from detour.serving.service import Service
 from detour.serving.settings import ServeSpec
@@ -35,7 +36,7 @@ def serve(
 
     Args:
         spec: settings.
-        policy: safety; ``None``: everything is allowed.
+        policy: safety; ``None``: that of the settings, or everything is allowed.
         say: told one line at a time what is going on.
 
     Raises:
@@ -55,6 +56,9 @@ def serve(
                 f"--host {spec.host} can be reached from other machines, and there is no key. Make one first: "
                 f"detour serve key add NAME --state {spec.state}"
             )
+        if policy is None and spec.policy is not None:
+            say(f"reading the policy {spec.policy} …")
+            policy = LayeredPolicy.open(spec.policy, base, device=pick_device(spec.device))
         _serve(spec, base, store, keys, policy, say)
     finally:
         store.close()

@@ -83,6 +83,8 @@ class ServeSpec(Spec):
     """CPU threads of the drawing; part of the pixels, as everywhere."""
     stop_s: Positive = 60.0
     """Seconds that running pictures get when the server is told to stop; later ones stay in the queue."""
+    policy: FolderPath | None = None
+    """Safety policy (docs/safety.md): what is refused, changed or held for a person."""
     limits: LimitsSpec = LimitsSpec()
     keeping: KeepingSpec = KeepingSpec()
 
@@ -93,7 +95,7 @@ def load_serve_spec(
     """Build the settings from their sources, later ones winning.
 
     Args:
-        config: a TOML file; ``adapters`` and ``state`` in it are looked for beside the file.
+        config: a TOML file; ``adapters``, ``state`` and ``policy`` in it are looked for beside the file.
         flags: key → value.
         assignments: ``limits.max_steps=50`` and the like.
 
@@ -101,7 +103,7 @@ def load_serve_spec(
         ConfigError: unreadable TOML, an unknown key (with the nearest name), or a value out of range.
     """
     values: dict[str, Any] = read_toml(config) if config else {}
-    for name in ("adapters", "state"):
+    for name in ("adapters", "state", "policy"):
         if config is not None and isinstance(values.get(name), str):
             values[name] = config.parent / values[name]
     values |= flags
