@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-extras mutants mutants-changed check format bench labs docs lock clean
+.PHONY: help setup demo test test-slow test-extras mutants mutants-changed check format bench labs course course-part docs lock clean
 
 help:
 	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
 	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
 	@echo "make labs       run the solution of every lab, and see every exercise fail its check (minutes)"
+	@echo "make course     measure the figures of the course again, compare, and rewrite them (minutes)"
 	@echo "make lock       pin the versions that are installed now"
 
 setup: $(STAMP)
@@ -71,6 +72,13 @@ bench: setup
 
 labs: setup
 	$(BIN)/python -m detour.labs.building
+
+course: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.course --write
+
+# What takes seconds, another part after each commit.
+course-part: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.course --part
 
 docs: setup
 	$(BIN)/python -m detour.cli.reference docs/cli.md docs/doctor.md

@@ -122,3 +122,20 @@ def test_every_misconception_has_an_experiment_and_a_plain_answer() -> None:
         assert re.search(r"\*\*[^*]+\*\*", body), f"{title}: no answer"
         assert re.search(r"detour |python -m |The same command|log\.md", body), f"{title}: no experiment"
         assert re.search(r"\d", body), f"{title}: no figure"
+
+
+def test_every_setting_beside_pefts_is_one_that_both_have() -> None:
+    from dataclasses import fields
+
+    from peft import LoraConfig
+
+    from detour.specs import AdapterSpec
+
+    text = (COURSE / "06-qlora-and-dora.md").read_text()
+    part = text[text.index("## Beside PEFT's") :]
+    pairs = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", part, re.MULTILINE)
+    assert len(pairs) == 7
+    theirs = {field.name: field.default for field in fields(LoraConfig)}
+    assert {peft for peft, _ in pairs} <= theirs.keys()
+    assert {ours for _, ours in pairs} <= AdapterSpec.model_fields.keys()
+    assert theirs["lora_alpha"] == 8

@@ -85,3 +85,29 @@ def test_the_command_tells_open_tasks_from_crashes() -> None:
         show(executed(None, passed=False), as_json=True)
     with pytest.raises(DetourError, match="a cell stopped with KeyError: 'x'"):
         show(executed("KeyError", passed=False, message="'x'"), as_json=True)
+
+
+def test_what_ran_before_is_rendered_only_while_its_code_is_the_lessons(runs_as: Any, tmp_path: Path) -> None:
+    from detour.labs.pages import Measured, write_measured
+
+    nbformat = pytest.importorskip("nbformat")
+    runs_as(executed(None))
+    notebook, _ = building.run_solution(lab_of(9))
+    docs = tmp_path / "docs"
+    with pytest.raises(DetourError, match=r"lab09\.ipynb: not there"):
+        building.render_kept([lab_of(9)], docs)
+    write_measured(docs, {9: Measured(core_seconds=8.4, peak_bytes=1 << 20, need=None)})
+    kept = tmp_path / "solutions" / "lab09.ipynb"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="Lab 9 is done")]
+    notebook.cells[1].source = "import os\n" + notebook.cells[1].source + "\n# a remark"
+    building._write(notebook, kept)
+    building.render_kept([lab_of(9)], docs)
+    page = (docs / "lab09.html").read_text()
+    assert "Lab 9 is done" in page
+    assert '<details class="solution">' in page
+    notebook.cells[1].source += "\nSEED = 1"
+    building._write(notebook, kept)
+    with pytest.raises(DetourError, match="lab09: its code has changed since it ran"):
+        building.render_kept([lab_of(9)], docs)

@@ -9,7 +9,7 @@ from detour.errors import ConfigError, TaskOpen
 from detour.labs.checking import Checks
 from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
-from detour.labs.workspace import check_file, hand_out
+from detour.labs.workspace import check_file, hand_out, run_solution_of
 from tests.labs.answers_lab09 import ANSWERS
 
 
@@ -66,8 +66,39 @@ def test_a_notebook_with_answers_is_not_written_over(tmp_path: Path) -> None:
         hand_out(9, out=tmp_path)
     assert hand_out(9, out=tmp_path, solution=True).name == "lab09-solution.ipynb"
     assert path.read_text() == "mine"
-    hand_out(9, out=tmp_path, base="sd-folder", force=True)
-    assert 'BASE = \\"sd-folder\\"' in path.read_text()
+    hand_out(9, out=tmp_path, base="some/hub-id", force=True)
+    assert 'BASE = \\"some/hub-id\\"' in path.read_text()
+
+
+def test_a_relative_folder_is_written_as_an_absolute_path(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.chdir(tiny_base.parent)
+    notebook = nbformat.read(hand_out(9, out=tmp_path, base=tiny_base.name), as_version=4)
+    [line] = [
+        line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("BASE =")
+    ]
+    assert line == f'BASE = "{tiny_base.resolve()}"'
+
+
+def test_a_missing_judge_is_noticed_before_anything_runs(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jupytext")
+    monkeypatch.setattr("detour.verbs.judge.figures._fetched_before", lambda: False)
+    for verb in (
+        lambda: hand_out(3, out=tmp_path, base=str(tiny_base)),
+        lambda: run_solution_of(3, base=str(tiny_base)),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"lab 3 scores pictures.*pass --judge FOLDER.*Labs 1, 2, 5, 6, 7, 9, 11"
+        ):
+            verb()
+    path = hand_out(12, out=tmp_path, base=str(tiny_base), judge="some/clip")
+    text = path.read_text()
+    assert "judge_of(" not in text
+    assert 'judge=str(\\"some/clip\\")' in text
 
 
 def test_a_file_that_is_no_notebook_of_ours_is_refused(tmp_path: Path) -> None:

@@ -66,3 +66,18 @@ def test_figures_that_were_edited_are_refused(tmp_path: Path) -> None:
     (tmp_path / "measured.json").write_text('{"9": {"core_seconds": "quick"}}')
     with pytest.raises(ConfigError, match="not as it was written"):
         measured_labs(tmp_path)
+
+
+def test_an_answer_is_folded_away_below_what_is_handed_out() -> None:
+    from detour.labs.index import lab_of
+    from detour.labs.pages import tasks_of, with_folded_solutions
+
+    tasks = tasks_of(lab_of(9))
+    assert any("# TODO: Return √ᾱ" in source for source in tasks.values())
+    [cell] = [cell for cell, source in tasks.items() if "def jump" in source]
+    body = f'<div id="cell-id={cell}"><div class="input">ANSWER</div><div class="output_wrapper">passed</div></div>'
+    page = with_folded_solutions(body, lab_of(9), {cell: tasks[cell]})
+    task, fold, rest = page.index("TODO"), page.index("<details"), page.index("</details>")
+    assert task < fold < page.index("ANSWER") < rest < page.index("passed")
+    with pytest.raises(DetourError, match="no cell-99 with an answer"):
+        with_folded_solutions(body, lab_of(9), {"cell-99": "x = None"})

@@ -1,3 +1,4 @@
+import ast
 import re
 
 import pytest
@@ -92,3 +93,20 @@ def test_both_notebooks_of_a_lesson_are_valid_python_and_the_same_every_time(lab
 def test_an_unknown_lab_is_refused() -> None:
     with pytest.raises(ConfigError, match="numbered 1 to 12"):
         lab_of(13)
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
+def test_no_cell_deletes_what_another_cell_made(lab: Lab) -> None:
+    """So that a cell can be run twice, and after a later one."""
+    cells = re.split(r"^# %%.*$", solution_of(lab.source.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    for cell in cells:
+        tree = ast.parse("\n".join(line for line in cell.splitlines() if not line.startswith("# ")))
+        made = {
+            name.id
+            for name in ast.walk(tree)
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+        }
+        gone = {
+            name.id for name in ast.walk(tree) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Del)
+        }
+        assert gone <= made, f"{lab.name}: a cell deletes {sorted(gone - made)}"

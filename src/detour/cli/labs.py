@@ -45,24 +45,60 @@ def list_labs(*, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--solution", is_flag=True, help="With the answers.")
 @click.option("--base", help="Written into the notebook in place of pocket.")
+@click.option(
+    "--judge", help="CLIP model that scores pictures, where the base brings none: a folder or a hub id."
+)
 @force_option
-def open_lab(*, number: int, out: Path, solution: bool, base: str | None, force: bool) -> None:
+def open_lab(
+    *, number: int, out: Path, solution: bool, base: str | None, judge: str | None, force: bool
+) -> None:
     """Write the notebook of lab NUMBER, to open in Jupyter or an editor."""
     from detour.labs.workspace import hand_out
 
-    path = hand_out(number, out=out, solution=solution, base=base, force=force)
+    path = hand_out(number, out=out, solution=solution, base=base, judge=judge, force=force)
     click.echo(f"{path}\nOpen it in Jupyter or an editor. Then: detour labs check {path}")
 
 
 @command.command("run")
 @click.argument("number", type=int)
 @click.option("--base", help="In place of pocket.")
+@click.option(
+    "--judge", help="CLIP model that scores pictures, where the base brings none: a folder or a hub id."
+)
 @json_option
-def run_lab(*, number: int, base: str | None, as_json: bool) -> None:
+def run_lab(*, number: int, base: str | None, judge: str | None, as_json: bool) -> None:
     """Run the solution of lab NUMBER, and say what it took."""
     from detour.labs.workspace import run_solution_of
 
-    show(run_solution_of(number, base=base), as_json=as_json)
+    show(run_solution_of(number, base=base, judge=judge), as_json=as_json)
+
+
+@command.command("hint")
+@click.argument("number", type=int)
+@click.argument("task", required=False)
+@click.option(
+    "--step", type=click.IntRange(1, 3), default=1, show_default=True,
+    help="1 the direction, 2 the formula, 3 the code.",
+)  # fmt: skip
+@json_option
+def show_hint(*, number: int, task: str | None, step: int, as_json: bool) -> None:
+    """Show a hint to TASK of lab NUMBER, in three steps; without TASK, name the lab's tasks."""
+    from detour.cli.results import print_json
+    from detour.labs.hints import HINTS, STEPS, hint_of
+    from detour.labs.index import lab_of
+
+    lab = lab_of(number)
+    if task is None:
+        names = list(HINTS[number])
+        print_json(names) if as_json else click.echo("\n".join(names))
+        return
+    words = hint_of(lab, task, step)
+    if as_json:
+        print_json({"lab": number, "task": task, "step": step, "kind": STEPS[step - 1], "hint": words})
+        return
+    click.echo(f"Lab {number}, {task}: the {STEPS[step - 1]}\n{words}")
+    if step < len(STEPS):
+        click.echo(f"Not enough? detour labs hint {number} {task} --step {step + 1} shows the {STEPS[step]}.")
 
 
 @command.command("check")

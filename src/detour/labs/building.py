@@ -3,6 +3,7 @@
 ``make labs`` and CI run this; with ``--render`` the solutions become pages under docs/labs.
 """
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,21 @@ BUILD = Path("build/labs")
     "--render", type=click.Path(path_type=Path, file_okay=False), help="Write pages into this folder."
 )
 @click.option(
+    "--kept",
+    is_flag=True,
+    help="Render what ran before, where its code is that of the lesson; times and memory stay as they were measured.",
+)
+@click.option(
     "--exercises/--no-exercises", default=True, help="Whether each exercise is seen to fail its check."
 )
-def main(*, numbers: tuple[int, ...], render: Path | None, exercises: bool) -> None:
+def main(*, numbers: tuple[int, ...], render: Path | None, kept: bool, exercises: bool) -> None:
     """Build and run all labs, or those whose NUMBERS are given."""
     labs = [lab_of(number) for number in numbers] or [lab for lab in LABS if lab.source.is_file()]
     try:
-        build(labs, render=render, exercises=exercises)
+        if kept:
+            render_kept(labs, render or Path("docs/labs"))
+        else:
+            build(labs, render=render, exercises=exercises)
     except DetourError as error:
         raise click.ClickException(str(error)) from error
 
@@ -55,6 +64,52 @@ def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
     click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
 
 
+def render_kept(labs: Sequence[Lab], folder: Path) -> None:
+    """Write pages from the notebooks that an earlier run left under :data:`BUILD`, with the lesson's text of today.
+
+    Raises:
+        DetourError: a lab was not run, or its code has changed since.
+    """
+    import nbformat
+
+    from detour.labs.pages import measured_labs, page_of, tasks_of, write_measured
+
+    measured = measured_labs(folder)
+    for lab in labs:
+        path, notebook = BUILD / "solutions" / f"{lab.name}.ipynb", notebook_of(lab, "solution")
+        if not path.is_file() or lab.number not in measured:
+            raise DetourError(
+                f"{path}: not there. Run python -m detour.labs.building --render {folder} {lab.number}"
+            )
+        ran = nbformat.read(path, as_version=4)
+        if _computed(ran) != _computed(notebook):
+            raise DetourError(
+                f"{lab.name}: its code has changed since it ran. Run python -m detour.labs.building --render {folder} "
+                f"{lab.number}"
+            )
+        outputs = iter([cell.outputs for cell in ran.cells if cell.cell_type == "code"])
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = next(outputs)
+        page = page_of(lab, notebook, measured[lab.number], base="pocket", tasks=tasks_of(lab))
+        write_text(folder / f"{lab.name}.html", page)
+        click.echo(f"{lab.name}: rendered from its last run")
+    write_measured(folder, measured)
+
+
+def _computed(notebook: Any) -> list[str]:
+    """The code of each cell, without what changes no result: comments, where names are imported from, ``del``."""
+    cells = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            tree.body = [
+                node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Delete)
+            ]
+            cells.append(ast.unparse(tree))
+    return cells
+
+
 def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> None:
     """Write one lab's page, and the index of all that were rendered so far.
 
@@ -62,9 +117,11 @@ def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> No
         DetourError: the page is not as pages have to be.
     """
     from detour.labs.needs import card_need
-    from detour.labs.pages import Measured, measured_labs, page_of, write_measured
+    from detour.labs.pages import Measured, measured_labs, page_of, tasks_of, write_measured
 
-    write_text(folder / f"{lab.name}.html", page_of(lab, notebook, executed, base="pocket"))
+    write_text(
+        folder / f"{lab.name}.html", page_of(lab, notebook, executed, base="pocket", tasks=tasks_of(lab))
+    )
     mine = Measured(core_seconds=executed.core_seconds, peak_bytes=executed.peak_bytes, need=card_need(lab))
     write_measured(folder, measured_labs(folder) | {lab.number: mine})
 

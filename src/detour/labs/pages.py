@@ -13,6 +13,7 @@ from detour.files import write_bytes, write_text
 from detour.labs.execution import Executed
 from detour.labs.index import LABS, Lab
 from detour.labs.needs import CardNeed
+from detour.labs.sources import notebook_of
 
 MEASURED = "measured.json"
 
@@ -39,8 +40,22 @@ SIDES = {
 }
 
 
-def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
+def page_of(
+    lab: Lab,
+    notebook: Any,
+    executed: Executed | Measured,
+    *,
+    base: str,
+    tasks: Mapping[str, str] | None = None,
+) -> str:
     """One executed notebook as HTML, pictures inside.
+
+    Args:
+        lab: whose it is.
+        notebook: executed.
+        executed: what it took.
+        base: that it ran on.
+        tasks: cell → what is handed out in place of its answer; the answers are folded away below it.
 
     Raises:
         MissingExtra: nbconvert is not installed.
@@ -52,6 +67,7 @@ def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
     except ModuleNotFoundError as error:
         raise MissingExtra("rendering labs needs nbconvert: pip install 'detour-lora[labs]'.") from error
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
+    body = with_folded_solutions(body, lab, tasks or {})
     for picture in re.findall(r"<img[^>]*>", body):
         if not re.search(r'alt="[^"]{10,}"', picture) or "No description" in picture:
             raise DetourError(f"{lab.name}: a picture has no alt text. Use show(…, alt=…) of detour.labs.")
@@ -69,6 +85,42 @@ def page_of(lab: Lab, notebook: Any, executed: Executed, *, base: str) -> str:
             "smaller pictures."
         )
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def tasks_of(lab: Lab) -> dict[str, str]:
+    """Cell → what the exercise hands out, for every cell of a lab that holds an answer."""
+    pairs = zip(notebook_of(lab, "exercise").cells, notebook_of(lab, "solution").cells, strict=True)
+    return {
+        exercise.id: exercise.source for exercise, solution in pairs if exercise.source != solution.source
+    }
+
+
+def with_folded_solutions(body: str, lab: Lab, tasks: Mapping[str, str]) -> str:
+    """The page with each answer folded away below its task as it is handed out.
+
+    Args:
+        body: of nbconvert's basic template.
+        lab: for the message.
+        tasks: as :func:`tasks_of` gives them.
+
+    Raises:
+        DetourError: a cell with an answer is not found in the page.
+    """
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    for cell, source in tasks.items():
+        begin = body.find('<div class="input">', body.find(f'id="cell-id={cell}"'))
+        end = body.find('<div class="output_wrapper">', begin)
+        if min(begin, end) < 0:
+            raise DetourError(f"{lab.name}: the page has no {cell} with an answer and its outputs.")
+        task = highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight"))
+        body = (
+            f'{body[:begin]}<div class="input">{task}</div>\n<details class="solution"><summary>Solution</summary>\n'
+            f"{body[begin:end]}</details>\n{body[end:]}"
+        )
+    return body
 
 
 def measured_labs(folder: Path) -> dict[int, Measured]:
@@ -106,8 +158,11 @@ def index_page(measured: Mapping[int, Measured]) -> str:
         "pip install -e '.[labs]'     # make setup installs it too",
         "detour labs list",
         "detour labs open 9           # writes labs/lab09.ipynb; open it in Jupyter or an editor",
+        "detour labs hint 9 jump      # the direction; again with --step 2 the formula, with --step 3 the code",
         "detour labs check labs/lab09.ipynb",
         "```",
+        "",
+        "[What the checks accept and catch](graders.md) is counted for every task.",
         "",
     ]  # fmt: skip
     for side, heading in SIDES.items():

@@ -1,5 +1,6 @@
 """A lesson's one source, and the two notebooks that are made of it."""
 
+import json
 import re
 from typing import Any, Literal
 
@@ -9,16 +10,18 @@ from detour.labs.index import Lab
 Kind = Literal["exercise", "solution"]
 
 BEGIN, END, PLACEHOLDER = "# BEGIN SOLUTION", "# END SOLUTION", "# PLACEHOLDER:"
+JUDGE_OF = re.compile(r"judge_of\((?:[^()]|\([^()]*\))*\)")
 BASE_LINE = re.compile(r'^BASE = ".*"$', re.MULTILINE)
 
 
-def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None) -> Any:
+def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None, judge: str | None = None) -> Any:
     """The notebook (``nbformat``) of a lesson; same source, same bytes.
 
     Args:
         lab: whose source is read.
         kind: with the answers, or with places for them.
         base: written into the line ``BASE = …``.
+        judge: hub id or folder of a CLIP model, written in place of the base's own judge.
 
     Raises:
         MissingExtra: jupytext is not installed.
@@ -29,6 +32,8 @@ def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None) -> Any:
     text = exercise_of(text) if kind == "exercise" else solution_of(text)
     if base is not None:
         text = with_base(text, base)
+    if judge is not None:
+        text = JUDGE_OF.sub(lambda _: json.dumps(judge, ensure_ascii=False), text)
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
@@ -86,13 +91,18 @@ def solution_of(text: str) -> str:
     return "\n".join(kept) + "\n"
 
 
+def needs_judge(lab: Lab) -> bool:
+    """Whether a lesson has a judge look at pictures."""
+    return JUDGE_OF.search(lab.source.read_text(encoding="utf-8")) is not None
+
+
 def with_base(text: str, base: str) -> str:
     """The source with another base in its one line.
 
     Raises:
         ConfigError: there is not exactly one such line.
     """
-    changed, count = BASE_LINE.subn(lambda _: f'BASE = "{base}"', text)
+    changed, count = BASE_LINE.subn(lambda _: f"BASE = {json.dumps(base, ensure_ascii=False)}", text)
     if count != 1:
         raise ConfigError(f'a lesson has one line BASE = "…"; {count} were found.')
     return changed

@@ -6,17 +6,31 @@ from typing import Any
 from detour.errors import ConfigError, MissingExtra
 from detour.files import write_text
 from detour.labs.execution import Executed, execute
-from detour.labs.index import Lab, lab_of
-from detour.labs.sources import notebook_of
+from detour.labs.index import LABS, Lab, lab_of
+from detour.labs.sources import needs_judge, notebook_of
 
 
 def hand_out(
-    number: int, *, out: Path, solution: bool = False, base: str | None = None, force: bool = False
+    number: int,
+    *,
+    out: Path,
+    solution: bool = False,
+    base: str | None = None,
+    judge: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the notebook of a lab into ``out``.
 
+    Args:
+        number: of the lab.
+        out: folder that the notebook is written into.
+        solution: with the answers.
+        base: in place of ``pocket``; a folder is written as an absolute path, since notebooks run elsewhere.
+        judge: CLIP model that scores pictures, in place of the base's own.
+        force: overwrite a notebook that is there.
+
     Raises:
-        ConfigError: no such lab, or the file is there already.
+        ConfigError: no such lab, the file is there already, or nobody can judge this base's pictures.
         MissingExtra: the labs' own requirements are not installed.
     """
     lab = _present(number)
@@ -26,19 +40,49 @@ def hand_out(
         raise ConfigError(
             f"{path}: there already, with your answers perhaps. Pass --force, or another --out."
         )
-    notebook = notebook_of(lab, "solution" if solution else "exercise", base=base)
+    base, judge = _placed(base), _placed(judge)
+    _require_judge(lab, base, judge)
+    notebook = notebook_of(lab, "solution" if solution else "exercise", base=base, judge=judge)
     write_text(path, _nbformat().writes(notebook) + "\n")
     return path
 
 
-def run_solution_of(number: int, *, base: str | None = None) -> Executed:
+def run_solution_of(number: int, *, base: str | None = None, judge: str | None = None) -> Executed:
     """Run a solution in a temporary folder.
 
+    Args:
+        number: of the lab.
+        base: in place of ``pocket``.
+        judge: CLIP model that scores pictures, in place of the base's own.
+
     Raises:
-        ConfigError: no such lab.
+        ConfigError: no such lab, or nobody can judge this base's pictures; said before anything is trained.
         MissingExtra: the labs' own requirements are not installed.
     """
-    return execute(notebook_of(_present(number), "solution", base=base))
+    lab, base, judge = _present(number), _placed(base), _placed(judge)
+    _require_judge(lab, base, judge)
+    return execute(notebook_of(lab, "solution", base=base, judge=judge))
+
+
+def _placed(name: str | None) -> str | None:
+    """A folder's absolute path; anything else, such as a hub id, as it is."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
+def _require_judge(lab: Lab, base: str | None, judge: str | None) -> None:
+    """Raises ``ConfigError`` where a lab would train first, and then find nobody to look at the pictures."""
+    if base is None or judge is not None or not needs_judge(lab):
+        return
+    from detour.bases.base import open_base
+    from detour.evaluation.judge import DEFAULT_JUDGE
+    from detour.verbs.judge.figures import can_be_judged
+
+    if not can_be_judged(None, open_base(base, weights=False)):
+        free = ", ".join(str(one.number) for one in LABS if not needs_judge(one))
+        raise ConfigError(
+            f"lab {lab.number} scores pictures, and '{base}' brings no judge: pass --judge FOLDER of a CLIP model, or "
+            f"--judge {DEFAULT_JUDGE} to fetch that one (1.7 GB). Labs {free} need none."
+        )
 
 
 def check_file(path: Path) -> Executed:

@@ -165,6 +165,8 @@ compare_with(
 # update waits.
 
 # %%
+if "attached" in globals():  # this cell ran before: begin with the base again
+    attached.detach()
 chosen = select(adaptable_layers(unet), "attn")
 attached = attach_new(unet, "unet", chosen, rank=4, alpha=4.0, seed=SEED)
 own = {id(parameter) for parameter in attached.parameters()}
@@ -225,8 +227,6 @@ alive = sum(bool(down.grad.abs().max() > 0) for down, _ in attached.factors.valu
 print(f"the same loss: {loss.item():.4f} before, {second.item():.4f} after one step")
 print(f"downs with a gradient: {alive} of {len(attached.factors)}")
 print(f"base tensors with a gradient: {sum(one.grad is not None for one in base_tensors)}")
-attached.detach()
-del unet, attached, base_tensors
 
 # %% [markdown]
 # ## A language model beside it

@@ -81,7 +81,6 @@ for name, number in parameters.items():
     print(f"{name:14}{number:>14,}{number / total:>8.1%}")
 largest = max(parameters, key=parameters.get)
 compare_with("largest part", f"{largest}, {parameters[largest] / total:.0%} of {total:,}")
-del parts
 
 # %% [markdown]
 # ## Shapes

@@ -211,6 +211,8 @@ check(6, "delta_w", delta_w)
 # loudness and not about what is said) and turn `alpha` up.
 
 # %%
+attached.detach()
+attached = attach_new(unet, "unet", layers, rank=RANK, alpha=RANK, seed=SEED)  # the same start again
 generator = torch.Generator().manual_seed(SEED)
 with torch.no_grad():
     for _, up in attached.factors.values():
@@ -310,7 +312,6 @@ check(6, "lost_alpha", lost_alpha)
 # %%
 print("the base has the same bytes:", hash_base(unet) == before)
 print("and draws the same picture:", max_abs_diff(plain, engine.draw(request, how).pictures) == 0)
-del engine, unet
 
 # %% [markdown]
 # ## Reflect

@@ -276,7 +276,6 @@ print(
     f"training prompt: {to_training[0]:.1f} of 255 from the training picture before, {to_training[1]:.1f} after"
 )
 attached.detach()
-del engine, unet, vae, text_stage
 
 # %% [markdown]
 # ## Reflect

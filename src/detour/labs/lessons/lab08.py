@@ -13,6 +13,7 @@ BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable
 SEED = 8  # of the pictures, the training and the prompts; picture i is drawn with SEED + i
 
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -114,17 +115,26 @@ prompts = [scene.prompt for scene in scenes]
 how = PictureSpec(steps=8)
 
 
+@contextlib.contextmanager
+def beside(adapter, weight=1.0):
+    """Inside, the adapter stands beside the UNet; afterwards it is gone, whatever happened."""
+    standing = attach_adapter({"unet": unet}, adapter, weight)
+    try:
+        yield standing
+    finally:
+        standing.detach()
+
+
 def draw(which=slice(None), engine=engine):
     requests = [PictureRequest(prompt=prompt, seed=SEED + index) for index, prompt in enumerate(prompts)]
     return engine.draw(requests[which], how).pictures
 
 
 without = draw()
-standing = attach_adapter({"unet": unet}, trained, 0.0)
-switched_off = draw()
-standing.set_weight(1.0)
-with_adapter = draw()
-standing.detach()
+with beside(trained, 0.0) as standing:
+    switched_off = draw()
+    standing.set_weight(1.0)
+    with_adapter = draw()
 show(
     grid(
         np.concatenate([without[:4], with_adapter[:4]]), 4,
@@ -167,7 +177,7 @@ for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
     nothing = drawer.draw(request, few).pictures
     attach_adapter({"unet": drawer.unet}, trained, 1e-4)
     faint[dtype] = mean_abs_diff(nothing, drawer.draw(request, few).pictures)
-del drawer
+    del drawer
 compare_with("floor", ", ".join(f"{distance:.4f} in {dtype}" for dtype, distance in faint.items()))
 
 # %% [markdown]
@@ -306,7 +316,9 @@ def diagnose(patient):
 check(8, "diagnose", diagnose)
 for name, patient in patients.items():
     print(f"{name}: {diagnose(patient)}")
-compare_with("nothing", "on this ward each of the four once; look for all of them before you train longer")
+causes = [diagnose(patient) for patient in patients.values()]
+found = ", ".join(f"'{cause}' {causes.count(cause)} time(s)" for cause in CAUSES if cause in causes)
+compare_with("nothing", f"on this ward: {found}")
 
 # %% [markdown]
 # detour takes none of these in silence: a file whose keys match nothing is refused; a run whose `up` never moved,
@@ -318,15 +330,15 @@ compare_with("nothing", "on this ward each of the four once; look for all of the
 # What was proved on the adapter in memory says nothing about the file. So: write it, read it back, draw again.
 
 # %%
-standing = attach_adapter({"unet": unet}, trained)
-in_memory = draw(one)
-standing.detach()
+with beside(trained):
+    in_memory = draw(one)
 with tempfile.TemporaryDirectory() as folder:
     file = write_adapter(Path(folder) / "glass.safetensors", trained, family=base.family)
     print(f"{file.stat().st_size / 2**20:.2f} MiB")
     reloaded = read_adapter(file)
-standing = attach_adapter({"unet": unet}, reloaded)
-differences = {"reloaded": max_abs_diff(in_memory, draw(one))}
+differences = {}
+with beside(reloaded):
+    differences["reloaded"] = max_abs_diff(in_memory, draw(one))
 
 # %% [markdown]
 # ## Hot swap
@@ -354,13 +366,13 @@ check(8, "hot_swap", hot_swap)
 
 # %%
 silent = patients["E"].adapter
-hot_swap(standing.factors, silent)
-differences["swapped out, against the base"] = max_abs_diff(plain, draw(one))
-began = time.perf_counter()
-hot_swap(standing.factors, reloaded)
-swap_ms = 1000 * (time.perf_counter() - began)
-differences["swapped out and in"] = max_abs_diff(in_memory, draw(one))
-standing.detach()
+with beside(reloaded) as standing:
+    hot_swap(standing.factors, silent)
+    differences["swapped out, against the base"] = max_abs_diff(plain, draw(one))
+    began = time.perf_counter()
+    hot_swap(standing.factors, reloaded)
+    swap_ms = 1000 * (time.perf_counter() - began)
+    differences["swapped out and in"] = max_abs_diff(in_memory, draw(one))
 began = time.perf_counter()
 attach_adapter({"unet": unet}, reloaded).detach()
 off = differences["swapped out, against the base"]
@@ -375,8 +387,10 @@ print(f"a swap takes {swap_ms:.1f} ms, attaching and detaching {1000 * (time.per
 
 # %%
 merged = merge_into({"unet": unet}, reloaded)
-differences["merged"] = max_abs_diff(in_memory, draw(one))
-merged.undo()
+try:
+    differences["merged"] = max_abs_diff(in_memory, draw(one))
+finally:
+    merged.undo()
 differences["taken out again, against the base"] = max_abs_diff(plain, draw(one))
 for name, difference in differences.items():
     print(f"{name:36} differs by {difference} of 255 at most")
@@ -393,7 +407,6 @@ must_be_zero = {name for name in differences if name != "merged"}
 # END SOLUTION
 
 check(8, "must_be_zero", {"differences": differences, "must_be_zero": must_be_zero})
-del engine, unet, another, patients
 
 # %% [markdown]
 # ## Reflect

@@ -172,7 +172,6 @@ show(
     alt="DDIM and DDPM after 2, 4, 6, 8 and 10 of ten steps: from noise to two different pictures of the same prompt",
 )
 another = [draw_with("dpm++", 20, seed) for seed in (SEED, SEED + 1)]
-del engine, unet, vae, text_stage, drawn
 
 # %% [markdown]
 # ## Measure

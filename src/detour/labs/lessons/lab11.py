@@ -2,7 +2,7 @@
 # # Lab 11. A correct training loop
 #
 # **What you will see.** A training loop of sixteen lines, put together from what is widely copied. It runs, its loss
-# falls, and what it makes is worse than no training at all. It has five faults. You find them, mend them one by one,
+# falls, and what it makes is worse than no training at all. It has five faults. You find them, fix them one by one,
 # and end with a loop that makes the same adapter as detour's own.
 #
 # Seeds: `SEED` draws the pictures, the adapter's start, and through `noise_for`, `timestep_for` and `order_for_epoch`
@@ -118,7 +118,7 @@ check(11, "faulty_lines", faulty_lines)
 # %% [markdown]
 # ## Run it as it is
 #
-# The same loop, with the places of the five faults as fields, so that each can be mended for itself. Noise,
+# The same loop, with the places of the five faults as fields, so that each can be fixed for itself. Noise,
 # timesteps and order come from pure functions: every variant below sees the same numbers.
 
 
@@ -227,7 +227,7 @@ compare_with("loss falls", "{first:.3f} → {last:.3f}".format(**results["all fi
 # %% [markdown]
 # The loss falls and says nothing: a loop that noises as `x + ε` makes an easier question, and answers it.
 #
-# ## Mend: latents
+# ## Fix: latents
 #
 # The UNet has never seen pixels. It works on what the VAE makes of them, a forty-eighth of the numbers, **scaled** so
 # that their spread is near one: `vae.config.scaling_factor`.
@@ -249,7 +249,7 @@ def latents_of(vae, pixels):
 check(11, "latents_of", latents_of)
 
 # %% [markdown]
-# ## Mend: noise
+# ## Fix: noise
 #
 # **Your turn.** `alphas` holds ᾱ of each timestep, (T,). The picture must shrink as the noise grows.
 
@@ -268,7 +268,7 @@ def noisy_of(latents, noise, timesteps, alphas):
 check(11, "noisy_of", noisy_of)
 
 # %% [markdown]
-# ## Mend: text
+# ## Fix: text
 #
 # **Your turn.** `text_stage.encode(captions)` returns an object with `.states`, (N, 77, D).
 
@@ -286,9 +286,9 @@ def states_of(text_stage, captions):
 check(11, "states_of", states_of)
 
 # %% [markdown]
-# ## Mend: precision
+# ## Fix: precision
 #
-# bfloat16 keeps eight bits of a number: next to 0.05 its steps are 0.00024 wide. An update smaller than half a step
+# bfloat16 keeps eight bits of precision: next to 0.05 its steps are 0.00024 wide. An update smaller than half a step
 # is rounded away, however often it comes.
 #
 # **Your turn.** In which dtype must the adapter's own weights be kept?
@@ -304,7 +304,7 @@ adapter_dtype = torch.float32
 check(11, "adapter_dtype", adapter_dtype)
 
 # %% [markdown]
-# ## Mend: the list of parameters
+# ## Fix: the list of parameters
 #
 # `filter(…)` is a stream: what has been read from it is gone.
 #
@@ -326,7 +326,7 @@ check(11, "trainable", trainable)
 # %% [markdown]
 # ## Against the real one
 #
-# The mended loop, and beside it detour's own: its cache, its loss, its flat buffer with fused AdamW, its clip. Same
+# The fixed loop, and beside it detour's own: its cache, its loss, its flat buffer with fused AdamW, its clip. Same
 # pictures, same seeds. (detour draws a latent from the VAE's mean *and* standard deviation each time it is shown;
 # here the latter is set to zero, because your loop uses the mean.) The adapters must be the same change of weights.
 
@@ -372,7 +372,7 @@ check(11, "same_as_real", {"difference": largest_relative_difference(theirs, min
 # %% [markdown]
 # ## What each fault costs
 #
-# The mended loop with one fault put back, for the three that change what is learned.
+# The fixed loop with one fault put back, for the three that change what is learned.
 
 # %%
 for field, name in (

@@ -1,0 +1,317 @@
+"""``python -m benchmarks.course``: measure the figure blocks of the course again and hold them against their pages.
+
+A block stands in a page between ``<!-- figures NAME -->`` and ``<!-- end -->``. Each number in it has to be as it is
+measured, within its column's tolerance. ``--write`` puts the new figures, the date and the machine in its place.
+Threads and dtype are pinned: one thread, fp32. Blocks about the demo train it for themselves with one thread, once.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+COURSE = Path(__file__).parents[1] / "docs" / "course"
+DEMO = Path("build/course/demo")
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Figures that a page quotes.
+
+    Attributes:
+        page: of the course.
+        head: of its columns.
+        within: largest difference of a number in each column; 0 must be equal, ``None`` is no figure.
+        measure: gives the rows.
+        trains: whether the demo's adapter is needed.
+        relative: ``within`` is a share of what was measured.
+    """
+
+    page: str
+    head: Sequence[str]
+    within: Sequence[float | None]
+    measure: Callable[[], Rows]
+    trains: bool = False
+    relative: bool = False
+
+
+def presets() -> Rows:
+    """Layers and parameters at rank 4 of each preset, counted on shapes."""
+    from detour.adapters.arithmetic import count
+    from detour.adapters.targets import adaptable_layers, select
+    from detour.bases.base import open_base
+
+    what = {
+        "cross-attn": "the four of `attn2`",
+        "self-attn": "the four of `attn1`",
+        "attn": "both",
+        "kohya": "`attn`, the projections in and out, feed-forward",
+        "conv": "3 × 3 convolutions",
+        "all": "every linear layer and convolution",
+    }
+    networks = [
+        adaptable_layers(open_base(name, weights=False).meta_network()) for name in ("sd15", "pocket")
+    ]
+    rows = []
+    for preset, words in what.items():
+        chosen = [select(layers, preset) for layers in networks]
+        rows.append([f"`{preset}`", words, *(f"{len(layers)}, {count(layers, 4):,}" for layers in chosen)])
+    return rows
+
+
+def schedules() -> Rows:
+    """What is left of a picture after the last timestep, and where noise outweighs it."""
+    from detour.diffusion.schedule import alphas_cumprod, snr
+    from detour.verbs.explain.forward_figure import OTHERS
+
+    rows = []
+    for name, config in OTHERS.items():
+        alphas = alphas_cumprod(config)
+        first = int((snr(alphas) < 1).nonzero()[0])
+        rows.append(
+            [
+                name,
+                f"{float(alphas[-1]):.5f}",
+                f"{float(alphas[-1].sqrt()):.1%}".replace("%", " %"),
+                str(first),
+            ]
+        )
+    return rows
+
+
+def by_hand() -> Rows:
+    """One pixel through four steps of the forward process, and the single noise of the jump that lands there."""
+    import torch
+
+    from detour.scratch.forward_process import joined_noise, step_by_step
+
+    clean, noises, betas = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in (0.8, (0.5, -1.0, 0.3, -0.2), (0.1, 0.2, 0.3, 0.4))
+    )
+    alphas = torch.cumprod(1 - betas, 0)
+    rows = []
+    for index, noisy in enumerate(step_by_step(clean, list(noises), betas)):
+        joined = joined_noise(list(noises[: index + 1]), alphas[: index + 1])
+        left = alphas[index].sqrt() * clean
+        numbers = (betas[index], noises[index], alphas[index], left, noisy, joined)
+        rows.append([str(index + 1), *(f"{float(one):.4g}" for one in numbers)])
+    return rows
+
+
+def eta() -> Rows:
+    """How much of the old noise and of fresh noise a step has at several eta, from ᾱ = 0.3 to ᾱ = 0.6."""
+    alpha, following = 0.3, 0.6
+    rows = []
+    for value in (0.0, 0.5, 1.0):
+        fresh = value * ((1 - following) / (1 - alpha) * (1 - alpha / following)) ** 0.5
+        old = (1 - following - fresh**2) ** 0.5
+        rows.append([f"{value:g}", f"{old:.3f}", f"{fresh:.3f}", f"{old**2 + fresh**2:.3f}"])
+    return rows
+
+
+@cache
+def demo() -> Path:
+    """The run folder of the demo's training, made with one thread if it is not there."""
+
+    from detour.verbs.train.demo import NUM_PICTURES, STYLE, demo_spec, draw_training_pictures
+    from detour.verbs.train.run import train_adapter
+
+    if not (DEMO / "demo.safetensors").is_file():
+        draw_training_pictures(DEMO / "data", style_name=STYLE, count=NUM_PICTURES, seed=0)
+        spec = demo_spec(DEMO, seed=0)
+        train = spec.train.model_copy(update={"threads": 1})
+        spec = spec.model_copy(update={"train": train, "sample": spec.sample.model_copy(update={"every": 0})})
+        train_adapter(spec, runs=DEMO.parent, force=True, prove=False)
+    return DEMO
+
+
+def demo_losses() -> Rows:
+    """How the demo's losses went."""
+    lines = [json.loads(line) for line in (demo() / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    kept_out = [(line["val_loss"], line["step"]) for line in lines if "val_loss" in line]
+    rose = sum(later > earlier for earlier, later in pairwise(losses))
+    return [
+        ["steps in which the training loss rose", f"{rose} of {len(losses) - 1}"],
+        [
+            "training loss, first and last ten steps",
+            f"{sum(losses[:10]) / 10:.3f} → {sum(losses[-10:]) / 10:.3f}",
+        ],
+        ["loss on pictures kept out", f"{kept_out[0][0]:.3f} → {kept_out[-1][0]:.3f}"],
+        ["its lowest", f"{min(kept_out)[0]:.3f} at step {min(kept_out)[1]}"],
+    ]
+
+
+def demo_spectrum() -> Rows:
+    """How the demo's change spreads over directions."""
+    from detour.adapter_files import read_adapter
+    from detour.adapters.analysis import singular_values
+    from detour.verbs.adapter_tools.contents import show_adapter
+
+    file = demo() / "demo.safetensors"
+    blocks = [block for block in show_adapter(file, norms=True).blocks if block.first_share is not None]
+    shares = sorted((block.first_share or 0.0, block.block) for block in blocks)
+    ranks = sorted(block.stable_rank or 0.0 for block in blocks)
+    energies = [
+        singular_values(layer).square() for layer in read_adapter(file).plain_layers(purpose="it").values()
+    ]
+    whole = sum(float(one.sum()) for one in energies)
+    kept = [sum(float(one[:rank].sum()) for one in energies) / whole for rank in (1, 2)]
+    return [
+        ["share of the first direction, by block", f"{_percent(shares[0][0])} to {_percent(shares[-1][0])}"],
+        ["stable rank, by block", f"{ranks[0]:.1f} to {ranks[-1]:.1f}"],
+        ["energy kept at rank 1", _percent(kept[0])],
+        ["energy kept at rank 2", _percent(kept[1])],
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+BLOCKS = {
+    "presets": Block(
+        page="02-where-it-goes.md",
+        head=("preset", "what it matches", "SD 1.5: layers, parameters at rank 4", "`pocket`"),
+        within=(None, None, 0, 0),
+        measure=presets,
+    ),
+    "schedules": Block(
+        page="09-misconceptions.md",
+        head=("schedule", "last ᾱ", "of the amplitude", "noise outweighs picture from timestep"),
+        within=(None, 0, 0, 0),
+        measure=schedules,
+    ),
+    "by-hand": Block(
+        page="02-where-it-goes.md",
+        head=("step", "β", "noise", "ᾱ", "left of the picture, √ᾱ·0.8", "pixel", "one noise for the jump"),
+        within=(0, 0, 0, 0, 0, 0, 0),
+        measure=by_hand,
+    ),
+    "eta": Block(
+        page="09-misconceptions.md",
+        head=("eta", "of the old noise", "fresh noise", "variance of both"),
+        within=(0, 0, 0, 0),
+        measure=eta,
+    ),
+    "losses": Block(
+        page="09-misconceptions.md",
+        head=("in the demo", ""),
+        within=(None, 0.12),
+        measure=demo_losses,
+        trains=True,
+        relative=True,
+    ),
+    "spectrum": Block(
+        page="01-what-lora-is.md",
+        head=("the demo's change", ""),
+        within=(None, 0.1),
+        measure=demo_spectrum,
+        trains=True,
+        relative=True,
+    ),
+}  # fmt: skip
+
+
+def text_of(name: str, page: str) -> str:
+    """What stands between a block's marks.
+
+    Raises:
+        SystemExit: the page has no such block.
+    """
+    found = re.search(rf"<!-- figures {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"{BLOCKS[name].page}: no block '<!-- figures {name} -->' … '<!-- end -->'.")
+    return found.group(1)
+
+
+def rows_of(text: str) -> Rows:
+    """Cells of a Markdown table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def differences(block: Block, quoted: Rows, measured: Rows) -> list[str]:
+    """What a page quotes otherwise than it was measured, beyond the tolerance; empty where it holds."""
+    if [row[0].strip("`") for row in quoted] != [row[0].strip("`") for row in measured]:
+        return ["the rows are others"]
+    found = []
+    for old, new in zip(quoted, measured, strict=True):
+        for name, within, there, here in zip(block.head, block.within, old, new, strict=True):
+            if within is None:
+                continue
+            pairs = list(zip(_numbers(there), _numbers(here), strict=False))
+            if len(_numbers(there)) != len(_numbers(here)) or any(
+                abs(a - b) > (within * abs(b) if block.relative else within) for a, b in pairs
+            ):
+                found.append(f"{new[0]}, {name or 'figure'}: the page says {there}, {here} was measured")
+    return found
+
+
+def _numbers(cell: str) -> list[float]:
+    return [float(one.replace(",", "")) for one in NUMBER.findall(cell.replace("−", "-"))]
+
+
+def as_text(block: Block, rows: Rows) -> str:
+    """The block as it stands in a page: table, date, machine, tolerance."""
+    lines = [" | ".join(block.head), "|".join(["---"] * len(block.head)), *(" | ".join(row) for row in rows)]
+    wide = ["| " + lines[0] + " |", "|" + lines[1] + "|", *("| " + line + " |" for line in lines[2:])]
+    allowed = [
+        f"{name or 'figure'} {within:.0%}" if block.relative else f"{name or 'figure'} {within:g}"
+        for name, within in zip(block.head, block.within, strict=True)
+        if within
+    ]
+    holds = f"within {', '.join(allowed)}" if allowed else "to every digit"
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    note = f"*Measured by `make course` on {today}, {platform.machine()}, one thread, fp32; it has to hold {holds}.*"
+    return "\n".join(wide) + "\n\n" + note + "\n"
+
+
+def part_of_today(num_parts: int) -> int:
+    """Which part a commit checks: another one after each commit."""
+    commit = subprocess.run(
+        ["git", "rev-list", "--count", "HEAD"], capture_output=True, text=True, check=True
+    )
+    return int(commit.stdout) % num_parts
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, compare, and rewrite where asked; 1 where a page does not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", choices=[[], *BLOCKS], help="blocks; all of them without")
+    parser.add_argument("--write", action="store_true", help="rewrite the blocks with what was measured")
+    parser.add_argument(
+        "--part", action="store_true", help="only some of the blocks that train nothing, by commit"
+    )
+    given = parser.parse_args(arguments)
+    names = given.names or list(BLOCKS)
+    if given.part:
+        quick = [name for name in BLOCKS if not BLOCKS[name].trains]
+        names = [quick[part_of_today(len(quick))]]
+    wrong = 0
+    for name in names:
+        block, path = BLOCKS[name], COURSE / BLOCKS[name].page
+        rows, page = block.measure(), path.read_text(encoding="utf-8")
+        off = differences(block, rows_of(text_of(name, page)), rows)
+        print(f"{path.name}, {name}: {'holds' if not off else f'{len(off)} figures do not hold'}", flush=True)
+        for line in off:
+            print(f"  {line}")
+        wrong += len(off)
+        if given.write:
+            path.write_text(page.replace(text_of(name, page), as_text(block, rows)), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
