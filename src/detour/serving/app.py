@@ -23,6 +23,7 @@ from detour.serving.keys import KeyRing
 from detour.serving.metrics import metrics_of, metrics_text
 from detour.serving.native import native_routes
 from detour.serving.openai_images import openai_routes
+from detour.serving.reviews import review_routes
 from detour.serving.service import Service
 from detour.serving.settings import ServeSpec
 from detour.serving.watching import Hub
@@ -64,6 +65,7 @@ def make_app(
 
     app = FastAPI(title="detour serve", version=__version__, lifespan=life, redirect_slashes=False)
     app.include_router(native_routes(service, hub))
+    app.include_router(review_routes(service))
     app.include_router(openai_routes(service, hub))
     app.include_router(a1111_routes(service, hub))
     _health_routes(app, service)

@@ -23,7 +23,13 @@ TOKEN_PATH = "/v1/pictures/"
 """Here the unguessable name is the key: clients fetch addresses without their header."""
 ADMIN_PATHS = ("/metrics",)
 """A key needs the scope ``admin``."""
+REVIEW_PATH = "/v1/reviews"
+"""A key needs the scope ``review``."""
 PNG_INFO = "/sdapi/v1/png-info"
+
+
+def _is_review(path: str) -> bool:
+    return path == REVIEW_PATH or path.startswith(f"{REVIEW_PATH}/")
 
 
 def is_loopback(host: str) -> bool:
@@ -97,7 +103,7 @@ class Guard:
                     "a key is needed: Authorization: Bearer KEY. Make one with 'detour serve key add NAME'."
                 )
             client = LOCAL
-        needed = "admin" if path in ADMIN_PATHS else "draw"
+        needed = "admin" if path in ADMIN_PATHS else "review" if _is_review(path) else "draw"
         if needed not in client.scopes and "admin" not in client.scopes:
             raise NotAllowed(f"this key has not the scope '{needed}'.", code="scope_missing")
         return client

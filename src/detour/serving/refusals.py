@@ -69,6 +69,12 @@ class Unprocessable(ServeError):
     status, code = 422, "invalid_request"
 
 
+class Conflict(ServeError):
+    """What is asked for was done already, or cannot be done any more."""
+
+    status, code = 409, "conflict"
+
+
 class RefusedByPolicy(ServeError):
     """The policy does not let the request, or any of its pictures, pass.
 

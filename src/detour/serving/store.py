@@ -393,6 +393,28 @@ class JobStore:
         )
         return self.path_of(rows[0]["token"]) if rows else None
 
+    def held(self, *, limit: int) -> list[tuple[Job, PictureRow]]:
+        """Held pictures of every key with their jobs, the oldest job first."""
+        rows = self._rows(
+            "SELECT pictures.job AS job, number FROM pictures JOIN jobs ON jobs.id = pictures.job "
+            "WHERE pictures.state='held' ORDER BY jobs.created, pictures.job, number LIMIT ?",
+            (limit,),
+        )
+        jobs = {row["job"]: self.job(row["job"]) for row in rows}
+        found = []
+        for row in rows:
+            job = jobs[row["job"]]
+            held = [] if job is None else [one for one in job.pictures if one.index == row["number"]]
+            found += [(job, one) for one in held if job is not None]
+        return found
+
+    def held_path(self, job: str, number: int) -> Path | None:
+        """File of a held picture, for whoever decides on it."""
+        rows = self._rows(
+            "SELECT token FROM pictures WHERE job=? AND number=? AND state='held'", (job, number)
+        )
+        return self.path_of(rows[0]["token"]) if rows else None
+
     def drawn_today(self, key: str) -> int:
         """Pictures that a key has asked for on this day (UTC)."""
         day = time.strftime("%Y-%m-%d", time.gmtime())
