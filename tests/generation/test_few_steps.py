@@ -73,7 +73,7 @@ def test_hypers_one_step_file_is_drawn_with_tcd() -> None:
     one, two = recognise(["Hyper-SD15-1step-lora"]), recognise(["Hyper-SD15-2steps-lora"])
     assert one is not None
     assert two is not None
-    assert (one.scheduler, one.spacing, one.eta) == ("tcd", "auto", 1.0)
+    assert (one.scheduler, one.spacing, one.eta) == ("tcd", "own", 1.0)
     assert (two.scheduler, two.spacing) == ("ddim", "trailing")
 
 
@@ -100,7 +100,7 @@ def test_settings_follow_from_the_file_unless_they_are_named() -> None:
     named = with_few_steps(PictureSpec(steps=25, guidance_scale=5.0), lightning)
     assert (named.steps, named.guidance_scale, named.scheduler) == (25, 5.0, "euler")
     other = with_few_steps(PictureSpec(scheduler="lcm"), lightning)
-    assert (other.scheduler, other.spacing, other.eta) == ("lcm", "auto", "auto")
+    assert (other.scheduler, other.spacing, other.eta) == ("lcm", "own", "auto")
 
 
 @pytest.mark.parametrize("kind", get_args(FewStepKind))
@@ -115,7 +115,7 @@ def test_wrong_combinations_are_named() -> None:
     assert len(said) == 3
     assert "25 steps" in said[0]
     assert "guidance 7.5" in said[1]
-    assert "auto spacing" in said[2]
+    assert "own spacing" in said[2]
     assert contradictions(KINDS["lcm"], PictureSpec(steps=4, guidance_scale=1), "dpm++") == [
         "sampler dpm++; it is distilled for lcm"
     ]
@@ -135,9 +135,9 @@ def engine(tiny_base: Path) -> PictureEngine:
     [
         ("euler", "EulerDiscreteScheduler", "trailing", "auto"),
         ("ddim", "DDIMScheduler", "trailing", "auto"),
-        ("ddim", "DDIMScheduler", "auto", 0.6),
-        ("ddim", "DDIMScheduler", "auto", 1.0),
-        ("tcd", "TCDScheduler", "auto", 0.9),
+        ("ddim", "DDIMScheduler", "own", 0.6),
+        ("ddim", "DDIMScheduler", "own", 1.0),
+        ("tcd", "TCDScheduler", "own", 0.9),
         ("dpm++", "DPMSolverMultistepScheduler", "leading", "auto"),
     ],
 )
@@ -147,7 +147,7 @@ def test_spacing_and_eta_are_those_of_diffusers(
     import diffusers
 
     base: Base = engine.base
-    config = base.scheduler_config() | ({} if spacing == "auto" else {"timestep_spacing": spacing})
+    config = base.scheduler_config() | ({} if spacing == "own" else {"timestep_spacing": spacing})
     pipeline = diffusers.StableDiffusionPipeline(
         vae=engine.vae,
         text_encoder=engine.text.models["text_encoder"],
@@ -173,7 +173,7 @@ def test_spacing_and_eta_are_those_of_diffusers(
     request = PictureRequest(prompt="a red house", seed=5, how=spec)
     drawn = engine.draw([request]).pictures[0].astype(int)
     assert np.abs(drawn - (expected * 255).round()).max() <= 1
-    own = spec.model_copy(update={"spacing": "auto", "eta": "auto"})
+    own = spec.model_copy(update={"spacing": "own", "eta": "auto"})
     plain = engine.draw([PictureRequest(prompt="a red house", seed=5, how=own)]).pictures[0]
     assert np.abs(drawn - plain).max() > 1
 

@@ -93,7 +93,7 @@ def test_an_adapter_changes_the_picture_and_strength_zero_does_not(shared: Serve
         ({"prompt": "<lora:nothing:1> a cat"}, 404),
         ({"prompt": "<lora:../style:1> a cat"}, 404),
         ({"prompt": "<lora:style:loud> a cat"}, 400),
-        ({"sampler_name": "Euler a"}, 404),
+        ({"sampler_name": "DPM adaptive"}, 404),
         ({"scheduler": "Karras"}, 400),
         ({"enable_hr": True}, 400),
         ({"batch_size": 8, "n_iter": 8}, 400),

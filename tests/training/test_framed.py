@@ -152,7 +152,7 @@ def test_an_empty_mask_is_refused(dataset: Dataset) -> None:
 
 
 def test_masks_are_counted_with_the_share_that_counts(dataset: Dataset) -> None:
-    base: Any = SimpleNamespace(bucket_step_px=8)
+    base: Any = SimpleNamespace(bucket_step_px=8, refuse_side=lambda _: None)
     spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
     last = dataset.examples[-1].path
     assert last is not None
@@ -169,7 +169,7 @@ def test_masks_are_counted_with_the_share_that_counts(dataset: Dataset) -> None:
 
 def test_masks_that_leave_nothing_out_are_said_to(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (1, 2, 3, 255)).save(tmp_path / "a.png")
-    base: Any = SimpleNamespace(bucket_step_px=8)
+    base: Any = SimpleNamespace(bucket_step_px=8, refuse_side=lambda _: None)
     spec = load_run_spec(flags={"data.mask": "alpha", "data.resolution": 32})
     notes = check_data(spec, read_dataset(DataSpec(source=str(tmp_path), caption="x")), base)
     assert notes == ["1 mask, on average 100% of a picture counts. No mask leaves anything out."]

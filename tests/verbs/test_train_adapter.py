@@ -353,9 +353,7 @@ def test_the_adapter_of_every_checkpoint_stays_and_the_last_one_is_what_is_shipp
 def test_best_proof_ships_the_chosen_checkpoint_byte_for_byte(
     tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(
-        recipe, "evaluate_checkpoints", lambda folder, progress: SimpleNamespace(chosen_step=4)
-    )
+    monkeypatch.setattr(recipe, "evaluate_checkpoints", lambda folder, **_: SimpleNamespace(chosen_step=4))
     spec = quick_spec(tiny_base, photos, validate__ship="best_proof", evaluate__num_prompts=1, **flags)
     result = train_adapter(spec, runs=tmp_path)
     assert result.best_step == 4

@@ -49,9 +49,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     def loading(name: str) -> None:
         load = getattr(Base, name)
 
-        def loaded(self: Base, *args: Any) -> Any:
+        def loaded(self: Base, *args: Any, **named: Any) -> Any:
             work.loaded.append(name)
-            return load(self, *args)
+            return load(self, *args, **named)
 
         monkeypatch.setattr(Base, name, loaded)
 

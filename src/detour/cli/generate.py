@@ -58,7 +58,7 @@ from detour.cli.options import (
 )
 @click.option(
     "--spacing",
-    type=click.Choice(["auto", "leading", "trailing", "linspace"]),
+    type=click.Choice(["own", "leading", "trailing", "linspace"]),
     help="Where the sampler's times lie on the schedule. [default: as the base says]",
 )
 @click.option(

@@ -40,7 +40,7 @@ class FewSteps:
     guidance_scale: float
     guidance_max: float
     scheduler: SchedulerName
-    spacing: Spacing = "auto"
+    spacing: Spacing = "own"
     eta: float | Literal["auto"] = "auto"
     source: str = ""
 
@@ -59,7 +59,7 @@ class FewSteps:
     def words(self) -> str:
         """``4 steps, no guidance, sampler euler, trailing spacing``."""
         guidance = "no guidance" if self.guidance_scale <= 1 else f"guidance {self.guidance_scale:g}"
-        spacing = "" if self.spacing == "auto" else f", {self.spacing} spacing"
+        spacing = "" if self.spacing == "own" else f", {self.spacing} spacing"
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
         return f"{steps}, {guidance}, sampler {self.scheduler}{spacing}"
 
@@ -172,7 +172,7 @@ def recognise(names: Iterable[str]) -> FewSteps | None:
             steps = int(told.group(1))
             found = replace(found, steps=steps, most_steps=max(steps, found.most_steps))
             if kind == "hyper" and steps == 1:  # the one-step file is distilled for TCD's sampler
-                found = replace(found, scheduler="tcd", spacing="auto", eta=1.0)
+                found = replace(found, scheduler="tcd", spacing="own", eta=1.0)
             return found
     return None
 
@@ -225,6 +225,7 @@ def contradictions(found: FewSteps, how: PictureSpec, sampler: str) -> list[str]
         said.append(f"guidance {how.guidance_scale:g}; above {found.guidance_max:g} colours burn")
     if sampler != found.scheduler:
         said.append(f"sampler {sampler}; it is distilled for {found.scheduler}")
-    elif found.spacing != "auto" and how.spacing != found.spacing:
-        said.append(f"{how.spacing} spacing; it is distilled for {found.spacing}")
+    elif found.spacing != "own" and how.spacing != found.spacing:
+        spacing = "the base's own" if how.spacing == "own" else how.spacing
+        said.append(f"{spacing} spacing; it is distilled for {found.spacing}")
     return said

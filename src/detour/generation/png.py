@@ -70,8 +70,8 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
-    spacing: Spacing = "auto"
-    """Where the sampler's times lie on the schedule; ``auto`` is what the base says."""
+    spacing: Spacing = "own"
+    """Where the sampler's times lie on the schedule; ``own`` is what the base says."""
     eta: float = 0.0
     """Share of noise that the sampler added back."""
     start: StartUse | None = None

@@ -89,7 +89,7 @@ def check_spacing(spacing: Spacing, sampler: SchedulerName, *, is_flow: bool) ->
     Raises:
         ConfigError: says why.
     """
-    if spacing != "auto" and (is_flow or sampler in OWN_SPACING):
+    if spacing != "own" and (is_flow or sampler in OWN_SPACING):
         why = "a rectified flow" if is_flow else f"scheduler '{sampler}'"
         raise ConfigError(f"spacing '{spacing}': {why} has times of its own. Leave it out.")
 
@@ -155,7 +155,7 @@ def start_sampler(
     steps: int,
     width_px: int,
     height_px: int,
-    spacing: Spacing = "auto",
+    spacing: Spacing = "own",
     device: str = "cpu",
 ) -> Any:
     """A scheduler with its timesteps, as the base's own diffusers pipeline would set them.
@@ -169,7 +169,7 @@ def start_sampler(
         steps: denoising steps.
         width_px: of the picture.
         height_px: of the picture.
-        spacing: of the timesteps; ``auto`` is what the base's own file says.
+        spacing: of the timesteps; ``own`` is what the base's file says.
         device: of the timesteps.
 
     Raises:
@@ -178,7 +178,7 @@ def start_sampler(
     Source: diffusers 0.42.1, ``StableDiffusion3Pipeline`` and ``FluxPipeline``.
     """
     config = base.scheduler_config()
-    if spacing != "auto":
+    if spacing != "own":
         check_spacing(spacing, pick_sampler(name, config), is_flow=base.is_flow)
         config = {**config, "timestep_spacing": spacing}
     scheduler = make_scheduler(pick_sampler(name, config), config)

@@ -8,7 +8,7 @@ from detour.specs.run import Dtype
 from detour.specs.strict import Auto, NonNegative, PositiveInt, Spec
 
 SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "lcm", "tcd"]
-Spacing = Literal["auto", "leading", "trailing", "linspace"]
+Spacing = Literal["own", "leading", "trailing", "linspace"]
 
 SizePx = Annotated[int, Field(gt=0, le=8192, multiple_of=8)]
 
@@ -32,8 +32,8 @@ class PictureSpec(Spec):
     """``auto`` is the base's own size."""
     scheduler: SchedulerName | Auto = "auto"
     """Sampler; ``dpm++`` is DPM++ 2M; ``auto`` is ``dpm++``, and ``euler`` on a rectified flow."""
-    spacing: Spacing = "auto"
-    """Where the sampler's times lie on the base's schedule; ``auto`` is the base's own setting. Distilled files want
+    spacing: Spacing = "own"
+    """Where the sampler's times lie on the base's schedule; ``own`` is the base's own setting. Distilled files want
     ``trailing``, which begins at the last time."""
     eta: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     """Share of noise that DDIM (0 to 1; 1 is DDPM's variance) or TCD adds back; ``auto`` is 0 of DDIM, 0.3 of TCD."""

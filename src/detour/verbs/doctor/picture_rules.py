@@ -170,7 +170,7 @@ class Drawing:
         seed: ``None`` where nobody knows it.
         wants_seed: whether an unknown seed is worth a word.
         adapters: names of those that are on.
-        spacing: of the sampler's times; ``auto`` is the base's own.
+        spacing: of the sampler's times; ``own`` is the base's.
     """
 
     where: str
@@ -190,7 +190,7 @@ class Drawing:
     seed: int | None = None
     wants_seed: bool = False
     adapters: tuple[str, ...] = ()
-    spacing: Spacing = "auto"
+    spacing: Spacing = "own"
 
     @property
     def few_steps(self) -> FewSteps | None:
