@@ -95,7 +95,7 @@ def collapse_sentences(diversity: Diversity) -> tuple[str, ...]:
 
 
 def distances_within(picture_features: Tensor, *, seeds: int) -> Tensor:
-    """Of each prompt, the mean of 1 − cosine over pairs of its pictures.
+    """Measure how different the pictures of each prompt are: the mean of 1 − cosine over pairs of them.
 
     Args:
         picture_features: (prompts × seeds, D) features of length one, prompt-major.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from detour.specs.generation import PictureSpec, SchedulerName, Spacing
 
@@ -164,21 +164,22 @@ def recognise(names: Iterable[str]) -> FewSteps | None:
     for name in names:
         plain = name.lower()
         for mark, kind in _MARKS:
-            if not re.search(mark, plain):
-                continue
-            found, told = KINDS[kind], _STEPS.search(plain)
-            if told is None:
-                return found
-            steps = int(told.group(1))
-            found = replace(found, steps=steps, most_steps=max(steps, found.most_steps))
-            if kind == "hyper" and steps == 1:  # the one-step file is distilled for TCD's sampler
-                found = replace(found, scheduler="tcd", spacing="own", eta=1.0)
-            return found
+            if re.search(mark, plain):
+                steps = _STEPS.search(plain)
+                return KINDS[kind] if steps is None else _of_steps(KINDS[kind], int(steps.group(1)))
     return None
 
 
+def _of_steps(found: FewSteps, steps: int) -> FewSteps:
+    """The kind with the number of steps that a file was distilled for."""
+    told = replace(found, steps=steps, most_steps=max(steps, found.most_steps))
+    if found.kind == "hyper" and steps == 1:  # the one-step file is distilled for TCD's sampler
+        return replace(told, scheduler="tcd", spacing="own", eta=1.0)
+    return told
+
+
 def parse_kind(text: str) -> FewSteps | None:
-    """``lcm``, ``lightning:2`` or ``off``.
+    """Read what ``--fast`` says: ``lcm``, ``lightning:2`` or ``off``.
 
     Raises:
         ValueError: no kind, or no number of steps from 1 to 16.
@@ -186,11 +187,12 @@ def parse_kind(text: str) -> FewSteps | None:
     name, _, steps = text.partition(":")
     if name == "off" and not steps:
         return None
-    if name not in get_args(FewStepKind):
-        raise ValueError(f"'{name}' is not one of {', '.join(get_args(FewStepKind))}, off")
+    found = next((one for kind, one in KINDS.items() if kind == name), None)
+    if found is None:
+        raise ValueError(f"'{name}' is not one of {', '.join(KINDS)}, off")
     if steps and (not steps.isdecimal() or not 1 <= int(steps) <= 16):
         raise ValueError(f"'{steps}' is no number of steps from 1 to 16")
-    return recognise([f"{name}{'_sd' if name == 'hyper' else ''}{f'_{steps}steps' if steps else ''}"])
+    return _of_steps(found, int(steps)) if steps else found
 
 
 def with_few_steps(how: PictureSpec, found: FewSteps) -> PictureSpec:

@@ -59,7 +59,7 @@ class Policy:
         judge: Judge | None = None,
         has_checker: bool = False,
     ) -> None:
-        """Load the layers.
+        """Load what each layer of the policy needs: word lists, classifier, judge, example pictures.
 
         Args:
             file: that was read.

@@ -67,7 +67,7 @@ class ClassifierSpec(Spec):
 
 
 class RuleSpec(Spec):
-    """One replacement."""
+    """What the layer ``rewrite`` looks for in a prompt, and what it puts in its place."""
 
     find: Text
     """In the notation of terms, without ``&``."""
@@ -230,7 +230,7 @@ class PolicySpec(Spec):
         return self
 
     def layers(self, among: tuple[OrderedLayer, ...]) -> tuple[OrderedLayer, ...]:
-        """Those of the layers that look, in the order of the policy."""
+        """List the layers among the given ones that this policy has, in its order."""
         order = self.order or (*REQUEST_LAYERS, *PICTURE_LAYERS)
         return tuple(one for one in order if one in among and getattr(self, one) is not None)
 
@@ -255,7 +255,7 @@ class PolicyFile:
 
     @classmethod
     def read(cls, path: Path) -> PolicyFile:
-        """Read a policy.
+        """Read a policy from its TOML file and hash it with the folders that it names.
 
         Raises:
             ConfigError: no such file, no TOML, an unknown key, or a value that is not allowed.

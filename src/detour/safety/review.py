@@ -299,7 +299,7 @@ class ReviewQueue:
             ]
 
     def check_log(self, *, head: str | None = None) -> str:
-        """Read the whole chain.
+        """Read the whole log and check that each entry has the hash of the one before.
 
         Args:
             head: hash that was the last one when it was written down elsewhere. Without it, entries cut off at the end

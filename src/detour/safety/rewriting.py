@@ -43,7 +43,7 @@ class Rewriter:
     """Rewrites prompts as a policy says."""
 
     def __init__(self, spec: RewriteSpec) -> None:
-        """Read the rules.
+        """Compile the rules of a policy, and note where its chat service is.
 
         Raises:
             ConfigError: a rule's term has no letters, or several parts.

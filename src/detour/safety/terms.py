@@ -209,7 +209,7 @@ class TermFinder:
     """Finds the terms of a policy in texts."""
 
     def __init__(self, spec: TermsSpec) -> None:
-        """Compile the terms.
+        """Compile the terms of each category into patterns.
 
         Raises:
             ConfigError: a term without letters.

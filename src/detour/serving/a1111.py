@@ -87,7 +87,7 @@ class Running:
             self._jobs.setdefault(client.id, []).append(job)
 
     def end(self, client: Client, job: str) -> None:
-        """Forget it."""
+        """Forget a job, because the connection that waited for it has its answer."""
         with self._lock:
             left = [one for one in self._jobs.get(client.id, []) if one != job]
             if left:
@@ -114,7 +114,7 @@ class Running:
 
 
 def a1111_routes(service: Service, hub: Hub) -> APIRouter:
-    """Routes under ``/sdapi/v1``."""
+    """Make the routes under ``/sdapi/v1``, which speak as AUTOMATIC1111 does."""
     routes, running = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"]), Running()
 
     @routes.post("/txt2img", response_model=None)

@@ -41,7 +41,7 @@ def make_app(
     *,
     load: Callable[[], None],
 ) -> FastAPI:
-    """The application.
+    """Make the HTTP application: guard, routes of the three interfaces, and the work in the background.
 
     Args:
         spec: settings.
@@ -95,7 +95,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
-        """The process answers."""
+        """Say that the process answers; nothing about the model."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"], response_model=None)
@@ -107,7 +107,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", tags=["operation"], response_class=Response)
     async def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Give the server's counters and times in Prometheus' text format."""
         return Response(metrics_text(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

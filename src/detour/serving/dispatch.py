@@ -94,7 +94,7 @@ class Dispatcher:
         on_change: Callable[[str], None],
         begin_thread: Callable[[], None] = lambda: None,
     ) -> None:
-        """An idle dispatcher.
+        """Make a dispatcher that draws nothing until it is started.
 
         Args:
             engine: draws.

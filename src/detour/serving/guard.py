@@ -46,7 +46,7 @@ class Guard:
     """An ASGI application around another one; what it lets through has a client in ``scope["state"]``."""
 
     def __init__(self, app: ASGIApp, *, spec: ServeSpec, keys: KeyRing) -> None:
-        """Put it before ``app``."""
+        """Guard the application ``app``."""
         self.app, self.spec, self.keys = app, spec, keys
         self.needs_key = spec.require_key or not is_loopback(spec.host)
 

@@ -73,7 +73,7 @@ class KeyRing:
     """The keys of one state folder; a running server notices what is added and removed."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the keys.
+        """Read the keys of a state folder.
 
         Raises:
             ConfigError: the file is damaged.
@@ -85,7 +85,7 @@ class KeyRing:
 
     @property
     def records(self) -> tuple[KeyRecord, ...]:
-        """All keys, oldest first."""
+        """List the records of all keys, the oldest first."""
         if self._mark() != self._seen:
             self._read()
         return self._records

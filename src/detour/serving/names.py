@@ -16,7 +16,7 @@ Named = tuple[tuple[str, float], ...]
 
 
 def split_model(model: str, base: str) -> Named:
-    """Adapters of ``base+style:0.8+other``.
+    """Split ``base+style:0.8+other`` into the base and its adapters with their strengths.
 
     Args:
         model: as the client sent it.

@@ -28,7 +28,7 @@ LOOK_AGAIN_S = 2.0
 
 
 class AdapterWish(BaseModel):
-    """An adapter by name."""
+    """An adapter that a request asks for by its name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -95,7 +95,7 @@ class AdapterOut(BaseModel):
 
 
 def client_of(request: Request) -> Client:
-    """Whose request it is."""
+    """Tell which client a request came from."""
     client: Client = request.state.client
     return client
 
@@ -172,7 +172,7 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/jobs/{job_id}", response_model=JobOut)
     def get_job(job_id: str, request: Request) -> JobOut:
-        """State of a job."""
+        """Give the state of a job of this key, with its pictures."""
         return told(service.job(client_of(request), job_id), service, request)
 
     @routes.delete("/v1/jobs/{job_id}", response_model=JobOut)

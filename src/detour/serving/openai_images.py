@@ -72,7 +72,7 @@ def openai_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/models/{model}")
     def get_model(model: str) -> dict[str, Any]:
-        """One of them."""
+        """Say what is known of one model."""
         for name, _ in split_model(model, service.base.name):
             service.shelf.find(name)
         return _model(model)

@@ -33,7 +33,7 @@ class HeldOut(BaseModel):
 
 
 class DecisionBody(BaseModel):
-    """What a person decides."""
+    """What a person decides about a held picture."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -138,10 +138,11 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS, progress: Progr
         progress(Progress(stage="predicting memory", done=done, total=total))
 
     stages = []
-    for footprint in _stages(base, resolved.spec):
+    encoding = encoding_footprint(base, resolved.spec)
+    for footprint in _stages(base, resolved.spec, encoding):
         stages.append(footprint)
         tell(len(stages))
-    trainer, advice = _Trainer(base, resolved.spec), []
+    trainer, advice = _Trainer(base, resolved.spec, encoding), []
     for card in cards:
         advice.append(_advice(trainer, card))
         tell(STAGES + len(advice))
@@ -165,8 +166,8 @@ class _Trainer:
     Activations are taken as proportional to the micro-batch.
     """
 
-    def __init__(self, base: Base, spec: ResolvedRun) -> None:
-        self.spec = spec
+    def __init__(self, base: Base, spec: ResolvedRun, encoding: Footprint) -> None:
+        self.spec, self._encoding = spec, encoding
         self._base = base
         self._passes: dict[tuple[int, bool], Footprint] = {}
         self._proofs: dict[str, int] = {}
@@ -197,9 +198,9 @@ class _Trainer:
             return f"pictures at this --resolution {takes} to encode"
         return f"text encoders {takes}"
 
-    @functools.cached_property
+    @property
     def _encoding_pictures(self) -> int:
-        return encoding_footprint(self._base, self.spec).total
+        return self._encoding.total
 
     def words_on_proof(self, card: Card, half: str) -> str:
         """How the proof at the end of the run is drawn where fp32 does not fit; nothing where it does."""
@@ -222,10 +223,10 @@ class _Trainer:
         return self._passes[key]
 
 
-def _stages(base: Base, spec: ResolvedRun) -> Iterator[Footprint]:
+def _stages(base: Base, spec: ResolvedRun, encoding: Footprint) -> Iterator[Footprint]:
     """What each stage of a run takes, in their order; the training step takes the longest to find out."""
     on_cpu = spec.base.device == "cpu"
-    for stage in (encoding_footprint(base, spec), text_footprint(base, t5_bits=32 if on_cpu else 16)):
+    for stage in (encoding, text_footprint(base, t5_bits=32 if on_cpu else 16)):
         yield stage.on_cpu() if on_cpu else stage
     training = training_footprint(base, spec)
     yield training.on_cpu() if on_cpu else training
