@@ -190,3 +190,12 @@ def test_what_a_sampler_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         engine.resolved(PictureSpec.model_validate(settings))
+
+
+def test_pictures_of_one_call_have_each_their_own_spacing(engine: PictureEngine) -> None:
+    spec = PictureSpec(steps=4, guidance_scale=1.0, scheduler="ddim")
+    ways = [spec, spec.model_copy(update={"spacing": "trailing"})]
+    requests = [PictureRequest(prompt="a red house", seed=5, how=how, width_class=2) for how in ways]
+    own, trailing = engine.draw(requests).pictures
+    assert np.array_equal(engine.draw(requests[1:]).pictures[0], trailing)
+    assert np.abs(own.astype(int) - trailing).max() > 1

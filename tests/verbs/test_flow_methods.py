@@ -159,3 +159,20 @@ def test_new_words_are_refused_where_a_t5_reads_them(
     spec = spec_of(bases["sd3"], photos, adapter__tokens__words=("<bob>",), adapter__tokens__init=("fish",))
     with pytest.raises(ConfigError, match=r"new words.*T5"):
         train_adapter(spec, runs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"data__resolution": 272}, {"data__resolution": 256, "data__buckets": True}]
+)
+def test_pictures_beyond_the_table_of_positions_are_refused_before_training(
+    bases: dict[str, Path], tmp_path: Path, flags: dict[str, Any]
+) -> None:
+    """The table of this base reaches 256 px; a bucket of a wide picture has a longer side than the resolution."""
+    photos = make_photos(tmp_path / "photos", 4)
+    for path in photos.glob("*.png"):
+        with Image.open(path) as picture:
+            wide = picture.resize((800, 400))
+        wide.save(path)
+    with pytest.raises(ConfigError, match=r"the position table of base .* ends at 256 px"):
+        train_adapter(spec_of(bases["sd3"], photos, **flags), runs=tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from detour.bases.base import open_base
+from detour.errors import ConfigError
 from detour.specs import load_run_spec
 from detour.training.footprint import CUDA_CONTEXT_BYTES, text_footprint
 from detour.verbs.train import memory_plan
@@ -164,3 +165,9 @@ def test_a_transformers_stages_are_told_apart(family: str, tmp_path: Path) -> No
     assert on_gpu == 4 * clip + 2 * (texts - clip)
     saving = plan_of(str(folder), train__batch=1, train__gradient_checkpointing=True).stages[2].parts
     assert saving["activations"] < parts["training"]["activations"]
+
+
+def test_a_plan_refuses_what_the_base_has_no_positions_for(tmp_path: Path) -> None:
+    folder = str(make_tiny_sd3(tmp_path / "b"))
+    with pytest.raises(ConfigError, match=r"the position table of base .* ends at 256 px"):
+        plan_of(folder, train__batch=1, adapter__targets="attn", data__resolution=272)
