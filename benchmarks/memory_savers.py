@@ -18,7 +18,7 @@ from detour.bases.text import Conditioning
 from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser
 from detour.training.batches import Batch
-from detour.training.footprint import LiveBytes
+from detour.training.footprint import AllocatedBytes
 from detour.training.resolving import resolve
 from detour.training.step import batch_loss
 
@@ -55,7 +55,7 @@ def assembled(base: Base, **flags: Any) -> tuple[Denoiser, Attached]:
 
 
 def kept(denoiser: Denoiser, batch: Batch) -> int:
-    with LiveBytes() as made:
+    with AllocatedBytes() as made:
         loss = batch_loss(denoiser, batch)
     assert loss.requires_grad
     return made.live

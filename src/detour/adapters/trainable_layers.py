@@ -105,7 +105,7 @@ class TrainableLayer(ABC):
             raise AdapterError(f"'{self.key}' is {layer.kind} in the adapter and another kind as attached.")
 
 
-class LiveDora(TrainableLayer):
+class TrainableDora(TrainableLayer):
     """``y = b + m / ‖W + ΔW‖ · (W x + ΔW x)``; starts with ``m = ‖W‖``, so that it is the frozen layer.
 
     The norm is taken as a constant in the backward pass, as section 4.3 of the paper proposes and PEFT does.
@@ -139,7 +139,7 @@ class LiveDora(TrainableLayer):
         return layer.tensors
 
 
-class LiveLoha(TrainableLayer):
+class TrainableLoha(TrainableLayer):
     """``ΔW = scale · (w1_a w1_b) ∘ (w2_a w2_b)``, a product of rank up to rank².
 
     Every pair of directions is one direction of the product, so that the input can go through rank² of them
@@ -164,7 +164,7 @@ class LiveLoha(TrainableLayer):
         return layer.tensors
 
 
-class LiveLokr(TrainableLayer):
+class TrainableLokr(TrainableLayer):
     """``ΔW = scale · w1 ⊗ w2``: the input is split as the product is, and goes through ``w2``, then ``w1``.
 
     Where both are whole the scale is 1, as in LyCORIS, whatever alpha.
@@ -199,7 +199,7 @@ class LiveLokr(TrainableLayer):
         return _up(self.module, _down(self.module, x, self.factors["w2_b"]), self.factors["w2_a"])
 
 
-class LiveDifference(TrainableLayer):
+class TrainableDifference(TrainableLayer):
     """LoRA whose factors start as the largest part of the frozen weight: ``ΔW = scale · (up down - up₀ down₀)``.
 
     PiSSA and OLoRA put the residual ``W - scale · up₀ down₀`` in the base's place while they train. Subtracting the
@@ -256,11 +256,11 @@ def make_trainable(
     out, inputs, *kernel = module.weight.shape
     if method == "loha":
         factors = start.loha_factors(out, inputs * math.prod(kernel), rank=rank, seed=seed, key=key)
-        return LiveLoha(key, module, factors, alpha=alpha, name=name)
+        return TrainableLoha(key, module, factors, alpha=alpha, name=name)
     if method == "lokr":
         shape = tuple(module.weight.shape)
         factors = start.lokr_factors(shape, rank=rank, factor=lokr_factor, seed=seed, key=key)
-        return LiveLokr(key, module, factors, alpha=alpha, name=name)
+        return TrainableLokr(key, module, factors, alpha=alpha, name=name)
     if not module.weight.is_floating_point():
         raise AdapterError(
             f"'{key}' is quantised; DoRA, PiSSA and OLoRA read the frozen weight. Choose LoRA."
@@ -271,12 +271,12 @@ def make_trainable(
                 f"'{key}' is a convolution; {init} starts Linear layers only. Set --targets linear."
             )
         down, up = start.base_factors(module.weight, rank=rank, init=init, scale=alpha / rank, key=key)
-        return LiveDifference(key, module, {"down": down, "up": up}, alpha=alpha, name=name)
+        return TrainableDifference(key, module, {"down": down, "up": up}, alpha=alpha, name=name)
     if method != "dora":
         raise AdapterError(f"no trainable layer is known for method '{method}'.")
     down = start.lora_down((rank, inputs, *kernel), init=init, seed=seed, key=key)
     factors = {"down": down, "up": torch.zeros(out, rank, *[1] * len(kernel))}
-    return LiveDora(key, module, factors, alpha=alpha, name=name)
+    return TrainableDora(key, module, factors, alpha=alpha, name=name)
 
 
 def plain_copy(factor: Tensor) -> Tensor:

@@ -66,9 +66,9 @@ class Processes:
             torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any_of(self, wish: bool) -> bool:
+    def any_of(self, request: bool) -> bool:
         """Whether any process requests it."""
-        requests = torch.tensor([float(wish)], device=_device())
+        requests = torch.tensor([float(request)], device=_device())
         self.add_up(requests)
         return bool(requests.item())
 

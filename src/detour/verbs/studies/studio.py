@@ -164,8 +164,8 @@ class Studio:
         Args:
             pictures: uint8 (prompts, H, W, 3), one of each prompt.
         """
-        looks = self.judge.picture_features(pictures)
-        scores = {"clip": (looks * self.prompt_features).sum(-1).tolist()}
+        features = self.judge.picture_features(pictures)
+        scores = {"clip": (features * self.prompt_features).sum(-1).tolist()}
         if self.facts:
             scores |= self._hits(pictures)
         return scores
