@@ -99,7 +99,7 @@ def quantised(kind: Any) -> None:
 
 
 def weights_at_true_shape(name: str) -> None:
-    """Counted on shapes."""
+    """Memory of the weights, counted from shapes."""
     unet = open_base(name).meta_network()
     whole = stored_bytes(unet) // 2  # bf16
     linears = [unet.get_submodule(path) for path in chosen_linears(unet)]

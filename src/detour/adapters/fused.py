@@ -139,7 +139,7 @@ def _is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
-    """In which dtype a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
+    """Dtype in which a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)

@@ -24,7 +24,7 @@ from detour.errors import AdapterError
 Frozen = nn.Linear | nn.Conv2d
 
 ALPHA_DIGITS = 1e-6
-"""To which two alphas are the same: files keep them in single precision."""
+"""Relative difference below which two alphas are equal: files keep them in single precision."""
 
 
 class TrainableLayer(ABC):

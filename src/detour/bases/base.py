@@ -205,7 +205,7 @@ class Base:
         return self.config("scheduler")
 
     def with_zero_terminal_snr(self) -> Base:
-        """The same base on a schedule that ends in pure noise, drawn from its very last timestep."""
+        """Copy the base with a schedule that ends in pure noise, drawn from its very last timestep."""
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
 

@@ -114,7 +114,7 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
 
 
 def _at_scale(layer: Layer, target: Layer) -> Layer:
-    """The same change at the alpha that is trained with: ``up`` is multiplied by what alpha is divided by."""
+    """Rescale ``up`` so that the layer has the same change at the alpha that is trained with."""
     if not isinstance(layer, LoraLayer) or not isinstance(target, LoraLayer) or layer.alpha == target.alpha:
         return layer
     return LoraLayer(down=layer.down, up=layer.up * (layer.alpha / target.alpha), alpha=target.alpha)

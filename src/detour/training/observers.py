@@ -117,7 +117,7 @@ class NoLog(MetricsLog):
         self._last = time.perf_counter()
 
     def write(self, _line: Mapping[str, Any]) -> None:
-        """Nothing: the first process writes it."""
+        """Write nothing, because the first process writes the line."""
 
     def sync(self) -> None:
         """Do nothing: there is no file to make durable."""

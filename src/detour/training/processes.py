@@ -30,7 +30,7 @@ pictures. A process that dies is noticed at once, because its connection closes 
 
 @dataclass(frozen=True)
 class Processes:
-    """Who this process is among those that train together, and what they can say to each other.
+    """This process among those that train together, and the values that they exchange.
 
     Every method that says something must be called by all of them, in the same order.
     """
