@@ -225,7 +225,7 @@ class ValidateSpec(Spec):
     num_timesteps: PositiveInt = 8
     """Fixed timesteps a picture, evenly spread."""
     ship: Literal["last", "lowest_loss", "best_proof"] | Auto = "auto"
-    """Choice of the weights that become the adapter: the last step's, those of the lowest validation loss, or those of the
+    """Weights that become the adapter: the last step's, those of the lowest validation loss, or those of the
     checkpoint that new prompts speak for; ``auto``: the lowest loss with ``patience``, else the last."""
     patience: Count = 0
     """End the run after so many validations without a new lowest loss; 0 never."""
