@@ -21,7 +21,13 @@ from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.fixed_layers import FixedLayer, has_adapter_hook
 from detour.adapters.places import find_layer, find_path
 from detour.adapters.start import lora_down
-from detour.adapters.trainable_layers import ALPHA_DIGITS, TrainableLayer, make_trainable, plain_copy
+from detour.adapters.trainable_layers import (
+    ALPHA_DIGITS,
+    FreshLayer,
+    TrainableLayer,
+    make_trainable,
+    plain_copy,
+)
 from detour.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -271,8 +277,10 @@ def attach_new(
     if method != "lora" or init in FROM_BASE:
         if dropout:
             raise AdapterError("dropout is for plain LoRA from a random start. Set adapter.dropout to 0.")
-        settings = {"rank": rank, "alpha": alpha, "init": init, "seed": seed, "lokr_factor": lokr_factor}
-        return _attach_trainable(model, keys, method, settings, _for_peft(name))
+        fresh = FreshLayer(
+            method=method, rank=rank, alpha=alpha, init=init, seed=seed, lokr_factor=lokr_factor
+        )
+        return _attach_trainable(model, keys, fresh, _for_peft(name))
     sizes = dict.fromkeys(keys, (rank, alpha))
     attached = _inject({part: model}, sizes, dropout=dropout, name=name)
     for key, (down, up) in attached.factors.items():
@@ -328,9 +336,7 @@ def attach_adapter(
     return attached
 
 
-def _attach_trainable(
-    model: nn.Module, keys: Sequence[str], method: Method, settings: Mapping[str, Any], name: str
-) -> Attached:
+def _attach_trainable(model: nn.Module, keys: Sequence[str], fresh: FreshLayer, name: str) -> Attached:
     modules: dict[str, Any] = {}
     for key in keys:
         module = model.get_submodule(str(find_path(model, path_of(key))))
@@ -341,7 +347,7 @@ def _attach_trainable(
     attached = Attached(name, [], frozen)
     try:
         for key, module in modules.items():
-            attached._trainable.append(make_trainable(method, key, module, name=name, **settings))
+            attached._trainable.append(make_trainable(key, module, fresh, name=name))
     except AdapterError:
         attached.detach()
         raise

@@ -9,13 +9,14 @@ what the factors add, through the factors where that is cheaper. What :meth:`Tra
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detour.adapter_methods import FROM_BASE, Start
+from detour.adapter_methods import FROM_BASE, AdapterMethod, Start
 from detour.adapters import start
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer, output_norms
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
@@ -235,31 +236,48 @@ class TrainableDifference(TrainableLayer):
         return {"down": down[:rank], "up": up[:, :rank]}
 
 
-def make_trainable(
-    method: str,
-    key: str,
-    module: Frozen,
-    *,
-    rank: int,
-    alpha: float,
-    init: Start,
-    seed: int,
-    lokr_factor: int | None,
-    name: str,
-) -> TrainableLayer:
-    """Hook a fresh layer of ``method`` beside ``module``; a function of (seed, key) and, for PiSSA and OLoRA, of W.
+@dataclass(frozen=True, kw_only=True)
+class FreshLayer:
+    """Settings of layers that begin to train.
+
+    Attributes:
+        method: kind of the layer.
+        rank: width of the detour.
+        alpha: numerator of the scale ``alpha / rank``.
+        init: start of the factors, see :func:`detour.adapters.attach.attach_new`.
+        seed: of the start.
+        lokr_factor: wanted size of LoKr's first matrix; None takes the nearest to a square.
+    """
+
+    method: AdapterMethod
+    rank: int
+    alpha: float
+    init: Start
+    seed: int
+    lokr_factor: int | None
+
+
+def make_trainable(key: str, module: Frozen, fresh: FreshLayer, *, name: str) -> TrainableLayer:
+    """Put a fresh layer beside ``module``; its factors depend on (seed, key) and, for PiSSA and OLoRA, on W.
+
+    Args:
+        key: of the layer.
+        module: frozen layer.
+        fresh: method, size and start.
+        name: of the adapter among those on the model.
 
     Raises:
         AdapterError: PiSSA or OLoRA on a convolution, or at a rank that the weight does not have; a method that
             reads the frozen weight on a quantised one.
     """
+    method, rank, alpha, init, seed = fresh.method, fresh.rank, fresh.alpha, fresh.init, fresh.seed
     out, inputs, *kernel = module.weight.shape
     if method == "loha":
         factors = start.loha_factors(out, inputs * math.prod(kernel), rank=rank, seed=seed, key=key)
         return TrainableLoha(key, module, factors, alpha=alpha, name=name)
     if method == "lokr":
         shape = tuple(module.weight.shape)
-        factors = start.lokr_factors(shape, rank=rank, factor=lokr_factor, seed=seed, key=key)
+        factors = start.lokr_factors(shape, rank=rank, factor=fresh.lokr_factor, seed=seed, key=key)
         return TrainableLokr(key, module, factors, alpha=alpha, name=name)
     if not module.weight.is_floating_point():
         raise AdapterError(
