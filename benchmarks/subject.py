@@ -81,7 +81,7 @@ def true_pictures(
 
 
 class Scorer:
-    """Tells kinds apart by the judge's picture features alone: the nearest of 19 means over true renders.
+    """Classifies pictures by the judge's features alone: the nearest of 19 means over true renders.
 
     The means are of one colour each, the one that was asked for: over all colours they would tell colours.
     """
@@ -119,7 +119,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Asked:
-    """The prompts of one subject: of itself in new places, of its class, of other things; one seed each."""
+    """Prompts of one subject, one seed each: in new places, of its class, and of other things."""
 
     subject: list[PictureRequest]
     own_class: list[PictureRequest]

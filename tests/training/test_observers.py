@@ -90,7 +90,7 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
 
 def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_best(tmp_path: Path) -> None:
     """An average that is not the trained weights, in all four places; the trained ones stand again afterwards."""
-    now, wish = state(), StopRequest()
+    now, stop = state(), StopRequest()
     now.ema = Ema(torch.full((3,), 7.0), decay=0.9)
     seen: dict[str, list[float]] = {}
     log = MetricsLog(tmp_path)
@@ -105,7 +105,7 @@ def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_b
         every=1,
         keep=1,
         steps=9,
-        wish=wish,
+        stop=stop,
         log=log,
         validator=validator,
         facts={},
@@ -154,18 +154,18 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_kept_nowhere(
     log.close()
 
 
-def test_checkpoint_on_wish_then_stop(tmp_path: Path) -> None:
-    log, wish, now = MetricsLog(tmp_path), StopRequest(), state()
+def test_a_checkpoint_is_written_on_a_request_to_stop(tmp_path: Path) -> None:
+    log, stop, now = MetricsLog(tmp_path), StopRequest(), state()
     validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
     keeper = Checkpointer(
-        tmp_path, every=0, keep=1, steps=9, wish=wish, log=log, validator=validator, facts={"threads": 1}
+        tmp_path, every=0, keep=1, steps=9, stop=stop, log=log, validator=validator, facts={"threads": 1}
     )
     for step in (1, 2):
         now.flat.parameters[0].sum().backward()
         now.update()
         keeper.on_step(now, report(step))
     assert newest_good(tmp_path)[0] is None
-    wish.wanted = True
+    stop.wanted = True
     with pytest.raises(Interrupted, match="after step 2 of 9"):
         keeper.on_step(now, report(2))
     found, _ = newest_good(tmp_path)

@@ -223,7 +223,7 @@ def _narrowed(rows: Tensor, down: Tensor) -> Tensor:
 
 
 def _add_to_conv(module: Module, stack: _Stack, x: Tensor, output: Tensor) -> None:
-    """The same for a convolution: (N, out, h, w)."""
+    """Add every row's change to the output of a convolution: (N, out, h, w)."""
     assert isinstance(module, nn.Conv2d)
     rows, there = x[stack.rows], output[stack.rows]
     added = there.view(len(rows), output.shape[1], -1)

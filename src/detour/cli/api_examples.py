@@ -133,11 +133,11 @@ trace = detour.forward(levels=2)
 fitted = detour.overfit(steps=1)
 """,
     "doctor": """
-examination = detour.doctor(str(result.adapter_file), wish=detour.AskedPicture(guidance_scale=20.0))
+examination = detour.doctor(str(result.adapter_file), asked_picture=detour.AskedPicture(guidance_scale=20.0))
 print([finding.rule for finding in examination.findings])
 """,
     "AskedPicture": """
-wish = detour.AskedPicture(prompt="a sks robot", width_px=512)
+request = detour.AskedPicture(prompt="a sks robot", width_px=512)
 """,
     "prove": """
 proof = detour.prove(result.adapter_file, out=Path("proof"), prompts=["a sks robot"])

@@ -110,7 +110,7 @@ def _code_of(given: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped.", err=True)
         code = 130
-    except Interrupted as stop:  # a wish that was granted is no error
+    except Interrupted as stop:  # the run stopped as it was asked to, which is no error
         click.echo(str(stop), err=True)
         code = stop.exit_code
     except DetourError as error:

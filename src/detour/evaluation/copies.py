@@ -1,4 +1,4 @@
-"""Does it give back its training pictures? The nearest original of every picture, and where "copy" begins.
+"""Finds training pictures that an adapter reproduces: the nearest original of every picture, and a threshold.
 
 Where a copy begins depends on the originals: photographs of one thing on one table are nearer to each other than
 pictures of a style are. So the threshold is measured on them, between copies that are planted (mirrored, cropped,
@@ -23,32 +23,32 @@ from detour.evaluation.pixels import Pictures
 from detour.evaluation.planted import planted_copies
 
 MAX_PLANTED = 32
-"""Originals that copies are planted of; more tell no more."""
+"""Largest number of originals from which copies are made to measure the threshold."""
 QUOTED_CUT = 0.85
-"""Cosine of two pictures' CLIP features above which, it is often said, one is a copy of the other."""
+"""Cosine of two pictures' CLIP features that is often quoted as the threshold of a copy."""
 MAX_PAIRS = 8
-"""Pairs that a report shows."""
+"""Largest number of pairs in a report."""
 
 
 class CopyScale(Part):
-    """Where a copy begins among these originals, and how well that tells copies from new pictures."""
+    """Threshold below which a picture counts as a copy of these originals, and how well it works."""
 
     threshold: float
     """Distance of :func:`detour.evaluation.alignment.laid_distances` below which a picture is a copy."""
     planted_found: float
-    """Share of the planted copies below it."""
+    """Share of the planted copies that lie below the threshold."""
     found_by_kind: dict[str, float]
-    """The same for each kind of planted copy."""
+    """Kind of planted copy → share that lies below the threshold."""
     originals_alike: float | None
     """Share of the originals whose nearest other original is below it: new pictures of the same kind can be expected
     to be called copies no more often. ``None``: one original has no other."""
     nearest_original: float | None
-    """Median distance of an original to its nearest other."""
+    """Median distance of an original to its nearest other original."""
     repeated: int
-    """Originals that are there more than once; they are not counted as different ones."""
+    """Number of originals that occur more than once; duplicates do not count as different ones."""
 
     def sentence(self) -> str:
-        """What the threshold is worth."""
+        """Sentence on how reliable the threshold is."""
         told = f"{self.planted_found:.0%} of planted copies are found"
         if self.originals_alike is None:
             return f"{told}; how often new pictures are called copies cannot be told from one original."
@@ -56,16 +56,16 @@ class CopyScale(Part):
 
 
 class JudgeCut(Part):
-    """What a cosine that is often quoted is worth with this judge and these pictures."""
+    """How well a cosine that is often quoted separates copies, with this judge and these pictures."""
 
     cut: float
     distinct_above: float | None
-    """Share of the originals with another, different original above it."""
+    """Share of the originals with another, different original above the cosine."""
     planted_below: float
-    """Share of the planted copies that are below it."""
+    """Share of the planted copies below the cosine."""
 
     def sentence(self) -> str:
-        """Whether the cut tells copies from different pictures here."""
+        """Sentence on whether the cosine separates copies from different pictures here."""
         missed = f"{self.planted_below:.0%} of planted copies are below it"
         if self.distinct_above is None:
             return f"A judge's similarity of {self.cut:g} as the mark of a copy: {missed}."
@@ -81,13 +81,13 @@ class JudgeCut(Part):
 
 
 class CopyPair(Part):
-    """A picture and the original that it is nearest to."""
+    """A picture and its nearest original."""
 
     picture: int
     original: int
     distance: float = Field(ge=0, le=2)
     hash_bits: int = Field(ge=0, le=63)
-    """Bits by which the perceptual hashes differ, the mirrored one counted too."""
+    """Number of bits by which the perceptual hashes differ, the smaller one of the picture and its mirror image."""
     similarity: float | None
     """Cosine of the judge's features; ``None`` without a judge."""
     copied: bool
@@ -99,22 +99,22 @@ class CopyFigures(Part):
     originals: int
     scale: CopyScale
     share: Compared
-    """Share of the pictures that are copies; the ceiling is the same for true pictures."""
+    """Share of the pictures that are copies; the ceiling is that of true pictures."""
     nearest: Compared
     """Median distance to the nearest original."""
     pairs: tuple[CopyPair, ...]
-    """The adapter's nearest ones, the nearest first."""
+    """Pairs of the adapter's pictures and their originals, the nearest first."""
     judge_cut: JudgeCut | None
 
     @property
     def beyond_base(self) -> float:
-        """Share of copies above the base's, which has never seen the originals: 0 to 1."""
+        """Share of copies minus the base's, which has never seen the originals: 0 to 1."""
         return max(0.0, self.share.adapter - self.share.base)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """The nearest original of every picture.
+    """Nearest original of every picture, and which pictures are copies.
 
     Attributes:
         nearest: int64 (N,), index of the original.
@@ -128,16 +128,16 @@ class Copies:
 
     @property
     def share(self) -> float:
-        """Of the pictures that are copies; 0 for none."""
+        """Share of the pictures that are copies; 0 for no pictures."""
         return float(self.copied.mean()) if len(self.copied) else 0.0
 
     def worst(self, count: int) -> list[int]:
-        """Indices of the pictures that are nearest to an original, the nearest first."""
+        """Indices of the pictures nearest to an original, the nearest first."""
         return [int(index) for index in np.argsort(self.distances, kind="stable")[:count]]
 
 
 def calibrate(originals: Pictures) -> CopyScale:
-    """Measure where a copy begins among these originals.
+    """Measure the threshold of a copy among these originals.
 
     Args:
         originals: uint8 (M, H, W, 3), at least one.
@@ -177,7 +177,7 @@ def _planted_distances(originals: Pictures) -> dict[str, NDArray[np.float64]]:
 
 
 def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which two of the originals, bool (M, M), are as near as a typical planted copy: one picture twice.
+    """Which pairs of originals are as near as a typical planted copy, bool (M, M): one picture twice.
 
     They say nothing about how near different pictures come.
     """
@@ -187,7 +187,7 @@ def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> N
 
 
 def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Copies:
-    """The nearest original of every picture, mirrored and slightly cropped ones included.
+    """Find the nearest original of every picture, also when it is mirrored or slightly cropped.
 
     Args:
         pictures: uint8 (N, H, W, 3).
@@ -208,7 +208,7 @@ def measure_copies(
     truths: Pictures | None = None,
     judge: Judge | None = None,
 ) -> CopyFigures:
-    """Copies of the originals among the pictures of every side.
+    """Measure the share of copies of the originals among the pictures of every side.
 
     Args:
         pictures: side → uint8 (N, H, W, 3), adapter and base at least, one or more pictures each.
@@ -238,7 +238,7 @@ def measure_copies(
 
 
 def measure_judge_cut(judge: Judge, originals: Pictures, *, cut: float = QUOTED_CUT) -> JudgeCut:
-    """What a cosine of the judge's features is worth as the mark of a copy, on these pictures.
+    """Measure how well a cosine of the judge's features separates copies on these pictures.
 
     Args:
         judge: any CLIP.

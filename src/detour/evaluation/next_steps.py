@@ -1,4 +1,4 @@
-"""What to do after a verdict, as a command that can be typed."""
+"""Finds the command to run after a verdict."""
 
 import shlex
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ VerdictWord = Literal[
     "class_drifted",
     "inconclusive",
 ]
-"""Every verdict."""
+"""All verdicts that a run or an adapter can get."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a command needs to know of a run.
+    """Facts about a run that a command needs.
 
     Attributes:
         run: its folder, or the adapter file.
@@ -44,7 +44,7 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Doubts:
-    """Why a verdict is open.
+    """Causes of an open verdict.
 
     Attributes:
         data: too few pictures, or captions that do not fit them.
@@ -58,7 +58,7 @@ class Doubts:
 
 
 def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
-    """The command that comes next.
+    """The command to run next.
 
     Args:
         verdict: of the run.

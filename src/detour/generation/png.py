@@ -143,7 +143,7 @@ def save_image(
     *,
     further: Mapping[str, str] | None = None,
 ) -> None:
-    """The same for a Pillow image, e.g. a grid."""
+    """Write a Pillow image, e.g. a grid, with its settings."""
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_text("parameters", parameters_text(metadata))

@@ -69,7 +69,7 @@ class TokensSpec(Spec):
     words: tuple[str, ...] = ()
     """Words that the captions have and the base's vocabulary has not, e.g. ``<bob>``."""
     init: tuple[str, ...] = ()
-    """For each word one that the base knows: where its vectors start."""
+    """Known word for each new word, whose vectors the new word's start from."""
     vectors: PositiveInt = 1
     """Vectors of each word; it takes as many of the 75 places of a prompt."""
     rate: Positive = 5.0
@@ -225,7 +225,7 @@ class ValidateSpec(Spec):
     num_timesteps: PositiveInt = 8
     """Fixed timesteps a picture, evenly spread."""
     ship: Literal["last", "lowest_loss", "best_proof"] | Auto = "auto"
-    """Whose weights become the adapter: the last step's, those of the lowest validation loss, or those of the
+    """Weights that become the adapter: the last step's, those of the lowest validation loss, or those of the
     checkpoint that new prompts speak for; ``auto``: the lowest loss with ``patience``, else the last."""
     patience: Count = 0
     """End the run after so many validations without a new lowest loss; 0 never."""

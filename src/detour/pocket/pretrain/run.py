@@ -90,7 +90,7 @@ class Pretraining:
         return read_pictures(self.work, count=self.settings.pictures)
 
     def texts(self) -> Texts:
-        """What is said about them."""
+        """Token ids of all captions of the pictures."""
         with np.load(self.work / "texts.npz") as file:
             return Texts(true=file["true"], false=file["false"], pairs=file["pairs"])
 
@@ -144,7 +144,7 @@ class Pretraining:
         autoencoder.standardise(vae, means, deviations)
 
     def _latents_noted(self) -> dict[str, Any]:
-        """How far the latents stage is, and the statistics that it standardises by."""
+        """Progress of the latents stage, and the statistics that it standardises by."""
         noted: dict[str, Any] = json.loads((self.work / "latents.json").read_text())
         return noted
 

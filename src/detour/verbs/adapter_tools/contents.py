@@ -80,7 +80,7 @@ class AdapterReport(_Figures):
     words: dict[str, int]
     """New word with vectors of its own → how many."""
     metadata: dict[str, str]
-    """Without the settings of the run and the thumbnail, which have their own flags."""
+    """Metadata without the settings of the run and the thumbnail, which have their own flags."""
     has_config: bool
     has_thumbnail: bool
     tensor_sha256: str | None

@@ -246,7 +246,7 @@ def _shown(drawn: Drawn, passed: Sequence[bool]) -> Drawn:
 def _without(
     engine: PictureEngine, requests: Sequence[PictureRequest], spec: GenerateSpec, count: _StepCount
 ) -> Drawn:
-    """The same pictures of the base alone."""
+    """Draw the same pictures with the base alone."""
     plain = [replace(request, adapters=(), step_weights=(), trace=0) for request in requests]
     return engine.draw(plain, batch=spec.batch, on_step=count.of(len(requests)))
 

@@ -24,7 +24,6 @@ from detour.training.assembly import (
     make_state,
 )
 from detour.training.first_weights import load_first_weights
-from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
@@ -36,6 +35,7 @@ from detour.training.step import repeatable_kernels
 from detour.training.stopping import stop_request
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.tracking import Tracking, open_tracker
+from detour.training.trained_text import TrainedText
 from detour.training.validation import fixed_validation
 from detour.training.words import new_vectors, steps_with_words
 from detour.verbs.progress import Progress, ProgressFn
@@ -94,7 +94,7 @@ def fit_run(
     denoiser = load_denoiser(plan.base, spec)
     if denoiser.quantized is not None:
         progress(Progress(stage="preparing", note=_what_was_quantised(denoiser.quantized, spec)))
-    encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
+    encoders = material.text.stage.models if isinstance(material.text, TrainedText) else {}
     models = models_together({denoiser.part: denoiser.network, **encoders})
     base_sha256 = hash_base(models)
     if plan.checkpoint is not None:
@@ -103,7 +103,7 @@ def fit_run(
     text_targets = choose_text_targets(plan.base, spec)
     attached = attach_trainable(denoiser, targets.layers, spec)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
-    if isinstance(material.text, LiveText):
+    if isinstance(material.text, TrainedText):
         attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
         material.text.stage.words = attached.words
     if plan.checkpoint is None:
@@ -116,7 +116,7 @@ def fit_run(
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
     with (
-        stop_request() as wish,
+        stop_request() as stop,
         contextlib.closing(_log(plan, folder, processes)) as log,
         contextlib.ExitStack() as stack,
     ):
@@ -129,7 +129,7 @@ def fit_run(
             every=spec.checkpoint.every,
             keep=spec.checkpoint.keep,
             steps=spec.train.steps,
-            wish=wish,
+            stop=stop,
             log=log,
             validator=validator,
             facts=fingerprints(

@@ -257,7 +257,7 @@ def load_run_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, li
         device=spec.base.device,
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
-        live_text=torch_dtype(spec.base.dtype) if trains_text(spec) else None,
+        trained_text_dtype=torch_dtype(spec.base.dtype) if trains_text(spec) else None,
         other_prompts=("", *spec.sample.prompts, *drawn, *spec.evaluate.prompts),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )

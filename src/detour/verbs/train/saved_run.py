@@ -93,7 +93,7 @@ def _described(plan: RunPlan, attached: Attached, folder: Path, step: int | None
 
 
 def _save_copies(path: Path, adapter: Adapter, spec: RunSpec, base: Base) -> None:
-    """The same change in other formats, beside the file, each whole or not there.
+    """Write the adapter in other formats too, beside the file, each one atomically.
 
     Raises:
         StorageError: disk full, no permission; what stood there before stays.
