@@ -13,7 +13,7 @@ help:
 	@echo "make mutants    does a test notice each of the named mistakes? (an hour; mutants-changed: minutes)"
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
 	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
-	@echo "make labs       run the solution of every lab, and see every exercise fail its check (minutes)"
+	@echo "make labs       run the solution of every lab, two at a time, and see every exercise fail its check (minutes)"
 	@echo "make course     measure the figures of the course again, compare, and rewrite them (minutes)"
 	@echo "make lock       pin the versions that are installed now"
 
