@@ -118,8 +118,12 @@ class _Building:
         self.lab = lab
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         flag = "--exercises" if exercises else "--no-exercises"
+        # In a session of its own, so that Ctrl-C comes once, from here: a second one would interrupt the kernel's end.
         self.process = subprocess.Popen(
-            [*COMMAND, flag, f"{lab.number}"], stdout=self._output, stderr=subprocess.STDOUT
+            [*COMMAND, flag, f"{lab.number}"],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def ended(self) -> str:
