@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from detour.adapter_files.writing import write_adapter
@@ -34,6 +35,7 @@ class Served:
     service: Service
     keys: KeyRing
     spec: ServeSpec
+    app: FastAPI
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
         return self.http.post(
@@ -93,7 +95,7 @@ def serving(
             end = time.monotonic() + 60
             while http.get("/readyz").status_code != 200 and time.monotonic() < end:
                 time.sleep(0.02)
-            yield Served(http, service, keys, spec)
+            yield Served(http, service, keys, spec, app)
     finally:
         store.close()
 

@@ -404,17 +404,34 @@ class Dispatcher:
             decision = Refused(
                 code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
             )
+        facts = {"policy": self._policy.version, "key": job.key, "prompt": self._kept_prompt(job, ref[1])}
         if isinstance(decision, Refused):
-            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code)
+            entry = {"kind": "picture-refused", "code": decision.code, "cause": decision.detail, **facts}
+            self._store.finish(
+                *ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code, entry=entry
+            )
             return "refused"
         num_bytes = self._pictures.write(job, ref[1], outcome)
         hold = decision.cause if isinstance(decision, Held) else job.hold
         state: PictureStateName = "done" if hold is None else "held"
-        if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
+        held_s = self._policy.rules.held_s
+        keep_s = self._keep_s if state == "done" or held_s is None else held_s
+        entry = {"kind": "picture-held", "cause": hold, **facts}
+        if not self._store.finish(
+            *ref,
+            state,
+            keep_s=keep_s,
+            cause=hold,
+            num_bytes=num_bytes,
+            entry=None if hold is None else entry,
+        ):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
             return "cancelled"
         return state
+
+    def _kept_prompt(self, job: Job, number: int) -> str:
+        return self._policy.rules.prompt_kept(job.request.prompts[number])
 
     def _wait_for_storage(self, error: StorageError) -> bool:
         """Wait before the next attempt; ``False`` when the server stops."""

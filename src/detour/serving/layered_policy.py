@@ -14,7 +14,17 @@ from detour.safety.decision import SEVERITY, Decision
 from detour.safety.policy import Policy as Layers
 from detour.safety.policy_file import PICTURE_LAYERS
 from detour.serving.jobs import JobRequest
-from detour.serving.policy import Allowed, Changed, Held, PictureDecision, Refused, RequestDecision
+from detour.serving.policy import (
+    Allowed,
+    Changed,
+    Held,
+    PictureDecision,
+    Refused,
+    RequestDecision,
+    ReviewRules,
+)
+
+DAY_S = 86_400.0
 
 NOT_SERVED = ("latent", "checker")
 """Layers that act inside the drawing of a picture, which jobs of the server do not record."""
@@ -58,6 +68,17 @@ class LayeredPolicy:
         return self._layers.version
 
     @property
+    def rules(self) -> ReviewRules:
+        """How held pictures are decided on, as the tables ``review`` and ``retention`` say."""
+        spec = self._layers.spec
+        return ReviewRules(
+            two_persons=spec.review.two_persons,
+            held_s=spec.retention.held_pictures_days * DAY_S,
+            decisions_s=spec.retention.decisions_days * DAY_S,
+            prompts=spec.retention.prompts,
+        )
+
+    @property
     def checks_pictures(self) -> bool:
         """Whether a layer looks at pictures."""
         return bool(self._layers.spec.layers(PICTURE_LAYERS))
@@ -79,9 +100,9 @@ class LayeredPolicy:
             }
         hardest = max(decisions.values(), key=lambda one: SEVERITY.index(one.action))
         if hardest.action == "refuse":
-            return Refused(code=hardest.code, cause=hardest.message)
+            return Refused(code=hardest.code, cause=hardest.message, detail=_for_the_reviewer(hardest))
         if hardest.action == "hold":
-            return Held(cause=_for_the_reviewer(hardest))
+            return Held(cause=_for_the_reviewer(hardest), code=hardest.code)
         if hardest.action == "change":
             revised = {prompt: one.revised_prompt or prompt for prompt, one in decisions.items()}
             prompts = tuple(revised[prompt] for prompt in request.prompts)
@@ -100,11 +121,15 @@ class LayeredPolicy:
         with self._lock:
             decision = self._layers.decide_on_pixels(picture)
         if decision.action == "refuse":
-            return Refused(code=decision.code, cause=decision.message)
-        return Held(cause=_for_the_reviewer(decision)) if decision.action == "hold" else Allowed()
+            return Refused(code=decision.code, cause=decision.message, detail=_for_the_reviewer(decision))
+        if decision.action == "hold":
+            return Held(cause=_for_the_reviewer(decision), code=decision.code)
+        return Allowed()
 
 
 def _for_the_reviewer(decision: Decision) -> str:
     found = [one for one in decision.findings if one.action == decision.action]
-    said = "; ".join(f"{one.code} {one.score:.3g} ({one.place}) {one.detail}".strip() for one in found)
-    return f"{decision.message} {said}".strip()
+    return "; ".join(
+        f"{one.code} in the {one.place}, score {one.score:.3g}" + (f": {one.detail}" if one.detail else "")
+        for one in found
+    )
