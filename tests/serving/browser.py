@@ -98,8 +98,9 @@ def browser(profile: Path) -> Iterator[Page]:
     theirs_in, into = os.pipe()
     out, theirs_out = os.pipe()
     command = [
-        *("sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", CHROMIUM, "--headless=new", "--no-sandbox"),
-        *("--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"),
+        *("bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", CHROMIUM),
+        *("--headless=new", "--no-sandbox", "--disable-gpu"),
+        *("--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"),
         f"--user-data-dir={profile}",
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -170,6 +170,7 @@ def test_in_a_browser_each_key_is_one_decision_and_prompts_are_text(serve: Serve
             page.wait(is_shown("picture"))
             page.press("r")
             page.wait(says("A second person"))
+            page.wait("document.getElementById('prompt').textContent === 'a cat'")
             press_in_time(page, "x")
             page.wait(says("Refused"))
             page.wait(f"document.getElementById('prompt').textContent === {hostile!r}")

@@ -22,7 +22,9 @@ class HoldsAll(NoPolicy):
     version = "holds"
     checks_pictures = True
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:
+    def check_picture(
+        self, picture: np.ndarray, request: JobRequest, *, flagged: bool | None = None
+    ) -> PictureDecision:
         return Held(cause="a dog, perhaps")
 
 

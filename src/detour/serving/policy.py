@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 
+from detour.generation.png import SteeringUse
 from detour.serving.jobs import JobRequest
 
 
@@ -18,15 +20,17 @@ class Allowed:
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """Go on with another request, which the answer shows to the client.
+    """Go on with another prompt, which the answer shows to the client.
 
     Attributes:
-        request: to draw instead; its prompts are reported as revised prompts.
+        prompt: to draw instead.
         cause: one sentence for the client.
+        hold: why a person must look at the picture too; ``None``: nobody must.
     """
 
-    request: JobRequest
+    prompt: str
     cause: str
+    hold: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +101,30 @@ class Policy(Protocol):
     def checks_pictures(self) -> bool:
         """Whether :meth:`check_picture` may refuse or hold: then no preview is ever shown, which would pass it by."""
 
-    def check_request(self, request: JobRequest) -> RequestDecision:
-        """Decide on a request before it is accepted: prompts, negative prompt and adapters."""
+    @property
+    def steering(self) -> SteeringUse | None:
+        """Safe Latent Diffusion that every picture is drawn with; part of its job, as it decides the pixels."""
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:
-        """Decide on one finished picture, uint8 (H, W, 3), before it is visible to anybody."""
+    def check_request(
+        self, request: JobRequest, *, triggers: Sequence[str] = ()
+    ) -> tuple[RequestDecision, ...]:
+        """Decide on each picture of a request before it is accepted.
+
+        Args:
+            request: prompts, negative prompt and adapters.
+            triggers: words that switch its adapters on, and their titles.
+        """
+
+    def check_picture(
+        self, picture: np.ndarray, request: JobRequest, *, flagged: bool | None = None
+    ) -> PictureDecision:
+        """Decide on one finished picture before it is visible to anybody.
+
+        Args:
+            picture: uint8 (H, W, 3).
+            request: that it was drawn for.
+            flagged: whether the base's own checker refuses it; ``None``: it has none.
+        """
 
 
 class NoPolicy:
@@ -110,11 +133,23 @@ class NoPolicy:
     version = "none"
     checks_pictures = False
     rules = ReviewRules()
+    steering: SteeringUse | None = None
 
-    def check_request(self, request: JobRequest) -> RequestDecision:  # noqa: ARG002
-        """Allow it."""
-        return Allowed()
+    def check_request(
+        self,
+        request: JobRequest,
+        *,
+        triggers: Sequence[str] = (),  # noqa: ARG002
+    ) -> tuple[RequestDecision, ...]:
+        """Allow every picture."""
+        return tuple(Allowed() for _ in request.prompts)
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:  # noqa: ARG002
+    def check_picture(
+        self,
+        picture: np.ndarray,  # noqa: ARG002
+        request: JobRequest,  # noqa: ARG002
+        *,
+        flagged: bool | None = None,  # noqa: ARG002
+    ) -> PictureDecision:
         """Allow it."""
         return Allowed()

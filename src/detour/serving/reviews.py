@@ -155,7 +155,7 @@ def _told(
         width=asked.width_px,
         height=asked.height_px,
         client=names.get(job.key, "a removed key"),
-        cause=one.cause or job.hold or "",
+        cause=one.cause or one.hold or "",
         policy=job.policy,
         created=job.created,
         expires=one.expires,

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from detour.files import lock_now, remove_temporaries
 from detour.safety.audit import TABLE, append_entry, prune_entries
 from detour.serving.held import VOTES, HeldPictures
 from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, new_token, state_of
+from detour.serving.policy import Refused
 
 SCHEMA_VERSION = 2
 BUSY_MS = 5000
@@ -41,8 +42,15 @@ CREATE TABLE pictures (
 ) STRICT;
 CREATE TABLE drawn (key TEXT NOT NULL, day TEXT NOT NULL, pictures INTEGER NOT NULL, PRIMARY KEY (key, day)) STRICT;
 """
-ADDED: dict[int, tuple[str, ...]] = {2: (VOTES, TABLE)}
-"""Version of the format → the tables that came with it; a state of an earlier version gets them at its first start."""
+ADDED: dict[int, tuple[str, ...]] = {
+    2: (
+        VOTES,
+        TABLE,
+        "ALTER TABLE pictures ADD COLUMN hold TEXT",
+        "UPDATE pictures SET hold=(SELECT hold FROM jobs WHERE id=job)",
+    )
+}
+"""Version of the format → what came with it; a state of an earlier version is brought up at its first start."""
 
 
 class BodyDiffers(DetourError):
@@ -64,7 +72,8 @@ class NewJob:
         attached: whether it ends with its connection.
         policy: version of the policy.
         revised: what the policy changed, or none.
-        hold: why it is held, or none.
+        refused: number of each picture that the policy does not let be drawn → its answer.
+        holds: number of each picture that a person must look at → why.
         idempotency: the client's own key for the request, or none.
         body_sha256: of what the client sent under it.
         per_day: pictures that the key may have in a day, or none.
@@ -76,7 +85,8 @@ class NewJob:
     attached: bool = False
     policy: str = "none"
     revised: str | None = None
-    hold: str | None = None
+    refused: Mapping[int, Refused] = field(default_factory=dict)
+    holds: Mapping[int, str] = field(default_factory=dict)
     idempotency: str | None = None
     body_sha256: str = ""
     per_day: int | None = None
@@ -195,13 +205,21 @@ class JobStore(HeldPictures):
                 "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(id_, new.key, "queued", new.request.model_dump_json(), now, new.deadline, None),
-                    *(int(new.attached), new.policy, new.revised, new.hold, new.idempotency, new.body_sha256),
+                    *(int(new.attached), new.policy, new.revised, None, new.idempotency, new.body_sha256),
                 ),
             )
             db.executemany(
-                "INSERT INTO pictures (job, number, state, token) VALUES (?,?,'queued',?)",
-                [(id_, number, new_token()) for number in range(len(new.request.prompts))],
+                "INSERT INTO pictures (job, number, state, token, hold) VALUES (?,?,'queued',?,?)",
+                [
+                    (id_, number, new_token(), new.holds.get(number))
+                    for number in range(len(new.request.prompts))
+                ],
             )
+            db.executemany(
+                "UPDATE pictures SET state='refused', code=?, cause=? WHERE job=? AND number=?",
+                [(told.code, told.cause, id_, number) for number, told in new.refused.items()],
+            )
+            self._settle(db, id_, now)
         made = self.job(id_)
         assert made is not None
         return made, True
@@ -369,7 +387,7 @@ class JobStore(HeldPictures):
             return None
         pictures = self._rows("SELECT * FROM pictures WHERE job=? ORDER BY number", (id_,))
         row = dict(rows[0])
-        for column in ("idempotency", "body_sha256"):
+        for column in ("idempotency", "body_sha256", "hold"):
             row.pop(column)
         return Job(
             **{**row, "attached": bool(row["attached"]), "request": JobRequest(**json.loads(row["request"]))},
