@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from detour.verbs.judge import evaluate_checkpoints as evaluate_checkpoints
     from detour.verbs.judge import prove_adapter as prove
     from detour.verbs.judge import prove_run as prove_run
+    from detour.verbs.safety import check_safety_log as check_safety_log
     from detour.verbs.safety import measure_policy as measure_policy
     from detour.verbs.safety import train_prompt_classifier as train_prompt_classifier
     from detour.verbs.studies import compare_runs as compare
@@ -88,6 +89,7 @@ VERBS = {
     "forward": ("detour.verbs.explain", "trace_forward"),
     "overfit": ("detour.verbs.explain", "overfit_one"),
     "doctor": ("detour.verbs.doctor", "examine"),
+    "check_safety_log": ("detour.verbs.safety", "check_safety_log"),
     "measure_policy": ("detour.verbs.safety", "measure_policy"),
     "train_prompt_classifier": ("detour.verbs.safety", "train_prompt_classifier"),
     "compare": ("detour.verbs.studies", "compare_runs"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from detour.adapter_files.writing import write_adapter
@@ -46,6 +47,7 @@ class Served:
     service: Service
     keys: KeyRing
     spec: ServeSpec
+    app: FastAPI
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
         return self.http.post(
@@ -103,7 +105,7 @@ def serving(
     try:
         with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as http:
             eventually(lambda: http.get("/readyz").status_code == 200, timeout_s=60)
-            yield Served(http, service, keys, spec)
+            yield Served(http, service, keys, spec, app)
     finally:
         store.close()
 

@@ -247,7 +247,7 @@ class Strict(NoPolicy):
     def __init__(self) -> None:
         self.seen = 0
 
-    def check_picture(self, picture: np.ndarray, request: Any) -> Any:
+    def check_picture(self, picture: np.ndarray, request: Any, *, flagged: bool | None = None) -> Any:
         self.seen += 1
         if self.seen == 1:
             return Refused(code="layer5", cause="a crown")

@@ -18,7 +18,7 @@ from PIL import Image
 from detour.generation.engine import PictureEngine
 from detour.serving.app import make_app
 from detour.serving.keys import KeyRing
-from detour.serving.policy import NoPolicy, Refused
+from detour.serving.policy import Allowed, NoPolicy, Refused
 from detour.serving.service import Service
 from detour.serving.settings import LimitsSpec, ServeSpec
 from detour.serving.store import JobStore
@@ -29,9 +29,10 @@ from tests.serving.conftest import eventually
 class NoCrowns(NoPolicy):
     """Refuses a word."""
 
-    def check_request(self, request: Any) -> Any:
+    def check_request(self, request: Any, *, triggers: Any = ()) -> Any:
         crowned = any("crown" in prompt for prompt in request.prompts)
-        return Refused(code="terms", cause="no crowns here") if crowned else super().check_request(request)
+        refused = Refused(code="terms", cause="no crowns here")
+        return tuple(refused if crowned else Allowed() for _ in request.prompts)
 
 
 @contextlib.contextmanager

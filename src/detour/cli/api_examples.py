@@ -205,6 +205,13 @@ Path("labelled.csv").write_text(chr(10).join(rows))
 trained = detour.train_prompt_classifier(Path("labelled.csv"), out=Path("no-crowns"))
 print(trained.unwanted, trained.features)
 """,
+    "check_safety_log": """
+from detour.serving.store import JobStore
+
+JobStore(Path("serve-state")).close()  # what 'detour serve' does at its start
+log = detour.check_safety_log(Path("serve-state"))
+print(len(log.entries), log.head)
+""",
     "measure_policy": """
 policy = ["version = 1", "name = 'no-crowns'", "[[terms.categories]]", "name = 'crowns'", "terms = ['crown']"]
 Path("policy.toml").write_text(chr(10).join(policy))

@@ -135,7 +135,7 @@ def _edges(pixels: Tensor) -> Tensor:
 
 @functools.cache
 def _local_mean() -> Tensor:
-    """Two passes of the mean over :data:`SMOOTH` neighbours in a row, the edge repeated, as a matrix: (ALIGNED_SIDE, ALIGNED_SIDE).
+    """Two passes of the mean over :data:`SMOOTH` neighbours in a row, the edge repeated, as a square matrix.
 
     The mean over a square is that over rows and then over columns: two small products, where pooling takes ten times
     as long.

@@ -26,7 +26,7 @@ from detour.evaluation.planted import planted_copies
 MAX_PLANTED = 32
 """Largest number of originals from which copies are made to measure the threshold."""
 MAX_WITH_WINDOWS = 500
-"""Largest number of originals whose windows are kept between searches, 0.6 MB each; more are computed anew each time."""
+"""Largest number of originals whose windows are kept between searches, 0.6 MB each; more are made anew each time."""
 QUOTED_CUT = 0.85
 """Cosine of two pictures' CLIP features that is often quoted as the threshold of a copy."""
 MAX_PAIRS = 8

@@ -160,11 +160,15 @@ class Drawing:
             Moment(step=step, total=state.how.steps, pictures=self.decode(latents)[None])
             for step, latents in state.kept.items()
         )
-        nsfw = None
-        if self.safety is not None:
-            nsfw = self.safety.flag(pixels[None])[0]
-            pixels = np.zeros_like(pixels) if nsfw else pixels
-        return Picture(pixels=pixels, width_class=state.width, how=state.how, trace=trace, nsfw=nsfw)
+        nsfw = None if self.safety is None else self.safety.flag(pixels[None])[0]
+        return Picture(
+            pixels=np.zeros_like(pixels) if nsfw else pixels,
+            width_class=state.width,
+            how=state.how,
+            trace=trace,
+            nsfw=nsfw,
+            unchecked=pixels if nsfw else None,
+        )
 
     def preview(self, state: PictureState) -> np.ndarray:
         """uint8 (H, W, 3): an unfinished picture as it stands."""
