@@ -16,6 +16,7 @@ from detour.bases.hardware import set_threads
 from detour.errors import ConfigError, StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
+from detour.generation.metering import Meter
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
@@ -84,10 +85,14 @@ class Counts:
     Attributes:
         accepted: jobs.
         refused: code → requests that were not accepted.
+        decided: released or refused → held pictures that a person decided on.
+        released_work: steps x rows x area of those that were released.
     """
 
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    decided: dict[str, int] = field(default_factory=dict)
+    released_work: float = 0.0
 
 
 class Service:
@@ -144,6 +149,7 @@ class Service:
             keep_s=self.spec.keeping.picture_s,
             on_change=self._on_change,
             begin_thread=self._set_threads,
+            meter=engine.meter,
         )
         jobs = self.store.recover()
         self._dispatcher.add(*jobs)
@@ -224,6 +230,13 @@ class Service:
         self._require_started()
         assert self._base is not None
         return self._base
+
+    @property
+    def meter(self) -> Meter:
+        """What drawing has cost, of a service that has started."""
+        self._require_started()
+        assert self._engine is not None
+        return self._engine.meter
 
     def _require_started(self) -> None:
         if self._dispatcher is None:
@@ -397,7 +410,8 @@ class Service:
     def _decided(self, request: JobRequest) -> tuple[JobRequest, str | None, str | None]:
         """The request as the policy lets it pass, what it changed, and why it is held."""
         try:
-            decision = self.policy.check_request(request)
+            with self.meter.phase("safety"):
+                decision = self.policy.check_request(request)
         except Exception as error:  # what cannot be checked is not drawn
             raise NotReady(
                 f"the request could not be checked ({type(error).__name__}). Ask again later."
@@ -440,8 +454,16 @@ class Service:
         done = self.store.decide(
             job, number, release=release, cause=cause, keep_s=self.spec.keeping.picture_s
         )
+        if done:
+            self._count_decision(job, "released" if release else "refused")
         self._on_change(job)
         return done
+
+    def _count_decision(self, job: str, decision: str) -> None:
+        self.counts.decided[decision] = self.counts.decided.get(decision, 0) + 1
+        found = self.store.job(job)
+        if decision == "released" and found is not None:
+            self.counts.released_work += found.request.work_of_picture(self.base.native_size_px)
 
 
 def _check_texts(wish: Wish, longest: int) -> None:
