@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,9 +252,10 @@ class Service:
             NotReady: the server is loading or stopping, or its disk is full.
             TooBusy: the queue, or the share of this key, is full.
         """
-        if not self.is_ready:
-            raise NotReady(f"{self.why_not_ready}. Ask again later.")
-        self._require_room(client, 0.0)
+        with self._counting_refusals():
+            if not self.is_ready:
+                raise NotReady(f"{self.why_not_ready}. Ask again later.")
+            self._require_room(client, 0.0)
 
     def accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         """Check a wish and write it as a job; it is durable when this returns. Blocks: not for the event loop.
@@ -264,13 +266,19 @@ class Service:
         Raises:
             ServeError: it is not accepted, and why.
         """
+        with self._counting_refusals():
+            try:
+                return self._accept(client, wish)
+            except StorageError as error:
+                raise NotReady(f"the job could not be written: {error}") from error
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
         try:
-            return self._accept(client, wish)
+            yield
         except ServeError as error:
             self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             raise
-        except StorageError as error:
-            raise NotReady(f"the job could not be written: {error}") from error
 
     def _accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         if not self.is_ready:
