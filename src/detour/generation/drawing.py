@@ -22,6 +22,7 @@ from detour.bases.text import Conditioning
 from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
 from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
+from detour.generation.bounds import KEPT_TEXTS
 from detour.generation.metering import Meter
 from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.requests import Moment, Picture, PictureRequest
@@ -318,7 +319,3 @@ class Drawing:
             while len(self._texts) > KEPT_TEXTS:
                 del self._texts[next(iter(self._texts))]
         return self._texts[key]
-
-
-KEPT_TEXTS = 64
-"""Encoded texts that are kept while pictures are drawn; most pictures share the unconditional one."""

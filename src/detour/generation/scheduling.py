@@ -21,16 +21,14 @@ import torch
 
 from detour.errors import DetourError, QueueFull
 from detour.generation.adapter_store import NoRoom
+from detour.generation.bounds import MAX_ROWS
 from detour.generation.metering import Meter
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.states import PictureState
-from detour.generation.widths import WIDTH_CLASSES, WidthClass, width_for
+from detour.generation.widths import WidthClass, width_for
 
 MAX_WAITING = 1024
 """Requests that may wait; further ones are refused."""
-
-MAX_ROWS = 2 * WIDTH_CLASSES[-1]
-"""Rows of all pictures that are begun: those of other sizes or widths need not wait until one batch is through."""
 
 PATIENCE = 64
 """A request that was passed over so often goes first, whatever it holds up."""

@@ -11,9 +11,8 @@ from typing import Any
 
 from detour.errors import ConfigError
 from detour.files import read_text
-from detour.generation.drawing import KEPT_TEXTS
+from detour.generation.bounds import KEPT_TEXTS, MAX_ROWS
 from detour.generation.metering import Phase
-from detour.generation.scheduling import MAX_ROWS
 from detour.generation.widths import WIDTH_CLASSES, WidthClass, width_for
 from detour.verbs.cost.unit_costs import UnitCosts
 
