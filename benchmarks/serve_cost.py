@@ -30,7 +30,8 @@ from detour.verbs.cost.simulated_load import AskedPicture, pictures_of, simulate
 from detour.verbs.cost.unit_costs import unit_costs
 
 QUIET_S = 10.0
-HEALTH_PAUSE_S = 2.0
+POLL_PAUSE_S = 3.0
+"""Seconds between two questions of the load generator, which cost the server something too."""
 
 
 def traces(names: Sequence[str], scale: float) -> dict[str, list[Arrival]]:
@@ -75,7 +76,7 @@ def readings(own: OwnServer) -> tuple[Samples, float]:
 def play(own: OwnServer, trace: Sequence[Arrival]) -> tuple[MeasuredWork, float, float]:
     """Send a trace; the measured work, CPU seconds of the process, and the seconds that it took."""
     before, cpu = readings(own)
-    outcome = send(own.server, trace, health_pause_s=HEALTH_PAUSE_S)
+    outcome = send(own.server, trace, health_pause_s=POLL_PAUSE_S, collect_pause_s=POLL_PAUSE_S)
     after, cpu_after = readings(own)
     assert set(outcome.states) == {"done"}, outcome.summary()
     return work_of(after, before, clock="cpu"), cpu_after - cpu, outcome.seconds
@@ -86,7 +87,7 @@ def measure(own: OwnServer, names: Sequence[str], scale: float, native_px: int) 
     loads = traces(names, scale)
     print(json.dumps({name: len(trace) for name, trace in loads.items()}), flush=True)
     # Outside the clock: what is made once.
-    send(own.server, loads["calibration"][-8:], speed=100.0, health_pause_s=HEALTH_PAUSE_S)
+    send(own.server, loads["calibration"][-8:], speed=100.0, health_pause_s=POLL_PAUSE_S)
     _, before = readings(own)
     time.sleep(QUIET_S)
     _, after = readings(own)

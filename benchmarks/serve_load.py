@@ -146,6 +146,7 @@ def send(
     speed: float = 1.0,
     clients: int = 16,
     health_pause_s: float = HEALTH_PAUSE_S,
+    collect_pause_s: float = COLLECT_PAUSE_S,
 ) -> Outcome:
     """Send a trace, wait until everything that was accepted is finished, and ask for health all the while."""
     outcome, over, lock = Outcome(), threading.Event(), threading.Lock()
@@ -183,7 +184,7 @@ def send(
             else:
                 if sent.is_set() and len(outcome.accepted) == len(outcome.finished):
                     return
-            time.sleep(COLLECT_PAUSE_S)
+            time.sleep(collect_pause_s)
 
     sent = threading.Event()
     health, collector = threading.Thread(target=watch_health), threading.Thread(target=collect)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from detour.errors import ConfigError
-from detour.generation.metering import Phase
 from detour.verbs.cost.measured_work import Clock, MeasuredWork, Samples, read_metrics, work_of
 from detour.verbs.cost.prices import HostedPrice, Prices, read_prices
 from detour.verbs.cost.simulated_load import read_trace, simulate_load
@@ -227,7 +226,8 @@ def native_px(samples: Samples) -> int:
 
 def phase_seconds(work: MeasuredWork) -> dict[str, float]:
     """Seconds of each phase for each accepted picture; ``serving`` and ``idle`` beside the phases."""
-    found: dict[str | Phase, float] = {**work.seconds, "serving": work.serving_s, "idle": work.idle_s}
+    found: dict[str, float] = {str(phase): seconds for phase, seconds in work.seconds.items()}
+    found |= {"serving": work.serving_s, "idle": work.idle_s}
     return {name: seconds / work.accepted for name, seconds in found.items()}
 
 
