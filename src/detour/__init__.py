@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from detour.verbs.adapter_tools import merge_adapters as merge
     from detour.verbs.adapter_tools import resize_adapter as resize
     from detour.verbs.adapter_tools import show_adapter as show
+    from detour.verbs.cost import estimate_cost as estimate_cost
     from detour.verbs.datasets import caption_pictures as caption
     from detour.verbs.datasets import check_data as check_data
     from detour.verbs.datasets import draw_subject_pictures as draw_subject
@@ -90,6 +91,7 @@ VERBS = {
     "overfit": ("detour.verbs.explain", "overfit_one"),
     "doctor": ("detour.verbs.doctor", "examine"),
     "check_safety_log": ("detour.verbs.safety", "check_safety_log"),
+    "estimate_cost": ("detour.verbs.cost", "estimate_cost"),
     "measure_policy": ("detour.verbs.safety", "measure_policy"),
     "train_prompt_classifier": ("detour.verbs.safety", "train_prompt_classifier"),
     "compare": ("detour.verbs.studies", "compare_runs"),

@@ -223,4 +223,22 @@ Path("cases.jsonl").write_text(chr(10).join(cases))
 figures = detour.measure_policy(Path("policy.toml"), Path("cases.jsonl"), out=Path("measured"))
 print(figures.to_json())
 """,
+    "estimate_cost": """
+measured = {
+    'pictures_finished_total{state="done"}': 10,
+    'work_finished_total{state="done"}': 500,
+    'phase_units_total{phase="denoiser"}': 500,
+    'phase_seconds_total{phase="denoiser",clock="wall"}': 6,
+    'passes_total{width="2",adapters="0"}': 250,
+    'pass_area_total{width="2",adapters="0"}': 250,
+    'pass_seconds_total{width="2",adapters="0",clock="wall"}': 6,
+    "busy_seconds_total": 6,
+    "idle_seconds_total": 54,
+}
+Path("metrics.txt").write_text("".join(f"detour_{name} {value}" + chr(10) for name, value in measured.items()))
+prices = ['currency = "EUR"', "[machine]", 'name = "mine"', "per_hour = 0.5", "date = 2026-01-15"]
+Path("prices.toml").write_text(chr(10).join(prices))
+cost = detour.estimate_cost(Path("metrics.txt"), Path("prices.toml"), steps=[25])
+print(cost.settings[0].cost, cost.settings[0].cost_interval)
+""",
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from detour.bases.hardware import set_threads
 from detour.errors import ConfigError, StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
+from detour.generation.metering import Meter
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
@@ -86,10 +88,14 @@ class Counts:
     Attributes:
         accepted: jobs.
         refused: code → requests that were not accepted.
+        decided: released or refused → held pictures that a person decided on.
+        released_work: steps x rows x area of those that were released.
     """
 
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    decided: dict[str, int] = field(default_factory=dict)
+    released_work: float = 0.0
 
 
 class Service:
@@ -146,6 +152,7 @@ class Service:
             keep_s=self.spec.keeping.picture_s,
             on_change=self._on_change,
             begin_thread=self._set_threads,
+            meter=engine.meter,
         )
         jobs = self.store.recover()
         self._dispatcher.add(*jobs)
@@ -227,6 +234,13 @@ class Service:
         assert self._base is not None
         return self._base
 
+    @property
+    def meter(self) -> Meter:
+        """What drawing has cost, of a service that has started."""
+        self._require_started()
+        assert self._engine is not None
+        return self._engine.meter
+
     def _require_started(self) -> None:
         if self._dispatcher is None:
             raise NotReady(f"the server is {self.stage}. Ask again in some seconds.")
@@ -240,9 +254,10 @@ class Service:
             NotReady: the server is loading or stopping, or its disk is full.
             TooBusy: the queue, or the share of this key, is full.
         """
-        if not self.is_ready:
-            raise NotReady(f"{self.why_not_ready}. Ask again later.")
-        self._require_room(client, 0.0)
+        with self._counting_refusals():
+            if not self.is_ready:
+                raise NotReady(f"{self.why_not_ready}. Ask again later.")
+            self._require_room(client, 0.0)
 
     def accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         """Check a wish and write it as a job; it is durable when this returns. Blocks: not for the event loop.
@@ -253,13 +268,19 @@ class Service:
         Raises:
             ServeError: it is not accepted, and why.
         """
+        with self._counting_refusals():
+            try:
+                return self._accept(client, wish)
+            except StorageError as error:
+                raise NotReady(f"the job could not be written: {error}") from error
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
         try:
-            return self._accept(client, wish)
+            yield
         except ServeError as error:
             self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             raise
-        except StorageError as error:
-            raise NotReady(f"the job could not be written: {error}") from error
 
     def _accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         if not self.is_ready:
@@ -408,7 +429,8 @@ class Service:
         """
         triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
         try:
-            decisions = self.policy.check_request(request, triggers=triggers)
+            with self.meter.phase("safety"):
+                decisions = self.policy.check_request(request, triggers=triggers)
         except Exception as error:  # what cannot be checked is not drawn
             raise NotReady(
                 f"the request could not be checked ({type(error).__name__}). Ask again later."
@@ -500,8 +522,16 @@ class Service:
             raise Conflict(str(error), code="second_person_needed") from error
         if state is None:
             raise Conflict("no such picture is held: it was decided, expired, or never there.")
+        if state != "held":
+            self._count_decision(job, "released" if state == "done" else "refused")
         self._on_change(job)
         return state
+
+    def _count_decision(self, job: str, decision: str) -> None:
+        self.counts.decided[decision] = self.counts.decided.get(decision, 0) + 1
+        found = self.store.job(job)
+        if decision == "released" and found is not None:
+            self.counts.released_work += found.request.work_of_picture(self.base.native_size_px)
 
 
 @dataclass(frozen=True)
