@@ -23,7 +23,7 @@ from benchmarks.marks import mark_table
 from detour.bases.base import open_base
 from detour.data.likeness import perceptual_hash
 from detour.evaluation.alignment import laid_distances
-from detour.evaluation.copies import calibrate, find_copies, measure_judge_cut
+from detour.evaluation.copies import Originals, calibrate, find_copies, measure_judge_cut
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures, thumbnails
 from detour.evaluation.planted import planted_copies
@@ -103,12 +103,13 @@ def compare(material: Material) -> dict[str, dict[str, list[float]]]:
 
 def judged(material: Material) -> dict[str, Any]:
     """Classify every group of pictures by the measured threshold."""
-    scale = calibrate(material.training)
+    training = Originals(material.training)
+    scale = calibrate(training)
     by_kind = {
-        kind: find_copies(copies, material.training, scale).share
+        kind: find_copies(copies, training, scale).share
         for kind, copies in planted_copies(material.training, seed=PLANTED_SEED).items()
     }
-    by_kind["autoencoder"] = find_copies(material.through_vae, material.training, scale).share
+    by_kind["autoencoder"] = find_copies(material.through_vae, training, scale).share
     groups = {
         "same words": material.twins,
         "new renders": material.renders,
@@ -116,13 +117,11 @@ def judged(material: Material) -> dict[str, Any]:
         "adapter, new prompts": material.new,
         "adapter, training captions": material.again,
     }
-    cut = measure_judge_cut(Judge.load(open_base("pocket").folder / "judge"), material.training)
+    cut = measure_judge_cut(Judge.load(open_base("pocket").folder / "judge"), training)
     return {
         "scale": scale.model_dump(),
         "found": by_kind,
-        "copied": {
-            name: [find_copies(one, material.training, scale).share, len(one)] for name, one in groups.items()
-        },
+        "copied": {name: [find_copies(one, training, scale).share, len(one)] for name, one in groups.items()},
         "judge_cut": {**cut.model_dump(), "sentence": cut.sentence()},
     }
 

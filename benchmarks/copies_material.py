@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.bare_run import train_bare
 from benchmarks.subject import SUBJECTS, draw_photos
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
@@ -30,9 +31,8 @@ from detour.pocket.world import (
     render,
     training_example,
 )
-from detour.specs import PictureSpec, load_run_spec
+from detour.specs import PictureSpec
 from detour.verbs.train.demo import draw_training_pictures
-from detour.verbs.train.run import train_adapter
 
 NEW_PICTURES = 64
 """Kinds of new pictures: true renders, and pictures of an adapter and of the base for new prompts."""
@@ -168,23 +168,10 @@ def _draw_set(one: Set, data: Path) -> None:
 
 
 def _trained(settings: dict[str, Any], folder: Path, data: Path) -> Path:
-    name = "run"
-    file = folder / name / f"{name}.safetensors"
+    file = folder / "run" / "run.safetensors"
     if not file.exists():
-        flags = {
-            "name": name,
-            "base.name": "pocket",
-            "data.source": str(data),
-            "data.holdout": 0.0,
-            "sample.every": 0,
-            "validate.every": 0,
-            "evaluate.num_prompts": 0,
-            "evaluate.proof_pictures": 1,
-            "train.threads": torch.get_num_threads(),
-            "train.loss.caption_dropout": 0.0,
-            **settings,
-        }
-        train_adapter(load_run_spec(flags=flags), runs=folder, force=True)
+        common = {"train.threads": torch.get_num_threads(), "train.loss.caption_dropout": 0.0}
+        train_bare("run", data, folder, common | settings)
         print(file, flush=True)
     return file
 

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 HEALTH_PAUSE_S = 0.05
+COLLECT_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,20 @@ class Server:
             return answer.status, text.decode(errors="replace")
 
 
-def send(server: Server, trace: Sequence[Arrival], *, speed: float = 1.0, clients: int = 16) -> Outcome:
+def send(
+    server: Server,
+    trace: Sequence[Arrival],
+    *,
+    speed: float = 1.0,
+    clients: int = 16,
+    health_pause_s: float = HEALTH_PAUSE_S,
+    collect_pause_s: float = COLLECT_PAUSE_S,
+) -> Outcome:
     """Send a trace, wait until everything that was accepted is finished, and ask for health all the while."""
     outcome, over, lock = Outcome(), threading.Event(), threading.Lock()
 
     def watch_health() -> None:
-        while not over.wait(HEALTH_PAUSE_S):
+        while not over.wait(health_pause_s):
             began = time.perf_counter()
             server.ask("GET", "/healthz")
             outcome.health.append(time.perf_counter() - began)
@@ -161,20 +170,21 @@ def send(server: Server, trace: Sequence[Arrival], *, speed: float = 1.0, client
                 outcome.refusals.append(took)
 
     def collect() -> None:
-        """Read the newest jobs now and then, until all that were accepted are finished."""
+        """Ask for the oldest unfinished job now and then: one small request, however many wait."""
         while True:
-            _, jobs = server.ask("GET", "/v1/jobs?limit=500")
-            now = time.time()
             with lock:
-                for job in jobs:
-                    is_new = job["id"] in outcome.accepted and job["id"] not in outcome.finished
-                    if is_new and job["state"] not in ("queued", "drawing"):
-                        outcome.states[job["state"]] = outcome.states.get(job["state"], 0) + 1
-                        outcome.finished[job["id"]] = now - job["created"]
-                left = len(outcome.accepted) - len(outcome.finished)
-            if sent.is_set() and left == 0:
-                return
-            time.sleep(0.25)
+                left = [id_ for id_ in outcome.accepted if id_ not in outcome.finished]
+            for id_ in left:
+                status, job = server.ask("GET", f"/v1/jobs/{id_}")
+                if status != 200 or job["state"] in ("queued", "drawing"):
+                    break
+                with lock:
+                    outcome.states[job["state"]] = outcome.states.get(job["state"], 0) + 1
+                    outcome.finished[id_] = job["finished"] - job["created"]
+            else:
+                if sent.is_set() and len(outcome.accepted) == len(outcome.finished):
+                    return
+            time.sleep(collect_pause_s)
 
     sent = threading.Event()
     health, collector = threading.Thread(target=watch_health), threading.Thread(target=collect)

@@ -13,6 +13,7 @@ NAMED = {
     "adapters/attach.py:attach_new": "what a caller of PEFT's LoraConfig names too; kept as plain arguments",
     "generation/drawing.py:Drawing.__init__": "the parts of an opened base, handed over once by the engine",
     "generation/engine.py:PictureEngine.__init__": "the parts of an opened base; PictureEngine.load is what is called",
+    "serving/dispatch.py:Dispatcher.__init__": "collaborators of the queue, each used by itself",
     "training/material.py:load_material": "the parts of a run plan that are encoded, before the run's folder exists",
     "training/observers.py:Checkpointer.__init__": "collaborators of one observer, each used by itself",
     "training/stored.py:store_latents": "what decides over an entry's key, each part from another place",

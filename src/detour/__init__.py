@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from detour.verbs.adapter_tools import merge_adapters as merge
     from detour.verbs.adapter_tools import resize_adapter as resize
     from detour.verbs.adapter_tools import show_adapter as show
+    from detour.verbs.cost import estimate_cost as estimate_cost
     from detour.verbs.datasets import caption_pictures as caption
     from detour.verbs.datasets import check_data as check_data
     from detour.verbs.datasets import draw_subject_pictures as draw_subject
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from detour.verbs.judge import evaluate_checkpoints as evaluate_checkpoints
     from detour.verbs.judge import prove_adapter as prove
     from detour.verbs.judge import prove_run as prove_run
+    from detour.verbs.safety import check_safety_log as check_safety_log
     from detour.verbs.safety import measure_policy as measure_policy
     from detour.verbs.safety import train_prompt_classifier as train_prompt_classifier
     from detour.verbs.studies import compare_runs as compare
@@ -88,6 +90,8 @@ VERBS = {
     "forward": ("detour.verbs.explain", "trace_forward"),
     "overfit": ("detour.verbs.explain", "overfit_one"),
     "doctor": ("detour.verbs.doctor", "examine"),
+    "check_safety_log": ("detour.verbs.safety", "check_safety_log"),
+    "estimate_cost": ("detour.verbs.cost", "estimate_cost"),
     "measure_policy": ("detour.verbs.safety", "measure_policy"),
     "train_prompt_classifier": ("detour.verbs.safety", "train_prompt_classifier"),
     "compare": ("detour.verbs.studies", "compare_runs"),

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from detour.errors import Interrupted, StorageError, TrainingDiverged
 from detour.specs import OptimSpec
+from detour.step_log import read_step_log
 from detour.training.checkpoints import newest_good
 from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
@@ -35,6 +37,28 @@ def test_log_has_a_line_a_step_as_soon_as_it_is_made(tmp_path: Path) -> None:
     assert set(lines[0]) == {"step", "loss", "grad_norm", "lr", "seconds"}
     assert log.last_loss == 0.5
     log.close()
+
+
+def test_log_tells_the_rate_that_an_optimizer_found_and_so_does_the_progress(tmp_path: Path) -> None:
+    """Prodigy's ``lr`` is a factor: what was really taken is its estimate times that."""
+    told: list[dict[str, float]] = []
+    with contextlib.closing(MetricsLog(tmp_path)) as log:
+        validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
+        pace = Pace(
+            lambda _step, _left, figures: told.append(dict(figures)),
+            first_step=0,
+            steps=2,
+            validator=validator,
+        )
+        for step, found in ((1, 2e-5), (2, None)):
+            one = dataclasses.replace(report(step), d_lr=found)
+            log.on_step(state(step), one)
+            pace.on_step(state(step), one)
+    first, second = read_step_log(tmp_path / "metrics.jsonl").lines
+    assert (first["lr"], first["d_lr"]) == (0.1, 2e-5)
+    assert "d_lr" not in second
+    assert (told[0]["d·lr"], told[0].get("lr")) == (2e-5, None)
+    assert (told[1]["lr"], told[1].get("d·lr")) == (0.1, None)
 
 
 def test_log_is_cut_back_to_the_checkpoint_and_keeps_its_seconds(tmp_path: Path) -> None:

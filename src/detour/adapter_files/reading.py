@@ -9,7 +9,7 @@ from torch import Tensor
 from detour.adapter_files.container import dtype_of, read_file, read_header, refuse_link_out
 from detour.adapter_files.diffusers_format import CONFIG_KEY
 from detour.adapter_files.formats import format_of
-from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.hashes import data_sha256, stated_sha256
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.peft_format import (
     CONFIG_NAME,
@@ -71,7 +71,7 @@ def require_intact(path: Path) -> None:
     """
     data = read_file(path, DEFAULT_LIMITS)
     _, metadata = read_header(path, DEFAULT_LIMITS)
-    said = metadata.get("sshs_model_hash")
+    said = stated_sha256(metadata)
     if said is not None and said != data_sha256(data):
         raise AdapterError(
             f"{path}: damaged: its tensors are not those that were written (another SHA-256). Delete it; "

@@ -205,6 +205,13 @@ Path("labelled.csv").write_text(chr(10).join(rows))
 trained = detour.train_prompt_classifier(Path("labelled.csv"), out=Path("no-crowns"))
 print(trained.unwanted, trained.features)
 """,
+    "check_safety_log": """
+from detour.serving.store import JobStore
+
+JobStore(Path("serve-state")).close()  # what 'detour serve' does at its start
+log = detour.check_safety_log(Path("serve-state"))
+print(len(log.entries), log.head)
+""",
     "measure_policy": """
 policy = ["version = 1", "name = 'no-crowns'", "[[terms.categories]]", "name = 'crowns'", "terms = ['crown']"]
 Path("policy.toml").write_text(chr(10).join(policy))
@@ -215,5 +222,23 @@ cases = [
 Path("cases.jsonl").write_text(chr(10).join(cases))
 figures = detour.measure_policy(Path("policy.toml"), Path("cases.jsonl"), out=Path("measured"))
 print(figures.to_json())
+""",
+    "estimate_cost": """
+measured = {
+    'pictures_finished_total{state="done"}': 10,
+    'work_finished_total{state="done"}': 500,
+    'phase_units_total{phase="denoiser"}': 500,
+    'phase_seconds_total{phase="denoiser",clock="wall"}': 6,
+    'passes_total{width="2",adapters="0"}': 250,
+    'pass_area_total{width="2",adapters="0"}': 250,
+    'pass_seconds_total{width="2",adapters="0",clock="wall"}': 6,
+    "busy_seconds_total": 6,
+    "idle_seconds_total": 54,
+}
+Path("metrics.txt").write_text("".join(f"detour_{name} {value}" + chr(10) for name, value in measured.items()))
+prices = ['currency = "EUR"', "[machine]", 'name = "mine"', "per_hour = 0.5", "date = 2026-01-15"]
+Path("prices.toml").write_text(chr(10).join(prices))
+cost = detour.estimate_cost(Path("metrics.txt"), Path("prices.toml"), steps=[25])
+print(cost.settings[0].cost, cost.settings[0].cost_interval)
 """,
 }

@@ -98,6 +98,10 @@ def show_report(report: "AdapterReport", *, as_json: bool, plot: Path | None) ->
     if report.tensor_sha256 is not None:
         agrees = {True: ", as the file says", False: ", NOT what the file says", None: ""}[report.hash_agrees]
         click.echo(f"sha-256    {report.tensor_sha256} of the tensors{agrees}")
+    elif report.states_sha256:
+        click.echo(
+            "sha-256    stated by the file and not compared: only the header was read; --norms reads the whole"
+        )
     _print_blocks(report)
     rows = [(key, _shortened(text)) for key, text in report.metadata.items()]
     if rows:

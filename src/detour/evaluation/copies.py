@@ -5,6 +5,7 @@ pictures of a style are. So the threshold is measured on them, between copies th
 encoded again …) and the distances of different originals.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from detour.data.likeness import mirrored_hash, perceptual_hash
 from detour.errors import DataError
 from detour.evaluation import thresholds
-from detour.evaluation.alignment import laid_distances, own_distances
+from detour.evaluation.alignment import laid_distances, own_distances, window_edges
 from detour.evaluation.compared import Compared, Part, Side
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
@@ -24,6 +25,8 @@ from detour.evaluation.planted import planted_copies
 
 MAX_PLANTED = 32
 """Largest number of originals from which copies are made to measure the threshold."""
+MAX_WITH_WINDOWS = 500
+"""Largest number of originals whose windows are kept between searches, 0.6 MB each; more are made anew each time."""
 QUOTED_CUT = 0.85
 """Cosine of two pictures' CLIP features that is often quoted as the threshold of a copy."""
 MAX_PAIRS = 8
@@ -136,21 +139,61 @@ class Copies:
         return [int(index) for index in np.argsort(self.distances, kind="stable")[:count]]
 
 
-def calibrate(originals: Pictures) -> CopyScale:
+class Originals:
+    """Pictures that could have been copied, with what every search among them needs, each made once.
+
+    Attributes:
+        pictures: uint8 (M, H, W, 3), at least one.
+        windows: :func:`detour.evaluation.alignment.window_edges` of them; ``None`` where they are too many.
+        step: every so many originals copies are planted of.
+    """
+
+    def __init__(self, pictures: Pictures) -> None:
+        """Raises DataError where there are no pictures."""
+        if not len(pictures):
+            raise DataError(
+                "there are no pictures that could have been copied: name a folder that holds some."
+            )
+        self.pictures = pictures
+        self.windows = window_edges(pictures) if len(pictures) <= MAX_WITH_WINDOWS else None
+        self.step = -(-len(pictures) // MAX_PLANTED)
+
+    def distances(self, pictures: Pictures) -> NDArray[np.float64]:
+        """float64 (N, M), how far each picture is from each original."""
+        return laid_distances(pictures, self.pictures, windows=self.windows)
+
+    @functools.cached_property
+    def among(self) -> NDArray[np.float64]:
+        """float64 (M, M), how far the originals are from each other."""
+        return self.distances(self.pictures)
+
+    @functools.cached_property
+    def planted(self) -> dict[str, Pictures]:
+        """Kind of planted copy → a copy of each original that copies are planted of."""
+        return planted_copies(self.pictures[:: self.step])
+
+    @functools.cached_property
+    def planted_distances(self) -> dict[str, NDArray[np.float64]]:
+        """Kind of planted copy → float64, how far each is from its original."""
+        windows = None if self.windows is None else [one[:: self.step] for one in self.windows]
+        copies = np.concatenate(list(self.planted.values()))
+        rows = own_distances(copies, self.pictures[:: self.step], windows=windows)
+        return dict(zip(self.planted, rows, strict=True))
+
+
+def calibrate(originals: Pictures | Originals) -> CopyScale:
     """Measure the threshold of a copy among these originals.
 
     Args:
-        originals: uint8 (M, H, W, 3), at least one.
+        originals: uint8 (M, H, W, 3), at least one; or what was made of them before.
 
     Raises:
         DataError: no originals.
     """
-    if not len(originals):
-        raise DataError("there are no pictures that could have been copied: name a folder that holds some.")
-    few = originals[:: -(-len(originals) // MAX_PLANTED)]
-    planted = _planted_distances(few)
+    known = originals if isinstance(originals, Originals) else Originals(originals)
+    planted = known.planted_distances
     every = np.concatenate(list(planted.values()))
-    among = laid_distances(originals, originals)
+    among = known.among.copy()
     same = _same_picture(among, every)
     among[same] = np.inf
     np.fill_diagonal(among, np.inf)
@@ -169,13 +212,6 @@ def calibrate(originals: Pictures) -> CopyScale:
     )
 
 
-def _planted_distances(originals: Pictures) -> dict[str, NDArray[np.float64]]:
-    """Kind of planted copy → float64 (M,), distances to the originals."""
-    planted = planted_copies(originals)
-    rows = own_distances(np.concatenate(list(planted.values())), originals)
-    return dict(zip(planted, rows, strict=True))
-
-
 def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which pairs of originals are as near as a typical planted copy, bool (M, M): one picture twice.
 
@@ -186,16 +222,19 @@ def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> N
     return same
 
 
-def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Copies:
+def find_copies(pictures: Pictures, originals: Pictures | Originals, scale: CopyScale) -> Copies:
     """Find the nearest original of every picture, also when it is mirrored or slightly cropped.
 
     Args:
         pictures: uint8 (N, H, W, 3).
         originals: uint8 (M, H', W', 3), those that ``scale`` was measured on; training pictures, or works that must
-            not be reproduced.
+            not be reproduced. Or what was made of them before.
         scale: from :func:`calibrate`.
     """
-    distances = laid_distances(pictures, originals)
+    if isinstance(originals, Originals):
+        distances = originals.distances(pictures)
+    else:
+        distances = laid_distances(pictures, originals)
     nearest = distances.argmin(axis=1)
     least = distances[np.arange(len(pictures)), nearest]
     return Copies(nearest=nearest, distances=least, copied=least < scale.threshold)
@@ -203,7 +242,7 @@ def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Co
 
 def measure_copies(
     pictures: Mapping[Side, Pictures],
-    originals: Pictures,
+    originals: Pictures | Originals,
     *,
     truths: Pictures | None = None,
     judge: Judge | None = None,
@@ -212,18 +251,19 @@ def measure_copies(
 
     Args:
         pictures: side → uint8 (N, H, W, 3), adapter and base at least, one or more pictures each.
-        originals: uint8 (M, H', W', 3), at least one.
+        originals: uint8 (M, H', W', 3), at least one; or what was made of them before.
         truths: true pictures for the same prompts, which are new by construction.
         judge: also gives the similarity of the pairs, and says what the often quoted cut is worth.
 
     Raises:
         DataError: no originals.
     """
-    scale = calibrate(originals)
-    found = {side: find_copies(one, originals, scale) for side, one in pictures.items()}
-    true = find_copies(truths, originals, scale) if truths is not None and len(truths) else None
+    known = originals if isinstance(originals, Originals) else Originals(originals)
+    scale = calibrate(known)
+    found = {side: find_copies(one, known, scale) for side, one in pictures.items()}
+    true = find_copies(truths, known, scale) if truths is not None and len(truths) else None
     return CopyFigures(
-        originals=len(originals),
+        originals=len(known.pictures),
         scale=scale,
         share=Compared.of(
             {side: copies.share for side, copies in found.items()}, ceiling=true.share if true else None
@@ -232,29 +272,30 @@ def measure_copies(
             {side: float(np.median(copies.distances)) for side, copies in found.items()},
             ceiling=float(np.median(true.distances)) if true else None,
         ),
-        pairs=_pairs(found["adapter"], pictures["adapter"], originals, judge),
-        judge_cut=None if judge is None else measure_judge_cut(judge, originals),
+        pairs=_pairs(found["adapter"], pictures["adapter"], known.pictures, judge),
+        judge_cut=None if judge is None else measure_judge_cut(judge, known),
     )
 
 
-def measure_judge_cut(judge: Judge, originals: Pictures, *, cut: float = QUOTED_CUT) -> JudgeCut:
+def measure_judge_cut(judge: Judge, originals: Originals, *, cut: float = QUOTED_CUT) -> JudgeCut:
     """Measure how well a cosine of the judge's features separates copies on these pictures.
 
     Args:
         judge: any CLIP.
-        originals: uint8 (M, H, W, 3), at least one.
+        originals: that it is measured on.
         cut: the cosine in question.
     """
-    few = originals[:: -(-len(originals) // MAX_PLANTED)]
+    few = originals.pictures[:: originals.step]
     picture_features = judge.picture_features(few)
-    planted = planted_copies(few).values()
     own = np.concatenate(
-        [(judge.picture_features(copies) * picture_features).sum(1).numpy() for copies in planted]
+        [
+            (judge.picture_features(copies) * picture_features).sum(1).numpy()
+            for copies in originals.planted.values()
+        ]
     )
     among = (picture_features @ picture_features.T).numpy()
-    among[
-        _same_picture(laid_distances(few, few), np.concatenate(list(_planted_distances(few).values())))
-    ] = -1.0
+    laid = originals.among[:: originals.step, :: originals.step]
+    among[_same_picture(laid, np.concatenate(list(originals.planted_distances.values())))] = -1.0
     np.fill_diagonal(among, -1.0)
     return JudgeCut(
         cut=cut,

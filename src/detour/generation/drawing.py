@@ -22,6 +22,8 @@ from detour.bases.text import Conditioning
 from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
 from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
+from detour.generation.bounds import KEPT_TEXTS
+from detour.generation.metering import Meter
 from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.requests import Moment, Picture, PictureRequest
 from detour.generation.runner import AsksNetwork, Runner
@@ -63,7 +65,10 @@ class Drawing:
     ) -> None:
         self.base, self.vae, self.text, self.safety, self.prompts = base, vae, text, safety, prompts
         self.device, self.dtype = device, dtype
-        self.runner = Runner(denoiser)
+        on_cuda = device.startswith("cuda")  # a pass is timed until it is finished, not until it is queued
+        wait = {"wait": torch.cuda.synchronize} if on_cuda else {}
+        self.meter = Meter(base.native_size_px, **wait)
+        self.runner = Runner(denoiser, self.meter)
         self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
         self._texts: dict[tuple[object, ...], Conditioning] = {}
         self._samplers: dict[tuple[object, ...], Any] = {}
@@ -134,8 +139,10 @@ class Drawing:
         how = self.resolved(request.how)
         held: list[PreparedAdapter] = []
         try:
-            for used in request.adapters:
-                held.append(self.adapters.hold(used))
+            with self.meter.phase("adapters"):
+                for used in request.adapters:
+                    held.append(self.adapters.hold(used))
+            self.meter.count("adapters", bool(held))
             adapters = tuple((one, used.weight) for one, used in zip(held, request.adapters, strict=True))
             return self._started(request, how, width, adapters)
         except BaseException:
@@ -162,9 +169,16 @@ class Drawing:
         )
         nsfw = None
         if self.safety is not None:
-            nsfw = self.safety.flag(pixels[None])[0]
-            pixels = np.zeros_like(pixels) if nsfw else pixels
-        return Picture(pixels=pixels, width_class=state.width, how=state.how, trace=trace, nsfw=nsfw)
+            with self.meter.phase("safety"):
+                nsfw = self.safety.flag(pixels[None])[0]
+        return Picture(
+            pixels=np.zeros_like(pixels) if nsfw else pixels,
+            width_class=state.width,
+            how=state.how,
+            trace=trace,
+            nsfw=nsfw,
+            unchecked=pixels if nsfw else None,
+        )
 
     def preview(self, state: PictureState) -> np.ndarray:
         """uint8 (H, W, 3): an unfinished picture as it stands."""
@@ -172,7 +186,9 @@ class Drawing:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """(1, C, h, w) → uint8 (H, W, 3). One picture at a time: the number in a pass is part of the bytes."""
-        pixels: np.ndarray = decode_latents(self.vae, latents)[0]
+        with self.meter.phase("decode"):
+            pixels: np.ndarray = decode_latents(self.vae, latents)[0]
+        self.meter.count("decode", self.meter.area(pixels.shape[1], pixels.shape[0]))
         return pixels
 
     def release(self, state: PictureState) -> None:
@@ -298,13 +314,14 @@ class Drawing:
         key = (text, *((adapter.number, weight) for adapter, weight in reads))
         if key not in self._texts:
             reader = self.reader(reads)
-            with torch.no_grad(), plan_rows([RowGroup(1, reads)], models).active():
+            with (
+                self.meter.phase("text"),
+                torch.no_grad(),
+                plan_rows([RowGroup(1, reads)], models).active(),
+            ):
                 encoded = reader.unconditional(1) if text is None else reader.encode([text])
+            self.meter.count("text")
             self._texts[key] = encoded.to(device=self.device, dtype=self.dtype)
             while len(self._texts) > KEPT_TEXTS:
                 del self._texts[next(iter(self._texts))]
         return self._texts[key]
-
-
-KEPT_TEXTS = 64
-"""Encoded texts that are kept while pictures are drawn; most pictures share the unconditional one."""

@@ -49,6 +49,20 @@ class StartUse(BaseModel):
     mask_sha256: str = ""
 
 
+class SteeringUse(BaseModel):
+    """Safe Latent Diffusion of one picture.
+
+    Attributes:
+        concept: that it was steered away from.
+        strength: name of the settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concept: str
+    strength: Literal["medium", "strong"]
+
+
 class PictureMetadata(BaseModel):
     """Everything that is needed to draw the picture again."""
 
@@ -85,6 +99,8 @@ class PictureMetadata(BaseModel):
     versions: dict[str, str]
     safety: Literal["checked", "absent"]
     safety_flagged: bool | None = None
+    steering: SteeringUse | None = None
+    """Safe Latent Diffusion that its safety policy asked for."""
     policy: str = ""
     """Name, revision and hash of the safety policy that let it through; empty without one."""
     moment: str = ""

@@ -121,6 +121,7 @@ class Picture:
         how: settings with every ``auto`` resolved.
         trace: moments of one picture each, the last one before the safety checker has looked.
         nsfw: whether it was refused; ``None`` without a checker.
+        unchecked: uint8 (H, W, 3), the pixels that the checker refused; ``None`` where it refused nothing.
     """
 
     pixels: np.ndarray
@@ -128,6 +129,7 @@ class Picture:
     how: ResolvedPicture
     trace: tuple[Moment, ...] = ()
     nsfw: bool | None = None
+    unchecked: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from detour.adapters.mixed import RowPlan, plan_rows
 from detour.bases.text import Conditioning
 from detour.diffusion.process import Process
 from detour.errors import DetourError
+from detour.generation.metering import Meter
 from detour.generation.states import PictureState
 
 KEPT_BATCHES = 8
@@ -57,9 +58,11 @@ class Runner:
 
     Attributes:
         denoiser: answers for noisy latents.
+        meter: counts the time and rows of the passes.
     """
 
     denoiser: AsksNetwork
+    meter: Meter = field(default_factory=Meter)
     _kept: dict[tuple[tuple[float, ...], ...], Company] = field(default_factory=dict, repr=False)
 
     def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
@@ -88,6 +91,7 @@ class Runner:
             end = start + state.guidance.num_rows
             try:
                 state.advance(predictions[start:end], self._noise_scale(state))
+                self.meter.count("other")
             except Exception as error:
                 failed[state] = error
             start = end
@@ -130,9 +134,19 @@ class Runner:
     def _predict(self, states: Sequence[PictureState]) -> Tensor:
         """(rows, C, h, w) float32, without the rows that fill the batch up."""
         inputs = self.inputs(states)
-        with self._company(states).plan.active():
+        rows, how = sum(state.guidance.num_rows for state in states), states[0].how
+        adapters = {adapter.number for state in states for adapter, _ in state.rows.adapters}
+        with (
+            self.meter.forward_pass(
+                width=states[0].width,
+                rows=rows,
+                adapters=len(adapters),
+                area=self.meter.area(how.width_px, how.height_px),
+            ),
+            self._company(states).plan.active(),
+        ):
             answer = self.denoiser.predict(*inputs)
-        return answer[: sum(state.guidance.num_rows for state in states)].float()
+        return answer[:rows].float()
 
     def _company(self, states: Sequence[PictureState]) -> Company:
         groups = [state.rows for state in states]
@@ -150,7 +164,9 @@ class Runner:
         if missing < 0:
             raise DetourError(f"{len(sizes)} rows do not fit in a batch of {states[0].width}.")
         filled = [*range(len(sizes)), *[0] * missing]
-        made = Company(conditioning.select(filled), sizes[filled], plan_rows(groups, [self.denoiser.part]))
+        with self.meter.phase("adapters"):
+            plan = plan_rows(groups, [self.denoiser.part])
+        made = Company(conditioning.select(filled), sizes[filled], plan)
         while len(self._kept) >= KEPT_BATCHES:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = made

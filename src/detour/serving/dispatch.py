@@ -8,17 +8,18 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from detour.errors import DetourError, StorageError
+from detour.generation.metering import Meter
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
 from detour.serving.jobs import Job, PictureStateName
-from detour.serving.policy import Held, Policy, Refused
+from detour.serving.policy import Allowed, Held, Policy, Refused
 from detour.serving.store import ASIDE_DEATHS, JobStore
 
 ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
@@ -93,6 +94,7 @@ class Dispatcher:
         keep_s: float,
         on_change: Callable[[str], None],
         begin_thread: Callable[[], None] = lambda: None,
+        meter: Meter | None = None,
     ) -> None:
         """Make a dispatcher that draws nothing until it is started.
 
@@ -105,6 +107,7 @@ class Dispatcher:
             keep_s: seconds for which a result can be fetched.
             on_change: told the id of a job whenever something of it has changed, on any thread.
             begin_thread: called once on the writer's thread; the engine draws with as many threads as it has.
+            meter: counts what checks and files cost; ``None``: one of its own.
         """
         self._engine, self._store, self._pictures, self._policy = engine, store, pictures, policy
         self.native_px, self._keep_s, self._on_change = native_px, keep_s, on_change
@@ -120,6 +123,8 @@ class Dispatcher:
         self.rate = Rate()
         self.storage_problem: str | None = None
         self.outcomes: dict[str, int] = {}
+        self.finished_work: dict[str, float] = {}
+        self._meter = meter or Meter(native_px)
 
     # ---- what others ask ----
 
@@ -362,13 +367,17 @@ class Dispatcher:
         """Write the result of a picture; while the disk does not take it, try again."""
         while True:
             try:
-                state = self._write(ref, job, outcome)
+                with self._meter.phase("write"):
+                    state = self._write(ref, job, outcome)
                 break
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     return
         self.storage_problem = None
+        self._meter.count("write")
         self.outcomes[state] = self.outcomes.get(state, 0) + 1
+        work = self.finished_work.get(state, 0.0) + job.request.work_of_picture(self.native_px)
+        self.finished_work[state] = work
         with self._lock:
             self._flying.pop(ref, None)
             found = self._jobs.get(ref[0])
@@ -394,27 +403,46 @@ class Dispatcher:
             )
             self._store.finish(*ref, "failed", keep_s=self._keep_s, cause=cause, code="failed")
             return "failed"
-        if outcome.nsfw:
-            cause = "the base's own safety checker refused the picture"
-            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=cause, code="base_checker")
-            return "refused"
+        if outcome.unchecked is not None:  # a reviewer must see what the base's checker refused
+            outcome = replace(outcome, pixels=outcome.unchecked)
         try:
-            decision = self._policy.check_picture(outcome.pixels, job.request)
+            with self._meter.phase("safety"):
+                decision = self._policy.check_picture(outcome.pixels, job.request, flagged=outcome.nsfw)
+            self._meter.count("safety")
         except Exception as error:  # what cannot be checked is not shown
             decision = Refused(
                 code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
             )
+        if outcome.nsfw and isinstance(decision, Allowed):  # a policy without the layer, or none
+            decision = Refused(code="base_checker", cause="the base's own safety checker refused the picture")
+        facts = {"policy": self._policy.version, "key": job.key, "prompt": self._kept_prompt(job, ref[1])}
         if isinstance(decision, Refused):
-            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code)
+            entry = {"kind": "picture-refused", "code": decision.code, "cause": decision.detail, **facts}
+            self._store.finish(
+                *ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code, entry=entry
+            )
             return "refused"
         num_bytes = self._pictures.write(job, ref[1], outcome)
-        hold = decision.cause if isinstance(decision, Held) else job.hold
+        hold = decision.cause if isinstance(decision, Held) else job.pictures[ref[1]].hold
         state: PictureStateName = "done" if hold is None else "held"
-        if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
+        held_s = self._policy.rules.held_s
+        keep_s = self._keep_s if state == "done" or held_s is None else held_s
+        entry = {"kind": "picture-held", "cause": hold, **facts}
+        if not self._store.finish(
+            *ref,
+            state,
+            keep_s=keep_s,
+            cause=hold,
+            num_bytes=num_bytes,
+            entry=None if hold is None else entry,
+        ):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
             return "cancelled"
         return state
+
+    def _kept_prompt(self, job: Job, number: int) -> str:
+        return self._policy.rules.prompt_kept(job.request.prompts[number])
 
     def _wait_for_storage(self, error: StorageError) -> bool:
         """Wait before the next attempt; ``False`` when the server stops."""

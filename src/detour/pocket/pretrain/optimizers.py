@@ -93,10 +93,12 @@ def optimizers_for(
         if parameter.requires_grad:
             is_hidden = parameter.ndim >= 2 and not any(part in name for part in names)
             (hidden if is_hidden else rest).append(parameter)
-    adam = torch.optim.AdamW(
-        rest, lr=adam_lr if adam_lr is not None else lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-    )
-    return [Muon(hidden, lr=lr), adam]
+    return [Muon(hidden, lr=lr), adamw(rest, lr=adam_lr if adam_lr is not None else lr)]
+
+
+def adamw(parameters: Iterable[nn.Parameter], *, lr: float) -> torch.optim.Optimizer:
+    """Build AdamW without weight decay, with a second moment that forgets in some fifty steps."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
 def warmup_stable_decay(step: int, *, steps: int, warmup: int, decay: int) -> float:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.adapter_family import family_of_adapter
 from detour.adapter_files.container import empty_tensor, read_header, read_region
-from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.hashes import data_sha256, stated_sha256
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.pickled import is_pickle_name
@@ -87,6 +87,8 @@ class AdapterReport(_Figures):
     """SHA-256 of the tensors' bytes, computed here; ``None`` where only the header was read."""
     hash_agrees: bool | None
     """Whether that is what the file says of itself; ``None`` where either is not there."""
+    states_sha256: bool
+    """Whether the file says what the SHA-256 of its tensors is."""
     blocks: tuple[BlockFigures, ...]
     match: BaseMatch | None = None
 
@@ -120,7 +122,7 @@ def show_adapter(
     metadata = dict(adapter.metadata)
     has_header = path.is_file() and not is_pickle_name(path)
     digest = data_sha256(path.read_bytes()) if whole and has_header else None
-    said = metadata.get("sshs_model_hash")
+    said = stated_sha256(metadata) if has_header else None
     return AdapterReport(
         path=path,
         file_format=adapter.file_format,
@@ -144,6 +146,7 @@ def show_adapter(
         },
         tensor_sha256=digest,
         hash_agrees=None if digest is None or said is None else said == digest,
+        states_sha256=said is not None,
         blocks=_blocks(adapter, figures=whole and norms is not False),
         match=None if base is None else _match(adapter, open_base(base, weights=False)),
     )

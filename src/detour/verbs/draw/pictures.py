@@ -21,7 +21,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
 from detour.generation.grids import grid as lay_out
-from detour.generation.png import PictureMetadata, StartUse, save_image, save_png
+from detour.generation.png import PictureMetadata, StartUse, SteeringUse, save_image, save_png
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
 from detour.generation.starts import StartPicture
 from detour.generation.strength import check_step_weights
@@ -131,6 +131,7 @@ def generate_pictures(
         device=device,
         dtype=dtype,
         policy=screening.version,
+        steering=screening.steering,
         start=use,
     )
     count = _StepCount(progress, len(requests), spec)
@@ -285,6 +286,7 @@ class _Teller:
     device: str
     dtype: str
     policy: str
+    steering: SteeringUse | None = None
     start: StartUse | None = None
 
     def metadata(
@@ -324,6 +326,7 @@ class _Teller:
             safety="absent" if moment else drawn.safety,
             safety_flagged=None if moment or drawn.nsfw is None else drawn.nsfw[index],
             policy=self.policy,
+            steering=self.steering,
             moment=f"step {moment.step} of {moment.total}" if moment else "",
         )
 

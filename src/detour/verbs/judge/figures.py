@@ -14,7 +14,7 @@ from detour.bases.base import Base
 from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.compared import Compared, Side
-from detour.evaluation.copies import CopyFigures, measure_copies
+from detour.evaluation.copies import CopyFigures, Originals, measure_copies
 from detour.evaluation.distance import style_distance
 from detour.evaluation.diversity import Diversity, measure_diversity
 from detour.evaluation.drift import Drift, measure_drift
@@ -166,9 +166,10 @@ def measure_sides(
     """
     new, again = drawn.pictures.get("held_out"), drawn.pictures.get("recited")
     training = material.training
-    originals = training.train if training is not None and len(training.train) else None
+    trained_on = training.train if training is not None and len(training.train) else None
     if new is None:
         return Figures(pixels=moved)
+    originals = None if trained_on is None else Originals(trained_on)
     unjudged = Figures(
         pixels=moved,
         copies=None
@@ -176,7 +177,7 @@ def measure_sides(
         else measure_copies(new, originals, truths=material.truths, judge=judge),
         recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
         reproduced=None if references is None else measure_copies(new, references, judge=judge),
-        marks=measure_marks(new, originals),
+        marks=measure_marks(new, trained_on),
     )
     if judge is None:
         return unjudged

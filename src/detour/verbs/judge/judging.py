@@ -29,7 +29,7 @@ from detour.training.assembly import as_trained
 from detour.training.recorded_pictures import read_findings
 from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
 from detour.verbs.judge.figures import Figures, can_be_judged, measure, nearest_of, open_judge
-from detour.verbs.judge.finished_run import FinishedRun, validation_of
+from detour.verbs.judge.finished_run import SETTINGS, FinishedRun, validation_of
 from detour.verbs.judge.material import EvaluationMaterial, gather_material
 from detour.verbs.judge.presets import Preset
 from detour.verbs.judge.side_pictures import Drawn, Painter, SideSource, requests_of
@@ -356,6 +356,8 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
     return RunFacts(
         run=_from_here(run.folder if run.is_run else run.adapter_file),
         adapter=_from_here(run.adapter_file),
+        base=_from_here(Path(spec.base.name)) if Path(spec.base.name).exists() else spec.base.name,
+        settings=_from_here(run.folder / SETTINGS) if run.is_run else "",
         steps=steps if run.is_run and isinstance(steps, int) else None,
         rate=rate if run.is_run and isinstance(rate, float) else None,
         first_estimate=spec.train.optim.d0 if run.is_run else None,
