@@ -158,7 +158,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 
-NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(FAMILIES.values())}
+NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(list(FAMILIES.values()))}
 """Class of a denoising network → the family that has it; for the class that several share, the first of them."""
 
 

@@ -23,9 +23,9 @@ from detour.bases.text import Conditioning
 from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
 from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
+from detour.generation.between import between_texts, spherical
 from detour.generation.bounds import KEPT_TEXTS
 from detour.generation.metering import Meter
-from detour.generation.between import between_texts, spherical
 from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.references import ReferenceStore
 from detour.generation.requests import Moment, Picture, PictureRequest
