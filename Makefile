@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
 	@echo "make test       the test suite        make test-slow  the slow tests (minutes, gigabytes)"
-	@echo "make test-extras  what needs bitsandbytes, torchao or scikit-learn, with them beside the environment"
+	@echo "make test-extras  what needs bitsandbytes, torchao, scikit-learn or imageio, with them beside the environment"
 	@echo "make mutants    does a test notice each of the named mistakes? (an hour; mutants-changed: minutes)"
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
 	@echo "make bench      speed, as ratios      make docs       regenerate the generated pages"
@@ -48,9 +48,10 @@ $(EXTRAS)/.installed: requirements-extras.lock
 
 test-extras: setup $(EXTRAS)/.installed
 	PYTHONPATH=$(EXTRAS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" \
-	  -k "nf4 or int8 or adamw8bit or test_classifier or test_intervals or test_safety" \
+	  -k "nf4 or int8 or adamw8bit or mp4 or test_classifier or test_intervals or test_safety" \
 	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/verbs/test_exact_resume.py \
-	  tests/safety/test_classifier.py tests/safety/test_intervals.py tests/cli/test_safety.py
+	  tests/verbs/test_interpolate_pictures.py tests/safety/test_classifier.py tests/safety/test_intervals.py \
+	  tests/cli/test_safety.py
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py

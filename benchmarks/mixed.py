@@ -165,7 +165,7 @@ def single(setting: Setting) -> Pictures:
 
 
 def single_pipeline(setting: Setting) -> Pictures:
-    """The same picture by diffusers' own pipeline."""
+    """Draw the picture with diffusers' own pipeline."""
     images = setting.pipeline(
         setting.requests[0].prompt,
         num_inference_steps=setting.steps,

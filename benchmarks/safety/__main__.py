@@ -112,7 +112,7 @@ def write_policy(
 
 
 def table(figures: SafetyFigures) -> str:
-    """For docs/safety.md."""
+    """Table for docs/safety.md."""
     lines = ["| layers | caught | refused without a person | false alarms |", "|---|---|---|---|"]
 
     def row(name: str, one: LayersFigures) -> str:

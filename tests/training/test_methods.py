@@ -94,7 +94,7 @@ def test_only_starts_from_the_base_mind_convolutions() -> None:
 
 def test_the_table_of_methods_holds_every_method_and_an_unknown_one_raises() -> None:
     assert tuple(METHODS) == get_args(Method)
-    assert set(get_args(AdapterMethod)) == set(METHODS) - {"full"}
+    assert set(get_args(AdapterMethod)) == set(METHODS) - {"full", "reference"}
     with pytest.raises(ConfigError, match=r"there is no method 'lohaa'\. Did you mean 'loha'"):
         facts_of("lohaa")
 

@@ -74,6 +74,13 @@ sheet = detour.grid(pair, out=Path("grid.png"), weights=[1.0])
     "grid_of_strengths": """
 strengths = detour.grid_of_strengths(wanted, out=Path("strengths.png"), strengths=[0.5, 1.0])
 """,
+    "InterpolateSpec": """
+way = detour.InterpolateSpec(prompts=("a robot", "a house"), seed=1, seed_to=2, frames=3, picture=quick)
+""",
+    "interpolate": """
+between = detour.interpolate(way, out=Path("between.png"))
+print(between.steps, between.jump)
+""",
     "open_base": """
 base = detour.open_base("pocket")
 print(base.family.name, base.native_size_px)

@@ -14,11 +14,11 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from detour.bases.hub import fetch_files
 from detour.bases.names import HUB_ID
+from detour.bases.preprocessing import Preprocessing
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache, picture_key
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.preprocessing import Preprocessing
 from detour.files import remembered_sha256
 
 BATCH = 32

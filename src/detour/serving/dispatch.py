@@ -135,7 +135,7 @@ class Dispatcher:
             return sum(self._open.values())
 
     def work_of_key(self, key: str) -> float:
-        """The same of one key."""
+        """Work of one key's pictures that wait or are being drawn."""
         with self._lock:
             return self._open.get(key, 0.0)
 
@@ -427,14 +427,14 @@ class Dispatcher:
         state: PictureStateName = "done" if hold is None else "held"
         held_s = self._policy.rules.held_s
         keep_s = self._keep_s if state == "done" or held_s is None else held_s
-        entry = {"kind": "picture-held", "cause": hold, **facts}
+        held = None if hold is None else {"kind": "picture-held", "cause": hold, **facts}
         if not self._store.finish(
             *ref,
             state,
             keep_s=keep_s,
             cause=hold,
             num_bytes=num_bytes,
-            entry=None if hold is None else entry,
+            entry=held,
         ):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)

@@ -163,7 +163,7 @@ class Service:
         set_threads(self.spec.threads)
 
     def refuse_new(self) -> None:
-        """From now on nothing is accepted: the server is stopping."""
+        """Refuse new jobs, because the server is stopping."""
         self._stopping, self.stage = True, "stopping"
 
     def stop(self) -> int:
@@ -215,21 +215,21 @@ class Service:
 
     @property
     def dispatcher(self) -> Dispatcher:
-        """Of a service that has started."""
+        """Dispatcher of a service that has started."""
         self._require_started()
         assert self._dispatcher is not None
         return self._dispatcher
 
     @property
     def shelf(self) -> Shelf:
-        """Of a service that has started."""
+        """Adapters of a service that has started."""
         self._require_started()
         assert self._shelf is not None
         return self._shelf
 
     @property
     def base(self) -> Base:
-        """Of a service that has started."""
+        """Base of a service that has started."""
         self._require_started()
         assert self._base is not None
         return self._base

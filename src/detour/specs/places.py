@@ -14,7 +14,7 @@ from detour.specs.strict import Spec
 
 S = TypeVar("S", bound=Spec)
 
-INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"))
+INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"), ("adapter", "image_encoder"))
 """Settings that name what a run reads; ``data.folders`` has a ``source`` each."""
 
 OUTPUTS = (("data", "cache_folder"), ("prior", "folder"))

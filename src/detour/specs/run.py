@@ -82,7 +82,10 @@ class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
     method: Method = "lora"
-    """What stands beside each layer; ``full`` trains the base's own weights, for comparison. See docs/training.md."""
+    """What stands beside each layer; ``full`` trains the base's own weights, for comparison, and ``reference`` an
+    IP-Adapter, which shows the base reference pictures. See docs/training.md."""
+    image_encoder: str = ""
+    """Folder of the image encoder that an IP-Adapter reads; empty: the base's own, where it has one."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
     alpha: Positive | Auto = "auto"

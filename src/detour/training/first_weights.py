@@ -126,6 +126,8 @@ def _refuse_other_method(spec: RunSpec, adapter: Adapter, path: Path) -> None:
         raise ConfigError(
             f"--from {path}: --method full trains the base itself. Merge first: detour merge {path}."
         )
+    if spec.adapter.method == "reference":
+        raise ConfigError(f"--from {path}: --method reference starts at the base's own keys and values.")
     if spec.adapter.init in FROM_BASE:
         raise ConfigError(
             f"--from {path} with adapter.init {spec.adapter.init}: both say where the weights start. Leave one out."

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from detour.bases.hardware import t5_dtype
+from detour.bases.image_encoder import ImageEncoder
 from detour.data.folder import Dataset
 from detour.data.framing import Frame, Framing
 from detour.entry_store import EntryStore
@@ -64,6 +66,7 @@ def load_material(
     class_weight: float = 1.0,
     other_prompts: Sequence[str] = (),
     trained_text_dtype: torch.dtype | None = None,
+    image_encoder: ImageEncoder | None = None,
     on_picture: OnPicture | None = None,
 ) -> Material:
     """Encode all pictures and texts; VAE and text encoders are gone from memory when this returns.
@@ -80,6 +83,7 @@ def load_material(
         class_weight: loss weight of each of them.
         other_prompts: prompts whose states are wanted besides the captions.
         trained_text_dtype: precision of text encoders that train; ``None`` where they do not.
+        image_encoder: makes the embeddings that an IP-Adapter is trained on; ``None`` where none is.
         on_picture: told of every few pictures.
 
     Raises:
@@ -106,7 +110,7 @@ def load_material(
         text, too_long = _encode_text(base, prompts, [*captions, *other_prompts], device, store)
     assert "train" in latents, "a training set has at least one picture"
     data = {
-        name: _data(parts[name], encoded, frames[name], text, spec, base.latent_factor)
+        name: _data(parts[name], encoded, frames[name], text, spec, base.latent_factor, image_encoder)
         for name, encoded in latents.items()
     }
     return Material(
@@ -218,6 +222,7 @@ def _data(
     text: TextSource,
     spec: DataSpec,
     factor: int,
+    image_encoder: ImageEncoder | None,
 ) -> TrainingData:
     return TrainingData(
         latents=latents,
@@ -228,4 +233,12 @@ def _data(
         shuffled=tuple(example.shuffled for example in dataset.examples),
         frames=frames,
         masks=latent_masks(dataset, frames, spec, factor),
+        shown=None if image_encoder is None else _embeddings(dataset, image_encoder, spec),
     )
+
+
+def _embeddings(dataset: Dataset, encoder: ImageEncoder, spec: DataSpec) -> torch.Tensor:
+    """(N, width) float32: each picture as the image encoder sees it, whole and not mirrored."""
+    opened = (example.open(max_megapixels=spec.max_megapixels) for example in dataset.examples)
+    found = [encoder.with_none(np.asarray(image, dtype=np.uint8), pooled=True)[1] for image in opened]
+    return torch.stack(found).float().cpu()

@@ -14,12 +14,20 @@ from detour.adapter_files.hashes import data_sha256, stated_sha256
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.pickled import is_pickle_name
-from detour.adapter_files.reading import adapter_of, located, read_adapter, require_no_peft
+from detour.adapter_files.reading import (
+    adapter_of,
+    located,
+    read_adapter,
+    require_no_peft,
+    require_no_reference,
+)
+from detour.adapter_files.reference_files import holds_reference, read_reference_facts, require_fit
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, FileFormat, part_of
 from detour.adapters.analysis import spectrum_of_values
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.adapters.places import find_layer
+from detour.adapters.reference_kinds import ReferenceKind
 from detour.adapters.spectra import singular_values_of
 from detour.bases.base import Base, open_base
 from detour.bases.parts import empty_part
@@ -97,10 +105,36 @@ class AdapterReport(_Figures):
         return self.model_dump_json(indent=2)
 
 
+class ReferenceReport(_Figures):
+    """Everything that ``detour show`` knows of an IP-Adapter, which shows a base reference pictures."""
+
+    path: Path
+    num_bytes: int
+    kind: ReferenceKind
+    encoder: str
+    """The image encoder that it needs: ``ViT-H``, ``ViT-bigG``, or empty for another one."""
+    encoder_words: str
+    """The encoder with what of it is read, in words."""
+    family: str
+    """``sd1``, ``sd2`` or ``sdxl``; empty for bases with text states of another width."""
+    text_width: int
+    num_tokens: int
+    """Tokens a picture; 0 where the image encoder decides it."""
+    layers: int
+    """Cross-attention layers with a second pair of keys and values."""
+    parameters: int
+    sha256: str
+    match: BaseMatch | None = None
+
+    def to_json(self) -> str:
+        """Write everything as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+
 def show_adapter(
     path: Path, *, base: str | None = None, norms: bool | None = None, allow_pickle: bool = False
-) -> AdapterReport:
-    """Tell what is in a file or PEFT folder.
+) -> AdapterReport | ReferenceReport:
+    """Tell what is in an adapter's file or PEFT folder, or in an IP-Adapter's file.
 
     Args:
         path: of any format that is read.
@@ -113,6 +147,8 @@ def show_adapter(
         BaseError: the base cannot be opened.
     """
     path = _inside(path, allow_pickle=allow_pickle)
+    if holds_reference(path, allow_pickle=allow_pickle):
+        return _reference(path, base, allow_pickle=allow_pickle)
     num_bytes = (
         path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
     )
@@ -152,6 +188,32 @@ def show_adapter(
     )
 
 
+def _reference(path: Path, base: str | None, *, allow_pickle: bool) -> ReferenceReport:
+    facts, sha256 = read_reference_facts(path, allow_pickle=allow_pickle)
+    match = None
+    if base is not None:
+        opened = open_base(base, weights=False)
+        try:
+            require_fit(facts, opened, where=path.name)
+            match = BaseMatch(base=opened.identity, fitting=facts.num_layers, problems=())
+        except AdapterError as error:
+            match = BaseMatch(base=opened.identity, fitting=0, problems=(str(error),))
+    return ReferenceReport(
+        path=path,
+        num_bytes=path.stat().st_size,
+        kind=facts.kind,
+        encoder=facts.encoder,
+        encoder_words=facts.encoder_words,
+        family=facts.family,
+        text_width=facts.text_width,
+        num_tokens=facts.num_tokens,
+        layers=facts.num_layers,
+        parameters=facts.num_parameters,
+        sha256=sha256,
+        match=match,
+    )
+
+
 def read_config(path: Path) -> str:
     """The settings of the run that made the file, as a run.toml.
 
@@ -178,6 +240,7 @@ def read_shapes(path: Path) -> Adapter:
             return replace(file.meta_adapter, file_format="peft", file_dtype=file.dtype)
     regions, metadata = read_header(path, DEFAULT_LIMITS)
     require_no_peft(regions, str(path))
+    require_no_reference(regions, str(path))
     tensors = {name: empty_tensor(region) for name, region in regions.items()}
     try:
         with path.open("rb") as stream:

@@ -243,7 +243,7 @@ class _Seen:
         yield from _run_prompts(folder, spec, base)
         yield from _run_drawings(folder, spec, base)
         product = product_of(folder, spec)
-        if product.is_file() and spec.adapter.method != "full":
+        if product.is_file() and spec.adapter.method not in ("full", "reference"):
             adapter = read_adapter(product)
             yield from self._adapter_findings(adapter, base, where=str(product), weight=1.0)
         yield from self._request(base, (", ".join(spec.called_by()),), (spec.name,))

@@ -87,7 +87,7 @@ class BaseInspection(_Figures):
     blocks: tuple[BlockInfo, ...]
     layers: tuple[LayerInfo, ...]
     costs: tuple[AdapterCost, ...]
-    """For the targets first, then for each preset, at every rank."""
+    """Costs of the targets first, then of each preset, at every rank."""
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:

@@ -90,12 +90,12 @@ def evaluate_checkpoints(
     material = gather_material(
         run, base, quick_preset(spec), size_px=size_px, judged=can_be_judged(judge, base)
     )
-    if not material.request.prompts:
+    if not material.new_prompts.prompts:
         raise RunError(f"{run_folder}: no prompts to ask its checkpoints. Set evaluate.prompts.")
     device = pick_device(spec.base.device)
     kept = next(iter(files.values())).parent
     painter = Painter(folder=kept, base=base, spec=spec, device=device)
-    requests = requests_of(material.request.prompts, 0)
+    requests = requests_of(material.new_prompts.prompts, 0)
     drawn = _draw_all(painter, files, requests, progress)
     progress(Progress(stage=STAGE, note="scoring"))
     cache = FeatureCache()
@@ -179,7 +179,7 @@ def measure_checkpoints(request: CheckpointRequest, drawn: dict[int, Pictures]) 
     choice = choose(candidates, _references(request))
     rows = [_row(request, *found[one.step], one, choice.behind.get(one.step)) for one in candidates]
     return CheckpointFigures(
-        prompts=len(request.material.request.prompts),
+        prompts=len(request.material.new_prompts.prompts),
         seeds=1,
         checkpoints=tuple(rows),
         chosen_step=choice.step,

@@ -302,7 +302,7 @@ def _hits(
 def nearest_of(
     judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
 ) -> tuple[int, ...]:
-    """For each picture of a new prompt, find the nearest of the user's own pictures; empty where there are none.
+    """Find for each picture of a new prompt the nearest of the user's own pictures; empty where there are none.
 
     The judge's features decide; without a judge, thumbnails do.
     """

@@ -1,6 +1,7 @@
 """The part of a run in which weights change: attach, prove the gradients, run the loop with its observers."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
+from detour.adapters.reference_weights import ReferenceWeights
 from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import Quantized
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
@@ -29,7 +31,7 @@ from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
 from detour.training.optimizers import smaller_steps
 from detour.training.processes import ALONE, Processes, share_of
-from detour.training.resume import fingerprints, refuse_changed_base
+from detour.training.resume import fingerprints, refuse_changed_base, refuse_changed_references
 from detour.training.run_record import FolderCheck, RunRecord
 from detour.training.step import repeatable_kernels
 from detour.training.stopping import stop_request
@@ -101,7 +103,15 @@ def fit_run(
         refuse_changed_base(folder, plan.checkpoint, base_sha256)
     targets = choose_targets(denoiser.network, plan.base, spec)
     text_targets = choose_text_targets(plan.base, spec)
-    attached = attach_trainable(denoiser, targets.layers, spec)
+    shown = material.train.shown
+    attached = attach_trainable(
+        denoiser, targets.layers, spec, embedding_width=None if shown is None else shown.shape[1]
+    )
+    if isinstance(attached, ReferenceWeights):
+        denoiser = replace(denoiser, references=attached)
+    shown_sha256 = "" if shown is None else hashlib.sha256(shown.numpy().tobytes()).hexdigest()
+    if shown_sha256 and plan.checkpoint is not None:
+        refuse_changed_references(folder, plan.checkpoint, shown_sha256)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
     if isinstance(material.text, TrainedText):
         attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
@@ -132,9 +142,12 @@ def fit_run(
             stop=stop,
             log=log,
             validator=validator,
-            facts=fingerprints(
-                spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
-            ),
+            facts={
+                **fingerprints(
+                    spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
+                ),
+                **({"shown": shown_sha256} if shown_sha256 else {}),
+            },
             processes=processes,
             keep_adapter=None
             if spec.adapter.method == "full"

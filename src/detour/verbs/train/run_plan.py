@@ -58,6 +58,8 @@ def plan_run(spec: RunSpec) -> RunPlan:
     require_tracker(spec.track)
     if spec.goal == "subject":
         spec = spec.model_copy(update={"data": spec.data.for_subject()})
+    if spec.adapter.method == "reference" and spec.data.caption is None:  # pictures alone will do
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"caption": ""})})
     base, dataset = _opened(spec)
     spec, first_notes = with_first_weights(spec, base)
     device = pick_device(spec.base.device)

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from detour.errors import BaseError
-from detour.evaluation.pixels import Pictures
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 """Names of the settings file; in the second, which transformers 5 writes, ours is under ``image_processor``."""
@@ -59,7 +58,7 @@ class Preprocessing:
             return cls._of(values)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BaseError(
-                f"{path}: the judge's preprocessing cannot be read ({error!r}). Restore it."
+                f"{path}: the preprocessing of pictures cannot be read ({error!r}). Restore it."
             ) from error
 
     @classmethod
@@ -82,7 +81,7 @@ class Preprocessing:
             std=tuple(values.get("image_std", OPENAI_STD)),
         )
 
-    def __call__(self, pictures: Pictures) -> Tensor:
+    def __call__(self, pictures: np.ndarray) -> Tensor:
         """Convert uint8 (N, H, W, 3) to float32 (N, 3, height, width)."""
         small = np.stack([self._cut(picture) for picture in pictures])
         unit = small.astype(np.float32) * np.float32(self.scale)
