@@ -21,7 +21,8 @@ FILES = [
 
 POINTING = re.compile(
     r"(?:As|Of|That|Those|These|It|Its|They|With which|Such|Likewise|See|Inside,|Everything, indented"
-    r"|The same (?:for|of|with|without|in|at|interface|change|kind|run|requests?|pictures?)|All of them|Said|Whose|Who|Also|Nothing|Drawn|Between|Beside|Below|Above|Under|From|To"
+    r"|The same (?:for|of|with|without|in|at|interface|change|kind|run|requests?|pictures?)"
+    r"|All of them|Said|Whose|Who|Also|Nothing|Drawn|Between|Beside|Below|Above|Under|From|To"
     r"|Without|In which|In the order|For (?:each|the|whom|what|docs))\b"
 )
 """First words of half a sentence whose other half is the name, or stands in another place."""

@@ -81,19 +81,6 @@ def measure_diversity(
     )  # fmt: skip
 
 
-def collapse_sentences(diversity: Diversity) -> tuple[str, ...]:
-    """One sentence for each collapse, with its figures."""
-    said = {"within_prompt": "Every seed of a prompt gives", "across_prompts": "Different prompts give"}
-    found = []
-    for name in diversity.collapses:
-        spread = getattr(diversity, name)
-        found.append(
-            f"{said[name]} nearly the same picture: they differ by {spread.pixels.adapter:.1f} of 255, "
-            f"only {spread.kept():.0%} of what they should."
-        )
-    return tuple(found)
-
-
 def distances_within(picture_features: Tensor, *, seeds: int) -> Tensor:
     """Measure how different the pictures of each prompt are: the mean of 1 − cosine over pairs of them.
 

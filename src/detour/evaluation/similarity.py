@@ -52,16 +52,3 @@ def picture_similarity(picture_features: Tensor, references: Tensor) -> float:
             f"feature sets of shapes {tuple(picture_features.shape)} and {tuple(references.shape)} cannot be compared."
         )
     return float(picture_features.double().mean(0) @ references.double().mean(0))
-
-
-def similarity_among(references: Tensor) -> float | None:
-    """Mean cosine of different pictures of one set: as like as the subject is to itself; ``None`` for fewer than two.
-
-    Args:
-        references: (M, D) features of length one.
-    """
-    count = len(references)
-    if count < 2:
-        return None
-    wide = references.double()
-    return float((wide.sum(0).square().sum() - wide.square().sum()) / (count * (count - 1)))
