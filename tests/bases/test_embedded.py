@@ -51,8 +51,20 @@ def test_no_code_decides_by_how_a_name_of_a_base_begins() -> None:
 
 
 def _names_pocket(node: ast.AST) -> bool:
+    """Whether a side of a comparison is ``"pocket"`` or ``"pocket-flow"``, or a collection with one of them."""
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return any(_names_pocket(one) for one in node.elts)
     return (
         isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and bool(re.match("pocket", node.value))
     )
+
+
+@pytest.mark.parametrize(
+    "code", ['name == "pocket-flow"', 'name in ("pocket", "pocket-flow")', 'name.startswith("pocket")']
+)
+def test_a_decision_by_name_is_seen(code: str) -> None:
+    node = ast.parse(code, mode="eval").body
+    sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else node.args  # type: ignore[attr-defined]
+    assert any(_names_pocket(side) for side in sides)
