@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from detour.bases.names import KNOWN
 from detour.specs import load_run_spec, save_run_spec, to_toml
-from detour.specs.places import without_places
+from detour.specs.places import NAMED_BASES, without_places
 
 
 @pytest.fixture
@@ -67,7 +68,8 @@ def test_a_file_from_before_is_read_as_before(project: Path) -> None:
 
 def test_names_that_are_no_paths_stay(project: Path) -> None:
     (project / "pocket").mkdir()
-    for name in ("pocket", "owner/name", str(project / "models" / "base")):
+    (project / "sd15").mkdir()
+    for name in ("pocket", "sd15", "owner/name", str(project / "models" / "base")):
         save_run_spec(project / "run.toml", load_run_spec(flags={"base.name": name}))
         assert load_run_spec(config=project / "run.toml").base.name == name
 
@@ -97,3 +99,13 @@ def test_what_is_no_table_is_an_error_of_the_settings(tmp_path: Path, text: str)
 def test_a_file_that_begins_with_a_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
     assert load_run_spec(config=tmp_path / "run.toml").seed == 7
+
+
+def test_the_names_of_bases_are_those_that_open_one() -> None:
+    assert set(NAMED_BASES) == set(KNOWN)
+
+
+def test_a_data_folder_may_be_called_like_a_base(project: Path) -> None:
+    (project / "pocket").mkdir()
+    save_run_spec(project / "runs" / "x" / "run.toml", load_run_spec(flags=FLAGS | {"data.source": "pocket"}))
+    assert 'source = "../../pocket"' in (project / "runs" / "x" / "run.toml").read_text()

@@ -17,6 +17,9 @@ S = TypeVar("S", bound=Spec)
 INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"), ("adapter", "image_encoder"))
 """Settings that name what a run reads; ``data.folders`` has a ``source`` each."""
 
+NAMED_BASES = ("pocket", "sd15", "sd21", "sdxl", "sd35-medium", "sd35-large", "flux-dev", "flux-schnell")
+"""Names that open a base of the package even where a folder has the same name; a test holds them equal to its table."""
+
 OUTPUTS = (("data", "cache_folder"), ("prior", "folder"))
 """Settings that name folders which a run makes: they are written down with their whole path."""
 
@@ -43,7 +46,11 @@ def written_from(spec: S, folder: Path) -> S:
     values = spec.model_dump(by_alias=True)
 
     def written(text: str, *, is_base: bool) -> str:
-        if _no_path(text) or Path(text).is_absolute() or (is_base and not Path(text).exists()):
+        if (
+            _no_path(text)
+            or Path(text).is_absolute()
+            or (is_base and (text in NAMED_BASES or not Path(text).exists()))
+        ):
             return text
         return _relative(Path(text).resolve(), folder.resolve())
 
@@ -83,8 +90,8 @@ def _changed(folder: Any, change: Callable[..., str]) -> Any:
 
 
 def _no_path(text: str) -> bool:
-    """Whether a setting is empty, an id of the hub's, or the embedded base."""
-    return text in ("", "pocket") or text.startswith(("hub:", "~"))
+    """Whether a setting is empty or an id of the hub's."""
+    return not text or text.startswith(("hub:", "~"))
 
 
 def _has_folders(text: str) -> bool:
