@@ -27,7 +27,7 @@ from benchmarks.serve_throughput import OwnServer
 from detour.bases.base import open_base
 from detour.verbs.cost.measured_work import MeasuredWork, Samples, parse_metrics, work_of
 from detour.verbs.cost.simulated_load import AskedPicture, pictures_of, simulate_load
-from detour.verbs.cost.unit_costs import unit_costs
+from detour.verbs.cost.unit_costs import costs_of
 
 QUIET_S = 10.0
 POLL_PAUSE_S = 3.0
@@ -93,7 +93,7 @@ def measure(own: OwnServer, names: Sequence[str], scale: float, native_px: int) 
     _, after = readings(own)
     quiet = (after - before) / QUIET_S
     work, cpu, seconds = play(own, loads.pop("calibration"))
-    costs = unit_costs(work)
+    costs = costs_of(work)
     beside = max(0.0, cpu - sum(work.seconds.values()) - quiet * seconds) / work.accepted
     found: dict[str, Any] = {
         "calibration": {
