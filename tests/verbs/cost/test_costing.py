@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,13 @@ def _by_area(asked: list[AskedPicture], drawing: FakeDrawing) -> dict[float, flo
     for batch in drawing.batches:
         found[area[batch[0]]] = found.get(area[batch[0]], 0.0) + area[batch[0]]
     return found
+
+
+def test_an_adapter_is_prepared_once() -> None:
+    costs = replace(COSTS, units={**COSTS.units, "adapters": 7.0})
+    asked = [AskedPicture(0.0, i, "p", 1, 2, 1.0, (name,)) for i, name in enumerate("aabbbc")]
+    assert simulate_load(asked, costs).seconds["adapters"] == 21
+    assert simulate_load(asked, costs, prepared="ab").seconds["adapters"] == 7
 
 
 def test_pictures_far_apart_wait_for_nobody() -> None:
