@@ -71,7 +71,7 @@ def make_trace(
 
 @dataclass
 class Outcome:
-    """What came of a load.
+    """Answers and times of all jobs of a load.
 
     Attributes:
         accepted: id → moment of acceptance.
@@ -94,7 +94,7 @@ class Outcome:
     seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The figures."""
+        """Summary of a load: pictures a second, waiting times, refusals and health."""
         return {
             "seconds": round(self.seconds, 2),
             "statuses": self.statuses,
@@ -108,7 +108,7 @@ class Outcome:
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
-    """Median, 95th and 99th percentile and maximum; ``None`` of nothing."""
+    """Median, 95th and 99th percentile and maximum; ``None`` for no values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -124,7 +124,7 @@ class Server:
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and body; the body as JSON where it is some."""
+        """Status and body of an answer, with the body as JSON where it is JSON."""
         connection = http.client.HTTPConnection(self._place, timeout=60)
         try:
             headers = {**self._headers, **({"content-type": "application/json"} if body is not None else {})}

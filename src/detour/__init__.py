@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detour.specs import RunSpec as RunSpec
     from detour.specs import load_run_spec as load_run_spec
     from detour.specs.evaluation import EvaluationSpec as EvaluationSpec
+    from detour.specs.generation import InterpolateSpec as InterpolateSpec
     from detour.specs.studies import AxisSpec as AxisSpec
     from detour.specs.studies import CompareSpec as CompareSpec
     from detour.specs.studies import StudySpec as StudySpec
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from detour.verbs.draw import draw_grid as grid
     from detour.verbs.draw import draw_strengths as grid_of_strengths
     from detour.verbs.draw import generate_pictures as generate
+    from detour.verbs.draw import interpolate_pictures as interpolate
     from detour.verbs.explain import inspect_base as inspect
     from detour.verbs.explain import overfit_one as overfit
     from detour.verbs.explain import step_once as step
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from detour.verbs.judge import evaluate_checkpoints as evaluate_checkpoints
     from detour.verbs.judge import prove_adapter as prove
     from detour.verbs.judge import prove_run as prove_run
+    from detour.verbs.safety import check_safety_log as check_safety_log
     from detour.verbs.safety import measure_policy as measure_policy
     from detour.verbs.safety import train_prompt_classifier as train_prompt_classifier
     from detour.verbs.studies import compare_runs as compare
@@ -71,6 +74,7 @@ VERBS = {
     "generate": ("detour.verbs.draw", "generate_pictures"),
     "grid": ("detour.verbs.draw", "draw_grid"),
     "grid_of_strengths": ("detour.verbs.draw", "draw_strengths"),
+    "interpolate": ("detour.verbs.draw", "interpolate_pictures"),
     "evaluate": ("detour.verbs.judge", "evaluate_adapter"),
     "evaluate_checkpoints": ("detour.verbs.judge", "evaluate_checkpoints"),
     "prove": ("detour.verbs.judge", "prove_adapter"),
@@ -89,6 +93,7 @@ VERBS = {
     "forward": ("detour.verbs.explain", "trace_forward"),
     "overfit": ("detour.verbs.explain", "overfit_one"),
     "doctor": ("detour.verbs.doctor", "examine"),
+    "check_safety_log": ("detour.verbs.safety", "check_safety_log"),
     "estimate_cost": ("detour.verbs.cost", "estimate_cost"),
     "measure_policy": ("detour.verbs.safety", "measure_policy"),
     "train_prompt_classifier": ("detour.verbs.safety", "train_prompt_classifier"),
@@ -112,6 +117,7 @@ TYPES = {
     "DataSpec": ("detour.specs", "DataSpec"),
     "PictureSpec": ("detour.specs", "PictureSpec"),
     "GenerateSpec": ("detour.specs", "GenerateSpec"),
+    "InterpolateSpec": ("detour.specs.generation", "InterpolateSpec"),
     "EvaluationSpec": ("detour.specs.evaluation", "EvaluationSpec"),
     "CompareSpec": ("detour.specs.studies", "CompareSpec"),
     "AxisSpec": ("detour.specs.studies", "AxisSpec"),

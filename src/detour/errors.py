@@ -125,6 +125,13 @@ class Withheld(DetourError):
     label = "withheld"
 
 
+class LogBroken(DetourError):
+    """An entry of the safety log was changed, removed or put in."""
+
+    exit_code = 20
+    label = "log broken"
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

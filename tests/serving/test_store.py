@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from detour.errors import RunError, StorageError
+from detour.safety.audit import read_entries
+from detour.serving import held
 from detour.serving.jobs import Job, JobRequest
 from detour.serving.store import ASIDE_DEATHS, FATAL_DEATHS, BodyDiffers, JobStore, NewJob, QuotaSpent
 
@@ -204,9 +206,67 @@ def test_a_held_picture_is_shown_after_its_release_alone(store: JobStore) -> Non
     store.path_of(job.pictures[0].token).write_bytes(b"picture")
     store.finish(job.id, 0, "held", keep_s=HOUR, cause="look", num_bytes=7)
     assert store.shown(job.pictures[0].token) is None
-    assert store.decide(job.id, 0, release=True, cause="fine", keep_s=HOUR)
+    said = {"key": "k", "name": "eve", "keep_s": HOUR}
+    assert store.decide(job.id, 0, release=True, cause="fine", **said) == "done"
     assert store.shown(job.pictures[0].token) is not None
-    assert not store.decide(job.id, 0, release=False, cause="too late", keep_s=HOUR)
+    assert store.decide(job.id, 0, release=False, cause="too late", **said) is None
+
+
+def test_a_held_picture_outlasts_its_job_and_counts_as_refused_when_its_time_is_over(store: JobStore) -> None:
+    job = accepted(store)
+    store.begin([(job.id, 0)])
+    path = store.path_of(job.pictures[0].token)
+    path.write_bytes(b"picture")
+    store.finish(job.id, 0, "held", keep_s=HOUR, num_bytes=7)
+    store.clean(job_s=-1, max_bytes=100)
+    assert path.exists()
+    assert [one.index for _, one, _ in store.held(limit=5)] == [0]
+    store._db.execute("UPDATE pictures SET expires=1")
+    assert store.held(limit=5) == []
+    assert store.held_path(job.id, 0) is None
+    said = {"key": "k", "name": "eve", "keep_s": HOUR}
+    assert store.decide(job.id, 0, release=True, cause="fine", **said) is None
+    store.clean(job_s=HOUR, max_bytes=100)
+    assert not path.exists()
+    found = store.job(job.id)
+    assert found is not None
+    assert [(one.state, one.cause) for one in found.pictures] == [("refused", "nobody decided in time")]
+    assert [one.facts["kind"] for one in read_entries(store.folder / "jobs.sqlite")] == ["expired"]
+
+
+def test_a_decision_and_its_entry_are_written_together_or_not_at_all(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = accepted(store)
+    store.begin([(job.id, 0)])
+    store.finish(job.id, 0, "held", keep_s=HOUR, num_bytes=7)
+    said = {"key": "k", "name": "eve", "keep_s": HOUR}
+
+    def fails(*_: object, **__: object) -> str:
+        raise sqlite3.OperationalError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "append_entry", fails)
+        with pytest.raises(StorageError, match="nothing was changed"):
+            store.decide(job.id, 0, release=True, cause="fine", **said)
+    assert [one.index for _, one, _ in store.held(limit=5)] == [0]
+    assert store.decide(job.id, 0, release=True, cause="fine", **said) == "done"
+    assert [one.facts["name"] for one in read_entries(store.folder / "jobs.sqlite")] == ["eve"]
+    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2, "each commit waits for the disk"
+
+
+def test_a_state_of_the_earlier_format_gets_the_new_tables(tmp_path: Path) -> None:
+    first = JobStore(tmp_path / "state")
+    job = accepted(first)
+    for table in ("votes", "audit"):
+        first._db.execute(f"DROP TABLE {table}")
+    first._db.execute("PRAGMA user_version=1")
+    first.close()
+    second = JobStore(tmp_path / "state")
+    assert [one.id for one in second.open_jobs()] == [job.id]
+    second.note("seen", job=job.id)
+    second.close()
+    assert len(read_entries(tmp_path / "state" / "jobs.sqlite")) == 1
 
 
 def test_two_servers_cannot_have_one_folder(store: JobStore) -> None:

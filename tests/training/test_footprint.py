@@ -8,7 +8,12 @@ import pytest
 
 from detour.bases.base import open_base
 from detour.specs import RunSpec, load_run_spec
-from detour.training.footprint import LiveBytes, drawing_footprint, encoding_footprint, training_footprint
+from detour.training.footprint import (
+    AllocatedBytes,
+    drawing_footprint,
+    encoding_footprint,
+    training_footprint,
+)
 from detour.training.resolving import resolve, training_dtype
 
 
@@ -52,7 +57,7 @@ def test_a_quantised_base_weighs_less_and_nothing_else_changes() -> None:
 def test_nothing_is_counted_after_it_is_gone() -> None:
     import torch
 
-    with LiveBytes() as bytes_:
+    with AllocatedBytes() as bytes_:
         kept = torch.zeros(1000)
         for _ in range(3):
             torch.zeros(500)

@@ -74,6 +74,13 @@ sheet = detour.grid(pair, out=Path("grid.png"), weights=[1.0])
     "grid_of_strengths": """
 strengths = detour.grid_of_strengths(wanted, out=Path("strengths.png"), strengths=[0.5, 1.0])
 """,
+    "InterpolateSpec": """
+way = detour.InterpolateSpec(prompts=("a robot", "a house"), seed=1, seed_to=2, frames=3, picture=quick)
+""",
+    "interpolate": """
+between = detour.interpolate(way, out=Path("between.png"))
+print(between.steps, between.jump)
+""",
     "open_base": """
 base = detour.open_base("pocket")
 print(base.family.name, base.native_size_px)
@@ -133,11 +140,11 @@ trace = detour.forward(levels=2)
 fitted = detour.overfit(steps=1)
 """,
     "doctor": """
-examination = detour.doctor(str(result.adapter_file), wish=detour.AskedPicture(guidance_scale=20.0))
+examination = detour.doctor(str(result.adapter_file), asked_picture=detour.AskedPicture(guidance_scale=20.0))
 print([finding.rule for finding in examination.findings])
 """,
     "AskedPicture": """
-wish = detour.AskedPicture(prompt="a sks robot", width_px=512)
+request = detour.AskedPicture(prompt="a sks robot", width_px=512)
 """,
     "prove": """
 proof = detour.prove(result.adapter_file, out=Path("proof"), prompts=["a sks robot"])
@@ -204,6 +211,13 @@ for place in ("hill", "roof", "lake", "road", "bed"):
 Path("labelled.csv").write_text(chr(10).join(rows))
 trained = detour.train_prompt_classifier(Path("labelled.csv"), out=Path("no-crowns"))
 print(trained.unwanted, trained.features)
+""",
+    "check_safety_log": """
+from detour.serving.store import JobStore
+
+JobStore(Path("serve-state")).close()  # what 'detour serve' does at its start
+log = detour.check_safety_log(Path("serve-state"))
+print(len(log.entries), log.head)
 """,
     "measure_policy": """
 policy = ["version = 1", "name = 'no-crowns'", "[[terms.categories]]", "name = 'crowns'", "terms = ['crown']"]

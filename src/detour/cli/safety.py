@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 POLICY = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
-@click.group("safety", short_help="A safety policy: show it, train its classifier, measure its layers.")
+@click.group(
+    "safety", short_help="A safety policy: show it, train its classifier, measure its layers, check its log."
+)
 def command() -> None:
     """A safety policy in layers: show it, train its classifier of prompts, measure what each layer catches.
 
@@ -22,6 +24,7 @@ def command() -> None:
     detour safety show policy.toml
     detour safety train labelled.csv --out classifier
     detour safety measure cases.jsonl --policy policy.toml
+    detour safety audit serve-state
     """
 
 
@@ -82,6 +85,37 @@ def layer_rows(file: "PolicyFile") -> list[tuple[str, str, str]]:
     if spec.latent is not None:
         rows.append(("latent", "drawing", f"away from '{spec.latent.concept}', {spec.latent.strength}"))
     return [*rows, *((name, "pictures", said[name]) for name in spec.layers(PICTURE_LAYERS))]
+
+
+@command.command("audit")
+@click.argument("state", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="STATE")
+@click.option(
+    "--head", metavar="HASH", help="Hash of the last entry that was written down at an earlier time."
+)
+@json_option
+def audit(*, state: Path, head: str | None, as_json: bool) -> None:
+    """Check the log of decisions in STATE, the folder of 'detour serve', and print its entries.
+
+    Each entry holds the hash of the one before it. The exit code is 20 where an entry was changed, removed or put in;
+    the message names the first one. Keep the last hash elsewhere, and pass it with --head the next time: without it,
+    nobody sees that the end of the log was cut off.
+    """
+    import time
+
+    from detour.cli.results import echo_json
+    from detour.printing import printable
+    from detour.verbs.safety import check_safety_log
+
+    log = check_safety_log(state, head=head)
+    if as_json:
+        echo_json(log.to_json())
+        return
+    for one in log.entries:
+        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one["at"]))
+        told = {key: value for key, value in one.items() if key not in ("number", "at", "kind", "hash")}
+        facts = " ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
+        click.echo(printable(f"{one['number']} {at} {one['kind']} {facts}", longest=2000))
+    click.echo(f"{len(log.entries)} entries, each follows from the one before it. Last hash: {log.head}")
 
 
 @command.command("train")

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 OnStep = Callable[[int, int], None]
-"""Told (finished steps, steps in all) over all pictures of a call."""
+"""Called with (finished steps, steps in all) over all pictures of a call."""
 
 AHEAD = 64
 """Requests of one call that wait at once; the others are handed in as pictures are finished."""

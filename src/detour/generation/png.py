@@ -49,6 +49,42 @@ class StartUse(BaseModel):
     mask_sha256: str = ""
 
 
+class SteeringUse(BaseModel):
+    """Safe Latent Diffusion of one picture.
+
+    Attributes:
+        concept: that it was steered away from.
+        strength: name of the settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concept: str
+    strength: Literal["medium", "strong"]
+
+
+class ReferenceUse(BaseModel):
+    """One reference picture that the network was shown.
+
+    Attributes:
+        sha256: of its file.
+        strength: 1 is as the adapter was trained.
+        adapter: file name of the IP-Adapter without its ending.
+        adapter_sha256: of that file.
+        blocks: (block, factor) on the strength in some blocks.
+        steps: (share of the steps that are done, factor on the strength from there on).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    strength: float
+    adapter: str
+    adapter_sha256: str
+    blocks: tuple[tuple[str, float], ...] = ()
+    steps: tuple[tuple[float, float], ...] = ()
+
+
 class PictureMetadata(BaseModel):
     """Everything that is needed to draw the picture again."""
 
@@ -76,6 +112,8 @@ class PictureMetadata(BaseModel):
     """Share of noise that the sampler added back."""
     start: StartUse | None = None
     """Picture that this one began as."""
+    references: tuple[ReferenceUse, ...] = ()
+    """Pictures that the network was shown beside the prompt."""
     device: str
     dtype: str
     batch: int
@@ -85,6 +123,8 @@ class PictureMetadata(BaseModel):
     versions: dict[str, str]
     safety: Literal["checked", "absent"]
     safety_flagged: bool | None = None
+    steering: SteeringUse | None = None
+    """Safe Latent Diffusion that its safety policy asked for."""
     policy: str = ""
     """Name, revision and hash of the safety policy that let it through; empty without one."""
     moment: str = ""
@@ -143,7 +183,7 @@ def save_image(
     *,
     further: Mapping[str, str] | None = None,
 ) -> None:
-    """The same for a Pillow image, e.g. a grid."""
+    """Write a Pillow image, e.g. a grid, with its settings."""
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_text("parameters", parameters_text(metadata))

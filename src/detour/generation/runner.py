@@ -63,7 +63,7 @@ class Runner:
 
     denoiser: AsksNetwork
     meter: Meter = field(default_factory=Meter)
-    _kept: dict[tuple[tuple[float, ...], ...], Company] = field(default_factory=dict, repr=False)
+    _kept: dict[tuple[tuple[object, ...], ...], Company] = field(default_factory=dict, repr=False)
 
     def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
         """One forward pass, and one step of each picture.
@@ -151,7 +151,11 @@ class Runner:
     def _company(self, states: Sequence[PictureState]) -> Company:
         groups = [state.rows for state in states]
         key = tuple(
-            (state.number, *(s for _, s in group.adapters))
+            (
+                state.number,
+                *(s for _, s in group.adapters),
+                *((r.reference.number, r.strength) for r in group.references),
+            )
             for state, group in zip(states, groups, strict=True)
         )
         if key in self._kept:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base
+from detour.bases.safety import SafetyChecker
 from detour.diffusion.safe_latent import safe_guidance
 from detour.errors import ConfigError
 from detour.evaluation.judge import Judge, judge_of
@@ -58,6 +59,7 @@ class Policy:
         *,
         judge: Judge | None = None,
         has_checker: bool = False,
+        open_checker: Callable[[], SafetyChecker | None] = lambda: None,
     ) -> None:
         """Load what each layer of the policy needs: word lists, classifier, judge, example pictures.
 
@@ -65,6 +67,7 @@ class Policy:
             file: that was read.
             judge: for the layers ``texts`` and ``examples``.
             has_checker: whether the base's pictures come with the verdict of its own checker.
+            open_checker: loads that checker, for start pictures and references; called when the first one comes.
 
         Raises:
             ConfigError: a layer needs what is not there.
@@ -81,7 +84,8 @@ class Policy:
             None if spec.classifier is None else PromptClassifier.load(file.place(spec.classifier.folder))
         )
         self.rewriter = None if spec.rewrite is None else Rewriter(spec.rewrite)
-        self._judge = judge
+        self._judge, self._open_checker = judge, open_checker
+        self._checker: SafetyChecker | None = None
         self.texts = None if spec.texts is None else ConceptTexts(spec.texts, self._needed_judge())
         self.examples = None
         if spec.examples is not None:
@@ -119,7 +123,12 @@ class Policy:
             judge = Judge.load(chosen, device=device)
         weights = base.weights
         has_checker = weights is not None and (weights / "safety_checker" / "config.json").is_file()
-        return cls(file, judge=judge, has_checker=has_checker)
+        return cls(
+            file,
+            judge=judge,
+            has_checker=has_checker,
+            open_checker=lambda: base.load_safety_checker(device),
+        )
 
     def _needed_judge(self) -> Judge:
         if self._judge is None:
@@ -140,8 +149,9 @@ class Policy:
         """Look at a request before it is drawn.
 
         The prompt, the negative prompt, further texts, the trigger words and names of its adapters pass the layers of
-        texts; reference pictures pass those of pictures. Where a layer asks for a change, the prompt is rewritten and
-        what came back passes the same layers; what is still found there is refused.
+        texts; the picture that it begins with and reference pictures pass those of pictures, the base's checker too.
+        Where a layer asks for a change, the prompt is rewritten and what came back passes the same layers; what is
+        still found there is refused.
 
         Args:
             request: as the client asked.
@@ -156,9 +166,12 @@ class Policy:
         """
         texts = list(texts_of(request, triggers))
         findings = self.look_at_texts(texts)
-        if references is not None and len(references):
-            looked = (one for found in self.look_at_pictures(references) for one in found)
-            findings += [one.model_copy(update={"place": "reference"}) for one in looked]
+        for pictures in (None if request.start is None else request.start.pixels[None], references):
+            if pictures is not None and len(pictures):
+                looked = self.look_at_pictures(pictures, flags=self._flags(pictures))
+                findings += [
+                    one.model_copy(update={"place": "reference"}) for found in looked for one in found
+                ]
         revised = None
         if any(one.action == "change" for one in findings) and not _refused(findings):
             findings, request, revised = self._changed(request, findings)
@@ -166,6 +179,19 @@ class Policy:
         if found is None or found.action != "refuse":
             request = self.guided(request)
         return decided(findings, policy=self.version, request=request, revised_prompt=revised)
+
+    def _flags(self, pictures: Pictures) -> list[bool | None] | None:
+        """What the base's own checker says of pictures that it did not draw; ``None`` without that layer."""
+        if self.spec.checker is None:
+            return None
+        if self._checker is None:
+            self._checker = self._open_checker()
+        if self._checker is None:
+            raise ConfigError(
+                "the policy has the layer checker, and none is there to look at reference pictures. Open the policy "
+                "with its base."
+            )
+        return list(self._checker.flag(pictures))
 
     def look_at_texts(self, texts: Iterable[Text], *, every_layer: bool = False) -> list[Finding]:
         """What the layers of texts find, in the order of the policy.
@@ -398,9 +424,18 @@ def texts_of(request: PictureRequest, triggers: Sequence[str] = ()) -> Iterator[
         if isinstance(adapter, AdapterFile):
             yield "adapter name", adapter.path.stem
             continue
-        yield from (("trigger", word) for word in adapter.words)
-        if phrase := adapter.metadata.get(TRIGGER_PHRASE, ""):
-            yield "trigger", phrase
-        if name := adapter.metadata.get("ss_output_name", ""):
-            yield "adapter name", name
+        yield from adapter_texts(adapter)
     yield from (("trigger", one) for one in triggers if one)
+
+
+def adapter_texts(adapter: Adapter) -> Iterator[Text]:
+    """New words, trigger phrase and title of an adapter, with their places.
+
+    Args:
+        adapter: that was read.
+    """
+    yield from (("trigger", word) for word in adapter.words)
+    if phrase := adapter.metadata.get(TRIGGER_PHRASE, ""):
+        yield "trigger", phrase
+    if name := adapter.metadata.get("ss_output_name", ""):
+        yield "adapter name", name

@@ -23,8 +23,10 @@ from detour.serving.keys import KeyRing
 from detour.serving.metrics import metrics_of, metrics_text
 from detour.serving.native import native_routes
 from detour.serving.openai_images import openai_routes
+from detour.serving.review_page import page_routes
 from detour.serving.reviews import review_routes
 from detour.serving.service import Service
+from detour.serving.sessions import Sessions
 from detour.serving.settings import ServeSpec
 from detour.serving.watching import Hub
 
@@ -65,12 +67,14 @@ def make_app(
 
     app = FastAPI(title="detour serve", version=__version__, lifespan=life, redirect_slashes=False)
     app.include_router(native_routes(service, hub))
-    app.include_router(review_routes(service))
+    sessions = Sessions()
+    app.include_router(review_routes(service, keys))
+    app.include_router(page_routes(spec, service, keys, sessions))
     app.include_router(openai_routes(service, hub))
     app.include_router(a1111_routes(service, hub))
     _health_routes(app, service)
     _errors(app)
-    app.add_middleware(Guard, spec=spec, keys=keys)
+    app.add_middleware(Guard, spec=spec, keys=keys, sessions=sessions)
     return app
 
 

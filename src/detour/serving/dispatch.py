@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
 from detour.serving.jobs import Job, PictureStateName
-from detour.serving.policy import Held, Policy, Refused
+from detour.serving.policy import Allowed, Held, Policy, Refused
 from detour.serving.store import ASIDE_DEATHS, JobStore
 
 ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
@@ -414,29 +414,46 @@ class Dispatcher:
             )
             self._store.finish(*ref, "failed", keep_s=self._keep_s, cause=cause, code="failed")
             return "failed"
-        if outcome.nsfw:
-            cause = "the base's own safety checker refused the picture"
-            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=cause, code="base_checker")
-            return "refused"
+        if outcome.unchecked is not None:  # a reviewer must see what the base's checker refused
+            outcome = replace(outcome, pixels=outcome.unchecked)
         try:
             with self._meter.phase("safety"):
-                decision = self._policy.check_picture(outcome.pixels, job.request)
+                decision = self._policy.check_picture(outcome.pixels, job.request, flagged=outcome.nsfw)
             self._meter.count("safety")
         except Exception as error:  # what cannot be checked is not shown
             decision = Refused(
                 code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
             )
+        if outcome.nsfw and isinstance(decision, Allowed):  # a policy without the layer, or none
+            decision = Refused(code="base_checker", cause="the base's own safety checker refused the picture")
+        facts = {"policy": self._policy.version, "key": job.key, "prompt": self._kept_prompt(job, ref[1])}
         if isinstance(decision, Refused):
-            self._store.finish(*ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code)
+            entry = {"kind": "picture-refused", "code": decision.code, "cause": decision.detail, **facts}
+            self._store.finish(
+                *ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code, entry=entry
+            )
             return "refused"
         num_bytes = self._pictures.write(job, ref[1], outcome)
-        hold = decision.cause if isinstance(decision, Held) else job.hold
+        hold = decision.cause if isinstance(decision, Held) else job.pictures[ref[1]].hold
         state: PictureStateName = "done" if hold is None else "held"
-        if not self._store.finish(*ref, state, keep_s=self._keep_s, cause=hold, num_bytes=num_bytes):
+        held_s = self._policy.rules.held_s
+        keep_s = self._keep_s if state == "done" or held_s is None else held_s
+        held = None if hold is None else {"kind": "picture-held", "cause": hold, **facts}
+        if not self._store.finish(
+            *ref,
+            state,
+            keep_s=keep_s,
+            cause=hold,
+            num_bytes=num_bytes,
+            entry=held,
+        ):
             # It was cancelled meanwhile: what was written is no result.
             self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
             return "cancelled"
         return state
+
+    def _kept_prompt(self, job: Job, number: int) -> str:
+        return self._policy.rules.prompt_kept(job.request.prompts[number])
 
     def _wait_for_storage(self, error: StorageError) -> bool:
         """Wait before the next attempt; ``False`` when the server stops."""

@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from detour.bases.hardware import set_threads
+from detour.diffusion.safe_latent import safe_guidance
 from detour.generation.engine import PictureEngine
 from detour.generation.png import AdapterUse, PictureMetadata, save_png
 from detour.generation.requests import Picture, PictureRequest
 from detour.serving.jobs import Job
+from detour.serving.policy import NoPolicy
 from detour.serving.shelf import Shelf
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
@@ -40,6 +42,8 @@ class PictureFiles:
             how=how_of(job),
             adapters=tuple(self._shelf.in_use(one) for one in asked.adapters),
             width_class=asked.width_class,
+            guidance=None if asked.steering is None else safe_guidance(asked.steering.strength),
+            further_texts=() if asked.steering is None else (asked.steering.concept,),
         )
 
     def write(self, job: Job, number: int, picture: Picture) -> int:
@@ -94,6 +98,8 @@ class PictureFiles:
             width_class=picture.width_class,
             threads=set_threads("auto"),
             versions=self._versions,
+            policy="" if job.policy == NoPolicy.version else job.policy,
+            steering=asked.steering,
             safety="absent" if picture.nsfw is None else "checked",
             safety_flagged=picture.nsfw,
         )

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import ipaddress
+import secrets
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
 from detour.errors import DetourError
 from detour.serving.envelopes import error_response
-from detour.serving.keys import LOCAL, Client, KeyRing
+from detour.serving.keys import LOCAL, Client, KeyRing, Scope
 from detour.serving.refusals import BadRequest, NoKey, NotAllowed, TooLarge, TooLate, WrongType
+from detour.serving.sessions import COOKIE, CSRF_HEADER, Sessions
 from detour.serving.settings import ServeSpec
 
 OPEN_PATHS = ("/healthz", "/readyz")
@@ -24,12 +29,22 @@ TOKEN_PATH = "/v1/pictures/"
 ADMIN_PATHS = ("/metrics",)
 """A key needs the scope ``admin``."""
 REVIEW_PATH = "/v1/reviews"
-"""A key needs the scope ``review``."""
+"""A key needs the scope ``review``; the session of the review page counts as its key."""
+PAGE_PATH = "/review"
+"""The page of reviewers and what belongs to it; nothing of a job is on it, and its own routes ask who calls."""
+SIGN_IN = ("POST", "/review/session")
+"""Needs no session; its body is JSON of this origin, and holds the key."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PNG_INFO = "/sdapi/v1/png-info"
 
 
-def _is_review(path: str) -> bool:
-    return path == REVIEW_PATH or path.startswith(f"{REVIEW_PATH}/")
+def _is_under(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+def needs_key(spec: ServeSpec) -> bool:
+    """Whether every client must have a key: beyond loopback, and where the settings ask for it."""
+    return spec.require_key or not is_loopback(spec.host)
 
 
 def is_loopback(host: str) -> bool:
@@ -45,12 +60,12 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """An ASGI application around another one; what it lets through has a client in ``scope["state"]``."""
 
-    def __init__(self, app: ASGIApp, *, spec: ServeSpec, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, *, spec: ServeSpec, keys: KeyRing, sessions: Sessions) -> None:
         """Guard the application ``app``."""
-        self.app, self.spec, self.keys = app, spec, keys
-        self.needs_key = spec.require_key or not is_loopback(spec.host)
+        self.app, self.spec, self.keys, self.sessions = app, spec, keys, sessions
+        self.needs_key = needs_key(spec)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Answer with an error, or hand on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -58,8 +73,8 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
-            scope.setdefault("state", {})["client"] = self._client(scope["path"], headers)
-            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            scope.setdefault("state", {})["client"] = self._client(scope["path"], headers, scope["method"])
+            if scope["method"] not in SAFE_METHODS:
                 receive = _Replay(await self._body(scope["path"], headers, receive), receive)
         except DetourError as error:
             await error_response(scope["path"], error)(scope, receive, send)
@@ -84,7 +99,7 @@ class Guard:
                 code="bad_origin",
             )
 
-    def _client(self, path: str, headers: Headers) -> Client | None:
+    def _client(self, path: str, headers: Headers, method: str) -> Client | None:
         """Whose request it is; ``None`` where nobody needs to say.
 
         Raises:
@@ -95,6 +110,11 @@ class Guard:
             return None
         given = _key_in(headers)
         client = self.keys.find(given) if given else None
+        is_page, is_review = _is_under(path, PAGE_PATH), _is_under(path, REVIEW_PATH)
+        if (is_page or is_review) and not given:
+            client = self._signed_in(path, headers, method)
+            if is_page:
+                return client
         if client is None and given and self.keys.records:
             raise NoKey("this key is unknown. Make one with 'detour serve key add NAME'.")
         if client is None:
@@ -103,10 +123,31 @@ class Guard:
                     "a key is needed: Authorization: Bearer KEY. Make one with 'detour serve key add NAME'."
                 )
             client = LOCAL
-        needed = "admin" if path in ADMIN_PATHS else "review" if _is_review(path) else "draw"
-        if needed not in client.scopes and "admin" not in client.scopes:
+        needed: Scope = "admin" if path in ADMIN_PATHS else "review" if is_page or is_review else "draw"
+        if not client.may(needed):
             raise NotAllowed(f"this key has not the scope '{needed}'.", code="scope_missing")
         return client
+
+    def _signed_in(self, path: str, headers: Headers, method: str) -> Client | None:
+        """Whose session the cookie of the review page is; ``None`` without one.
+
+        Raises:
+            NotAllowed: a browser wants to change something and does not show the token of its session: the cookie alone
+                may be sent by a browser that a page of another site has led here.
+        """
+        cookie = SimpleCookie()
+        with contextlib.suppress(CookieError):
+            cookie.load(headers.get("cookie", ""))
+        session = self.sessions.find(cookie[COOKIE].value) if COOKIE in cookie else None
+        from_browser = session is not None or "origin" in headers
+        if method not in SAFE_METHODS and from_browser and (method, path) != SIGN_IN:
+            token = "" if session is None else session.csrf
+            shown = headers.get(CSRF_HEADER, "")
+            if not token or not secrets.compare_digest(token.encode(), shown.encode("utf-8", "replace")):
+                raise NotAllowed("the token of the session is missing. Reload the page.", code="csrf")
+        if session is None:
+            return None
+        return LOCAL if session.key == LOCAL.id and not self.needs_key else self.keys.by_id(session.key)
 
     async def _body(self, path: str, headers: Headers, receive: Receive) -> bytes:
         limits = self.spec.limits

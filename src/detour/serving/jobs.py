@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from detour.generation.png import SteeringUse
 from detour.generation.widths import WidthClass
 from detour.specs.generation import SchedulerName
 
@@ -36,6 +37,16 @@ class PinnedAdapter(BaseModel):
     layers: int
 
 
+def rows_of_picture(guidance_scale: float, steering: SteeringUse | None) -> int:
+    """Rows that a picture takes in each forward pass.
+
+    Args:
+        guidance_scale: 1 or less is none.
+        steering: has a row for its concept, and one for the unconditional text in any case.
+    """
+    return 3 if steering is not None else 2 if guidance_scale > 1 else 1
+
+
 class JobRequest(BaseModel):
     """Everything that decides the pixels of a job's pictures.
 
@@ -50,6 +61,7 @@ class JobRequest(BaseModel):
         guidance_scale: 1 or less is none.
         adapters: with their strengths.
         width_class: rows of the forward passes.
+        steering: Safe Latent Diffusion that the policy asked for when the job was accepted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,11 +76,12 @@ class JobRequest(BaseModel):
     guidance_scale: float
     adapters: tuple[PinnedAdapter, ...] = ()
     width_class: WidthClass
+    steering: SteeringUse | None = None
 
     @property
     def num_rows(self) -> int:
         """Rows that a picture takes in each forward pass."""
-        return 2 if self.guidance_scale > 1 else 1
+        return rows_of_picture(self.guidance_scale, self.steering)
 
     def work_of_picture(self, native_px: int) -> float:
         """Steps x rows x area of one picture; a picture of ``native_px`` squared has area 1."""
@@ -85,6 +98,7 @@ class PictureRow(BaseModel):
         expires: Unix time after which it is gone; ``None`` until it is finished.
         cause: why it failed, was refused or is held.
         code: of a refusal, for programs.
+        hold: why a person must look at it once it is drawn, known from its request; or ``None``.
         deaths: times that the server died while it was being drawn.
         deaths_alone: the same, with nothing else being drawn.
     """
@@ -97,6 +111,7 @@ class PictureRow(BaseModel):
     expires: float | None = None
     cause: str | None = None
     code: str | None = None
+    hold: str | None = None
     deaths: int = 0
     deaths_alone: int = 0
 
@@ -115,7 +130,6 @@ class Job(BaseModel):
         attached: whether it ends with the connection that asked for it.
         policy: version of the policy that accepted it.
         revised: what the policy changed, for the client.
-        hold: why every picture of it is held for a person.
         pictures: in order.
     """
 
@@ -131,7 +145,6 @@ class Job(BaseModel):
     attached: bool = False
     policy: str = "none"
     revised: str | None = None
-    hold: str | None = None
     pictures: tuple[PictureRow, ...]
 
     @property

@@ -57,6 +57,10 @@ class Client:
     scopes: tuple[Scope, ...]
     per_day: int | None = None
 
+    def may(self, scope: Scope) -> bool:
+        """Whether the key has a scope; ``admin`` has all of them."""
+        return scope in self.scopes or "admin" in self.scopes
+
 
 LOCAL = Client(id="local", name="local", scopes=SCOPES)
 """Whoever calls over loopback without a key."""
@@ -93,10 +97,12 @@ class KeyRing:
     def find(self, key: str) -> Client | None:
         """Whose key it is, or ``None``."""
         digest = _hash(key)
-        for record in self.records:
-            if secrets.compare_digest(record.sha256, digest):
-                return Client(id=record.id, name=record.name, scopes=record.scopes, per_day=record.per_day)
-        return None
+        found = [one for one in self.records if secrets.compare_digest(one.sha256, digest)]
+        return _client_of(found[0]) if found else None
+
+    def by_id(self, id_: str) -> Client | None:
+        """Client of the key with this id; ``None``: the key was removed."""
+        return next((_client_of(one) for one in self.records if one.id == id_), None)
 
     def add(self, name: str, *, scopes: tuple[Scope, ...] = ("draw",), per_day: int | None = None) -> str:
         """Make a key; it is told here and never again.
@@ -155,6 +161,10 @@ class KeyRing:
         except ValidationError as error:
             raise ConfigError(f"{self.path}: damaged ({error.errors()[0]['msg']}). Restore it.") from error
         self._seen = mark
+
+
+def _client_of(record: KeyRecord) -> Client:
+    return Client(id=record.id, name=record.name, scopes=record.scopes, per_day=record.per_day)
 
 
 def _fill(path: Path, text: str) -> None:

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detour.bases.base import Base
-from detour.errors import ConfigError
+from detour.generation.png import SteeringUse
 from detour.generation.requests import PictureRequest
-from detour.safety.decision import SEVERITY, Decision
+from detour.safety.decision import Decision
 from detour.safety.policy import Policy as Layers
 from detour.safety.policy_file import PICTURE_LAYERS
 from detour.serving.jobs import JobRequest
-from detour.serving.policy import Allowed, Changed, Held, PictureDecision, Refused, RequestDecision
+from detour.serving.policy import (
+    Allowed,
+    Changed,
+    Held,
+    PictureDecision,
+    Refused,
+    RequestDecision,
+    ReviewRules,
+)
 
-NOT_SERVED = ("latent", "checker")
-"""Layers that act inside the drawing of a picture, which jobs of the server do not record."""
+DAY_S = 86_400.0
 
 
 class LayeredPolicy:
     """The layers of a policy file, asked from any thread, one at a time."""
 
     def __init__(self, layers: Layers) -> None:
-        """Take a policy whose layers are loaded.
-
-        Raises:
-            ConfigError: it has a layer that the server cannot ask.
-        """
-        unserved = [name for name in NOT_SERVED if getattr(layers.spec, name) is not None]
-        if unserved:
-            raise ConfigError(
-                f"policy '{layers.version}': the server cannot ask its layer {' and '.join(unserved)}. Delete "
-                f"{', '.join(f'[{name}]' for name in unserved)}, or draw with 'detour generate --policy'."
-            )
+        """Take a policy whose layers are loaded."""
         self._layers, self._lock = layers, threading.Lock()
 
     @classmethod
@@ -58,53 +56,89 @@ class LayeredPolicy:
         return self._layers.version
 
     @property
+    def rules(self) -> ReviewRules:
+        """How held pictures are decided on, as the tables ``review`` and ``retention`` say."""
+        spec = self._layers.spec
+        return ReviewRules(
+            two_persons=spec.review.two_persons,
+            held_s=spec.retention.held_pictures_days * DAY_S,
+            decisions_s=spec.retention.decisions_days * DAY_S,
+            prompts=spec.retention.prompts,
+        )
+
+    @property
     def checks_pictures(self) -> bool:
         """Whether a layer looks at pictures."""
         return bool(self._layers.spec.layers(PICTURE_LAYERS))
 
-    def check_request(self, request: JobRequest) -> RequestDecision:
-        """Look at each prompt of a job, its negative prompt and the names of its adapters; the hardest answer counts.
+    @property
+    def steering(self) -> SteeringUse | None:
+        """Safe Latent Diffusion, as the table ``latent`` says."""
+        told = self._layers.spec.latent
+        return None if told is None else SteeringUse(concept=told.concept, strength=told.strength)
+
+    def check_request(
+        self, request: JobRequest, *, triggers: Sequence[str] = ()
+    ) -> tuple[RequestDecision, ...]:
+        """Look at each prompt of a job, with its negative prompt and what its adapters are called and triggered by.
 
         Args:
             request: as the client asked.
+            triggers: words that switch its adapters on, and their titles.
         """
-        names = [adapter.name for adapter in request.adapters]
+        names = [*(adapter.name for adapter in request.adapters), *triggers]
         with self._lock:
             decisions = {
-                prompt: self._layers.check_request(
-                    PictureRequest(prompt=prompt, seed=0, negative_prompt=request.negative_prompt),
-                    triggers=names,
+                prompt: _said_of_request(
+                    self._layers.check_request(
+                        PictureRequest(prompt=prompt, seed=0, negative_prompt=request.negative_prompt),
+                        triggers=list(dict.fromkeys(names)),
+                    )
                 )
                 for prompt in dict.fromkeys(request.prompts)
             }
-        hardest = max(decisions.values(), key=lambda one: SEVERITY.index(one.action))
-        if hardest.action == "refuse":
-            return Refused(code=hardest.code, cause=hardest.message)
-        if hardest.action == "hold":
-            return Held(cause=_for_the_reviewer(hardest))
-        if hardest.action == "change":
-            revised = {prompt: one.revised_prompt or prompt for prompt, one in decisions.items()}
-            prompts = tuple(revised[prompt] for prompt in request.prompts)
-            return Changed(request=request.model_copy(update={"prompts": prompts}), cause=hardest.message)
-        return Allowed()
+        return tuple(decisions[prompt] for prompt in request.prompts)
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:  # noqa: ARG002
+    def check_picture(
+        self,
+        picture: np.ndarray,
+        request: JobRequest,  # noqa: ARG002
+        *,
+        flagged: bool | None = None,
+    ) -> PictureDecision:
         """Look at one finished picture.
 
         Args:
             picture: uint8 (H, W, 3).
             request: that it was drawn for.
+            flagged: whether the base's own checker refuses it; ``None``: it has none.
+
+        Raises:
+            ConfigError: the policy asks for the base's checker, and it did not look.
         """
         if not self.checks_pictures:
             return Allowed()
         with self._lock:
-            decision = self._layers.decide_on_pixels(picture)
+            decision = self._layers.decide_on_pixels(picture, nsfw=flagged)
         if decision.action == "refuse":
-            return Refused(code=decision.code, cause=decision.message)
-        return Held(cause=_for_the_reviewer(decision)) if decision.action == "hold" else Allowed()
+            return Refused(code=decision.code, cause=decision.message, detail=_for_the_reviewer(decision))
+        if decision.action == "hold":
+            return Held(cause=_for_the_reviewer(decision), code=decision.code)
+        return Allowed()
+
+
+def _said_of_request(decision: Decision) -> RequestDecision:
+    if decision.action == "refuse":
+        return Refused(code=decision.code, cause=decision.message, detail=_for_the_reviewer(decision))
+    hold = _for_the_reviewer(decision) if decision.action == "hold" else None
+    if decision.revised_prompt is not None:
+        return Changed(prompt=decision.revised_prompt, cause="changed by the safety policy.", hold=hold)
+    return Allowed() if hold is None else Held(cause=hold, code=decision.code)
 
 
 def _for_the_reviewer(decision: Decision) -> str:
     found = [one for one in decision.findings if one.action == decision.action]
-    said = "; ".join(f"{one.code} {one.score:.3g} ({one.place}) {one.detail}".strip() for one in found)
-    return f"{decision.message} {said}".strip()
+    return "; ".join(
+        f"{one.code} in the {one.place}, score {one.score:.3g}" + (f": {one.detail}" if one.detail else "")
+        for one in found
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
+from detour.generation.png import SteeringUse
 from detour.serving.jobs import JobRequest
 
 
@@ -17,15 +20,17 @@ class Allowed:
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """Go on with another request, which the answer shows to the client.
+    """Go on with another prompt, which the answer shows to the client.
 
     Attributes:
-        request: to draw instead; its prompts are reported as revised prompts.
+        prompt: to draw instead.
         cause: one sentence for the client.
+        hold: why a person must look at the picture too; ``None``: nobody must.
     """
 
-    request: JobRequest
+    prompt: str
     cause: str
+    hold: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,12 @@ class Refused:
     Attributes:
         code: short, stable and for programs, e.g. ``terms``.
         cause: one sentence for the client.
+        detail: for the operator's log: layers, scores and what was found.
     """
 
     code: str
     cause: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +54,44 @@ class Held:
 
     Attributes:
         cause: one sentence for the reviewer; the client hears only that its picture waits.
+        code: of the layer that asks for a person.
     """
 
     cause: str
+    code: str = "held"
 
 
 RequestDecision = Allowed | Changed | Refused | Held
 PictureDecision = Allowed | Refused | Held
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReviewRules:
+    """How held pictures are decided on, and what is kept of decisions.
+
+    Attributes:
+        two_persons: two different keys must release a picture; one is enough to refuse it.
+        held_s: seconds after which a picture that nobody decided on is refused; ``None``: as long as finished ones.
+        decisions_s: seconds for which entries of the log are kept; ``None``: for good.
+        prompts: whether entries of the log hold the prompt or its SHA-256.
+    """
+
+    two_persons: bool = False
+    held_s: float | None = None
+    decisions_s: float | None = None
+    prompts: Literal["full", "hash"] = "full"
+
+    def prompt_kept(self, prompt: str) -> str:
+        """The prompt as an entry of the log keeps it."""
+        return prompt if self.prompts == "full" else hashlib.sha256(prompt.encode()).hexdigest()
+
+
 class Policy(Protocol):
     """What decides on requests and pictures; called from threads that neither draw nor serve HTTP."""
+
+    @property
+    def rules(self) -> ReviewRules:
+        """How held pictures are decided on."""
 
     @property
     def version(self) -> str:
@@ -67,11 +101,30 @@ class Policy(Protocol):
     def checks_pictures(self) -> bool:
         """Whether :meth:`check_picture` may refuse or hold: then no preview is ever shown, which would pass it by."""
 
-    def check_request(self, request: JobRequest) -> RequestDecision:
-        """Decide on a request before it is accepted: prompts, negative prompt and adapters."""
+    @property
+    def steering(self) -> SteeringUse | None:
+        """Safe Latent Diffusion that every picture is drawn with; part of its job, as it decides the pixels."""
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:
-        """Decide on one finished picture, uint8 (H, W, 3), before it is visible to anybody."""
+    def check_request(
+        self, request: JobRequest, *, triggers: Sequence[str] = ()
+    ) -> tuple[RequestDecision, ...]:
+        """Decide on each picture of a request before it is accepted.
+
+        Args:
+            request: prompts, negative prompt and adapters.
+            triggers: words that switch its adapters on, and their titles.
+        """
+
+    def check_picture(
+        self, picture: np.ndarray, request: JobRequest, *, flagged: bool | None = None
+    ) -> PictureDecision:
+        """Decide on one finished picture before it is visible to anybody.
+
+        Args:
+            picture: uint8 (H, W, 3).
+            request: that it was drawn for.
+            flagged: whether the base's own checker refuses it; ``None``: it has none.
+        """
 
 
 class NoPolicy:
@@ -79,11 +132,24 @@ class NoPolicy:
 
     version = "none"
     checks_pictures = False
+    rules = ReviewRules()
+    steering: SteeringUse | None = None
 
-    def check_request(self, request: JobRequest) -> RequestDecision:  # noqa: ARG002
-        """Allow it."""
-        return Allowed()
+    def check_request(
+        self,
+        request: JobRequest,
+        *,
+        triggers: Sequence[str] = (),  # noqa: ARG002
+    ) -> tuple[RequestDecision, ...]:
+        """Allow every picture."""
+        return tuple(Allowed() for _ in request.prompts)
 
-    def check_picture(self, picture: np.ndarray, request: JobRequest) -> PictureDecision:  # noqa: ARG002
+    def check_picture(
+        self,
+        picture: np.ndarray,  # noqa: ARG002
+        request: JobRequest,  # noqa: ARG002
+        *,
+        flagged: bool | None = None,  # noqa: ARG002
+    ) -> PictureDecision:
         """Allow it."""
         return Allowed()

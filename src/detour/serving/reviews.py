@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import io
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from detour.serving.jobs import Job, PictureRow
+from detour.serving.keys import LOCAL, Client, KeyRing
 from detour.serving.native import client_of
-from detour.serving.refusals import Conflict, NotFound
+from detour.serving.refusals import NotFound
 from detour.serving.service import Service
 
 Number = Annotated[int, InPath(ge=0, lt=2**31)]
 
 MOST = 500
 """Held pictures that are listed at once; the oldest come first."""
+BLURRED_PX = 6
+"""Longer side of a blurred picture: nothing is to be recognised, and no blur has to be undone by the browser."""
+HEADERS = {
+    "cache-control": "private, no-store",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 class HeldOut(BaseModel):
@@ -25,10 +36,23 @@ class HeldOut(BaseModel):
     job: str
     number: int
     prompt: str
+    negative_prompt: str
+    revised: str | None
+    adapters: list[str]
     seed: int
+    width: int
+    height: int
+    client: str
     cause: str
     policy: str
     created: float
+    expires: float | None
+    released_by: list[str]
+    """Names of the keys that have released it already."""
+    needed: int
+    """Different keys that must release it."""
+    mine: bool
+    """Whether the key that asks has released it already."""
     url: str
 
 
@@ -39,53 +63,104 @@ class DecisionBody(BaseModel):
 
     release: bool
     cause: Annotated[str, Field(max_length=1000)] = ""
+    """Told to the client; the names of those who decide are in the log alone."""
 
 
 class DecisionOut(BaseModel):
-    """What became of the picture."""
+    """What became of the picture; ``held`` while the policy asks for a second key."""
 
     job: str
     number: int
     state: str
 
 
-def review_routes(service: Service) -> APIRouter:
+def review_routes(service: Service, keys: KeyRing) -> APIRouter:
     """Routes under ``/v1/reviews``; the guard asks for a key with the scope ``review``."""
     routes = APIRouter(tags=["review"])
 
     @routes.get("/v1/reviews", response_model=list[HeldOut])
     def list_held(request: Request) -> list[HeldOut]:
         """Pictures of every key that wait for a person, the oldest first."""
+        names = {LOCAL.id: LOCAL.name, **{one.id: one.name for one in keys.records}}
+        needed = 2 if service.policy.rules.two_persons else 1
         return [
-            HeldOut(
-                job=job.id,
-                number=one.index,
-                prompt=job.request.prompts[one.index],
-                seed=job.request.seeds[one.index],
-                cause=one.cause or job.hold or "",
-                policy=job.policy,
-                created=job.created,
-                url=f"{request.base_url}v1/reviews/{job.id}/{one.index}/picture",
-            )
-            for job, one in service.store.held(limit=MOST)
+            _told(job, one, voters, names=names, needed=needed, client=client_of(request), request=request)
+            for job, one, voters in service.store.held(limit=MOST)
         ]
 
     @routes.get("/v1/reviews/{job}/{number}/picture", response_class=FileResponse)
-    def see_held(job: str, number: Number) -> FileResponse:
-        """A held picture, for whoever decides on it."""
+    def see_held(job: str, number: Number, request: Request) -> FileResponse:
+        """A held picture, for whoever decides on it; the log says who saw it."""
         path = service.store.held_path(job, number)
         if path is None or not path.exists():
             raise NotFound("no such picture is held.")
-        headers = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
-        return FileResponse(path, media_type="image/png", headers=headers)
+        client = client_of(request)
+        service.store.note("seen", job=job, picture=number, key=client.id, name=client.name)
+        return FileResponse(path, media_type="image/png", headers=HEADERS)
+
+    @routes.get("/v1/reviews/{job}/{number}/blurred", response_class=Response)
+    def see_blurred(job: str, number: Number) -> Response:
+        """A held picture with so few pixels that nothing can be recognised."""
+        path = service.store.held_path(job, number)
+        try:
+            shown = None if path is None else blurred(path.read_bytes())
+        except (FileNotFoundError, UnidentifiedImageError):
+            shown = None
+        if shown is None:
+            raise NotFound("no such picture is held.")
+        return Response(shown, media_type="image/png", headers=HEADERS)
 
     @routes.post("/v1/reviews/{job}/{number}", response_model=DecisionOut)
     def decide(job: str, number: Number, body: DecisionBody, request: Request) -> DecisionOut:
-        """Let a held picture pass to its client, or refuse it for good; the first decision counts."""
-        who = client_of(request).name
-        said = body.cause or ("released" if body.release else "refused")
-        if not service.decide(job, number, release=body.release, cause=f"{said} (by {who})"):
-            raise Conflict("no such picture is held: it was decided, expired, or never there.")
-        return DecisionOut(job=job, number=number, state="done" if body.release else "refused")
+        """Release a held picture to its client, or refuse it for good; one refusal is enough."""
+        state = service.decide(client_of(request), job, number, release=body.release, cause=body.cause)
+        return DecisionOut(job=job, number=number, state=state)
 
     return routes
+
+
+def blurred(data: bytes) -> bytes:
+    """A PNG of at most 6 px a side with the colours of a picture.
+
+    Args:
+        data: the picture's file.
+    """
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        small = image.convert("RGB")
+    small.thumbnail((BLURRED_PX, BLURRED_PX), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _told(
+    job: Job,
+    one: PictureRow,
+    voters: tuple[str, ...],
+    *,
+    names: dict[str, str],
+    needed: int,
+    client: Client,
+    request: Request,
+) -> HeldOut:
+    asked = job.request
+    return HeldOut(
+        job=job.id,
+        number=one.index,
+        prompt=asked.prompts[one.index],
+        negative_prompt=asked.negative_prompt,
+        revised=job.revised,
+        adapters=[f"{used.name} ×{used.weight:g}" for used in asked.adapters],
+        seed=asked.seeds[one.index],
+        width=asked.width_px,
+        height=asked.height_px,
+        client=names.get(job.key, "a removed key"),
+        cause=one.cause or one.hold or "",
+        policy=job.policy,
+        created=job.created,
+        expires=one.expires,
+        released_by=[names.get(key, "a removed key") for key in voters],
+        needed=needed,
+        mine=client.id in voters,
+        url=f"{request.base_url}v1/reviews/{job.id}/{one.index}/picture",
+    )

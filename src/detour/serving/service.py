@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,13 @@ from detour.generation.metering import Meter
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
-from detour.serving.jobs import Job, JobRequest
+from detour.serving.held import Outcome, VotedAlready
+from detour.serving.jobs import Job, JobRequest, rows_of_picture
 from detour.serving.keys import Client
 from detour.serving.policy import Changed, Held, NoPolicy, Policy, Refused
 from detour.serving.refusals import (
     BadRequest,
+    Conflict,
     NotFound,
     NotReady,
     OverQuota,
@@ -193,7 +195,7 @@ class Service:
         """Delete pictures, jobs and copies of adapters that are past their time."""
         keeping = self.spec.keeping
         most = (2 << 30) - 1 if keeping.max_bytes == "auto" else keeping.max_bytes
-        self.store.clean(job_s=keeping.job_s, max_bytes=most)
+        self.store.clean(job_s=keeping.job_s, max_bytes=most, decisions_s=self.policy.rules.decisions_s)
         with self._reserving:
             if (
                 self._shelf is not None and not self._reserved
@@ -303,15 +305,16 @@ class Service:
         request = request.model_copy(update={"width_class": width})
         try:
             request = request.model_copy(update={"adapters": self._pinned(wish)})
-            request, revised, hold = self._decided(request)
+            decided = self._decided(client, request)
             new = NewJob(
                 key=client.id,
-                request=request,
+                request=decided.request,
                 deadline=None if wish.deadline_s is None else time.time() + wish.deadline_s,
                 attached=wish.attached,
                 policy=self.policy.version,
-                revised=revised,
-                hold=hold,
+                revised=decided.revised,
+                refused=decided.refused,
+                holds=decided.holds,
                 idempotency=wish.idempotency,
                 body_sha256=wish.body_sha256,
                 per_day=client.per_day,
@@ -391,7 +394,8 @@ class Service:
             )
         assert how.guidance_scale != "auto"
         assert how.scheduler != "auto"
-        rows = (2 if how.guidance_scale > 1 else 1) * num
+        steering = self.policy.steering
+        rows = rows_of_picture(how.guidance_scale, steering) * num
         return JobRequest(
             prompts=wish.prompts,
             seeds=tuple(seed + index for index in range(num)),
@@ -401,6 +405,7 @@ class Service:
             steps=wish.steps,
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
+            steering=steering,
             width_class=width_for(rows),
         )
 
@@ -424,20 +429,48 @@ class Service:
     def _pinned(self, wish: Wish) -> tuple[Any, ...]:
         return tuple(self.shelf.pin(name, weight) for name, weight in wish.adapters)
 
-    def _decided(self, request: JobRequest) -> tuple[JobRequest, str | None, str | None]:
-        """The request as the policy lets it pass, what it changed, and why it is held."""
+    def _decided(self, client: Client, request: JobRequest) -> _Decided:
+        """What the policy lets be drawn of a request.
+
+        Raises:
+            RefusedByPolicy: no picture of it.
+            NotReady: it could not be checked.
+        """
+        triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
         try:
             with self.meter.phase("safety"):
-                decision = self.policy.check_request(request)
+                decisions = self.policy.check_request(request, triggers=triggers)
         except Exception as error:  # what cannot be checked is not drawn
             raise NotReady(
                 f"the request could not be checked ({type(error).__name__}). Ask again later."
             ) from error
-        if isinstance(decision, Refused):
-            raise RefusedByPolicy(decision.cause, reason=decision.code)
-        if isinstance(decision, Changed):
-            return decision.request, decision.cause, None
-        return request, None, decision.cause if isinstance(decision, Held) else None
+        prompts = list(request.prompts)
+        refused: dict[int, Refused] = {}
+        holds: dict[int, str] = {}
+        revised = None
+        for number, one in enumerate(decisions):
+            if isinstance(one, Refused):
+                refused[number] = one
+            elif isinstance(one, Changed):
+                prompts[number], revised = one.prompt, revised or one.cause
+                holds |= {} if one.hold is None else {number: one.hold}
+            elif isinstance(one, Held):
+                holds[number] = one.cause
+        for code, cause in dict.fromkeys((one.code, one.detail) for one in refused.values()):
+            self._note(client, "request-refused", request, code=code, cause=cause)
+        if refused and len(refused) == len(prompts):
+            first = refused[0]
+            raise RefusedByPolicy(first.cause, reason=first.code)
+        if revised is not None:
+            self._note(client, "request-changed", request, cause=revised)
+            request = request.model_copy(update={"prompts": tuple(prompts)})
+        return _Decided(request, revised, refused, holds)
+
+    def _note(self, client: Client, kind: str, request: JobRequest, **facts: str) -> None:
+        """Write a decision on a request into the safety log; a change of its prompt too, which the job keeps."""
+        kept = self.policy.rules.prompt_kept
+        prompts = list(dict.fromkeys(kept(one) for one in request.prompts))
+        self.store.note(kind, key=client.id, policy=self.policy.version, prompts=prompts, **facts)
 
     # ---- asking and ending ----
 
@@ -466,21 +499,58 @@ class Service:
         numbers = self.store.end(id_, state, cause, keep_s=self.spec.keeping.picture_s)
         self.dispatcher.drop(id_, numbers)
 
-    def decide(self, job: str, number: int, *, release: bool, cause: str) -> bool:
-        """What a person decides about a held picture; whether it was held."""
-        done = self.store.decide(
-            job, number, release=release, cause=cause, keep_s=self.spec.keeping.picture_s
-        )
-        if done:
-            self._count_decision(job, "released" if release else "refused")
+    def decide(self, client: Client, job: str, number: int, *, release: bool, cause: str) -> Outcome:
+        """Write down what a person decides about a held picture, and carry it out when it is decided.
+
+        Args:
+            client: the key of the person.
+            job: id of the job.
+            number: of the picture in it.
+            release: let its client have it.
+            cause: told to the client; empty for none.
+
+        Returns:
+            ``done``, ``refused``, or ``held`` while the policy asks for a second key.
+
+        Raises:
+            Conflict: it was decided, expired, or never there; or this key has released it before.
+        """
+        said = cause or ("released by a person" if release else "refused by a person")
+        try:
+            state = self.store.decide(
+                job,
+                number,
+                release=release,
+                key=client.id,
+                name=client.name,
+                cause=said,
+                keep_s=self.spec.keeping.picture_s,
+                two_persons=self.policy.rules.two_persons,
+            )
+        except VotedAlready as error:
+            raise Conflict(str(error), code="second_person_needed") from error
+        if state is None:
+            raise Conflict("no such picture is held: it was decided, expired, or never there.")
+        if state != "held":
+            self._count_decision(job, "released" if state == "done" else "refused")
         self._on_change(job)
-        return done
+        return state
 
     def _count_decision(self, job: str, decision: str) -> None:
         self.counts.decided[decision] = self.counts.decided.get(decision, 0) + 1
         found = self.store.job(job)
         if decision == "released" and found is not None:
             self.counts.released_work += found.request.work_of_picture(self.base.native_size_px)
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What the policy lets be drawn of a request."""
+
+    request: JobRequest
+    revised: str | None
+    refused: Mapping[int, Refused]
+    holds: Mapping[int, str]
 
 
 def _check_texts(wish: Wish, longest: int) -> None:

@@ -20,6 +20,7 @@ from detour.bases.base import Base
 from detour.errors import AdapterError, DetourError, StorageError, nearest
 from detour.files import file_identity, printable, write_with
 from detour.generation.requests import AdapterFile, AdapterInUse
+from detour.safety.policy import adapter_texts
 from detour.serving.jobs import PinnedAdapter
 from detour.serving.refusals import BadRequest, NotFound
 from detour.verbs.chosen_adapters import hashes_of
@@ -73,6 +74,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._folders: OrderedDict[str, Adapter] = OrderedDict()
+        self._texts: dict[str, tuple[str, ...]] = {}
 
     @property
     def entries(self) -> list[ShelfEntry]:
@@ -107,6 +109,7 @@ class Shelf:
         except (DetourError, OSError) as error:
             problem = str(error).replace(str(path.parent) + "/", "")
             return ShelfEntry(name=name, path=path, problem=problem, alias=name)
+        self._texts[sha256] = tuple(text for _, text in adapter_texts(adapter))
         return ShelfEntry(
             name=name,
             path=path,
@@ -115,6 +118,14 @@ class Shelf:
             layers=len(adapter.layers),
             alias=adapter.metadata.get("ss_output_name") or name,
         )
+
+    def texts_of(self, sha256: str) -> tuple[str, ...]:
+        """New words, trigger phrase and title of an adapter, which a safety policy reads as it reads a prompt.
+
+        Args:
+            sha256: of an adapter that was on the shelf, and may be gone.
+        """
+        return self._texts.get(sha256, ())
 
     def find(self, asked: str) -> ShelfEntry:
         """The adapter of a name, or of ``name@hash`` where several have the name.

@@ -7,16 +7,19 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detour.errors import DetourError, RunError, StorageError
 from detour.files import lock_now, remove_temporaries
+from detour.safety.audit import TABLE, append_entry, prune_entries
+from detour.serving.held import VOTES, HeldPictures
 from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, new_token, state_of
+from detour.serving.policy import Refused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_MS = 5000
 ASIDE_DEATHS = 2
 """A picture during which the server died so often, with nothing else being drawn, is set aside: drawn when nothing
@@ -39,6 +42,15 @@ CREATE TABLE pictures (
 ) STRICT;
 CREATE TABLE drawn (key TEXT NOT NULL, day TEXT NOT NULL, pictures INTEGER NOT NULL, PRIMARY KEY (key, day)) STRICT;
 """
+ADDED: dict[int, tuple[str, ...]] = {
+    2: (
+        VOTES,
+        TABLE,
+        "ALTER TABLE pictures ADD COLUMN hold TEXT",
+        "UPDATE pictures SET hold=(SELECT hold FROM jobs WHERE id=job)",
+    )
+}
+"""Version of the format → what came with it; a state of an earlier version is brought up at its first start."""
 
 
 class BodyDiffers(DetourError):
@@ -60,7 +72,8 @@ class NewJob:
         attached: whether it ends with its connection.
         policy: version of the policy.
         revised: what the policy changed, or none.
-        hold: why it is held, or none.
+        refused: number of each picture that the policy does not let be drawn → its answer.
+        holds: number of each picture that a person must look at → why.
         idempotency: the client's own key for the request, or none.
         body_sha256: of what the client sent under it.
         per_day: pictures that the key may have in a day, or none.
@@ -72,13 +85,14 @@ class NewJob:
     attached: bool = False
     policy: str = "none"
     revised: str | None = None
-    hold: str | None = None
+    refused: Mapping[int, Refused] = field(default_factory=dict)
+    holds: Mapping[int, str] = field(default_factory=dict)
     idempotency: str | None = None
     body_sha256: str = ""
     per_day: int | None = None
 
 
-class JobStore:
+class JobStore(HeldPictures):
     """One SQLite file and one folder of pictures; safe to call from any thread, one writer at a time.
 
     A picture counts as finished when its row says so; its file was written and synced before. A file without such a
@@ -119,16 +133,19 @@ class JobStore:
             self._db.execute(f"PRAGMA {line}")
         self._db.row_factory = sqlite3.Row
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            with self._writing() as db:
-                for statement in SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if not 0 <= version <= SCHEMA_VERSION:
             raise RunError(
                 f"{self.folder}: written by another version of detour (format {version}, this one reads "
                 f"{SCHEMA_VERSION}). Choose another --state."
             )
+        if version < SCHEMA_VERSION:
+            with self._writing() as db:
+                for statement in SCHEMA.split(";") if version == 0 else ():
+                    db.execute(statement)
+                for added in (one for number, one in ADDED.items() if number > version):
+                    for statement in added:
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -188,13 +205,21 @@ class JobStore:
                 "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(id_, new.key, "queued", new.request.model_dump_json(), now, new.deadline, None),
-                    *(int(new.attached), new.policy, new.revised, new.hold, new.idempotency, new.body_sha256),
+                    *(int(new.attached), new.policy, new.revised, None, new.idempotency, new.body_sha256),
                 ),
             )
             db.executemany(
-                "INSERT INTO pictures (job, number, state, token) VALUES (?,?,'queued',?)",
-                [(id_, number, new_token()) for number in range(len(new.request.prompts))],
+                "INSERT INTO pictures (job, number, state, token, hold) VALUES (?,?,'queued',?,?)",
+                [
+                    (id_, number, new_token(), new.holds.get(number))
+                    for number in range(len(new.request.prompts))
+                ],
             )
+            db.executemany(
+                "UPDATE pictures SET state='refused', code=?, cause=? WHERE job=? AND number=?",
+                [(told.code, told.cause, id_, number) for number, told in new.refused.items()],
+            )
+            self._settle(db, id_, now)
         made = self.job(id_)
         assert made is not None
         return made, True
@@ -297,8 +322,19 @@ class JobStore:
         cause: str | None = None,
         code: str | None = None,
         num_bytes: int = 0,
+        entry: Mapping[str, Any] | None = None,
     ) -> bool:
         """Give a picture its one result; its file, if it has one, must be on the disk already.
+
+        Args:
+            job: id of the job.
+            number: of the picture in it.
+            state: its result.
+            keep_s: seconds from now for which the result is kept.
+            cause: why it failed, was refused or is held.
+            code: the same for programs.
+            num_bytes: of its file; 0 without one.
+            entry: facts for the safety log, with their ``kind``.
 
         Returns:
             whether this was its result; ``False``: it has one already.
@@ -311,6 +347,8 @@ class JobStore:
                 (state, cause, code, num_bytes, now + keep_s, job, number),
             )
             self._settle(db, job, now)
+            if entry is not None and done.rowcount == 1:
+                append_entry(db, now, **{"job": job, "picture": number, **entry})
             return done.rowcount == 1
 
     def end(self, job: str, state: PictureStateName, cause: str, *, keep_s: float) -> list[int]:
@@ -324,24 +362,6 @@ class JobStore:
             ).fetchall()
             self._settle(db, job, now)
             return sorted(row["number"] for row in rows)
-
-    def decide(self, job: str, number: int, *, release: bool, cause: str, keep_s: float) -> bool:
-        """Release or refuse a picture that is held; whether it was held."""
-        now = time.time()
-        with self._writing() as db:
-            done = db.execute(
-                "UPDATE pictures SET state=?, cause=?, code=?, expires=? WHERE job=? AND number=? AND state='held'",
-                (
-                    "done" if release else "refused",
-                    cause,
-                    None if release else "review",
-                    now + keep_s,
-                    job,
-                    number,
-                ),
-            )
-            self._settle(db, job, now)
-            return done.rowcount == 1
 
     def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None:
         """Bring the state of a job in line with those of its pictures."""
@@ -367,7 +387,7 @@ class JobStore:
             return None
         pictures = self._rows("SELECT * FROM pictures WHERE job=? ORDER BY number", (id_,))
         row = dict(rows[0])
-        for column in ("idempotency", "body_sha256"):
+        for column in ("idempotency", "body_sha256", "hold"):
             row.pop(column)
         return Job(
             **{**row, "attached": bool(row["attached"]), "request": JobRequest(**json.loads(row["request"]))},
@@ -393,28 +413,6 @@ class JobStore:
         )
         return self.path_of(rows[0]["token"]) if rows else None
 
-    def held(self, *, limit: int) -> list[tuple[Job, PictureRow]]:
-        """Held pictures of every key with their jobs, the oldest job first."""
-        rows = self._rows(
-            "SELECT pictures.job AS job, number FROM pictures JOIN jobs ON jobs.id = pictures.job "
-            "WHERE pictures.state='held' ORDER BY jobs.created, pictures.job, number LIMIT ?",
-            (limit,),
-        )
-        jobs = {row["job"]: self.job(row["job"]) for row in rows}
-        found = []
-        for row in rows:
-            job = jobs[row["job"]]
-            held = [] if job is None else [one for one in job.pictures if one.index == row["number"]]
-            found += [(job, one) for one in held if job is not None]
-        return found
-
-    def held_path(self, job: str, number: int) -> Path | None:
-        """File of a held picture, for whoever decides on it."""
-        rows = self._rows(
-            "SELECT token FROM pictures WHERE job=? AND number=? AND state='held'", (job, number)
-        )
-        return self.path_of(rows[0]["token"]) if rows else None
-
     def drawn_today(self, key: str) -> int:
         """Pictures that a key has asked for on this day (UTC)."""
         day = time.strftime("%Y-%m-%d", time.gmtime())
@@ -423,8 +421,19 @@ class JobStore:
 
     # ---- keeping ----
 
-    def clean(self, *, job_s: float, max_bytes: int) -> int:
-        """Delete pictures that are past their time or beyond the space, and jobs past theirs; pictures deleted."""
+    def clean(self, *, job_s: float, max_bytes: int, decisions_s: float | None = None) -> int:
+        """Delete what is past its time or beyond the space: pictures, jobs, entries of the safety log.
+
+        A job with a held picture stays until somebody decided on it, or its time is over.
+
+        Args:
+            job_s: seconds for which finished jobs are kept.
+            max_bytes: of all pictures.
+            decisions_s: seconds for which entries of the safety log are kept; ``None``: for good.
+
+        Returns:
+            pictures that were deleted.
+        """
         now = time.time()
         with self._writing() as db:
             gone = [
@@ -445,19 +454,26 @@ class JobStore:
             gone += [
                 row["token"]
                 for row in db.execute(
-                    "SELECT token FROM pictures JOIN jobs ON jobs.id=job WHERE bytes>0 AND finished<=?",
+                    "SELECT token FROM pictures JOIN jobs ON jobs.id=job WHERE bytes>0 AND finished<=? "
+                    "AND pictures.state!='held'",
                     (now - job_s,),
                 )
             ]
+            gone = list(dict.fromkeys(gone))
+            self._expire(db, gone, now)
             db.executemany(
-                "UPDATE pictures SET bytes=0, expires=0, cause=CASE state WHEN 'held' THEN 'nobody decided in time' "
-                "ELSE cause END, state=CASE state WHEN 'held' THEN 'refused' ELSE state END WHERE token=?",
-                [(token,) for token in gone],
+                "UPDATE pictures SET bytes=0, expires=0 WHERE token=?", [(token,) for token in gone]
             )
-            db.execute("DELETE FROM jobs WHERE finished IS NOT NULL AND finished<=?", (now - job_s,))
+            db.execute(
+                "DELETE FROM jobs WHERE finished IS NOT NULL AND finished<=? AND NOT EXISTS "
+                "(SELECT 1 FROM pictures WHERE job=jobs.id AND pictures.state='held')",
+                (now - job_s,),
+            )
             db.execute(
                 "DELETE FROM drawn WHERE day<?", (time.strftime("%Y-%m-%d", time.gmtime(now - 90 * 86400)),)
             )
+            if decisions_s is not None:
+                prune_entries(db, now, before=now - decisions_s)
         for token in gone:
             self.path_of(token).unlink(missing_ok=True)
         return len(gone)

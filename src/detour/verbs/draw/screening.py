@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base
 from detour.errors import ConfigError
+from detour.generation.png import SteeringUse
 from detour.generation.requests import Drawn, Picture, PictureRequest
 from detour.safety.decision import Decision
 from detour.safety.policy import Policy
@@ -72,6 +73,12 @@ class Screening:
     def version(self) -> str:
         """Version of the policy; empty without one."""
         return "" if self.policy is None else self.policy.version
+
+    @property
+    def steering(self) -> SteeringUse | None:
+        """Safe Latent Diffusion that the policy asks for."""
+        told = None if self.policy is None else self.policy.spec.latent
+        return None if told is None else SteeringUse(concept=told.concept, strength=told.strength)
 
     def passed(self, numbers: Sequence[int], *sides: Drawn | None, how: ResolvedPicture) -> list[bool]:
         """Which pictures may be handed out; a picture goes with the one of the other side.

@@ -63,7 +63,7 @@ class AdapterCost(_Figures):
     file_bytes: dict[str, int]
     """By dtype; header and metadata come on top."""
     trained_modules: int
-    """Without those that can get no gradient by structure, which training leaves out."""
+    """Modules that are trained, without those that can get no gradient by structure."""
     trained_parameters: int
 
 

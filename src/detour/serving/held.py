@@ -1,0 +1,189 @@
+"""Held pictures in the job store: who sees them, who decides, what expires, and the log of all that."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from detour.errors import DetourError
+from detour.safety.audit import append_entry
+from detour.serving.jobs import Job, PictureRow
+
+VOTES = """
+CREATE TABLE votes (
+  job TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (job, number, key),
+  FOREIGN KEY (job, number) REFERENCES pictures (job, number) ON DELETE CASCADE
+) STRICT
+"""
+"""Which keys have released a picture that waits for a second one."""
+
+Outcome = Literal["done", "refused", "held"]
+
+
+class VotedAlready(DetourError):
+    """The same key releases a picture for the second time; the policy asks for another person."""
+
+
+class HeldPictures(ABC):
+    """The part of the job store that holds pictures for a person.
+
+    Every decision is one transaction with its entry in the log. Of two that come at once the first one counts.
+    """
+
+    @abstractmethod
+    def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]: ...
+    @abstractmethod
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]: ...
+    @abstractmethod
+    def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None: ...
+    @abstractmethod
+    def job(self, id_: str, *, key: str | None = None) -> Job | None:
+        """A job, or ``None``."""
+
+    @abstractmethod
+    def path_of(self, token: str) -> Path:
+        """Where the file of a picture is or will be."""
+
+    def held(self, *, limit: int) -> list[tuple[Job, PictureRow, tuple[str, ...]]]:
+        """Held pictures of every key, the oldest job first.
+
+        Args:
+            limit: most that are listed.
+
+        Returns:
+            the job, the picture, and the ids of the keys that have released it already.
+        """
+        rows = self._rows(
+            "SELECT pictures.job AS job, number FROM pictures JOIN jobs ON jobs.id = pictures.job WHERE "
+            "pictures.state='held' AND expires>? ORDER BY jobs.created, pictures.job, number LIMIT ?",
+            (time.time(), limit),
+        )
+        jobs = {row["job"]: self.job(row["job"]) for row in rows}
+        found = []
+        for row in rows:
+            job = jobs[row["job"]]
+            held = [] if job is None else [one for one in job.pictures if one.index == row["number"]]
+            found += [(job, one, self._voters(job.id, one.index)) for one in held if job is not None]
+        return found
+
+    def _voters(self, job: str, number: int) -> tuple[str, ...]:
+        rows = self._rows("SELECT key FROM votes WHERE job=? AND number=? ORDER BY at", (job, number))
+        return tuple(row["key"] for row in rows)
+
+    def held_path(self, job: str, number: int) -> Path | None:
+        """File of a held picture, for whoever decides on it."""
+        rows = self._rows(
+            "SELECT token FROM pictures WHERE job=? AND number=? AND state='held' AND expires>?",
+            (job, number, time.time()),
+        )
+        return self.path_of(rows[0]["token"]) if rows else None
+
+    def decide(
+        self,
+        job: str,
+        number: int,
+        *,
+        release: bool,
+        key: str,
+        name: str,
+        cause: str,
+        keep_s: float,
+        two_persons: bool = False,
+    ) -> Outcome | None:
+        """Release or refuse a held picture; a refused one is deleted.
+
+        Args:
+            job: id of the job.
+            number: of the picture in it.
+            release: let its client have it; one refusal ends it, whoever has released it before.
+            key: id of the key that decides.
+            name: of that key, for the log.
+            cause: told to the client of a refused picture.
+            keep_s: seconds for which the result can be fetched.
+            two_persons: another key must have released it before.
+
+        Returns:
+            its state now: ``held`` while a second key is missing; ``None``: it was not held.
+
+        Raises:
+            VotedAlready: the same key has released it before.
+            StorageError: nothing was changed.
+        """
+        now = time.time()
+        with self._writing() as db:
+            row = db.execute(
+                "SELECT token FROM pictures WHERE job=? AND number=? AND state='held' AND expires>?",
+                (job, number, now),
+            ).fetchone()
+            if row is None:
+                return None
+            state = self._outcome(db, (job, number), release=release, key=key, now=now, two=two_persons)
+            if state != "held":
+                db.execute(
+                    "UPDATE pictures SET state=?, cause=?, code=?, expires=?, bytes=CASE ? WHEN 'done' THEN bytes "
+                    "ELSE 0 END WHERE job=? AND number=?",
+                    (state, cause, None if release else "review", now + keep_s, state, job, number),
+                )
+                db.execute("DELETE FROM votes WHERE job=? AND number=?", (job, number))
+                self._settle(db, job, now)
+                db.execute("UPDATE jobs SET finished=? WHERE id=? AND finished IS NOT NULL", (now, job))
+            kind = "release" if release else "refuse"
+            append_entry(db, now, kind, job=job, picture=number, key=key, name=name, cause=cause, state=state)
+        if state == "refused":
+            self.path_of(row["token"]).unlink(missing_ok=True)
+        return state
+
+    def _outcome(
+        self,
+        db: sqlite3.Connection,
+        picture: tuple[str, int],
+        *,
+        release: bool,
+        key: str,
+        now: float,
+        two: bool,
+    ) -> Outcome:
+        if not release:
+            return "refused"
+        if not two:
+            return "done"
+        voters = [
+            row["key"]
+            for row in db.execute("SELECT key FROM votes WHERE job=? AND number=?", picture).fetchall()
+        ]
+        if key in voters:
+            raise VotedAlready(
+                "this key has released the picture already; the policy asks for a second person."
+            )
+        db.execute("INSERT INTO votes VALUES (?,?,?,?)", (*picture, key, now))
+        return "done" if voters else "held"
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Append an entry to the log; it is on the disk when this returns.
+
+        Args:
+            kind: what happened.
+            facts: JSON values.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        with self._writing() as db:
+            append_entry(db, time.time(), kind, **facts)
+
+    def _expire(self, db: sqlite3.Connection, tokens: Sequence[str], now: float) -> None:
+        """Refuse those of the pictures that are held still; their files go."""
+        for token in tokens:
+            rows: list[Mapping[str, Any]] = db.execute(
+                "UPDATE pictures SET state='refused', code='review', cause='nobody decided in time' "
+                "WHERE token=? AND state='held' RETURNING job, number",
+                (token,),
+            ).fetchall()
+            for row in rows:
+                append_entry(db, now, "expired", job=row["job"], picture=row["number"], state="refused")
+                self._settle(db, row["job"], now)
