@@ -134,6 +134,17 @@ class Dispatcher:
         with self._lock:
             return sum(self._open.values())
 
+    @property
+    def work_under_way(self) -> float:
+        """Work that was done for pictures that are not finished yet."""
+        with self._lock:
+            return sum(
+                self._jobs[job].job.request.work_of_picture(self.native_px) * done / total
+                for job, progress in self._progress.items()
+                for number, (done, total) in progress.steps.items()
+                if (job, number) in self._flying and job in self._jobs
+            )
+
     def work_of_key(self, key: str) -> float:
         """Work of one key's pictures that wait or are being drawn."""
         with self._lock:

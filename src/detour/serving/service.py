@@ -6,6 +6,7 @@ import contextlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,6 +129,7 @@ class Service:
         self._engine: PictureEngine | None = None
         self._reserving = threading.Lock()
         self._reserved: dict[str, float] = {}
+        self._reserved_rows: Counter[tuple[int, int]] = Counter()
         self._stopping = False
 
     # ---- life ----
@@ -294,9 +296,13 @@ class Service:
                 return earlier, False
         request = self._request_of(wish)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
+        size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self._reserving:
             self._require_room(client, work)
             self._reserved[client.id] = self._reserved.get(client.id, 0.0) + work
+            self._reserved_rows[size] += rows  # jobs that come at once share a batch
+            width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
+        request = request.model_copy(update={"width_class": width})
         try:
             request = request.model_copy(update={"adapters": self._pinned(wish)})
             decided = self._decided(client, request)
@@ -314,14 +320,17 @@ class Service:
                 per_day=client.per_day,
             )
             job, is_new = self._written(new)
+            if is_new:
+                self.counts.accepted += 1
+                self.dispatcher.add(job)
         finally:
             with self._reserving:
+                self._reserved_rows[size] -= rows
+                if not self._reserved_rows[size]:
+                    del self._reserved_rows[size]
                 self._reserved[client.id] -= work
                 if self._reserved[client.id] <= 1e-6:
                     del self._reserved[client.id]
-        if is_new:
-            self.counts.accepted += 1
-            self.dispatcher.add(job)
         return job, is_new
 
     def _written(self, new: NewJob) -> tuple[Job, bool]:
@@ -354,7 +363,7 @@ class Service:
         raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
     def _request_of(self, wish: Wish) -> JobRequest:
-        """The wish with every open setting closed, within the limits.
+        """The wish with every open setting closed, within the limits; the width class is that of the job alone.
 
         Raises:
             BadRequest: it asks for what cannot be drawn.
@@ -397,7 +406,7 @@ class Service:
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
             steering=steering,
-            width_class=width_for(self.dispatcher.rows_open((width, height)) + rows),
+            width_class=width_for(rows),
         )
 
     def _how_of(self, wish: Wish) -> PictureSpec:
