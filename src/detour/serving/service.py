@@ -19,6 +19,7 @@ from detour.errors import ConfigError, StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
 from detour.generation.metering import Meter
+from detour.generation.sidecar import Signs
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
@@ -108,6 +109,7 @@ class Service:
         store: JobStore,
         *,
         policy: Policy | None = None,
+        signer: Signs | None = None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
         """A service that is not ready until :meth:`start` was called.
@@ -116,11 +118,12 @@ class Service:
             spec: settings.
             store: of the jobs.
             policy: safety; ``None``: everything is allowed.
+            signer: puts signed manifests into pictures; ``None``: they have none.
             on_change: told the id of a job when something of it has changed, on any thread.
         """
         self.spec, self.store = spec, store
         self.policy: Policy = NoPolicy() if policy is None else policy
-        self.counts = Counts()
+        self.counts, self._signer = Counts(), signer
         self.stage = "starting"
         self._on_change = on_change
         self._dispatcher: Dispatcher | None = None
@@ -148,7 +151,7 @@ class Service:
         self._dispatcher = Dispatcher(
             engine,
             self.store,
-            PictureFiles(engine, self._shelf, self.store, dtype=dtype),
+            PictureFiles(engine, self._shelf, self.store, dtype=dtype, signer=self._signer),
             self.policy,
             native_px=engine.base.native_size_px,
             keep_s=self.spec.keeping.picture_s,
