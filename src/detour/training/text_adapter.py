@@ -95,7 +95,9 @@ def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: Res
     """Put a fresh adapter beside the chosen layers of each encoder; all of them freeze."""
     adapter, text = spec.adapter, spec.adapter.text_encoder
     alpha = float(text.alpha)
-    if adapter.method in ("full", "reference"):  # of the UNet alone
+    if adapter.method == "full":  # of the UNet alone
+        return []
+    if adapter.method == "reference":  # beside the UNet's cross-attention alone
         return []
     return [
         attach_new(
