@@ -109,6 +109,43 @@ def by_hand() -> Rows:
     return rows
 
 
+FAMILY = {
+    "sd15": ("Stable Diffusion 1.5", "UNet", "noise"),
+    "sd21": ("Stable Diffusion 2.1", "UNet", "velocity of the diffusion"),
+    "sdxl": ("SDXL", "UNet", "noise"),
+    "sd35-medium": ("Stable Diffusion 3.5 medium", "transformer", "velocity of the flow"),
+    "flux-dev": ("Flux dev", "transformer", "velocity of the flow"),
+}
+"""Settings without weights that the package knows, in the order of their years, and what each network answers."""
+
+
+def family() -> Rows:
+    """Size of each network, and what an adapter beside all of its attention adds, counted on shapes."""
+    from detour.adapters.arithmetic import count
+    from detour.adapters.targets import adaptable_layers, select
+    from detour.bases.base import open_base
+
+    rows = []
+    for name, (title, kind, answer) in FAMILY.items():
+        network = open_base(name, weights=False).meta_network()
+        chosen = select(adaptable_layers(network), "attn")
+        whole = sum(parameter.numel() for parameter in network.parameters())
+        parts = (title, kind, answer, f"{whole:,}", str(len(chosen)), f"{count(chosen, 4):,}")
+        rows.append([*parts, f"{100 * count(chosen, 4) / whole:.3f} %"])
+    return rows
+
+
+def accepted_cost() -> Rows:
+    """What an accepted picture costs at three busy shares and three shares of acceptance."""
+    seconds, machine_an_hour, review = 3.0, 1.0, 0.01
+    rows = []
+    for busy in (0.1, 0.5, 1.0):
+        drawn = seconds * machine_an_hour / 3600 / busy
+        costs = [f"{(drawn + review) / accepted:.4f}" for accepted in (0.25, 0.5, 0.9)]
+        rows.append([f"{100 * busy:.0f} %", f"{drawn:.5f}", *costs])
+    return rows
+
+
 def eta() -> Rows:
     """How much of the old noise and of fresh noise a step has at several eta, from ᾱ = 0.3 to ᾱ = 0.6."""
     alpha, following = 0.3, 0.6
@@ -176,6 +213,33 @@ def demo_spectrum() -> Rows:
     ]
 
 
+def demo_weights() -> Rows:
+    """What the demo's adapter does at rising weights, on eight held-out prompts at two seeds."""
+    import torch
+
+    from benchmarks.doctor import _scores
+    from detour.adapters.attach import attach_adapter
+    from detour.specs.generation import PictureSpec
+    from detour.specs.studies import StudySpec
+    from detour.verbs.doctor.adapter_rules import change_shares
+    from detour.verbs.studies.studio import Studio
+
+    torch.set_num_threads(1)
+    how = PictureSpec(steps=10)
+    studio = Studio.open(StudySpec(lora=str(demo() / "demo.safetensors"), picture=how, device="cpu"))
+    assert studio.adapter is not None
+    share = change_shares(studio.adapter.adapter, studio.engine.models)["unet"]
+    attached = attach_adapter(studio.engine.models, studio.adapter.adapter, 0.0, name="weights")
+    rows = []
+    for weight in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
+        attached.set_weight(weight)
+        found = _scores(studio, how)
+        rows.append(
+            [f"{weight:g}", f"{weight * share:.2f}", f"{found['clip']:.3f}", f"{100 * found['object']:.0f} %"]
+        )
+    return rows
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -211,6 +275,25 @@ BLOCKS = {
         head=("eta", "of the old noise", "fresh noise", "variance of both"),
         within=(0, 0, 0, 0),
         measure=eta,
+    ),
+    "family": Block(
+        page="12-family-tree.md",
+        head=("base", "network", "answers", "parameters", "attention layers", "rank 4 adds", "share"),
+        within=(None, None, None, 0, 0, 0, 0),
+        measure=family,
+    ),
+    "accepted": Block(
+        page="15-what-it-costs.md",
+        head=("busy", "a drawn picture", "25 % accepted", "50 % accepted", "90 % accepted"),
+        within=(0, 0, 0, 0, 0),
+        measure=accepted_cost,
+    ),
+    "weights": Block(
+        page="04-rank-and-alpha.md",
+        head=("weight", "share", "CLIP score", "objects right"),
+        within=(0, 0.02, 0.05, 13),
+        measure=demo_weights,
+        trains=True,
     ),
     "losses": of_demo("09-misconceptions.md", "in the demo", demo_losses, within=0.12),
     "spectrum": of_demo("01-what-lora-is.md", "the demo's change", demo_spectrum, within=0.1),

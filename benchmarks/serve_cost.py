@@ -27,7 +27,7 @@ from benchmarks.serve_throughput import OwnServer
 from detour.bases.base import open_base
 from detour.verbs.cost.measured_work import MeasuredWork, Samples, parse_metrics, work_of
 from detour.verbs.cost.simulated_load import AskedPicture, pictures_of, simulate_load
-from detour.verbs.cost.unit_costs import unit_costs
+from detour.verbs.cost.unit_costs import costs_of
 
 QUIET_S = 10.0
 POLL_PAUSE_S = 3.0
@@ -42,19 +42,19 @@ def traces(names: Sequence[str], scale: float) -> dict[str, list[Arrival]]:
         scale: length of all of them.
     """
     few, make = names[:3], make_trace
-    lone = make(rate=0.1, seconds=80 * scale, bursts=1, adapters=few, steps=10, seed=0)
-    threes = make(rate=0.3, seconds=30 * scale, bursts=3, adapters=few, steps=10, seed=1)
-    full = make(rate=0.6, seconds=40 * scale, bursts=12, adapters=few, steps=10, seed=11)
+    lone = make(rate=0.1, seconds=60 * scale, bursts=1, adapters=few, steps=5, seed=0)
+    threes = make(rate=0.3, seconds=30 * scale, bursts=3, adapters=few, steps=5, seed=1)
+    full = make(rate=0.6, seconds=20 * scale, bursts=12, adapters=few, steps=5, seed=11)
     calibration = [
         Arrival(one.at_s + start * scale, one.body)
-        for start, part in ((0.0, lone), (80.0, threes), (110.0, full))
+        for start, part in ((0.0, lone), (60.0, threes), (90.0, full))
         for one in part
     ]
     return {
         "calibration": calibration,
-        "steady": make(rate=0.15, seconds=100 * scale, bursts=1, adapters=few, steps=8, seed=3),
-        "bursty": make(rate=0.3, seconds=90 * scale, bursts=9, adapters=few, steps=12, seed=4),
-        "many adapters": make(rate=0.3, seconds=100 * scale, bursts=6, adapters=names, steps=10, seed=5),
+        "steady": make(rate=0.15, seconds=70 * scale, bursts=1, adapters=few, steps=4, seed=3),
+        "bursty": make(rate=0.3, seconds=90 * scale, bursts=9, adapters=few, steps=6, seed=4),
+        "many adapters": make(rate=0.3, seconds=100 * scale, bursts=6, adapters=names, steps=5, seed=5),
     }
 
 
@@ -65,6 +65,11 @@ def asked_of(trace: Sequence[Arrival], native_px: int) -> list[AskedPicture]:
         for job, one in enumerate(trace)
         for picture in pictures_of(one.at_s, one.body, job=job, native_px=native_px)
     ]
+
+
+def used(arrival: Arrival) -> list[str]:
+    """Names of the adapters of a job."""
+    return [one["name"] for one in arrival.body.get("adapters", ())]
 
 
 def readings(own: OwnServer) -> tuple[Samples, float]:
@@ -86,14 +91,16 @@ def measure(own: OwnServer, names: Sequence[str], scale: float, native_px: int) 
     """Predicted and measured CPU seconds of an accepted picture of each load."""
     loads = traces(names, scale)
     print(json.dumps({name: len(trace) for name, trace in loads.items()}), flush=True)
-    # Outside the clock: what is made once.
-    send(own.server, loads["calibration"][-8:], speed=100.0, health_pause_s=POLL_PAUSE_S)
+    # Outside the clock: what is made once, but for the adapters.
+    plain = [Arrival(0.0, {**one.body, "adapters": []}) for one in loads["calibration"][-4:]]
+    send(own.server, plain, health_pause_s=POLL_PAUSE_S, collect_pause_s=POLL_PAUSE_S)
     _, before = readings(own)
     time.sleep(QUIET_S)
     _, after = readings(own)
     quiet = (after - before) / QUIET_S
-    work, cpu, seconds = play(own, loads.pop("calibration"))
-    costs = unit_costs(work)
+    trace = loads.pop("calibration")
+    work, cpu, seconds = play(own, trace)
+    costs, prepared = costs_of(work), {name for one in trace for name in used(one)}
     beside = max(0.0, cpu - sum(work.seconds.values()) - quiet * seconds) / work.accepted
     found: dict[str, Any] = {
         "calibration": {
@@ -106,7 +113,8 @@ def measure(own: OwnServer, names: Sequence[str], scale: float, native_px: int) 
     }
     print(json.dumps(found), flush=True)
     for name, trace in loads.items():
-        load = simulate_load(asked_of(trace, native_px), costs)
+        load = simulate_load(asked_of(trace, native_px), costs, prepared=prepared)
+        prepared |= {name for one in trace for name in used(one)}
         phases = sum(load.seconds.values()) / load.pictures
         work, cpu, seconds = play(own, trace)
         predicted = phases + beside + quiet * seconds / load.pictures

@@ -214,7 +214,7 @@ def judge(state: Path, clients: Clients, engine: PictureEngine, shelf: Path) -> 
             drawn = np.asarray(Image.open(store.path_of(one.token)).convert("RGB"))
             wrong += not np.array_equal(drawn, reference(job, one.index, engine, shelf, references))
     num_jobs = len(store.jobs_of("local", limit=1_000_000))
-    num_files = len(list(store.pictures.glob("*")))
+    num_files = len(list(store.pictures.glob("*.png")))
     store.close()
     twice = abs(num_jobs - len(clients.accepted)) + abs(num_files - pictures)
     return Verdict(len(clients.accepted), pictures, lost, wrong, twice, deaths)

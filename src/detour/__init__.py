@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from detour.verbs.draw import draw_strengths as grid_of_strengths
     from detour.verbs.draw import generate_pictures as generate
     from detour.verbs.draw import interpolate_pictures as interpolate
+    from detour.verbs.draw import show_picture as show_picture
+    from detour.verbs.draw import verify_picture as verify_picture
     from detour.verbs.explain import inspect_base as inspect
     from detour.verbs.explain import overfit_one as overfit
     from detour.verbs.explain import step_once as step
@@ -72,6 +74,8 @@ VERBS = {
     "runs": ("detour.verbs.train", "list_runs"),
     "push": ("detour.verbs.train", "push_run"),
     "generate": ("detour.verbs.draw", "generate_pictures"),
+    "show_picture": ("detour.verbs.draw", "show_picture"),
+    "verify_picture": ("detour.verbs.draw", "verify_picture"),
     "grid": ("detour.verbs.draw", "draw_grid"),
     "grid_of_strengths": ("detour.verbs.draw", "draw_strengths"),
     "interpolate": ("detour.verbs.draw", "interpolate_pictures"),

@@ -132,6 +132,13 @@ class LogBroken(DetourError):
     label = "log broken"
 
 
+class NotReproduced(DetourError):
+    """A picture that was drawn again differs, or cannot be drawn again."""
+
+    exit_code = 21
+    label = "not equal"
+
+
 class Interrupted(DetourError):
     """Stopped by Ctrl-C after the running step; the message says how to go on."""
 

@@ -37,6 +37,11 @@ TOPICS = (
         "From ε to velocity: what changes and what does not",
     ),
     ("scenario questions", "11-questions.md", "Eight questions"),
+    ("the family tree", "12-family-tree.md", "The family tree, and what each step changed for adapters"),
+    ("the card and the hub", "13-sharing.md", "4. The card"),
+    ("stories of serving", "14-stories.md", "Serving"),
+    ("stories of safety", "14-stories.md", "Safety"),
+    ("economics", "15-what-it-costs.md", "Four lines"),
 )
 
 
@@ -115,6 +120,15 @@ def test_there_are_eight_questions_with_folded_answers() -> None:
     assert text.count("<details><summary>Answer</summary>\n\n") == text.count("\n\n</details>") == 8
 
 
+def test_every_story_has_a_folded_answer_with_a_command_or_the_lab_that_shows_the_fault() -> None:
+    text = (COURSE / "14-stories.md").read_text()
+    stories = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    assert len(stories) == 10
+    for story in stories:
+        answer = story.partition("<details><summary>Answer</summary>\n\n")[2].partition("</details>")[0]
+        assert re.search(r"`detour [^`]+`", answer), story.splitlines()[0]
+
+
 def test_every_misconception_has_an_experiment_and_a_plain_answer() -> None:
     text = (COURSE / "09-misconceptions.md").read_text()
     for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
@@ -139,3 +153,17 @@ def test_every_setting_beside_pefts_is_one_that_both_have() -> None:
     assert {peft for peft, _ in pairs} <= theirs.keys()
     assert {ours for _, ours in pairs} <= AdapterSpec.model_fields.keys()
     assert theirs["lora_alpha"] == 8
+    ours = {
+        name
+        for cell in re.findall(r"^\| ([^|]+) \|", part, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert AdapterSpec.model_fields.keys() <= ours | {second for _, second in pairs}
+    alone = part[part.index("| only in PEFT |") :]
+    named = {
+        name
+        for cell in re.findall(r"^\| ([^|]+) \|", alone, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert len(named) == 9
+    assert named <= theirs.keys()

@@ -49,6 +49,10 @@ EQUIVALENT: Mapping[tuple[int, str], Mapping[str, str]] = {
         "difference: zero": "no difference at all",
         "difference: two per cent more": "within the stated tolerance",
     },
+    (17, "cost_drawn"): {
+        "3600 -> 3601": "within the stated tolerance",
+        "3600 -> 3599": "within the stated tolerance",
+    },
     (12, "shown_captions"): {
         "chance_for(SEED, step, index, purpose='caption') < share -> "
         "chance_for(SEED, step, index, purpose='caption') <= share": "no chance is exactly the share",

@@ -80,8 +80,9 @@ def test_an_exercise_that_crashes_or_runs_through_fails_the_build(
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder, number = Path(sys.argv[1]), sys.argv[3]
 try:
     (folder / f"begun-{number}").touch()

@@ -285,7 +285,7 @@ def test_a_copy_of_a_reference_is_refused_and_a_new_picture_is_not(looks: Policy
 def test_windows_that_are_kept_give_the_same_distances(looks: Policy) -> None:
     pictures = np.stack([rendered("house", 203), rendered("duck", 77)])
     assert looks.copies is not None
-    assert looks.copies._windows is not None
+    assert looks.copies._originals.windows is not None
     expected = laid_distances(pictures, looks.copies._originals.pictures)
     assert np.array_equal(looks.copies.scores(pictures)[0], expected.min(axis=1))
 

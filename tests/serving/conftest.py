@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from detour.adapter_files.writing import write_adapter
 from detour.bases.base import open_base
 from detour.generation.engine import PictureEngine
+from detour.generation.sidecar import Signs
 from detour.serving.app import make_app
 from detour.serving.keys import KeyRing
 from detour.serving.policy import Policy
@@ -89,13 +90,19 @@ Serve = Callable[..., contextlib.AbstractContextManager[Served]]
 
 @contextlib.contextmanager
 def serving(
-    engine: Any, shelf: Path, state: Path, *, policy: Policy | None = None, **settings: Any
+    engine: Any,
+    shelf: Path,
+    state: Path,
+    *,
+    policy: Policy | None = None,
+    signer: Signs | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
     """A server in this process."""
     limits = LimitsSpec(**settings.pop("limits", {}))
     spec = ServeSpec(limits=limits, **{"adapters": shelf, "state": state, "stop_s": 5.0, **settings})
     store, hub = JobStore(spec.state), Hub()
-    service = Service(spec, store, policy=policy, on_change=hub.tell)
+    service = Service(spec, store, policy=policy, signer=signer, on_change=hub.tell)
     keys = KeyRing(spec.state)
 
     def load() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detour.errors import StorageError
+from detour.errors import ConfigError, StorageError
 from detour.generation.requests import Picture, PictureRequest
+from detour.safety.audit import read_entries
 from detour.serving.dispatch import ROWS_AHEAD, SUSPECT_DEATHS, Dispatcher, Rate
 from detour.serving.jobs import Job
 from detour.serving.policy import Held, NoPolicy, Policy, Refused
@@ -269,6 +270,28 @@ def test_a_picture_of_a_job_is_refused_or_held_alone_and_what_cannot_be_checked_
     assert all(bench.store.shown(one.token) is None for one in found.pictures)
     bench.dispatcher.stop(0)
     bench.store.close()
+
+
+def test_a_picture_that_cannot_be_signed_fails_alone_and_the_next_one_is_drawn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> int:
+        raise ConfigError("chain.pem: cannot sign pictures (expired).")
+
+    job = bench.add()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.files, "write", refuses)
+        bench.engine.wait(1)[0].land()
+        found = bench.until(job, "failed")
+    assert [(one.state, one.code) for one in found.pictures] == [("failed", "not_written")]
+    assert "chain.pem" not in str(found.pictures[0].cause), (
+        "the log is for the operator, the cause for the client"
+    )
+    later = bench.add()
+    bench.engine.wait(2)[1].land()
+    assert [one.state for one in bench.until(later, "done").pictures] == ["done"]
+    (entry,) = read_entries(bench.store.folder / "jobs.sqlite")
+    assert "chain.pem" in entry.facts["cause"]
 
 
 def test_a_rate_counts_the_time_of_drawing_and_no_pause() -> None:

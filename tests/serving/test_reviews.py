@@ -65,6 +65,13 @@ def test_released_pictures_are_seen_and_refused_ones_never(serve: Serve) -> None
         blurred = served.http.get(first["url"].replace("/picture", "/blurred"))
         assert max(Image.open(io.BytesIO(blurred.content)).size) <= 8
 
+        path = f"/v1/reviews/{first['job']}/{first['number']}"
+        lone = served.http.post(
+            path,
+            content=b'{"release": true, "cause": "\\ud800"}',
+            headers={"content-type": "application/json"},
+        )
+        assert lone.status_code == 422
         for one, release in ((first, True), (second, False)):
             assert decided(served, one, release).json()["state"] == ("done" if release else "refused")
             assert decided(served, one, True).status_code == 409

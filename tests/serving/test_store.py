@@ -260,10 +260,13 @@ def test_a_state_of_the_earlier_format_gets_the_new_tables(tmp_path: Path) -> No
     job = accepted(first)
     for table in ("votes", "audit"):
         first._db.execute(f"DROP TABLE {table}")
+    first._db.execute("ALTER TABLE pictures DROP COLUMN hold")
+    first._db.execute("UPDATE jobs SET hold='a sword'")
     first._db.execute("PRAGMA user_version=1")
     first.close()
     second = JobStore(tmp_path / "state")
-    assert [one.id for one in second.open_jobs()] == [job.id]
+    (found,) = second.open_jobs()
+    assert (found.id, [one.hold for one in found.pictures]) == (job.id, ["a sword"])
     second.note("seen", job=job.id)
     second.close()
     assert len(read_entries(tmp_path / "state" / "jobs.sqlite")) == 1

@@ -19,7 +19,7 @@ from detour.errors import ConfigError, MissingExtra
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.video import check_video, save_video
 from detour.specs.generation import InterpolateSpec, PictureSpec
-from detour.verbs.draw.interpolation import interpolate_pictures, measure
+from detour.verbs.draw.interpolation import Interpolation, interpolate_pictures, measure, notes_on
 from tests.generation.pool import chosen, lora
 
 
@@ -42,6 +42,24 @@ def test_a_jump_and_a_way_back_are_measured() -> None:
     assert found["jump"] == 48.0  # 96 over the median of 2, 2, 96, 2, 4
     assert found["monotone"] == 0.8
     assert found["length"] == pytest.approx(106 / 102, abs=1e-3)
+
+
+@pytest.mark.parametrize(("levels", "named"), [([0, 2, 4, 6, 60], "75% and 100%"), ([0, 2, 4, 6, 9], "")])
+def test_a_note_names_the_place_of_a_jump(levels: list[int], named: str, tmp_path: Path) -> None:
+    frames = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+    place = tmp_path / "way.png"
+    result = Interpolation(
+        path=place,
+        figures=place,
+        video=None,
+        base="tiny",
+        shares=(0.0, 0.25, 0.5, 0.75, 1.0),
+        seconds=1.0,
+        **measure(frames),
+    )
+    notes = " ".join(notes_on(result, None))
+    assert ("uneven" in notes) == bool(named)
+    assert named in notes
 
 
 def test_a_strip_its_figures_and_a_gif_are_written(tiny_base: Path, tmp_path: Path) -> None:

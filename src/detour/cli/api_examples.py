@@ -67,6 +67,14 @@ wanted = detour.GenerateSpec(prompts=("a sks robot",), loras=(f"{result.adapter_
 drawn = detour.generate(wanted, out=Path("pictures"))
 print(drawn.files[0].path)
 """,
+    "show_picture": """
+told = detour.show_picture(drawn.files[0].path)
+print("\\n".join(told.lines()))
+""",
+    "verify_picture": """
+again = detour.verify_picture(drawn.files[0].path, files=Path("runs"))
+print(again.line())
+""",
     "grid": """
 pair = detour.GenerateSpec(prompts=("a robot",), loras=(str(result.adapter_file),) * 2, picture=quick)
 sheet = detour.grid(pair, out=Path("grid.png"), weights=[1.0])

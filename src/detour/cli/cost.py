@@ -161,9 +161,10 @@ def _show_phases(report: "CostReport") -> None:
 
 def _show_settings(report: "CostReport") -> None:
     from detour.cli.results import print_table, table_of
+    from detour.printing import printable
 
     low, high = report.interval
-    heads = [f"at {report.utilisation:.0%} use (measured)", f"at {low:.0%} to {high:.0%} use"]
+    heads = [f"at {report.utilisation:.0%} use", f"{low:.0%} to {high:.0%}"]
     rows = []
     for one in report.settings:
         size = f"{one.width_px}x{one.height_px}" + (" *" if one.extrapolated else "")
@@ -179,10 +180,11 @@ def _show_settings(report: "CostReport") -> None:
             )
         )
     columns = [
-        ("steps", "right"), ("size", "left"), ("s a picture", "right"), ("in full batches", "right"),
+        ("steps", "right"), ("size", "left"), ("s a picture", "right"), ("full batches", "right"),
         *((head, "right") for head in heads), ("+ training", "right"),
     ]  # fmt: skip
-    print_table(table_of(f"{report.currency} for 1,000 accepted pictures", columns, rows))
+    click.echo(f"\n{printable(report.currency)} for 1,000 accepted pictures:")
+    print_table(table_of("", columns, rows))
     if any(one.extrapolated for one in report.settings):
         click.echo("* another size than the measured one: time is taken to grow with the area.")
 
@@ -196,16 +198,20 @@ def _show_others(report: "CostReport") -> None:
         spread = ["never" if num is None else f"{num:,.0f}" for num in one.num_pictures]
         rows.append(
             (
-                one.name, f"{one.steps} steps, {one.width_px}x{one.height_px}", thousand(one.hosted), at,
+                one.name, str(one.steps), f"{one.width_px}x{one.height_px}", thousand(one.hosted), at,
                 f"{one.pictures_an_hour:,.0f}", " to ".join(dict.fromkeys(spread)),
             )
         )  # fmt: skip
     if rows:
         columns = [
-            ("hosted", "left"), ("settings", "left"), ("its price", "right"), ("own is cheaper", "left"),
-            ("or from pictures an hour", "right"), ("adapter paid for after", "left"),
+            ("hosted", "left"), ("steps", "right"), ("size", "left"), ("price", "right"), ("own is cheaper", "left"),
+            ("or an hour", "right"), ("training paid after", "left"),
         ]  # fmt: skip
-        print_table(table_of("against a hosted price, for 1,000 pictures", columns, rows))
+        click.echo(
+            "\nagainst a hosted price of 1,000 pictures: from which use, or from how many pictures an hour:"
+        )
+        print_table(table_of("", columns, rows))
     if report.other:
         pairs = [(name, thousand(price)) for name, price in report.other.items()]
-        print_table(table_of("other ways, for 1,000 pictures", [("way", "left"), ("price", "right")], pairs))
+        click.echo("\nother ways to 1,000 pictures:")
+        print_table(table_of("", [("way", "left"), ("price", "right")], pairs))

@@ -133,6 +133,18 @@ from detour.cli.options import (
     metavar="FILE",
     help="Safety policy (detour safety show FILE); pictures that it withholds are named, and the exit code is 19.",
 )
+@click.option(
+    "--c2pa-cert",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Certificate (PEM, with its chain) that each picture is signed with.",
+)
+@click.option(
+    "--c2pa-key",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Key of the certificate (PEM).",
+)
 @pickle_option
 @json_option
 def command(

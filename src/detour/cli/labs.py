@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from detour.labs.execution import Executed
 
 
-@click.group("labs", short_help="Twelve lessons as notebooks that run, and that check your answers.")
+@click.group("labs", short_help="Lessons as notebooks that run, and that check your answers.")
 def command() -> None:
-    """Twelve lessons as notebooks: they run offline on the embedded base, and check your answers.
+    """Lessons as notebooks: they run offline on the embedded base, and check your answers.
 
     \b
     detour labs open 9

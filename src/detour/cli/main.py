@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "blocks": ("blocks", "Which blocks carry an adapter."),
     "safety": ("safety", "A safety policy: show it, train its classifier, measure its layers."),
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
-    "labs": ("labs", "Twelve lessons as notebooks that run, and that check your answers."),
+    "labs": ("labs", "Lessons as notebooks that run, and that check your answers."),
     "serve": ("serve", "Serve adapters over HTTP: many in one batch, jobs that survive."),
     "cost": ("cost", "What a served picture costs, from measured work and your own prices."),
     "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),

@@ -8,9 +8,13 @@ from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
 
-@click.command("show", short_help="Say what is in an adapter file.")
+@click.command("show", short_help="Say what is in an adapter file, or how a picture was drawn.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--base", metavar="BASE", help="Which of its layers this base does not have.")
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="Which of its layers this base does not have; of a picture: where the base is that drew it.",
+)
 @click.option(
     "--norms/--no-norms",
     default=None,
@@ -24,6 +28,21 @@ from detour.cli.options import force_option, json_option, pickle_option
     metavar="FILE.png",
     help="Draw each block's norm and how few directions carry it.",
 )
+@click.option(
+    "--verify", is_flag=True, help="Draw a picture again and compare the pixels; exit code 21 if not equal."
+)
+@click.option(
+    "--files",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="FOLDER",
+    help="Where --verify looks for adapters and start pictures, by their hashes.",
+)
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE.pem",
+    help="Authorities whose certificates count in a picture's signed manifest.",
+)
 @click.option("--config", is_flag=True, help="Print the run.toml that repeats the run that made it.")
 @pickle_option
 @force_option
@@ -34,19 +53,28 @@ def command(
     base: str | None,
     norms: bool | None,
     plot: Path | None,
+    verify: bool,
+    files: Path | None,
+    trust: Path | None,
     config: bool,
     allow_pickle: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Say what is in the adapter FILE, without loading a base.
+    """Say what is in the adapter FILE, without loading a base; or how the picture FILE.png was drawn.
 
     \b
     detour show runs/demo/demo.safetensors --plot blocks.png
     detour show style.safetensors --base sdxl
     detour show ip-adapter-plus_sd15.safetensors --base sd15
     detour show runs/demo/demo.safetensors --config > run.toml
+    detour show outputs/0000-a-red-house-seed0.png --verify --files runs/
     """
+    if file.suffix.lower() == ".png":
+        _picture(file, base=base, verify=verify, files=files, trust=trust, as_json=as_json)
+        return
+    if verify or files is not None or trust is not None:
+        raise click.UsageError("--verify, --files and --trust are for pictures: name a PNG file.")
     check_base(base)
     check_adapters([file])
     announce(quiet=as_json or config)
@@ -74,3 +102,30 @@ def command(
     if plot is not None:
         draw_blocks(report, plot)
     show_report(report, as_json=as_json, plot=plot)
+
+
+def _picture(
+    file: Path, *, base: str | None, verify: bool, files: Path | None, trust: Path | None, as_json: bool
+) -> None:
+    import json
+
+    announce(quiet=as_json)
+    from detour.cli.results import echo_json
+    from detour.errors import NotReproduced
+    from detour.printing import printable
+    from detour.verbs.draw.provenance import show_picture, verify_picture
+
+    report = show_picture(file, trust=trust)
+    if not as_json:
+        for line in report.lines():
+            click.echo(printable(line))
+    again = verify_picture(file, base=base, files=files) if verify else None
+    if as_json:
+        told = report.model_dump(mode="json")
+        if again is not None:
+            told["again"] = again.model_dump(mode="json")
+        echo_json(json.dumps(told, indent=2))
+    elif again is not None and again.state == "equal":
+        click.echo(again.line())
+    if again is not None and again.state != "equal":
+        raise NotReproduced(again.line())

@@ -154,10 +154,11 @@ class Drawing:
         how = self.resolved(request.how)
         held: list[PreparedAdapter] = []
         try:
+            before = self.adapters.num_prepared
             with self.meter.phase("adapters"):
                 for used in request.adapters:
                     held.append(self.adapters.hold(used))
-            self.meter.count("adapters", bool(held))
+            self.meter.count("adapters", self.adapters.num_prepared - before)
             adapters = tuple((one, used.weight) for one, used in zip(held, request.adapters, strict=True))
             return self._started(request, how, width, adapters)
         except BaseException:

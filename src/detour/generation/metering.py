@@ -15,7 +15,7 @@ from typing import Literal, get_args
 Phase = Literal["text", "adapters", "denoiser", "padding", "decode", "safety", "write", "other"]
 """What a second is spent on.
 
-``text``: encoding prompts. ``adapters``: reading, preparing and stacking them. ``denoiser``: rows of pictures.
+``text``: encoding prompts. ``adapters``: reading and preparing them. ``denoiser``: rows of pictures.
 ``padding``: rows that fill a pass up to its width. ``decode``: latents to pixels. ``safety``: checks of requests and
 pictures. ``write``: files and their records. ``other``: sampler steps and the rest of the drawing thread.
 """
@@ -23,7 +23,7 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 UNITS: dict[Phase, str] = {
     "text": "texts encoded",
-    "adapters": "pictures with adapters begun",
+    "adapters": "adapters prepared",
     "denoiser": "rows x area",
     "padding": "rows x area",
     "decode": "area decoded",

@@ -1,5 +1,6 @@
 """PNG files that carry how they were made: for other tools as text, for programs as JSON."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detour.errors import DataError
-from detour.files import write_with
+from detour.files import write_bytes
 from detour.generation.schedulers import TITLES
 from detour.specs.generation import Spacing
 
@@ -184,13 +185,28 @@ def save_image(
     further: Mapping[str, str] | None = None,
 ) -> None:
     """Write a Pillow image, e.g. a grid, with its settings."""
+    write_bytes(path, encode_png(image, metadata, further=further))
+
+
+def encode_png(
+    image: Image.Image, metadata: PictureMetadata | None = None, *, further: Mapping[str, str] | None = None
+) -> bytes:
+    """Bytes of a PNG file with its text; equal picture and text, equal bytes.
+
+    Args:
+        image: RGB.
+        metadata: written as ``parameters`` (text) and ``detour`` (JSON).
+        further: name → text of further chunks, ASCII.
+    """
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_text("parameters", parameters_text(metadata))
         chunks.add_text("detour", json.dumps(metadata.model_dump(), ensure_ascii=True))
     for name, text in (further or {}).items():
         chunks.add_text(name, text)
-    write_with(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue()
 
 
 def read_png_metadata(path: Path) -> PictureMetadata | None:

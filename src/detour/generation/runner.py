@@ -168,9 +168,7 @@ class Runner:
         if missing < 0:
             raise DetourError(f"{len(sizes)} rows do not fit in a batch of {states[0].width}.")
         filled = [*range(len(sizes)), *[0] * missing]
-        with self.meter.phase("adapters"):
-            plan = plan_rows(groups, [self.denoiser.part])
-        made = Company(conditioning.select(filled), sizes[filled], plan)
+        made = Company(conditioning.select(filled), sizes[filled], plan_rows(groups, [self.denoiser.part]))
         while len(self._kept) >= KEPT_BATCHES:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = made

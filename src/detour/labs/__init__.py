@@ -1,4 +1,4 @@
-"""Tier 4.7: twelve lessons as notebooks, what checks their answers, and what builds and runs them.
+"""Tier 4.7: lessons as notebooks, what checks their answers, and what builds and runs them.
 
 A notebook imports from here alone: ``from detour.labs import check, compare_with, predict, show``.
 """

@@ -48,6 +48,8 @@ COMMAND = (sys.executable, "-m", "detour.labs.building")
 )
 def main(*, numbers: tuple[int, ...], render: Path | None, kept: bool, exercises: bool) -> None:
     """Build and run all labs, or those whose NUMBERS are given."""
+    # Labs are ended by this signal, which a shell has ignored in what it starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     labs = [lab_of(number) for number in numbers] or [lab for lab in LABS if lab.source.is_file()]
     try:
         if kept:

@@ -334,4 +334,52 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "The scale of the highest clip; the first scale with clipped ≥ 2 · clipped at the first scale, or 'never'.",
         ),
     },
+    16: {
+        "term_layer": Hint(
+            "Take the punctuation and the capitals away first. Then a term is a piece of text between two blanks.",
+            "' term ' in ' the prompt as plain words ', for any of the terms.",
+        ),
+        "error_rates": Hint(
+            "Each error belongs to one group: what can be missed, and what can be a false alarm?",
+            "#(unwanted and not flagged) / #unwanted, #(flagged and harmless) / #harmless.",
+        ),
+        "stacked": Hint(
+            "Go over the cases, not over the layers: what do all layers say of one case?",
+            "any(flags of one case), for every case of zip(*layers).",
+        ),
+        "two_thresholds": Hint(
+            "Which score must not pass unseen, and which must not be refused unseen?",
+            "(min of the unwanted scores, max of the harmless scores).",
+        ),
+        "work_queue": Hint(
+            "What cannot wait comes first. What decides between two that can wait equally long?",
+            "The first `room` ids, sorted by (expires, score).",
+        ),
+    },
+    17: {
+        "seconds_a_picture": Hint(
+            "Which of the times would come again tomorrow? Take the one in the middle, for all pictures of the batch.",
+            "median(seconds[1:]) / pictures.",
+        ),
+        "cost_drawn": Hint(
+            "First the price of a second, then of the seconds of a picture. Who pays for the hours without a picture?",
+            "seconds · machine_an_hour / 3600 / busy.",
+        ),
+        "cost_accepted": Hint(
+            "How many pictures have to be drawn and looked at until one is kept?",
+            "(drawn + review) / accepted, and infinity for a share of 0.",
+        ),
+        "cheapest": Hint(
+            "One column of the table says what somebody pays who wants pictures that can be used.",
+            "The steps of the row with the smallest cost.",
+        ),
+        "break_even": Hint(
+            "What does every picture of your own save? How many such savings pay the training?",
+            "⌈training / (bought − own)⌉ where bought > own, else None.",
+        ),
+        "choose": Hint(
+            "Write the bill of one option for that many pictures, then compare the options by it.",
+            "The name with the smallest fixed + pictures · each.",
+        ),
+    },
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The twelve labs: what each is about, and what it asks of a GPU."""
+"""The labs: what each is about, and what it asks of a GPU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from detour.errors import ConfigError
 
-Side = Literal["adapter", "proof", "diffusion"]
+Side = Literal["adapter", "proof", "diffusion", "service"]
 Work = Literal["settings", "drawing", "training"]
 
 LESSONS = Path(__file__).parent / "lessons"
@@ -18,7 +18,7 @@ class Lab:
     """Title, questions and needs of one lab.
 
     Attributes:
-        number: 1 to 12.
+        number: of the lab; not every number is taken.
         title: as its notebook is headed.
         about: one line.
         side: from which side the subject is looked at.
@@ -98,6 +98,15 @@ LABS: Sequence[Lab] = (
         number=12, title="Classifier-free guidance", side="diffusion", work="drawing",
         about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
     ),
+    Lab(
+        number=16, title="Safety in layers", side="service", work="drawing",
+        about="Build a layer, count its misses and false alarms, stack two, set two thresholds, work the queue.",
+    ),
+    Lab(
+        number=17, title="Cost", side="service", work="training",
+        about="What an accepted picture costs on your machine, and from how many on a training of your own pays.",
+        settings={"train.batch": 2},
+    ),
 )  # fmt: skip
 
 
@@ -111,5 +120,5 @@ def lab_of(number: int) -> Lab:
         if lab.number == number:
             return lab
     raise ConfigError(
-        f"there is no lab {number}: they are numbered 1 to {len(LABS)}. See `detour labs list`."
+        f"there is no lab {number}. There are {', '.join(str(lab.number) for lab in LABS)}: see `detour labs list`."
     )

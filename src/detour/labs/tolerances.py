@@ -105,6 +105,21 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "shown_captions": "the share that is left out may be off as chance allows, never the rest",
         "read_the_table": EXACT,
     },
+    16: {
+        "term_layer": EXACT,
+        "error_rates": NUMBERS,
+        "stacked": EXACT,
+        "two_thresholds": NUMBERS,
+        "work_queue": EXACT,
+    },
+    17: {
+        "seconds_a_picture": NUMBERS,
+        "cost_drawn": NUMBERS,
+        "cost_accepted": NUMBERS,
+        "cheapest": EXACT,
+        "break_even": EXACT,
+        "choose": EXACT,
+    },
 }
 
 

@@ -134,6 +134,17 @@ class Dispatcher:
         with self._lock:
             return sum(self._open.values())
 
+    @property
+    def work_under_way(self) -> float:
+        """Work that was done for pictures that are not finished yet."""
+        with self._lock:
+            return sum(
+                self._jobs[job].job.request.work_of_picture(self.native_px) * done / total
+                for job, progress in self._progress.items()
+                for number, (done, total) in progress.steps.items()
+                if (job, number) in self._flying and job in self._jobs
+            )
+
     def work_of_key(self, key: str) -> float:
         """Work of one key's pictures that wait or are being drawn."""
         with self._lock:
@@ -422,7 +433,17 @@ class Dispatcher:
                 *ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code, entry=entry
             )
             return "refused"
-        num_bytes = self._pictures.write(job, ref[1], outcome)
+        try:
+            num_bytes = self._pictures.write(job, ref[1], outcome)
+        except StorageError:
+            raise
+        except Exception as error:  # such as a certificate that has expired
+            cause = f"the picture could not be written ({type(error).__name__})"
+            entry = {"kind": "picture-not-written", "cause": str(error), **facts}
+            self._store.finish(
+                *ref, "failed", keep_s=self._keep_s, cause=cause, code="not_written", entry=entry
+            )
+            return "failed"
         hold = decision.cause if isinstance(decision, Held) else job.pictures[ref[1]].hold
         state: PictureStateName = "done" if hold is None else "held"
         held_s = self._policy.rules.held_s
@@ -437,7 +458,7 @@ class Dispatcher:
             entry=held,
         ):
             # It was cancelled meanwhile: what was written is no result.
-            self._store.path_of(job.pictures[ref[1]].token).unlink(missing_ok=True)
+            self._store.delete_files(job.pictures[ref[1]].token)
             return "cancelled"
         return state
 

@@ -11,8 +11,9 @@ from PIL import Image
 from detour.bases.hardware import set_threads
 from detour.diffusion.safe_latent import safe_guidance
 from detour.generation.engine import PictureEngine
-from detour.generation.png import AdapterUse, PictureMetadata, save_png
+from detour.generation.png import AdapterUse, PictureMetadata
 from detour.generation.requests import Picture, PictureRequest
+from detour.generation.sidecar import Signs, save_picture
 from detour.serving.jobs import Job
 from detour.serving.policy import NoPolicy
 from detour.serving.shelf import Shelf
@@ -24,7 +25,16 @@ from detour.verbs.draw.pictures import versions
 class PictureFiles:
     """Requests and files of the pictures of one engine."""
 
-    def __init__(self, engine: PictureEngine, shelf: Shelf, store: JobStore, *, dtype: str) -> None:
+    def __init__(
+        self,
+        engine: PictureEngine,
+        shelf: Shelf,
+        store: JobStore,
+        *,
+        dtype: str,
+        signer: Signs | None = None,
+    ) -> None:
+        self._signer = signer
         self._engine, self._shelf, self._store, self._dtype = engine, shelf, store, dtype
         self._versions = versions()
 
@@ -47,7 +57,7 @@ class PictureFiles:
         )
 
     def write(self, job: Job, number: int, picture: Picture) -> int:
-        """Write the PNG with how it was made; durable when this returns.
+        """Write the PNG with how it was made, and its sidecar; durable when this returns.
 
         Returns:
             its bytes.
@@ -61,13 +71,13 @@ class PictureFiles:
             "adapters": [one.model_dump() for one in job.request.adapters],
             "revised": job.revised,
         }
-        save_png(
+        return save_picture(
             path,
             picture.pixels,
             self._metadata(job, number, picture),
             further={"detour-serve": json.dumps(server)},
+            signer=self._signer,
         )
-        return path.stat().st_size
 
     def preview_of(self, pixels: np.ndarray) -> bytes:
         """PNG of an unfinished picture."""

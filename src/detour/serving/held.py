@@ -46,6 +46,10 @@ class HeldPictures(ABC):
         """A job, or ``None``."""
 
     @abstractmethod
+    def delete_files(self, token: str) -> None:
+        """Delete the file of a picture and its sidecar."""
+
+    @abstractmethod
     def path_of(self, token: str) -> Path:
         """Where the file of a picture is or will be."""
 
@@ -135,7 +139,7 @@ class HeldPictures(ABC):
             kind = "release" if release else "refuse"
             append_entry(db, now, kind, job=job, picture=number, key=key, name=name, cause=cause, state=state)
         if state == "refused":
-            self.path_of(row["token"]).unlink(missing_ok=True)
+            self.delete_files(row["token"])
         return state
 
     def _outcome(

@@ -70,6 +70,11 @@ def work_metrics(service: Service) -> Iterator[Metric]:
     for state, work in {**rows, "released": service.counts.released_work}.items():
         finished.add_metric([state], work)
     yield finished
+    yield GaugeMetricFamily(
+        "detour_work_under_way",
+        "The same that was done for unfinished pictures.",
+        value=service.dispatcher.work_under_way,
+    )
     seconds = CounterMetricFamily(
         "detour_phase_seconds", "Seconds by phase and clock.", labels=["phase", "clock"]
     )

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from detour.generation.sidecar import sidecar_of
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
 from detour.serving.refusals import BadRequest, NotFound, Unprocessable
@@ -202,6 +203,16 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
             raise NotFound("no such picture, or it has expired.")
         headers = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
         return FileResponse(path, media_type="image/png", headers=headers)
+
+    @routes.get("/v1/pictures/{token}/sidecar", response_class=FileResponse)
+    def get_sidecar(token: str) -> FileResponse:
+        """Tell how a finished picture was made, as JSON: request, adapters, policy, software and hashes."""
+        path = service.store.shown(token) if token.isascii() else None
+        place = None if path is None else sidecar_of(path)
+        if place is None or not place.exists():
+            raise NotFound("no such picture, or it has expired.")
+        headers = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
+        return FileResponse(place, media_type="application/json", headers=headers)
 
     @routes.get("/v1/adapters", response_model=list[AdapterOut])
     def list_adapters() -> list[AdapterOut]:

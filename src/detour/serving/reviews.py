@@ -11,10 +11,11 @@ from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from detour.files import is_unicode
 from detour.serving.jobs import Job, PictureRow
 from detour.serving.keys import LOCAL, Client, KeyRing
 from detour.serving.native import client_of
-from detour.serving.refusals import NotFound
+from detour.serving.refusals import NotFound, Unprocessable
 from detour.serving.service import Service
 
 Number = Annotated[int, InPath(ge=0, lt=2**31)]
@@ -113,6 +114,8 @@ def review_routes(service: Service, keys: KeyRing) -> APIRouter:
     @routes.post("/v1/reviews/{job}/{number}", response_model=DecisionOut)
     def decide(job: str, number: Number, body: DecisionBody, request: Request) -> DecisionOut:
         """Release a held picture to its client, or refuse it for good; one refusal is enough."""
+        if not is_unicode(body.cause):
+            raise Unprocessable("cause: not Unicode text (a lone surrogate).", param="cause")
         state = service.decide(client_of(request), job, number, release=body.release, cause=body.cause)
         return DecisionOut(job=job, number=number, state=state)
 

@@ -15,6 +15,7 @@ from detour.bases.base import Base, open_base
 from detour.bases.hardware import drawing_dtype, pick_device
 from detour.errors import ConfigError, DetourError
 from detour.generation.engine import PictureEngine
+from detour.generation.signing import PictureSigner, open_signer
 from detour.serving.app import make_app
 from detour.serving.guard import is_loopback
 from detour.serving.keys import KeyRing
@@ -40,7 +41,7 @@ def serve(
         say: told one line at a time what is going on.
 
     Raises:
-        ConfigError: beyond loopback without a key; the address is taken.
+        ConfigError: beyond loopback without a key; the address is taken; the certificate cannot sign.
         BaseError: the base cannot be opened or loaded.
         RunError, StorageError: the state folder is in use or cannot be written.
     """
@@ -59,7 +60,8 @@ def serve(
         if policy is None and spec.policy is not None:
             say(f"reading the policy {spec.policy} …")
             policy = LayeredPolicy.open(spec.policy, base, device=pick_device(spec.device))
-        _serve(spec, base, store, keys, policy, say)
+        signer = open_signer(spec.provenance.c2pa_cert, spec.provenance.c2pa_key)
+        _serve(spec, base, store, keys, policy, signer, say)
     finally:
         store.close()
 
@@ -70,10 +72,11 @@ def _serve(
     store: JobStore,
     keys: KeyRing,
     policy: Policy | None,
+    signer: PictureSigner | None,
     say: Callable[[str], None],
 ) -> None:
     hub = Hub()
-    service = Service(spec, store, policy=policy, on_change=hub.tell)
+    service = Service(spec, store, policy=policy, signer=signer, on_change=hub.tell)
     failures: list[BaseException] = []
     server: _Server
 

@@ -6,6 +6,7 @@ import contextlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from detour.errors import ConfigError, StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
 from detour.generation.metering import Meter
+from detour.generation.sidecar import Signs
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
@@ -107,6 +109,7 @@ class Service:
         store: JobStore,
         *,
         policy: Policy | None = None,
+        signer: Signs | None = None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
         """A service that is not ready until :meth:`start` was called.
@@ -115,11 +118,12 @@ class Service:
             spec: settings.
             store: of the jobs.
             policy: safety; ``None``: everything is allowed.
+            signer: puts signed manifests into pictures; ``None``: they have none.
             on_change: told the id of a job when something of it has changed, on any thread.
         """
         self.spec, self.store = spec, store
         self.policy: Policy = NoPolicy() if policy is None else policy
-        self.counts = Counts()
+        self.counts, self._signer = Counts(), signer
         self.stage = "starting"
         self._on_change = on_change
         self._dispatcher: Dispatcher | None = None
@@ -128,6 +132,7 @@ class Service:
         self._engine: PictureEngine | None = None
         self._reserving = threading.Lock()
         self._reserved: dict[str, float] = {}
+        self._reserved_rows: Counter[tuple[int, int]] = Counter()
         self._stopping = False
 
     # ---- life ----
@@ -146,7 +151,7 @@ class Service:
         self._dispatcher = Dispatcher(
             engine,
             self.store,
-            PictureFiles(engine, self._shelf, self.store, dtype=dtype),
+            PictureFiles(engine, self._shelf, self.store, dtype=dtype, signer=self._signer),
             self.policy,
             native_px=engine.base.native_size_px,
             keep_s=self.spec.keeping.picture_s,
@@ -294,9 +299,13 @@ class Service:
                 return earlier, False
         request = self._request_of(wish)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
+        size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self._reserving:
             self._require_room(client, work)
             self._reserved[client.id] = self._reserved.get(client.id, 0.0) + work
+            self._reserved_rows[size] += rows  # jobs that come at once share a batch
+            width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
+        request = request.model_copy(update={"width_class": width})
         try:
             request = request.model_copy(update={"adapters": self._pinned(wish)})
             decided = self._decided(client, request)
@@ -314,14 +323,17 @@ class Service:
                 per_day=client.per_day,
             )
             job, is_new = self._written(new)
+            if is_new:
+                self.counts.accepted += 1
+                self.dispatcher.add(job)
         finally:
             with self._reserving:
+                self._reserved_rows[size] -= rows
+                if not self._reserved_rows[size]:
+                    del self._reserved_rows[size]
                 self._reserved[client.id] -= work
                 if self._reserved[client.id] <= 1e-6:
                     del self._reserved[client.id]
-        if is_new:
-            self.counts.accepted += 1
-            self.dispatcher.add(job)
         return job, is_new
 
     def _written(self, new: NewJob) -> tuple[Job, bool]:
@@ -354,7 +366,7 @@ class Service:
         raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
     def _request_of(self, wish: Wish) -> JobRequest:
-        """The wish with every open setting closed, within the limits.
+        """The wish with every open setting closed, within the limits; the width class is that of the job alone.
 
         Raises:
             BadRequest: it asks for what cannot be drawn.
@@ -397,7 +409,7 @@ class Service:
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
             steering=steering,
-            width_class=width_for(self.dispatcher.rows_open((width, height)) + rows),
+            width_class=width_for(rows),
         )
 
     def _how_of(self, wish: Wish) -> PictureSpec:

@@ -54,6 +54,15 @@ class KeepingSpec(Spec):
     """Bytes of all pictures; beyond it the oldest are deleted. ``auto`` is 2 GiB less a byte."""
 
 
+class ProvenanceSpec(Spec):
+    """What pictures are signed with."""
+
+    c2pa_cert: FolderPath | None = None
+    """PEM file of the certificate, with its chain, for signed C2PA manifests (extra ``provenance``)."""
+    c2pa_key: FolderPath | None = None
+    """PEM file of the certificate's key."""
+
+
 class ServeSpec(Spec):
     """One ``detour serve`` call."""
 
@@ -87,6 +96,7 @@ class ServeSpec(Spec):
     """Safety policy (docs/safety.md): what is refused, changed or held for a person."""
     limits: LimitsSpec = LimitsSpec()
     keeping: KeepingSpec = KeepingSpec()
+    provenance: ProvenanceSpec = ProvenanceSpec()
 
 
 def load_serve_spec(
@@ -95,7 +105,7 @@ def load_serve_spec(
     """Build the settings from their sources, later ones winning.
 
     Args:
-        config: a TOML file; ``adapters``, ``state`` and ``policy`` in it are looked for beside the file.
+        config: a TOML file; paths in it are looked for beside the file.
         flags: key → value.
         assignments: ``limits.max_steps=50`` and the like.
 
@@ -106,6 +116,10 @@ def load_serve_spec(
     for name in ("adapters", "state", "policy"):
         if config is not None and isinstance(values.get(name), str):
             values[name] = config.parent / values[name]
+    signed = values.get("provenance")
+    for name in ("c2pa_cert", "c2pa_key"):
+        if config is not None and isinstance(signed, dict) and isinstance(signed.get(name), str):
+            signed[name] = config.parent / signed[name]
     values |= flags
     for key, value in parse_assignments(assignments).items():
         set_dotted(values, key, value)

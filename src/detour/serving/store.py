@@ -14,6 +14,7 @@ from typing import Any
 
 from detour.errors import DetourError, RunError, StorageError
 from detour.files import lock_now, remove_temporaries
+from detour.generation.sidecar import sidecar_of
 from detour.safety.audit import TABLE, append_entry, prune_entries
 from detour.serving.held import VOTES, HeldPictures
 from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, new_token, state_of
@@ -406,6 +407,11 @@ class JobStore(HeldPictures):
         """Where the file of a picture is or will be."""
         return self.pictures / f"{token}.png"
 
+    def delete_files(self, token: str) -> None:
+        """Delete the file of a picture and its sidecar, where they are."""
+        for path in (self.path_of(token), sidecar_of(self.path_of(token))):
+            path.unlink(missing_ok=True)
+
     def shown(self, token: str) -> Path | None:
         """File of a picture that may be seen now, by its unguessable name."""
         rows = self._rows(
@@ -475,7 +481,7 @@ class JobStore(HeldPictures):
             if decisions_s is not None:
                 prune_entries(db, now, before=now - decisions_s)
         for token in gone:
-            self.path_of(token).unlink(missing_ok=True)
+            self.delete_files(token)
         return len(gone)
 
     def adapters_in_use(self) -> set[str]:
@@ -486,6 +492,6 @@ class JobStore(HeldPictures):
     def _sweep_files(self) -> None:
         """Delete files that no row counts as a result: their pictures are drawn again."""
         known = {row["token"] for row in self._rows("SELECT token FROM pictures WHERE bytes>0")}
-        for path in self.pictures.glob("*.png"):
+        for path in (*self.pictures.glob("*.png"), *self.pictures.glob("*.json")):
             if path.stem not in known:
                 path.unlink(missing_ok=True)

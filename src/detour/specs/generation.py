@@ -92,6 +92,10 @@ class GenerateSpec(Spec):
     """Keep the picture at this many moments of denoising."""
     policy: str | None = None
     """File of a safety policy that requests and pictures have to pass."""
+    c2pa_cert: str | None = None
+    """PEM file of the certificate, with its chain, that each picture is signed with (extra ``provenance``)."""
+    c2pa_key: str | None = None
+    """PEM file of the certificate's key."""
     picture: PictureSpec = PictureSpec()
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from detour.specs.generation import PictureSpec
 from detour.verbs.cost import estimate_cost
 from detour.verbs.cost.measured_work import parse_metrics, work_of
 from detour.verbs.cost.simulated_load import AskedPicture, simulate_load
-from detour.verbs.cost.unit_costs import UnitCosts, unit_costs
+from detour.verbs.cost.unit_costs import UnitCosts, costs_of
 from tests.generation.test_scheduling import FakeDrawing
 from tests.verbs.cost.test_prices import FILLED
 
@@ -139,7 +140,16 @@ def test_by_the_cpu_clock_the_rest_of_the_process_is_work_too() -> None:
     cpu = {name.replace("wall", "cpu"): value for name, value in METRICS.items()}
     work = work_of(parse_metrics(text_of(cpu), where="x"), clock="cpu")
     assert work.serving_s == pytest.approx(70 - 58)
-    assert unit_costs(work).serving_s == pytest.approx(12 / 100)
+    assert costs_of(work).serving_s == pytest.approx(12 / 100)
+
+
+def test_what_unfinished_pictures_have_had_is_not_lost() -> None:
+    more = {**METRICS, 'phase_units_total{phase="denoiser"}': 2300, "work_under_way": 300}
+    work = work_of(parse_metrics(text_of(more), where="x"))
+    assert costs_of(work).waste == pytest.approx(100 / 80)
+    before = {"busy_seconds_total": 0, "work_under_way": 100, 'phase_units_total{phase="denoiser"}': 100}
+    part = work_of(parse_metrics(text_of(more), where="x"), parse_metrics(text_of(before), where="y"))
+    assert part.drawn_work == 2300 - 100 - (300 - 100)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,7 @@ def test_what_is_no_reading_is_refused(files: tuple[Path, Path], text: str, said
 
 
 def test_a_pass_that_was_not_measured_is_between_its_neighbours() -> None:
-    costs = unit_costs(work_of(parse_metrics(text_of(METRICS), where="x")))
+    costs = costs_of(work_of(parse_metrics(text_of(METRICS), where="x")))
     assert costs.pass_s(4, 3) == pytest.approx(0.08)
     assert costs.pass_s(16, 0) == pytest.approx(0.32)
     assert costs.pass_s(8, 0) == pytest.approx(0.16)
@@ -214,6 +224,13 @@ def _by_area(asked: list[AskedPicture], drawing: FakeDrawing) -> dict[float, flo
     for batch in drawing.batches:
         found[area[batch[0]]] = found.get(area[batch[0]], 0.0) + area[batch[0]]
     return found
+
+
+def test_an_adapter_is_prepared_once() -> None:
+    costs = replace(COSTS, units={**COSTS.units, "adapters": 7.0})
+    asked = [AskedPicture(0.0, i, "p", 1, 2, 1.0, (name,)) for i, name in enumerate("aabbbc")]
+    assert simulate_load(asked, costs).seconds["adapters"] == 21
+    assert simulate_load(asked, costs, prepared="ab").seconds["adapters"] == 7
 
 
 def test_pictures_far_apart_wait_for_nobody() -> None:

@@ -305,9 +305,9 @@ for style, distances in far.items():
 # Three sentences of your own.
 # PLACEHOLDER: seen = {"at 1 and 1": "", "lower weights": "", "the prediction": ""}
 seen = {
-    "at 1 and 1": "The blueprint wins: of the comic's black outlines next to nothing is left.",
-    "lower weights": "At 0.5 and 0.5 the colours come back, and both styles are weak.",
-    "the prediction": "Measured on the base, comic was to lose most of its effect, and it did; the factors hid that.",
+    "at 1 and 1": "The blueprint wins; the comic's black outlines break up into blots, two scenes are hard to see.",
+    "lower weights": "At 0.5 and 0.5 the scenes are clear again, in the blueprint's dull colours, both styles weak.",
+    "the prediction": "Both predictions said that they leave each other alone; at 1 and 1 the pictures say otherwise.",
 }
 # END SOLUTION
 check(4, "seen", seen)

@@ -12,7 +12,7 @@ from detour.errors import ConfigError
 from detour.verbs.cost.measured_work import Clock, MeasuredWork, Samples, read_metrics, work_of
 from detour.verbs.cost.prices import HostedPrice, Prices, read_prices
 from detour.verbs.cost.simulated_load import read_trace, simulate_load
-from detour.verbs.cost.unit_costs import UnitCosts, unit_costs
+from detour.verbs.cost.unit_costs import UnitCosts, costs_of
 from detour.verbs.train.run_list import summary_of
 
 OLD_AFTER_MONTHS = 6.0
@@ -187,7 +187,7 @@ def estimate_cost(
     """
     samples, listed = read_metrics(metrics), read_prices(prices)
     work = work_of(samples, None if before is None else read_metrics(before), clock=clock)
-    costs = unit_costs(work)
+    costs = costs_of(work)
     low, high = (work.utilisation, 1.0) if utilisation is None else utilisation
     if not 0 < low <= high <= 1:
         raise ConfigError(f"utilisation {low:g} to {high:g}: choose 0 < LOW <= HIGH <= 1.")

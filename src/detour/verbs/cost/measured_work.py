@@ -44,6 +44,7 @@ class MeasuredWork:
         passes: (width, adapter bucket) → forward passes.
         finished: state → pictures.
         work: state → steps x rows x area of those pictures.
+        under_way: by how much the work of unfinished pictures has grown.
         busy_s: wall seconds in which something was done.
         idle_s: wall seconds in which nothing was done.
         process_cpu_s: CPU seconds of the whole process.
@@ -55,6 +56,7 @@ class MeasuredWork:
     passes: dict[tuple[int, AdapterBucket], PassWork]
     finished: dict[str, float]
     work: dict[str, float]
+    under_way: float
     busy_s: float
     idle_s: float
     process_cpu_s: float
@@ -66,8 +68,8 @@ class MeasuredWork:
 
     @property
     def drawn_work(self) -> float:
-        """Rows x area of all forward passes, padding left out."""
-        return self.units["denoiser"]
+        """Rows x area of all forward passes but for unfinished pictures, padding left out."""
+        return self.units["denoiser"] - self.under_way
 
     @property
     def accepted_work(self) -> float:
@@ -175,7 +177,12 @@ def work_of(after: Samples, before: Samples | None = None, *, clock: Clock = "wa
         passes=passes,
         finished={**finished, "released": released},
         work=work,
+        under_way=_gauge(after, "detour_work_under_way") - _gauge(before or {}, "detour_work_under_way"),
         busy_s=one("busy_seconds"),
         idle_s=one("idle_seconds"),
         process_cpu_s=one("process_cpu_seconds"),
     )
+
+
+def _gauge(samples: Samples, name: str) -> float:
+    return samples.get((name, ()), 0.0)

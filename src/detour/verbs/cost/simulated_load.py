@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,12 @@ Lanes = dict[tuple[int, float], list[_Drawn]]
 class _Machine:
     """One drawing thread and its writer, with the queues of ``generation.scheduling`` and the server."""
 
-    def __init__(self, costs: UnitCosts) -> None:
+    def __init__(self, costs: UnitCosts, prepared: Collection[str]) -> None:
         self.costs, self.load, self.now = costs, SimulatedLoad(), 0.0
         self.waiting: deque[_Drawn] = deque()
         self.lanes: Lanes = {}
         self._texts: dict[str, None] = {}
+        self._prepared = set(prepared)
 
     def spend(self, phase: Phase, seconds: float) -> None:
         self.load.seconds[phase] = self.load.seconds.get(phase, 0.0) + seconds
@@ -136,8 +137,10 @@ class _Machine:
                 self._texts[text] = None
                 if len(self._texts) > KEPT_TEXTS:
                     del self._texts[next(iter(self._texts))]
-        if asked.adapters:
-            self.spend("adapters", self.costs.units["adapters"])
+        for name in asked.adapters:
+            if name not in self._prepared:
+                self._prepared.add(name)
+                self.spend("adapters", self.costs.units["adapters"])
 
     def _pass(self, members: Sequence[_Drawn], width: int, area: float) -> None:
         rows = sum(one.asked.rows for one in members)
@@ -160,12 +163,15 @@ class _Machine:
         self.load.pictures += 1
 
 
-def simulate_load(pictures: Sequence[AskedPicture], costs: UnitCosts) -> SimulatedLoad:
+def simulate_load(
+    pictures: Sequence[AskedPicture], costs: UnitCosts, *, prepared: Collection[str] = ()
+) -> SimulatedLoad:
     """Play a load: one client, every picture accepted, nothing refused for a full queue.
 
     Args:
         pictures: in the order of their arrival, at least one; those of a job beside each other.
         costs: seconds of the units.
+        prepared: names of the adapters that the server has prepared before; the others are prepared once.
 
     Raises:
         ConfigError: there are no pictures.
@@ -177,7 +183,7 @@ def simulate_load(pictures: Sequence[AskedPicture], costs: UnitCosts) -> Simulat
         if not jobs or jobs[-1][0].job != one.job:
             jobs.append([])
         jobs[-1].append(one)
-    machine = _Machine(costs)
+    machine = _Machine(costs, prepared)
     machine.now = begin = pictures[0].at_s
     while jobs or machine.waiting or machine.lanes:
         if not machine.waiting and not machine.lanes:

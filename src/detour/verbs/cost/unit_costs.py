@@ -79,14 +79,14 @@ def nearest_bucket(
     return min(found, key=lambda one: abs(one[0] - wanted))[1] if found else None
 
 
-def unit_costs(work: MeasuredWork) -> UnitCosts:
+def costs_of(work: MeasuredWork) -> UnitCosts:
     """Divide measured seconds by measured units.
 
     Raises:
         ConfigError: nothing was accepted in the measured time, so that nothing can be said of its cost.
     """
     drawn = sum(num for state, num in work.finished.items() if state != "released")
-    if not work.accepted or not work.drawn_work or not work.accepted_work:
+    if not work.accepted or not work.units["denoiser"] or not work.accepted_work:
         raise ConfigError(
             f"{drawn:.0f} pictures were finished and {work.accepted:.0f} accepted in the measured time: there is no "
             "cost of an accepted picture yet. Draw some, and save /metrics again."
@@ -95,7 +95,7 @@ def unit_costs(work: MeasuredWork) -> UnitCosts:
         phase: work.seconds[phase] / work.units[phase] if work.units[phase] else 0.0 for phase in work.seconds
     }
     passes = {key: one.seconds / one.area for key, one in work.passes.items() if one.area}
-    row_s = (work.seconds["denoiser"] + work.seconds["padding"]) / work.drawn_work
+    row_s = (work.seconds["denoiser"] + work.seconds["padding"]) / work.units["denoiser"]
     phases_s = sum(work.seconds.values())
     return UnitCosts(
         clock=work.clock,

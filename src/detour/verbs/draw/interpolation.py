@@ -30,8 +30,9 @@ from detour.verbs.staging import refuse_no_png, refuse_taken
 COLUMNS = 9
 """Pictures in a row of the strip."""
 
-JUMP = 3.0
-"""Largest step over the median one from which on a note says that the way jumps."""
+JUMP = 2.0
+"""Largest step over the median one from which on a note says that the way is uneven; sun and cloud that change sides
+in one step gave 2.65 on the embedded base (docs/drawing.md)."""
 
 
 class Interpolation(BaseModel):
@@ -145,7 +146,7 @@ def interpolate_pictures(
         seconds=round(time.monotonic() - began, 3),
         notes=(),
     )
-    result = result.model_copy(update={"notes": _notes(result, drawn.nsfw)})
+    result = result.model_copy(update={"notes": notes_on(result, drawn.nsfw)})
     write_json(
         figures, result.model_dump(mode="json", exclude={"path", "figures", "video", "seconds", "notes"})
     )
@@ -209,13 +210,19 @@ def _words(spec: InterpolateSpec) -> str:
     return f"{prompts}  ({seeds}{adapters})"
 
 
-def _notes(result: Interpolation, nsfw: Sequence[bool] | None) -> tuple[str, ...]:
+def notes_on(result: Interpolation, nsfw: Sequence[bool] | None) -> tuple[str, ...]:
+    """Sentences on a jump, and on pictures that the base's checker refused.
+
+    Args:
+        result: what was measured.
+        nsfw: which pictures were refused; ``None`` without a checker.
+    """
     notes = []
     if result.jump >= JUMP:
         place = result.steps.index(max(result.steps))
         notes.append(
-            f"The way jumps between {result.shares[place]:.0%} and {result.shares[place + 1]:.0%}: that step is "
-            f"{result.jump:g} times the median. More --frames show where."
+            f"The way is uneven: between {result.shares[place]:.0%} and {result.shares[place + 1]:.0%} it goes "
+            f"{result.jump:g} times the median step. More --frames show whether it jumps there."
         )
     if nsfw is not None and any(nsfw):
         notes.append(f"the base's safety checker refused {sum(nsfw)} of the pictures; they are black.")

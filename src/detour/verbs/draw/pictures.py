@@ -21,16 +21,11 @@ from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
 from detour.generation.grids import grid as lay_out
-from detour.generation.png import (
-    PictureMetadata,
-    ReferenceUse,
-    StartUse,
-    SteeringUse,
-    save_image,
-    save_png,
-)
+from detour.generation.png import PictureMetadata, ReferenceUse, StartUse, SteeringUse, save_image
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
 from detour.generation.references import ReferenceInUse
+from detour.generation.sidecar import save_picture
+from detour.generation.signing import PictureSigner, open_signer
 from detour.generation.starts import StartPicture
 from detour.generation.strength import check_step_weights
 from detour.specs.generation import GenerateSpec
@@ -96,6 +91,9 @@ def generate_pictures(
 ) -> GenerateResult:
     """Draw a picture for each prompt (times ``count``) and write it with all its settings.
 
+    Each picture's settings are in its PNG text and in a sidecar, ``NAME.json``; with a certificate in a signed C2PA
+    manifest too.
+
     With ``lora_steps`` the adapters of the UNet change their strength along the way; what an adapter does to a text
     encoder is in the prompt, which is read once, at full weight.
 
@@ -115,6 +113,7 @@ def generate_pictures(
     began = time.monotonic()
     _refuse(spec)
     refuse_unwritable(out, as_folder=True)
+    signer = open_signer(*(None if name is None else Path(name) for name in (spec.c2pa_cert, spec.c2pa_key)))
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     loras = [choose_adapter(text, base, allow_pickle=spec.allow_pickle) for text in spec.loras]
@@ -146,6 +145,7 @@ def generate_pictures(
         steering=screening.steering,
         start=use,
         references=references.uses,
+        signer=signer,
     )
     count = _StepCount(progress, len(requests), spec)
     files: list[DrawnFile] = []
@@ -309,6 +309,7 @@ class _Teller:
     steering: SteeringUse | None = None
     start: StartUse | None = None
     references: tuple[ReferenceUse, ...] = ()
+    signer: PictureSigner | None = None
 
     def metadata(
         self,
@@ -420,12 +421,12 @@ def _write(
         words = (slug(request.prompt), f"seed{request.seed}")
         metadata = told.metadata(request, drawn, index)
         path = numbers.path(number, *words)
-        save_png(path, drawn.pictures[index], metadata)
+        save_picture(path, drawn.pictures[index], metadata, signer=told.signer)
         files.append(DrawnFile(path=path, kind="picture", metadata=metadata))
         if without is not None:
             path = numbers.path(number, *words, "base")
             metadata = told.metadata(request, without, index, adapted=False)
-            save_png(path, without.pictures[index], metadata)
+            save_picture(path, without.pictures[index], metadata, signer=told.signer)
             files.append(DrawnFile(path=path, kind="base", metadata=metadata))
         files += _write_trace(numbers, told, request, drawn, index, number)
     return files
@@ -442,7 +443,7 @@ def _write_trace(
     for moment in drawn.trace:
         path = numbers.path(number, *words, f"step{moment.step:03d}")
         metadata = told.metadata(request, drawn, index, moment=moment)
-        save_png(path, moment.pictures[index], metadata)
+        save_picture(path, moment.pictures[index], metadata, signer=told.signer)
         files.append(DrawnFile(path=path, kind="moment", metadata=metadata))
     strip = lay_out(
         np.stack([moment.pictures[index] for moment in drawn.trace]),
@@ -452,7 +453,7 @@ def _write_trace(
     )
     path = numbers.path(number, *words, "trace")
     metadata = told.metadata(request, drawn, index)
-    save_image(path, strip, metadata)
+    save_picture(path, strip, metadata, signer=told.signer)
     return [*files, DrawnFile(path=path, kind="trace", metadata=metadata)]
 
 

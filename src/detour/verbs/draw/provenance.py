@@ -1,0 +1,366 @@
+"""What a picture says of itself, in plain words, and whether it can be drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from detour.adapter_files.peft_format import is_peft_folder
+from detour.bases.base import Base, open_base
+from detour.bases.embedded import EMBEDDED
+from detour.bases.hardware import pick_device, set_threads
+from detour.data.pictures import open_picture, read_bytes
+from detour.diffusion.safe_latent import safe_guidance
+from detour.errors import ConfigError, DataError, DetourError
+from detour.files import read_text, sha256_of
+from detour.generation.engine import PictureEngine
+from detour.generation.png import PictureMetadata, read_png_metadata
+from detour.generation.requests import PictureRequest
+from detour.generation.schedulers import TITLES
+from detour.generation.sidecar import pixels_sha256, read_sidecar
+from detour.generation.signing import MAX_PEM_BYTES, SignatureReport, read_manifest
+from detour.specs.generation import GenerateSpec
+from detour.specs.sources import parse
+from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
+from detour.verbs.draw.pictures import requests_of, versions
+from detour.verbs.draw.start_picture import open_start
+
+MAX_FILES = 10_000
+MAX_MEGAPIXELS = 100.0
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class PictureReport(BaseModel):
+    """Everything that a picture's file and its sidecar say of how it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    width_px: int
+    height_px: int
+    metadata: PictureMetadata | None = None
+    """From the PNG text, or from the sidecar where the text is gone; ``None``: detour did not write this file."""
+    source: Literal["text", "sidecar", "none"]
+    sidecar: Literal["absent", "same pixels", "other pixels"]
+    """Whether the pixels are those that the sidecar was written for."""
+    signature: SignatureReport | None = None
+    """``None``: there is no C2PA manifest."""
+
+    def to_json(self) -> str:
+        """Write everything as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    def lines(self) -> list[str]:
+        """Everything in plain words, a fact a line."""
+        told = [f"{self.path.name}: a picture of {self.width_px} x {self.height_px} px"]
+        if self.metadata is None:
+            told.append(
+                "Neither its text nor a sidecar says how it was made: detour did not write this file."
+            )
+        else:
+            told += _words(self.metadata)
+            if self.source == "sidecar":
+                told.append("The file has no text of detour; all this stands in its sidecar.")
+        told.append(
+            {
+                "absent": "There is no sidecar beside it.",
+                "same pixels": "Its pixels are those that its sidecar was written for.",
+                "other pixels": "Its pixels are NOT those of its sidecar: one of the two was changed.",
+            }[self.sidecar]
+        )
+        told.append(_signature_words(self.signature))
+        return told
+
+
+class Redrawing(BaseModel):
+    """What came of drawing a picture again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["equal", "differs", "cannot"]
+    largest_difference: int | None = None
+    """Largest difference of one channel of one pixel, in steps of 255."""
+    differing_share: float | None = None
+    """Share of the pixels that differ at all."""
+    cause: str = ""
+    """Why it cannot be drawn again, or what is another here than where it was drawn."""
+
+    def line(self) -> str:
+        """The outcome in one sentence."""
+        if self.state == "equal":
+            return "Drawn again: every pixel is equal."
+        if self.state == "cannot":
+            return f"Cannot be drawn again: {self.cause}"
+        why = f" {self.cause}" if self.cause else ""
+        return (
+            f"Drawn again: differs by up to {self.largest_difference} of 255, in {self.differing_share:.1%} of the "
+            f"pixels.{why}"
+        )
+
+
+class _Cannot(Exception):
+    """Why a picture cannot be drawn again."""
+
+
+def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
+    """Read what a picture, its sidecar and its signed manifest say of how it was made.
+
+    Args:
+        path: of a PNG file.
+        trust: PEM file of authorities whose certificates count; ``None``: a valid signature is ``valid`` at most.
+
+    Raises:
+        DataError: no PNG, or what it says is damaged.
+    """
+    data = read_bytes(path)
+    pixels = _pixels(path)
+    beside = read_sidecar(path)
+    metadata, source = read_png_metadata(path), "text"
+    if metadata is None:
+        metadata, source = (beside.picture, "sidecar") if beside is not None else (None, "none")
+    authorities = None if trust is None else read_text(trust, max_bytes=MAX_PEM_BYTES, error=ConfigError)
+    return PictureReport(
+        path=path,
+        width_px=pixels.shape[1],
+        height_px=pixels.shape[0],
+        metadata=metadata,
+        source=source,
+        sidecar="absent"
+        if beside is None
+        else "same pixels"
+        if beside.pixels_sha256 == pixels_sha256(pixels)
+        else "other pixels",
+        signature=read_manifest(data, trust=authorities),
+    )
+
+
+def verify_picture(
+    path: Path, *, base: str | None = None, files: Path | None = None, device: str = "auto"
+) -> Redrawing:
+    """Draw a picture again from what it says of itself, and compare the pixels.
+
+    Adapters and the picture that it began as are found by their hashes, whatever they are called now. Signed and
+    unsigned files are compared alike: by their pixels.
+
+    Args:
+        path: of a PNG file.
+        base: where the base is; ``None``: the package's own, where the picture names it.
+        files: folder in which adapters and start pictures are looked for.
+        device: where it is drawn.
+
+    Raises:
+        DataError: no PNG, or what it says is damaged.
+        ConfigError: the device is not there.
+    """
+    report = show_picture(path)
+    try:
+        if report.metadata is None:
+            raise _Cannot("nothing says how it was made.")
+        drawn = _drawn_again(report.metadata, _pixels(path), base, files, pick_device(device))
+    except _Cannot as error:
+        return Redrawing(state="cannot", cause=str(error))
+    difference = np.abs(drawn.astype(np.int16) - _pixels(path).astype(np.int16)).max(axis=2)
+    if not difference.any():
+        return Redrawing(state="equal", largest_difference=0, differing_share=0.0)
+    return Redrawing(
+        state="differs",
+        largest_difference=int(difference.max()),
+        differing_share=float((difference > 0).mean()),
+        cause=_other_here(report.metadata, pick_device(device)),
+    )
+
+
+def _drawn_again(
+    told: PictureMetadata, pixels: np.ndarray, base: str | None, files: Path | None, device: str
+) -> np.ndarray:
+    if told.moment:
+        raise _Cannot(f"it is a moment of drawing ({told.moment}), not a finished picture.")
+    if pixels.shape[:2] != (told.height_px, told.width_px):
+        raise _Cannot(
+            f"it has {pixels.shape[1]} x {pixels.shape[0]} px, and what was drawn had {told.width_px} x "
+            f"{told.height_px}: a sheet, or a picture that was scaled or cut."
+        )
+    try:
+        opened = _base_of(told, base)
+        request, opened = _request_of(told, opened, files)
+        set_threads(told.threads)
+        engine = PictureEngine.load(
+            opened, device=device, dtype=told.dtype, safety=told.safety == "checked", prompts="written"
+        )
+        return engine.draw([request]).pictures[0]
+    except DetourError as error:
+        raise _Cannot(str(error)) from error
+
+
+def _base_of(told: PictureMetadata, named: str | None) -> Base:
+    known = [one.name for one in EMBEDDED.values() if one.identity == told.base]
+    if named is None and not known:
+        raise _Cannot(f"it was drawn by base '{told.base}': say where that is with --base.")
+    base = open_base(named or known[0], revision=told.base_revision)
+    if base.identity != told.base:
+        raise _Cannot(f"it was drawn by base '{told.base}', and '{base.name}' is '{base.identity}'.")
+    base.require_weights()
+    return base
+
+
+def _request_of(told: PictureMetadata, base: Base, files: Path | None) -> tuple[PictureRequest, Base]:
+    """The picture as the engine takes it, and the base with the schedule that its adapters want."""
+    wanted = {one.sha256: f"adapter '{one.name}'" for one in told.adapters}
+    if told.start is not None:
+        wanted[told.start.sha256] = "the picture that it began as"
+        if told.start.mask_sha256:
+            wanted[told.start.mask_sha256] = "the mask of the picture that it began as"
+    places = _found(wanted, files)
+    loras = []
+    for one in told.adapters:
+        chosen = choose_adapter(str(places[one.sha256]), base)
+        loras.append(replace(chosen, use=chosen.use.model_copy(update={"weight": one.weight})))
+    how = {
+        name: getattr(told, name)
+        for name in (
+            "negative_prompt",
+            "steps",
+            "scheduler",
+            "guidance_scale",
+            "true_guidance_scale",
+            "width_px",
+        )
+    }
+    values = {
+        "prompts": (told.prompt,),
+        "seed": told.seed,
+        "lora_steps": told.adapter_steps,
+        "width_class": told.width_class or "auto",
+        "batch": told.batch,
+        "picture": {**how, "height_px": told.height_px, "spacing": told.spacing, "eta": told.eta},
+    }
+    if told.start is not None:
+        values |= {"start": str(places[told.start.sha256]), "strength": told.start.strength}
+        if told.start.mask_sha256:
+            values["mask"] = str(places[told.start.mask_sha256])
+    spec = parse(GenerateSpec, values)
+    base = base_for(base, loras)
+    _, start, _ = open_start(spec, base)
+    (request,) = requests_of(spec, loras, start)
+    if told.steering is not None:
+        guidance = safe_guidance(told.steering.strength)
+        request = replace(request, guidance=guidance, further_texts=(told.steering.concept,))
+    return request, base
+
+
+def _found(wanted: Mapping[str, str], folder: Path | None) -> dict[str, Path]:
+    """Hash → file of everything that is needed, searched by content."""
+    found: dict[str, Path] = {}
+    if wanted and folder is not None:
+        for number, path in enumerate(_candidates(folder)):
+            if len(found) == len(wanted) or number >= MAX_FILES:
+                break
+            sha256 = hashes_of(path)[0] if path.is_dir() else sha256_of(path)
+            if sha256 in wanted:
+                found[sha256] = path
+    for sha256, what in wanted.items():
+        if sha256 not in found:
+            where = (
+                "no folder was named; pass --files FOLDER"
+                if folder is None
+                else f"nothing in {folder} has it"
+            )
+            raise _Cannot(f"{what} is needed (SHA-256 {sha256[:12]}…): {where}.")
+    return found
+
+
+def _candidates(folder: Path) -> Iterable[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            if is_peft_folder(path):
+                yield path
+        elif path.suffix.lower() in (".safetensors", *PICTURES):
+            yield path
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3) of a PNG file.
+
+    Raises:
+        DataError: no PNG, or too large.
+    """
+    data = read_bytes(path)
+    if not data.startswith(b"\x89PNG"):
+        raise DataError(f"{path}: no PNG file. Pictures of detour are PNG files.")
+    image = open_picture(data, max_megapixels=MAX_MEGAPIXELS, name=str(path))
+    return np.asarray(image.convert("RGB"))
+
+
+def _other_here(told: PictureMetadata, device: str) -> str:
+    """What is another here than where the picture was drawn."""
+    here = versions()
+    others = [
+        f"{name} {one} there, {here[name]} here"
+        for name, one in told.versions.items()
+        if here.get(name, one) != one
+    ]
+    if device.partition(":")[0] != told.device:
+        others.append(f"{told.device} there, {device} here")
+    if told.width_class is None:
+        others.append("the number of rows of its passes is not recorded")
+    return f"Other than when it was drawn: {'; '.join(others)}." if others else ""
+
+
+def _words(told: PictureMetadata) -> list[str]:
+    software = told.versions.get("detour", "an unknown version")
+    revision = f" at {told.base_revision}" if told.base_revision else ""
+    lines = [
+        f"Drawn by detour {software} with base '{told.base}'{revision}.",
+        f"Prompt: {told.prompt}",
+        f"Negative prompt: {told.negative_prompt or 'none'}",
+        f"Seed {told.seed}, {told.steps} steps of {TITLES.get(told.scheduler, told.scheduler)}, guidance scale "
+        f"{told.guidance_scale:g}, {told.width_px} x {told.height_px} px.",
+    ]
+    lines += [
+        f"Adapter '{one.name}' at strength {one.weight:g} (SHA-256 {one.sha256})." for one in told.adapters
+    ] or ["No adapter."]
+    if told.adapter_steps:
+        steps = ", ".join(f"from {share:.0%} of the steps {factor:g}" for share, factor in told.adapter_steps)
+        lines.append(f"Factor on the adapters' strengths: {steps}.")
+    if told.start is not None:
+        mask = " within a mask" if told.start.mask_sha256 else ""
+        lines.append(
+            f"Begun as another picture (SHA-256 {told.start.sha256}), strength {told.start.strength:g}{mask}."
+        )
+    if told.steering is not None:
+        lines.append(f"Steered away from '{told.steering.concept}' ({told.steering.strength}).")
+    lines.append(f"Safety policy: {told.policy or 'none'}.")
+    checked = {True: "refused it: it is black", False: "let it through", None: "let it through"}
+    lines.append(
+        "The base has no safety checker, or it did not look."
+        if told.safety == "absent"
+        else f"The base's own safety checker {checked[told.safety_flagged]}."
+    )
+    rows = "unknown" if told.width_class is None else str(told.width_class)
+    lines.append(
+        f"Computed on {told.device} in {told.dtype}, {told.threads} threads, width class {rows}; "
+        + ", ".join(f"{name} {one}" for name, one in sorted(told.versions.items()) if name != "detour")
+        + "."
+    )
+    if told.moment:
+        lines.append(f"A moment of drawing: {told.moment}.")
+    return lines
+
+
+def _signature_words(found: SignatureReport | None) -> str:
+    if found is None:
+        return "It carries no C2PA manifest."
+    who = f"'{found.signer}' ({found.organisation})"
+    return {
+        "trusted": f"C2PA manifest: signed by {who}, valid and trusted.",
+        "valid": f"C2PA manifest: signed by {who}, valid, not trusted: the file is as it was signed, and no named "
+        "authority vouches for the certificate.",
+        "invalid": f"C2PA manifest: NOT valid, the file was changed after {who} signed it: "
+        f"{', '.join(found.problems)}.",
+        "unread": "It carries a C2PA manifest; pip install 'detour-lora[provenance]' to read it.",
+    }[found.state]
