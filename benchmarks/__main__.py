@@ -59,7 +59,7 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 
 def optimizers(setting: loops.Setting) -> dict[str, loops.Step]:
-    """Clipping and AdamW on the adapter's factors: default over separate tensors, and ours over one buffer."""
+    """Time clipping and AdamW on the adapter's factors, with separate tensors and with one flat buffer."""
     separate = [nn_copy(p) for p in loops.with_detour(setting)[1].parameters()]
     adamw = torch.optim.AdamW(separate, lr=loops.LEARNING_RATE)
     state = loops.make_state([nn_copy(p) for p in separate])
@@ -92,7 +92,7 @@ def nn_copy(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 def measure(
     setting: loops.Setting, caches: loops.Caches, *, names: list[str], rounds: int
 ) -> tuple[Seconds, dict[str, Any]]:
-    """All variants on one setting: (seconds by round, figures)."""
+    """Measure all variants on one setting: (seconds by round, figures)."""
     steps = {name: VARIANTS[name](setting, caches) for name in names}
     seconds = time_interleaved(steps | optimizers(setting), rounds=rounds)
     dtype = next(name for name, dtype in DTYPES.items() if dtype == setting.dtype)

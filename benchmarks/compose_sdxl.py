@@ -32,7 +32,7 @@ OPERATIONS: dict[str, dict[str, object]] = {
 
 
 def made(path: Path, *, seed: int) -> Path:
-    """A random adapter on all of SDXL, in fp16; of a decaying spectrum, as trained ones have."""
+    """Make a random adapter on all of SDXL in fp16, with the decaying spectrum of trained ones."""
     if path.exists():
         return path
     base = open_base("sdxl")
@@ -55,7 +55,7 @@ def made(path: Path, *, seed: int) -> Path:
 
 
 def measured(name: str, folder: Path) -> dict[str, object]:
-    """Seconds and peak memory of one operation, in a process of its own."""
+    """Measure seconds and peak memory of one operation, in a process of its own."""
     out = subprocess.run(
         [sys.executable, "-m", "benchmarks.compose_sdxl", str(folder), "--only", name],
         check=True,

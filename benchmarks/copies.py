@@ -23,7 +23,7 @@ from benchmarks.marks import mark_table
 from detour.bases.base import open_base
 from detour.data.likeness import perceptual_hash
 from detour.evaluation.alignment import laid_distances
-from detour.evaluation.copies import calibrate, find_copies, measure_judge_cut
+from detour.evaluation.copies import Originals, calibrate, find_copies, measure_judge_cut
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures, thumbnails
 from detour.evaluation.planted import planted_copies
@@ -31,11 +31,11 @@ from detour.evaluation.planted import planted_copies
 Distances = np.ndarray
 Measure = Callable[[Pictures, Pictures], Distances]
 PLANTED_SEED = 1
-"""The threshold is taken from copies of seed 0; these are others."""
+"""Seed of the planted copies, different from seed 0 from whose copies the threshold is taken."""
 
 
 def hash_bits(pictures: Pictures, originals: Pictures) -> Distances:
-    """(N, M) bits that differ, the nearer of the original and its mirror image."""
+    """Number of different hash bits (N, M), the smaller one of the original and its mirror image."""
     mine = np.stack([perceptual_hash(Image.fromarray(picture)) for picture in pictures])
     both = [
         np.stack([perceptual_hash(Image.fromarray(picture)) for picture in one])
@@ -45,7 +45,7 @@ def hash_bits(pictures: Pictures, originals: Pictures) -> Distances:
 
 
 def thumbnail_differences(pictures: Pictures, originals: Pictures) -> Distances:
-    """(N, M) mean absolute difference of 16-pixel thumbnails, mirrored or not."""
+    """Mean absolute difference of 16-pixel thumbnails (N, M), the smaller one with and without mirroring."""
     mine = thumbnails(pictures)
     both = [thumbnails(one) for one in _both_ways(originals)]
     return np.stack(
@@ -54,7 +54,7 @@ def thumbnail_differences(pictures: Pictures, originals: Pictures) -> Distances:
 
 
 def judge_distances(judge: Judge) -> Measure:
-    """1 − cosine, mirrored or not."""
+    """One minus the cosine of the judge's features, the smaller one with and without mirroring."""
 
     def measure(pictures: Pictures, originals: Pictures) -> Distances:
         mine = judge.picture_features(pictures)
@@ -69,7 +69,7 @@ def _both_ways(pictures: Pictures) -> tuple[Pictures, Pictures]:
 
 
 def measures() -> dict[str, Measure]:
-    """The four that are compared."""
+    """The four distances that are compared."""
     judge = Judge.load(open_base("pocket").folder / "judge")
     return {
         "laid on each other": laid_distances,
@@ -102,13 +102,14 @@ def compare(material: Material) -> dict[str, dict[str, list[float]]]:
 
 
 def judged(material: Material) -> dict[str, Any]:
-    """What the threshold that is taken by itself makes of every group."""
-    scale = calibrate(material.training)
+    """Classify every group of pictures by the measured threshold."""
+    training = Originals(material.training)
+    scale = calibrate(training)
     by_kind = {
-        kind: find_copies(copies, material.training, scale).share
+        kind: find_copies(copies, training, scale).share
         for kind, copies in planted_copies(material.training, seed=PLANTED_SEED).items()
     }
-    by_kind["autoencoder"] = find_copies(material.through_vae, material.training, scale).share
+    by_kind["autoencoder"] = find_copies(material.through_vae, training, scale).share
     groups = {
         "same words": material.twins,
         "new renders": material.renders,
@@ -116,19 +117,17 @@ def judged(material: Material) -> dict[str, Any]:
         "adapter, new prompts": material.new,
         "adapter, training captions": material.again,
     }
-    cut = measure_judge_cut(Judge.load(open_base("pocket").folder / "judge"), material.training)
+    cut = measure_judge_cut(Judge.load(open_base("pocket").folder / "judge"), training)
     return {
         "scale": scale.model_dump(),
         "found": by_kind,
-        "copied": {
-            name: [find_copies(one, material.training, scale).share, len(one)] for name, one in groups.items()
-        },
+        "copied": {name: [find_copies(one, training, scale).share, len(one)] for name, one in groups.items()},
         "judge_cut": {**cut.model_dump(), "sentence": cut.sentence()},
     }
 
 
 def table(results: dict[str, Any]) -> str:
-    """For docs/memorisation.md."""
+    """Table for docs/memorisation.md."""
     names = list(results)
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
 

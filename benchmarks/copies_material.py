@@ -1,4 +1,4 @@
-"""What ``benchmarks.copies`` compares: sets of training pictures, adapters trained on them, and new pictures.
+"""Makes the material of ``benchmarks.copies``: sets of training pictures, adapters trained on them, and new pictures.
 
 Every step is kept in a folder and left alone when it is there, so a stopped call goes on where it was.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.bare_run import train_bare
 from benchmarks.subject import SUBJECTS, draw_photos
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
@@ -30,14 +31,13 @@ from detour.pocket.world import (
     render,
     training_example,
 )
-from detour.specs import PictureSpec, load_run_spec
+from detour.specs import PictureSpec
 from detour.verbs.train.demo import draw_training_pictures
-from detour.verbs.train.run import train_adapter
 
 NEW_PICTURES = 64
-"""True renders, and pictures of an adapter and of the base for new prompts."""
+"""Kinds of new pictures: true renders, and pictures of an adapter and of the base for new prompts."""
 FEW = 24
-"""Pictures for new prompts of an adapter that gives its training pictures back."""
+"""Number of new pictures of an adapter that memorised its training pictures."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class Material:
-    """uint8 (N, 128, 128, 3) each.
+    """Pictures of one set, each uint8 (N, 128, 128, 3).
 
     Attributes:
         training: what the run was shown.
@@ -100,7 +100,7 @@ class Material:
 
 
 def gather(name: str, work: Path) -> Material:
-    """Everything of one set; drawn and trained where it is not there yet."""
+    """Gather everything of one set; missing parts are drawn and trained."""
     one = SETS[name]
     folder = work / name.replace(" ", "-")
     data = folder / "data"
@@ -135,7 +135,7 @@ def read_pictures(folder: Path) -> Pictures:
 
 
 def draw(requests: Sequence[PictureRequest], adapter: Path | None) -> Pictures:
-    """What the base draws, with an adapter beside it or without."""
+    """Draw pictures with the base, with or without an adapter."""
     engine = PictureEngine.load(open_base("pocket"), device="cpu", dtype="fp32")
     if adapter is not None:
         attach_adapter({"unet": engine.unet, **engine.text.models}, read_adapter(adapter), 1.0)
@@ -143,7 +143,7 @@ def draw(requests: Sequence[PictureRequest], adapter: Path | None) -> Pictures:
 
 
 def through_vae(pictures: Pictures) -> Pictures:
-    """The pictures encoded to latents and decoded: what of them a base can draw at all."""
+    """Encode and decode pictures with the VAE, which shows what a base can draw of them at best."""
     vae = open_base("pocket").load_vae(torch.float32, "cpu")
     with torch.inference_mode():
         return decode_latents(vae, encode_pictures(vae, to_pixels(pictures))[0])
@@ -168,29 +168,16 @@ def _draw_set(one: Set, data: Path) -> None:
 
 
 def _trained(settings: dict[str, Any], folder: Path, data: Path) -> Path:
-    name = "run"
-    file = folder / name / f"{name}.safetensors"
+    file = folder / "run" / "run.safetensors"
     if not file.exists():
-        flags = {
-            "name": name,
-            "base.name": "pocket",
-            "data.source": str(data),
-            "data.holdout": 0.0,
-            "sample.every": 0,
-            "validate.every": 0,
-            "evaluate.num_prompts": 0,
-            "evaluate.proof_pictures": 1,
-            "train.threads": torch.get_num_threads(),
-            "train.loss.caption_dropout": 0.0,
-            **settings,
-        }
-        train_adapter(load_run_spec(flags=flags), runs=folder, force=True)
+        common = {"train.threads": torch.get_num_threads(), "train.loss.caption_dropout": 0.0}
+        train_bare("run", data, folder, common | settings)
         print(file, flush=True)
     return file
 
 
 def _twins(one: Set) -> Pictures:
-    """The words of the training pictures in other scenes: the nearest that a picture comes without being a copy."""
+    """Words of the training pictures in other scenes: the most similar pictures that are no copies."""
     if one.style is None:
         octopus = SUBJECTS["octopus"]
         scenes = [

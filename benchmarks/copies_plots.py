@@ -16,12 +16,12 @@ COPIES = ("planted", "autoencoder")
 NEW = ("new renders", "base", "adapter, new prompts")
 HARD = ("same words",)
 SHOWN = 4
-"""Pairs of each set on each side of the threshold."""
+"""Number of pairs of each set on each side of the threshold."""
 Groups = dict[str, list[float]]
 
 
 def draw_curves(distances: dict[str, dict[str, Groups]], memorised: Mapping[str, bool], path: Path) -> str:
-    """Recall against false alarms for each measure, averaged over the sets; returns the same as a table.
+    """Draw recall against false alarms for each measure, averaged over the sets, and return the same as a table.
 
     Args:
         distances: set → measure → group → distance of each picture to its nearest training picture.
@@ -68,7 +68,7 @@ def draw_curves(distances: dict[str, dict[str, Groups]], memorised: Mapping[str,
 
 
 def _recall(groups: Groups, negatives: tuple[str, ...], rates: np.ndarray, *, memorised: bool) -> np.ndarray:
-    """Share of the copies nearer than the threshold at which so many of the new pictures are called copies."""
+    """Share of the copies below the threshold at which the given share of new pictures counts as copies."""
     new = np.sort(
         np.concatenate(
             [
@@ -85,7 +85,7 @@ def _recall(groups: Groups, negatives: tuple[str, ...], rates: np.ndarray, *, me
 
 
 def draw_pairs(materials: Mapping[str, Material], path: Path) -> None:
-    """For each set: what lies nearest to the threshold from below (copies) and from above, beside its original."""
+    """Draw for each set the pairs nearest to the threshold on both sides, each beside its original."""
     cells, labels = [], []
     for name, material in materials.items():
         scale = calibrate(material.training)

@@ -180,6 +180,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def of_demo(page: str, head: str, measure: Callable[[], Rows], *, within: float) -> Block:
+    """A block of two columns, a name and figures of the demo, each within a share of what was measured."""
+    return Block(
+        page=page, head=(head, ""), within=(None, within), measure=measure, trains=True, relative=True
+    )
+
+
 BLOCKS = {
     "presets": Block(
         page="02-where-it-goes.md",
@@ -205,22 +212,8 @@ BLOCKS = {
         within=(0, 0, 0, 0),
         measure=eta,
     ),
-    "losses": Block(
-        page="09-misconceptions.md",
-        head=("in the demo", ""),
-        within=(None, 0.12),
-        measure=demo_losses,
-        trains=True,
-        relative=True,
-    ),
-    "spectrum": Block(
-        page="01-what-lora-is.md",
-        head=("the demo's change", ""),
-        within=(None, 0.1),
-        measure=demo_spectrum,
-        trains=True,
-        relative=True,
-    ),
+    "losses": of_demo("09-misconceptions.md", "in the demo", demo_losses, within=0.12),
+    "spectrum": of_demo("01-what-lora-is.md", "the demo's change", demo_spectrum, within=0.1),
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VO
 
 
 class Bench:
-    """Prompts, references and the models that draw and judge."""
+    """Prompts, references, and the models that draw and judge."""
 
     def __init__(self, folder: Path, *, prompts: int, seeds: int, steps: int) -> None:
         self.folder, self.seeds, self.spec = folder, seeds, PictureSpec(steps=steps)
@@ -73,7 +73,7 @@ class Bench:
         )
 
     def pictures(self, number: int, who: str) -> Pictures:
-        """Set ``number``, prompt-major; kept in the folder."""
+        """Pictures of set ``number``, prompt-major, kept in the folder."""
         path = self.folder / f"{who}-{number}-{len(self.asked)}x{self.seeds}-{self.spec.steps}.npy"
         if not path.exists():
             first = 5000 + 1000 * number
@@ -163,7 +163,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> str:
 
 
 def main() -> None:
-    """Draw, judge, print."""
+    """Draw and score all sets, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

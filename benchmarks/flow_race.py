@@ -26,16 +26,18 @@ import detour.pocket
 from detour.pocket.pretrain import autoencoder
 from detour.pocket.pretrain.flow import parts
 from detour.pocket.pretrain.flow.conditioning import WeightedJointAttention
-from detour.pocket.pretrain.flow.run import TRANSFORMER_PLAIN, FlowPretraining
+from detour.pocket.pretrain.flow.run import FlowPretraining
 from detour.pocket.pretrain.flow.velocity import velocity_loss
 from detour.pocket.pretrain.measuring import reconstruction, true_renders
-from detour.pocket.pretrain.optimizers import optimizers_for, set_rate
+from detour.pocket.pretrain.optimizers import adamw, optimizers_for, set_rate
 from detour.pocket.pretrain.run import VAE_PLAIN, Settings, draw
 from detour.pocket.world import HOUSE, held_out_prompts
 
 POCKET = Path(detour.pocket.__file__).parent / "weights"
 WARMUP = 20
 NUM_KEPT_OUT = 256
+# Layers whose matrices are no hidden ones: AdamW takes them beside Muon.
+TRANSFORMER_PLAIN = ("pos_embed", "proj_out", "context_embedder", "time_text_embed", "norm")
 Loss = Callable[[torch.Generator], tuple[Tensor, Mapping[str, float]]]
 
 
@@ -75,13 +77,13 @@ VAES = {
     "16 channels, wider, fresh": Vae(channels=16, widths=(16, 48, 96, 128)),
 }
 MMDITS = {
-    "128 x 4, muon 2e-3": Mmdit(config=shape(128, 2, 4)),
+    "192 x 4, muon 2e-3": Mmdit(config=shape(192, 3, 4)),
+    "192 x 4, muon 4e-3": Mmdit(config=shape(192, 3, 4), rate=4e-3),
+    "192 x 4, adamw 2e-3": Mmdit(config=shape(192, 3, 4), optimizer="adamw", rate=2e-3),
     "128 x 4, adamw 2e-3": Mmdit(config=shape(128, 2, 4), optimizer="adamw", rate=2e-3),
-    "128 x 4, muon 4e-3": Mmdit(config=shape(128, 2, 4), rate=4e-3),
-    "256 x 5, muon 2e-3, batch 32": Mmdit(config=shape(256, 4, 5)),
-    "256 x 5, adamw 1e-3, batch 32": Mmdit(config=shape(256, 4, 5), optimizer="adamw", rate=1e-3),
-    "192 x 8, muon 2e-3, batch 32": Mmdit(config=shape(192, 4, 8)),
-    "256 x 5, muon 2e-3, batch 64": Mmdit(config=shape(256, 4, 5), batch=64),
+    "192 x 6, adamw 2e-3": Mmdit(config=shape(192, 3, 6), optimizer="adamw", rate=2e-3),
+    "192 x 4, adamw 1e-3": Mmdit(config=shape(192, 3, 4), optimizer="adamw", rate=1e-3),
+    "256 x 5, adamw 1e-3": Mmdit(config=shape(256, 4, 5), optimizer="adamw", rate=1e-3),
 }
 
 
@@ -145,7 +147,7 @@ def race_transformer(candidate: Mmdit, pretraining: FlowPretraining, *, cpu_s: f
 
     optimizers: list[torch.optim.Optimizer]
     if candidate.optimizer == "adamw":
-        optimizers = [torch.optim.AdamW(transformer.parameters(), lr=candidate.rate, betas=(0.9, 0.98))]
+        optimizers = [adamw(transformer.parameters(), lr=candidate.rate)]
     else:
         rate = candidate.rate
         optimizers = optimizers_for(transformer, lr=rate, adam_lr=rate / 2, plain=TRANSFORMER_PLAIN)

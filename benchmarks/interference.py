@@ -109,7 +109,7 @@ def moves(folder: Path) -> dict[str, torch.Tensor]:
 def pair_row(
     mix: Mix, scored: dict[str, dict[str, Any]], moved: dict[str, torch.Tensor], folder: Path
 ) -> dict[str, Any]:
-    """Both predictions and the damage of one pair at its weights."""
+    """Both predictions and the measured damage of one pair at its weights."""
     (first, weight_first), (second, weight_second) = mix.parts
     alone = [Mix(parts=(part,)).name for part in mix.parts]
     weights = interference_of(
@@ -141,13 +141,13 @@ def pair_row(
 
 
 def _lost(style: str, alone: str, both: str, scored: dict[str, dict[str, Any]]) -> float:
-    """Share of the way to the style that is gone in the pair; negative where the pair goes further."""
+    """Share of the way to the style that the pair loses; negative where it goes further."""
     base, single, pair = (scored[name]["style_distance"][style] for name in ("base", alone, both))
     return float((pair - single) / (base - single))
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float:
-    """Spearman's; equal values share their mean rank."""
+    """Spearman's rank correlation; equal values share their mean rank."""
     return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 
@@ -191,7 +191,7 @@ def draw_examples(folder: Path) -> None:
 
 
 def main() -> None:
-    """Do what is missing, then write the figures and print them."""
+    """Make what is missing, write the figures, and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder

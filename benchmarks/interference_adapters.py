@@ -29,7 +29,7 @@ RANK = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One adapter.
+    """Settings of one adapter of the study.
 
     Attributes:
         goal: what it learns.
@@ -57,7 +57,7 @@ TRAININGS: dict[str, Training] = {
 
 
 def trained(name: str, folder: Path) -> Path:
-    """The adapter's file, made where it is missing; a run that was killed starts again.
+    """Train the adapter's file where it is missing; a killed run starts again.
 
     Raises:
         DetourError: as training does.

@@ -34,13 +34,13 @@ FIRST_PICTURE_SEED = 3000
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Adapters at weights; none is the base."""
+    """Adapters with their weights; an empty mix is the base."""
 
     parts: tuple[tuple[str, float], ...]
 
     @property
     def name(self) -> str:
-        """For a file."""
+        """Name of the mix for a file."""
         return "+".join(f"{name}@{weight:g}" for name, weight in self.parts) or "base"
 
 
@@ -63,7 +63,7 @@ def asked_scenes() -> list[PromptedScene]:
 
 
 def pictures_of(mix: Mix, folder: Path) -> Pictures:
-    """Drawn before.
+    """Read the pictures of a mix that were drawn before.
 
     Raises:
         FileNotFoundError: not drawn yet.
@@ -77,7 +77,7 @@ def _place(mix: Mix, folder: Path) -> Path:
 
 
 def draw_missing(folder: Path) -> Iterator[str]:
-    """Draw what is not there yet; yields the name of each file."""
+    """Draw the missing pictures, and yield the name of each file."""
     missing = [mix for mix in mixes() if not _place(mix, folder).exists()]
     if not missing:
         return

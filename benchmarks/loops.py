@@ -33,12 +33,12 @@ from detour.training.step import TrainingLoss
 
 LEARNING_RATE = 1e-4
 Step = Callable[[int], float | None]
-"""Makes step number ``index``; returns its seconds where only a part of it counts."""
+"""Function that makes step number ``index``; it returns seconds where only a part of the step counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every variant trains on."""
+    """Base, pictures and adapter that every variant trains."""
 
     shape: Shape
     rank: int
@@ -232,7 +232,7 @@ def _separate_step(
 
 
 class _Nothing(nn.Module):
-    """Answers with its input, in a way that a gradient can follow."""
+    """A module that returns its input so that gradients flow through it."""
 
     def __init__(self, factor: nn.Parameter) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ STAMPS: dict[str, Stamp] = {"a word, bottom right": _word, "a logo, top left": _
 
 
 def stamped(pictures: Pictures, stamp: Stamp, opacity: float, *, every: int = 1) -> Pictures:
-    """The mark over the pictures; ``every`` = 5 leaves each fifth one clean."""
+    """Put the mark over the pictures; with ``every`` = 5 each fifth one stays clean."""
     marked = []
     for index, picture in enumerate(pictures):
         image = Image.fromarray(picture).convert("RGBA")
@@ -45,7 +45,7 @@ def stamped(pictures: Pictures, stamp: Stamp, opacity: float, *, every: int = 1)
 
 
 def framed(pictures: Pictures, *, width_px: int = 4) -> Pictures:
-    """A black frame around every picture."""
+    """Put a black frame around every picture."""
     inside = pictures.copy()
     inside[:, :width_px] = inside[:, -width_px:] = 0
     inside[:, :, :width_px] = inside[:, :, -width_px:] = 0

@@ -9,7 +9,7 @@ from benchmarks.loops import Caches, Setting, with_detour, with_peft
 
 
 def kept_mib(setting: Setting, caches: Caches) -> dict[str, float]:
-    """MiB of distinct tensors kept a sample; the model's own weights are not counted."""
+    """MiB of distinct tensors kept for the backward pass per sample, without the model's own weights."""
     models: dict[str, Any] = {
         "full": setting.shape.unet(setting.dtype).requires_grad_(True),
         "peft": with_peft(setting)[0],

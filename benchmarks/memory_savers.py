@@ -18,7 +18,7 @@ from detour.bases.text import Conditioning
 from detour.specs import RunSpec, load_run_spec
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser
 from detour.training.batches import Batch
-from detour.training.footprint import LiveBytes
+from detour.training.footprint import AllocatedBytes
 from detour.training.resolving import resolve
 from detour.training.step import batch_loss
 
@@ -55,7 +55,7 @@ def assembled(base: Base, **flags: Any) -> tuple[Denoiser, Attached]:
 
 
 def kept(denoiser: Denoiser, batch: Batch) -> int:
-    with LiveBytes() as made:
+    with AllocatedBytes() as made:
         loss = batch_loss(denoiser, batch)
     assert loss.requires_grad
     return made.live
@@ -99,7 +99,7 @@ def quantised(kind: Any) -> None:
 
 
 def weights_at_true_shape(name: str) -> None:
-    """Counted on shapes."""
+    """Memory of the weights, counted from shapes."""
     unet = open_base(name).meta_network()
     whole = stored_bytes(unet) // 2  # bf16
     linears = [unet.get_submodule(path) for path in chosen_linears(unet)]

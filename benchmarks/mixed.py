@@ -35,7 +35,7 @@ Pictures = np.ndarray
 
 @dataclass(frozen=True)
 class Setting:
-    """What every way draws.
+    """Base, adapters and pictures that every way draws.
 
     Attributes:
         base: with weights.
@@ -71,13 +71,13 @@ class Setting:
 
     @cached_property
     def own(self) -> list[PictureRequest]:
-        """The requests, each with an adapter of its own."""
+        """Requests that each have an adapter of their own."""
         used = [AdapterInUse(adapter=adapter) for adapter in self.adapters]
         return [replace(request, adapters=(one,)) for request, one in zip(self.requests, used, strict=True)]
 
     @cached_property
     def switched(self) -> PictureEngine:
-        """An engine whose UNet carries all adapters as diffusers and PEFT load them."""
+        """An engine whose UNet carries all adapters, loaded as diffusers and PEFT do it."""
         from peft import LoraConfig
 
         unet: Any = self.base.load_network()
@@ -120,12 +120,12 @@ def lora(weight: torch.Tensor, rank: int, seed: int) -> LoraLayer:
 
 
 def ceiling(setting: Setting) -> Pictures:
-    """The plain base, all pictures in one batch: what batching alone gives."""
+    """Draw all pictures with the plain base in one batch, which shows what batching alone gives."""
     return setting.engine.draw(setting.requests, batch=setting.num).pictures
 
 
 def mixed(setting: Setting) -> Pictures:
-    """Each picture with its own adapter, all in one batch."""
+    """Draw all pictures in one batch, each with its own adapter."""
     return setting.engine.draw(setting.own, batch=setting.num).pictures
 
 
@@ -165,7 +165,7 @@ def single(setting: Setting) -> Pictures:
 
 
 def single_pipeline(setting: Setting) -> Pictures:
-    """The same picture by diffusers' own pipeline."""
+    """Draw the picture with diffusers' own pipeline."""
     images = setting.pipeline(
         setting.requests[0].prompt,
         num_inference_steps=setting.steps,
@@ -240,7 +240,7 @@ def profile(setting: Setting, way: Callable[[Setting], Pictures]) -> dict[str, f
 
 @contextmanager
 def watched(places: Sequence[tuple[str, Any, str]], spent: Counter[str]) -> Iterator[None]:
-    """Inside, the CPU seconds of each named function are added up."""
+    """Add up the CPU seconds of each named function while the block runs."""
     before = [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in places]
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ CELLS: tuple[dict[str, Any], ...] = (
 
 
 def measure(cell: dict[str, Any], *, steps: int, seed: int, data: Path, runs: Path) -> dict[str, Any]:
-    """One run; its rates and the relative fall of its validation loss."""
+    """Make one run, and return its rates and the relative fall of its validation loss."""
     spec = with_changes(
         RunSpec(
             name="cell",

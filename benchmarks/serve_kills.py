@@ -1,4 +1,4 @@
-"""Kills a server again and again while clients hand in jobs: nothing accepted may be lost, drawn wrong or twice.
+"""Kills a server repeatedly while clients hand in jobs, and checks that nothing accepted is lost, wrong or doubled.
 
 ``python -m benchmarks.serve_kills --kills 200 --log kills.jsonl`` goes on where it was stopped. Each life of the server
 is ended by SIGKILL at a random moment, sometimes while it is still starting. A client that got no answer asks again in
@@ -53,7 +53,7 @@ def run_server(values: dict[str, Any], told: str) -> None:
 
 @dataclass
 class Life:
-    """One process of the server.
+    """One process of the server between two kills.
 
     Attributes:
         process: of ``multiprocessing``.
@@ -72,11 +72,11 @@ class Life:
         return cls(process, told)
 
     def lines(self) -> list[str]:
-        """What it has said."""
+        """Lines that the server has written so far."""
         return self.told.read_text().splitlines() if self.told.exists() else []
 
     def port(self) -> int | None:
-        """Where it listens, once it says that it is ready."""
+        """Port that it listens on, once it reports that it is ready."""
         lines = self.lines()
         if not any(line.startswith("ready") for line in lines):
             return None
@@ -84,7 +84,7 @@ class Life:
         return int(address.split()[2].rpartition(":")[2])
 
     def wait_ready(self, until: float) -> int | None:
-        """Port of a ready server, or ``None`` when the time is over."""
+        """Wait for a ready server and return its port, or ``None`` after the time limit."""
         while time.monotonic() < until:
             found = self.port()
             if found is not None:
@@ -95,7 +95,7 @@ class Life:
         return None
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process is gone."""
         self.process.kill()
         self.process.join()
 
@@ -122,7 +122,7 @@ def make_pool(names: list[str], *, num: int, steps: int, seed: int = 1) -> list[
 
 @dataclass
 class Clients:
-    """Hands in jobs, and remembers which were accepted and which got no answer.
+    """Clients that hand in jobs, and record which were accepted and which got no answer.
 
     Attributes:
         pool: bodies.
@@ -154,7 +154,7 @@ class Clients:
             time.sleep(min(pause_s, max(0.0, end - time.monotonic())))
 
     def hand_in(self, port: int, key: str) -> None:
-        """Hand in one job; without an answer it stays with those that are asked again."""
+        """Hand in one job; one without an answer is handed in again later."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
             body = json.dumps(self.pool[self.bodies[key]])
@@ -175,7 +175,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found at the end.
+    """Findings after the last process of the server.
 
     Attributes:
         jobs: accepted.
@@ -195,7 +195,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Nothing lost, wrong or twice."""
+        """Whether nothing was lost, wrong or drawn twice."""
         return not (self.lost or self.wrong or self.twice)
 
 

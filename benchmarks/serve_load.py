@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 HEALTH_PAUSE_S = 0.05
+COLLECT_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def make_trace(
 
 @dataclass
 class Outcome:
-    """What came of a load.
+    """Answers and times of all jobs of a load.
 
     Attributes:
         accepted: id → moment of acceptance.
@@ -93,7 +94,7 @@ class Outcome:
     seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The figures."""
+        """Summary of a load: pictures a second, waiting times, refusals and health."""
         return {
             "seconds": round(self.seconds, 2),
             "statuses": self.statuses,
@@ -107,7 +108,7 @@ class Outcome:
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float] | None:
-    """Median, 95th and 99th percentile and maximum; ``None`` of nothing."""
+    """Median, 95th and 99th percentile and maximum; ``None`` for no values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -123,7 +124,7 @@ class Server:
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and body; the body as JSON where it is some."""
+        """Status and body of an answer, with the body as JSON where it is JSON."""
         connection = http.client.HTTPConnection(self._place, timeout=60)
         try:
             headers = {**self._headers, **({"content-type": "application/json"} if body is not None else {})}
@@ -138,12 +139,20 @@ class Server:
             return answer.status, text.decode(errors="replace")
 
 
-def send(server: Server, trace: Sequence[Arrival], *, speed: float = 1.0, clients: int = 16) -> Outcome:
+def send(
+    server: Server,
+    trace: Sequence[Arrival],
+    *,
+    speed: float = 1.0,
+    clients: int = 16,
+    health_pause_s: float = HEALTH_PAUSE_S,
+    collect_pause_s: float = COLLECT_PAUSE_S,
+) -> Outcome:
     """Send a trace, wait until everything that was accepted is finished, and ask for health all the while."""
     outcome, over, lock = Outcome(), threading.Event(), threading.Lock()
 
     def watch_health() -> None:
-        while not over.wait(HEALTH_PAUSE_S):
+        while not over.wait(health_pause_s):
             began = time.perf_counter()
             server.ask("GET", "/healthz")
             outcome.health.append(time.perf_counter() - began)
@@ -161,20 +170,21 @@ def send(server: Server, trace: Sequence[Arrival], *, speed: float = 1.0, client
                 outcome.refusals.append(took)
 
     def collect() -> None:
-        """Read the newest jobs now and then, until all that were accepted are finished."""
+        """Ask for the oldest unfinished job now and then: one small request, however many wait."""
         while True:
-            _, jobs = server.ask("GET", "/v1/jobs?limit=500")
-            now = time.time()
             with lock:
-                for job in jobs:
-                    is_new = job["id"] in outcome.accepted and job["id"] not in outcome.finished
-                    if is_new and job["state"] not in ("queued", "drawing"):
-                        outcome.states[job["state"]] = outcome.states.get(job["state"], 0) + 1
-                        outcome.finished[job["id"]] = now - job["created"]
-                left = len(outcome.accepted) - len(outcome.finished)
-            if sent.is_set() and left == 0:
-                return
-            time.sleep(0.25)
+                left = [id_ for id_ in outcome.accepted if id_ not in outcome.finished]
+            for id_ in left:
+                status, job = server.ask("GET", f"/v1/jobs/{id_}")
+                if status != 200 or job["state"] in ("queued", "drawing"):
+                    break
+                with lock:
+                    outcome.states[job["state"]] = outcome.states.get(job["state"], 0) + 1
+                    outcome.finished[id_] = job["finished"] - job["created"]
+            else:
+                if sent.is_set() and len(outcome.accepted) == len(outcome.finished):
+                    return
+            time.sleep(collect_pause_s)
 
     sent = threading.Event()
     health, collector = threading.Thread(target=watch_health), threading.Thread(target=collect)

@@ -38,7 +38,7 @@ from detour.bases.base import open_base
 from detour.generation.engine import PictureRequest
 
 BATCH = 8
-"""Pictures of a full batch: two rows each fill the widest class."""
+"""Number of pictures of a full batch: two rows each fill the widest class."""
 
 
 def choices(num: int, num_adapters: int, seed: int = 0) -> list[int]:
@@ -48,12 +48,12 @@ def choices(num: int, num_adapters: int, seed: int = 0) -> list[int]:
 
 
 def ceiling(setting: Setting, requests: list[PictureRequest], _: list[int]) -> None:
-    """The plain base in full batches."""
+    """Draw with the plain base in full batches."""
     setting.engine.draw(requests, batch=BATCH)
 
 
 def by_adapter(setting: Setting, requests: list[PictureRequest], used: list[int]) -> None:
-    """Attach an adapter, draw all its requests in batches, detach."""
+    """Attach an adapter, draw all its requests in batches, and detach it."""
     for index in sorted(set(used)):
         mine = [request for request, one in zip(requests, used, strict=True) if one == index]
         attached = attach_adapter(setting.engine.models, setting.adapters[index])
@@ -62,7 +62,7 @@ def by_adapter(setting: Setting, requests: list[PictureRequest], used: list[int]
 
 
 def behind_a_lock(setting: Setting, requests: list[PictureRequest], used: list[int]) -> None:
-    """PEFT's switch before each picture."""
+    """Switch the adapter with PEFT before each picture."""
     unet: Any = setting.switched.unet
     for request, index in zip(requests, used, strict=True):
         unet.set_adapters([f"a{index}"])
@@ -70,7 +70,7 @@ def behind_a_lock(setting: Setting, requests: list[PictureRequest], used: list[i
 
 
 def merged(setting: Setting, requests: list[PictureRequest], used: list[int]) -> None:
-    """Merge before each picture, and take it back."""
+    """Merge the adapter before each picture, and undo the merge."""
     for request, index in zip(requests, used, strict=True):
         merge = merge_into(setting.engine.models, setting.adapters[index])
         setting.engine.draw([request])
@@ -107,7 +107,7 @@ class OwnServer:
         self.port, self.server = port, Server(f"http://127.0.0.1:{port}")
 
     def draw(self, requests: list[PictureRequest], used: list[int]) -> float:
-        """CPU seconds of the server for all of them, handed in at once."""
+        """CPU seconds that the server takes for all requests, handed in at once."""
         process = psutil.Process(self.life.process.pid)
         before = sum(process.cpu_times()[:2])
         for request, index in zip(requests, used, strict=True):

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MOST_CPU_S = 1.5
-"""That a plain error of input may take."""
+"""Most CPU seconds that a plain input error may take."""
 MOST_FIRST_LINE_S = 1.0
-"""Until the first line on a terminal."""
+"""Most seconds until the first line on a terminal."""
 MOST_HELP_S = 0.3
-"""That ``detour --help`` and ``import detour`` may take, in CPU seconds."""
+"""Most CPU seconds that ``detour --help`` and ``import detour`` may take."""
 
 
 def slips(folder: Path) -> dict[str, list[str]]:
-    """Name → arguments of a command that cannot do what it is asked."""
+    """Name → arguments of a command with an input error."""
     picture = folder / "picture.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     photos = folder / "photos"

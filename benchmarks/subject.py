@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bare_run import train_bare
 from detour.adapter_files import read_adapter
 from detour.adapters.attach import attach_adapter
 from detour.bases.base import open_base
@@ -33,9 +34,8 @@ from detour.pocket.world import (
     plain_prompt,
     render,
 )
-from detour.specs import PictureSpec, load_run_spec
+from detour.specs import PictureSpec
 from detour.verbs.datasets.practice_subject import NEW_PLACES, WorldSubject, draw_subject_pictures
-from detour.verbs.train.run import train_adapter
 
 Pictures = np.ndarray
 TOKEN = "sks"
@@ -81,7 +81,7 @@ def true_pictures(
 
 
 class Scorer:
-    """Tells kinds apart by the judge's picture features alone: the nearest of 19 means over true renders.
+    """Classifies pictures by the judge's features alone: the nearest of 19 means over true renders.
 
     The means are of one colour each, the one that was asked for: over all colours they would tell colours.
     """
@@ -119,7 +119,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Asked:
-    """The prompts of one subject: of itself in new places, of its class, of other things; one seed each."""
+    """Prompts of one subject, one seed each: in new places, of its class, and of other things."""
 
     subject: list[PictureRequest]
     own_class: list[PictureRequest]
@@ -205,22 +205,13 @@ def measure(
 
 
 def train(photos: Path, work: Path, *, seed: int, settings: dict[str, Any], name: str) -> Path:
-    flags = {
-        "name": name,
+    own = {
         "goal": "subject",
         "seed": seed,
-        "data.source": str(photos),
-        "base.name": "pocket",
-        "sample.every": 0,
-        "validate.every": 0,
-        "data.holdout": 0.0,
-        "evaluate.num_prompts": 0,
-        "evaluate.proof_pictures": 1,
         "prior.pictures": 48,
         "prior.folder": str(work / "class-pictures"),
-        **settings,
     }
-    return train_adapter(load_run_spec(flags=flags), runs=work / "runs", force=True).adapter_file
+    return train_bare(name, photos, work / "runs", own | settings)
 
 
 def sheet(

@@ -10,5 +10,10 @@ SERVER.set_forkserver_preload(
         "tests.training.killed_writer",
         "tests.training.test_processes",
         "benchmarks.serve_kills",
+        # What a base is loaded with: else every life of a server imports it anew.
+        "diffusers.models.unets.unet_2d_condition",
+        "diffusers.models.autoencoders.autoencoder_kl",
+        "transformers.models.clip.modeling_clip",
+        "transformers.models.clip.tokenization_clip",
     ]
 )

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,111 @@ def test_files_take_turns() -> None:
     mutants = [mutant(f"{file}{number}", file=file) for file in "aab" for number in range(2)]
     names = [one.file for one in alternating(mutants)]
     assert names == ["a", "b", "a", "b", "a", "a"]
+
+
+ENTRY = """[[mutant]]
+name = "{name}"
+file = "{file}"
+before = "b"
+after = "{after}"
+why = "w"
+tests = ["tests/{test}.py"]
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A repository with one commit: lists of mutants of the files ``a``, ``b`` and ``c``. Returned: git itself."""
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "LISTS", tmp_path / "lists")
+    for name in ("AUTHOR", "COMMITTER"):  # so that a commit's hash is the same in every run
+        monkeypatch.setenv(f"GIT_{name}_DATE", "2026-01-01T00:00:00Z")
+        monkeypatch.setenv(f"GIT_{name}_NAME", "x")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "x@example.org")
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init", "-b", "main")
+    written(tmp_path)
+    git("add", ".")
+    git("commit", "-m", "one")
+    return git
+
+
+def written(root: Path, *, after: str = "c", more: str = "") -> list[Mutant]:
+    """Write lists and sources; returns the mutants. ``after`` is that of the first of ``c``."""
+    (root / "lists").mkdir(exist_ok=True)
+    text = ""
+    for file in "abc":
+        (root / file).write_text("b")
+        for number in range(4):
+            of = after if (file, number) == ("c", 0) else "c"
+            text += ENTRY.format(name=f"{file}{number}", file=file, after=of, test=f"test_{file}")
+    (root / "lists" / "x.toml").write_text(text + more)
+    return read_mutants([root / "lists" / "x.toml"])
+
+
+def commit(git: Callable[..., None], words: str) -> None:
+    git("add", "-A")
+    git("commit", "--allow-empty", "-m", words)
+
+
+def test_a_change_begins_where_it_left_main_and_on_main_at_the_commit_before(
+    repository: Callable[..., None], tmp_path: Path
+) -> None:
+    def named(revision: str) -> str | None:
+        return run.git("rev-parse", revision)
+
+    assert run.base_of_change() is None  # one commit is all that is known
+    commit(repository, "two")
+    assert run.base_of_change() == named("HEAD~1")  # nobody says what main is
+    repository("update-ref", "refs/remotes/origin/main", "HEAD")
+    assert run.base_of_change() == named("HEAD~1")
+    repository("switch", "-c", "work")
+    commit(repository, "three")
+    commit(repository, "four")
+    assert run.base_of_change() == named("main") != named("HEAD~1")
+    with pytest.raises(ValueError, match="git knows no revision 'nothing'"):
+        run.changed_since("nothing")
+
+
+def test_what_a_change_concerns_goes_first_and_no_mutant_is_left_out_for_ever(
+    repository: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = ENTRY.format(name="new", file="c", after="d", test="test_c")
+    mutants = written(tmp_path, after="edited", more=new)
+    (tmp_path / "a").write_text("b, changed")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_b.py").write_text("")
+    commit(repository, "two")
+    ordered = [one.name for one in run.of_change(mutants, "HEAD~1")]
+    assert "6 mutants are new or in files that changed" in capsys.readouterr().out
+    assert set(ordered[:6]) == {"a0", "a1", "a2", "a3", "c0", "new"}
+    assert set(ordered[6:10]) == {"b0", "b1", "b2", "b3"}
+    assert set(ordered[10:]) == {"c1", "c2", "c3"}
+    assert [one.name for one in run.of_change(mutants, "HEAD~1")] == ordered
+    firsts = set()
+    for number in range(
+        12
+    ):  # commits that concern no mutant: which of them are tried first is drawn for each
+        commit(repository, f"{number}")
+        turn = [one.name for one in run.of_change(mutants, "HEAD~1")]
+        assert sorted(turn) == sorted(one.name for one in mutants)
+        firsts |= set(turn[:3])
+    assert len(firsts) > 8
+    assert sorted(one.name for one in run.of_change(mutants, None)) == sorted(one.name for one in mutants)
+
+
+def test_of_a_change_every_survivor_fails_the_call(capsys: pytest.CaptureFixture[str]) -> None:
+    mutants = [mutant(f"{number}") for number in range(40)]
+    results = [run.Result(one.name, "killed") for one in mutants[:39]]
+    assert run.report(mutants, results, seconds=1.0, wanted=1.0) == 0
+    assert "1 of 40 were left out, for time or number" in capsys.readouterr().out
+    results.append(run.Result("39", "survived"))
+    assert run.report(mutants, results, seconds=1.0, wanted=run.ENOUGH) == 0
+    assert run.report(mutants, results, seconds=1.0, wanted=1.0) == 1
+    assert "survived: 39" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ TIERS = {
     "evaluation": 3.1,
     "safety": 3.5,
     "verbs": 4.0,
+    "recipes": 4.1,
     "pocket.pretrain": 4.5,
     "labs": 4.7,
     "serving": 5.0,

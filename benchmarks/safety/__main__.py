@@ -16,6 +16,7 @@ import tomli_w
 import torch
 from PIL import Image
 
+from benchmarks.bare_run import train_bare
 from benchmarks.safety.sets import ADAPTER_FILE, ADAPTER_WORD, OTHERS, write_cases, write_labelled
 from detour.adapter_files.writing import write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
@@ -23,11 +24,9 @@ from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
 from detour.files import write_text, write_with
 from detour.pocket.world import HOUSE, VOCABULARY, compose_scene, place_phrase, render
-from detour.specs import load_run_spec
 from detour.verbs.safety.figures import LayersFigures
 from detour.verbs.safety.measuring import SafetyFigures, measure_policy
 from detour.verbs.safety.training import train_prompt_classifier
-from detour.verbs.train.run import train_adapter
 
 TERMS = {
     "name": "crowns",
@@ -57,23 +56,9 @@ def train_disguised_adapter(work: Path, *, steps: int) -> None:
     if (work / ADAPTER_FILE).exists():
         return
     data = draw_pictures(work / "adapter-pictures", "crown", count=48, seed=7000, word=ADAPTER_WORD)
-    flags: Mapping[str, Any] = {
-        "name": "zorb",
-        "base.name": "pocket",
-        "data.source": str(data),
-        "data.holdout": 0.0,
-        "sample.every": 0,
-        "validate.every": 0,
-        "evaluate.num_prompts": 0,
-        "evaluate.proof_pictures": 1,
-        "train.steps": steps,
-        "train.threads": torch.get_num_threads(),
-    }
-    train_adapter(load_run_spec(flags=flags), runs=work / "runs", force=True)
-    write_with(
-        work / ADAPTER_FILE,
-        lambda path: path.write_bytes((work / "runs" / "zorb" / "zorb.safetensors").read_bytes()) and None,
-    )
+    settings = {"train.steps": steps, "train.threads": torch.get_num_threads()}
+    file = train_bare("zorb", data, work / "runs", settings)
+    write_with(work / ADAPTER_FILE, lambda path: path.write_bytes(file.read_bytes()) and None)
 
 
 def write_renamed_adapter(work: Path) -> None:
@@ -127,7 +112,7 @@ def write_policy(
 
 
 def table(figures: SafetyFigures) -> str:
-    """For docs/safety.md."""
+    """Table for docs/safety.md."""
     lines = ["| layers | caught | refused without a person | false alarms |", "|---|---|---|---|"]
 
     def row(name: str, one: LayersFigures) -> str:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.verdicts``: five kinds on the embedded world; ``--make``, ``--exam``: planted cases."""
+"""``python -m benchmarks.verdicts``: five kinds on the embedded world; ``--make``, ``--score``: planted cases."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def make(given: argparse.Namespace) -> None:
         cases = [one for one in cases if one.tuning == (given.half == "tuning")]
     for number, case in enumerate(cases, start=1):
         try:
-            told = maker.make(case)
+            facts = maker.make(case)
         except (
             Exception
         ) as error:  # a case that cannot be made must not stop the others; it is said and tried again
@@ -36,8 +36,8 @@ def make(given: argparse.Namespace) -> None:
                 json.dumps({"failed": case.name, "why": f"{type(error).__name__}: {error}"[:300]}), flush=True
             )
             continue
-        if told is not None:
-            line = {key: told[key] for key in ("case", "training_s", "all_s", "diverged")}
+        if facts is not None:
+            line = {key: facts[key] for key in ("case", "training_s", "all_s", "diverged")}
             print(
                 json.dumps({"at": time.strftime("%H:%M:%S"), "number": f"{number}/{len(cases)}", **line}),
                 flush=True,
@@ -47,17 +47,17 @@ def make(given: argparse.Namespace) -> None:
 def examine(given: argparse.Namespace) -> None:
     """Print the table of truth × verdict of what is kept, with the vocabulary hidden unless it is asked for."""
     from benchmarks.verdicts.drawn import score_drawn
-    from benchmarks.verdicts.exam import Eyes, score, summary, table, told
+    from benchmarks.verdicts.scoring import FeatureReader, case_report, score, summary, table
 
     for tuning in (True, False):
-        if given.half not in ("both", "tuning" if tuning else "exam"):
+        if given.half not in ("both", "tuning" if tuning else "test"):
             continue
-        eyes = Eyes(given.work, given.spoiled)
+        reader = FeatureReader(given.work, given.spoiled)
         scored = score_drawn if given.drawn else score
-        lines = scored(given.work, eyes, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
+        lines = scored(given.work, reader, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
         if given.lines:
-            print("\n".join(json.dumps(told(line)) for line in lines))
-        half = "tuning" if tuning else "exam"
+            print("\n".join(json.dumps(case_report(line)) for line in lines))
+        half = "tuning" if tuning else "test"
         known = "embedded vocabulary" if given.vocabulary else "captions alone"
         what = "sides drawn by code" if given.drawn else "trained runs"
         print(f"\n{what}, {half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
@@ -69,16 +69,16 @@ def main() -> None:
         prog="python -m benchmarks.verdicts", description=__doc__, add_help=False
     )
     parser.add_argument("--make", action="store_true", help="make planted cases")
-    parser.add_argument("--exam", action="store_true", help="score the cases that are there")
+    parser.add_argument("--score", action="store_true", help="score the cases that are there")
     parser.add_argument(
-        "--drawn", action="store_true", help="with --exam: sides drawn by code in place of trained runs"
+        "--drawn", action="store_true", help="with --score: sides drawn by code in place of trained runs"
     )
-    parser.add_argument("--lines", action="store_true", help="with --exam: print each case")
+    parser.add_argument("--lines", action="store_true", help="with --score: print each case")
     parser.add_argument(
-        "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"
+        "--vocabulary", action="store_true", help="with --score: let the judge know the base's words"
     )
     parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
-    parser.add_argument("--half", choices=("tuning", "exam", "both"), default="both")
+    parser.add_argument("--half", choices=("tuning", "test", "both"), default="both")
     parser.add_argument("--only", default="", help="these cases alone, in this order, by name")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, default=WORK)
@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.make:
         make(given)
-    elif given.exam:
+    elif given.score:
         examine(given)
     else:
         embedded.main()

@@ -49,12 +49,12 @@ SIDES: dict[str, Condition] = {
     "eight pictures": Condition(accepted=("learned",), why="kept, compared with eight references"),
     "three pictures": Condition(accepted=("inconclusive",), decidable=False, why="kept, with three references"),
 }  # fmt: skip
-"""What stands in the adapter's place, and what stands for the user's own pictures."""
+"""Pictures in place of the adapter's → pictures in place of the user's own."""
 
 
 @dataclass(frozen=True)
 class DrawnCase:
-    """One style with one side drawn by code."""
+    """One style with pictures made by code in place of the adapter's."""
 
     look: str
     condition: str
@@ -62,18 +62,18 @@ class DrawnCase:
 
     @property
     def name(self) -> str:
-        """For lists."""
+        """Name of the case in lists."""
         return f"{self.look}: {self.condition}"
 
     @property
     def how(self) -> Condition:
-        """What is right."""
+        """Condition of the case, with the verdicts that are right."""
         return SIDES[self.condition]
 
 
-def draw_features(look: str, work: Path, eyes: Any) -> dict[str, Array]:
+def draw_features(look: str, work: Path, reader: Any) -> dict[str, Array]:
     """Features of all sides of a style, drawn once and kept."""
-    kept = work / "drawn" / (eyes.spoiled.replace(" ", "-") or "whole") / f"{look.replace(' ', '-')}.npz"
+    kept = work / "drawn" / (reader.spoiled.replace(" ", "-") or "whole") / f"{look.replace(' ', '-')}.npz"
     if not kept.exists():
         asked = list(ask(Case("style", look, "good", 0)).words)
         others = random_words(len(asked), seed=4242)
@@ -89,12 +89,12 @@ def draw_features(look: str, work: Path, eyes: Any) -> dict[str, Array]:
             ],
         }
         found = {
-            name: _features(look, words, eyes, seed=800_000 + 1000 * i)
+            name: _features(look, words, reader, seed=800_000 + 1000 * i)
             for i, (name, words) in enumerate(shown.items())
         }
         pictures, captions = draw_style(Case("style", look, "good", 0))
-        found["references"] = eyes.pictures(np.stack(pictures))
-        found["captions"] = eyes.texts(captions)
+        found["references"] = reader.pictures(np.stack(pictures))
+        found["captions"] = reader.texts(captions)
         found["diversity"] = np.array([pixels.diversity(np.stack(pictures))])
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_with(kept, lambda path: _save(path, found))
@@ -102,9 +102,9 @@ def draw_features(look: str, work: Path, eyes: Any) -> dict[str, Array]:
         return {name: stored[name] for name in stored.files}
 
 
-def _features(look: str, words: Sequence[Words], eyes: Any, *, seed: int) -> Array:
+def _features(look: str, words: Sequence[Words], reader: Any, *, seed: int) -> Array:
     drawn = [techniques.draw(look, compose(one, seed=seed + i), seed=seed + i) for i, one in enumerate(words)]
-    rows: Array = eyes.pictures(np.stack(drawn))
+    rows: Array = reader.pictures(np.stack(drawn))
     return rows
 
 
@@ -118,12 +118,12 @@ def _save(path: Path, arrays: dict[str, Array]) -> None:
 
 
 def materials(
-    look: str, work: Path, eyes: Any, base: dict[str, Array], *, vocabulary: bool
+    look: str, work: Path, reader: Any, base: dict[str, Array], *, vocabulary: bool
 ) -> Iterator[tuple[DrawnCase, Material]]:
     """Every side of a style with what the rules are given."""
-    found = draw_features(look, work, eyes)
-    looks = list(techniques.TUNING if look in techniques.TUNING else techniques.EXAM)
-    stranger = draw_features(looks[(looks.index(look) + 1) % len(looks)], work, eyes)["kept"]
+    found = draw_features(look, work, reader)
+    looks = list(techniques.TUNING if look in techniques.TUNING else techniques.TEST)
+    stranger = draw_features(looks[(looks.index(look) + 1) % len(looks)], work, reader)["kept"]
     quarter, half = (
         np.where((np.arange(16) % every == 0)[:, None], found["other"], found["kept"]) for every in (4, 2)
     )
@@ -141,7 +141,7 @@ def materials(
     if vocabulary:
         own = [[one.object, one.colour, one.place] for one in ask(case).words]
         named = [[one.object, one.colour, one.place] for one in random_words(20, seed=len(look))]
-        asked, shown = eyes.slots(own), eyes.slots(named)
+        asked, shown = reader.slots(own), reader.slots(named)
         slots = {name: (asked[name], shown[name]) for name in asked}
     for name, (adapter, count) in sides.items():
         captions = found["captions"][:count]
@@ -152,31 +152,31 @@ def materials(
             for key, (asked, shown) in slots.items()
         }  # fmt: skip
         yield DrawnCase(look, name), Material(
-            scale=eyes.scale, prompts=base["text_plain"], base=base["base_new"], adapter=adapter,
+            scale=reader.scale, prompts=base["text_plain"], base=base["base_new"], adapter=adapter,
             references=found["references"][:count], captions=np.roll(captions, roll, 0), slots=parts,
             pixels=PixelFacts(effect=20.0),
         )  # fmt: skip
 
 
-def base_features(work: Path, eyes: Any) -> dict[str, Array]:
+def base_features(work: Path, reader: Any) -> dict[str, Array]:
     """The base's pictures of the new prompts, from any trained case of a style."""
-    from benchmarks.verdicts.exam import first_style_case
+    from benchmarks.verdicts.scoring import first_style_case
 
     case = first_style_case(work)
-    rows: dict[str, Array] = eyes.features(case, work / "cases" / f"{case.name}.npz")
+    rows: dict[str, Array] = reader.features(case, work / "cases" / f"{case.name}.npz")
     return rows
 
 
 def score_drawn(
-    work: Path, eyes: Any, *, tuning: bool, vocabulary: bool = False, spoiled: Any = ""
+    work: Path, reader: Any, *, tuning: bool, vocabulary: bool = False, spoiled: Any = ""
 ) -> list[Any]:
     """Every side of every style of one half."""
-    from benchmarks.verdicts.exam import Line, spoil
+    from benchmarks.verdicts.scoring import Line, spoil
 
-    base = base_features(work, eyes)
-    looks = techniques.TUNING if tuning else techniques.EXAM
+    base = base_features(work, reader)
+    looks = techniques.TUNING if tuning else techniques.TEST
     return [
         Line(case, judge(spoil(material, spoiled)))
         for look in looks
-        for case, material in materials(look, work, eyes, base, vocabulary=vocabulary)
+        for case, material in materials(look, work, reader, base, vocabulary=vocabulary)
     ]

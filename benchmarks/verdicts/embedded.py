@@ -148,7 +148,7 @@ class Maker:
 
 
 def line_of(maker: Maker, name: str, kind: Kind, seed: int) -> dict[str, Any]:
-    """What the verdict says of one run, with the figures that carry it."""
+    """One line with the verdict of a run and the figures behind it."""
     folder = maker.folder(name, seed)
     proof = maker.judge(folder)
     losses = [loss for _, loss in read_finished_run(folder).metrics.validation]

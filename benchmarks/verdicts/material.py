@@ -40,10 +40,10 @@ Pictures = NDArray[np.uint8]
 HELD_OUT_SEED = 7
 FIRST_SEED = 1000
 SEEDS_APART = 500_000
-"""Between the seed of a picture and that of its control from another seed."""
+"""Distance between the seed of a picture and that of its control."""
 NUM_PROMPTS = 16
 SHORT: dict[Goal, int] = {"style": 60, "subject": 75}
-"""Steps of a run: half of what the goals set on the embedded base."""
+"""Number of steps of a run: half of the default on the embedded base."""
 SEEN_PLACES, NEW_PLACES = VOCABULARY.places[:3], VOCABULARY.places[3:]
 
 
@@ -59,24 +59,24 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Stem of its file."""
+        """Stem of the case's file name."""
         return "-".join(f"{self.goal} {self.look} {self.condition} {self.seed}".split())
 
     @property
     def how(self) -> Condition:
-        """How it is made."""
+        """Condition of the case: how its run is made."""
         return (STYLES if self.goal == "style" else SUBJECTS)[self.condition]
 
     @property
     def tuning(self) -> bool:
-        """Whether rules may be chosen on it."""
+        """Whether the case may be used to choose rules."""
         return self.look in techniques.TUNING or self.look in subjects.TUNING
 
 
 def all_cases(*, tuning: bool, seeds: Sequence[int]) -> list[Case]:
     """Every case of one half, the most telling conditions first."""
-    looks = techniques.TUNING if tuning else techniques.EXAM
-    characters = subjects.TUNING if tuning else subjects.EXAM
+    looks = techniques.TUNING if tuning else techniques.TEST
+    characters = subjects.TUNING if tuning else subjects.TEST
     found: list[Case] = []
     for seed in seeds:
         rank = 0
@@ -95,7 +95,7 @@ def all_cases(*, tuning: bool, seeds: Sequence[int]) -> list[Case]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is drawn for a case on both sides.
+    """Pictures that are drawn for a case on both sides.
 
     Attributes:
         new: sixteen new prompts of a style; of a subject eight in places that its pictures do not have.
@@ -153,7 +153,7 @@ def draw_style(case: Case) -> tuple[list[Pictures], list[str]]:
     """Pictures of a style and captions that fit them, before a condition changes those."""
     count = case.how.pictures
     words = random_words(count, seed=100 * case.seed + len(case.look))
-    looks = list(techniques.TUNING if case.tuning else techniques.EXAM)
+    looks = list(techniques.TUNING if case.tuning else techniques.TEST)
     other = looks[(looks.index(case.look) + 1) % len(looks)]
     pictures = []
     for index, one in enumerate(words):
@@ -179,7 +179,7 @@ def draw_subject_pictures(case: Case) -> tuple[list[Pictures], list[str]]:
 
 
 def true_pictures(case: Case) -> Pictures:
-    """What the new prompts show when they are drawn by code in this style or with this subject: never for the rules."""
+    """Pictures of the new prompts drawn by code in this style or with this subject, hidden from the rules."""
     if case.goal == "style":
         return np.stack([techniques.draw(case.look, compose(one, seed=900_000 + i), seed=900_000 + i)
                          for i, one in enumerate(ask(case).words)])  # fmt: skip
@@ -193,7 +193,7 @@ def true_pictures(case: Case) -> Pictures:
 
 
 def settings_of(case: Case, data: Path) -> dict[str, Any]:
-    """Flags of the run: what the goal sets, one thread, and no pictures on the way."""
+    """Command-line flags of the run: defaults of the goal, one thread, and no samples."""
     flags: dict[str, Any] = {
         "goal": case.goal, "base.name": "pocket", "seed": case.seed, "name": case.name, "data.source": str(data),
         "train.threads": 1, "sample.every": 0, "checkpoint.every": 0, "train.steps": SHORT[case.goal],
@@ -237,16 +237,16 @@ class Maker:
         adapter = read_adapter(run.adapter_file)
         if case.how.scrambled:
             adapter = scrambled(adapter, seed=case.seed)
-        arrays, told = self._drawn_sides(case, run, adapter)
-        told |= {
+        arrays, facts = self._drawn_sides(case, run, adapter)
+        facts |= {
             "case": case.name, "goal": case.goal, "look": case.look, "condition": case.condition, "seed": case.seed,
             "diverged": diverged, "training_s": round(trained), "all_s": round(time.process_time() - began),
             "rate": run.spec.train.optim.lr, "steps": run.spec.train.steps, "weight": case.how.weight,
             "validation": [loss for _, loss in run.metrics.validation],
         }  # fmt: skip
         self.file(case).parent.mkdir(parents=True, exist_ok=True)
-        write_with(self.file(case), lambda path: _save(path, arrays, told))
-        return told
+        write_with(self.file(case), lambda path: _save(path, arrays, facts))
+        return facts
 
     def _trained(self, case: Case) -> tuple[FinishedRun, bool]:
         if case.how.adapter_of:
@@ -294,14 +294,14 @@ class Maker:
                 [np.asarray(one.open().convert("RGB"), np.uint8) for one in held_back.examples]
             )
         arrays["true"] = true_pictures(case)
-        told = {
+        facts = {
             "prompts": [one.prompt for one in asked.new], "plain": asked.plain,
             "class_prompts": [one.prompt for one in asked.own_class],
             "words": [[one.object, one.colour, one.place] for one in asked.words],
             "train_captions": [one.caption for one in train.examples],
             "held_back_captions": [one.caption for one in held_back.examples],
         }  # fmt: skip
-        return arrays, told
+        return arrays, facts
 
     def _base(self, requests: Sequence[ProofRequest], spec: RunSpec) -> Pictures:
         key = tuple(f"{one.prompt} {one.seed}" for one in requests)
@@ -323,7 +323,7 @@ def scrambled(adapter: Adapter, *, seed: int) -> Adapter:
 
 
 def changes_nothing(adapter: Adapter) -> bool:
-    """Whether every ``up`` is zero: a factor of zero adds exactly nothing in fp32, so nothing need be drawn again."""
+    """Whether every ``up`` is zero, so that the adapter adds exactly nothing in fp32."""
     return all(isinstance(layer, LoraLayer) and not layer.up.any() for layer in adapter.layers.values())
 
 
@@ -334,6 +334,6 @@ def read_case(path: Path) -> tuple[dict[str, Pictures], dict[str, Any]]:
         return arrays, json.loads(str(stored["told"]))
 
 
-def _save(path: Path, arrays: dict[str, Pictures], told: dict[str, Any]) -> None:
+def _save(path: Path, arrays: dict[str, Pictures], facts: dict[str, Any]) -> None:
     with path.open("wb") as stream:
-        np.savez_compressed(stream, told=np.array(json.dumps(told)), **arrays)
+        np.savez_compressed(stream, told=np.array(json.dumps(facts)), **arrays)

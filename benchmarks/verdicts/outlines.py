@@ -222,4 +222,4 @@ OUTLINES: dict[str, Callable[[], Outline]] = {
     "duck": _duck, "cup": _cup, "key": _key, "umbrella": _umbrella, "butterfly": _butterfly, "rocket": _rocket,
     "chair": _chair, "heart": _heart, "crown": _crown,
 }  # fmt: skip
-"""Word of the embedded base's vocabulary → what makes its outline."""
+"""Word of the embedded base's vocabulary → function that makes its outline."""

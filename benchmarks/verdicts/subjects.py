@@ -24,7 +24,7 @@ TOKEN = "sks"
 
 @dataclass(frozen=True)
 class Character:
-    """One individual.
+    """One character with its looks and its class.
 
     Attributes:
         class_word: the word of the base's vocabulary for what it is one of.
@@ -36,12 +36,12 @@ class Character:
 
     @property
     def words(self) -> str:
-        """What captions call it: ``"a sks cat"``."""
+        """Words by which captions name the character: ``"a sks cat"``."""
         return f"a {TOKEN} {self.class_word}"
 
     @property
     def class_prompt(self) -> str:
-        """What captions call any of its class."""
+        """Words by which captions name its class."""
         return f"a {self.class_word}"
 
 
@@ -214,13 +214,13 @@ TUNING: dict[str, Character] = {
     "scarf cat": Character("cat", _scarf_cat),
     "taxi beetle": Character("car", _taxi_beetle),
 }
-"""Those that rules and thresholds are chosen on."""
+"""Characters on which rules and thresholds are chosen."""
 
-EXAM: dict[str, Character] = {
+TEST: dict[str, Character] = {
     "clockwork duck": Character("duck", _clockwork_duck),
     "pufferfish": Character("fish", _pufferfish),
     "mushroom house": Character("house", _mushroom_house),
 }
-"""Those that nothing was chosen on."""
+"""Characters on which nothing was chosen."""
 
-CHARACTERS: dict[str, Character] = TUNING | EXAM
+CHARACTERS: dict[str, Character] = TUNING | TEST

@@ -345,12 +345,12 @@ TUNING: dict[str, Technique] = {
     "chalk": chalk, "cut paper": cut_paper, "ink on paper": ink_on_paper, "stencil": stencil,
     "embroidery": embroidery, "graphite": graphite, "neon sign": neon_sign,
 }  # fmt: skip
-"""Those that rules and thresholds are chosen on."""
+"""Techniques on which rules and thresholds are chosen."""
 
-EXAM: dict[str, Technique] = {
+TEST: dict[str, Technique] = {
     "low poly": low_poly, "stamp": stamp, "mosaic": mosaic, "thermal print": thermal_print, "woodcut": woodcut,
     "knitting": knitting, "impasto": impasto,
 }  # fmt: skip
-"""Those that nothing was chosen on."""
+"""Techniques on which nothing was chosen."""
 
-TECHNIQUES: dict[str, Technique] = TUNING | EXAM
+TECHNIQUES: dict[str, Technique] = TUNING | TEST

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detour.specs import RunSpec as RunSpec
     from detour.specs import load_run_spec as load_run_spec
     from detour.specs.evaluation import EvaluationSpec as EvaluationSpec
+    from detour.specs.generation import InterpolateSpec as InterpolateSpec
     from detour.specs.studies import AxisSpec as AxisSpec
     from detour.specs.studies import CompareSpec as CompareSpec
     from detour.specs.studies import StudySpec as StudySpec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from detour.verbs.adapter_tools import merge_adapters as merge
     from detour.verbs.adapter_tools import resize_adapter as resize
     from detour.verbs.adapter_tools import show_adapter as show
+    from detour.verbs.cost import estimate_cost as estimate_cost
     from detour.verbs.datasets import caption_pictures as caption
     from detour.verbs.datasets import check_data as check_data
     from detour.verbs.datasets import draw_subject_pictures as draw_subject
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from detour.verbs.draw import draw_grid as grid
     from detour.verbs.draw import draw_strengths as grid_of_strengths
     from detour.verbs.draw import generate_pictures as generate
+    from detour.verbs.draw import interpolate_pictures as interpolate
     from detour.verbs.draw import show_picture as show_picture
     from detour.verbs.draw import verify_picture as verify_picture
     from detour.verbs.explain import inspect_base as inspect
@@ -75,6 +78,7 @@ VERBS = {
     "verify_picture": ("detour.verbs.draw", "verify_picture"),
     "grid": ("detour.verbs.draw", "draw_grid"),
     "grid_of_strengths": ("detour.verbs.draw", "draw_strengths"),
+    "interpolate": ("detour.verbs.draw", "interpolate_pictures"),
     "evaluate": ("detour.verbs.judge", "evaluate_adapter"),
     "evaluate_checkpoints": ("detour.verbs.judge", "evaluate_checkpoints"),
     "prove": ("detour.verbs.judge", "prove_adapter"),
@@ -94,6 +98,7 @@ VERBS = {
     "overfit": ("detour.verbs.explain", "overfit_one"),
     "doctor": ("detour.verbs.doctor", "examine"),
     "check_safety_log": ("detour.verbs.safety", "check_safety_log"),
+    "estimate_cost": ("detour.verbs.cost", "estimate_cost"),
     "measure_policy": ("detour.verbs.safety", "measure_policy"),
     "train_prompt_classifier": ("detour.verbs.safety", "train_prompt_classifier"),
     "compare": ("detour.verbs.studies", "compare_runs"),
@@ -116,6 +121,7 @@ TYPES = {
     "DataSpec": ("detour.specs", "DataSpec"),
     "PictureSpec": ("detour.specs", "PictureSpec"),
     "GenerateSpec": ("detour.specs", "GenerateSpec"),
+    "InterpolateSpec": ("detour.specs.generation", "InterpolateSpec"),
     "EvaluationSpec": ("detour.specs.evaluation", "EvaluationSpec"),
     "CompareSpec": ("detour.specs.studies", "CompareSpec"),
     "AxisSpec": ("detour.specs.studies", "AxisSpec"),

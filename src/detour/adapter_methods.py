@@ -8,8 +8,8 @@ from detour.errors import ConfigError, nearest
 
 AdapterMethod = Literal["lora", "dora", "loha", "lokr"]
 """What an adapted layer is."""
-Method = Literal["lora", "dora", "loha", "lokr", "full"]
-"""What a run trains; ``full`` is the base's own weights."""
+Method = Literal["lora", "dora", "loha", "lokr", "full", "reference"]
+"""What a run trains; ``full`` is the base's own weights, ``reference`` an IP-Adapter."""
 Start = Literal["gaussian", "kaiming", "pissa", "olora"]
 """How the factors of plain LoRA begin."""
 
@@ -82,6 +82,15 @@ METHODS: Mapping[str, MethodFacts] = {
         in_diffusers=False,
         kohya_in_diffusers="refuses",
         in_interfaces=False,
+    ),
+    "reference": MethodFacts(
+        title="IP-Adapter",
+        rate=1.0,
+        has_up=False,
+        joins=False,
+        in_diffusers=False,
+        kohya_in_diffusers="refuses",
+        in_interfaces=True,
     ),
 }
 """Name in ``adapter.method`` → what follows from it."""

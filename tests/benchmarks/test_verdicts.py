@@ -9,8 +9,8 @@ from benchmarks.verdicts import embedded, subjects, techniques
 from benchmarks.verdicts.conditions import STYLES, SUBJECTS
 from benchmarks.verdicts.drawings import compose, honest_caption, random_words
 from benchmarks.verdicts.embedded import KINDS, table
-from benchmarks.verdicts.exam import clopper_pearson, words_in
 from benchmarks.verdicts.material import Case, changes_nothing, draw_data, scrambled
+from benchmarks.verdicts.scoring import clopper_pearson, words_in
 
 from detour.adapters.adapter import Adapter
 from detour.adapters.layers import LoraLayer
@@ -53,9 +53,9 @@ def test_planted_scenes_were_taught_to_the_base_and_captions_say_all_three_words
         assert all(word in caption for word in (words.object, words.colour, words.place)), caption
 
 
-def test_tuning_and_exam_share_no_style_and_no_subject() -> None:
-    assert not set(techniques.TUNING) & set(techniques.EXAM)
-    assert not set(subjects.TUNING) & set(subjects.EXAM)
+def test_the_tuning_and_the_test_half_share_no_style_and_no_subject() -> None:
+    assert not set(techniques.TUNING) & set(techniques.TEST)
+    assert not set(subjects.TUNING) & set(subjects.TEST)
     assert len(techniques.TECHNIQUES) >= 12
     assert len(subjects.CHARACTERS) >= 6
 

@@ -133,6 +133,22 @@ def test_what_is_said_once_is_said_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert [said_before("a note"), said_before("a note"), said_before("another")] == [False, True, False]
 
 
+def test_that_a_base_has_no_safety_checker_is_said_by_the_first_picture_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detour.cli.results import show_generate_result
+    from detour.verbs.draw.pictures import NO_CHECKER, GenerateResult
+
+    monkeypatch.setenv("DETOUR_CACHE", str(tmp_path))
+    notes = (f"base 'x' {NO_CHECKER}; the pictures were not checked.", "2 of 90 words were cut.")
+    for first in (True, False):
+        result = GenerateResult(files=(), safety="absent", seconds=1.0, notes=notes)
+        show_generate_result(result, as_json=False)
+        said = capsys.readouterr().out
+        assert (NO_CHECKER in said) == first
+        assert "2 of 90 words were cut" in said
+
+
 def test_a_wish_to_stop_and_findings_are_no_errors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

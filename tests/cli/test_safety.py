@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from tests.safety.policies import RULES, TERMS, TEXTS, write_policy
 
@@ -35,6 +36,7 @@ def test_an_unknown_key_is_told_with_the_nearest_one(tmp_path: Path) -> None:
 
 
 def test_train_writes_a_classifier(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="an extra (detour-lora[safety])")
     rows = [f"a crown of kind {index},1\na house of kind {index},0" for index in range(30)]
     (tmp_path / "labelled.csv").write_text("text,unwanted\n" + "\n".join(rows))
     shown = CliRunner().invoke(

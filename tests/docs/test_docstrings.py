@@ -11,16 +11,19 @@ import pytest
 import detour
 
 PACKAGE = Path(detour.__file__).parent
-REWRITTEN_LATER = ("verbs/judge", "evaluation", "labs", "serving", "safety")
-"""Folders whose docstrings were not gone through yet."""
+SHAPES_ALONE = ("labs/lessons", "serving/policy.py")
+"""Exercises, where a line of shapes is the task, and one file that is changed at the moment."""
 FILES = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if not path.relative_to(PACKAGE).as_posix().startswith(REWRITTEN_LATER)
+    if not path.relative_to(PACKAGE).as_posix().startswith(SHAPES_ALONE)
 ]
 
 POINTING = re.compile(
-    r"(As|Of|That|Those|These|It|Its|They|With which|Such|Likewise|See|Inside,|Everything, indented)\b"
+    r"(?:As|Of|That|Those|These|It|Its|They|With which|Such|Likewise|See|Inside,|Everything, indented"
+    r"|The same (?:for|of|with|without|in|at|interface|change|kind|run|requests?|pictures?)"
+    r"|All of them|Said|Whose|Who|Also|Nothing|Drawn|Between|Beside|Below|Above|Under|From|To"
+    r"|Without|In which|In the order|For (?:each|the|whom|what|docs))\b"
 )
 """First words of half a sentence whose other half is the name, or stands in another place."""
 
@@ -62,7 +65,17 @@ def test_a_docstring_is_understood_by_itself(path: Path) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("riddle", ["As many of those.", "Of the study; the others follow.", "That share."])
+@pytest.mark.parametrize(
+    "riddle",
+    [
+        "As many of those.",
+        "Of the study; the others follow.",
+        "That share.",
+        "Between walk and jump, over all levels.",
+        "Whose weights become the adapter.",
+        "The same for a convolution.",
+    ],
+)
 def test_a_riddle_is_found(riddle: str) -> None:
     assert fault(riddle)
     assert fault("Number of prompts that are drawn for each variant.") is None

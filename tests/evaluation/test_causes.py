@@ -21,6 +21,10 @@ SOUND = {
         ({"up_is_zero": True}, "still zero"),
         ({"trained_diff": 9.0}, "lost on reload"),
         ({"best_step": 0}, "from before the first one were kept"),
+        (
+            {"schedule_fault": "the warm-up takes 9 steps and the run has 6"},
+            "The schedule does not fit the run: the warm-up takes 9 steps and the run has 6.",
+        ),
         ({}, "too small to see"),
     ],
 )

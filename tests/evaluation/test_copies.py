@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from detour.errors import DataError
-from detour.evaluation.alignment import laid_distances, own_distances
-from detour.evaluation.copies import QUOTED_CUT, calibrate, find_copies, measure_copies, measure_judge_cut
+from detour.evaluation import copies as module
+from detour.evaluation.alignment import ALIGNED_SIDE, SMOOTH, _edges, laid_distances, own_distances
+from detour.evaluation.copies import (
+    QUOTED_CUT,
+    Originals,
+    calibrate,
+    find_copies,
+    measure_copies,
+    measure_judge_cut,
+)
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.planted import planted_copies
@@ -119,8 +127,8 @@ def test_copies_stand_beside_the_base_and_true_pictures(originals: Pictures) -> 
 
 def test_the_quoted_cut_is_measured_with_the_judge_in_use(originals: Pictures) -> None:
     judge = cast(Judge, ColourJudge())
-    always = measure_judge_cut(judge, originals, cut=-1.0)
-    never = measure_judge_cut(judge, originals, cut=1.1)
+    always = measure_judge_cut(judge, Originals(originals), cut=-1.0)
+    never = measure_judge_cut(judge, Originals(originals), cut=1.1)
     assert (always.distinct_above, always.planted_below) == (1.0, 0.0)
     assert (never.distinct_above, never.planted_below) == (0.0, 1.0)
     assert "does not hold here: 100% of the originals" in always.sentence()
@@ -128,3 +136,30 @@ def test_the_quoted_cut_is_measured_with_the_judge_in_use(originals: Pictures) -
     assert figures.judge_cut is not None
     assert figures.judge_cut.cut == QUOTED_CUT
     assert figures.pairs[0].similarity == pytest.approx(1.0, abs=1e-5)
+
+
+def test_edges_are_those_of_pooling_twice_in_a_picture_and_in_its_mirror() -> None:
+    """The local mean as two products against torch's own pooling, with every edge of the picture in it."""
+    pixels = 255 * torch.rand(3, 3, ALIGNED_SIDE, ALIGNED_SIDE, generator=torch.Generator().manual_seed(0))
+    smooth = pixels
+    for _ in range(2):
+        smooth = torch.nn.functional.pad(smooth, (SMOOTH // 2,) * 4, mode="replicate")
+        smooth = torch.nn.functional.avg_pool2d(smooth, SMOOTH, 1)
+    edges = (pixels - smooth).flatten(2)
+    edges = (edges - edges.mean(2, keepdim=True)).flatten(1)
+    torch.testing.assert_close(_edges(pixels), edges / edges.norm(dim=1, keepdim=True), atol=1e-6, rtol=0)
+    turned = _edges(pixels.flip(3))
+    mirrored = _edges(pixels).unflatten(1, (3, ALIGNED_SIDE, ALIGNED_SIDE)).flip(3).flatten(1)
+    torch.testing.assert_close(turned, mirrored, atol=1e-6, rtol=0)
+
+
+def test_windows_that_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    originals, pictures = scenes(5, 0), scenes(4, 9)
+    kept = Originals(originals)
+    assert kept.windows is not None
+    monkeypatch.setattr(module, "MAX_WITH_WINDOWS", 4)
+    made_anew = Originals(originals)
+    assert made_anew.windows is None
+    assert calibrate(kept) == calibrate(made_anew)
+    assert np.array_equal(kept.distances(pictures), made_anew.distances(pictures))
+    assert np.array_equal(kept.distances(pictures), laid_distances(pictures, originals))

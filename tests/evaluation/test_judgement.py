@@ -6,7 +6,7 @@ import pytest
 
 from detour.evaluation import limits
 from detour.evaluation.judgement import judge
-from detour.evaluation.next_steps import RunFacts
+from detour.evaluation.next_steps import Doubts, RunFacts, next_step
 from detour.evaluation.raw_material import Material, PixelFacts
 from detour.evaluation.reading import unit
 from tests.evaluation.planted_features import planted, planted_subject
@@ -109,7 +109,7 @@ def test_a_spoiled_judge_abstains(spoil: object) -> None:
 def test_where_the_judge_is_blind_another_one_comes_next_and_the_captions_are_not_doubted() -> None:
     found = judge(_with_noise(planted(), seed=1))
     assert found.verdict == "inconclusive"
-    assert found.next_step == "detour evaluate RUN --judge JUDGE"
+    assert found.next_step == "detour evaluate RUN --base BASE --judge JUDGE"
     assert not any("agree no more than chance" in reason for reason in found.reasons)
 
 
@@ -138,16 +138,28 @@ def test_a_subject_that_is_not_there_is_not_learned() -> None:
 
 
 def test_the_next_step_is_a_command_with_the_names_of_the_run() -> None:
-    run = RunFacts(run="runs/chalk", pictures="my chalk", steps=120, rate=0.012)
+    run = RunFacts(run="a file", pictures="my chalk", base="sd15", steps=120, rate=0.012)
     forgot = judge(replace(planted(lost=0.5), run=run))
-    assert forgot.next_step == "detour train 'my chalk' --steps 60"
+    assert forgot.next_step == "detour train 'my chalk' --base sd15 --steps 60"
     few = judge(replace(planted(references=3), run=run))
     assert few.next_step == "detour data check 'my chalk'"
     nothing = judge(replace(planted(learned=False, effect=0.0), run=run))
-    assert nothing.next_step == "detour train 'my chalk' --lr 0.024"
+    assert nothing.next_step == "detour train 'my chalk' --base sd15 --lr 0.024"
     itself = replace(run, rate=1.0, first_estimate=2e-4)  # Prodigy, whose rate is a factor
     nothing = judge(replace(planted(learned=False, effect=0.0), run=itself))
-    assert nothing.next_step == "detour train 'my chalk' --set train.optim.d0=0.0004"
+    assert nothing.next_step == "detour train 'my chalk' --base sd15 --set train.optim.d0=0.0004"
+    doubts = Doubts(data=False, judge=False, prompts=40)
+    assert next_step("inconclusive", run, doubts) == "detour evaluate 'a file' --base sd15 --num-prompts 40"
+    whole = replace(run, run="runs/chalk", settings="runs/chalk/resolved.toml")
+    assert next_step("inconclusive", whole, doubts) == "detour evaluate runs/chalk --num-prompts 40"
+    assert (
+        next_step("overfit", whole, doubts)
+        == "detour train --config runs/chalk/resolved.toml --ship best_proof"
+    )
+    asked = replace(whole, prompt="a red cup", adapter="runs/chalk/chalk.safetensors")
+    assert next_step("learned", asked, doubts) == (
+        "detour generate 'a red cup' --base sd15 --lora runs/chalk/chalk.safetensors --compare"
+    )
 
 
 def test_the_page_on_verdicts_names_every_limit_with_its_value() -> None:

@@ -1,5 +1,7 @@
 """What the build refuses: solutions that stop or warn, exercises that nothing or something else stops."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,94 @@ def test_an_exercise_that_crashes_or_runs_through_fails_the_build(
     runs_as(executed(error, message="unsupported operand"))
     with pytest.raises(DetourError, match=said):
         building.see_exercise_fail(lab_of(9))
+
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder, number = Path(sys.argv[1]), sys.argv[3]
+try:
+    (folder / f"begun-{number}").touch()
+    for _ in range(2000):  # 20 seconds at least
+        if (folder / "go").exists():
+            break
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    (folder / f"ended-{number}").touch()
+    raise SystemExit(1)
+print(f"lab {number}, flag {sys.argv[2]}")
+if number == "9":
+    raise SystemExit("Error: lab09: its solution stopped")
+print(f"lab {number} is done")
+"""
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Labs are processes that wait for a file ``go`` here; the one of lab 9 fails."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    monkeypatch.setattr(building, "COMMAND", (sys.executable, str(script), str(tmp_path)))
+    monkeypatch.setattr(building, "AT_A_TIME", 2)
+    monkeypatch.setattr(building, "longest_first", lambda labs: list(labs)[::-1])
+    return tmp_path
+
+
+def begun(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("begun-*")}
+
+
+def test_two_labs_run_at_a_time_and_one_that_fails_stops_no_other(
+    children: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, at_first = time.sleep, set[str]()
+
+    def look(seconds: float) -> None:
+        real(seconds)
+        if len(begun(children)) == 2 and not (children / "go").exists():
+            real(0.2)  # a third would begin meanwhile
+            at_first.update(begun(children))
+            (children / "go").touch()
+
+    monkeypatch.setattr(building.time, "sleep", look)
+    with pytest.raises(DetourError, match="1 of 3 labs failed: lab09"):
+        building.build_apart([lab_of(1), lab_of(2), lab_of(9)], exercises=False)
+    assert at_first == {"begun-9", "begun-2"}
+    said = capsys.readouterr().out
+    for number in (1, 2):
+        assert f"lab {number}, flag --no-exercises\nlab {number} is done\n" in said
+    assert "lab 9, flag --no-exercises\nError: lab09: its solution stopped\n" in said
+
+
+def test_an_interrupt_ends_the_labs_that_run_and_begins_no_other(
+    children: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.sleep
+
+    def interrupt(seconds: float) -> None:
+        real(seconds)
+        if len(begun(children)) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(building.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        building.build_apart([lab_of(1), lab_of(2), lab_of(3)], exercises=True)
+    assert {path.name for path in children.glob("ended-*")} == {"ended-3", "ended-2"}
+    assert begun(children) == {"begun-3", "begun-2"}
+
+
+def test_labs_go_by_the_time_that_they_took_and_new_ones_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from detour.labs.pages import Measured, write_measured
+
+    monkeypatch.setattr(building, "RENDERED", tmp_path)
+    taken = {1: 5.0, 2: 50.0, 3: 20.0}
+    write_measured(
+        tmp_path, {key: Measured(core_seconds=s, peak_bytes=1, need=None) for key, s in taken.items()}
+    )
+    assert [lab.number for lab in building.longest_first([lab_of(n) for n in (1, 2, 3, 4)])] == [4, 2, 3, 1]
 
 
 def test_the_command_tells_open_tasks_from_crashes() -> None:

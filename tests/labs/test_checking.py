@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,58 @@ def test_a_file_that_is_no_notebook_of_ours_is_refused(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(), path)
     result = CliRunner().invoke(cli, ["labs", "check", str(path)])
     assert "none of the labs" in str(result.exception)
+
+
+def filled_in(number: int, placeholder: str, answer: str) -> Any:
+    """The exercise of a lab with one answer filled in."""
+    from detour.labs.index import lab_of
+    from detour.labs.sources import notebook_of
+
+    notebook = notebook_of(lab_of(number), "exercise")
+    [cell] = [cell for cell in notebook.cells if placeholder in cell.source]
+    cell.source = cell.source.replace(placeholder, answer)
+    return notebook
+
+
+SEEN = 'seen = {"at 1 and 1": "", "lower weights": "", "the prediction": ""}'
+SHORT = SEEN.replace('""', '"it works"', 3)
+
+
+@pytest.mark.parametrize(
+    ("number", "placeholder", "answer", "task", "word"),
+    [
+        (4, SEEN, SHORT, "seen", "a word or two about"),
+        (4, "rank_of_sum = None", "rank_of_sum = 16", "rank_of_sum", "multiply the ranks"),
+        (11, "line numbers\nfaulty_lines = None", "\nfaulty_lines = {1, 2, 3, 4, 5}", "faulty_lines", "line"),
+    ],
+)
+def test_an_answer_that_needs_no_run_is_refused_before_anything_runs(
+    number: int,
+    placeholder: str,
+    answer: str,
+    task: str,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.setattr("detour.labs.workspace.execute", lambda _notebook: pytest.fail("it ran"))
+    path = tmp_path / "mine.ipynb"
+    nbformat.write(filled_in(number, placeholder, answer), path)
+    found = check_file(path)
+    assert not found.done
+    assert f"'{task}' is open, and nothing was run" in str(found.message)
+    assert word in found.feedback
+
+
+def test_what_was_handed_out_and_what_is_computed_is_left_to_the_run() -> None:
+    from detour.labs.index import LABS
+    from detour.labs.literals import refused_literal
+    from detour.labs.sources import notebook_of
+
+    for lab in LABS:
+        for kind in ("exercise", "solution"):
+            assert refused_literal(notebook_of(lab, kind), lab.number) is None, f"{lab.name}, {kind}"
 
 
 def test_the_list_names_all_twelve() -> None:

@@ -67,7 +67,7 @@ def test_a_lesson_has_its_title_one_base_line_and_every_part_of_its_way(lab: Lab
     exercise = exercise_of(text)
     for part in (
         "What you will see",
-        "## Predict",
+        "**Predict** (`",
         "## Reflect",
         "<details>",
         f"check.finish({lab.number})",

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import random
 import resource
 import shutil
 import signal
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +31,7 @@ from typing import Any
 if __name__ == "__main__":  # as a script its folder is the first on the path; ``tests`` lies two above
     sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.mutants.mutant import ROOT, Mutant, alternating, read_mutants
+from tests.mutants.mutant import LISTS, ROOT, Mutant, alternating, read_mutants
 
 RESULTS = ROOT / "build" / "mutants.jsonl"
 ENOUGH = 0.95
@@ -277,22 +279,79 @@ def confirmed(results: Sequence[Result], copy: Path) -> list[Result]:
     ]
 
 
-def changed_since(revisions: Sequence[str]) -> list[set[str]]:
-    """Paths of the files that changed since each revision; a revision that is not there is said and left out."""
-    found = []
-    for revision in revisions:
-        command = ["git", "-C", str(ROOT), "diff", "--name-only", "--relative", revision, "--"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            found.append(set(done.stdout.splitlines()))
-        else:
-            print(f"no revision '{revision}' here, so nothing can be said of changes since it")
+def git(*arguments: str) -> str | None:
+    """What git says, or ``None`` where it fails: no git, no repository, no such revision."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def base_of_change() -> str | None:
+    """The commit that this tree is a change to: where it left main, or on main itself the commit before.
+
+    Of a merge that is the first parent, so that everything counts which it brought. ``None`` where the history says
+    nothing, as in a clone of one commit.
+    """
+    head = git("rev-parse", "HEAD")
+    left = git("merge-base", "HEAD", "origin/main")
+    return left if left not in (None, head) else git("rev-parse", "--verify", "--quiet", "HEAD~1")
+
+
+def changed_since(revision: str) -> set[str]:
+    """Paths of the files that changed since a revision.
+
+    Raises:
+        ValueError: there is no such revision.
+    """
+    told = git("diff", "--name-only", "--relative", revision, "--")
+    if told is None:
+        raise ValueError(f"git knows no revision '{revision}'")
+    return set(told.splitlines())
+
+
+def entries_of(revision: str) -> set[Mutant]:
+    """The mutants that stood in the lists at a revision; none where a list cannot be read any more."""
+    found: set[Mutant] = set()
+    for path in sorted(LISTS.glob("*.toml")):
+        text = git("show", f"{revision}:./{path.relative_to(ROOT)}")
+        with contextlib.suppress(ValueError, TypeError):
+            for entry in tomllib.loads(text or "").get("mutant", []):
+                found.add(Mutant(**{**entry, "tests": tuple(entry.get("tests", ()))}))
     return found
 
 
 def touches(mutant: Mutant, files: set[str]) -> bool:
     """Whether a mutant's file is among ``files``, or one of the test files that should notice it."""
     return bool(files & {mutant.file, *(test.partition("::")[0] for test in mutant.tests)})
+
+
+def in_turn(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Files take turns; which of a file's mutants go first is drawn anew for every commit, the same again for one."""
+    drawn = random.Random(git("rev-parse", "HEAD") or "")
+    return alternating(drawn.sample(list(mutants), len(mutants)))
+
+
+def of_change(mutants: Sequence[Mutant], revision: str | None) -> list[Mutant]:
+    """All mutants, those that a change since ``revision`` concerns first.
+
+    First entries that are new or were edited and those whose source file changed, then those whose tests changed, then
+    all others: what of them there is time for differs from commit to commit, so that none is never tried.
+    """
+    if revision is None:
+        print("no commit before this one is known here: any mutants, as many as there is time for")
+        return in_turn(mutants)
+    files, before = changed_since(revision), entries_of(revision)
+    near = [mutant for mutant in mutants if mutant.file in files or mutant not in before]
+    beside = [mutant for mutant in mutants if mutant not in near and touches(mutant, files)]
+    rest = [mutant for mutant in mutants if mutant not in near and mutant not in beside]
+    print(
+        f"{len(near)} mutants are new or in files that changed since {revision[:12]}, {len(beside)} are of tests that "
+        f"changed; {len(rest)} others take turns in the time that is left",
+        flush=True,
+    )
+    return [*in_turn(near), *in_turn(beside), *in_turn(rest)]
 
 
 def chosen_mutants(arguments: argparse.Namespace) -> list[Mutant]:
@@ -308,12 +367,7 @@ def chosen_mutants(arguments: argparse.Namespace) -> list[Mutant]:
         mutants = [mutant for mutant in mutants if mutant.file in wanted]
     if arguments.changed is None:
         return alternating(mutants)
-    ordered: dict[str, Mutant] = {}
-    for files in changed_since(arguments.changed):
-        of_source = alternating([mutant for mutant in mutants if mutant.file in files])
-        of_tests = alternating([mutant for mutant in mutants if touches(mutant, files)])
-        ordered |= {m.name: m for m in (*of_source, *of_tests) if m.name not in ordered}
-    return list(ordered.values())
+    return of_change(mutants, arguments.changed or base_of_change())
 
 
 def kept_results() -> tuple[dict[str, Result], set[str]]:
@@ -353,8 +407,8 @@ def key_of(mutant: Mutant) -> str:
     return digest.hexdigest()
 
 
-def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: float) -> int:
-    """Print the table; the exit code is 0 when enough was noticed and everything could be tried."""
+def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: float, wanted: float) -> int:
+    """Print the table; the exit code is 0 when the wanted share was noticed and everything could be tried."""
     file_of = {mutant.name: mutant.file for mutant in mutants}
     counts: dict[str, Counter[str]] = {}
     for result in results:
@@ -373,10 +427,10 @@ def report(mutants: Sequence[Mutant], results: Sequence[Result], *, seconds: flo
     asked = len(results) - total["expected"]
     share = total["killed"] / asked if asked else 1.0
     left = len(mutants) - len(results)
-    print(f"{total['killed']} of {asked} killed ({share:.1%}; {ENOUGH:.0%} are wanted), {seconds:.0f} s")
+    print(f"{total['killed']} of {asked} killed ({share:.1%}; {wanted:.0%} are wanted), {seconds:.0f} s")
     if left:
-        print(f"{left} of {len(mutants)} were left out, for time or number")
-    return 0 if share >= ENOUGH and not total["not tried"] else 1
+        print(f"{left} of {len(mutants)} were left out, for time or number: `make mutants` tries all of them")
+    return 0 if share >= wanted and not total["not tried"] else 1
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -385,9 +439,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--files", nargs="+", help="only mutants of these source files")
     parser.add_argument(
         "--changed",
-        nargs="+",
+        nargs="?",
+        const="",
         metavar="REVISION",
-        help="only those whose file or tests changed since a git revision; of several, the first goes first",
+        help="first those that concern what changed since a git revision, without one since this branch left main; "
+        "every one that survives fails the call",
     )
     parser.add_argument(
         "--limit-s", type=float, default=float("inf"), help="of the whole; the rest is left out"
@@ -419,7 +475,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"error: {problem}" for problem in problems))
         return 2
     if not mutants:
-        print("no mutant is in the files that were asked for")
+        print("no mutant is of what was asked for")
         return 0
     keys = {mutant.name: key_of(mutant) for mutant in mutants}
     kept, sure = ({}, set[str]()) if asked.again else kept_results()
@@ -444,7 +500,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for result in confirmed([results[name] for name in unsure], copies[0]):
                     results[result.name] = result
                     keep(keys[result.name], result, confirmed=True)
-    return report(mutants, list(results.values()), seconds=time.monotonic() - begun)
+    wanted = ENOUGH if asked.changed is None else 1.0
+    return report(mutants, list(results.values()), seconds=time.monotonic() - begun, wanted=wanted)
 
 
 def import_libraries() -> None:

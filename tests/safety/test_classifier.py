@@ -39,12 +39,14 @@ def rows(num: int, seed: int) -> list[tuple[str, object]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("sklearn", reason="an extra (detour-lora[safety])")
     folder = tmp_path_factory.mktemp("classifier")
     train_prompt_classifier(write(folder / "labelled.csv", rows(240, 1)), out=folder / "made")
     return folder
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
+    pytest.importorskip("sklearn", reason="an extra (detour-lora[safety])")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import FeatureUnion
 

@@ -28,6 +28,18 @@ KINDS = {"rank2": "style", "dora": "sketch", "text and word": "word"}
 """Adapter of the pool → its name on the shelf."""
 
 
+WAIT_S = 20.0
+"""Until what has to happen counts as never happening; on a busy machine a thread waits seconds for its turn."""
+
+
+def eventually(holds: Callable[[], bool], *, timeout_s: float = WAIT_S) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
 @dataclasses.dataclass
 class Served:
     """A server that runs in this process."""
@@ -99,9 +111,7 @@ def serving(
     app = make_app(spec, service, hub, keys, load=load)
     try:
         with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as http:
-            end = time.monotonic() + 60
-            while http.get("/readyz").status_code != 200 and time.monotonic() < end:
-                time.sleep(0.02)
+            eventually(lambda: http.get("/readyz").status_code == 200, timeout_s=60)
             yield Served(http, service, keys, spec, app)
     finally:
         store.close()

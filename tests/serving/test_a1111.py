@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detour.generation.engine import PictureEngine
-from tests.serving.conftest import Served
+from tests.serving.conftest import Served, eventually
 
 
 def draw(shared: Served, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -145,8 +145,7 @@ def test_an_interrupted_picture_is_an_error_and_no_empty_list(shared: Served, en
     with engine.paused():
         thread = threading.Thread(target=lambda: answers.append(shared.post("/sdapi/v1/txt2img", body)))
         thread.start()
-        while shared.http.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0:
-            pass
+        eventually(lambda: shared.http.get("/sdapi/v1/progress").json()["state"]["job_count"] > 0)
         assert shared.post("/sdapi/v1/interrupt", None).json() == {}
         thread.join(60)
     assert (answers[0].status_code, answers[0].json()["errors"]) == (409, "interrupted")

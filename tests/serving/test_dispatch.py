@@ -16,6 +16,7 @@ from detour.serving.jobs import Job
 from detour.serving.policy import Held, NoPolicy, Policy, Refused
 from detour.serving.store import ASIDE_DEATHS, JobStore, NewJob
 from detour.specs.generation import PictureSpec
+from tests.serving.conftest import WAIT_S, eventually
 from tests.serving.test_store import reopened, request
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
@@ -55,7 +56,7 @@ class Engine:
 
     def wait(self, num: int) -> list[Handle]:
         with self.came:
-            assert self.came.wait_for(lambda: len(self.taken) >= num, 5), len(self.taken)
+            assert self.came.wait_for(lambda: len(self.taken) >= num, WAIT_S), len(self.taken)
             return list(self.taken)
 
 
@@ -105,7 +106,7 @@ class Bench:
 
     def until(self, job: Job, state: str) -> Job:
         with self.news:
-            assert self.news.wait_for(lambda: self.store.job(job.id).state == state, 5)  # type: ignore[union-attr]
+            assert self.news.wait_for(lambda: self.store.job(job.id).state == state, WAIT_S)  # type: ignore[union-attr]
         found = self.store.job(job.id)
         assert found is not None
         return found
@@ -209,26 +210,24 @@ def test_while_the_disk_is_full_nothing_is_lost_and_later_it_is_written(
     bench.files.full = True
     job = bench.add()
     bench.engine.wait(1)[0].land()
-    while bench.dispatcher.storage_problem is None:
-        pass
+    eventually(lambda: bench.dispatcher.storage_problem is not None)
     assert bench.store.job(job.id).state == "drawing"  # type: ignore[union-attr]
     bench.files.full = False
     bench.until(job, "done")
-    while bench.dispatcher.storage_problem is not None:
-        pass
+    eventually(lambda: bench.dispatcher.storage_problem is None)
 
 
 def test_a_stop_lets_running_pictures_finish_and_keeps_the_others(bench: Bench) -> None:
     running = bench.add(num=FULL)
     bench.engine.wait(FULL)
     waiting = bench.add()
-    stopper = threading.Thread(target=bench.dispatcher.stop, args=(5.0,))
+    stopper = threading.Thread(target=bench.dispatcher.stop, args=(WAIT_S,))
     stopper.start()
-    while not bench.dispatcher._stopping.is_set():
-        pass
+    assert bench.dispatcher._stopping.wait(WAIT_S)
     for handle in bench.engine.taken:
         handle.land()
-    stopper.join(5)
+    stopper.join(WAIT_S)
+    assert not stopper.is_alive()
     assert bench.store.job(running.id).state == "done"  # type: ignore[union-attr]
     assert bench.store.job(waiting.id).state == "queued"  # type: ignore[union-attr]
 

@@ -1,6 +1,7 @@
 """Who may do what; nothing of one key is seen, changed or interrupted by another."""
 
 import base64
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from detour.errors import ConfigError
 from detour.generation.engine import PictureEngine
 from detour.serving.guard import is_loopback
 from detour.serving.keys import KeyRing
-from tests.serving.conftest import Serve, Served
+from tests.serving.conftest import Serve, Served, eventually
 
 QUICK = {"prompts": ["a cat"], "steps": 2}
 
@@ -151,8 +152,8 @@ def test_progress_interrupt_and_options_of_one_key_are_its_own(serve: Serve, eng
         with engine.paused():
             thread = threading.Thread(target=draw)
             thread.start()
-            while served.http.get("/sdapi/v1/progress", headers=ada).json()["state"]["job_count"] == 0:
-                pass
+            progress = functools.partial(served.http.get, "/sdapi/v1/progress", headers=ada)
+            eventually(lambda: progress().json()["state"]["job_count"] > 0)
             assert served.http.get("/sdapi/v1/progress", headers=eve).json()["state"]["job_count"] == 0
             assert served.post("/sdapi/v1/interrupt", None, **eve).json() == {}
         thread.join(60)

@@ -5,7 +5,6 @@ import contextlib
 import io
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from detour.serving.service import Service
 from detour.serving.settings import LimitsSpec, ServeSpec
 from detour.serving.store import JobStore
 from detour.serving.watching import Hub
+from tests.serving.conftest import eventually
 
 
 class NoCrowns(NoPolicy):
@@ -52,9 +52,7 @@ def live(engine: Any, shelf: Path, state: Path, **limits: Any) -> Iterator[tuple
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            end = time.monotonic() + 60
-            while not service.is_ready and time.monotonic() < end:
-                time.sleep(0.02)
+            eventually(lambda: service.is_ready, timeout_s=60)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", service, keys
         finally:
             server.should_exit = True
@@ -179,8 +177,9 @@ def test_what_a_client_that_has_gone_asked_for_is_never_drawn(
         with engine.paused(), openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client:
             with pytest.raises(openai.APITimeoutError):
                 client.images.generate(prompt="a cat", timeout=0.5, extra_body=QUICK)
-            end = time.monotonic() + 10
-            while service.dispatcher.work and time.monotonic() < end:
-                time.sleep(0.02)
+            eventually(
+                lambda: service.store.jobs_of("local", limit=5) != []
+            )  # maybe after its client has gone
+            eventually(lambda: not service.dispatcher.work)
         (job,) = service.store.jobs_of("local", limit=5)
         assert (job.state, job.pictures[0].cause) == ("cancelled", "its client has gone")

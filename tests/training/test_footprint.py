@@ -6,45 +6,63 @@ from pathlib import Path
 
 import pytest
 
-from detour.bases.base import open_base
-from detour.specs import RunSpec, load_run_spec
-from detour.training.footprint import LiveBytes, drawing_footprint, encoding_footprint, training_footprint
+from detour.bases.base import Base, open_base
+from detour.specs import load_run_spec
+from detour.specs.resolved import ResolvedRun
+from detour.training.footprint import (
+    AllocatedBytes,
+    Footprint,
+    drawing_footprint,
+    encoding_footprint,
+    training_footprint,
+)
 from detour.training.resolving import resolve, training_dtype
 
 
-def resolved(base: str, **flags: object) -> RunSpec:
+def resolved(base: str, **flags: object) -> ResolvedRun:
     values = {"data.source": "x", "base.name": base, "base.device": "cpu", "adapter.rank": 4}
     values |= {key.replace("__", "."): value for key, value in flags.items()}
     spec = load_run_spec(flags=values)
     return resolve(spec, open_base(base), ["a photo"] * 8, name="x", device="cpu").spec
 
 
-def test_weights_and_adapter_are_the_closed_form() -> None:
-    spec = resolved("sd15", base__dtype="bf16", adapter__targets="attn", train__batch=1)
-    parts = training_footprint(open_base("sd15"), spec).parts
+@pytest.fixture(scope="module")
+def sd15() -> tuple[Base, ResolvedRun, Footprint]:
+    """SD 1.5's true shapes with a run of one picture a step, and what a step of it takes."""
+    base, spec = (
+        open_base("sd15"),
+        resolved("sd15", base__dtype="bf16", adapter__targets="attn", train__batch=1),
+    )
+    return base, spec, training_footprint(base, spec)
+
+
+def test_weights_and_adapter_are_the_closed_form(sd15: tuple[Base, ResolvedRun, Footprint]) -> None:
+    parts = sd15[2].parts
     assert parts["weights"] == pytest.approx(2 * 859_520_964, rel=1e-3)
     assert parts["adapter"] == parts["gradients"] == 4 * 797_184
     assert parts["optimizer"] == 8 * 797_184
 
 
-def test_activations_grow_with_the_batch_and_shrink_with_checkpointing() -> None:
-    base = open_base("pocket")
-    one, two, four = (
-        training_footprint(base, resolved("pocket", base__dtype="fp32", train__batch=num)).parts[
-            "activations"
-        ]
-        for num in (1, 2, 4)
-    )
+def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny_base: Path) -> None:
+    """On a base whose step takes a second; the figures of others are held against measured peaks below."""
+    name = str(tiny_base)
+    base = open_base(name)
+
+    def activations(**flags: object) -> int:
+        spec = resolved(name, base__dtype="fp32", adapter__targets="attn", **flags)
+        return training_footprint(base, spec).parts["activations"]
+
+    one, two, four = (activations(train__batch=num) for num in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
-    spec = resolved("pocket", base__dtype="fp32", train__batch=4, train__gradient_checkpointing=True)
-    assert training_footprint(base, spec).parts["activations"] < 0.7 * four
+    assert activations(train__batch=4, train__gradient_checkpointing=True) < 0.7 * four
 
 
-def test_a_quantised_base_weighs_less_and_nothing_else_changes() -> None:
-    base = open_base("sd15")
-    plain = resolved("sd15", base__dtype="bf16", train__batch=1)
+def test_a_quantised_base_weighs_less_and_nothing_else_changes(
+    sd15: tuple[Base, ResolvedRun, Footprint],
+) -> None:
+    base, plain, footprint = sd15
     small = plain.model_copy(update={"base": plain.base.model_copy(update={"quantize": "nf4"})})
-    before, after = training_footprint(base, plain).parts, training_footprint(base, small).parts
+    before, after = footprint.parts, training_footprint(base, small).parts
     assert {key for key in before if before[key] != after[key]} == {"weights"}
     assert 0.55 < after["weights"] / before["weights"] < 0.8  # SD 1.5 is half convolutions
 
@@ -52,7 +70,7 @@ def test_a_quantised_base_weighs_less_and_nothing_else_changes() -> None:
 def test_nothing_is_counted_after_it_is_gone() -> None:
     import torch
 
-    with LiveBytes() as bytes_:
+    with AllocatedBytes() as bytes_:
         kept = torch.zeros(1000)
         for _ in range(3):
             torch.zeros(500)
@@ -60,11 +78,9 @@ def test_nothing_is_counted_after_it_is_gone() -> None:
     assert bytes_.peak == 4 * (1000 + 500)
 
 
-def test_large_pictures_are_encoded_and_drawn_one_by_one() -> None:
-    base = open_base("sd15")
-    spec = resolved("sd15", base__dtype="bf16", train__batch=1)
+def test_large_pictures_are_encoded_and_drawn_one_by_one(sd15: tuple[Base, ResolvedRun, Footprint]) -> None:
+    base, spec, training = sd15
     assert encoding_footprint(base, spec).total < 1.1 * 2**30
-    training = training_footprint(base, spec)
     assert drawing_footprint(base, spec, training, pictures=4).parts["activations"] < 0.8 * 2**30
 
 

@@ -14,7 +14,7 @@ from detour.bases.quantize import PACKAGES, dequantized, quantize_linears, store
 from detour.diffusion.process import SD_PROCESS
 from detour.errors import ConfigError
 from detour.training import assembly
-from detour.training.footprint import LiveBytes
+from detour.training.footprint import AllocatedBytes
 from detour.training.step import TrainingLoss
 from detour.training.validation import fixed_validation
 from detour.verbs.train.run import train_adapter
@@ -28,7 +28,7 @@ def base(tiny_base: Path) -> Any:
 
 
 def kept_for_backward(loss_fn: TrainingLoss) -> int:
-    with LiveBytes() as made:
+    with AllocatedBytes() as made:
         loss = loss_fn(0, 0)
     assert loss.requires_grad
     return made.live

@@ -7,7 +7,7 @@ import torch
 from detour.adapter_methods import FROM_BASE, METHODS, AdapterMethod, Method, facts_of
 from detour.adapters.arithmetic import layer_parameters
 from detour.adapters.targets import AdaptableLayer, adaptable_layers
-from detour.adapters.trainable_layers import make_trainable
+from detour.adapters.trainable_layers import FreshLayer, make_trainable
 from detour.bases.base import open_base
 from detour.bases.single_file_writing import write_single_file
 from detour.errors import AdapterError, ConfigError
@@ -94,16 +94,16 @@ def test_only_starts_from_the_base_mind_convolutions() -> None:
 
 def test_the_table_of_methods_holds_every_method_and_an_unknown_one_raises() -> None:
     assert tuple(METHODS) == get_args(Method)
-    assert set(get_args(AdapterMethod)) == set(METHODS) - {"full"}
+    assert set(get_args(AdapterMethod)) == set(METHODS) - {"full", "reference"}
     with pytest.raises(ConfigError, match=r"there is no method 'lohaa'\. Did you mean 'loha'"):
         facts_of("lohaa")
 
 
 def test_nothing_falls_through_to_another_method() -> None:
     linear = torch.nn.Linear(4, 4)
-    sizes = {"rank": 2, "alpha": 2.0, "init": "kaiming", "seed": 0, "lokr_factor": None, "name": "default"}
+    fresh = FreshLayer(method="vera", rank=2, alpha=2.0, init="kaiming", seed=0, lokr_factor=None)  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match="no trainable layer is known for method 'vera'"):
-        make_trainable("vera", "unet.a", linear, **sizes)  # type: ignore[arg-type]
+        make_trainable("unet.a", linear, fresh, name="default")
     layer = adaptable_layers(torch.nn.Sequential(linear))[0]
     with pytest.raises(AdapterError, match="no count of parameters is known for method 'vera'"):
         layer_parameters(layer, 2, "vera")  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from detour.errors import Interrupted, StorageError, TrainingDiverged
 from detour.specs import OptimSpec
+from detour.step_log import read_step_log
 from detour.training.checkpoints import newest_good
 from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
@@ -35,6 +37,28 @@ def test_log_has_a_line_a_step_as_soon_as_it_is_made(tmp_path: Path) -> None:
     assert set(lines[0]) == {"step", "loss", "grad_norm", "lr", "seconds"}
     assert log.last_loss == 0.5
     log.close()
+
+
+def test_log_tells_the_rate_that_an_optimizer_found_and_so_does_the_progress(tmp_path: Path) -> None:
+    """Prodigy's ``lr`` is a factor: what was really taken is its estimate times that."""
+    told: list[dict[str, float]] = []
+    with contextlib.closing(MetricsLog(tmp_path)) as log:
+        validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
+        pace = Pace(
+            lambda _step, _left, figures: told.append(dict(figures)),
+            first_step=0,
+            steps=2,
+            validator=validator,
+        )
+        for step, found in ((1, 2e-5), (2, None)):
+            one = dataclasses.replace(report(step), d_lr=found)
+            log.on_step(state(step), one)
+            pace.on_step(state(step), one)
+    first, second = read_step_log(tmp_path / "metrics.jsonl").lines
+    assert (first["lr"], first["d_lr"]) == (0.1, 2e-5)
+    assert "d_lr" not in second
+    assert (told[0]["d·lr"], told[0].get("lr")) == (2e-5, None)
+    assert (told[1]["lr"], told[1].get("d·lr")) == (0.1, None)
 
 
 def test_log_is_cut_back_to_the_checkpoint_and_keeps_its_seconds(tmp_path: Path) -> None:
@@ -90,7 +114,7 @@ def test_validator_keeps_the_weights_of_the_lowest_loss_through_a_checkpoint(tmp
 
 def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_best(tmp_path: Path) -> None:
     """An average that is not the trained weights, in all four places; the trained ones stand again afterwards."""
-    now, wish = state(), StopRequest()
+    now, stop = state(), StopRequest()
     now.ema = Ema(torch.full((3,), 7.0), decay=0.9)
     seen: dict[str, list[float]] = {}
     log = MetricsLog(tmp_path)
@@ -105,7 +129,7 @@ def test_what_is_shipped_is_what_is_validated_drawn_kept_and_remembered_as_the_b
         every=1,
         keep=1,
         steps=9,
-        wish=wish,
+        stop=stop,
         log=log,
         validator=validator,
         facts={},
@@ -154,18 +178,18 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_kept_nowhere(
     log.close()
 
 
-def test_checkpoint_on_wish_then_stop(tmp_path: Path) -> None:
-    log, wish, now = MetricsLog(tmp_path), StopRequest(), state()
+def test_a_checkpoint_is_written_on_a_request_to_stop(tmp_path: Path) -> None:
+    log, stop, now = MetricsLog(tmp_path), StopRequest(), state()
     validator = Validator(log, lambda: 0.0, every=0, keep_best=False)
     keeper = Checkpointer(
-        tmp_path, every=0, keep=1, steps=9, wish=wish, log=log, validator=validator, facts={"threads": 1}
+        tmp_path, every=0, keep=1, steps=9, stop=stop, log=log, validator=validator, facts={"threads": 1}
     )
     for step in (1, 2):
         now.flat.parameters[0].sum().backward()
         now.update()
         keeper.on_step(now, report(step))
     assert newest_good(tmp_path)[0] is None
-    wish.wanted = True
+    stop.wanted = True
     with pytest.raises(Interrupted, match="after step 2 of 9"):
         keeper.on_step(now, report(2))
     found, _ = newest_good(tmp_path)

@@ -11,6 +11,7 @@ from detour.adapter_files.writing import FileFormat, write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.cli.main import cli
 from detour.errors import AdapterError, ConfigError
+from detour.verbs.adapter_tools import composition
 from detour.verbs.adapter_tools.composition import compose_adapters
 from tests.adapter_files.examples import SD1, small_adapter
 
@@ -91,6 +92,19 @@ def test_nothing_of_how_the_parents_were_trained_is_said_of_the_sum(tmp_path: Pa
 def test_a_file_that_is_not_there_is_named_as_it_was_written(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=f"^{tmp_path}/none: no such file"):
         compose_adapters([f"{tmp_path}/none", f"{tmp_path}/none"], out=None)
+
+
+@pytest.mark.parametrize("name", ["sum.png", "sum.ckpt", "taken/sum.safetensors", "folder.safetensors"])
+def test_a_place_that_cannot_take_the_output_is_told_before_the_work(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(composition, "_opened", lambda *_, **__: pytest.fail("work was done"))
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError):
+        compose_adapters(texts(files), out=tmp_path / name, force=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_lower_rank_keeps_what_it_says(files: tuple[Path, Path], tmp_path: Path) -> None:

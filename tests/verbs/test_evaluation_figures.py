@@ -8,7 +8,7 @@ import torch
 from detour.evaluation.judge import PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.verbs.judge.figures import Figures, measure_sides
-from detour.verbs.judge.material import Asked, EvaluationMaterial
+from detour.verbs.judge.material import EvaluationMaterial, PromptGroup
 from detour.verbs.judge.side_pictures import Drawn
 
 
@@ -56,10 +56,10 @@ def measured(
     prompts: Sequence[str] = ("red",) * 8,
 ) -> Figures:
     facts = FACTS if truths is not None else ()
-    asked = Asked(prompts=tuple(prompts), plain=tuple(prompts), facts=facts)
+    group = PromptGroup(prompts=tuple(prompts), plain=tuple(prompts), facts=facts)
     material = EvaluationMaterial(
         held_out=(),
-        asked=asked,
+        new_prompts=group,
         unrelated=(),
         trigger="",
         references=references,

@@ -49,8 +49,8 @@ def test_captions_that_were_kept_out_come_first_and_templates_fill_up(
     assert sources == sorted(sources, key=("caption", "template").index)
     assert len(sources) == 6
     assert "template" in sources
-    assert all(prompt.startswith("sks, ") for prompt in material.asked.prompts)
-    assert not any("sks" in plain for plain in material.asked.plain)
+    assert all(prompt.startswith("sks, ") for prompt in material.new_prompts.prompts)
+    assert not any("sks" in plain for plain in material.new_prompts.plain)
 
 
 def test_the_world_writes_for_its_own_base_and_knows_what_it_asked_for(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_lone_file_asks_for_what_its_tags_name_and_refuses_when_there_are_none
     run = make(tmp_path, str(tiny_base))
     lone = replace(run, spec=run.spec.model_copy(update={"data": DataSpec()}), tags=("a robot",))
     material = gathered(lone, num_prompts=2)
-    assert all("a robot" in plain for plain in material.asked.plain)
+    assert all("a robot" in plain for plain in material.new_prompts.plain)
     with pytest.raises(ConfigError, match="--prompt"):
         gathered(replace(lone, tags=()))
 
@@ -138,17 +138,17 @@ def a_subject(
 
 def test_a_subject_is_asked_for_alone_in_new_places_and_its_class_in_the_same(tmp_path: Path) -> None:
     material = gathered(a_subject(tmp_path, "pocket"), num_prompts=8)
-    assert len(material.asked.prompts) == 4  # the other half are the class's
+    assert len(material.new_prompts.prompts) == 4  # the other half are the class's
     assert material.own_class is not None
-    for prompt, of_class in zip(material.asked.prompts, material.own_class.prompts, strict=True):
+    for prompt, of_class in zip(material.new_prompts.prompts, material.own_class.prompts, strict=True):
         assert prompt.startswith("a sks cat ")
         assert of_class == prompt.replace("sks ", "")
         assert "city" not in prompt
         assert "desert" not in prompt
-    assert material.asked.plain == material.own_class.prompts
-    place = material.asked.choices["place"]
+    assert material.new_prompts.plain == material.own_class.prompts
+    place = material.new_prompts.choices["place"]
     assert [row[right] for row, right in zip(place.phrases, place.right, strict=True)] == list(
-        material.asked.plain
+        material.new_prompts.plain
     )
 
 

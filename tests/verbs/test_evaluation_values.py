@@ -112,7 +112,7 @@ def test_the_first_true_picture_of_a_prompt_shows_the_scene_that_it_came_with(fo
     assert material.truths is not None
     assert (material.truths[::SEEDS] == np.stack(truths())).all()
     assert len({one.tobytes() for one in material.truths}) == NUM_PROMPTS * SEEDS
-    assert [(one.object, one.colour, one.place) for one in material.asked.facts] == [
+    assert [(one.object, one.colour, one.place) for one in material.new_prompts.facts] == [
         (one.object, one.colour, one.place) for one in ASKED
     ]
 

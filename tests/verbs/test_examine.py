@@ -119,9 +119,11 @@ def test_an_adapter_is_held_against_its_base_at_its_weight(tiny_base: Path, tmp_
     base = str(tiny_base)
     assert "change-too-large" not in rules(examine(str(path), base=base))
     assert "change-too-large" in rules(examine(f"{path}:50", base=base))
-    assert "trigger-missing" in rules(examine(str(path), base=base, wish=AskedPicture(prompt="a house")))
+    assert "trigger-missing" in rules(
+        examine(str(path), base=base, asked_picture=AskedPicture(prompt="a house"))
+    )
     assert "trigger-missing" not in rules(
-        examine(str(path), base=base, wish=AskedPicture(prompt="a Sks house"))
+        examine(str(path), base=base, asked_picture=AskedPicture(prompt="a Sks house"))
     )
     assert "trigger-missing" not in rules(examine(str(path), base=base))
     with pytest.raises(ConfigError, match="Name it with --base"):
@@ -149,7 +151,7 @@ def test_a_request_and_its_picture_are_told_the_same(tiny_base: Path, tmp_path: 
     assert sum(note.startswith("error: ") for note in notes) == 2
     assert rules(examine(str(drawn.files[0].path), base=str(tiny_base))) == told
     wish = AskedPicture(prompt="a (house:3)", steps=1, guidance_scale=80, width_px=128, height_px=64)
-    assert rules(examine(base=str(tiny_base), wish=wish)) == {*told, "no-seed"}
+    assert rules(examine(base=str(tiny_base), asked_picture=wish)) == {*told, "no-seed"}
 
 
 def test_a_usual_request_is_drawn_without_a_warning(tiny_base: Path, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_what_only_may_be_bad_is_left_to_the_doctor(tiny_base: Path, tmp_path: P
     spec = GenerateSpec(prompts=("a house by day, at night",), base=str(tiny_base), device="cpu", picture=how)
     assert generate_pictures(spec, out=tmp_path).warnings == ()
     wish = AskedPicture(prompt="a house by day, at night", steps=5, scheduler="ddpm", seed=1)
-    found = rules(examine(base=str(tiny_base), wish=wish))
+    found = rules(examine(base=str(tiny_base), asked_picture=wish))
     assert found == {"ddpm-serving", "prompt-contradicts-itself"}
 
 

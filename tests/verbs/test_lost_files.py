@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detour.errors import Interrupted, RunError
+from detour.specs import load_run_spec, to_toml
 from detour.training.run_folder import HeldFolder
 from detour.verbs.judge.finished_run import is_run_folder, read_finished_run, validation_of
 from detour.verbs.progress import Progress
@@ -69,6 +70,25 @@ def test_a_damaged_line_is_said_and_its_loss_comes_from_elsewhere(straight: Path
     damaged = read_finished_run(folder)
     assert validation_of(damaged) == validation_of(read_finished_run(straight))
     assert f"1 line is damaged and not counted (line {place + 1})" in damaged.problems[0]
+
+
+def test_a_run_whose_schedule_missed_it_says_so_to_its_verdict(straight: Path, tmp_path: Path) -> None:
+    """Today such a run is refused; folders of before have one."""
+    folder = shutil.copytree(straight, tmp_path / "quick")
+    settings = folder / "resolved.toml"
+    spec = load_run_spec(config=settings)
+    for changed, words in (
+        ({"warmup": spec.train.steps}, "the warm-up takes 6 steps and the run has 6"),
+        (
+            {"kind": "cosine_restarts", "warmup": 0, "cycles": 9},
+            "cosine_restarts has 9 cycles in the 6 steps",
+        ),
+    ):
+        schedule = spec.train.schedule.model_copy(update=changed)
+        train = spec.train.model_copy(update={"schedule": schedule})
+        settings.write_text(to_toml(spec.model_copy(update={"train": train})))
+        [problem] = read_finished_run(folder).problems
+        assert problem.startswith(f"The schedule does not fit the run: {words}")
 
 
 def test_losses_that_are_lost_for_good_are_not_called_never_measured(straight: Path, tmp_path: Path) -> None:

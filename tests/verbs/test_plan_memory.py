@@ -11,6 +11,7 @@ from detour.bases.base import open_base
 from detour.errors import ConfigError
 from detour.specs import load_run_spec
 from detour.training.footprint import CUDA_CONTEXT_BYTES, text_footprint
+from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.train import memory_plan
 from detour.verbs.train.memory_plan import Card, MemoryPlan, plan_memory
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
@@ -24,7 +25,7 @@ def plan(tiny_base: Path) -> Plan:
     return functools.partial(plan_of, str(tiny_base))
 
 
-def plan_of(base: str, *cards: Card, **flags: object) -> MemoryPlan:
+def plan_of(base: str, *cards: Card, progress: ProgressFn = silent, **flags: object) -> MemoryPlan:
     values = {
         "base.name": base,
         "adapter.targets": "attn",
@@ -34,7 +35,9 @@ def plan_of(base: str, *cards: Card, **flags: object) -> MemoryPlan:
         "train.batch": 8,
     }
     return plan_memory(
-        load_run_spec(flags=values | {k.replace("__", "."): v for k, v in flags.items()}), cards=cards
+        load_run_spec(flags=values | {k.replace("__", "."): v for k, v in flags.items()}),
+        cards=cards,
+        progress=progress,
     )
 
 
@@ -48,7 +51,9 @@ def training_bytes(plan: Plan) -> int:
 
 
 def test_every_stage_is_there_and_the_peak_is_the_largest(plan: Plan) -> None:
-    found = plan()
+    told: list[Progress] = []
+    found = plan(progress=told.append)
+    assert [(one.done, one.total) for one in told] == [(number, 5) for number in range(1, 6)]
     assert [stage.stage for stage in found.stages] == [
         "encoding pictures",
         "encoding captions",

@@ -10,8 +10,9 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from detour.adapter_files.container import encode
-from detour.adapter_files.reading import read_adapter
+from detour.adapter_files.container import decode, encode
+from detour.adapter_files.limits import DEFAULT_LIMITS
+from detour.adapter_files.reading import read_adapter, require_intact
 from detour.adapter_files.writing import write_adapter
 from detour.adapters.adapter import Adapter, DoraLayer
 from detour.adapters.targets import adaptable_layers
@@ -158,6 +159,29 @@ def test_a_changed_tensor_no_longer_agrees_with_the_hash(file: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(data)
     assert show_adapter(file).hash_agrees is False
+
+
+@pytest.mark.parametrize("key", ["sshs_model_hash", "modelspec.hash_sha256"])
+def test_the_hash_is_compared_under_either_key_and_said_where_it_is_not(
+    file: Path, tmp_path: Path, key: str
+) -> None:
+    tensors, metadata = decode(file.read_bytes(), DEFAULT_LIMITS, where="x")
+    one = tmp_path / "one.safetensors"
+    one.write_bytes(encode(tensors, {key: metadata[key]}))
+    assert show_adapter(one).hash_agrees is True
+    require_intact(one)
+    told = CliRunner().invoke(cli, ["show", str(one), "--no-norms"]).output
+    assert "sha-256    stated by the file and not compared" in told
+    damaged = bytearray(one.read_bytes())
+    damaged[-1] ^= 1
+    one.write_bytes(damaged)
+    assert show_adapter(one).hash_agrees is False
+    assert "NOT what the file says" in CliRunner().invoke(cli, ["show", str(one)]).output
+    with pytest.raises(AdapterError, match="damaged"):
+        require_intact(one)
+    one.write_bytes(encode(tensors, {}))
+    assert "sha-256" not in CliRunner().invoke(cli, ["show", str(one), "--no-norms"]).output
+    assert show_adapter(one).hash_agrees is None
 
 
 def test_a_peft_folder_is_shown(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from detour.adapter_files import read_adapter
+from detour.adapter_files.kohya import DORA_ELSEWHERE
 from detour.bases.base import open_base
 from detour.errors import ConfigError, Interrupted
 from detour.verbs.train import run as recipe
@@ -84,7 +85,10 @@ def test_files_say_what_they_are(
 
     def trained(method: str) -> Any:
         spec = quick_spec(tiny_base, photos, train__steps=1, **METHODS[method])
-        return read_adapter(train_adapter(spec, runs=tmp_path / method).adapter_file)
+        result = train_adapter(spec, runs=tmp_path / method)
+        # Written in kohya's format, a DoRA is drawn otherwise by other programs: said where it is made.
+        assert (DORA_ELSEWHERE in result.notes) == (method == "dora")
+        return read_adapter(result.adapter_file)
 
     stabilised = trained("rslora")
     assert all(layer.alpha == pytest.approx(3.0 * 2**0.5) for layer in stabilised.layers.values())

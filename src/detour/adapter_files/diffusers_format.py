@@ -26,7 +26,7 @@ CONFIG_KEY = "lora_adapter_metadata"
 """Metadata key; without it diffusers takes alpha = rank, which changes the adapter (diffusers#6087)."""
 
 FOLDED = {"detour.rslora": "folded into alpha"}
-"""Said of a file whose scale was alpha / √rank: ours is alpha / rank, with another alpha."""
+"""Metadata of a file whose scale was alpha / √rank, which is alpha / rank here with another alpha."""
 
 _KEY = re.compile(
     r"(?:(?P<part>unet|transformer|text_encoder|text_encoder_2|text_encoder_3)\.)?(?P<path>[\w.]+?)"
@@ -64,7 +64,8 @@ def to_diffusers(adapter: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor
 
 
 def with_scale_in_factors(layer: Layer) -> Layer:
-    """The same change with alpha = rank: alpha / rank is multiplied into ``up``, in the layer's own precision.
+    """Change alpha to the rank without changing ΔW: alpha / rank is multiplied into ``up``, in the layer's own
+    precision.
 
     Exact where alpha / rank is a power of two (:func:`fold_is_exact`), else rounded once more, by at most 2⁻²⁴.
 

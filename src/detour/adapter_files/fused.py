@@ -160,7 +160,7 @@ def _with_first(layer: LokrLayer, rows: Sequence[Rows]) -> LokrLayer:
 
 
 def without_idle_ranks(layer: Layer) -> Layer:
-    """The same change without the directions that nothing is written from; at least one stays.
+    """Remove rank directions that nothing is written from, without changing ΔW; at least one stays.
 
     Of layers put together on a diagonal, each part gets its own rank back.
     """

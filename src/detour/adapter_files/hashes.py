@@ -21,6 +21,12 @@ def data_sha256(encoded: bytes) -> str:
     return hashlib.sha256(encoded[data_start(encoded) :]).hexdigest()
 
 
+def stated_sha256(metadata: Mapping[str, str]) -> str | None:
+    """What a file says the SHA-256 of its tensors is, hex digits alone: kohya's key or ModelSpec's, if it has one."""
+    said = metadata.get("sshs_model_hash") or metadata.get("modelspec.hash_sha256")
+    return said.lower().removeprefix("0x") if said else None
+
+
 def file_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """``sshs_model_hash``, ``sshs_legacy_hash`` and ``modelspec.hash_sha256``.
 

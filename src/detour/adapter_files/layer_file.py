@@ -73,14 +73,14 @@ class LayerFile:
     def __init__(
         self,
         path: Path,
-        outline: Adapter,
+        meta_adapter: Adapter,
         dtype: FileDtype,
         groups: Mapping[str, _Group],
         *,
         whole: Adapter | None = None,
     ) -> None:
         self.path = path
-        self.meta_adapter = outline
+        self.meta_adapter = meta_adapter
         self.dtype = dtype
         self._groups = groups
         self._whole = whole
@@ -162,8 +162,8 @@ def _weights_of(path: Path) -> list[Path]:
 
 def _whole(path: Path, limits: Limits, *, allow_pickle: bool) -> LayerFile:
     whole = read_adapter(path, limits=limits, allow_pickle=allow_pickle)
-    outline = replace(whole, layers={key: on_meta(layer) for key, layer in whole.layers.items()})
-    return LayerFile(path, outline, whole.file_dtype, {}, whole=whole)
+    meta_adapter = replace(whole, layers={key: on_meta(layer) for key, layer in whole.layers.items()})
+    return LayerFile(path, meta_adapter, whole.file_dtype, {}, whole=whole)
 
 
 def _dtype_of(regions: Iterable[Region]) -> FileDtype:

@@ -67,7 +67,7 @@ class LayerWriter:
         self._stack = ExitStack()
 
     @property
-    def outline(self) -> Adapter:
+    def meta_adapter(self) -> Adapter:
         """Names, shapes, ranks and alphas of the layers so far."""
         return Adapter(dict(self._layers))
 
@@ -109,20 +109,22 @@ class LayerWriter:
             whole = Adapter(dict(sorted(self._layers.items())), metadata)
             return write_adapter(self._path, whole, family=self._family, dtype=self._dtype_name)
         own = without_derived(metadata)
-        outline = Adapter(dict(sorted(self._layers.items())), own)
+        meta_adapter = Adapter(dict(sorted(self._layers.items())), own)
         if self._format.by_part:
-            return self._finish_folder(outline)
+            return self._finish_folder(meta_adapter)
         path = file_in(self._path, self._format)
-        self._spools[""].write(path, own | self._format.about(outline, self._family))
+        self._spools[""].write(path, own | self._format.about(meta_adapter, self._family))
         return path
 
-    def _finish_folder(self, outline: Adapter) -> Path:
-        configs = {part: to_peft(outline, part, torch.float32)[1] for part in outline.parts}  # all or none
+    def _finish_folder(self, meta_adapter: Adapter) -> Path:
+        configs = {
+            part: to_peft(meta_adapter, part, torch.float32)[1] for part in meta_adapter.parts
+        }  # all or none
         for part, config in configs.items():
-            place = self._path if outline.parts in ALONE else self._path / part
+            place = self._path if meta_adapter.parts in ALONE else self._path / part
             write_text(place / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-            about = self._format.about(outline, self._family)
-            self._spools[part].write(place / WEIGHTS_NAME, {**outline.metadata, **about})
+            about = self._format.about(meta_adapter, self._family)
+            self._spools[part].write(place / WEIGHTS_NAME, {**meta_adapter.metadata, **about})
         return self._path
 
     def _spool(self, part: str) -> "_Spool":

@@ -123,7 +123,12 @@ def shareable(run: RunSpec, identity: str) -> RunSpec:
     return run.model_copy(
         update={
             "base": run.base.model_copy(update={"name": identity if local else name}),
-            "adapter": run.adapter.model_copy(update={"from_file": Path(run.adapter.from_file).name}),
+            "adapter": run.adapter.model_copy(
+                update={
+                    "from_file": Path(run.adapter.from_file).name,
+                    "image_encoder": Path(run.adapter.image_encoder).name,
+                }
+            ),
             "data": run.data.model_copy(update=data),
             "prior": run.prior.model_copy(update={"folder": ""}),
             "sample": run.sample.model_copy(update={"prompts": ()}),

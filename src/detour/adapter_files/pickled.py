@@ -36,6 +36,9 @@ _INSTRUCTIONS = {
 }  # fmt: skip
 """What torch.save needs for tables of tensors: nothing that imports by a computed name, copies or calls by name."""
 
+_REFERENCE_PARTS = {"image_proj", "ip_adapter"}
+"""The two tables of an IP-Adapter's pickle; its safetensors have them as prefixes of names."""
+
 _MAX_PICKLE_BYTES = 2 << 20
 _MAX_INSTRUCTIONS = 1_000_000
 _MAX_INT_BYTES = 16
@@ -142,8 +145,16 @@ def _check_instructions(path: Path, data: bytes) -> None:
             )
 
 
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
 def _checked(path: Path, loaded: Any, size: int, limits: Limits, *, finite: bool) -> dict[str, Tensor]:
     table = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if isinstance(table, dict) and set(table) == _REFERENCE_PARTS and all(map(_is_table, table.values())):
+        table = {
+            f"{part}.{name}": tensor for part, of_part in table.items() for name, tensor in of_part.items()
+        }
     if not isinstance(table, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in table.items()
     ):

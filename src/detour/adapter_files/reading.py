@@ -9,7 +9,7 @@ from torch import Tensor
 from detour.adapter_files.container import dtype_of, read_file, read_header, refuse_link_out
 from detour.adapter_files.diffusers_format import CONFIG_KEY
 from detour.adapter_files.formats import format_of
-from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.hashes import data_sha256, stated_sha256
 from detour.adapter_files.limits import DEFAULT_LIMITS, Limits
 from detour.adapter_files.peft_format import (
     CONFIG_NAME,
@@ -25,6 +25,7 @@ from detour.adapter_files.words import split_words
 from detour.adapter_files.writing import DIFFUSERS_NAME
 from detour.adapters.adapter import Adapter, FileDtype, FileFormat
 from detour.adapters.layers import Layer
+from detour.adapters.reference_kinds import is_reference_file
 from detour.errors import AdapterError
 
 
@@ -60,6 +61,7 @@ def read_adapter(
         return _checked(layers, metadata, unread, file_format="peft", file_dtype=dtype)
     tensors, metadata = read_tensors(path, limits, finite=not allow_partial, allow_pickle=allow_pickle)
     require_no_peft(tensors, str(path))
+    require_no_reference(tensors, str(path))
     return adapter_of(tensors, metadata, limits=limits, unread=unread)
 
 
@@ -71,7 +73,7 @@ def require_intact(path: Path) -> None:
     """
     data = read_file(path, DEFAULT_LIMITS)
     _, metadata = read_header(path, DEFAULT_LIMITS)
-    said = metadata.get("sshs_model_hash")
+    said = stated_sha256(metadata)
     if said is not None and said != data_sha256(data):
         raise AdapterError(
             f"{path}: damaged: its tensors are not those that were written (another SHA-256). Delete it; "
@@ -136,6 +138,19 @@ def require_no_peft(names: Iterable[str], where: str) -> None:
     if any(name.startswith(KEY_PREFIX) for name in names):
         raise AdapterError(
             f"{where}: a PEFT file needs {CONFIG_NAME} beside it, for its alpha. Fetch the folder."
+        )
+
+
+def require_no_reference(names: Iterable[str], where: str) -> None:
+    """Raise for an IP-Adapter, which shows a base a picture and has no layers beside the base's.
+
+    Raises:
+        AdapterError: says how it is used.
+    """
+    if is_reference_file(names):
+        raise AdapterError(
+            f"{where}: an IP-Adapter, which shows a base reference pictures and is no LoRA. Draw with it: "
+            "--reference PICTURE --reference-adapter FILE."
         )
 
 

@@ -1,7 +1,6 @@
 """Put an adapter beside the frozen layers of a model and take it away again.
 
-PEFT does the forward pass of plain LoRA; layers of other kinds are hooked on: those in training live, finished
-ones as they are.
+PEFT does the forward pass of plain LoRA; layers of other kinds add their change in a forward hook.
 """
 
 import contextlib
@@ -22,7 +21,13 @@ from detour.adapters.adapter import Adapter, Layer, LoraLayer, part_of, path_of
 from detour.adapters.fixed_layers import FixedLayer, has_adapter_hook
 from detour.adapters.places import find_layer, find_path
 from detour.adapters.start import lora_down
-from detour.adapters.trainable_layers import ALPHA_DIGITS, TrainableLayer, make_trainable, plain_copy
+from detour.adapters.trainable_layers import (
+    ALPHA_DIGITS,
+    FreshLayer,
+    TrainableLayer,
+    make_trainable,
+    plain_copy,
+)
 from detour.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -57,13 +62,13 @@ class Attached:
         name: str,
         slots: Sequence[_Slot],
         frozen: Sequence[tuple[nn.Parameter, bool]],
-        hooked: Sequence[FixedLayer] = (),
-        live: Sequence[TrainableLayer] = (),
+        fixed: Sequence[FixedLayer] = (),
+        trainable: Sequence[TrainableLayer] = (),
     ) -> None:
         self.name = name
         self._slots = list(slots)
-        self._fixed_layers = list(hooked)
-        self._trainable = list(live)
+        self._fixed_layers = list(fixed)
+        self._trainable = list(trainable)
         self._frozen = list(frozen)
         self.words: dict[str, dict[str, nn.Parameter]] = {}
         """New word → text part → live vectors, (n, D) float32; whoever encodes prompts puts them in."""
@@ -99,7 +104,9 @@ class Attached:
             for name, factor in zip(("down", "up"), pair, strict=True)
         }
         others = {
-            (live.key, name): factor for live in self._trainable for name, factor in live.factors.items()
+            (trainable.key, name): factor
+            for trainable in self._trainable
+            for name, factor in trainable.factors.items()
         }
         words = {
             (f"words.{word}", part): v for word, parts in self.words.items() for part, v in parts.items()
@@ -129,8 +136,8 @@ class Attached:
             )
             for slot in self._slots
         }
-        layers |= {hooked.key: hooked.layer for hooked in self._fixed_layers}
-        layers |= {live.key: live.layer() for live in self._trainable}
+        layers |= {fixed.key: fixed.layer for fixed in self._fixed_layers}
+        layers |= {trainable.key: trainable.layer() for trainable in self._trainable}
         words = {
             word: {part: plain_copy(v) for part, v in parts.items()} for word, parts in self.words.items()
         }
@@ -143,14 +150,14 @@ class Attached:
             AdapterError: the layers, kinds, ranks or alphas are not the same.
         """
         factors = self.factors
-        live = {one.key: one for one in self._trainable}
-        if set(factors) | set(live) != set(adapter.layers):
+        trainable = {one.key: one for one in self._trainable}
+        if set(factors) | set(trainable) != set(adapter.layers):
             raise AdapterError(
-                f"the file's {len(adapter.layers)} layers and the {len(factors) + len(live)} attached do not match."
+                f"the file's {len(adapter.layers)} layers and the {len(factors) + len(trainable)} attached ones differ."
             )
-        for key, one in live.items():
+        for key, one in trainable.items():
             one.load(adapter.layers[key])
-        rest = Adapter({key: layer for key, layer in adapter.layers.items() if key not in live})
+        rest = Adapter({key: layer for key, layer in adapter.layers.items() if key not in trainable})
         layers = rest.plain_layers(purpose="loading into an attached adapter")
         for slot in self._slots:
             layer, (down, up) = layers[slot.key], factors[slot.key]
@@ -169,25 +176,25 @@ class Attached:
             slot.layer.scaling[self.name] = (
                 weight * slot.layer.lora_alpha[self.name] / slot.layer.r[self.name]
             )
-        for hooked in self._hooks:
-            hooked.weight = weight
+        for fixed in self._hooks:
+            fixed.weight = weight
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Switch this adapter off inside the block; other adapters stay active."""
         before = [(slot.layer, list(slot.layer.active_adapters)) for slot in self._slots]
-        were = [(hooked, hooked.active) for hooked in self._hooks]
+        were = [(fixed, fixed.active) for fixed in self._hooks]
         try:
-            for hooked, _ in were:
-                hooked.active = False
+            for fixed, _ in were:
+                fixed.active = False
             for layer, active in before:
                 layer._active_adapter = [name for name in active if name != self.name]
             yield
         finally:
             for layer, active in before:
                 layer._active_adapter = active
-            for hooked, active_before in were:
-                hooked.active = active_before
+            for fixed, active_before in were:
+                fixed.active = active_before
 
     def joined(self, *others: "Attached") -> "Attached":
         """This and the others as one, in this order: adapters of one name beside several models."""
@@ -198,8 +205,8 @@ class Attached:
             self.name,
             [slot for one in every for slot in one._slots],
             [pair for one in every for pair in one._frozen],
-            [hooked for one in every for hooked in one._fixed_layers],
-            [live for one in every for live in one._trainable],
+            [fixed for one in every for fixed in one._fixed_layers],
+            [trainable for one in every for trainable in one._trainable],
         )
 
     def detach(self) -> None:
@@ -211,8 +218,8 @@ class Attached:
             else:
                 setattr(slot.parent, slot.child, slot.layer.base_layer)
         self._slots.clear()
-        for hooked in self._hooks:
-            hooked.remove()
+        for fixed in self._hooks:
+            fixed.remove()
         self._fixed_layers.clear()
         self._trainable.clear()
         for parameter, requires_grad in self._frozen:
@@ -270,8 +277,10 @@ def attach_new(
     if method != "lora" or init in FROM_BASE:
         if dropout:
             raise AdapterError("dropout is for plain LoRA from a random start. Set adapter.dropout to 0.")
-        settings = {"rank": rank, "alpha": alpha, "init": init, "seed": seed, "lokr_factor": lokr_factor}
-        return _attach_live(model, keys, method, settings, _for_peft(name))
+        fresh = FreshLayer(
+            method=method, rank=rank, alpha=alpha, init=init, seed=seed, lokr_factor=lokr_factor
+        )
+        return _attach_trainable(model, keys, fresh, _for_peft(name))
     sizes = dict.fromkeys(keys, (rank, alpha))
     attached = _inject({part: model}, sizes, dropout=dropout, name=name)
     for key, (down, up) in attached.factors.items():
@@ -327,9 +336,7 @@ def attach_adapter(
     return attached
 
 
-def _attach_live(
-    model: nn.Module, keys: Sequence[str], method: Method, settings: Mapping[str, Any], name: str
-) -> Attached:
+def _attach_trainable(model: nn.Module, keys: Sequence[str], fresh: FreshLayer, name: str) -> Attached:
     modules: dict[str, Any] = {}
     for key in keys:
         module = model.get_submodule(str(find_path(model, path_of(key))))
@@ -340,7 +347,7 @@ def _attach_live(
     attached = Attached(name, [], frozen)
     try:
         for key, module in modules.items():
-            attached._trainable.append(make_trainable(method, key, module, name=name, **settings))
+            attached._trainable.append(make_trainable(key, module, fresh, name=name))
     except AdapterError:
         attached.detach()
         raise

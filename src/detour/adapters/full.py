@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FullWeights(Attached):
-    """The same interface as an adapter's where it has a meaning; no adapter comes out of it.
+    """Trains a model's own weights behind the interface of an attached adapter; no adapter comes out of it.
 
     Attributes:
         model: whose weights are trained.

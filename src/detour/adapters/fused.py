@@ -39,7 +39,7 @@ class FusedForward:
         base, dropout = layer.base_layer, layer.lora_dropout[self.name]
         return (
             not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0)
-            and not _is_hooked(base)
+            and not _has_forward_hook(base)
             and not base.weight.requires_grad
             and product_dtype(x) == base.weight.dtype
         )
@@ -79,7 +79,7 @@ def project_together(modules: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, .
     if all(
         isinstance(forward, FusedForward)
         and isinstance(forward.layer.base_layer, nn.Linear)
-        and not _is_hooked(forward.layer)
+        and not _has_forward_hook(forward.layer)
         and forward.serves(x)
         for forward in fused
     ):
@@ -100,13 +100,13 @@ def project_halves(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     What follows works on whole halves, and on a half of each row it takes up to 2.5 times as long.
     """
     forward = module.__dict__.get("forward")
-    if isinstance(forward, FusedForward) and not _is_hooked(forward.layer) and forward.serves(x):
+    if isinstance(forward, FusedForward) and not _has_forward_hook(forward.layer) and forward.serves(x):
         base, (down, up) = forward.layer.base_layer, forward.factors
         (first, second), (up_first, up_second) = _halves(base), up.chunk(2)
         both = (down, up_first), (down, up_second)
         halves = lora_linears(x.to(base.weight.dtype), (first, second), both, (forward.scale,) * 2)
         return halves[0], halves[1]
-    if _is_plain_linear(module) and not _is_hooked(module) and not module.weight.requires_grad:
+    if _is_plain_linear(module) and not _has_forward_hook(module) and not module.weight.requires_grad:
         first, second = _halves(module)
         return functional.linear(x, *first), functional.linear(x, *second)
     value, gate = module(x).chunk(2, dim=-1)
@@ -119,7 +119,7 @@ def _halves(linear: nn.Linear) -> tuple[Frozen, Frozen]:
     return (first, biases[0]), (second, biases[1])
 
 
-def _is_hooked(module: Any) -> bool:
+def _has_forward_hook(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -139,7 +139,7 @@ def _is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
-    """In which dtype a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
+    """Dtype in which a matrix product with ``x`` runs here; None where PEFT's own casts decide."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)

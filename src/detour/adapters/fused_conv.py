@@ -157,7 +157,7 @@ def _low(x: Tensor, down: Tensor, window: Window) -> Tensor:
 
 
 def _spread(inner: Tensor, window: Window, *, kernel: torch.Size, size: torch.Size) -> Tensor:
-    """For each tap, the gradient of ``hidden`` moved to the places of the input that the tap read.
+    """Gradient of ``hidden`` for each tap, moved to the places of the input that the tap read.
 
     Returns:
         (N, rank · k · k, H · W), in the order of :func:`_taps`.

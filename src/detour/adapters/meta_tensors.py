@@ -12,7 +12,7 @@ from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
 
 
 def on_meta(layer: Layer) -> Layer:
-    """The same kind, shapes, rank and alpha, with every tensor on the meta device."""
+    """Copy a layer's kind, shapes, rank and alpha, with every tensor on the meta device."""
     return with_tensors(layer, lambda tensor: torch.empty_like(tensor, device="meta"))
 
 
@@ -24,7 +24,7 @@ def rounded(layer: Layer, dtype: torch.dtype) -> Layer:
 
 
 def with_tensors(layer: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
-    """The same kind and alpha with ``change(tensor)`` for every tensor.
+    """Copy a layer's kind and alpha, with ``change(tensor)`` in place of every tensor.
 
     Raises:
         TypeError: a kind that is not known here.

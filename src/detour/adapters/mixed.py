@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detour.adapters.prepared import Dense, LowRank, Module, PreparedAdapter, rank_class
+from detour.adapters.reference_rows import NO_REFERENCES, ReferencePlan, RowReference, plan_references
 from detour.errors import AdapterError
 
 NARROW = 8
@@ -35,10 +36,12 @@ class RowGroup:
     Attributes:
         num_rows: one, or more with guidance.
         adapters: with their strengths; 1 is as trained, 0 is no effect.
+        references: pictures that the rows are shown, with their strengths.
     """
 
     num_rows: int
     adapters: tuple[tuple[PreparedAdapter, float], ...] = ()
+    references: tuple[RowReference, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +50,19 @@ class RowPlan:
 
     Attributes:
         hooks: layer → forward hook that adds the rows' changes to its output.
+        references: what the rows' reference pictures add to cross-attention.
     """
 
     hooks: Mapping[Module, Hook]
+    references: ReferencePlan = NO_REFERENCES
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Add the rows' adapters to every forward pass of the planned number of rows inside the block."""
         handles = [module.register_forward_hook(hook) for module, hook in self.hooks.items()]
         try:
-            yield
+            with self.references.active():  # its hooks see queries with the adapters' changes
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -79,7 +85,10 @@ def plan_rows(groups: Sequence[RowGroup], parts: Iterable[str]) -> RowPlan:
         for module, change in _changes_of(group, parts).items():
             change.first_row, change.num_rows = start, group.num_rows
             wanted.setdefault(module, []).append(change)
-    return RowPlan({module: _hook(module, changes) for module, changes in wanted.items()})
+    return RowPlan(
+        {module: _hook(module, changes) for module, changes in wanted.items()},
+        plan_references([(group.num_rows, group.references) for group in groups]),
+    )
 
 
 @dataclass
@@ -223,7 +232,7 @@ def _narrowed(rows: Tensor, down: Tensor) -> Tensor:
 
 
 def _add_to_conv(module: Module, stack: _Stack, x: Tensor, output: Tensor) -> None:
-    """The same for a convolution: (N, out, h, w)."""
+    """Add every row's change to the output of a convolution: (N, out, h, w)."""
     assert isinstance(module, nn.Conv2d)
     rows, there = x[stack.rows], output[stack.rows]
     added = there.view(len(rows), output.shape[1], -1)

@@ -13,14 +13,14 @@ from detour.adapters.blocks import block_of
 from detour.adapters.compose import require_same_shape
 
 RELATED = 12.0
-"""From this many times chance on, two adapters share more than unrelated ones do; ``docs/interference.md`` has the
+"""Multiple of chance above which two adapters share more than unrelated ones do; ``docs/interference.md`` has the
 figures behind it."""
 
 SHARED_MOST = 0.5
-"""From this share on they are related whatever chance is: high ranks in narrow layers share much by chance."""
+"""Shared share above which adapters are related whatever chance is, as high ranks in narrow layers share much."""
 
 STRONGER = 9.0
-"""From this ratio of the energies on, the stronger adapter may drown the weaker."""
+"""Ratio of the energies above which the stronger adapter may drown the weaker."""
 
 Verdict = Literal["apart", "together", "against"]
 

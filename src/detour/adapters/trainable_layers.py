@@ -9,13 +9,14 @@ what the factors add, through the factors where that is cheaper. What :meth:`Tra
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detour.adapter_methods import FROM_BASE, Start
+from detour.adapter_methods import FROM_BASE, AdapterMethod, Start
 from detour.adapters import start
 from detour.adapters.layers import DoraLayer, Layer, LoraLayer, output_norms
 from detour.adapters.lycoris_layers import LohaLayer, LokrLayer
@@ -24,7 +25,7 @@ from detour.errors import AdapterError
 Frozen = nn.Linear | nn.Conv2d
 
 ALPHA_DIGITS = 1e-6
-"""To which two alphas are the same: files keep them in single precision."""
+"""Relative difference below which two alphas are equal: files keep them in single precision."""
 
 
 class TrainableLayer(ABC):
@@ -105,7 +106,7 @@ class TrainableLayer(ABC):
             raise AdapterError(f"'{self.key}' is {layer.kind} in the adapter and another kind as attached.")
 
 
-class LiveDora(TrainableLayer):
+class TrainableDora(TrainableLayer):
     """``y = b + m / ‖W + ΔW‖ · (W x + ΔW x)``; starts with ``m = ‖W‖``, so that it is the frozen layer.
 
     The norm is taken as a constant in the backward pass, as section 4.3 of the paper proposes and PEFT does.
@@ -139,7 +140,7 @@ class LiveDora(TrainableLayer):
         return layer.tensors
 
 
-class LiveLoha(TrainableLayer):
+class TrainableLoha(TrainableLayer):
     """``ΔW = scale · (w1_a w1_b) ∘ (w2_a w2_b)``, a product of rank up to rank².
 
     Every pair of directions is one direction of the product, so that the input can go through rank² of them
@@ -164,7 +165,7 @@ class LiveLoha(TrainableLayer):
         return layer.tensors
 
 
-class LiveLokr(TrainableLayer):
+class TrainableLokr(TrainableLayer):
     """``ΔW = scale · w1 ⊗ w2``: the input is split as the product is, and goes through ``w2``, then ``w1``.
 
     Where both are whole the scale is 1, as in LyCORIS, whatever alpha.
@@ -199,7 +200,7 @@ class LiveLokr(TrainableLayer):
         return _up(self.module, _down(self.module, x, self.factors["w2_b"]), self.factors["w2_a"])
 
 
-class LiveDifference(TrainableLayer):
+class TrainableDifference(TrainableLayer):
     """LoRA whose factors start as the largest part of the frozen weight: ``ΔW = scale · (up down - up₀ down₀)``.
 
     PiSSA and OLoRA put the residual ``W - scale · up₀ down₀`` in the base's place while they train. Subtracting the
@@ -235,32 +236,49 @@ class LiveDifference(TrainableLayer):
         return {"down": down[:rank], "up": up[:, :rank]}
 
 
-def make_trainable(
-    method: str,
-    key: str,
-    module: Frozen,
-    *,
-    rank: int,
-    alpha: float,
-    init: Start,
-    seed: int,
-    lokr_factor: int | None,
-    name: str,
-) -> TrainableLayer:
-    """Hook a fresh layer of ``method`` beside ``module``; a function of (seed, key) and, for PiSSA and OLoRA, of W.
+@dataclass(frozen=True, kw_only=True)
+class FreshLayer:
+    """Settings of layers that begin to train.
+
+    Attributes:
+        method: kind of the layer.
+        rank: width of the detour.
+        alpha: numerator of the scale ``alpha / rank``.
+        init: start of the factors, see :func:`detour.adapters.attach.attach_new`.
+        seed: of the start.
+        lokr_factor: wanted size of LoKr's first matrix; None takes the nearest to a square.
+    """
+
+    method: AdapterMethod
+    rank: int
+    alpha: float
+    init: Start
+    seed: int
+    lokr_factor: int | None
+
+
+def make_trainable(key: str, module: Frozen, fresh: FreshLayer, *, name: str) -> TrainableLayer:
+    """Put a fresh layer beside ``module``; its factors depend on (seed, key) and, for PiSSA and OLoRA, on W.
+
+    Args:
+        key: of the layer.
+        module: frozen layer.
+        fresh: method, size and start.
+        name: of the adapter among those on the model.
 
     Raises:
         AdapterError: PiSSA or OLoRA on a convolution, or at a rank that the weight does not have; a method that
             reads the frozen weight on a quantised one.
     """
+    method, rank, alpha, init, seed = fresh.method, fresh.rank, fresh.alpha, fresh.init, fresh.seed
     out, inputs, *kernel = module.weight.shape
     if method == "loha":
         factors = start.loha_factors(out, inputs * math.prod(kernel), rank=rank, seed=seed, key=key)
-        return LiveLoha(key, module, factors, alpha=alpha, name=name)
+        return TrainableLoha(key, module, factors, alpha=alpha, name=name)
     if method == "lokr":
         shape = tuple(module.weight.shape)
-        factors = start.lokr_factors(shape, rank=rank, factor=lokr_factor, seed=seed, key=key)
-        return LiveLokr(key, module, factors, alpha=alpha, name=name)
+        factors = start.lokr_factors(shape, rank=rank, factor=fresh.lokr_factor, seed=seed, key=key)
+        return TrainableLokr(key, module, factors, alpha=alpha, name=name)
     if not module.weight.is_floating_point():
         raise AdapterError(
             f"'{key}' is quantised; DoRA, PiSSA and OLoRA read the frozen weight. Choose LoRA."
@@ -271,12 +289,12 @@ def make_trainable(
                 f"'{key}' is a convolution; {init} starts Linear layers only. Set --targets linear."
             )
         down, up = start.base_factors(module.weight, rank=rank, init=init, scale=alpha / rank, key=key)
-        return LiveDifference(key, module, {"down": down, "up": up}, alpha=alpha, name=name)
+        return TrainableDifference(key, module, {"down": down, "up": up}, alpha=alpha, name=name)
     if method != "dora":
         raise AdapterError(f"no trainable layer is known for method '{method}'.")
     down = start.lora_down((rank, inputs, *kernel), init=init, seed=seed, key=key)
     factors = {"down": down, "up": torch.zeros(out, rank, *[1] * len(kernel))}
-    return LiveDora(key, module, factors, alpha=alpha, name=name)
+    return TrainableDora(key, module, factors, alpha=alpha, name=name)
 
 
 def plain_copy(factor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detour.adapters.adapter import DENOISERS
 from detour.bases import parts, single_file
 from detour.bases.embedded import EMBEDDED, EmbeddedBase
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, dead_in_transformer, family_of
@@ -204,7 +205,7 @@ class Base:
         return self.config("scheduler")
 
     def with_zero_terminal_snr(self) -> Base:
-        """The same base on a schedule that ends in pure noise, drawn from its very last timestep."""
+        """Copy the base with a schedule that ends in pure noise, drawn from its very last timestep."""
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
 
@@ -382,10 +383,11 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
 
 
 def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -> Base:
-    network = "transformer" if (folder / "transformer").is_dir() else "unet"
+    network = next((part for part in reversed(DENOISERS) if (folder / part).is_dir()), DENOISERS[0])
     if not (folder / "model_index.json").is_file() and not (folder / network).is_dir():
+        places = " or ".join(f"{part}/" for part in DENOISERS)
         raise BaseError(
-            f"{name}: not a diffusers folder (no model_index.json, no unet/ or transformer/). Pass the folder that "
+            f"{name}: not a diffusers folder (no model_index.json, no {places}). Pass the folder that "
             "holds the network, vae, text_encoder, tokenizer and scheduler."
         )
     family = family_of(parts.read_config(folder, network), where=name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,13 @@ from detour.diffusion.process import Process
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
+
+
+class ShowsPictures(Protocol):
+    """What shows the network a picture beside the text: an IP-Adapter in training."""
+
+    def showing(self, embeddings: Tensor, /) -> contextlib.AbstractContextManager[None]:
+        """Show each of N rows a picture inside the block, as (N, width) embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,7 @@ class Denoiser:
             sample at SD 1.5's shape) instead of handing the network inputs in ``dtype`` (drawing).
         latent_factor: pixels a latent position, along one side.
         quantized: what of the network is kept in fewer bits, if anything.
+        references: shows rows a picture, where an IP-Adapter is in training.
     """
 
     network: nn.Module
@@ -50,6 +58,7 @@ class Denoiser:
     autocast: bool
     latent_factor: int = 8
     quantized: Quantized | None = None
+    references: ShowsPictures | None = None
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
@@ -67,7 +76,13 @@ class Denoiser:
                 self.network.to(self.device)
 
     def predict(
-        self, noisy: Tensor, times: Tensor, text: Conditioning, sizes: Tensor | None = None
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        text: Conditioning,
+        sizes: Tensor | None = None,
+        *,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """Ask the network about N rows of noisy latents.
 
@@ -78,6 +93,7 @@ class Denoiser:
             text: states of N prompts, anywhere.
             sizes: (N, 6) original height and width, top and left of the crop, target height and width in pixels;
                 ``None``: pictures of the latents' own size, not cut.
+            shown: (N, width) float32 embeddings of the rows' reference pictures, where an IP-Adapter is in training.
 
         Returns:
             (N, C, h, w), what the process says the network predicts, in ``dtype`` or float32.
@@ -87,7 +103,10 @@ class Denoiser:
             sizes = self._own_sizes(noisy)
         call = NETWORK_CALLS[self.kind]
         kind = torch.device(self.device).type
-        with torch.autocast(kind, self.dtype, enabled=self.autocast and self.dtype != torch.float32):
+        showing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if shown is not None and self.references is not None:
+            showing = self.references.showing(shown.to(self.device))
+        with showing, torch.autocast(kind, self.dtype, enabled=self.autocast and self.dtype != torch.float32):
             return call(self.network, noisy.to(self.dtype), self.process.model_time(times), text, sizes)
 
     def _own_sizes(self, noisy: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ from detour.errors import BaseError
 
 FamilyName = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 
+UNET = "UNet2DConditionModel"
+"""Class of the network in diffusers that three families share; their settings tell them apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -34,8 +37,11 @@ class Family:
         t5_tokens: number of tokens that it reads.
         told_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
         vae_overflows_in_fp16: whether the VAE has to stay in float32 there.
-        network: class of the denoising network in diffusers.
+        network: class of the denoising network.
+        network_module: module that the class is imported from.
         network_part: folder of the network; layer keys of adapters begin with it.
+        even_levels: whether the family's own pipeline hands Euler evenly spread noise levels; the sampler of SD 3
+            ends closer to 0.
     """
 
     name: FamilyName
@@ -56,8 +62,10 @@ class Family:
     t5_tokens: int = 0
     told_sizes: bool = False
     vae_overflows_in_fp16: bool = False
-    network: str = "UNet2DConditionModel"
+    network: str = UNET
+    network_module: str = "diffusers"
     network_part: str = "unet"
+    even_levels: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -146,8 +154,17 @@ FAMILIES: Mapping[str, Family] = {
         t5_tokens=512,
         network="FluxTransformer2DModel",
         network_part="transformer",
+        even_levels=True,
     ),
 }
+
+NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(list(FAMILIES.values()))}
+"""Class of a denoising network → the family that has it; for the class that several share, the first of them."""
+
+
+def network_class(network_config: Mapping[str, Any]) -> str:
+    """Name of the network's class in its settings; a UNet that was saved by Flax is the same network."""
+    return str(network_config.get("_class_name", UNET)).removeprefix("Flax")
 
 
 def family_of(network_config: Mapping[str, Any], *, where: str) -> Family:
@@ -161,12 +178,11 @@ def family_of(network_config: Mapping[str, Any], *, where: str) -> Family:
         BaseError: another architecture, or a variant that text-to-image adapters do not fit (inpainting and
             the like).
     """
-    kind = str(network_config.get("_class_name", "UNet2DConditionModel"))
-    transformer = next((family for family in FAMILIES.values() if family.network == kind), None)
-    if transformer is not None and transformer.network_part == "transformer":
-        return transformer
+    kind = network_class(network_config)
+    if kind != UNET and kind in NETWORKS:
+        return NETWORKS[kind]
     unet_config = network_config
-    if kind not in ("UNet2DConditionModel", "FlaxUNet2DConditionModel"):
+    if kind != UNET:
         raise BaseError(f"{where}: its denoiser is a {kind}; the families known are {_titles()}.")
     channels = unet_config.get("in_channels", 4)
     if channels != 4:

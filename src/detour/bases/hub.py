@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
+from detour.adapters.adapter import DENOISERS, PARTS
 from detour.errors import BaseError
 
-PARTS = (
-    "unet",
-    "transformer",
+FOLDERS = (
+    *PARTS,
     "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
     "tokenizer",
     "tokenizer_2",
     "tokenizer_3",
@@ -18,9 +15,9 @@ PARTS = (
     "safety_checker",
 )
 CONFIGS = ["model_index.json", "feature_extractor/*.json"] + [
-    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "spiece.model")
+    f"{part}/{pattern}" for part in FOLDERS for pattern in ("*.json", "*.txt", "spiece.model")
 ]
-WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
+WEIGHTS = [f"{part}/*.safetensors" for part in FOLDERS]
 # Other precisions and EMA doubles stand beside the weights under names of their own.
 DOUBLES = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "*.bf16*.safetensors"]
 
@@ -40,7 +37,7 @@ def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[P
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
     """
     folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
-    networks = [folder / part for part in ("unet", "transformer")]
+    networks = [folder / part for part in DENOISERS]
     if weights and not any(list(network.glob("*.safetensors")) for network in networks):
         folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
     commit = folder.name if folder.parent.name == "snapshots" else revision

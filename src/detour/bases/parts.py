@@ -3,12 +3,15 @@
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detour.adapters.adapter import DENOISERS
+from detour.bases.families import NETWORKS, network_class
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError
 
@@ -38,14 +41,11 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 def model_class(part: str, config: Mapping[str, Any]) -> Any:
     """The class of a part, imported when it is asked for: diffusers and transformers take seconds."""
-    if part in ("unet", "transformer"):
-        import diffusers
-
-        kinds = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
-        kind = str(config.get("_class_name", kinds[0])).removeprefix("Flax")
-        if kind not in kinds:
-            raise BaseError(f"{part}/config.json: a {kind} is none of {', '.join(kinds)}.")
-        return getattr(diffusers, kind)
+    if part in DENOISERS:
+        kind = network_class(config)
+        if kind not in NETWORKS:
+            raise BaseError(f"{part}/config.json: a {kind} is none of {', '.join(NETWORKS)}.")
+        return getattr(import_module(NETWORKS[kind].network_module), kind)
     if part == "vae":
         from diffusers import AutoencoderKL
 

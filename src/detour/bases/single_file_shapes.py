@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from detour.adapters.reference_kinds import facts_of_shapes, is_reference_file
 from detour.bases.families import FamilyName
 from detour.bases.single_file_text import PREFIXES
 from detour.errors import BaseError
@@ -21,6 +22,12 @@ def family_of_shapes(shapes: Shapes, *, where: str) -> FamilyName:
     """
     if any(".lora_down." in name or ".lora_A." in name for name in shapes):
         raise BaseError(f"{where}: this is an adapter, not a base. Pass it with --lora.")
+    if is_reference_file(shapes):
+        facts = facts_of_shapes(shapes, where=where)
+        raise BaseError(
+            f"{where}: this is an IP-Adapter ({facts.words}), not a base. Look at it with detour show, and pass it "
+            "with --reference-adapter."
+        )
     if not any(name.startswith(f"{UNET}input_blocks.") for name in shapes):
         raise BaseError(
             f"{where}: no checkpoint of the layout of Stable Diffusion 1.x, 2.x or XL (no "

@@ -67,7 +67,7 @@ class Conditioning:
         return Conditioning(states, pooled, mask, guidance)
 
     def guided_by(self, scale: float) -> Conditioning:
-        """The same conditioning with an embedded guidance scale for all rows."""
+        """Copy the conditioning with an embedded guidance scale for all rows."""
         return replace(self, guidance=torch.full((len(self),), scale, device=self.states.device))
 
     def _as_long_as(self, length: int) -> Conditioning:
@@ -84,7 +84,7 @@ class Conditioning:
         return torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Conditioning:
-        """On another device or in another dtype."""
+        """Copy the conditioning to another device or dtype."""
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
         mask = None if self.mask is None else self.mask.to(device=device)
         guidance = None if self.guidance is None else self.guidance.to(device=device)
@@ -234,7 +234,7 @@ class TextStage:
         ]
 
     def knowing(self, words: WordVectors) -> TextStage:
-        """The same tokenizers and encoders, with these words beside those known here; this stage stays as it is.
+        """Make a stage that knows these words too, with the same tokenizers and encoders; this stage stays as it is.
 
         Raises:
             AdapterError: a word that is known already.

@@ -82,11 +82,13 @@ _SD3: Mapping[str, tuple[str, ...]] = {
 TABLES: Mapping[TransformerFamily, Mapping[str, tuple[str, ...]]] = {"flux": _FLUX, "sd3": _SD3}
 """Family → original name → the diffusers paths that it is, in order; ``#`` is a block's index."""
 
-_FLAT = {original.replace(".", "_"): original for original in (*_FLUX, *_SD3)}
-_PIECES = {**_FLUX, **_SD3, "single_blocks.#.linear1.qkv": _qkv("single_transformer_blocks")}
-"""The last one is of XLabs' files alone, which change q, k and v of ``linear1`` and leave the MLP as it is."""
+_PIECES = {name: paths for table in TABLES.values() for name, paths in table.items()} | {
+    "single_blocks.#.linear1.qkv": _qkv("single_transformer_blocks")
+}
+"""Original name → diffusers paths. The last one is of XLabs' files alone, which change q, k and v of ``linear1``."""
+_FLAT = {original.replace(".", "_"): original for table in TABLES.values() for original in table}
 _FLAT_PATHS = {
-    path.replace(".", "_"): path for table in (_FLUX, _SD3) for paths in table.values() for path in paths
+    path.replace(".", "_"): path for table in TABLES.values() for paths in table.values() for path in paths
 }
 _PLACES = {
     family: {path: (original, index) for original, paths in table.items() for index, path in enumerate(paths)}

@@ -82,6 +82,13 @@ sheet = detour.grid(pair, out=Path("grid.png"), weights=[1.0])
     "grid_of_strengths": """
 strengths = detour.grid_of_strengths(wanted, out=Path("strengths.png"), strengths=[0.5, 1.0])
 """,
+    "InterpolateSpec": """
+way = detour.InterpolateSpec(prompts=("a robot", "a house"), seed=1, seed_to=2, frames=3, picture=quick)
+""",
+    "interpolate": """
+between = detour.interpolate(way, out=Path("between.png"))
+print(between.steps, between.jump)
+""",
     "open_base": """
 base = detour.open_base("pocket")
 print(base.family.name, base.native_size_px)
@@ -141,11 +148,11 @@ trace = detour.forward(levels=2)
 fitted = detour.overfit(steps=1)
 """,
     "doctor": """
-examination = detour.doctor(str(result.adapter_file), wish=detour.AskedPicture(guidance_scale=20.0))
+examination = detour.doctor(str(result.adapter_file), asked_picture=detour.AskedPicture(guidance_scale=20.0))
 print([finding.rule for finding in examination.findings])
 """,
     "AskedPicture": """
-wish = detour.AskedPicture(prompt="a sks robot", width_px=512)
+request = detour.AskedPicture(prompt="a sks robot", width_px=512)
 """,
     "prove": """
 proof = detour.prove(result.adapter_file, out=Path("proof"), prompts=["a sks robot"])
@@ -230,5 +237,23 @@ cases = [
 Path("cases.jsonl").write_text(chr(10).join(cases))
 figures = detour.measure_policy(Path("policy.toml"), Path("cases.jsonl"), out=Path("measured"))
 print(figures.to_json())
+""",
+    "estimate_cost": """
+measured = {
+    'pictures_finished_total{state="done"}': 10,
+    'work_finished_total{state="done"}': 500,
+    'phase_units_total{phase="denoiser"}': 500,
+    'phase_seconds_total{phase="denoiser",clock="wall"}': 6,
+    'passes_total{width="2",adapters="0"}': 250,
+    'pass_area_total{width="2",adapters="0"}': 250,
+    'pass_seconds_total{width="2",adapters="0",clock="wall"}': 6,
+    "busy_seconds_total": 6,
+    "idle_seconds_total": 54,
+}
+Path("metrics.txt").write_text("".join(f"detour_{name} {value}" + chr(10) for name, value in measured.items()))
+prices = ['currency = "EUR"', "[machine]", 'name = "mine"', "per_hour = 0.5", "date = 2026-01-15"]
+Path("prices.toml").write_text(chr(10).join(prices))
+cost = detour.estimate_cost(Path("metrics.txt"), Path("prices.toml"), steps=[25])
+print(cost.settings[0].cost, cost.settings[0].cost_interval)
 """,
 }

@@ -42,6 +42,7 @@ SUBJECTS = {
     "doctor": "Finding faults",
     "studies": "Studies",
     "safety": "Safety",
+    "cost": "Cost",
 }
 """Folder below ``detour/verbs`` → heading."""
 

@@ -33,7 +33,7 @@ def command(
     revision: str | None,
     allow_pickle: bool,
     as_json: bool,
-    **wish: Any,
+    **asked_picture: Any,
 ) -> None:
     """Look at this machine, and at a run, an adapter, a PNG that detour drew, or a picture that is asked for.
 
@@ -57,7 +57,7 @@ def command(
             subject,
             base=base,
             revision=revision,
-            wish=AskedPicture(**wish),
+            asked_picture=AskedPicture(**asked_picture),
             allow_pickle=allow_pickle,
             progress=progress,
         )

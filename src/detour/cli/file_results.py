@@ -12,13 +12,14 @@ from detour.printing import printable
 
 if TYPE_CHECKING:
     from detour.verbs.adapter_tools.composition_result import ComposeResult, PairPrediction
-    from detour.verbs.adapter_tools.contents import AdapterReport, BaseMatch
+    from detour.verbs.adapter_tools.contents import AdapterReport, BaseMatch, ReferenceReport
     from detour.verbs.adapter_tools.conversion import ConvertResult
     from detour.verbs.adapter_tools.extraction import ExtractResult
     from detour.verbs.adapter_tools.measured_overlap import MeasuredPair
     from detour.verbs.adapter_tools.merging import MergeResult
     from detour.verbs.adapter_tools.resizing import ResizeResult
     from detour.verbs.draw.grid import GridResult
+    from detour.verbs.draw.interpolation import Interpolation
     from detour.verbs.draw.strengths import StrengthResult
 
 MAX_PROBLEMS = 8
@@ -98,6 +99,10 @@ def show_report(report: "AdapterReport", *, as_json: bool, plot: Path | None) ->
     if report.tensor_sha256 is not None:
         agrees = {True: ", as the file says", False: ", NOT what the file says", None: ""}[report.hash_agrees]
         click.echo(f"sha-256    {report.tensor_sha256} of the tensors{agrees}")
+    elif report.states_sha256:
+        click.echo(
+            "sha-256    stated by the file and not compared: only the header was read; --norms reads the whole"
+        )
     _print_blocks(report)
     rows = [(key, _shortened(text)) for key, text in report.metadata.items()]
     if rows:
@@ -108,6 +113,28 @@ def show_report(report: "AdapterReport", *, as_json: bool, plot: Path | None) ->
         _print_match(report.match)
     if plot is not None:
         click.echo(f"picture: {plot}")
+
+
+def show_reference_report(report: "ReferenceReport", *, as_json: bool) -> None:
+    """``detour show`` of an IP-Adapter: its kind, what it needs, and what it is for."""
+    if as_json:
+        echo_json(report.to_json())
+        return
+    tokens = str(report.num_tokens) if report.num_tokens else "one a patch of the image encoder"
+    click.echo(f"kind       IP-Adapter, {report.kind}, {bytes_text(report.num_bytes)}")
+    click.echo(
+        f"family     {report.family or 'none that is known'} (text states of width {report.text_width})"
+    )
+    click.echo(f"encoder    {report.encoder_words}")
+    click.echo(f"layers     {report.layers} cross-attentions; {report.parameters:,} parameters")
+    click.echo(f"tokens     {tokens} for each picture")
+    click.echo(f"sha-256    {report.sha256} of the file")
+    if report.match is not None:
+        if report.match.problems:
+            click.echo(f"base       does not fit {report.match.base}: {printable(report.match.problems[0])}")
+        else:
+            click.echo(f"base       fits {report.match.base}")
+    click.echo("draw with  detour generate PROMPT --reference PICTURE --reference-adapter FILE")
 
 
 def _print_blocks(report: "AdapterReport") -> None:
@@ -298,6 +325,28 @@ def show_grid(result: "GridResult", *, as_json: bool) -> None:
     print_table(table_of("Moved from the base, mean of 255", heads, rows))
     click.echo(f"sheet    {result.path}")
     click.echo(f"figures  {result.figures}")
+
+
+def show_interpolation(result: "Interpolation", *, as_json: bool) -> None:
+    """``detour interpolate``: how evenly the pictures change, and where they are."""
+    if as_json:
+        echo_json(result.to_json())
+        return
+    click.echo(f"pictures  {len(result.shares)}, in {result.seconds:.1f} s")
+    click.echo(
+        f"steps     {min(result.steps):.2f} to {max(result.steps):.2f} of 255 between neighbours; the largest is "
+        f"{result.jump:g} times the median"
+    )
+    click.echo(
+        f"way       {result.monotone:.0%} of the steps lead away from the first picture and towards the last; "
+        f"{result.length:g} times as long as the distance of the ends"
+    )
+    for note in result.notes:
+        click.echo(f"note      {note}")
+    click.echo(f"strip     {result.path}")
+    click.echo(f"figures   {result.figures}")
+    if result.video is not None:
+        click.echo(f"video     {result.video}")
 
 
 def show_strengths(result: "StrengthResult", *, as_json: bool) -> None:

@@ -78,6 +78,33 @@ from detour.cli.options import (
 @click.option(
     "--mask", metavar="PICTURE", help="White is drawn anew, black stays to the pixel; of --from's size."
 )
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="PICTURE[:STRENGTH]",
+    help="Picture that the network is shown beside the prompt; repeatable. [default strength: 1]",
+)
+@click.option(
+    "--reference-adapter",
+    metavar="FILE",
+    help="IP-Adapter that shows references (plain, Plus or Full). [default: the base's own]",
+)
+@click.option(
+    "--reference-encoder",
+    metavar="FOLDER",
+    help="Image encoder that it reads. [default: one of its width beside FILE]",
+)
+@click.option(
+    "--reference-blocks",
+    metavar="BLOCK=FACTOR,...",
+    help="Factor on the strength in blocks: down, up.0, or one attention, up.0.1; others have 1.",
+)
+@click.option(
+    "--reference-steps",
+    metavar="SHARE=FACTOR,...",
+    help="Factor on the strength along the steps; 0=1,0.5=0 shows references in the first half alone.",
+)
 @click.option("--width", "width_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--height", "height_px", type=int, help="Pixels. [default: the base's own size]")
 @click.option("--batch", type=int, default=4, show_default=True, help="Pictures in one forward pass.")
@@ -120,7 +147,16 @@ from detour.cli.options import (
 )
 @pickle_option
 @json_option
-def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **flags: Any) -> None:
+def command(
+    *,
+    out: Path,
+    grid: bool,
+    as_json: bool,
+    lora_steps: str | None,
+    reference_steps: str | None,
+    reference_blocks: str | None,
+    **flags: Any,
+) -> None:
     """Draw a picture for each PROMPT.
 
     The same command writes the same bytes: every picture has its own seed, and its PNG carries all settings.
@@ -129,6 +165,7 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     detour generate "a red house in the desert" --count 4 --grid
     detour generate "a red house in the desert" --lora runs/demo/demo.safetensors:0.8 --compare
     detour generate "a red house in the snow" --from house.png --strength 0.5
+    detour generate "a cat" --base sd15/ --reference cat.png:0.6 --reference-adapter ip-adapter_sd15.safetensors
     detour generate "a (red:1.3) house in the [desert]" --negative "blurry, (frame:1.2)"
 
     Brackets weigh words as in AUTOMATIC1111; write \\( for a bracket that is meant. Prompts may be of any length.
@@ -136,6 +173,7 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     check_base(flags["base"])
     check_adapters(flags["loras"])
     announce(quiet=as_json)
+    from detour.adapters.blocks import parse_block_weights
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.errors import Withheld
@@ -159,6 +197,10 @@ def command(*, out: Path, grid: bool, as_json: bool, lora_steps: str | None, **f
     values = {key: value for key, value in flags.items() if value is not None}
     if lora_steps is not None:
         values["lora_steps"] = parse_step_weights(lora_steps)
+    if reference_steps is not None:
+        values["reference_steps"] = parse_step_weights(reference_steps)
+    if reference_blocks is not None:
+        values["reference_blocks"] = parse_block_weights(reference_blocks)
     values["picture"] = {key: value for key, value in picture.items() if value is not None}
     spec = parse(GenerateSpec, values)
     with shown(quiet=as_json) as progress:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compose": ("compose", "Make one adapter of several, and predict how they get along."),
     "resize": ("resize", "Write an adapter at a lower rank, or with other strengths by block."),
     "grid": ("grid", "Two adapters and their sum, or one at several strengths, on one sheet."),
+    "interpolate": ("interpolate", "Pictures between two seeds, two prompts or two adapters."),
     "extract": ("extract", "Make an adapter from the difference of two bases."),
     "push": ("push", "Put a finished run on the hub."),
     "prove": ("prove", "Prove a finished run again, or an adapter file."),
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "overfit": ("overfit", "Ten steps on one picture: does this installation learn at all?"),
     "labs": ("labs", "Twelve lessons as notebooks that run, and that check your answers."),
     "serve": ("serve", "Serve adapters over HTTP: many in one batch, jobs that survive."),
+    "cost": ("cost", "What a served picture costs, from measured work and your own prices."),
     "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
 }
 
@@ -110,7 +112,7 @@ def _code_of(given: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped.", err=True)
         code = 130
-    except Interrupted as stop:  # a wish that was granted is no error
+    except Interrupted as stop:  # the run stopped as it was asked to, which is no error
         click.echo(str(stop), err=True)
         code = stop.exit_code
     except DetourError as error:

@@ -26,7 +26,7 @@ LAUNCHER = "DETOUR_LAUNCHER"
 """Environment variable: process number of the launcher."""
 
 PR_SET_PDEATHSIG = 1
-"""From ``linux/prctl.h``: the signal that a process gets when its parent dies."""
+"""Option of ``linux/prctl.h`` that sets the signal a process gets when its parent dies."""
 
 GRACE_S = 20.0
 """How long the others may take to notice that one ended badly and to say so; then they are ended, and after as long

@@ -144,6 +144,24 @@ def remove(*, name: str, state: Path) -> None:
     click.echo(f"removed: {printable(name)}")
 
 
+@command.command("backup")
+@click.argument("out", type=STATE)
+@click.option(
+    "--state", type=STATE, default=Path("serve-state"), show_default=True, help="Folder of the server."
+)
+@json_option
+def backup(*, out: Path, state: Path, as_json: bool) -> None:
+    """Copy the state folder to OUT; the server may run. To restore, start with --state OUT."""
+    from detour.serving.backup import back_up
+
+    made = back_up(state, out)
+    told = {"folder": str(out), "jobs": made.jobs, "pictures": made.pictures, "bytes": made.num_bytes}
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"{out}: {made.jobs:,} jobs, {made.pictures:,} pictures, {made.num_bytes / 1e6:,.1f} MB")
+
+
 def _say(line: str) -> None:
     from detour.printing import printable
 

@@ -66,6 +66,7 @@ def command(
     \b
     detour show runs/demo/demo.safetensors --plot blocks.png
     detour show style.safetensors --base sdxl
+    detour show ip-adapter-plus_sd15.safetensors --base sd15
     detour show runs/demo/demo.safetensors --config > run.toml
     detour show outputs/0000-a-red-house-seed0.png --verify --files runs/
     """
@@ -77,10 +78,11 @@ def command(
     check_base(base)
     check_adapters([file])
     announce(quiet=as_json or config)
-    from detour.cli.file_results import show_report
+    from detour.cli.file_results import show_reference_report, show_report
+    from detour.errors import ConfigError
     from detour.printing import printable
     from detour.verbs.adapter_tools.block_figure import draw_blocks
-    from detour.verbs.adapter_tools.contents import read_config, show_adapter
+    from detour.verbs.adapter_tools.contents import ReferenceReport, read_config, show_adapter
     from detour.verbs.staging import refuse_no_png, refuse_taken
 
     if config:
@@ -92,6 +94,11 @@ def command(
     report = show_adapter(
         file, base=base, norms=True if plot is not None else norms, allow_pickle=allow_pickle
     )
+    if isinstance(report, ReferenceReport):
+        if plot is not None:
+            raise ConfigError("--plot draws the change of a base's layers, and an IP-Adapter changes none.")
+        show_reference_report(report, as_json=as_json)
+        return
     if plot is not None:
         draw_blocks(report, plot)
     show_report(report, as_json=as_json, plot=plot)

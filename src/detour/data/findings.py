@@ -26,7 +26,7 @@ CAPTION_TOKENS = 75
 MUCH_CUT = 0.4
 """Share of a picture above which cutting it away is a warning: 3:2 as a square loses 33 %, 16:9 44 %."""
 FEW_CAPTIONS = 4
-"""Below so many captions, a word in each of them says nothing."""
+"""Number of captions below which a word in each of them means nothing."""
 
 STYLE_NEEDS = (
     "a style wants 50 to 200 varied pictures (20 can do), captions that say what is shown and not the style"

@@ -25,7 +25,7 @@ MAX_MARK_SHARE = 0.2
 MAX_ELSEWHERE = 0.25
 """Agreeing places outside the mark, as a share of those inside."""
 MIN_PICTURES = 8
-"""Below this, chance alone leaves too many edges in the same place."""
+"""Number of pictures below which chance alone leaves too many edges in the same place."""
 
 
 def blur(image: Image.Image) -> float:

@@ -276,7 +276,9 @@ class _Reader:
             findings.append(self._unreadable(unreadable))
         if uncaptioned:
             findings.append(self._uncaptioned(uncaptioned, len(entries)))
-        if odd := [(name, remark) for name, looks in facts.items() for remark in looks.remarks]:
+        if odd := [
+            (name, remark) for name, picture_facts in facts.items() for remark in picture_facts.remarks
+        ]:
             findings += _colour_findings(odd)
         return Dataset(
             kept,
@@ -303,7 +305,7 @@ class _Reader:
         examples, facts, unreadable = [], dict[str, PictureFacts](), list[tuple[str, str]]()
         for done, entry in enumerate(entries, start=self.done + 1):
             try:
-                example, looks = self._example(entry, done)
+                example, picture_facts = self._example(entry, done)
             except DataError as error:
                 if not (self.spec.skip_bad_images or self.lenient):
                     raise
@@ -312,8 +314,8 @@ class _Reader:
                 unreadable.append((name, f"{name}: {str(error).removeprefix(f'{_label(entry)}: ')}"))
                 continue
             examples.append((entry, example))
-            if looks is not None:
-                facts[example.name] = looks
+            if picture_facts is not None:
+                facts[example.name] = picture_facts
         if not examples:
             raise DataError(
                 f"{self.folder.source}: none of the {len(entries)} pictures can be used; first: {unreadable[0][1]}"

@@ -52,7 +52,7 @@ class Frame:
         return np.array(fitted, dtype=np.uint8)
 
     def cut_mask(self, mask: Image.Image, factor: int) -> NDArray[np.float32]:
-        """The same part of a mask, averaged over the area of each latent position.
+        """Cut a mask as the picture is cut, averaged over the area of each latent position.
 
         Args:
             mask: one channel, 0 to 255, of ``source_px``.

@@ -23,7 +23,7 @@ class SafeLatentSettings(Spec):
     scale: NonNegative
     """Factor on the difference to the concept before it is cut at 1 (λ, ``sld_guidance_scale``)."""
     threshold: float
-    """Nothing is taken off where the prompt's noise exceeds the concept's by this much or more (τ)."""
+    """Excess of the prompt's noise over the concept's from which nothing is subtracted (τ)."""
     warmup_steps: int
     """Steps at the beginning that are left as they are (δ); the momentum grows in them already."""
     momentum: NonNegative

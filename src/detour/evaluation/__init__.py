@@ -1,1 +1,1 @@
-"""Tier 3, the proof: judge, distances, verdicts, report."""
+"""Tier 3.1: judges, distances, verdicts, the files that hold them, and the pages that show them."""

@@ -1,4 +1,4 @@
-"""What the rules found, as rows of a page: figures whose judge reads nothing are struck out, with the reason."""
+"""Rows of a page with what the rules found; figures that the judge cannot read are struck out, with the cause."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from detour.evaluation.judgement import chance_in_words
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRow:
-    """One line of the table.
+    """One line of the table of answers.
 
     Attributes:
         name: of the figure.
@@ -26,7 +26,7 @@ class AnswerRow:
 
 
 def answer_rows(answers: Answers | None) -> list[AnswerRow]:
-    """Every figure that can be lost or kept; none where nothing was judged."""
+    """One row for every figure that can be lost or kept; none where nothing was judged."""
     return [] if answers is None else [_row(name, one) for name, one in answers.figures.items()]
 
 
@@ -52,7 +52,7 @@ def _reads(found: Competence, where: str) -> str:
 
 
 def subject_rows(answers: Answers | None) -> list[tuple[str, str]]:
-    """How far pictures went, in words: of a style, or of a subject, its word and its class."""
+    """Rows in words on how far pictures went towards a style, or towards a subject, with its word and its class."""
     if answers is None:
         return []
     if answers.subject is None:
@@ -68,5 +68,5 @@ def subject_rows(answers: Answers | None) -> list[tuple[str, str]]:
 
 
 def way_text(way: ShareOfWay) -> str:
-    """``68% (57% to 79%); chance alone would do this in 1 of 1,000 cases``."""
+    """Share of the way as text, such as ``68% (57% to 79%); chance alone would do this in 1 of 1,000 cases``."""
     return f"{way.share:.0%} ({way.low:.0%} to {way.high:.0%}); {chance_in_words(way.p_value)}"

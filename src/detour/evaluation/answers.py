@@ -1,4 +1,4 @@
-"""What the rules found, as parts of ``proof.json`` and ``evaluation.json``: answers beside what the judge can read."""
+"""Answers of the rules as parts of ``proof.json`` and ``evaluation.json``, beside what the judge can read."""
 
 import math
 from typing import Literal
@@ -16,15 +16,15 @@ class Competence(Part):
     margin: float
     """Mean log-odds of the true captions or words."""
     chance: float
-    """The same of shuffled ones."""
+    """Mean log-odds of the shuffled captions or words."""
     p_value: float | None
-    """Share of shuffles that score as well as the truth; ``None``: it could not be tested."""
+    """Share of shuffles that score as well as the true order; ``None`` where it could not be tested."""
     shown: bool
-    """Whether the judge tells true from shuffled."""
+    """Whether the judge distinguishes true captions or words from shuffled ones."""
 
     @classmethod
     def of(cls, found: competence.Competence) -> "Competence":
-        """As a part of a file."""
+        """Make the part of the file from the measured competence."""
         return cls(
             pictures=found.pictures,
             margin=found.margin,
@@ -39,26 +39,26 @@ class FigureAnswer(Part):
 
     answer: Literal["lost", "kept", "unknown"]
     loss: float | None
-    """Share of the expected score that the adapter lacks; below zero where it has more."""
+    """Share of the expected score that is missing with the adapter; negative where the score is higher."""
     low: float | None
-    """Lower limit of it, 95 % on that side; ``None``: no limit."""
+    """Lower one-sided 95 % limit of the loss; ``None`` where there is no limit."""
     high: float | None
-    """Upper limit of it, 95 % on that side; ``None``: no limit."""
+    """Upper one-sided 95 % limit of the loss; ``None`` where there is no limit."""
     p_lost: float
-    """Chance alone would show such a loss in so many cases."""
+    """Probability that chance alone shows a loss as large as this one."""
     prompts: int
     needed: int | None
-    """Prompts that would probably settle an unknown; ``None`` where it is settled or none would."""
+    """Number of prompts that would probably settle an unknown; ``None`` where it is settled or none would."""
     because: str
-    """Why it is unknown; empty otherwise."""
+    """Cause of an unknown; empty where the figure is settled."""
     on_base: Competence
-    """What the judge reads of it in the base's pictures."""
+    """Competence of the judge on the base's pictures, for this figure."""
     on_references: Competence
-    """What the judge reads of it in the user's own pictures, by their captions."""
+    """Competence of the judge on the user's own pictures and their captions, for this figure."""
 
     @classmethod
     def of(cls, found: keeping.Keeping, reading: Reading) -> "FigureAnswer":
-        """As a part of a file."""
+        """Make the part of the file from the answer of the rules."""
         return cls(
             answer=found.answer,
             loss=_finite(found.loss),
@@ -80,31 +80,31 @@ class ShareOfWay(Part):
     low: float
     high: float
     p_value: float
-    """Chance alone would show as much in so many cases."""
+    """Probability that chance alone shows a share as large as this one."""
 
     @classmethod
     def of(cls, found: subject_likeness.Share) -> "ShareOfWay":
-        """As a part of a file."""
+        """Make the part of the file from the measured share."""
         return cls(share=found.share, low=found.low, high=found.high, p_value=found.p_value)
 
 
 class SubjectFigures(Part):
-    """A subject judged as a subject."""
+    """Figures of an adapter that was trained on a subject."""
 
     taken: ShareOfWay
-    """Pictures of prompts with the subject's word."""
+    """Share of the way that pictures of prompts with the subject's word went."""
     trigger: ShareOfWay
-    """By how much of the way those lie beyond pictures of the same prompts without the word."""
+    """Share of the way by which pictures with the subject's word lie beyond those without it."""
     own_class: ShareOfWay
-    """Pictures of the class alone."""
+    """Share of the way that pictures of the class alone went."""
     preserved: Literal["lost", "kept", "unknown"]
-    """Whether the class is kept."""
+    """Whether the class is preserved."""
     references: int
     prompts: int
 
     @classmethod
     def of(cls, found: subject_likeness.SubjectLikeness) -> "SubjectFigures":
-        """As a part of a file."""
+        """Make the part of the file from the measured likeness."""
         return cls(
             taken=ShareOfWay.of(found.taken),
             trigger=ShareOfWay.of(found.trigger),
@@ -116,18 +116,18 @@ class SubjectFigures(Part):
 
 
 class Answers(Part):
-    """What the judge's features say of an adapter."""
+    """What the judge's features say about an adapter."""
 
     figures: dict[str, FigureAnswer]
     """Name of a figure → its answer."""
     way: ShareOfWay | None
-    """Of a style; ``None`` for a subject, or without pictures to compare with."""
+    """Share of the way to a style; ``None`` for a subject, or without pictures to compare with."""
     subject: SubjectFigures | None
-    """Of a subject; ``None`` for a style."""
+    """Figures of a subject; ``None`` for a style."""
 
     @classmethod
     def of(cls, found: judgement.Judgement) -> "Answers":
-        """As a part of a file."""
+        """Make the part of the file from a judgement."""
         way = found.way
         return cls(
             figures={name: FigureAnswer.of(one, found.readings[name]) for name, one in found.figures.items()},

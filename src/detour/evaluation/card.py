@@ -1,4 +1,4 @@
-"""``README.md`` of a run: the model card."""
+"""Writes the model card of a run, ``README.md``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ CARD_SETTINGS = (
     "train.schedule.kind",
     "data.resolution",
 )
-"""What a reader wants to know before loading it; ``resolved.toml`` has the rest."""
+"""Settings that a reader wants to know before loading the adapter; ``resolved.toml`` has the others."""
 
 
 def write_card(path: Path, story: RunStory, *, pictures: Sequence[Path]) -> None:
@@ -122,7 +122,7 @@ def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
 
 
 def _in_diffusers(method: str, file_name: str, words: Sequence[str]) -> list[str]:
-    """What its loader does with each kind of file (diffusers 0.42)."""
+    """Sentence on what diffusers' loader (0.42) does with each kind of file."""
     converted = f"{file_name.removesuffix('.safetensors')}-diffusers.safetensors"
     convert = f"`detour convert {file_name} {converted} --to diffusers`"
     facts = facts_of(method)
@@ -155,7 +155,7 @@ def _kind(story: RunStory) -> str:
 
 
 def _base_argument(story: RunStory) -> str:
-    """``--base`` for readers elsewhere: a path of this machine means nothing to them."""
+    """Value of ``--base`` for readers on other machines, without a path of this one."""
     name = story.spec.base.name
     return name if name in EMBEDDED else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
 
@@ -169,7 +169,7 @@ def _first_prompt(story: RunStory) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown and the HTML in it leave as it is, on one line."""
+    """Escape a text for Markdown and the HTML in it, and keep it on one line."""
     flat = " ".join(str(text).split())
     for sign in "\\`*_[]<>|#":
         flat = flat.replace(sign, "\\" + sign if sign != "<" else "&lt;")

@@ -1,4 +1,4 @@
-"""Why an adapter changes nothing: what can be told from its settings, its file and its pictures."""
+"""Finds why an adapter changes nothing, from its settings, its file and its pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterState:
-    """What is known of an adapter when its pictures are compared.
+    """Facts about an adapter that are known when its pictures are compared.
 
     Attributes:
         learning_rate: peak rate of the run; ``None`` when the run's settings do not tell.
@@ -33,7 +33,7 @@ class AdapterState:
 
 
 def causes_of_no_effect(state: AdapterState, *, effect_min_diff: float) -> tuple[str, ...]:
-    """Sentences that explain why nothing changed, the root before what follows from it.
+    """Sentences that explain why nothing changed, the root cause first.
 
     Args:
         state: of an adapter without effect.

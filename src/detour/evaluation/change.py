@@ -1,4 +1,4 @@
-"""What an adapter changed in a figure, with an interval over prompts."""
+"""The change that an adapter makes to a figure, with a confidence interval over prompts."""
 
 import math
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from detour.evaluation.differences import paired_difference
 
 
 class Change(Part):
-    """Adapter minus base over the same prompts and seeds."""
+    """Difference of a figure with the adapter and without, over the same prompts and seeds."""
 
     mean: float
     low: float | None
-    """Lower end of Student's 95 % interval; ``None``: one prompt has none."""
+    """Lower end of Student's 95 % interval; ``None`` for a single prompt."""
     high: float | None
     prompts: int
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def change_over_prompts(adapter: Sequence[float], base: Sequence[float], *, seeds: int) -> Change:
-    """The mean change and how sure it is.
+    """Mean change over prompts with its confidence interval.
 
     Pictures of one prompt are alike, so the prompts are the samples: each gives the mean over its seeds.
 
@@ -48,6 +48,6 @@ def change_over_prompts(adapter: Sequence[float], base: Sequence[float], *, seed
 
 
 def over_seeds(figures: Sequence[float], seeds: int) -> list[float]:
-    """The mean of each prompt's pictures; prompt-major."""
+    """Mean over the seeds of each prompt; values are prompt-major."""
     means: list[float] = np.asarray(figures, dtype=float).reshape(-1, seeds).mean(axis=1).tolist()
     return means

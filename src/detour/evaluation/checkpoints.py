@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints to ship: figures of each on the same new prompts, and the rule that chooses."""
+"""Chooses which checkpoint of a run to ship, from figures of each on the same new prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ from detour.evaluation.distance import style_distance
 from detour.evaluation.proof import VerdictName
 
 SHIPPABLE: tuple[VerdictName, ...] = ("learned", "inconclusive")
-"""Verdicts of pictures that nothing speaks against, the better one first."""
+"""Verdicts with which a checkpoint may be shipped, the better one first."""
 
 Distance = Callable[[Tensor, Tensor], float]
 
 
 class CheckpointFigure(Part):
-    """One checkpoint on the prompts that all of them are asked."""
+    """Figures of one checkpoint on the prompts that all checkpoints draw."""
 
     step: int
     held_out_loss: float | None
-    """On pictures kept out, at fixed timesteps, at this step or the nearest one before it."""
+    """Loss on held-out pictures at fixed timesteps, at this step or the nearest one before it."""
     style_distance: Compared | None
     accuracy: dict[str, Compared]
-    """Part of the prompt (object, colour, place) → share that was drawn; empty where nobody can tell."""
+    """Part of the prompt (object, colour, place) → share that was drawn; empty where it cannot be judged."""
     diversity: Compared
-    """How much pictures of different prompts differ, steps of 255."""
+    """Mean difference of pictures of different prompts, in steps of 255."""
     copied: Compared | None
-    """Share of the pictures that copy a training picture; ``None``: there was nothing to compare with."""
+    """Share of pictures that copy a training picture; ``None`` where there were none to compare with."""
     verdict: VerdictName
     reason: str
     behind_best: float | None
-    """Style distance above that of the chosen tier's best one …"""
+    """Difference of the style distance to that of the best one of the chosen tier."""
     standard_error: float | None
-    """… and the standard error of this difference over the prompts."""
+    """Standard error over prompts of :attr:`behind_best`."""
 
 
 class CheckpointFigures(Part):
-    """A run's checkpoints beside each other, the first step first; the last one is what the run ended with."""
+    """Figures of all checkpoints of a run in order of steps; the last is the end of the run."""
 
     schema_: int = Field(default=1, alias="schema")
     prompts: int
@@ -47,13 +47,13 @@ class CheckpointFigures(Part):
     checkpoints: tuple[CheckpointFigure, ...]
     chosen_step: int
     sound: bool
-    """Whether nothing speaks against the chosen one; else it is the least bad."""
+    """Whether nothing counts against the chosen checkpoint; otherwise it is the least bad."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What the rule looks at.
+    """Figures of one checkpoint that the rule reads.
 
     Attributes:
         step: of the checkpoint.
@@ -70,7 +70,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Behind:
-    """How far a candidate's style distance lies above the best one's, and the standard error of that."""
+    """Difference of a candidate's style distance to the best one's, and its standard error."""
 
     difference: float
     standard_error: float
@@ -78,7 +78,7 @@ class Behind:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The checkpoint to ship.
+    """The checkpoint to ship, and why.
 
     Attributes:
         step: of it.
@@ -94,7 +94,7 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], references: Tensor | None, *, seeds: int = 1) -> Choice:
-    """The checkpoint to ship.
+    """Choose the checkpoint to ship.
 
     Those that learned come before those without a measured gain, and these before those that something speaks
     against. Among equals the nearest to the style is the best, and the earliest one that lies within one standard

@@ -1,4 +1,4 @@
-"""A figure beside its controls: what a figure of an adapter says is what the same figure is without it."""
+"""A figure of every side beside its controls: only the difference to them says something about an adapter."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 ControlName = Literal["rate_zero", "shuffled"]
-"""Adapters that are trained to be compared with: at rate 0, and on captions that were exchanged."""
+"""Adapters that are trained as controls: at rate 0, and on shuffled captions."""
 
 Side = Literal["adapter", "base", "rate_zero", "shuffled"]
-"""Whose pictures they are."""
+"""Source of the pictures: the base, the adapter, a control, or true pictures."""
 
 
 class Part(BaseModel):
@@ -23,17 +23,17 @@ class Compared(Part):
 
     adapter: float
     base: float
-    """Without any adapter: the first control."""
+    """Figure without any adapter, which is the first control."""
     rate_zero: float | None = None
-    """With an adapter trained at rate 0; ``None``: no such control was trained."""
+    """Figure with an adapter trained at rate 0; ``None`` where no such control was trained."""
     shuffled: float | None = None
-    """With an adapter trained as long on shuffled captions; ``None``: no such control was trained."""
+    """Figure with an adapter trained on shuffled captions; ``None`` where no such control was trained."""
     ceiling: float | None = None
-    """Of true pictures; ``None``: there are none."""
+    """Figure of true pictures; ``None`` where there are none."""
 
     @classmethod
     def of(cls, figures: Mapping[Side, float], *, ceiling: float | None = None) -> "Compared":
-        """Put the figures of all sides together.
+        """Make the part of the file from the figures of all sides.
 
         Args:
             figures: of the adapter and the base at least.

@@ -1,4 +1,4 @@
-"""Whether a judge can read at all: true captions or words against shuffled ones, where the truth is known."""
+"""Tests whether a judge can read pictures: true captions or words against shuffled ones, where the truth is known."""
 
 from dataclasses import dataclass
 
@@ -27,11 +27,11 @@ class Competence:
 
     @property
     def shown(self) -> bool:
-        """Whether the judge tells true from shuffled."""
+        """Whether the judge distinguishes true from shuffled assignments."""
         return self.p_value is not None and self.p_value <= limits.COMPETENCE_P_MAX
 
     def sentence(self, what: str, where: str) -> str:
-        """What the judge can read, in words."""
+        """Sentence on what the judge can read."""
         if self.p_value is None:
             return f"whether the judge reads {what} in {where} cannot be tested with {self.pictures} of them"
         if self.shown:

@@ -1,10 +1,11 @@
-"""Does it give back its training pictures? The nearest original of every picture, and where "copy" begins.
+"""Finds training pictures that an adapter reproduces: the nearest original of every picture, and a threshold.
 
 Where a copy begins depends on the originals: photographs of one thing on one table are nearer to each other than
 pictures of a style are. So the threshold is measured on them, between copies that are planted (mirrored, cropped,
 encoded again …) and the distances of different originals.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,39 +17,41 @@ from pydantic import Field
 from detour.data.likeness import mirrored_hash, perceptual_hash
 from detour.errors import DataError
 from detour.evaluation import thresholds
-from detour.evaluation.alignment import laid_distances, own_distances
+from detour.evaluation.alignment import laid_distances, own_distances, window_edges
 from detour.evaluation.compared import Compared, Part, Side
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.planted import planted_copies
 
 MAX_PLANTED = 32
-"""Originals that copies are planted of; more tell no more."""
+"""Largest number of originals from which copies are made to measure the threshold."""
+MAX_WITH_WINDOWS = 500
+"""Largest number of originals whose windows are kept between searches, 0.6 MB each; more are made anew each time."""
 QUOTED_CUT = 0.85
-"""Cosine of two pictures' CLIP features above which, it is often said, one is a copy of the other."""
+"""Cosine of two pictures' CLIP features that is often quoted as the threshold of a copy."""
 MAX_PAIRS = 8
-"""Pairs that a report shows."""
+"""Largest number of pairs in a report."""
 
 
 class CopyScale(Part):
-    """Where a copy begins among these originals, and how well that tells copies from new pictures."""
+    """Threshold below which a picture counts as a copy of these originals, and how well it works."""
 
     threshold: float
     """Distance of :func:`detour.evaluation.alignment.laid_distances` below which a picture is a copy."""
     planted_found: float
-    """Share of the planted copies below it."""
+    """Share of the planted copies that lie below the threshold."""
     found_by_kind: dict[str, float]
-    """The same for each kind of planted copy."""
+    """Kind of planted copy → share that lies below the threshold."""
     originals_alike: float | None
     """Share of the originals whose nearest other original is below it: new pictures of the same kind can be expected
     to be called copies no more often. ``None``: one original has no other."""
     nearest_original: float | None
-    """Median distance of an original to its nearest other."""
+    """Median distance of an original to its nearest other original."""
     repeated: int
-    """Originals that are there more than once; they are not counted as different ones."""
+    """Number of originals that occur more than once; duplicates do not count as different ones."""
 
     def sentence(self) -> str:
-        """What the threshold is worth."""
+        """Sentence on how reliable the threshold is."""
         told = f"{self.planted_found:.0%} of planted copies are found"
         if self.originals_alike is None:
             return f"{told}; how often new pictures are called copies cannot be told from one original."
@@ -56,16 +59,16 @@ class CopyScale(Part):
 
 
 class JudgeCut(Part):
-    """What a cosine that is often quoted is worth with this judge and these pictures."""
+    """How well a cosine that is often quoted separates copies, with this judge and these pictures."""
 
     cut: float
     distinct_above: float | None
-    """Share of the originals with another, different original above it."""
+    """Share of the originals with another, different original above the cosine."""
     planted_below: float
-    """Share of the planted copies that are below it."""
+    """Share of the planted copies below the cosine."""
 
     def sentence(self) -> str:
-        """Whether the cut tells copies from different pictures here."""
+        """Sentence on whether the cosine separates copies from different pictures here."""
         missed = f"{self.planted_below:.0%} of planted copies are below it"
         if self.distinct_above is None:
             return f"A judge's similarity of {self.cut:g} as the mark of a copy: {missed}."
@@ -81,13 +84,13 @@ class JudgeCut(Part):
 
 
 class CopyPair(Part):
-    """A picture and the original that it is nearest to."""
+    """A picture and its nearest original."""
 
     picture: int
     original: int
     distance: float = Field(ge=0, le=2)
     hash_bits: int = Field(ge=0, le=63)
-    """Bits by which the perceptual hashes differ, the mirrored one counted too."""
+    """Number of bits by which the perceptual hashes differ, the smaller one of the picture and its mirror image."""
     similarity: float | None
     """Cosine of the judge's features; ``None`` without a judge."""
     copied: bool
@@ -99,22 +102,22 @@ class CopyFigures(Part):
     originals: int
     scale: CopyScale
     share: Compared
-    """Share of the pictures that are copies; the ceiling is the same for true pictures."""
+    """Share of the pictures that are copies; the ceiling is that of true pictures."""
     nearest: Compared
     """Median distance to the nearest original."""
     pairs: tuple[CopyPair, ...]
-    """The adapter's nearest ones, the nearest first."""
+    """Pairs of the adapter's pictures and their originals, the nearest first."""
     judge_cut: JudgeCut | None
 
     @property
     def beyond_base(self) -> float:
-        """Share of copies above the base's, which has never seen the originals: 0 to 1."""
+        """Share of copies minus the base's, which has never seen the originals: 0 to 1."""
         return max(0.0, self.share.adapter - self.share.base)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """The nearest original of every picture.
+    """Nearest original of every picture, and which pictures are copies.
 
     Attributes:
         nearest: int64 (N,), index of the original.
@@ -128,29 +131,69 @@ class Copies:
 
     @property
     def share(self) -> float:
-        """Of the pictures that are copies; 0 for none."""
+        """Share of the pictures that are copies; 0 for no pictures."""
         return float(self.copied.mean()) if len(self.copied) else 0.0
 
     def worst(self, count: int) -> list[int]:
-        """Indices of the pictures that are nearest to an original, the nearest first."""
+        """Indices of the pictures nearest to an original, the nearest first."""
         return [int(index) for index in np.argsort(self.distances, kind="stable")[:count]]
 
 
-def calibrate(originals: Pictures) -> CopyScale:
-    """Measure where a copy begins among these originals.
+class Originals:
+    """Pictures that could have been copied, with what every search among them needs, each made once.
+
+    Attributes:
+        pictures: uint8 (M, H, W, 3), at least one.
+        windows: :func:`detour.evaluation.alignment.window_edges` of them; ``None`` where they are too many.
+        step: every so many originals copies are planted of.
+    """
+
+    def __init__(self, pictures: Pictures) -> None:
+        """Raises DataError where there are no pictures."""
+        if not len(pictures):
+            raise DataError(
+                "there are no pictures that could have been copied: name a folder that holds some."
+            )
+        self.pictures = pictures
+        self.windows = window_edges(pictures) if len(pictures) <= MAX_WITH_WINDOWS else None
+        self.step = -(-len(pictures) // MAX_PLANTED)
+
+    def distances(self, pictures: Pictures) -> NDArray[np.float64]:
+        """float64 (N, M), how far each picture is from each original."""
+        return laid_distances(pictures, self.pictures, windows=self.windows)
+
+    @functools.cached_property
+    def among(self) -> NDArray[np.float64]:
+        """float64 (M, M), how far the originals are from each other."""
+        return self.distances(self.pictures)
+
+    @functools.cached_property
+    def planted(self) -> dict[str, Pictures]:
+        """Kind of planted copy → a copy of each original that copies are planted of."""
+        return planted_copies(self.pictures[:: self.step])
+
+    @functools.cached_property
+    def planted_distances(self) -> dict[str, NDArray[np.float64]]:
+        """Kind of planted copy → float64, how far each is from its original."""
+        windows = None if self.windows is None else [one[:: self.step] for one in self.windows]
+        copies = np.concatenate(list(self.planted.values()))
+        rows = own_distances(copies, self.pictures[:: self.step], windows=windows)
+        return dict(zip(self.planted, rows, strict=True))
+
+
+def calibrate(originals: Pictures | Originals) -> CopyScale:
+    """Measure the threshold of a copy among these originals.
 
     Args:
-        originals: uint8 (M, H, W, 3), at least one.
+        originals: uint8 (M, H, W, 3), at least one; or what was made of them before.
 
     Raises:
         DataError: no originals.
     """
-    if not len(originals):
-        raise DataError("there are no pictures that could have been copied: name a folder that holds some.")
-    few = originals[:: -(-len(originals) // MAX_PLANTED)]
-    planted = _planted_distances(few)
+    known = originals if isinstance(originals, Originals) else Originals(originals)
+    planted = known.planted_distances
     every = np.concatenate(list(planted.values()))
-    among = laid_distances(originals, originals)
+    among = known.among.copy()
     same = _same_picture(among, every)
     among[same] = np.inf
     np.fill_diagonal(among, np.inf)
@@ -169,15 +212,8 @@ def calibrate(originals: Pictures) -> CopyScale:
     )
 
 
-def _planted_distances(originals: Pictures) -> dict[str, NDArray[np.float64]]:
-    """Kind of planted copy → float64 (M,), distances to the originals."""
-    planted = planted_copies(originals)
-    rows = own_distances(np.concatenate(list(planted.values())), originals)
-    return dict(zip(planted, rows, strict=True))
-
-
 def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which two of the originals, bool (M, M), are as near as a typical planted copy: one picture twice.
+    """Which pairs of originals are as near as a typical planted copy, bool (M, M): one picture twice.
 
     They say nothing about how near different pictures come.
     """
@@ -186,16 +222,19 @@ def _same_picture(among: NDArray[np.float64], planted: NDArray[np.float64]) -> N
     return same
 
 
-def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Copies:
-    """The nearest original of every picture, mirrored and slightly cropped ones included.
+def find_copies(pictures: Pictures, originals: Pictures | Originals, scale: CopyScale) -> Copies:
+    """Find the nearest original of every picture, also when it is mirrored or slightly cropped.
 
     Args:
         pictures: uint8 (N, H, W, 3).
         originals: uint8 (M, H', W', 3), those that ``scale`` was measured on; training pictures, or works that must
-            not be reproduced.
+            not be reproduced. Or what was made of them before.
         scale: from :func:`calibrate`.
     """
-    distances = laid_distances(pictures, originals)
+    if isinstance(originals, Originals):
+        distances = originals.distances(pictures)
+    else:
+        distances = laid_distances(pictures, originals)
     nearest = distances.argmin(axis=1)
     least = distances[np.arange(len(pictures)), nearest]
     return Copies(nearest=nearest, distances=least, copied=least < scale.threshold)
@@ -203,27 +242,28 @@ def find_copies(pictures: Pictures, originals: Pictures, scale: CopyScale) -> Co
 
 def measure_copies(
     pictures: Mapping[Side, Pictures],
-    originals: Pictures,
+    originals: Pictures | Originals,
     *,
     truths: Pictures | None = None,
     judge: Judge | None = None,
 ) -> CopyFigures:
-    """Copies of the originals among the pictures of every side.
+    """Measure the share of copies of the originals among the pictures of every side.
 
     Args:
         pictures: side → uint8 (N, H, W, 3), adapter and base at least, one or more pictures each.
-        originals: uint8 (M, H', W', 3), at least one.
+        originals: uint8 (M, H', W', 3), at least one; or what was made of them before.
         truths: true pictures for the same prompts, which are new by construction.
         judge: also gives the similarity of the pairs, and says what the often quoted cut is worth.
 
     Raises:
         DataError: no originals.
     """
-    scale = calibrate(originals)
-    found = {side: find_copies(one, originals, scale) for side, one in pictures.items()}
-    true = find_copies(truths, originals, scale) if truths is not None and len(truths) else None
+    known = originals if isinstance(originals, Originals) else Originals(originals)
+    scale = calibrate(known)
+    found = {side: find_copies(one, known, scale) for side, one in pictures.items()}
+    true = find_copies(truths, known, scale) if truths is not None and len(truths) else None
     return CopyFigures(
-        originals=len(originals),
+        originals=len(known.pictures),
         scale=scale,
         share=Compared.of(
             {side: copies.share for side, copies in found.items()}, ceiling=true.share if true else None
@@ -232,29 +272,30 @@ def measure_copies(
             {side: float(np.median(copies.distances)) for side, copies in found.items()},
             ceiling=float(np.median(true.distances)) if true else None,
         ),
-        pairs=_pairs(found["adapter"], pictures["adapter"], originals, judge),
-        judge_cut=None if judge is None else measure_judge_cut(judge, originals),
+        pairs=_pairs(found["adapter"], pictures["adapter"], known.pictures, judge),
+        judge_cut=None if judge is None else measure_judge_cut(judge, known),
     )
 
 
-def measure_judge_cut(judge: Judge, originals: Pictures, *, cut: float = QUOTED_CUT) -> JudgeCut:
-    """What a cosine of the judge's features is worth as the mark of a copy, on these pictures.
+def measure_judge_cut(judge: Judge, originals: Originals, *, cut: float = QUOTED_CUT) -> JudgeCut:
+    """Measure how well a cosine of the judge's features separates copies on these pictures.
 
     Args:
         judge: any CLIP.
-        originals: uint8 (M, H, W, 3), at least one.
+        originals: that it is measured on.
         cut: the cosine in question.
     """
-    few = originals[:: -(-len(originals) // MAX_PLANTED)]
+    few = originals.pictures[:: originals.step]
     picture_features = judge.picture_features(few)
-    planted = planted_copies(few).values()
     own = np.concatenate(
-        [(judge.picture_features(copies) * picture_features).sum(1).numpy() for copies in planted]
+        [
+            (judge.picture_features(copies) * picture_features).sum(1).numpy()
+            for copies in originals.planted.values()
+        ]
     )
     among = (picture_features @ picture_features.T).numpy()
-    among[
-        _same_picture(laid_distances(few, few), np.concatenate(list(_planted_distances(few).values())))
-    ] = -1.0
+    laid = originals.among[:: originals.step, :: originals.step]
+    among[_same_picture(laid, np.concatenate(list(originals.planted_distances.values())))] = -1.0
     np.fill_diagonal(among, -1.0)
     return JudgeCut(
         cut=cut,

@@ -1,4 +1,4 @@
-"""Whether two sets of figures differ by more than their own scatter."""
+"""Tests whether two sets of figures differ by more than their own scatter."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero: the two differ, and not by chance alone."""
+        """Whether the interval excludes zero, so that the two differ by more than chance."""
         return self.low > 0 or self.high < 0
 
 
@@ -60,7 +60,7 @@ def paired_difference(
 
 @cache
 def student_limit(degrees: int, confidence: float) -> float:
-    """The t that Student's variable with ``degrees`` of freedom stays within, both ways, with ``confidence``.
+    """The t within which Student's variable with ``degrees`` of freedom stays, on both sides, with ``confidence``.
 
     With x = sin θ and t = √n · tan θ the density is ``cos(θ)^(n−1)`` over (−π/2, π/2), which is integrated by
     Simpson's rule; the result is good to six digits.

@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart in the judge's features, and whether that is chance."""
+"""Distance of two sets of pictures in the judge's features, with tests of whether it is chance."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ CMMD_SCALE = 1000.0
 """Kernel width and factor of the published CMMD."""
 
 NUM_PERMUTATIONS = 999
-"""The smallest p-value that they can give is 0.001."""
+"""Number of permutations of a test; the smallest p-value is 0.001."""
 
 
 def style_distance(x: Tensor, y: Tensor, *, bandwidth: float = BANDWIDTH) -> float:
@@ -46,7 +46,7 @@ def style_distance(x: Tensor, y: Tensor, *, bandwidth: float = BANDWIDTH) -> flo
 
 
 def cmmd(x: Tensor, y: Tensor) -> float:
-    """The same distance on the scale of the published CMMD: width 10, times 1000, features of length one.
+    """Style distance on the scale of the published CMMD: width 10, times 1000, features of length one.
 
     At this width the kernel is nearly linear, ``1 - |a - b|² / 200``: CMMD is ten times the squared distance of the two
     mean features, to 2 % or better. It tells means apart and little else. Figures compare only between sets of equal
@@ -77,7 +77,7 @@ def told_apart_p_value(
     seed: int = 0,
     bandwidth: float = BANDWIDTH,
 ) -> float:
-    """Share of random exchanges of labels that lie at least as far apart as a set and its references do.
+    """Share of random exchanges of labels with a distance at least as large as that of a set to its references.
 
     Args:
         x: (N, D) features of length one.
@@ -119,7 +119,7 @@ def nearer_p_value(
     seed: int = 0,
     bandwidth: float = BANDWIDTH,
 ) -> float:
-    """Share of random exchanges within pairs after which the first set is as much nearer to the references.
+    """Share of random exchanges within pairs after which the first set is at least as much nearer to the references.
 
     Row i of both sets belongs to one prompt and seed, so labels are exchanged within pairs; exchanging them freely
     would compare prompts. One-sided: an adapter that goes away from the references gets a value near one.
@@ -151,7 +151,7 @@ def nearer_p_value(
     them = torch.ones(len(references), dtype=torch.bool)
 
     def gain(first: Tensor) -> Tensor:
-        """(P,): how much nearer the chosen side of each pair lies than the other; ``first`` is bool (P, N)."""
+        """How much nearer the chosen side of each pair lies than the other, (P,); ``first`` is bool (P, N)."""
         seen = torch.cat([torch.zeros(2 * count, dtype=torch.bool), them]).expand(len(first), -1)
         nobody = torch.zeros(len(first), len(references), dtype=torch.bool)
         near = _means(kernel, torch.cat([first, ~first, nobody], dim=1), seen)
@@ -183,26 +183,26 @@ def _kernel(features: Tensor, bandwidth: float) -> Tensor:
 
 
 def _squared_mmd(kernel: Tensor, first: Tensor) -> Tensor:
-    """Of each labelling: kernel (K, K), first bool (…, K) → (…)."""
+    """Squared MMD of each labelling: kernel (K, K), first bool (…, K) → (…)."""
     return _means(kernel, first, ~first)
 
 
 def _means(kernel: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Squared distance of the mean embeddings of two sets of rows: weights 1/n on the one, -1/m on the other."""
+    """Squared distance of the mean embeddings of two sets of rows, with weights 1/n and -1/m."""
     one, two = first.double(), second.double()
     weights = one / one.sum(-1, keepdim=True) - two / two.sum(-1, keepdim=True)
     return ((weights @ kernel) * weights).sum(-1)
 
 
 def _kept_pairs(count: int, seeds: int, num_permutations: int, seed: int) -> Tensor:
-    """bool (permutations, count): which pairs keep their order; those of one prompt do alike."""
+    """Which pairs keep their order, bool (permutations, count); pairs of one prompt are exchanged together."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.rand(count // seeds, generator=generator) < 0.5 for _ in range(num_permutations)]
     return torch.stack(drawn).repeat_interleave(seeds, dim=1)
 
 
 def _shuffled_labels(first: Tensor, strata: Tensor, num_permutations: int, seed: int) -> Tensor:
-    """bool (permutations, K): the labels, shuffled among the rows of each stratum."""
+    """Labels shuffled among the rows of each stratum, bool (permutations, K)."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = first.repeat(num_permutations, 1)
     for stratum in strata.unique():

@@ -1,4 +1,4 @@
-"""How much the pictures of one side differ from each other, and collapse by name."""
+"""Measures how much the pictures of one side differ from each other, and names a collapse."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,9 +18,9 @@ class Spread(Part):
     """Mean distance of two different pictures of one side."""
 
     judge: Compared
-    """1 − cosine of the judge's features, 0 to 2."""
+    """One minus the cosine of the judge's features, 0 to 2."""
     pixels: Compared
-    """Mean absolute difference of 16-pixel thumbnails, steps of 255."""
+    """Mean absolute difference of 16-pixel thumbnails, in steps of 255."""
 
     def kept(self) -> float:
         """The adapter's share of the pixels' spread that it should have: the base's or, where lower, that of true
@@ -32,14 +32,14 @@ class Spread(Part):
 
 
 class Diversity(Part):
-    """Spread of the pictures within a prompt, over its seeds, and of those of different prompts."""
+    """Spread of pictures within a prompt, over its seeds, and over different prompts."""
 
     prompts: int
     seeds: int
     within_prompt: Spread | None
-    """``None``: one seed a prompt has no spread."""
+    """Spread over the seeds of a prompt; ``None`` for one seed a prompt."""
     across_prompts: Spread | None
-    """``None``: one prompt has no other."""
+    """Spread over different prompts; ``None`` for one prompt."""
     collapses: tuple[CollapseName, ...]
 
 
@@ -51,7 +51,7 @@ def measure_diversity(
     share_max: float,
     truths: tuple[Pictures, Tensor] | None = None,
 ) -> Diversity:
-    """Compare the spread of every side, and call a collapse by its name.
+    """Measure the spread of every side, and name a collapse.
 
     Args:
         pictures: side → uint8 (prompts × seeds, H, W, 3), prompt-major; adapter and base at least.
@@ -81,19 +81,6 @@ def measure_diversity(
     )  # fmt: skip
 
 
-def collapse_sentences(diversity: Diversity) -> tuple[str, ...]:
-    """One sentence for each collapse, with its figures."""
-    said = {"within_prompt": "Every seed of a prompt gives", "across_prompts": "Different prompts give"}
-    found = []
-    for name in diversity.collapses:
-        spread = getattr(diversity, name)
-        found.append(
-            f"{said[name]} nearly the same picture: they differ by {spread.pixels.adapter:.1f} of 255, "
-            f"only {spread.kept():.0%} of what they should."
-        )
-    return tuple(found)
-
-
 def distances_within(picture_features: Tensor, *, seeds: int) -> Tensor:
     """Measure how different the pictures of each prompt are: the mean of 1 − cosine over pairs of them.
 
@@ -109,7 +96,7 @@ def distances_within(picture_features: Tensor, *, seeds: int) -> Tensor:
 
 
 def pixels_within(pictures: Pictures, *, seeds: int) -> Tensor:
-    """Of each prompt, the mean absolute difference of thumbnails over pairs of its pictures, steps of 255.
+    """Mean absolute difference of thumbnails over pairs of each prompt's pictures, in steps of 255.
 
     Args:
         pictures: uint8 (prompts × seeds, H, W, 3), prompt-major.
@@ -124,18 +111,18 @@ def pixels_within(pictures: Pictures, *, seeds: int) -> Tensor:
 
 
 def _mean_of_pairs(distances: Tensor) -> Tensor:
-    """(…, S, S) → (…,), without the diagonal."""
+    """Mean over the entries off the diagonal: (…, S, S) → (…,)."""
     count = distances.shape[-1]
     diagonal = distances.diagonal(dim1=-2, dim2=-1).sum(-1)
     return (distances.sum((-2, -1)) - diagonal) / (count * (count - 1))
 
 
 Pair = tuple[float, float]
-"""Judge's distance and pixels'."""
+"""The judge's distance and the pixels' distance."""
 
 
 def _spreads(pictures: Pictures, picture_features: Tensor, seeds: int) -> tuple[Pair | None, Pair | None]:
-    """Within prompts and across them; ``None`` where there are no pairs."""
+    """Spread within prompts and across them; ``None`` where there are no pairs."""
     prompts = len(pictures) // seeds
     within = None
     if seeds > 1:

@@ -1,4 +1,4 @@
-"""JSON files of a schema version: what is written can be read back, older versions too, and nothing else."""
+"""Reads and writes JSON files with a schema version; older versions are read, and nothing else."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,7 +11,7 @@ from detour.files import write_text
 
 
 class Document(Part):
-    """A file of its own; ``schema`` says which version of its layout it has."""
+    """A JSON file; ``schema`` is the version of its layout."""
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")
 
@@ -24,7 +24,7 @@ D = TypeVar("D", bound=Document)
 
 
 def write_document(path: Path, document: Document) -> None:
-    """Write it whole or not at all.
+    """Write a document atomically.
 
     Raises:
         StorageError: disk full or folder not writable.
@@ -33,7 +33,7 @@ def write_document(path: Path, document: Document) -> None:
 
 
 def read_document(path: Path, kind: type[D], *, command: str) -> D:
-    """Read what :func:`write_document` wrote.
+    """Read a document that :func:`write_document` wrote.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""What an adapter does to prompts that have nothing to do with it."""
+"""Measures what an adapter changes in pictures of unrelated prompts."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ from detour.evaluation.prompt_keeping import Hits, PromptPart, measure_prompt_ke
 
 
 class Moved(Part):
-    """How far pictures lie from the base's of the same prompt and seed."""
+    """Distance of pictures to the base's of the same prompt and seed."""
 
     adapter: float
     rate_zero: float | None = None
-    """With an adapter trained at rate 0: what is not zero here is rounding."""
+    """Distance with an adapter trained at rate 0, which is zero apart from rounding."""
     shuffled: float | None = None
     other_seeds: float | None
     """How far the base's own pictures of one prompt lie apart when only the seed is another: the control. ``None``:
@@ -26,24 +26,24 @@ class Moved(Part):
 
     @property
     def share(self) -> float | None:
-        """The adapter's move, where one is a picture as unlike the base's as the next seed's is."""
+        """Distance with the adapter; 1 is the distance of the base's own pictures with another seed."""
         return self.adapter / self.other_seeds if self.other_seeds else None
 
 
 class Drift(Part):
-    """Of one set of unrelated prompts, either with the trigger in them or without."""
+    """Figures of one set of unrelated prompts, either with the trigger in them or without."""
 
     prompts: int
     seeds: int
     judge: Moved
-    """1 − cosine of the judge's features, 0 to 2."""
+    """One minus the cosine of the judge's features, 0 to 2."""
     pixels: Moved
-    """Mean absolute difference of 16-pixel thumbnails, steps of 255."""
+    """Mean absolute difference of 16-pixel thumbnails, in steps of 255."""
     clip_score: Compared
-    """As in prompt keeping: mean cosine of picture and prompt, times 100."""
+    """Mean cosine of picture and prompt, times 100, as in prompt keeping."""
     clip_change: Change
     parts: dict[str, PromptPart] | None
-    """Object, colour and place, where they are known."""
+    """Figures of object, colour and place, where these are known."""
 
 
 def measure_drift(
@@ -54,7 +54,7 @@ def measure_drift(
     seeds: int,
     hits: Mapping[Side, Hits] | None = None,
 ) -> Drift:
-    """Compare every side with the base on prompts that training has nothing to do with.
+    """Compare every side with the base on unrelated prompts.
 
     Args:
         pictures: side → uint8 (prompts × seeds, H, W, 3), prompt-major; adapter and base at least.

@@ -1,4 +1,4 @@
-"""``evaluation.json``, schema version 2, as models: what is written is what can be read back, and nothing else."""
+"""Models of ``evaluation.json``, schema version 2; a file with anything else in it is refused."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,84 +21,83 @@ from detour.evaluation.proof import Count, PixelFigures, VerdictName
 EVALUATION = "evaluation.json"
 
 PromptSet = Literal["held_out", "unrelated", "unrelated_with_trigger", "recited", "own_class"]
-"""Sets of prompts: new ones; those that have nothing to do with the training, without and with the trigger;
-training captions again; a subject's new ones with its class in its place."""
+"""Sets of prompts: new ones, unrelated ones without and with the trigger, training captions, the subject's class."""
 
 
 class Judged(Part):
-    """What was judged, and by whom."""
+    """The adapter and base that were judged, and the judge."""
 
     adapter: str
-    """Name of the file, without its folder."""
+    """Name of the adapter file, without its folder."""
     sha256: str
-    """Of its tensors."""
+    """SHA-256 of the adapter's tensors."""
     weight: float
     base: str
-    """Its identity, without a path."""
+    """Identity of the base, without a path."""
     judge: str | None
-    """``None``: nobody scored the pictures."""
+    """Name of the judge; ``None`` where none scored the pictures."""
 
 
 class DriftFigures(Part):
-    """What the adapter does to prompts that have nothing to do with it."""
+    """What the adapter changes in pictures of unrelated prompts."""
 
     without_trigger: Drift
     with_trigger: Drift | None
-    """``None``: it has no trigger."""
+    """Drift of unrelated prompts with the trigger; ``None`` for an adapter without one."""
 
 
 class Answer(Part):
-    """What became of one requirement."""
+    """Result of one requirement."""
 
     requirement: str
-    """As it was asked."""
+    """The requirement as the user wrote it."""
     found: float | str | None
-    """``None``: not measured, which meets nothing."""
+    """The figure that was found; ``None`` where it was not measured, which meets no requirement."""
     met: bool
 
 
 class Evaluation(Document):
-    """The thorough judgement of one adapter, for programs."""
+    """The thorough evaluation of one adapter, for programs."""
 
     judged: Judged
     prompts: tuple[HeldOutPrompt, ...]
     prompts_from: str
-    """Where the prompts come from, in one sentence."""
+    """Sentence on where the prompts come from."""
     unrelated: tuple[str, ...]
     seeds: Count
-    """Pictures of each prompt on each side, from the same seeds."""
+    """Number of pictures of each prompt on each side, at equal seeds."""
     controls: dict[ControlName, str]
-    """Trained controls → SHA-256 of their tensors. The base is always one."""
+    """Trained controls → SHA-256 of their tensors; the base is a control in every evaluation."""
     controls_left_out: dict[ControlName, str]
-    """Why a control was not trained."""
+    """Control that was not trained → why not."""
     pixels: PixelFigures
     fidelity: Fidelity | None
     prompt_keeping: PromptKeeping | None
     drift: DriftFigures | None
     diversity: Diversity | None
     copies: CopyFigures | None
-    """Of training pictures."""
+    """Copies of training pictures among pictures of new prompts."""
     recited: CopyFigures | None
-    """Of training pictures, where the prompts are training captions: what is learned by heart comes back for them."""
+    """Copies of training pictures among pictures of training captions, which memorised pictures come back for."""
     reproduced: CopyFigures | None
-    """Of pictures that must not be reproduced; ``None``: none were named."""
+    """Copies of the named pictures that must not be reproduced; ``None`` where none were named."""
     marks: MarkFigures
     metrics: dict[str, Compared] = Field(default_factory=dict)
     """Further figures by name, see :mod:`detour.evaluation.metric`; empty without a judge, and in schema 1."""
     checkpoints: CheckpointFigures | None
-    """``None``: they were not asked for."""
+    """Figures of the run's checkpoints; ``None`` where these were not requested."""
     answers: Answers | None = None
-    """What the judge's features say; ``None`` without a judge or pictures to compare with, and in schema 1."""
+    """Answers from the judge's features; ``None`` without a judge or pictures to compare with, and in schema 1."""
     verdict: VerdictName
     headline: str = ""
     """The verdict in one sentence; empty in schema 1."""
     unknown: tuple[str, ...] = ()
-    """Figures of which neither a loss nor keeping can be told; empty in schema 1."""
+    """Figures for which neither loss nor keeping is shown; empty in schema 1."""
     reasons: tuple[str, ...]
     next_step: str = ""
-    """A command; empty in schema 1."""
+    """Command to run next; empty in schema 1."""
     notes: tuple[str, ...]
-    """What could not be measured, and why."""
+    """Sentences on what could not be measured, and why."""
     requirements: tuple[Answer, ...]
     pictures: dict[PromptSet, dict[Side, tuple[str, ...]]]
     """Set of prompts → side → one file a seed, relative to the folder of this file: each holds the pictures of all

@@ -1,4 +1,4 @@
-"""What a page says of an evaluation: a few figures to see at once, all of them in tables, and their charts."""
+"""Content of an evaluation's page: a few important figures, tables of all figures, and charts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ COLUMNS: tuple[tuple[Role, str], ...] = (
     ("shuffled", "shuffled captions"),
     ("ceiling", "true pictures"),
 )
-"""Whose figures stand in a row, in this order."""
+"""Sides in the order of the table's columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One figure in large letters, with what it is held against."""
+    """One figure in large letters, with the figure that it is compared with."""
 
     value: str
     name: str
@@ -33,7 +33,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure of every side; a side without it is empty."""
+    """One figure of every side; the cell of a side without it is empty."""
 
     name: str
     cells: tuple[str, ...]
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Figures that answer one question, with the sides that have any."""
+    """Figures that answer one question, with a column for each side that has any of them."""
 
     title: str
     note: str
@@ -50,7 +50,7 @@ class Table:
 
 
 def tiles_of(evaluation: Evaluation) -> list[Tile]:
-    """The figures that a person looks at first; what was not measured has none."""
+    """The most important figures; those that were not measured are left out."""
     found = []
     if evaluation.answers is not None:
         found += [
@@ -126,7 +126,7 @@ def _prompts_tile(evaluation: Evaluation) -> Tile:
 
 
 def tables_of(evaluation: Evaluation) -> list[Table]:
-    """Every figure with its controls; what was not measured is left out."""
+    """Every figure with its controls; those that were not measured are left out."""
     tables = [
         _fidelity(evaluation),
         _prompts(evaluation),
@@ -244,7 +244,7 @@ def _copies(title: str, figures: CopyFigures | None) -> Table | None:
 
 
 def _table(title: str, note: str, rows: Sequence[tuple[str, Compared, str]]) -> Table:
-    """With the columns that some row fills."""
+    """Table with the columns that at least one row fills."""
     filled = [
         (role, name)
         for role, name in COLUMNS
@@ -267,7 +267,7 @@ def _table(title: str, note: str, rows: Sequence[tuple[str, Compared, str]]) -> 
 
 
 def fidelity_chart(evaluation: Evaluation) -> str:
-    """Distance to the references on every side."""
+    """Chart of the distance to the references on every side."""
     if evaluation.fidelity is None:
         return ""
     return bar_chart(
@@ -279,7 +279,7 @@ def fidelity_chart(evaluation: Evaluation) -> str:
 
 
 def prompts_chart(evaluation: Evaluation) -> str:
-    """Share of the pictures that show each part of their prompt, on every side."""
+    """Chart of the share of pictures that show each part of their prompt, on every side."""
     if evaluation.prompt_keeping is None or not evaluation.prompt_keeping.parts:
         return ""
     rows = [(name, _bars(part.share)) for name, part in evaluation.prompt_keeping.parts.items()]
@@ -301,7 +301,7 @@ def _bars(figure: Compared) -> list[tuple[Role, str, float]]:
 
 
 def checkpoint_charts(figures: CheckpointFigures) -> list[str]:
-    """Fidelity and the loss on pictures kept out over the checkpoints, the chosen step marked."""
+    """Charts of fidelity and of the held-out loss over the checkpoints, with the chosen step marked."""
     steps = figures.checkpoints
     distance: list[Curve] = []
     scored = [(one.step, one.style_distance) for one in steps if one.style_distance is not None]

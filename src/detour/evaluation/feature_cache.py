@@ -1,4 +1,4 @@
-"""A judge's features by content, on disk: checkpoints and repeated evaluations do not embed a picture twice."""
+"""Keeps a judge's features on disk by content, so that no picture is embedded twice."""
 
 import contextlib
 import hashlib
@@ -13,11 +13,11 @@ from detour.errors import StorageError
 from detour.files import cache_home
 
 MAX_BYTES = 256 * 2**20
-"""About 60,000 pictures: an entry takes one block of the file system."""
+"""Limit of the cache, enough for about 60,000 pictures, as an entry takes one block of the file system."""
 
 
 class FeatureCache:
-    """Features under ``folder``, named by judge and pixels.
+    """Features under ``folder``, named by a hash of judge and pixels.
 
     A cache must not be what an evaluation fails on: where the disk is full or not writable, features stay in memory.
     """
@@ -40,7 +40,7 @@ class FeatureCache:
             self._store = EntryStore(folder or cache_home() / "features", max_bytes=max_bytes)
 
     def get(self, key: str) -> Tensor | None:
-        """float32 (D,) of an entry, or ``None``; a damaged one counts as missing."""
+        """Features of an entry, float32 (D,), or ``None``; a damaged entry counts as missing."""
         if key not in self._seen and self._store is not None:
             with contextlib.suppress(StorageError):
                 if self._store.hold(key):
@@ -48,14 +48,14 @@ class FeatureCache:
         return self._seen.get(key)
 
     def put(self, key: str, features: Tensor) -> None:
-        """Keep (D,) features."""
+        """Store (D,) features under a key."""
         self._seen[key] = features
         if self._store is not None:
             with contextlib.suppress(StorageError):
                 self._store.put(key, {"features": features})
 
     def close(self) -> None:
-        """Let go of the entries and keep the bound; features that were read stay in memory."""
+        """Release the entries and enforce the limit; features that were read stay in memory."""
         if self._store is not None:
             self._store.close()
             self._store.evict()
@@ -63,7 +63,7 @@ class FeatureCache:
 
 
 def picture_key(judge: str, picture: NDArray[np.uint8]) -> str:
-    """Hex SHA-256 of who judges and what is seen.
+    """Hex SHA-256 of the judge and the pixels.
 
     Args:
         judge: everything that its features depend on but the picture.

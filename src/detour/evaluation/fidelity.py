@@ -1,4 +1,4 @@
-"""How near the pictures come to the reference pictures: of a style, or of a subject."""
+"""Measures how near pictures come to the reference pictures of a style or a subject."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,27 +15,30 @@ class Fidelity(Part):
     """Distances to the reference pictures; the ceiling is a second set of true pictures."""
 
     references: int
-    """Pictures that the generated ones are compared with."""
+    """Number of reference pictures."""
     style_distance: Compared
-    """Biased squared MMD, as in ``proof.json``."""
+    """Biased squared MMD to the references, as in ``proof.json``."""
     nearer_p: float
-    """That the adapter's pictures are no nearer than the base's: permutation within pairs of prompt and seed."""
+    """P-value that the adapter's pictures are no nearer than the base's, by permutation within pairs of prompt and
+    seed.
+    """
     told_apart_p: Compared
-    """That the pictures of a side and the references come from one distribution: permutation of labels. Small: told
-    apart. The ceiling's says whether true pictures are."""
+    """P-value that pictures of a side and references come from one distribution, by permutation of labels. A small
+    value means that they can be told apart; the ceiling's says whether true pictures can.
+    """
     cmmd: Compared
-    """The distance on the scale of the published CMMD."""
+    """Distance on the scale of the published CMMD."""
     frechet: Compared | None
     frechet_left_out: str | None
-    """Why there is no Fréchet distance."""
+    """Cause why there is no Fréchet distance."""
     similarity: Compared
     """Mean cosine to the reference pictures, for subjects; the ceiling is that of other true pictures."""
     similarity_of_class: float | None
-    """Of other pictures of the subject's class: what a picture of the wrong individual would get."""
+    """Mean cosine of other pictures of the class to the references: the score of a wrong individual."""
 
     @property
     def style(self) -> float:
-        """Share by which the distance is less than the base's: 1 − adapter's / base's; negative: it is more."""
+        """Relative fall of the distance, ``1 − adapter / base``; negative where the distance grew."""
         return 1 - self.style_distance.adapter / self.style_distance.base if self.style_distance.base else 0.0
 
 

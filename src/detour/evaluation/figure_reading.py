@@ -1,4 +1,4 @@
-"""One figure's scores on every side: whole captions, or one slot of prompts whose words are known."""
+"""Scores of one figure on every side: of whole captions, or of one slot of the prompts with known words."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from detour.evaluation.reading import (
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One figure's scores on every side, and what the judge reads there."""
+    """Scores of one figure on every side, and the judge's competence there."""
 
     adapter: Rows
     base: Rows
@@ -35,7 +35,7 @@ class Reading:
 
 
 def read_captions(material: Material) -> Reading:
-    """Every side's scores by whole captions, in sets of one size, and what the judge reads on each side in full."""
+    """Scores of whole captions on every side, in sets of equal size, and the judge's competence on all pictures."""
     texts = np.repeat(material.prompts, material.seeds, axis=0)
     captions = np.zeros_like(material.references) if material.captions is None else material.captions
     sides = {
@@ -79,7 +79,7 @@ def _both(
     score: Callable[[str, Indices], Rows],
     able: Callable[[str, Indices], Competence],
 ) -> tuple[dict[str, Rows], dict[str, Competence]]:
-    """Side → scores in sets of one size, and side → what the judge reads there."""
+    """Side → scores in sets of one size, and side → the judge's competence."""
     pictures, total = len(material.adapter), len(material.references)
     size = min(pictures, total) if total >= limits.COMPETENCE_PICTURES_MIN else pictures
     counts = {side: total if side == "references" else pictures for side in sides}
@@ -105,7 +105,7 @@ _UNREAD = Competence(pictures=0, margin=0.0, chance=0.0, p_value=None)
 
 
 def answers_of(read: Mapping[str, Reading], margin: float) -> dict[str, Keeping]:
-    """The answers; where parts are known the whole prompt condemns nothing that they do not."""
+    """Answers of all figures; where parts are known, the whole prompt counts as lost only if one of them is."""
     alone = {
         name: compare(
             one.adapter, one.base, one.references if one.on_references.shown else None, margin=margin

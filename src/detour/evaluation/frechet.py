@@ -1,4 +1,4 @@
-"""Fréchet distance of picture features, where there are pictures enough for it."""
+"""Fréchet distance of picture features, where there are enough pictures."""
 
 import torch
 from torch import Tensor
@@ -6,12 +6,13 @@ from torch import Tensor
 from detour.errors import ShapeMismatch
 
 PICTURES_A_WIDTH = 2
-"""Pictures that each set needs for each number of a feature. With fewer than one, a covariance of D × D numbers is
-singular and the distance of two sets of one distribution is mostly bias."""
+"""Pictures that each set needs for each dimension of a feature. With fewer than one, a covariance of D × D numbers
+is singular and the distance of two sets of one distribution is mostly bias.
+"""
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """``|m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½)`` of two sets of features, each taken as a Gaussian.
+    """Fréchet distance of two sets of features, each taken as a Gaussian: ``|m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½)``.
 
     The formula of FID, on the judge's features of length one instead of Inception's: its figures do not compare with
     published FIDs.
@@ -42,7 +43,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def why_no_frechet(*sets: Tensor) -> str | None:
-    """One sentence where a set has too few pictures; ``None`` where the distance means something.
+    """Sentence on why a set has too few pictures; ``None`` where the distance is meaningful.
 
     Args:
         sets: (N, D) features each.

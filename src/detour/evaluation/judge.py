@@ -1,4 +1,4 @@
-"""A CLIP pair that scores pictures: what they show, and how they look."""
+"""A CLIP model that scores pictures by their content and by their style."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from detour.bases.hub import fetch_files
 from detour.bases.names import HUB_ID
+from detour.bases.preprocessing import Preprocessing
 from detour.bases.quiet import quiet_libraries
 from detour.errors import BaseError, ConfigError
 from detour.evaluation.feature_cache import FeatureCache, picture_key
 from detour.evaluation.pixels import Pictures
-from detour.evaluation.preprocessing import Preprocessing
 from detour.files import remembered_sha256
 
 BATCH = 32
-"""Pictures or prompts in one forward pass of the judge."""
+"""Number of pictures or prompts in one forward pass of the judge."""
 
 DEFAULT_JUDGE = "openai/clip-vit-large-patch14"
-"""For bases that carry no judge: the CLIP model that most published scores are made with; 1.7 GB."""
+"""CLIP model for bases without a judge of their own: the one behind most published scores; 1.7 GB."""
 
 HUB_FILES = [
     "config.json",
@@ -40,12 +40,12 @@ HUB_FILES = [
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
 ]
-"""What a judge is read from."""
+"""Files of the hub that a judge is loaded from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFacts:
-    """What a prompt asks for, word by word; the field names are the slots of the accuracy."""
+    """Object, colour and place that a prompt names; the field names are the slots of the accuracy."""
 
     object: str
     colour: str
@@ -53,11 +53,11 @@ class PromptFacts:
 
 
 Phrase = Callable[[PromptFacts], str]
-"""Writes the facts as the canonical prompt, e.g. ``a red house in the desert``."""
+"""Function that writes facts as the canonical prompt, such as ``a red house in the desert``."""
 
 
 def judge_fingerprint(name: str | Path, *, revision: str | None = None) -> str:
-    """:attr:`Judge.fingerprint` of a judge that is not loaded.
+    """Fingerprint (:attr:`Judge.fingerprint`) of a judge that is not loaded.
 
     Raises:
         BaseError: not there, or without settings.
@@ -102,7 +102,7 @@ class Judge:
         device: str = "cpu",
         cache: FeatureCache | None = None,
     ) -> "Judge":
-        """Open a judge.
+        """Load a judge from a folder or the hub.
 
         Args:
             name: folder of a ``CLIPModel`` in transformers layout with ``preprocessor_config.json``, its tokenizer in
@@ -141,22 +141,22 @@ class Judge:
 
     @property
     def width(self) -> int:
-        """D, of its features."""
+        """Number of dimensions D of the features."""
         return int(self._model.config.projection_dim)
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied with before they are compared as log-odds: 100 for the published models."""
+        """Factor of cosines before they are compared as log-odds: 100 for the published models."""
         return float(self._model.logit_scale.exp())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of its weights, settings and preprocessing: all that a picture's features depend on."""
+        """Hex SHA-256 of weights, settings and preprocessing, which determine a picture's features."""
         return _fingerprint(self._folder, self._preprocessing)
 
     @torch.inference_mode()
     def picture_features(self, pictures: Pictures) -> Tensor:
-        """Where pictures lie for the judge.
+        """Features of pictures.
 
         Args:
             pictures: uint8 (N, H, W, 3), any size.
@@ -189,7 +189,7 @@ class Judge:
 
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Where prompts lie for the judge.
+        """Features of prompts.
 
         Args:
             prompts: each cut at the tokenizer's length, see :meth:`too_long`; where there is a cache, one that was read
@@ -225,7 +225,7 @@ class Judge:
         return self._normalised(rows)
 
     def too_long(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        """Those of the prompts that have more tokens than the judge reads: it sees their beginnings alone."""
+        """Prompts with more tokens than the judge reads, which it cuts."""
         counts = (len(self._tokenizer(prompt)["input_ids"]) for prompt in prompts)
         return tuple(
             prompt for prompt, count in zip(prompts, counts, strict=True) if count > self._max_tokens
@@ -270,7 +270,7 @@ class Judge:
         vocabulary: Mapping[str, Sequence[str]],
         phrase: Phrase,
     ) -> dict[str, list[bool]]:
-        """The same picture by picture: slot → whether the true word won; arguments as in :meth:`prompt_accuracy`.
+        """Whether the true word won, slot by slot and picture by picture; arguments as in :meth:`prompt_accuracy`.
 
         Raises:
             ConfigError: not one fact a picture, or a true word that its vocabulary does not have.
@@ -309,7 +309,7 @@ class Judge:
 
 
 def judge_folder(name: str | Path, revision: str | None = None) -> Path:
-    """Where a judge lies, fetched where needed.
+    """Folder of a judge, downloaded where needed.
 
     Args:
         name: a folder, or a hub id ``owner/name``.
@@ -329,13 +329,13 @@ def judge_folder(name: str | Path, revision: str | None = None) -> Path:
 
 
 def judge_of(base_folder: Path) -> str | Path:
-    """Who judges a base's pictures when nobody is named: its own pair where it has one, else :data:`DEFAULT_JUDGE`."""
+    """Default judge of a base: its own CLIP pair where it has one, else :data:`DEFAULT_JUDGE`."""
     own = base_folder / "judge"
     return own if own.is_dir() else DEFAULT_JUDGE
 
 
 def _require_clip(folder: Path) -> None:
-    """Raises ``ValueError`` with what is there instead of a CLIP model; ``OSError`` where nothing is."""
+    """Raise ``ValueError`` where the folder holds another model than CLIP, and ``OSError`` where it holds none."""
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind != "clip":
         raise ValueError(f"config.json says '{kind}', not 'clip'")

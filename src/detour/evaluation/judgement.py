@@ -1,4 +1,4 @@
-"""From raw material to one verdict, what stays unknown, the reasons, and the next command: pure functions.
+"""Derives one verdict, the unknowns, the reasons and the next command from raw material, in pure functions.
 
 The order of the rules is in :func:`judge`; ``docs/verdicts.md`` says what each threshold was taken from.
 """
@@ -18,12 +18,12 @@ from detour.evaluation.subject_likeness import SubjectLikeness, measure_subject
 from detour.evaluation.way import Way, measure_way
 
 WHOLE = "prompt"
-"""The figure that needs no vocabulary: pictures against whole captions."""
+"""Name of the figure that needs no vocabulary: pictures against whole captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One verdict and what it stands on.
+    """A verdict with its reasons, its answers and the next command.
 
     Attributes:
         verdict: in one word.
@@ -56,7 +56,7 @@ Finding = tuple[VerdictWord, str]
 
 
 def judge(material: Material) -> Judgement:
-    """The verdict on raw material.
+    """Verdict on raw material.
 
     The first rule that speaks against the adapter names the verdict: no effect, copies, one picture for every prompt,
     pictures that do not follow their prompts, overfitting, a class that became the subject, prompts that were lost.
@@ -106,7 +106,7 @@ def judge(material: Material) -> Judgement:
 
 @dataclass(frozen=True)
 class _View:
-    """What the rules look at."""
+    """Figures that the rules read."""
 
     material: Material
     whole: Reading
@@ -136,7 +136,7 @@ def _subject(material: Material) -> SubjectLikeness | None:
 
 
 def pixel_findings(pixels: PixelFacts) -> list[Finding]:
-    """What pixels and losses alone say against an adapter, in the order of :func:`judge`."""
+    """Findings against an adapter from pixels and losses alone, in the order of :func:`judge`."""
     return [*_no_effect(pixels), *_copies(pixels), *_same_picture(pixels), *_overfit(pixels)]
 
 
@@ -171,7 +171,7 @@ def _same_picture(pixels: PixelFacts) -> list[Finding]:
 
 
 def _not_following(view: _View) -> list[Finding]:
-    """Pictures that the judge could read in this style, and in which it reads nothing of their prompts."""
+    """Whether the judge reads this style, and reads nothing of the prompts in the adapter's pictures."""
     whole = view.whole
     if not whole.on_references.shown or whole.on_adapter.shown:
         return []
@@ -238,7 +238,7 @@ def _subject_gain(subject: SubjectLikeness) -> tuple[bool, list[str]]:
 
 
 def _doubts(view: _View) -> list[str]:
-    """What stands against calling anything learned, though nothing was shown to be wrong."""
+    """Doubts that keep anything from being called learned, though nothing was shown to be wrong."""
     found = []
     whole = view.whole
     if not whole.on_base.shown:
@@ -272,7 +272,7 @@ def _disagree(view: _View) -> bool:
 
 
 def _may_be_lost(view: _View) -> bool:
-    """Whether a judge that reads the references, or sees nothing in the adapter's pictures, leaves the prompt open."""
+    """Whether the prompt may be lost: the judge reads the references but not the adapter's pictures."""
     readable = view.whole.on_references.shown or not view.whole.on_adapter.shown
     return view.figures[WHOLE].answer == "unknown" and readable
 

@@ -1,4 +1,4 @@
-"""Three answers to whether something that the base draws was lost: lost, kept, or unknown and what would settle it."""
+"""Tests whether the adapter lost something that the base draws: lost, kept, or unknown with what would settle it."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Answer = Literal["lost", "kept", "unknown"]
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """What can be said of one figure (the whole prompt, or its objects, colours, places).
+    """Answer on one figure (the whole prompt, or its objects, colours, places).
 
     Attributes:
         answer: ``lost``: the lower limit of the loss is above zero; ``kept``: the upper limit is below the margin.
@@ -43,7 +43,7 @@ class Keeping:
 
 
 def compare(adapter: Rows, base: Rows, ceiling: Rows | None, *, margin: float, seed: int = 0) -> Keeping:
-    """Compare an adapter's scores with what could be expected of them.
+    """Compare an adapter's scores with the scores that are expected of them.
 
     What could be expected is the lower of two controls: the base's scores at the same prompts and seeds, and the
     references' with their own captions, in which the style itself hides what it hides. A loss has to show against both.
@@ -95,7 +95,7 @@ def compare(adapter: Rows, base: Rows, ceiling: Rows | None, *, margin: float, s
 
 
 def settle(figures: Mapping[str, Keeping]) -> dict[str, Keeping]:
-    """Let figures that can condemn share one error rate (Holm 1979): p-values of a loss are adjusted, answers renewed.
+    """Adjust the p-values of figures that share one error rate (Holm 1979), and renew the answers.
 
     Args:
         figures: name → what :func:`compare` says of it alone.
@@ -155,7 +155,7 @@ def _student(count: int) -> float:
 
 
 def _needed(loss: float, error: float, margin: float, prompts: int, ceiling: Rows | None) -> int | None:
-    """Prompts at which a loss as large as this one would be settled in four of five cases."""
+    """Number of prompts at which a loss as large as this one is settled in four of five cases."""
     if ceiling is None and loss > margin / 2:
         return None  # no number of prompts says what the style hides
     gap, reach = (loss, limits.LOST_REACH) if loss > margin / 2 else (margin - loss, limits.KEPT_REACH)

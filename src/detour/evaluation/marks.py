@@ -1,4 +1,4 @@
-"""Watermarks and frames in what an adapter draws: the same mark in the same place of many pictures.
+"""Finds watermarks and frames in an adapter's pictures: the same mark in the same place of many pictures.
 
 The mathematics is that of the data check (:mod:`detour.data.flaws`). Here the base draws the same prompts with the same
 seeds, so what repeats without the adapter as well, such as a horizon, is taken off and no mark.
@@ -14,11 +14,11 @@ from detour.evaluation.compared import Compared, Part, Side
 from detour.evaluation.pixels import Pictures
 
 FRAMED_MIN = 0.01
-"""Share of the shorter side that a frame of one colour takes at least."""
+"""Smallest width of a frame of one colour, as a share of the shorter side."""
 
 
 class RepeatedMark(Part):
-    """Where the mark stands, as shares of the picture's sides, and how much of it is the same in every picture."""
+    """Place of a mark, as shares of the picture's sides, and how similar it is in all pictures."""
 
     where: str
     left: float
@@ -29,7 +29,7 @@ class RepeatedMark(Part):
 
     @classmethod
     def of(cls, mark: Mark) -> "RepeatedMark":
-        """From what the finder gives."""
+        """Make the part of the file from what the finder returns."""
         return cls(
             where=mark.where,
             left=mark.left,
@@ -41,17 +41,17 @@ class RepeatedMark(Part):
 
 
 class MarkFigures(Part):
-    """What stands in the same place of the adapter's pictures and not of the base's."""
+    """Marks that are in the same place of the adapter's pictures and not of the base's."""
 
     pictures: int
     mark: RepeatedMark | None
     in_originals: bool
-    """Whether the training pictures have a mark at that place too."""
+    """Whether the training pictures have a mark in that place too."""
     framed: Compared
     """Share of the pictures with bars or a frame of one colour."""
 
     def sentences(self) -> list[str]:
-        """What a reader should look at; empty where nothing was found."""
+        """Sentences on what was found; empty where nothing was."""
         found = []
         if self.mark is not None:
             origin = "; the training pictures have it too" if self.in_originals else ""
@@ -94,7 +94,7 @@ def _thumbs(pictures: Pictures) -> np.ndarray:
 
 
 def _overlaps(mark: Mark, originals: Pictures, base: Pictures) -> bool:
-    """Whether the training pictures, held against the base's, have a mark over a part of the same box."""
+    """Whether the training pictures, compared with the base's, have a mark in a part of the same box."""
     theirs = common_mark(_thumbs(originals), _thumbs(base))
     if theirs is None:
         return False

@@ -1,4 +1,6 @@
-"""One further figure of an evaluation, declared in one file: name, unit, direction, controls, its line of the page."""
+"""Declares a further figure of an evaluation in one file: name, unit, direction, controls, and its line of the
+page.
+"""
 
 import importlib
 import pkgutil
@@ -15,7 +17,7 @@ from detour.evaluation.pixels import Pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a metric may look at; pictures and features are prompt-major.
+    """Pictures and features that a metric may read; they are prompt-major.
 
     Attributes:
         pictures: side → uint8 (prompts × seeds, H, W, 3), pictures of the new prompts.
@@ -56,7 +58,7 @@ class Metric:
 
     @property
     def note(self) -> str:
-        """The line under the figure on the page."""
+        """Line under the figure on the page."""
         direction = {"higher": "Higher is better.", "lower": "Lower is better.", "neither": ""}[self.better]
         beside = "; ".join(f"{side}: {why}" for side, why in self.controls.items())
         return f"{self.name}: {self.text}. {direction} Beside it, {beside}."
@@ -64,7 +66,7 @@ class Metric:
 
 @cache
 def all_metrics() -> tuple[Metric, ...]:
-    """``METRIC`` of every module in :mod:`detour.evaluation.metrics`, by name: a new file there is a new figure."""
+    """Collect ``METRIC`` of every module in :mod:`detour.evaluation.metrics` by name; a new file is a new figure."""
     from detour.evaluation import metrics
 
     names = [one.name for one in pkgutil.iter_modules(metrics.__path__)]

@@ -1,4 +1,4 @@
-"""What to do after a verdict, as a command that can be typed."""
+"""Finds the command to run after a verdict."""
 
 import shlex
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ VerdictWord = Literal[
     "class_drifted",
     "inconclusive",
 ]
-"""Every verdict."""
+"""All verdicts that a run or an adapter can get."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a command needs to know of a run.
+    """Facts about a run that a command needs.
 
     Attributes:
         run: its folder, or the adapter file.
         adapter: the adapter file.
         pictures: folder that it was trained on.
+        base: that it was trained on, as ``--base`` takes it.
+        settings: file of the run's settings; empty for an adapter file alone.
         steps: of its training; ``None`` where that is not known.
         rate: peak learning rate.
         first_estimate: ``d0`` of an optimizer that sets its rate itself from there on; ``None`` for others.
@@ -35,6 +37,8 @@ class RunFacts:
     run: str = "RUN"
     adapter: str = "ADAPTER"
     pictures: str = "PICTURES"
+    base: str = "BASE"
+    settings: str = ""
     steps: int | None = None
     rate: float | None = None
     first_estimate: float | None = None
@@ -44,7 +48,7 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Doubts:
-    """Why a verdict is open.
+    """Causes of an open verdict.
 
     Attributes:
         data: too few pictures, or captions that do not fit them.
@@ -58,7 +62,7 @@ class Doubts:
 
 
 def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
-    """The command that comes next.
+    """The command to run next.
 
     Args:
         verdict: of the run.
@@ -69,9 +73,14 @@ def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
     begins = run.first_estimate
     option, speed = ("--lr ", run.rate) if begins is None else ("--set train.optim.d0=", begins)
     rate, lower = ("RATE", "RATE") if not speed else (f"{2 * speed:.3g}", f"{speed / 3:.3g}")
-    train = f"detour train {shlex.quote(run.pictures)}"
+    on_base = f"--base {shlex.quote(run.base)}"
+    if run.settings:  # every other setting stays as it was; the run's own name gets a number
+        train = f"detour train --config {shlex.quote(run.settings)}"
+    else:
+        train = f"detour train {shlex.quote(run.pictures)} {on_base}"
+    ask = f"detour generate {shlex.quote(run.prompt)} {on_base}"
     commands: dict[VerdictWord, str] = {
-        "learned": f"detour generate {shlex.quote(run.prompt)} --lora {shlex.quote(run.adapter)} --compare",
+        "learned": f"{ask} --lora {shlex.quote(run.adapter)} --compare",
         "no_effect": f"{train} {option}{rate}",
         "copies": f"{train} --steps {steps}",
         "collapsed": f"{train} {option}{lower}",
@@ -86,6 +95,7 @@ def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
 def _settling(run: RunFacts, doubts: Doubts) -> str:
     if doubts.data:
         return f"detour data check {shlex.quote(run.pictures)}"
-    if doubts.judge:
-        return f"detour evaluate {shlex.quote(run.run)} --judge JUDGE"
-    return f"detour evaluate {shlex.quote(run.run)} --num-prompts {doubts.prompts}"
+    evaluate = f"detour evaluate {shlex.quote(run.run)}"
+    if not run.settings:
+        evaluate += f" --base {shlex.quote(run.base)}"
+    return f"{evaluate} --judge JUDGE" if doubts.judge else f"{evaluate} --num-prompts {doubts.prompts}"

@@ -30,7 +30,7 @@ def max_abs_diff(first: Pictures, second: Pictures) -> int:
 
 
 def noise_floor(plain: Pictures, switched_off: Pictures) -> float:
-    """What the pixels move by without any adapter: two draws of the base that should be equal.
+    """Pixel difference of two draws of the base without any adapter, which should be equal.
 
     The first is the plain base, the second the base with the adapter attached at weight zero, so that the
     floor holds the rounding of the adapted code path and whatever the device does not repeat. On a CPU in
@@ -65,7 +65,7 @@ def diversity(pictures: Pictures, *, seeds: int = 1) -> float:
 
 
 def thumbnails(pictures: Pictures, *, side: int = 16) -> Figures:
-    """Box-filtered to ``side`` × ``side``: float64 (N, side, side, 3)."""
+    """Box-filter pictures to ``side`` × ``side``: float64 (N, side, side, 3)."""
     count, height, width, _ = pictures.shape
     rows = np.arange(side) * height // side
     columns = np.arange(side) * width // side

@@ -1,4 +1,4 @@
-"""Copies made on purpose: what a copy can look like, to measure how many of them are found."""
+"""Makes copies of pictures on purpose, to measure how many copies are found."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -11,12 +11,12 @@ from detour.evaluation.pixels import Pictures
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 SIDE_PX = 256
-"""Larger pictures are made this small first: nothing below is looked for in more detail."""
+"""Side in pixels to which larger pictures are reduced first."""
 JPEG_QUALITY = 40
 
 
 def planted_copies(pictures: Pictures, *, seed: int = 0) -> dict[str, Pictures]:
-    """Kind of change → a copy of each picture.
+    """Kind of change → a changed copy of each picture.
 
     Args:
         pictures: uint8 (N, H, W, 3).
@@ -70,7 +70,7 @@ def _mirrored(image: Image.Image, _: np.random.Generator) -> Image.Image:
 
 
 def _cropped(share: float) -> Change:
-    """Cut ``share`` off each side in all, more on one end than on the other, and enlarge what is left."""
+    """Crop ``share`` off each side in total, unevenly, and enlarge the rest."""
 
     def change(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         x, y = rng.random(2) * share
@@ -82,7 +82,7 @@ def _cropped(share: float) -> Change:
 
 
 def _shifted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Moved by up to a twentieth, the edge repeated."""
+    """Shift by up to a twentieth, with the edge repeated."""
     pixels = np.asarray(image)
     reach = max(1, max(image.size) // 20)
     down, right = (int(move) for move in rng.integers(-reach, reach + 1, 2))
@@ -92,7 +92,7 @@ def _shifted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _overlaid(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A label of one colour over a twentieth of the picture, near a corner."""
+    """Put a label of one colour over a twentieth of the picture, near a corner."""
     pixels = np.array(image)
     height, width = pixels.shape[:2]
     tall, wide = round(0.13 * height), round(0.38 * width)

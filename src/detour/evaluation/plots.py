@@ -1,4 +1,4 @@
-"""Charts as inline SVG that matplotlib draws and the page colours: sharp on every screen, right in light and dark.
+"""Charts as inline SVG: matplotlib draws them, and the page's style sheet colours them for light and dark.
 
 matplotlib writes fixed colours. Each role has a colour of its own here that stands for nothing, and becomes the CSS
 variable of the page afterwards; so the same chart is light or dark as its reader's screen is.
@@ -20,13 +20,13 @@ COLOURS: Mapping[Role, str] = {
     "ink": "#010101", "soft": "#020202", "line": "#030303", "base": "#040404", "adapter": "#050505",
     "rate_zero": "#060606", "shuffled": "#070707", "ceiling": "#080808", "raw": "#090909", "validation": "#0a0a0a",
 }  # fmt: skip
-"""Role → what matplotlib is told; the page's ``--ROLE`` takes its place."""
+"""Role → colour for matplotlib, which ``--ROLE`` of the page replaces."""
 
 WIDTH_IN = 4.5
-"""Narrow, so that its letters can be read where the page is as narrow as a phone."""
+"""Width in inches, narrow enough to be read on a phone."""
 
 BAR_IN, ROW_GAP = 0.19, 0.7
-"""Height of a bar with the space to the next; space between two groups, in bars."""
+"""Height of a bar with the gap to the next in inches, and the gap between two groups in bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def line_chart(
 def bar_chart(
     rows: Sequence[tuple[str, Sequence[tuple[Role, str, float]]]], *, title: str, x_label: str, percent: bool
 ) -> str:
-    """Groups of horizontal bars, each with its value written out.
+    """Groups of horizontal bars, each with its value as text.
 
     Args:
         rows: (group, ((role, name in the legend, value), …)), drawn from top to bottom.
@@ -172,7 +172,7 @@ def _axes(height_in: float) -> tuple[Any, Any]:
 
 
 def _legend(axes: Any, *, columns: int) -> None:
-    """Above the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing."""
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, labelcolor=COLOURS["soft"],
@@ -181,7 +181,9 @@ def _legend(axes: Any, *, columns: int) -> None:
 
 
 def _svg(figure: Any, title: str) -> str:
-    """The figure as one element: no fixed size, no fonts of its own, colours of the page, words for the blind."""
+    """Turn a figure into one SVG element that takes size, fonts and colours from the page and has a text
+    alternative.
+    """
     import matplotlib as mpl
 
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""Whether the adapter's pictures still show what their prompts ask for."""
+"""Measures whether an adapter's pictures still show what their prompts ask for."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,14 +14,14 @@ Hits = Mapping[str, Sequence[bool]]
 
 
 class PromptPart(Part):
-    """One part of the prompts (object, colour, place): how many of the pictures show it."""
+    """Share of pictures that show one part of their prompt (object, colour, place)."""
 
     share: Compared
     change: Change
 
 
 class PromptKeeping(Part):
-    """How well pictures fit their prompts, base beside adapter."""
+    """Scores of how well pictures fit their prompts, base beside adapter."""
 
     prompts: int
     seeds: int
@@ -29,7 +29,7 @@ class PromptKeeping(Part):
     """Mean cosine of picture and prompt in the judge's features, times 100."""
     clip_change: Change
     parts: dict[str, PromptPart] | None
-    """``None``: what the prompts ask for is not known word by word."""
+    """Shares by part of the prompt; ``None`` where its words are not known."""
 
 
 def measure_prompt_keeping(

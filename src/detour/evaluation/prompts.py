@@ -1,4 +1,4 @@
-"""Prompts that training never saw: given, captions that were kept out, or trained things in new places."""
+"""Makes prompts that training never saw: given ones, held-out captions, or trained things in new places."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ SOURCES: dict[PromptSource, str] = {
     "caption": "from captions of pictures that were kept out",
     "template": "made of things that the captions name, in places where no caption has them",
 }
-"""Where a prompt comes from, in words."""
+"""Source of a prompt → how it is called in a sentence."""
 
 PLACES = (
     ("on a beach", "beach"), ("in a forest", "forest"), ("in the snow", "snow"), ("in a library", "library"),
@@ -27,7 +27,7 @@ PLACES = (
     ("in a garden", "garden"), ("on a boat", "boat"), ("at a train station", "station"), ("in a cave", "cave"),
     ("on a roof in the rain", "roof"),
 )  # fmt: skip
-"""Where templates put things, and the word that tells whether a caption has the place already."""
+"""Places of templates, each with the word that shows that a caption names the place already."""
 
 EVERYDAY = (
     "a bowl of fruit on a wooden table", "a bicycle leaning against a brick wall", "a portrait of an old man",
@@ -35,10 +35,10 @@ EVERYDAY = (
     "a steam train in the mountains", "a city skyline at night", "an astronaut", "a violin on a chair",
     "a red sports car",
 )  # fmt: skip
-"""What people ask for: prompts to see whether an adapter changes what it has nothing to do with."""
+"""Everyday prompts, to measure whether an adapter changes pictures of unrelated things."""
 
 MAX_THING_WORDS = 5
-"""What is longer is a sentence and no thing."""
+"""Largest number of words of a phrase that counts as a thing."""
 
 _OPENING = re.compile(
     r"^(?:an?|the|one|two|some)?\s*(?:\w+\s+)?(?:photo(?:graph)?|picture|image|painting|drawing|illustration|sketch|"
@@ -53,17 +53,17 @@ _PLACE = re.compile(
 
 
 class HeldOutPrompt(Part):
-    """A prompt as it is drawn, and where it comes from."""
+    """A prompt with its source."""
 
     prompt: str
-    """The trigger included."""
+    """Prompt with the trigger."""
     plain: str
-    """Without the trigger: what the picture has to show."""
+    """Prompt without the trigger, which says what the picture has to show."""
     source: PromptSource
 
 
 def given_prompts(prompts: Sequence[str], captions: Iterable[str], trigger: str) -> tuple[HeldOutPrompt, ...]:
-    """The user's own, each once.
+    """Prompts of the user without duplicates.
 
     Args:
         prompts: as they were written.
@@ -89,7 +89,7 @@ def given_prompts(prompts: Sequence[str], captions: Iterable[str], trigger: str)
 def caption_prompts(
     held_out: Sequence[str], captions: Iterable[str], trigger: str
 ) -> tuple[HeldOutPrompt, ...]:
-    """Captions of pictures that were kept out, without those that training pictures have too.
+    """Captions of held-out pictures, without those that training pictures have too.
 
     Args:
         held_out: of the pictures that were kept out.
@@ -104,7 +104,7 @@ def caption_prompts(
 def template_prompts(
     captions: Sequence[str], trigger: str, *, count: int, things: Sequence[str] = ()
 ) -> tuple[HeldOutPrompt, ...]:
-    """What the captions name, put where no caption has it.
+    """Things of the captions in places where no caption has them.
 
     Args:
         captions: of the training data, or its tags.
@@ -137,7 +137,7 @@ def template_prompts(
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectWords:
-    """How prompts speak of a subject.
+    """Words by which prompts name a subject and its class.
 
     Attributes:
         trigger: of the data; may be empty.
@@ -150,7 +150,7 @@ class SubjectWords:
     of_class: str
 
     def class_prompt(self, prompt: str) -> str:
-        """The prompt with the class in the place of the subject."""
+        """Replace the subject by its class in a prompt."""
         if self.called in prompt:
             return prompt.replace(self.called, self.of_class, 1)
         plain = _without(prompt, self.trigger)
@@ -161,7 +161,7 @@ class SubjectWords:
 
 
 def subject_words(captions: Sequence[str], trigger: str, class_prompts: Sequence[str]) -> SubjectWords | None:
-    """What the captions and the settings call a subject and its class.
+    """Words by which captions and settings name a subject and its class.
 
     Args:
         captions: of the training data, trigger included.
@@ -188,7 +188,7 @@ def subject_words(captions: Sequence[str], trigger: str, class_prompts: Sequence
 def new_scenes(
     captions: Sequence[str], places: Sequence[tuple[str, str]] = PLACES, *, count: int
 ) -> tuple[str, ...]:
-    """Places to put a subject in, those that no caption names; they take turns where they are few.
+    """Places for a subject that no caption names, repeated where they are few.
 
     Args:
         captions: of the training data.
@@ -202,7 +202,7 @@ def new_scenes(
 
 
 def unrelated_prompts(captions: Iterable[str], count: int) -> tuple[str, ...]:
-    """Everyday prompts that share the fewest words of four letters and more with the captions, in their own order.
+    """Everyday prompts that share the fewest words of four letters and more with the captions.
 
     Args:
         captions: of the training data, or its tags.
@@ -215,14 +215,14 @@ def unrelated_prompts(captions: Iterable[str], count: int) -> tuple[str, ...]:
 
 
 def prompts_sentence(prompts: Sequence[HeldOutPrompt]) -> str:
-    """Where the prompts come from, in one sentence."""
+    """Sentence on where the prompts come from."""
     counts = Counter(prompt.source for prompt in prompts)
     parts = [f"{count} {SOURCES[source]}" for source, count in counts.items()]
     return f"{len(prompts)} prompt{'s' * (len(prompts) != 1)} that training never saw: {'; '.join(parts)}."
 
 
 def _things(captions: Iterable[str], trigger: str) -> list[str]:
-    """The first thing that each caption names, the most frequent ones first."""
+    """First thing that each caption names, the most frequent ones first."""
     counts = Counter(thing for caption in captions if (thing := _thing(caption, trigger)))
     return [thing for thing, _ in counts.most_common()]
 
@@ -244,18 +244,18 @@ def _prompt(prompt: str, trigger: str, source: PromptSource) -> HeldOutPrompt:
 
 
 def without_trigger(caption: str, trigger: str) -> str:
-    """A caption as a judge reads it: without the trigger, which it does not know."""
+    """Caption for a judge, without the trigger, which no judge knows."""
     return _without(caption, trigger) or caption
 
 
 def _without(prompt: str, trigger: str) -> str:
-    """The prompt without a trigger that stands in front of it as a part of its own."""
+    """Prompt without a trigger that stands in front of it as a part of its own."""
     first, comma, rest = prompt.partition(",")
     return rest.strip() if comma and _bare(first) == _bare(trigger) else prompt
 
 
 def _words(text: str, trigger: str) -> str:
-    """Lower case without signs and without the trigger: captions that differ in no more are the same."""
+    """Words in lower case without punctuation and trigger; captions with equal words count as one."""
     words, marks = _bare(text), _bare(trigger)
     return " ".join((f" {words} ".replace(f" {marks} ", " ", 1) if marks else words).split())
 

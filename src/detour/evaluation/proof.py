@@ -1,4 +1,4 @@
-"""``proof.json``, schema version 2, as models: what is written is what can be read back, and nothing else."""
+"""Models of ``proof.json``, schema version 2; a file with anything else in it is refused."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ Difference = Annotated[float, Field(ge=0, le=255)]
 
 
 class GradientFigures(Part):
-    """What the gradient proof found before step 1, and whether the base's bytes were the same afterwards."""
+    """Result of the gradient proof before step 1, and whether the base's weights stayed the same."""
 
     adapter_tensors: Count
     adapter_tensors_with_gradient: Count
@@ -27,7 +27,7 @@ class GradientFigures(Part):
 
 
 class PixelFigures(Part):
-    """With the adapter against without, steps of 255."""
+    """Pixel difference with and without the adapter, in steps of 255."""
 
     mean_abs_diff: Difference
     noise_floor: Difference
@@ -35,13 +35,13 @@ class PixelFigures(Part):
 
 
 class LargestDifference(Part):
-    """Largest difference of two ways to one picture, steps of 255; ``None`` without a second way."""
+    """Largest difference of two ways to draw one picture, in steps of 255; ``None`` without a second way."""
 
     max_abs_diff: Annotated[int, Field(ge=0, le=255)] | None
 
 
 class StyleDistance(Part):
-    """Biased squared MMD to true pictures of the style; the ceiling is a second set of true pictures."""
+    """Biased squared MMD to true pictures of the style; the ceiling is that of a second set of true pictures."""
 
     base: float
     adapter: float
@@ -49,7 +49,7 @@ class StyleDistance(Part):
 
 
 class PromptAccuracy(Part):
-    """Share of the pictures whose part of the prompt the judge picks among all alternatives."""
+    """Share of pictures for which the judge picks the right word of a slot among all words."""
 
     object: Share
     colour: Share
@@ -62,7 +62,7 @@ class AccuracyFigures(Part):
     base: PromptAccuracy
     adapter: PromptAccuracy
     ceiling: PromptAccuracy | None
-    """``None``: nobody knows what the true pictures show word by word."""
+    """Accuracy on true pictures; ``None`` where the words that these show are not known."""
 
 
 class HeldOutFigures(Part):
@@ -70,7 +70,7 @@ class HeldOutFigures(Part):
 
     prompts: Count
     seeds: Count
-    """Pictures of each prompt, each from its own seed."""
+    """Number of pictures of each prompt, each from its own seed."""
     style_distance: StyleDistance | None
     prompt_accuracy: AccuracyFigures | None
 
@@ -84,15 +84,15 @@ class Proof(Document):
     merge: LargestDifference
     held_out: HeldOutFigures
     answers: Answers | None = None
-    """What the judge's features say; ``None`` where there was too little to look at, and in schema 1."""
+    """Answers from the judge's features; ``None`` where there was too little material, and in schema 1."""
     verdict: VerdictName
     headline: str = ""
     """The verdict in one sentence; empty in schema 1."""
     unknown: tuple[str, ...] = ()
-    """Figures of which neither a loss nor keeping can be told; empty in schema 1."""
+    """Figures for which neither loss nor keeping is shown; empty in schema 1."""
     reasons: tuple[str, ...]
     next_step: str = ""
-    """A command; empty in schema 1."""
+    """Command to run next; empty in schema 1."""
 
 
 def write_proof(path: Path, proof: Proof) -> None:

@@ -1,4 +1,4 @@
-"""Which pictures the proof compares, drawn the same way on every side, and how the trained model's are kept.
+"""Draws the pictures of the proof in the same way on every side, and keeps those of the trained model.
 
 The trainer draws them once from the factors in memory and keeps them beside the checkpoints; the prover draws
 the same requests from the saved file. Whoever draws passes an engine, so this module knows no base.
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from detour.generation.engine import AdapterInUse
 
 PROOF_PIXELS = 8 * 256 * 256
-"""Pixels in one forward pass of the proof, on every side; fp32 and guidance make a picture cost much memory."""
+"""Pixels in one forward pass of the proof on every side, small because fp32 and guidance need memory."""
 
 FIRST_PROOF_SEED = 100
 """Seed of the first proof picture; picture i uses the i-th after it."""
 
 TRAINED_PICTURES = Path("checkpoints") / "trained-pictures.npz"
-"""Place of the trained model's pictures in a run folder."""
+"""Path of the trained model's pictures in a run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProofRequest:
-    """One picture to draw; reads like the generation engine's request."""
+    """One picture to draw, with the fields of a generation request that the proof needs."""
 
     prompt: str
     seed: int
@@ -41,14 +41,14 @@ class ProofRequest:
 
 
 class PictureSource(Protocol):
-    """What the proof needs of a picture engine."""
+    """The part of a drawing engine that the proof uses."""
 
     def draw(self, requests: Any, spec: Any, *, adapters: Any = None, batch: int = 4) -> Any:
         """Draw the requests; the result's ``pictures`` is uint8 (N, H, W, 3)."""
 
 
 def proof_requests(spec: RunSpec, captions: Sequence[str]) -> list[ProofRequest]:
-    """The prompt and seed pairs of the picture proof.
+    """Prompts and seeds of the picture proof.
 
     Args:
         spec: its sample prompts, and ``evaluate.proof_pictures`` of them.
@@ -81,7 +81,7 @@ def proof_dtype(spec: RunSpec) -> str:
 
 
 def proof_batch(spec: RunSpec) -> int:
-    """Pictures in one forward pass, 1 to 8; the same on every side, for batch 1 and 2 differ by one step of 255."""
+    """Pictures in one forward pass, 1 to 8, equal on every side because batch 1 and 2 differ by one step of 255."""
     side = spec.data.resolution
     return 8 if side == "auto" else min(8, max(1, PROOF_PIXELS // int(side) ** 2))
 
@@ -94,7 +94,7 @@ def draw_proof_pictures(
     adapters: "Sequence[AdapterInUse]" = (),
     on_batch: Callable[[int], None] | None = None,
 ) -> Pictures:
-    """Draw the requests as the proof does everywhere: same steps, guidance, size and batch.
+    """Draw the requests with the steps, guidance, size and batch of every proof.
 
     Args:
         engine: in :func:`proof_dtype`; bf16 alone already moves pictures by 0.6.
@@ -117,7 +117,7 @@ def draw_proof_pictures(
 
 
 def keep_trained_pictures(run_folder: Path, requests: Sequence[ProofRequest], pictures: Pictures) -> None:
-    """Keep what the model drew with the factors still in memory, for the reload proof.
+    """Keep pictures of the model with the trained factors still in memory, for the reload proof.
 
     Raises:
         StorageError: disk full or folder not writable.
@@ -128,7 +128,7 @@ def keep_trained_pictures(run_folder: Path, requests: Sequence[ProofRequest], pi
 def keep_pictures(
     path: Path, requests: Sequence[ProofRequest], pictures: Pictures, *, made_by: str = ""
 ) -> None:
-    """Keep pictures with what they show and what made them.
+    """Write pictures with their requests and the settings that determine them.
 
     Raises:
         StorageError: disk full or folder not writable.
@@ -145,7 +145,7 @@ def keep_pictures(
 
 
 def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Pictures] | None:
-    """Requests and uint8 (N, H, W, 3) pictures that the trainer kept; ``None`` when it kept none.
+    """Read requests and uint8 (N, H, W, 3) pictures that the trainer kept; ``None`` where it kept none.
 
     Raises:
         RunError: the file is there and broken.
@@ -154,7 +154,7 @@ def read_trained_pictures(run_folder: Path) -> tuple[list[ProofRequest], Picture
 
 
 def read_pictures(path: Path, *, made_by: str = "") -> tuple[list[ProofRequest], Pictures] | None:
-    """Requests and uint8 (N, H, W, 3) pictures of a file; ``None`` where there is none or something else made them.
+    """Read requests and uint8 (N, H, W, 3) pictures of a file; ``None`` where it is missing or has another key.
 
     Raises:
         RunError: the file is there and broken.

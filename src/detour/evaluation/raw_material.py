@@ -1,4 +1,4 @@
-"""What a verdict is made from: features of the pictures of both sides, of the user's own, and of all texts."""
+"""Input of a verdict: features of the pictures of both sides, of the user's own pictures, and of all texts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from detour.evaluation.reading import Indices, Rows
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One part of prompts whose possible words are known.
+    """One slot of the prompts whose possible words are known.
 
     Attributes:
         phrases: (P, K, D) features of each prompt with each of the K words in the slot.
@@ -28,7 +28,7 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSides:
-    """(P, D) features of the subject's prompts without its word, from the same seeds, on both sides."""
+    """Features (P, D) of the subject's prompts without its word, from the same seeds, on both sides."""
 
     adapter: Rows
     base: Rows
@@ -36,7 +36,7 @@ class ClassSides:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFacts:
-    """What pixels and losses say, as today's figures measure it.
+    """Figures of pixels and losses.
 
     Attributes:
         effect: mean absolute difference of the adapter's pictures to the base's, steps of 255.
@@ -59,7 +59,7 @@ class PixelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Everything that a verdict looks at; features are of length one and prompt-major.
+    """All features and facts that a verdict is made from; features have length one and are prompt-major.
 
     Attributes:
         goal: what was to be learned.

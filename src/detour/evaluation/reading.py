@@ -1,4 +1,4 @@
-"""What a judge reads in pictures of a style that it has never seen: scores with the style's common offset removed.
+"""Scores of a judge on pictures of an unknown style, with the common offset of the style removed.
 
 All functions are pure and take NumPy arrays of the judge's features, rows of length one.
 """
@@ -18,15 +18,15 @@ Places = NDArray[np.integer[Any]]
 """Indices of rows."""
 
 SAME_TEXT = 1 - 1e-6
-"""Cosine from which two captions count as one: a picture that has it is no wrong answer."""
+"""Cosine from which two captions count as equal, so that the other one is no wrong answer."""
 
 
 SETS = 8
-"""How often pictures are dealt into sets of a size."""
+"""Number of random sets into which pictures are divided."""
 
 
 def centred(features: Rows) -> Rows:
-    """Each row less the mean of the other rows, at length one again.
+    """Subtract the mean of the other rows from each row, and scale to length one.
 
     A style moves all of its pictures the same way in a judge's features; what is left tells them apart. The mean
     leaves the row itself out, so that a row has no part in what is taken off it. Never use it on pictures of one
@@ -45,7 +45,7 @@ def centred(features: Rows) -> Rows:
 
 
 def unit(rows: Rows) -> Rows:
-    """Rows at length one; a row of zeros stays one."""
+    """Scale rows to length one; a row of zeros stays zero."""
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     result: Rows = np.where(length > 1e-9, rows / np.maximum(length, 1e-9), 0.0)
     return result
@@ -104,7 +104,7 @@ def word_margins(pictures: Rows, phrases: Rows, *, scale: float) -> Rows:
 
 
 def advantages(margins: Rows, own: Indices) -> Rows:
-    """By how much the right answer's margin lies above the mean of the wrong ones', picture by picture.
+    """Margin of the right answer minus the mean of the wrong ones', picture by picture.
 
     Zero on average for pictures that show nothing of what was asked for, whatever the judge likes.
 
@@ -151,7 +151,7 @@ def in_sets_of(size: int, count: int, score: Callable[[NDArray[np.int64]], Rows]
 
 
 def over_seeds(scores: Rows, seeds: int) -> Rows:
-    """Means of each prompt's pictures: (prompts × seeds,) prompt-major to (prompts,).
+    """Means over the pictures of each prompt: (prompts × seeds,) prompt-major to (prompts,).
 
     Raises:
         ShapeMismatch: not ``seeds`` scores a prompt.

@@ -1,4 +1,4 @@
-"""Whether an adapter's pictures keep to the base's of the same prompts: no reading of words is needed for that."""
+"""Compares the relations between an adapter's pictures with those of the base, without reading any words."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from detour.evaluation.reading import Rows, centred
 
 @dataclass(frozen=True, kw_only=True)
 class Relations:
-    """How the pictures of two sides go together, prompt by prompt.
+    """Agreement of the relations between pictures of two sides, prompt by prompt.
 
     Attributes:
         own: mean centred cosine of the two pictures of one prompt and seed.
@@ -32,7 +32,7 @@ class Relations:
 
     @property
     def shown(self) -> bool:
-        """Whether pictures keep to the base's of their own prompts by more than chance."""
+        """Whether pictures match the base's of their own prompts by more than chance."""
         return self.p_value <= limits.COMPETENCE_P_MAX
 
 

@@ -1,4 +1,4 @@
-"""``report.html``: the proof of one run for people, one file with everything in it."""
+"""Writes ``report.html``: the proof of one run for people, in one file."""
 
 import base64
 import io
@@ -28,21 +28,21 @@ from detour.specs import RunSpec
 from detour.step_log import read_step_log
 
 PICTURE_FORMS = ((320, 90), (320, 75), (240, 75), (160, 70), (96, 60))
-"""(longest side in pixels, JPEG quality), from the best to what always fits."""
+"""Longest side in pixels and JPEG quality, from the best form to the smallest."""
 
 PICTURES_BYTES = 3_400_000
-"""All pictures together; in base64 and with the rest of the page they stay below 5 MB."""
+"""Limit of all pictures together, so that the page stays below 5 MB in base64."""
 
 MAX_PAIRS = 24
-"""Pairs of each kind on the page."""
+"""Largest number of pairs of each kind on the page."""
 
 MAX_COPIES, MAX_NEAREST = 8, 4
-"""Pictures beside their nearest originals, where some are copies and where none is."""
+"""Number of pictures beside their nearest originals, with copies and without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The same prompt and seed without and with the adapter.
+    """Pictures of one prompt and seed without and with the adapter.
 
     Attributes:
         prompt: what both were asked for.
@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class CopyShown:
-    """A picture of a new prompt beside the training picture that is nearest to it.
+    """A picture of a new prompt beside its nearest training picture.
 
     Attributes:
         prompt: what was asked for.
@@ -81,13 +81,13 @@ class CopyShown:
 
     @property
     def copied(self) -> bool:
-        """Whether it is one."""
+        """Whether the picture is a copy."""
         return self.distance < self.threshold
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationStory:
-    """What the page tells of an evaluation beyond its figures.
+    """Content of the page of an evaluation beyond its figures.
 
     Attributes:
         evaluation: figures and verdict.
@@ -106,7 +106,7 @@ class EvaluationStory:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What ``metrics.jsonl`` says, as (step, value) pairs.
+    """Curves of ``metrics.jsonl`` as (step, value) pairs.
 
     Attributes:
         loss: of each step.
@@ -123,7 +123,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStory:
-    """Everything that the report and the model card tell.
+    """Content of the report and the model card.
 
     Attributes:
         spec: the resolved run.
@@ -151,7 +151,7 @@ class RunStory:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Curves of ``metrics.jsonl``; damaged lines are left out and said, a missing file is an empty run.
+    """Read the curves of ``metrics.jsonl``; damaged lines are left out and reported, a missing file has no curves.
 
     Raises:
         RunError: it is there and cannot be read.
@@ -174,7 +174,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def write_report(path: Path, story: RunStory) -> None:
-    """Write the page.
+    """Write the report page.
 
     Args:
         path: ``report.html``.
@@ -187,7 +187,7 @@ def write_report(path: Path, story: RunStory) -> None:
 
 
 def render_report(story: RunStory) -> str:
-    """The page as text: no script, no network, style and pictures inline."""
+    """Make the HTML of the page, without scripts or network access, with style and pictures inline."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -224,7 +224,7 @@ def render_report(story: RunStory) -> str:
 
 
 def _proved(proof: Proof | None) -> dict[str, Any]:
-    """Scores of the quick proof."""
+    """Section with the scores of the quick proof."""
     assert proof is not None
     held_out = proof.held_out
     prompts = f"{held_out.prompts} prompts, {held_out.seeds} seed{'' if held_out.seeds == 1 else 's'} each."
@@ -243,7 +243,7 @@ def _proved(proof: Proof | None) -> dict[str, Any]:
 
 
 def _evaluated(story: EvaluationStory) -> dict[str, Any]:
-    """Scores of the thorough judgement, which holds those of the proof."""
+    """Section with the scores of the thorough evaluation, which include those of the proof."""
     evaluation = story.evaluation
     checkpoints = evaluation.checkpoints
     groups = [
@@ -278,7 +278,7 @@ def _evaluated(story: EvaluationStory) -> dict[str, Any]:
 
 
 def loss_chart(metrics: Metrics) -> str:
-    """Training loss raw and smoothed, and the loss on pictures kept out."""
+    """Chart of the training loss, raw and smoothed, and of the held-out loss."""
     values = [value for _, value in metrics.loss]
     smooth = [(step, value) for (step, _), value in zip(metrics.loss, smoothed(values), strict=True)]
     few = len(metrics.validation) <= 40
@@ -296,7 +296,7 @@ def loss_chart(metrics: Metrics) -> str:
 
 
 def style_chart(held_out: HeldOutFigures) -> str:
-    """Distance to the style: base, adapter and ceiling."""
+    """Chart of the distance to the style: base, adapter and ceiling."""
     distance = held_out.style_distance
     if distance is None:
         return ""
@@ -314,7 +314,7 @@ def style_chart(held_out: HeldOutFigures) -> str:
 
 
 def accuracy_chart(held_out: HeldOutFigures) -> str:
-    """Prompt accuracy by part: base, adapter and ceiling."""
+    """Chart of the prompt accuracy by part: base, adapter and ceiling."""
     accuracy = held_out.prompt_accuracy
     if accuracy is None:
         return ""
@@ -336,7 +336,7 @@ def accuracy_chart(held_out: HeldOutFigures) -> str:
 
 
 def data_uri(picture: Pictures, *, max_bytes: int) -> str:
-    """uint8 (H, W, 3) as a JPEG data URI in the best of :data:`PICTURE_FORMS` that fits ``max_bytes``."""
+    """JPEG data URI of uint8 (H, W, 3) in the best of :data:`PICTURE_FORMS` that fits ``max_bytes``."""
     from PIL import Image
 
     for side_px, quality in PICTURE_FORMS:

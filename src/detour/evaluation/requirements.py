@@ -1,4 +1,4 @@
-"""``--require style>=0.5``: conditions on named figures of an evaluation, strict about what was not measured."""
+"""Conditions such as ``--require style>=0.5`` on figures of an evaluation; a missing figure meets none."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure that can be required.
+    """A figure that a requirement can name.
 
     Attributes:
         name: as it is written in a condition.
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """One condition."""
+    """One condition on a figure."""
 
     text: str
     figure: Figure
@@ -72,7 +72,7 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def answer(requirement: Requirement, evaluation: Evaluation) -> Answer:
-    """Whether the evaluation meets it; what was not measured meets nothing."""
+    """Whether the evaluation meets the condition; a figure that was not measured does not."""
     found, bound = requirement.figure.read(evaluation), requirement.bound
     if found is None:
         met = False
@@ -84,7 +84,7 @@ def answer(requirement: Requirement, evaluation: Evaluation) -> Answer:
 
 
 def answer_text(one: Answer) -> str:
-    """``style>=0.5: not met, it is 0.31``."""
+    """Result of a requirement as text, such as ``style>=0.5: not met, it is 0.31``."""
     if one.found is None:
         return f"{one.requirement}: not met, it was not measured"
     found = one.found if isinstance(one.found, str) else f"{one.found:.4g}"
@@ -121,7 +121,7 @@ def _clip_gain(one: Evaluation) -> Found:
 
 
 def accuracy_drops(one: Evaluation) -> dict[str, float]:
-    """Part of the prompt → how far the adapter lies below the lower of base and ceiling (negative: above)."""
+    """Part of the prompt → fall of the adapter below the lower one of base and ceiling (negative: above)."""
     parts = one.prompt_keeping.parts if one.prompt_keeping is not None else None
     drops = {}
     for name, part in (parts or {}).items():

@@ -1,4 +1,4 @@
-"""A run's settings as rows to read, without paths of the machine it ran on."""
+"""Settings of a run as rows of a table, without paths of the machine."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -44,13 +44,13 @@ def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
 
 
 def hub_id(base_name: str) -> str | None:
-    """``base_name`` if it is an id of the hub and no path of this machine."""
+    """Return ``base_name`` if it is an id of the hub and not a path of this machine."""
     is_id = base_name.count("/") == 1 and not base_name.startswith((".", "/", "~"))
     return base_name if is_id and not Path(base_name).exists() else None
 
 
 def public_source(source: str) -> str:
-    """``hub:…`` as it is; of a folder only its own name."""
+    """Source of the data for readers: ``hub:…`` unchanged, and only the name of a folder."""
     return source if source.startswith("hub:") else PurePath(source.replace("\\", "/")).name
 
 

@@ -1,4 +1,4 @@
-"""One picture for people: prompts × (base, adapter, true style or nearest training picture), labelled."""
+"""One labelled picture for people: prompts × (base, adapter, true style or nearest training picture)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ PAPER, INK, SOFT = (250, 249, 246), (25, 27, 31), (92, 96, 104)
 
 
 def write_sheet(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write the sheet as PNG.
+    """Write the sheet as a PNG file.
 
     Raises:
         StorageError: disk full or folder not writable.
@@ -28,7 +28,7 @@ def write_sheet(path: Path, pairs: Sequence[Pair]) -> None:
 
 
 def draw_sheet(pairs: Sequence[Pair], *, groups_in_row: int = 2) -> "Image.Image":
-    """Groups of pictures of one prompt and seed, side by side, the prompt above them.
+    """Draw groups of pictures of one prompt and seed side by side, with the prompt above them.
 
     Args:
         pairs: at least one; either all or none with a true picture, or with a nearest one of the user's own.
@@ -72,7 +72,7 @@ def draw_sheet(pairs: Sequence[Pair], *, groups_in_row: int = 2) -> "Image.Image
 def _fitting(
     text: str, pen: "ImageDraw.ImageDraw", font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width_px: int
 ) -> str:
-    """The text, cut with an ellipsis where it is wider than its group."""
+    """Shorten a text with an ellipsis where it is wider than its group."""
     flat = " ".join(text.split())
     if pen.textlength(flat, font=font) <= width_px:
         return flat

@@ -1,15 +1,15 @@
-"""Cosines in the judge's features: of pictures with their prompts, and with pictures of the same subject."""
+"""Cosines in the judge's features: of pictures and their prompts, and of pictures of the same subject."""
 
 from torch import Tensor
 
 from detour.errors import ShapeMismatch
 
 CLIP_SCORE_SCALE = 100.0
-"""The scale of torchmetrics and most papers. (Hessel et al. 2021, arXiv:2104.08718, multiply by 2.5 instead.)"""
+"""Factor of cosines in torchmetrics and most papers; Hessel et al. 2021, arXiv:2104.08718, multiply by 2.5."""
 
 
 def clip_scores(picture_features: Tensor, prompt_features: Tensor, *, seeds: int = 1) -> Tensor:
-    """How well each picture fits its prompt: 100 times the cosine.
+    """CLIP score of each picture and its prompt: 100 times the cosine.
 
     Args:
         picture_features: (prompts × seeds, D) features of the pictures, prompt-major, length one.
@@ -52,16 +52,3 @@ def picture_similarity(picture_features: Tensor, references: Tensor) -> float:
             f"feature sets of shapes {tuple(picture_features.shape)} and {tuple(references.shape)} cannot be compared."
         )
     return float(picture_features.double().mean(0) @ references.double().mean(0))
-
-
-def similarity_among(references: Tensor) -> float | None:
-    """Mean cosine of different pictures of one set: as like as the subject is to itself; ``None`` for fewer than two.
-
-    Args:
-        references: (M, D) features of length one.
-    """
-    count = len(references)
-    if count < 2:
-        return None
-    wide = references.double()
-    return float((wide.sum(0).square().sum() - wide.square().sum()) / (count * (count - 1)))

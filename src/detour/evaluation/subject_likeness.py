@@ -1,4 +1,4 @@
-"""A subject judged as a subject: whether it is there, whether its word is needed for it, and what became of its class.
+"""Measures whether a subject is drawn, whether its word is needed for it, and whether its class is preserved.
 
 Features are never centred here: the mean of a subject's pictures is the subject.
 """
@@ -15,18 +15,18 @@ from detour.evaluation.reading import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A share of the way from the base's pictures (0) to the subject's own (1), with limits at 95 % on each side."""
+    """Share of the way from the base's pictures (0) to the subject's own (1), with limits at 95 % on each side."""
 
     share: float
     low: float
     high: float
     p_value: float
-    """Chance alone would show as much in so many cases."""
+    """Probability that chance alone shows a share as large as this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectLikeness:
-    """How like the subject pictures are.
+    """Likeness of pictures to the subject.
 
     Attributes:
         taken: how far pictures of prompts with the subject's word went from the base's to the subject's own.

@@ -1,4 +1,4 @@
-"""From what pixels, checks and a judgement of pictures say to one verdict. Every rule is in ``docs/verdicts.md``."""
+"""Derives one verdict from pixels, checks and a judgement of pictures; ``docs/verdicts.md`` has every rule."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ HEADLINES: Mapping[VerdictWord, str] = {
     "class_drifted": "It learned, and the rest of the subject's class turned into the subject.",
     "inconclusive": "Nothing is proved.",
 }
-"""What each verdict says in words; ``docs/verdicts.md`` has the rules."""
+"""Verdict → the sentence that a person reads; ``docs/verdicts.md`` has the rules."""
 
 NOT_FOLLOWING = "The pictures do not follow their prompts."
-"""Stands over pictures that are called collapsed and differ from each other."""
+"""Headline for pictures that are called collapsed though they differ from each other."""
 
 PROMPT = "prompt"
-"""The figure that needs no vocabulary: whether whole prompts are followed."""
+"""Name of the figure that needs no vocabulary: whether whole prompts are followed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What a run's own checks found, beside the pictures for new prompts.
+    """Results of a run's own checks, apart from pictures of new prompts.
 
     Attributes:
         gradients: of the gradient proof; ``None`` when the run kept none.
@@ -51,7 +51,7 @@ class Checks:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that the verdict looks at.
+    """Everything that a verdict is made from.
 
     Attributes:
         pixels: what pixels and losses say.
@@ -76,7 +76,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One word, why, what cannot be told, and what to do next.
+    """One word with its reasons, its unknowns and the next command.
 
     Attributes:
         name: the word.
@@ -137,12 +137,12 @@ def has_effect(pixels: PixelFigures) -> bool:
 
 
 def chance_words(p_value: float) -> str:
-    """``chance alone would do this in 1 of 1,000 cases``."""
+    """Probability in words: ``chance alone would do this in 1 of 1,000 cases``."""
     return chance_in_words(p_value)
 
 
 def effect_sentence(pixels: PixelFigures) -> str:
-    """By how much pictures change, beside what drawing the base twice changes."""
+    """Sentence on how much pictures change, compared with drawing the base twice."""
     effect = "an effect" if has_effect(pixels) else "no effect"
     counted = "1 picture shows" if pixels.pictures == 1 else f"{pixels.pictures} pictures show"
     return (
@@ -156,7 +156,7 @@ def _next(name: VerdictWord, evidence: Evidence) -> str:
 
 
 def _unjudged(evidence: Evidence) -> Verdict:
-    """What can be said where no judge looks at the pictures."""
+    """Reasons and verdict where no judge scores the pictures."""
     against = pixel_findings(evidence.pixels)
     losses = evidence.pixels.validation
     fell = len(losses) > 1 and losses[0] > 0 and 1 - losses[-1] / losses[0] >= thresholds.VALIDATION_GAIN_MIN

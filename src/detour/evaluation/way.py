@@ -1,4 +1,4 @@
-"""How far of the way an adapter's pictures went from the base's to the references, and whether that is chance."""
+"""Share of the way from the base's pictures to the references that an adapter's went, with a test of chance."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from detour.evaluation import limits
 from detour.evaluation.reading import Indices, Rows
 
 BANDWIDTH = 0.7
-"""Of the Gaussian kernel, as in :mod:`detour.evaluation.distance`."""
+"""Width of the Gaussian kernel, as in :mod:`detour.evaluation.distance`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """From the base's pictures (0) to the references (1), in the judge's features.
+    """Share of the way from the base's pictures (0) to the references (1), in the judge's features.
 
     Attributes:
         share: of the distance that is gone: ``1 − d(adapter, references) / d(base, references)`` with unbiased squared
@@ -87,7 +87,7 @@ def _kernel(rows: Rows) -> Rows:
 
 
 def _mmd(kernel: Rows, first: Rows, second: Rows) -> Rows:
-    """Unbiased squared discrepancies of many pairs of sets at once.
+    """Unbiased squared MMD of many pairs of sets at once.
 
     Args:
         kernel: (T, T) with ones on the diagonal.
@@ -110,7 +110,7 @@ def _mmd(kernel: Rows, first: Rows, second: Rows) -> Rows:
 
 
 def _members(total: int, rows: Indices) -> Rows:
-    """(R, total) counts of the indices in each row of ``rows`` (R, n)."""
+    """Counts (R, total) of the indices in each row of ``rows`` (R, n)."""
     counts = np.zeros((len(rows), total))
     np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1.0)
     return counts
@@ -130,7 +130,7 @@ def _told_apart(
 
 
 def _nearer(kernel: Rows, mine: Indices, theirs: Indices, true: Indices, rng: np.random.Generator) -> float:
-    """One-sided p-value of the adapter's pictures being nearer to the references, by exchanges within pairs.
+    """One-sided p-value that the adapter's pictures are nearer to the references, by exchanges within pairs.
 
     Source: Gretton et al. 2012, JMLR 13, section 4.
     """

@@ -46,6 +46,7 @@ class AdapterStore:
         self.base = base
         self.models = models
         self.max_bytes = max_bytes
+        self.num_prepared = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._hashes: dict[int, tuple[weakref.ref[Adapter], str]] = {}
@@ -75,6 +76,7 @@ class AdapterStore:
                 adapter = adapter.read()
                 check_fits(adapter, self.base, called=name)
             made = prepare(self.models, adapter)
+            self.num_prepared += 1
             self._sizes[key] = made.num_bytes
             self._make_room(made.num_bytes)
             self._entries[key] = _Entry(made)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detour.adapters.mixed import RowGroup, plan_rows
 from detour.adapters.prepared import PreparedAdapter
+from detour.adapters.reference_rows import RowReference, check_blocks
 from detour.bases.base import Base
 from detour.bases.latents import decode_latents
 from detour.bases.safety import SafetyChecker
@@ -22,7 +23,11 @@ from detour.bases.text import Conditioning
 from detour.diffusion.guidance import ClassifierFree, Guidance, GuidanceScales, guidance_scales
 from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
+from detour.generation.between import between_texts, spherical
+from detour.generation.bounds import KEPT_TEXTS
+from detour.generation.metering import Meter
 from detour.generation.prompts import PromptReader, reads_weights
+from detour.generation.references import ReferenceStore
 from detour.generation.requests import Moment, Picture, PictureRequest
 from detour.generation.runner import AsksNetwork, Runner
 from detour.generation.schedulers import check_spacing, pick_eta, pick_sampler, start_sampler
@@ -63,8 +68,12 @@ class Drawing:
     ) -> None:
         self.base, self.vae, self.text, self.safety, self.prompts = base, vae, text, safety, prompts
         self.device, self.dtype = device, dtype
-        self.runner = Runner(denoiser)
+        on_cuda = device.startswith("cuda")  # a pass is timed until it is finished, not until it is queued
+        wait = {"wait": torch.cuda.synchronize} if on_cuda else {}
+        self.meter = Meter(base.native_size_px, **wait)
+        self.runner = Runner(denoiser, self.meter)
         self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
+        self.references = ReferenceStore(models[base.family.network_part], device=device, dtype=dtype)
         self._texts: dict[tuple[object, ...], Conditioning] = {}
         self._samplers: dict[tuple[object, ...], Any] = {}
 
@@ -115,6 +124,17 @@ class Drawing:
             drawn_steps -= skipped_steps(how.steps, request.start.strength, is_flow=self.base.is_flow)
         if request.trace > drawn_steps:
             raise ConfigError(f"{request.trace} moments of {drawn_steps} steps: ask for as many or fewer.")
+        if request.references and self.base.family.network_part != "unet":
+            raise ConfigError(
+                f"reference pictures are for UNets, and the network of base '{self.base.name}' is a transformer. Use "
+                "a base of Stable Diffusion 1.5 or XL."
+            )
+        if request.toward is not None and request.start is not None:
+            raise ConfigError("a picture begun from another one has one seed: leave the second one out.")
+        for used in request.references:
+            used.check()
+            if used.blocks:
+                check_blocks(self.references.network, used.blocks)
         num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
@@ -134,8 +154,11 @@ class Drawing:
         how = self.resolved(request.how)
         held: list[PreparedAdapter] = []
         try:
-            for used in request.adapters:
-                held.append(self.adapters.hold(used))
+            before = self.adapters.num_prepared
+            with self.meter.phase("adapters"):
+                for used in request.adapters:
+                    held.append(self.adapters.hold(used))
+            self.meter.count("adapters", self.adapters.num_prepared - before)
             adapters = tuple((one, used.weight) for one, used in zip(held, request.adapters, strict=True))
             return self._started(request, how, width, adapters)
         except BaseException:
@@ -160,7 +183,10 @@ class Drawing:
             Moment(step=step, total=state.how.steps, pictures=self.decode(latents)[None])
             for step, latents in state.kept.items()
         )
-        nsfw = None if self.safety is None else self.safety.flag(pixels[None])[0]
+        nsfw = None
+        if self.safety is not None:
+            with self.meter.phase("safety"):
+                nsfw = self.safety.flag(pixels[None])[0]
         return Picture(
             pixels=np.zeros_like(pixels) if nsfw else pixels,
             width_class=state.width,
@@ -176,7 +202,9 @@ class Drawing:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """(1, C, h, w) → uint8 (H, W, 3). One picture at a time: the number in a pass is part of the bytes."""
-        pixels: np.ndarray = decode_latents(self.vae, latents)[0]
+        with self.meter.phase("decode"):
+            pixels: np.ndarray = decode_latents(self.vae, latents)[0]
+        self.meter.count("decode", self.meter.area(pixels.shape[1], pixels.shape[0]))
         return pixels
 
     def release(self, state: PictureState) -> None:
@@ -224,6 +252,10 @@ class Drawing:
             generator=generator,
             latents=latents,
             adapters=adapters,
+            references=tuple(
+                RowReference(self.references.prepared(used), used.strength, used.blocks)
+                for used in request.references
+            ),
             skipped=skipped,
             original=original,
         )
@@ -242,7 +274,11 @@ class Drawing:
         """
         start, scale = request.start, getattr(sampler, "init_noise_sigma", 1.0)
         if start is None:
-            return start_noise(shape, generator).to(self.device) * scale, 0, None
+            noise = start_noise(shape, generator)
+            if request.toward is not None and request.toward.seed is not None:
+                other = start_noise(shape, seeded(request.toward.seed))
+                noise = spherical(noise, other, request.toward.share)
+            return noise.to(self.device) * scale, 0, None
         picture = encode_start(start, self.vae, generator, self.device)
         noise = start_noise(shape, generator).to(self.device)
         skipped = skipped_steps(how.steps, start.strength, is_flow=self.base.is_flow)
@@ -285,11 +321,21 @@ class Drawing:
             raise ConfigError(
                 f"guidance asks for {guidance.num_rows} texts, and the request has {len(texts)}."
             )
-        first, *others = (self.encoded(text, adapters) for text in texts)
+        first, *others = (
+            self.prompted(request, adapters) if text is request.prompt else self.encoded(text, adapters)
+            for text in texts
+        )
         for other in others:
             first = first.cat(other)
         told = self.scales(how).embedded
         return first if told is None else first.guided_by(told)
+
+    def prompted(self, request: PictureRequest, adapters: Adapters) -> Conditioning:
+        """States of a request's prompt, or on the way to another one's."""
+        own, toward = self.encoded(request.prompt, adapters), request.toward
+        if toward is None or toward.prompt is None:
+            return own
+        return between_texts(own, self.encoded(toward.prompt, adapters), toward.share)
 
     def encoded(self, text: str | None, adapters: Adapters) -> Conditioning:
         """States of one text by itself with the adapters of its picture; ``None`` is the unconditional one."""
@@ -302,13 +348,14 @@ class Drawing:
         key = (text, *((adapter.number, weight) for adapter, weight in reads))
         if key not in self._texts:
             reader = self.reader(reads)
-            with torch.no_grad(), plan_rows([RowGroup(1, reads)], models).active():
+            with (
+                self.meter.phase("text"),
+                torch.no_grad(),
+                plan_rows([RowGroup(1, reads)], models).active(),
+            ):
                 encoded = reader.unconditional(1) if text is None else reader.encode([text])
+            self.meter.count("text")
             self._texts[key] = encoded.to(device=self.device, dtype=self.dtype)
             while len(self._texts) > KEPT_TEXTS:
                 del self._texts[next(iter(self._texts))]
         return self._texts[key]
-
-
-KEPT_TEXTS = 64
-"""Encoded texts that are kept while pictures are drawn; most pictures share the unconditional one."""

@@ -27,6 +27,7 @@ from detour.bases.text import Conditioning
 from detour.errors import ConfigError
 from detour.generation.adapter_store import MAX_BYTES
 from detour.generation.drawing import Drawing, PromptStyle
+from detour.generation.metering import Meter
 from detour.generation.requests import (
     AdapterFile,
     AdapterInUse,
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 OnStep = Callable[[int, int], None]
-"""Told (finished steps, steps in all) over all pictures of a call."""
+"""Called with (finished steps, steps in all) over all pictures of a call."""
 
 AHEAD = 64
 """Requests of one call that wait at once; the others are handed in as pictures are finished."""
@@ -157,7 +158,7 @@ class PictureEngine:
             prompts=prompts,
             adapter_bytes=adapter_bytes,
         )
-        self._scheduler = Scheduler(self._drawing, max_waiting=max_waiting)
+        self._scheduler = Scheduler(self._drawing, max_waiting=max_waiting, meter=self.meter)
 
     @classmethod
     def load(
@@ -202,6 +203,11 @@ class PictureEngine:
     def models(self) -> dict[str, nn.Module]:
         """Part → model, for every part of the base that an adapter can sit on."""
         return {self.base.family.network_part: self.unet, **getattr(self.text, "models", {})}
+
+    @property
+    def meter(self) -> Meter:
+        """Seconds and units of everything that this engine has drawn, by phase."""
+        return self._drawing.meter
 
     def with_unet(self, unet: nn.Module) -> PictureEngine:
         """An engine that draws with another UNet and this one's other parts; one of them at a time may draw.

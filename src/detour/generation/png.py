@@ -64,6 +64,28 @@ class SteeringUse(BaseModel):
     strength: Literal["medium", "strong"]
 
 
+class ReferenceUse(BaseModel):
+    """One reference picture that the network was shown.
+
+    Attributes:
+        sha256: of its file.
+        strength: 1 is as the adapter was trained.
+        adapter: file name of the IP-Adapter without its ending.
+        adapter_sha256: of that file.
+        blocks: (block, factor) on the strength in some blocks.
+        steps: (share of the steps that are done, factor on the strength from there on).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    strength: float
+    adapter: str
+    adapter_sha256: str
+    blocks: tuple[tuple[str, float], ...] = ()
+    steps: tuple[tuple[float, float], ...] = ()
+
+
 class PictureMetadata(BaseModel):
     """Everything that is needed to draw the picture again."""
 
@@ -91,6 +113,8 @@ class PictureMetadata(BaseModel):
     """Share of noise that the sampler added back."""
     start: StartUse | None = None
     """Picture that this one began as."""
+    references: tuple[ReferenceUse, ...] = ()
+    """Pictures that the network was shown beside the prompt."""
     device: str
     dtype: str
     batch: int
@@ -160,7 +184,7 @@ def save_image(
     *,
     further: Mapping[str, str] | None = None,
 ) -> None:
-    """The same for a Pillow image, e.g. a grid."""
+    """Write a Pillow image, e.g. a grid, with its settings."""
     write_bytes(path, encode_png(image, metadata, further=further))
 
 

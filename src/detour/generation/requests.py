@@ -12,6 +12,8 @@ from detour.adapters.adapter import Adapter
 from detour.diffusion.guidance import Guidance
 from detour.errors import AdapterError
 from detour.files import sha256_of
+from detour.generation.between import Toward
+from detour.generation.references import ReferenceInUse
 from detour.generation.starts import StartPicture
 from detour.generation.strength import StepWeight
 from detour.generation.widths import WidthClass
@@ -73,7 +75,9 @@ class PictureRequest:
         negative_prompt: what guidance steers away from; empty takes that of ``how``, then the family's own.
         how: size, steps, sampler and guidance; ``auto`` values are the base's own.
         start: the picture to begin with; ``None`` begins with noise.
+        toward: another prompt or seed that this picture is on the way to; ``None``: it is at home.
         adapters: with their strengths; other requests have others.
+        references: pictures that the network is shown beside the prompt (IP-Adapter); other requests have others.
         step_weights: factors on the strengths along the steps (``detour.generation.strength``); empty is 1 throughout.
             What adapters do to a text encoder is in the prompt, which is read once at full strength.
         width_class: rows of its forward passes; ``None``: chosen by load when the picture starts. To get the same bytes
@@ -88,7 +92,9 @@ class PictureRequest:
     negative_prompt: str = ""
     how: PictureSpec = field(default_factory=PictureSpec)
     start: StartPicture | None = None
+    toward: Toward | None = None
     adapters: tuple[AdapterInUse, ...] = ()
+    references: tuple[ReferenceInUse, ...] = ()
     step_weights: tuple[StepWeight, ...] = ()
     width_class: WidthClass | None = None
     trace: int = 0

@@ -13,6 +13,7 @@ from detour.adapters.mixed import RowPlan, plan_rows
 from detour.bases.text import Conditioning
 from detour.diffusion.process import Process
 from detour.errors import DetourError
+from detour.generation.metering import Meter
 from detour.generation.states import PictureState
 
 KEPT_BATCHES = 8
@@ -57,10 +58,12 @@ class Runner:
 
     Attributes:
         denoiser: answers for noisy latents.
+        meter: counts the time and rows of the passes.
     """
 
     denoiser: AsksNetwork
-    _kept: dict[tuple[tuple[float, ...], ...], Company] = field(default_factory=dict, repr=False)
+    meter: Meter = field(default_factory=Meter)
+    _kept: dict[tuple[tuple[object, ...], ...], Company] = field(default_factory=dict, repr=False)
 
     def tick(self, states: Sequence[PictureState]) -> dict[PictureState, Exception]:
         """One forward pass, and one step of each picture.
@@ -88,6 +91,7 @@ class Runner:
             end = start + state.guidance.num_rows
             try:
                 state.advance(predictions[start:end], self._noise_scale(state))
+                self.meter.count("other")
             except Exception as error:
                 failed[state] = error
             start = end
@@ -130,14 +134,28 @@ class Runner:
     def _predict(self, states: Sequence[PictureState]) -> Tensor:
         """(rows, C, h, w) float32, without the rows that fill the batch up."""
         inputs = self.inputs(states)
-        with self._company(states).plan.active():
+        rows, how = sum(state.guidance.num_rows for state in states), states[0].how
+        adapters = {adapter.number for state in states for adapter, _ in state.rows.adapters}
+        with (
+            self.meter.forward_pass(
+                width=states[0].width,
+                rows=rows,
+                adapters=len(adapters),
+                area=self.meter.area(how.width_px, how.height_px),
+            ),
+            self._company(states).plan.active(),
+        ):
             answer = self.denoiser.predict(*inputs)
-        return answer[: sum(state.guidance.num_rows for state in states)].float()
+        return answer[:rows].float()
 
     def _company(self, states: Sequence[PictureState]) -> Company:
         groups = [state.rows for state in states]
         key = tuple(
-            (state.number, *(s for _, s in group.adapters))
+            (
+                state.number,
+                *(s for _, s in group.adapters),
+                *((r.reference.number, r.strength) for r in group.references),
+            )
             for state, group in zip(states, groups, strict=True)
         )
         if key in self._kept:

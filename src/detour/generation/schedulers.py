@@ -191,7 +191,7 @@ def start_sampler(
     if config.get("use_dynamic_shifting"):
         num_patches = base.num_patches(width_px, height_px)
         options["mu"] = math.log(resolution_shift(config, num_patches))
-    if base.family.name == "flux" or not is_euler:
+    if base.family.even_levels or not is_euler:
         # Two levels close together at the end, as SD 3's Euler has them, would throw a multistep sampler off.
         options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     euler.set_timesteps(steps, device=device, **options)

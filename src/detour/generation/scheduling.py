@@ -21,15 +21,14 @@ import torch
 
 from detour.errors import DetourError, QueueFull
 from detour.generation.adapter_store import NoRoom
+from detour.generation.bounds import MAX_ROWS
+from detour.generation.metering import Meter
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.states import PictureState
-from detour.generation.widths import WIDTH_CLASSES, WidthClass, width_for
+from detour.generation.widths import WidthClass, width_for
 
 MAX_WAITING = 1024
 """Requests that may wait; further ones are refused."""
-
-MAX_ROWS = 2 * WIDTH_CLASSES[-1]
-"""Rows of all pictures that are begun: those of other sizes or widths need not wait until one batch is through."""
 
 PATIENCE = 64
 """A request that was passed over so often goes first, whatever it holds up."""
@@ -127,7 +126,12 @@ class Scheduler:
     """Queue and worker of one drawing."""
 
     def __init__(
-        self, drawing: DrawsPictures, *, max_waiting: int = MAX_WAITING, max_rows: int = MAX_ROWS
+        self,
+        drawing: DrawsPictures,
+        *,
+        max_waiting: int = MAX_WAITING,
+        max_rows: int = MAX_ROWS,
+        meter: Meter | None = None,
     ) -> None:
         """Make a scheduler that draws nothing yet.
 
@@ -135,8 +139,9 @@ class Scheduler:
             drawing: draws; only the worker's thread calls it, but for ``measure``.
             max_waiting: requests that may wait.
             max_rows: of all pictures that are begun.
+            meter: counts the time of the worker; ``None``: one of its own.
         """
-        self._drawing = drawing
+        self._drawing, self._meter = drawing, meter or Meter()
         self._max_waiting, self._max_rows = max_waiting, max_rows
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -227,11 +232,12 @@ class Scheduler:
                 return False
             self._busy = True
         try:
-            for handle, width in admitted:
-                self._begin(handle, width)
-            if self._lanes:
-                self._lanes.append(lane := self._lanes.pop(0))
-                self._tick(lane)
+            with self._meter.phase("other"):
+                for handle, width in admitted:
+                    self._begin(handle, width)
+                if self._lanes:
+                    self._lanes.append(lane := self._lanes.pop(0))
+                    self._tick(lane)
         finally:
             with self._idle:
                 self._lanes = [lane for lane in self._lanes if lane.members]

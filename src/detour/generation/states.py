@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detour.adapters.mixed import RowGroup
 from detour.adapters.prepared import PreparedAdapter
+from detour.adapters.reference_rows import RowReference
 from detour.bases.latents import NOT_FINITE
 from detour.bases.text import Conditioning
 from detour.diffusion.guidance import Guidance
@@ -43,6 +44,7 @@ class PictureState:
         generator: of the start noise, and of samplers that add noise.
         latents: (1, C, h, w) float32, in the sampler's own scale.
         adapters: with their strengths as asked.
+        references: pictures that its rows are shown, at their strengths as asked.
         skipped: forward passes that a picture begun from another one leaves out.
         original: what stays of the picture that it was begun from, where a mask says so.
         index: forward passes that are done.
@@ -59,6 +61,7 @@ class PictureState:
     generator: torch.Generator
     latents: Tensor
     adapters: tuple[tuple[PreparedAdapter, float], ...] = ()
+    references: tuple[RowReference, ...] = ()
     skipped: int = 0
     original: Kept | None = None
     index: int = 0
@@ -134,7 +137,18 @@ class PictureState:
         if self.request.step_weights:
             factor = weight_at(self.request.step_weights, self.index, len(self.timesteps))
         adapters = tuple((adapter, strength * factor) for adapter, strength in self.adapters)
-        return RowGroup(self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0))
+        return RowGroup(
+            self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0), self._references_now()
+        )
+
+    def _references_now(self) -> tuple[RowReference, ...]:
+        found = []
+        for one, used in zip(self.references, self.request.references, strict=True):
+            weights = used.step_weights
+            factor = weight_at(weights, self.index, len(self.timesteps)) if weights else 1.0
+            if one.strength * factor != 0:
+                found.append(replace(one, strength=one.strength * factor))
+        return tuple(found)
 
     def advance(self, predictions: Tensor, noise_scale: float = 1.0) -> None:
         """Make one step of the sampler.

@@ -1,12 +1,19 @@
 """``python -m detour.labs.building``: make every notebook, run every solution, and see every exercise fail its check.
 
-``make labs`` and CI run this; with ``--render`` the solutions become pages under docs/labs.
+``make labs`` and CI run this, two labs at a time; with ``--render`` the solutions become pages under docs/labs, and
+labs run one after the other, because the pages say what each took.
 """
 
 import ast
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -17,6 +24,13 @@ from detour.labs.index import LABS, Lab, lab_of
 from detour.labs.sources import notebook_of
 
 BUILD = Path("build/labs")
+RENDERED = Path("docs/labs")
+
+AT_A_TIME = min(2, os.cpu_count() or 1)
+"""Labs that run side by side, each in a kernel of one thread; a lab takes up to a gigabyte of memory."""
+
+COMMAND = (sys.executable, "-m", "detour.labs.building")
+"""What builds the one lab whose number follows."""
 
 
 @click.command()
@@ -34,10 +48,14 @@ BUILD = Path("build/labs")
 )
 def main(*, numbers: tuple[int, ...], render: Path | None, kept: bool, exercises: bool) -> None:
     """Build and run all labs, or those whose NUMBERS are given."""
+    # Labs are ended by this signal, which a shell has ignored in what it starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     labs = [lab_of(number) for number in numbers] or [lab for lab in LABS if lab.source.is_file()]
     try:
         if kept:
-            render_kept(labs, render or Path("docs/labs"))
+            render_kept(labs, render or RENDERED)
+        elif render is None and len(labs) > 1 and AT_A_TIME > 1:
+            build_apart(labs, exercises=exercises)
         else:
             build(labs, render=render, exercises=exercises)
     except DetourError as error:
@@ -60,8 +78,71 @@ def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
         if exercises:
             open_task = see_exercise_fail(lab)
             click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
-    clock, core = (sum(getattr(one, name) for one in ran) for name in ("seconds", "core_seconds"))
-    click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
+    if len(ran) > 1:
+        clock, core = (sum(getattr(one, name) for one in ran) for name in ("seconds", "core_seconds"))
+        click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
+
+
+def build_apart(labs: Sequence[Lab], *, exercises: bool) -> None:
+    """Run each lab in a process of its own, :data:`AT_A_TIME` of them at a time, those that take longest first.
+
+    What a lab says is shown when it has ended. A lab that fails does not stop the others; an interrupt stops all.
+
+    Raises:
+        DetourError: labs failed, by name.
+    """
+    begun = time.monotonic()
+    waiting, running, failed = longest_first(labs), list[_Building](), list[str]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_A_TIME:
+                running.append(_Building(waiting.pop(0), exercises=exercises))
+            time.sleep(0.05)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                click.echo(one.ended(), nl=False)
+                if one.process.returncode != 0:
+                    failed.append(one.lab.name)
+    finally:
+        for one in running:
+            one.process.send_signal(signal.SIGINT)  # so that it ends its kernel, too
+        for one in running:
+            one.ended()
+    if failed:
+        raise DetourError(f"{len(failed)} of {len(labs)} labs failed: {', '.join(sorted(failed))}")
+    click.echo(f"{len(labs)} labs in {time.monotonic() - begun:.0f} s, {AT_A_TIME} at a time")
+
+
+class _Building:
+    """One lab that is being built in a process of its own, and what that says."""
+
+    def __init__(self, lab: Lab, *, exercises: bool) -> None:
+        self.lab = lab
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        flag = "--exercises" if exercises else "--no-exercises"
+        # In a session of its own, so that Ctrl-C comes once, from here: a second one would interrupt the kernel's end.
+        self.process = subprocess.Popen(
+            [*COMMAND, flag, f"{lab.number}"],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def ended(self) -> str:
+        """Everything that it wrote, with errors, once it has ended."""
+        self.process.wait()
+        with self._output as output:
+            output.seek(0)
+            return output.read().decode(errors="replace")
+
+
+def longest_first(labs: Sequence[Lab]) -> list[Lab]:
+    """The labs by the time that they took when their pages were made; ones without a page go first."""
+    from detour.labs.pages import measured_labs
+
+    measured = measured_labs(RENDERED)
+    seconds = {number: one.core_seconds for number, one in measured.items()}
+    return sorted(labs, key=lambda lab: -seconds.get(lab.number, float("inf")))
 
 
 def render_kept(labs: Sequence[Lab], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""``check``: what a notebook calls after each task, and at its end."""
+"""The function ``check`` that a notebook calls after each task and at its end."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from detour.labs.grading import Grade, grade, graders_of
 
 
 class Checks:
-    """Grades answers, says what is wrong with them, and remembers which tasks are done.
+    """Grades answers, prints what is wrong with them, and records which tasks are done.
 
     ``check(9, "jump", jump)`` after a task, ``check.finish(9)`` at the end of the notebook.
     """
@@ -29,7 +29,7 @@ class Checks:
             raise TaskOpen(f"lab {number}, '{task}' is open: change the cell above, then run it again.")
 
     def finish(self, number: int) -> None:
-        """Say that all is done.
+        """Print that all tasks are done.
 
         Raises:
             TaskOpen: names the tasks that are not passed.
@@ -44,13 +44,13 @@ class Checks:
         print(f"Lab {number} is done: {len(results)} of {len(results)} tasks passed.")
 
     def results(self, number: int) -> dict[str, bool]:
-        """Task → whether it is passed, all tasks of the lab in order."""
+        """Task → whether it is passed, in the order of the lab."""
         done = self._results.get(number, {})
         return {task: done.get(task, False) for task in graders_of(number)}
 
 
 def said(number: int, task: str, found: Grade) -> str:
-    """A grade in words, as the notebook shows it."""
+    """Text of a grade as the notebook shows it."""
     if found.passed:
         return f"Lab {number}, {task}: passed. {found.praise}".rstrip()
     return f"Lab {number}, {task}: not yet.\n  What is wrong: {found.wrong}\n  Why: {found.why}\n  Hint: {found.hint}"

@@ -1,4 +1,4 @@
-"""A learner's function against the right one, on several cases, with a name for every known mistake."""
+"""Compares a learner's function with the right one on several cases, and names every known mistake."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from torch import Tensor
 from detour.labs.grading import Grade, right, wrong
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
-"""Tolerance of numbers, as every lesson states it: a thousandth of the right value, or 0.00001 where that is more."""
+"""Tolerance of numbers that every lesson states: a thousandth of the right value, at least 0.00001."""
 TENSOR_RELATIVE, TENSOR_ABSOLUTE = 1e-4, 1e-5
-"""Tolerance of tensors: ten times finer, so that an answer in half precision is told from one in float32."""
+"""Tolerance of tensors, ten times smaller, so that half precision is told from float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A formula that is written instead of the right one, and what to say to whoever wrote it.
+    """A wrong formula that learners write, and what to tell them.
 
     Attributes:
         formula: takes the task's arguments; recognised where it gives the learner's answer in every case.
@@ -44,7 +44,7 @@ def compare(
     hint: str,
     praise: str = "",
 ) -> Grade:
-    """Grade a function by what it gives in every case.
+    """Grade a function by its results in every case.
 
     Args:
         answer: the learner's.
@@ -91,7 +91,7 @@ def compare(
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Whether an answer is the right one within the stated tolerance; lists and tuples count alike."""
+    """Whether an answer equals the right one within the tolerance; lists and tuples count alike."""
     if isinstance(expected, list | tuple):
         return len(found) == len(expected) and all(map(same, found, expected))
     if isinstance(expected, bool):
@@ -138,7 +138,7 @@ def same_pictures(answer: Any, other: str, *, praise: str, why: str, hint: str) 
 
 
 def described(value: Any) -> str:
-    """What something is, in a learner's words."""
+    """Description of a value in a learner's words."""
     if value is None:
         return "nothing"
     if isinstance(value, Tensor | np.ndarray):
@@ -163,7 +163,7 @@ def _stopped(error: Exception, case: tuple[Any, ...]) -> Grade:
 
 
 def _changed(given: tuple[Any, ...], case: tuple[Any, ...]) -> Grade | None:
-    """A complaint where the function wrote into its arguments."""
+    """Complaint where the function changed its arguments; ``None`` otherwise."""
     for number, (after, before) in enumerate(zip(given, case, strict=True), start=1):
         if isinstance(before, Tensor) and not torch.equal(after, before):
             return wrong(
@@ -187,7 +187,7 @@ def _changed(given: tuple[Any, ...], case: tuple[Any, ...]) -> Grade | None:
 
 
 def _unlike(found: Any, expected: Any) -> Grade | None:
-    """A complaint where an answer is of another kind than the right one."""
+    """Complaint where an answer has another type than the right one; ``None`` otherwise."""
     if found is None:
         return wrong(
             "your function returns nothing.",
@@ -226,7 +226,7 @@ def _kind(found: Any, wanted: str) -> Grade:
 def _named(
     mistakes: Sequence[Mistake], found: Sequence[Any], cases: Sequence[tuple[Any, ...]]
 ) -> Grade | None:
-    """The grade of the first mistake that gives the learner's answer in every case."""
+    """Grade of the first mistake that gives the learner's answer in every case."""
     for mistake in mistakes:
         try:
             if all(same(one, mistake.formula(*case)) for one, case in zip(found, cases, strict=True)):
@@ -239,7 +239,9 @@ def _named(
 def _stops_as(
     mistakes: Sequence[Mistake], error: Exception, found: Sequence[Any], cases: Sequence[tuple[Any, ...]]
 ) -> Grade | None:
-    """The grade of a mistake that gives the learner's answers so far, and stops with the same error as they do."""
+    """Grade of a mistake that gives the learner's answers so far and raises the same error as the learner's
+    function.
+    """
     for mistake in mistakes if found else ():
         try:
             if not all(same(one, mistake.formula(*case)) for one, case in zip(found, cases, strict=False)):

@@ -1,4 +1,4 @@
-"""Running a notebook in a kernel of its own: how long, how much memory, and which tasks were passed."""
+"""Runs a notebook in a kernel of its own, and measures time, memory and passed tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detour.labs.grading import graders_of
 
 CELL_TIMEOUT_S = 600
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""Kernels of pocket's layers are so small that more threads cost more than they bring; figures compare as well."""
+"""Environment with one thread, which is faster for layers as small as pocket's and makes figures comparable."""
 
 REPORT = """
 def _report(number):
@@ -35,28 +35,28 @@ _report(%d)
 
 
 class Executed(BaseModel):
-    """What came of a notebook."""
+    """Result of running a notebook."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lab: int
     seconds: float
-    """From the kernel's start to the last cell, by the clock."""
+    """Wall-clock seconds from the start of the kernel to the last cell."""
     core_seconds: float
-    """Of one core that the kernel used: the same, where nothing else runs."""
+    """CPU seconds of the kernel, equal to :attr:`seconds` on an idle machine with one thread."""
     peak_bytes: int
-    """Resident memory of the kernel at its largest; 0 where the kernel died."""
+    """Largest resident memory of the kernel; 0 where the kernel died."""
     results: dict[str, bool]
     """Task → whether it was passed, in the order of the notebook."""
     error: str | None
-    """Class of what stopped it; ``None``: it ran to its end."""
+    """Class of the error that stopped the notebook; ``None`` where it ran to its end."""
     message: str | None
     feedback: str
-    """What the check that stopped it said; empty where none did."""
+    """Output of the check that stopped it; empty where none did."""
 
     @property
     def cost(self) -> str:
-        """Time and memory in words."""
+        """Time and memory as text."""
         return (
             f"{self.seconds:.1f} s ({self.core_seconds:.1f} s of a core), "
             f"at most {self.peak_bytes / 2**20:.0f} MiB of memory"
@@ -64,16 +64,16 @@ class Executed(BaseModel):
 
     @property
     def done(self) -> bool:
-        """It ran to its end and every task was passed."""
+        """Whether the notebook ran to its end and every task was passed."""
         return self.error is None and all(self.results.values())
 
     def to_json(self) -> str:
-        """Indented."""
+        """The result as indented JSON."""
         return self.model_dump_json(indent=2)
 
 
 def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
-    """Run every cell up to the first that fails; outputs are left in ``notebook``.
+    """Run every cell up to the first that fails, and store the outputs in ``notebook``.
 
     Args:
         notebook: of :func:`detour.labs.sources.notebook_of`, or a learner's own.
@@ -132,7 +132,7 @@ def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
 
 
 def _feedback(notebook: Any) -> str:
-    """What the last cell that ran printed, where its check failed."""
+    """Output of the last cell that ran, where its check failed."""
     texts = [
         output["text"]
         for cell in notebook.cells
@@ -143,7 +143,7 @@ def _feedback(notebook: Any) -> str:
 
 
 def lab_number(notebook: Any) -> int:
-    """Which lab a notebook is of.
+    """Number of the lab that a notebook belongs to.
 
     Raises:
         DetourError: it is none of them.
@@ -157,7 +157,7 @@ def lab_number(notebook: Any) -> int:
 
 
 def _report(client: Any, notebook: Any, number: int) -> dict[str, Any]:
-    """Ask the kernel what it used and what was passed, in a cell that does not stay."""
+    """Ask the kernel for its figures and results in a cell that is removed again."""
     from nbformat.v4 import new_code_cell
 
     notebook.cells.append(new_code_cell(REPORT % number))

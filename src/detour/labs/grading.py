@@ -1,4 +1,4 @@
-"""What a grader answers: passed, or what is wrong, why, and a hint."""
+"""Grades: passed, or what is wrong, why, and a hint."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from detour.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """The answer to an answer.
+    """Result of grading one answer.
 
     Attributes:
         passed: whether the task is done.
@@ -28,16 +28,16 @@ class Grade:
 
 
 Grader = Callable[[Any], Grade]
-"""A learner's answer → grade. What it raises counts as a wrong answer."""
+"""Function from a learner's answer to a grade; an exception counts as a wrong answer."""
 
 
 def right(praise: str = "") -> Grade:
-    """Done; ``praise`` says what the answer means."""
+    """Grade of a right answer; ``praise`` says what the answer means."""
     return Grade(passed=True, praise=praise)
 
 
 def wrong(what: str, *, why: str, hint: str) -> Grade:
-    """Not yet: what is wrong, why, and a hint, a sentence each."""
+    """Grade of a wrong answer: what is wrong, why, and a hint, one sentence each."""
     return Grade(passed=False, wrong=what, why=why, hint=hint)
 
 
@@ -61,7 +61,7 @@ def graders_of(number: int) -> Mapping[str, Grader]:
 
 
 def grade(number: int, task: str, answer: Any) -> Grade:
-    """Grade one answer; ``None`` and ``...`` are what the exercise was handed out with.
+    """Grade one answer; ``None`` and ``...`` are the placeholders of the exercise.
 
     Raises:
         ConfigError: no such lab or task.

@@ -15,7 +15,7 @@ LESSONS = Path(__file__).parent / "lessons"
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """One lab.
+    """Title, questions and needs of one lab.
 
     Attributes:
         number: 1 to 12.
@@ -36,12 +36,12 @@ class Lab:
 
     @property
     def name(self) -> str:
-        """``lab09``."""
+        """Name of the lab in file names, such as ``lab09``."""
         return f"lab{self.number:02d}"
 
     @property
     def source(self) -> Path:
-        """Its jupytext percent file."""
+        """Path of the lab's jupytext percent file."""
         return LESSONS / f"{self.name}.py"
 
 

@@ -1,4 +1,4 @@
-"""What a lab would take of a GPU with Stable Diffusion 1.5, predicted as ``detour plan`` does."""
+"""Memory that a lab needs on a GPU with Stable Diffusion 1.5, predicted as ``detour plan`` does."""
 
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ CARD = next(card for card in CARDS if not card.bf16)
 
 
 class CardNeed(BaseModel):
-    """Memory of one lab on a card without bf16; predicted, not measured."""
+    """Predicted memory of one lab on a card without bf16."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class CardNeed(BaseModel):
 
 
 def card_need(lab: Lab) -> CardNeed | None:
-    """What a lab takes on a 16 GB card without bf16; ``None`` where it reads settings alone.
+    """Memory of a lab on a 16 GB card without bf16; ``None`` where it reads settings alone.
 
     Drawing is counted with the text encoders in memory beside UNet and VAE, as the labs hold them. A lab that trains
     takes the larger of both.

@@ -115,9 +115,10 @@ def with_folded_solutions(body: str, lab: Lab, tasks: Mapping[str, str]) -> str:
         end = body.find('<div class="output_wrapper">', begin)
         if min(begin, end) < 0:
             raise DetourError(f"{lab.name}: the page has no {cell} with an answer and its outputs.")
+        kind = "What somebody expected" if source.startswith("predict(") else "Solution"
         task = highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight"))
         body = (
-            f'{body[:begin]}<div class="input">{task}</div>\n<details class="solution"><summary>Solution</summary>\n'
+            f'{body[:begin]}<div class="input">{task}</div>\n<details class="solution"><summary>{kind}</summary>\n'
             f"{body[begin:end]}</details>\n{body[end:]}"
         )
     return body

@@ -1,4 +1,4 @@
-"""Adapters that do nothing, each for a reason of its own: lab 8's patients."""
+"""Makes adapters that do nothing, each for another cause, for lab 8."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ OTHER_NAMES = {
     "unet.conv_out": "unet.out.2",
     "unet.time_embedding.linear_": "unet.time_embed.",
 }
-"""What Stable Diffusion's own code calls the parts of the UNet; a file with such names has to be translated."""
+"""Names of UNet parts in Stable Diffusion's own code, which have to be translated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """An adapter as it stands before a picture is drawn.
+    """An adapter that is to be diagnosed.
 
     Attributes:
         adapter: as it was read from its file.
@@ -40,7 +40,7 @@ class Patient:
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[str]:
-        """Inside, the adapter is loaded the way that most tools do it: what does not match is passed over in silence.
+        """Load the adapter as most tools do, which ignore names that do not match, while the block runs.
 
         Yields:
             what such a tool says.
@@ -57,7 +57,7 @@ class Patient:
 
 
 def ward(unet: nn.Module, another: nn.Module, adapter: Adapter) -> dict[str, Patient]:
-    """Five adapters, one of them sound.
+    """Make five adapters, one of them sound.
 
     Args:
         unet: draws.

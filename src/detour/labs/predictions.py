@@ -1,4 +1,4 @@
-"""What the learner expects, written down before looking, and held against what was measured."""
+"""Records what the learner expects before a measurement, and compares it with the result."""
 
 _PREDICTIONS: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Pictures in a notebook: small, and each with words for those who cannot see it."""
+"""Shows pictures in a notebook, small and with a text alternative."""
 
 from __future__ import annotations
 

@@ -2,16 +2,22 @@
 
 import json
 import re
+import textwrap
 from typing import Any, Literal
 
 from detour.errors import ConfigError, MissingExtra
 from detour.labs.index import Lab
+from detour.labs.tolerances import tolerance_of
 
 Kind = Literal["exercise", "solution"]
 
+COMMENT = 110
+"""Columns of a comment that is written into a notebook."""
 BEGIN, END, PLACEHOLDER = "# BEGIN SOLUTION", "# END SOLUTION", "# PLACEHOLDER:"
 JUDGE_OF = re.compile(r"judge_of\((?:[^()]|\([^()]*\))*\)")
 BASE_LINE = re.compile(r'^BASE = ".*"$', re.MULTILINE)
+PREDICTION = re.compile(r'^predict\(("[^"]+"), ".*"\)$', re.MULTILINE)
+CHECK = re.compile(r'^check\(\s*(\d+),\s*"(\w+)"', re.MULTILINE)
 
 
 def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None, judge: str | None = None) -> Any:
@@ -34,7 +40,7 @@ def notebook_of(lab: Lab, kind: Kind, *, base: str | None = None, judge: str | N
         text = with_base(text, base)
     if judge is not None:
         text = JUDGE_OF.sub(lambda _: json.dumps(judge, ensure_ascii=False), text)
-    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook = jupytext.reads(with_tolerances(text), fmt="py:percent")
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
@@ -54,7 +60,7 @@ def _jupytext() -> Any:
 
 
 def exercise_of(text: str) -> str:
-    """The source with a TODO and placeholders where the answers stand.
+    """The source with a TODO and placeholders where the answers stand, and empty predictions.
 
     Comment lines right behind ``BEGIN SOLUTION`` say what is to do; ``PLACEHOLDER:`` lines are handed out.
 
@@ -76,7 +82,7 @@ def exercise_of(text: str) -> str:
         lines.append(f"{indent}# TODO: {words[0]}")
         lines += [f"{indent}# {line}" for line in words[1:]]
         lines += [indent + line for line in placeholders]
-    return "\n".join(lines) + "\n"
+    return PREDICTION.sub(r'predict(\1, "")', "\n".join(lines) + "\n")
 
 
 def solution_of(text: str) -> str:
@@ -89,6 +95,19 @@ def solution_of(text: str) -> str:
     for answer, block in _blocks(text):
         kept += [line for line in block[1:-1] if PLACEHOLDER not in line] if answer else block
     return "\n".join(kept) + "\n"
+
+
+def with_tolerances(text: str) -> str:
+    """The source with a comment above every check that says how exact the answer has to be."""
+
+    def stated(found: re.Match[str]) -> str:
+        words = f"Tolerance of this check: {tolerance_of(int(found[1]), found[2])}."
+        return (
+            "\n".join(textwrap.wrap(words, COMMENT, initial_indent="# ", subsequent_indent="# "))
+            + f"\n{found[0]}"
+        )
+
+    return CHECK.sub(stated, text)
 
 
 def needs_judge(lab: Lab) -> bool:

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from detour.errors import ConfigError, MissingExtra
+from detour.errors import ConfigError, MissingExtra, TaskOpen
 from detour.files import write_text
-from detour.labs.execution import Executed, execute
+from detour.labs.checking import said
+from detour.labs.execution import Executed, execute, lab_number
+from detour.labs.grading import graders_of
 from detour.labs.index import LABS, Lab, lab_of
+from detour.labs.literals import refused_literal
 from detour.labs.sources import needs_judge, notebook_of
 
 
@@ -88,6 +91,8 @@ def _require_judge(lab: Lab, base: str | None, judge: str | None) -> None:
 def check_file(path: Path) -> Executed:
     """Run a learner's notebook up to its first open task; the file stays as it is.
 
+    Answers that are plain values are graded first, so that a sentence that is too short costs no training.
+
     Raises:
         ConfigError: not there, or no notebook.
         DetourError: it is none of the labs.
@@ -102,6 +107,14 @@ def check_file(path: Path) -> Executed:
         raise ConfigError(
             f"{path}: no notebook ({type(error).__name__}). See `detour labs open --help`."
         ) from error
+    number = lab_number(notebook)
+    refused = refused_literal(notebook, number)
+    if refused is not None:
+        return Executed(
+            lab=number, seconds=0.0, core_seconds=0.0, peak_bytes=0, results=dict.fromkeys(graders_of(number), False),
+            error=TaskOpen.__name__, feedback=said(number, refused.task, refused.grade),
+            message=f"lab {number}, '{refused.task}' is open, and nothing was run: change that cell, then check again.",
+        )  # fmt: skip
     return execute(notebook)
 
 

@@ -31,7 +31,7 @@ _SPACES = re.compile(r"\s\s+")
 
 
 def word_grams(text: str) -> Iterator[str]:
-    """Words and pairs of words, as scikit-learn's ``TfidfVectorizer`` counts them."""
+    """Words and pairs of words, counted as scikit-learn's ``TfidfVectorizer`` does."""
     words = _TOKEN.findall(text)
     for size in range(WORD_GRAMS[0], WORD_GRAMS[1] + 1):
         for start in range(len(words) - size + 1):
@@ -39,7 +39,7 @@ def word_grams(text: str) -> Iterator[str]:
 
 
 def piece_grams(text: str) -> Iterator[str]:
-    """Pieces of padded words, as scikit-learn's analyzer ``char_wb`` counts them."""
+    """Character n-grams of padded words, counted as scikit-learn's analyzer ``char_wb`` does."""
     for word in _SPACES.sub(" ", text).split():
         padded = f" {word} "
         for size in range(PIECE_GRAMS[0], PIECE_GRAMS[1] + 1):
@@ -75,7 +75,7 @@ class PromptClassifier:
     facts: Mapping[str, Any]
 
     def probability(self, text: str) -> float:
-        """Calibrated probability, 0 to 1; the text is normalised as the terms' layer does it."""
+        """Calibrated probability, 0 to 1; the text is normalised as for the layer of terms."""
         seen = normalised(text)
         total = self.bias + self._part(Counter(word_grams(seen)), self.words)
         total += self._part(Counter(piece_grams(seen)), self.pieces)
@@ -83,7 +83,7 @@ class PromptClassifier:
         return 1.0 / (1.0 + math.exp(min(power, 700.0)))
 
     def _part(self, counts: Counter[str], numbers: Mapping[str, int]) -> float:
-        """Sum over the features of one vectorizer, whose row has length one."""
+        """Sum over the features of one vectorizer, whose row is scaled to length one."""
         known = [(numbers[gram], count) for gram, count in counts.items() if gram in numbers]
         if not known:
             return 0.0
@@ -92,7 +92,7 @@ class PromptClassifier:
         return float(values @ self.weights[places] / np.linalg.norm(values))
 
     def save(self, folder: Path) -> None:
-        """Write ``classifier.json`` and ``classifier.npz``; no pickle.
+        """Write ``classifier.json`` and ``classifier.npz``, without pickle.
 
         Raises:
             StorageError: disk full or folder not writable.
@@ -119,7 +119,7 @@ class PromptClassifier:
 
     @classmethod
     def load(cls, folder: Path) -> PromptClassifier:
-        """Read what :meth:`save` wrote, within limits and without pickle.
+        """Read what :meth:`save` wrote, within size limits and without pickle.
 
         Raises:
             ConfigError: missing, too large, or not what was written.
@@ -155,7 +155,7 @@ class PromptClassifier:
 
 
 def _numbers(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The two arrays of a classifier; the header of each is looked at before its numbers are read.
+    """The two arrays of a classifier, whose headers are checked before their numbers are read.
 
     Raises:
         ValueError: too large, or other arrays.
@@ -194,7 +194,7 @@ class LabelledPrompt:
 def classifier_of(
     vectorizer: Any, model: Any, *, slope: float, offset: float, facts: Mapping[str, Any]
 ) -> PromptClassifier:
-    """The numbers of a trained scikit-learn pipeline.
+    """Take the numbers out of a trained scikit-learn pipeline.
 
     Args:
         vectorizer: a ``FeatureUnion`` of the parts ``words`` and ``pieces``, both fitted ``TfidfVectorizer``.

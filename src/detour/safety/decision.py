@@ -1,4 +1,4 @@
-"""What a policy says of a request or a picture, and why."""
+"""Decisions of a policy about a request or a picture, and their causes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ LayerName = Literal[
 Place = Literal["prompt", "negative", "further text", "trigger", "adapter name", "reference", "picture"]
 
 SEVERITY: tuple[Action, ...] = ("allow", "change", "hold", "refuse")
-"""From the mildest action to the hardest one; the hardest one that a layer asks for is what happens."""
+"""Actions from the mildest to the strictest; the strictest one that a layer asks for is taken."""
 
 
 class Finding(BaseModel):
-    """What one layer says of one text or picture."""
+    """Result of one layer for one text or picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: LayerName
     action: Action
     code: str
-    """For programs: ``terms.crowns``, ``texts``; stable as long as the policy's names are."""
+    """Code for programs, such as ``terms.crowns`` or ``texts``; stable while the policy's names are."""
     score: float
-    """In the layer's own unit; for ``copies`` smaller is worse, for all others larger."""
+    """Score in the layer's own unit; smaller is worse for ``copies``, larger for all others."""
     threshold: float | None = None
-    """That the score was held against; ``None`` where nothing was found."""
+    """Threshold that the score was compared with; ``None`` where nothing was found."""
     place: Place = "prompt"
     detail: str = ""
-    """For the operator: what was found and how. Not for the client, who would learn how to avoid it."""
+    """What was found and how, for the operator; a client would learn from it how to avoid the layer."""
 
 
 class Decision(BaseModel):
-    """What happens to a request or a picture.
+    """What is done with a request or a picture.
 
     ``request`` is what may be drawn: with the revised prompt and the guidance of the policy. It is ``None`` when the
     request is refused, and in decisions on pictures. It is no part of the JSON.
@@ -48,20 +48,20 @@ class Decision(BaseModel):
 
     action: Action
     layer: LayerName
-    """The layer that decided; ``policy`` where none found anything."""
+    """Layer that decided; ``policy`` where no layer found anything."""
     code: str
-    """``allowed``, or the code of the finding that decided."""
+    """Code of the finding that decided, or ``allowed``."""
     score: float
     policy: str
     """Name, revision and hash of the policy."""
     findings: tuple[Finding, ...] = ()
-    """Of every layer that looked, also where it found nothing."""
+    """Findings of every layer that checked, also where it found nothing."""
     revised_prompt: str | None = None
     request: InstanceOf[PictureRequest] | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def message(self) -> str:
-        """One line for the client; it names the layer and the code and neither the term nor the threshold."""
+        """One line for the client, with layer and code but without term and threshold."""
         said = {
             "allow": "allowed",
             "change": "changed by the safety policy",
@@ -72,7 +72,7 @@ class Decision(BaseModel):
 
 
 def worst(findings: Sequence[Finding]) -> Finding | None:
-    """The first finding of the hardest action; ``None`` where all allow."""
+    """First finding of the strictest action; ``None`` where all allow."""
     hardest = max(findings, key=lambda one: SEVERITY.index(one.action), default=None)
     return None if hardest is None or hardest.action == "allow" else hardest
 
@@ -84,7 +84,7 @@ def decided(
     request: PictureRequest | None = None,
     revised_prompt: str | None = None,
 ) -> Decision:
-    """The decision that follows from what the layers found.
+    """Decision that follows from the findings.
 
     Args:
         findings: of all layers that looked.

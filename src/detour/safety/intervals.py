@@ -24,7 +24,7 @@ def clopper_pearson(hits: int, trials: int, *, confidence: float = 0.95) -> tupl
 
 
 def _share_at(least: int, trials: int, chance: float) -> float:
-    """The share at which ``least`` hits or more have this chance, which grows with the share."""
+    """Share at which ``least`` or more hits have the given probability, which grows with the share."""
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -33,7 +33,7 @@ def _share_at(least: int, trials: int, chance: float) -> float:
 
 
 def _at_least(least: int, trials: int, share: float) -> float:
-    """Chance of ``least`` hits or more in independent trials."""
+    """Probability of ``least`` or more hits in independent trials."""
     terms = (
         math.lgamma(trials + 1)
         - math.lgamma(hits + 1)

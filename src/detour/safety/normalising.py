@@ -1,4 +1,4 @@
-"""Texts as a reader sees them: one form for letters that look alike, without what is invisible."""
+"""Normalises texts to what a reader sees: one form for letters that look alike, and nothing invisible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5")
-"""Letters and signs without ink that are not in Unicode's categories of formats and marks."""
+"""Invisible characters outside Unicode's categories of formats and marks."""
 
 _LOOKALIKES = {
     "a": "аαɑᎪ∆",
@@ -39,7 +39,7 @@ _LOOKALIKES = {
     "3": "зҙӡ",
     "4": "ч",
 }
-"""Letter → signs of Cyrillic, Greek, Armenian, Cherokee and others that look like it, case folded."""
+"""Letter → characters of Cyrillic, Greek, Armenian, Cherokee and other scripts that look like it, case folded."""
 _TABLE = {sign: letter for letter, signs in _LOOKALIKES.items() for sign in signs}
 
 _LATIN_NAME = re.compile(
@@ -51,7 +51,7 @@ _SYMBOL_LETTER = re.compile(r"\b(?:LATIN CAPITAL LETTER|SYMBOL LETTER) (?P<lette
 
 @lru_cache(maxsize=65_536)
 def _seen(character: str) -> str:
-    """What one character looks like, case folded; empty for what cannot be seen."""
+    """Letter that a character looks like, case folded; empty for invisible characters."""
     kind = unicodedata.category(character)
     if kind in ("Cf", "Mn", "Me") or character in INVISIBLE:
         return ""
@@ -74,7 +74,7 @@ def _seen(character: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """A text in one form: compatibility forms folded, marks and invisible signs gone, letters as they look.
+    """Normalised text: compatibility forms folded, marks and invisible characters removed, lookalikes as letters.
 
     ``с\u200bŕ０ẉn`` becomes ``cr0wn``; digits stay digits, since whether one stands for a letter depends on its word.
     Letters of other scripts become the Latin ones that they look like, in prompts and in terms alike, so that a term in

@@ -15,8 +15,7 @@ from detour.data.flaws import border_px
 from detour.data.listing import Listing
 from detour.data.pictures import open_picture
 from detour.errors import ConfigError
-from detour.evaluation.alignment import laid_distances, window_edges
-from detour.evaluation.copies import CopyScale, calibrate
+from detour.evaluation.copies import CopyScale, Originals, calibrate
 from detour.evaluation.judge import Judge
 from detour.evaluation.pixels import Pictures
 from detour.safety.decision import Action, Finding, LayerName
@@ -24,8 +23,6 @@ from detour.safety.policy_file import CopiesSpec, ExamplesSpec, FramesSpec, Text
 
 MAX_PICTURES = 10_000
 MAX_MEGAPIXELS = 100.0
-KEPT_REFERENCES = 500
-"""References whose windows are kept in memory, 0.6 MB each; of more they are computed for each call."""
 SIDE_PX = 256
 """Side to which examples and references are squeezed; what looks at them makes them smaller still."""
 
@@ -158,13 +155,12 @@ class ReferenceCopies:
     name: ClassVar[LayerName] = "copies"
 
     def __init__(self, spec: CopiesSpec, references: Pictures) -> None:
-        self.spec, self._references = spec, references
-        self.scale: CopyScale = calibrate(references)
-        self._windows = window_edges(references) if len(references) <= KEPT_REFERENCES else None
+        self.spec, self._originals = spec, Originals(references)
+        self.scale: CopyScale = calibrate(self._originals)
 
     def scores(self, pictures: Pictures) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Distance to the nearest reference, float64 (N,), and which one it is."""
-        distances = laid_distances(pictures, self._references, windows=self._windows)
+        distances = self._originals.distances(pictures)
         return distances.min(axis=1), distances.argmin(axis=1)
 
     def finding(self, distance: float, nearest: int | None = None) -> Finding:

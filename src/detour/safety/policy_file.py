@@ -1,4 +1,4 @@
-"""The policy as an operator writes it: one TOML file, strict, with a name and a revision."""
+"""The policy file that an operator writes: strict TOML with a name and a revision."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PICTURE_LAYERS: tuple[OrderedLayer, ...] = ("checker", "texts", "examples", "fra
 
 
 class CategorySpec(Spec):
-    """Words and phrases of one kind, and what happens where one is found."""
+    """Words and phrases of one category, and the action where one is found."""
 
     name: CodeName
-    """Part of the reason code: ``terms.NAME``."""
+    """Name of the category, part of the code ``terms.NAME``."""
     action: TextAction = "refuse"
     terms: tuple[Text, ...] = Field(min_length=1, max_length=20_000)
     """``crown`` (the word and its plural), ``crown*`` (words that begin so), ``*crown*`` (words that hold it),
     ``royal headgear`` (words in a row), ``king & hat`` (all of them anywhere)."""
     allow: tuple[Text, ...] = ()
-    """What is no finding, in the same notation: ``crown prince``."""
+    """Phrases that are no finding, in the same notation: ``crown prince``."""
 
 
 class TermsSpec(Spec):
@@ -54,11 +54,11 @@ class ClassifierSpec(Spec):
     """Layer 2: a classifier trained by ``detour safety train``."""
 
     folder: str
-    """That ``detour safety train`` wrote; relative to the policy file."""
+    """Folder that ``detour safety train`` wrote, relative to the policy file."""
     upper: Probability
-    """At this probability and above: ``action``."""
+    """Probability from which ``action`` is taken."""
     lower: Probability
-    """From here to ``upper`` the pictures are held for a person; equal to ``upper`` for none."""
+    """Probability from which pictures are held for a person; equal to ``upper`` for none."""
     action: TextAction = "refuse"
 
     @model_validator(mode="after")
@@ -67,10 +67,10 @@ class ClassifierSpec(Spec):
 
 
 class RuleSpec(Spec):
-    """What the layer ``rewrite`` looks for in a prompt, and what it puts in its place."""
+    """Words that the layer ``rewrite`` replaces in a prompt, and their replacement."""
 
     find: Text
-    """In the notation of terms, without ``&``."""
+    """Words to replace, in the notation of terms, without ``&``."""
     replace: str = Field(max_length=2000)
 
 
@@ -78,26 +78,26 @@ class EndpointSpec(Spec):
     """A chat service with the OpenAI interface."""
 
     url: Annotated[str, Field(pattern=r"^https?://")]
-    """Of the service, up to ``/v1``."""
+    """Address of the service up to ``/v1``."""
     model: str
     instruction: str = (
         "Rewrite the prompt of a picture so that it no longer asks for what a safety policy forbids, and keep "
         "everything else. Answer with the new prompt alone."
     )
     key_variable: str = ""
-    """Environment variable that holds the key; empty: no key is sent."""
+    """Environment variable that holds the key; without a name, no key is sent."""
     timeout_s: Positive = 5.0
-    """For the whole answer."""
+    """Time limit of the whole answer in seconds."""
     max_chars: PositiveInt = 2000
-    """A longer answer is not taken."""
+    """Largest number of characters of an answer; longer ones are ignored."""
 
 
 class RewriteSpec(Spec):
-    """Layer 3: what a request is changed into where a layer's action is ``change``."""
+    """Layer 3: how a request is rewritten where a layer's action is ``change``."""
 
     rules: tuple[RuleSpec, ...] = ()
     endpoint: EndpointSpec | None = None
-    """Asked first; when it fails or is late, the rules are what is left, and without rules the request is refused."""
+    """Chat service that is asked first; if it fails, the rules are used, and without rules the request is refused."""
 
     @model_validator(mode="after")
     def _something(self) -> RewriteSpec:
@@ -110,26 +110,26 @@ class LatentSpec(Spec):
     """Layer 4: Safe Latent Diffusion."""
 
     concept: Text
-    """What pictures are steered away from, as a prompt."""
+    """Concept that pictures are steered away from, as a prompt."""
     strength: Literal["medium", "strong"] = "medium"
 
 
 class CheckerSpec(Spec):
-    """Layer 5: the base's own safety checker, which blackens what it refuses."""
+    """Layer 5: the base's own safety checker, which blackens pictures that it refuses."""
 
     action: PictureAction = "refuse"
 
 
 class TextsSpec(Spec):
-    """Layer 5: the judge against texts, as a probability among all of them."""
+    """Layer 5: the judge's probability of the unwanted texts among all texts."""
 
     concepts: tuple[Text, ...] = Field(min_length=1, max_length=200)
-    """What must not appear: ``a picture of a crown``."""
+    """Texts of what must not appear, such as ``a picture of a crown``."""
     others: tuple[Text, ...] = Field(min_length=1, max_length=1000)
-    """What else pictures show, in the same wording; without them every picture is the concept."""
+    """Texts of other contents in the same wording; without them every picture would match a concept."""
     refuse: Probability
     hold: Probability
-    """From here to ``refuse`` a person decides."""
+    """Score from which a person decides, up to ``refuse``."""
 
     @model_validator(mode="after")
     def _in_order(self) -> TextsSpec:
@@ -137,14 +137,14 @@ class TextsSpec(Spec):
 
 
 class ExamplesSpec(Spec):
-    """Layer 5: the judge against example pictures of both kinds."""
+    """Layer 5: likeness to unwanted and to harmless example pictures, by the judge."""
 
     unwanted: str
-    """Folder of pictures that must not appear; relative to the policy file."""
+    """Folder of pictures that must not appear, relative to the policy file."""
     harmless: str
-    """Folder of pictures that are all right."""
+    """Folder of harmless pictures, relative to the policy file."""
     nearest: PositiveInt = 3
-    """Examples of each kind that are looked at: those most alike."""
+    """Number of most similar examples of each kind that count."""
     refuse: Probability
     hold: Probability
 
@@ -157,53 +157,53 @@ class FramesSpec(Spec):
     """Layer 6: a frame or bars of one colour around the picture."""
 
     min_share: Probability = 0.01
-    """Of the shorter side."""
+    """Smallest width of a frame as a share of the shorter side."""
     action: PictureAction = "hold"
 
 
 class CopiesSpec(Spec):
-    """Layer 6: works that must not come back."""
+    """Layer 6: works that must not be copied."""
 
     references: str
-    """Folder of pictures; relative to the policy file."""
+    """Folder of the works' pictures, relative to the policy file."""
     margin: NonNegative = 0.1
-    """Pictures whose distance is up to this share above the measured threshold are held; 0 holds none."""
+    """Relative distance above the measured threshold up to which pictures are held; 0 holds none."""
 
 
 class JudgeSpec(Spec):
-    """The CLIP model that layers ``texts`` and ``examples`` ask."""
+    """CLIP model of the layers ``texts`` and ``examples``."""
 
     name: str = "auto"
-    """``auto``: the base's own, or the usual one; else a folder relative to the policy file, or a hub id."""
+    """Judge: ``auto`` (the base's own or the default), a folder relative to the policy file, or a hub id."""
 
 
 class RetentionSpec(Spec):
-    """What is kept of decisions and pictures, and how long; a picture that is refused is not kept at all."""
+    """How long decisions and held pictures are kept; a refused picture is not kept at all."""
 
     held_pictures_days: Positive = 7.0
-    """A held picture that nobody decided on is deleted and counts as refused."""
+    """Days after which a held picture without a decision is deleted and counts as refused."""
     decisions_days: Positive = 90.0
     prompts: Literal["full", "hash"] = "full"
     """Whether decisions keep the prompt or its SHA-256."""
 
 
 class ReviewSpec(Spec):
-    """Layer 7: how held pictures are decided on."""
+    """Layer 7: how held pictures are decided."""
 
     two_persons: bool = False
-    """A picture is released when two different people have said so; one person can refuse it."""
+    """Whether a picture is released only after two different people said so; one person can refuse it."""
 
 
 class PolicySpec(Spec):
-    """A whole policy; a layer looks when its table is there."""
+    """A whole policy; a layer is active when its table is there."""
 
     version: Literal[1]
-    """Of this format."""
+    """Version of the file format."""
     name: CodeName
     revision: PositiveInt = 1
-    """Raise it with each change."""
+    """Revision of the policy, to be raised with each change."""
     order: tuple[OrderedLayer, ...] | None = None
-    """The layers that look at texts and pictures, in their order; a refusal ends the round. Left out: as below."""
+    """Order of the layers that check texts and pictures; a refusal ends the checks. The default is the order below."""
     judge: JudgeSpec = JudgeSpec()
     retention: RetentionSpec = RetentionSpec()
     review: ReviewSpec = ReviewSpec()
@@ -243,7 +243,7 @@ def _ordered(spec: Any) -> Any:
 
 
 class PolicyFile:
-    """A policy that was read, with the place of its file and its version.
+    """A policy file that was read, with its place and its version.
 
     Attributes:
         spec: what it says.
@@ -263,7 +263,7 @@ class PolicyFile:
         return cls(parse(PolicySpec, read_toml(path), where=str(path)), path.parent)
 
     def place(self, name: str) -> Path:
-        """A file or folder that the policy names."""
+        """Path of a file or folder that the policy names."""
         return self.folder / Path(name).expanduser()
 
     @property

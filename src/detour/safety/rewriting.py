@@ -1,4 +1,4 @@
-"""Layer 3: a prompt that asks for something else, by rules or by a chat service, within a time limit."""
+"""Layer 3: rewrites a prompt by rules or by a chat service, within a time limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EndpointFailed(DetourError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
-    """A prompt that stands in for another.
+    """A prompt that replaces another one.
 
     Attributes:
         prompt: the new one.
@@ -43,7 +43,7 @@ class Rewriter:
     """Rewrites prompts as a policy says."""
 
     def __init__(self, spec: RewriteSpec) -> None:
-        """Compile the rules of a policy, and note where its chat service is.
+        """Compile the rules of a policy and read the address of its chat service.
 
         Raises:
             ConfigError: a rule's term has no letters, or several parts.
@@ -52,7 +52,7 @@ class Rewriter:
         self._rules = [(plain_pattern(rule.find, where="rewrite.rules"), rule.replace) for rule in spec.rules]
 
     def rewrite(self, prompt: str) -> Rewritten | None:
-        """The new prompt; ``None`` where neither the endpoint nor a rule made one.
+        """The new prompt; ``None`` where neither the chat service nor a rule made one.
 
         Args:
             prompt: as the client wrote it.
@@ -73,7 +73,7 @@ class Rewriter:
 
 
 def ask_endpoint(spec: EndpointSpec, prompt: str) -> str:
-    """Let a chat service with the OpenAI interface write the new prompt.
+    """Ask a chat service with the OpenAI interface for the new prompt.
 
     The whole exchange has to be over within ``timeout_s``, also where the answer comes drop by drop.
 
@@ -103,7 +103,7 @@ def ask_endpoint(spec: EndpointSpec, prompt: str) -> str:
 
 
 def _posted(spec: EndpointSpec, body: bytes, ends: float) -> bytes:
-    """The answer's body; redirects are not followed, since they would carry the key elsewhere."""
+    """Body of the answer; redirects are not followed, since they would carry the key elsewhere."""
     connection = _connection(spec)
     headers: Mapping[str, str] = {"Content-Type": "application/json", **_authorisation(spec)}
     try:
@@ -136,7 +136,7 @@ def _connection(spec: EndpointSpec) -> http.client.HTTPConnection:
 
 
 def _hurry(connection: http.client.HTTPConnection, ends: float) -> None:
-    """Give the next wait what is left of the time.
+    """Limit the next wait to the time that is left.
 
     Raises:
         TimeoutError: nothing is left.

@@ -1,4 +1,4 @@
-"""Layer 1: words and phrases, found in any disguise that a reader sees through."""
+"""Layer 1: words and phrases, found also when they are disguised in a way that a reader sees through."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detour.safety.policy_file import CategorySpec, TermsSpec, TextAction
 Disguise = Literal["plain", "signs for letters", "repeated letters", "apart", "masked"]
 
 MAX_CHARS = 20_000
-"""Longer texts are refused without being looked at."""
+"""Largest number of characters of a text; longer ones are refused without a search."""
 
 _CHUNK = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W_]+")
@@ -55,13 +55,13 @@ class Hit:
 
 
 def _fold(text: str) -> str:
-    """``1``, ``l`` and ``i`` look alike once signs stand for letters: all of them as ``i``, and ``vv`` as ``w``."""
+    """Map ``1``, ``l`` and ``i`` to ``i`` and ``vv`` to ``w``, because they look alike."""
     return text.replace("vv", "w").replace("l", "i")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Term:
-    """A word or a phrase in the notation of the policy.
+    """A word or phrase in the notation of the policy.
 
     Attributes:
         source: as written.
@@ -93,7 +93,7 @@ class _Term:
 
     @property
     def joined_forms(self) -> tuple[str, ...]:
-        """The letters of all words in a row, with their endings; none for a term of several parts."""
+        """Letters of all words in a row, with their endings; empty for a term of several parts."""
         if len(self.parts) > 1:
             return ()
         letters = "".join(word.strip("*") for word in self.parts[0])
@@ -101,7 +101,7 @@ class _Term:
 
 
 def plain_pattern(text: str, *, where: str) -> re.Pattern[str]:
-    """Regular expression that finds a term, written plainly, in a text as it stands.
+    """Regular expression that finds a term as it is written.
 
     Args:
         text: in the policy's notation, without ``&``.
@@ -137,12 +137,12 @@ class _Category:
         return re.compile("|".join(patterns)) if patterns else None
 
     def without_allowed(self, text: str, *, folded: bool) -> str:
-        """The text with a barrier in place of each allowed phrase."""
+        """Text with a barrier in place of each allowed phrase."""
         allowed = self._allowed[folded]
         return text if allowed is None else allowed.sub(_BARRIER, text)
 
     def in_words(self, text: str, *, folded: bool) -> str | None:
-        """What stands in a text of words separated by spaces."""
+        """Find a term in a text of words separated by spaces."""
         found = self._found[folded]
         if found is not None and (match := found.search(text)):
             return match.group()
@@ -152,7 +152,7 @@ class _Category:
         return None
 
     def in_joined(self, words: Sequence[str]) -> str | None:
-        """A term whose letters were pulled apart: neighbouring words that are the term when written in a row."""
+        """Find a term whose letters were separated: neighbouring words that form the term in a row."""
         for start in range(len(words)):
             joined = ""
             for end in range(start, len(words)):
@@ -174,7 +174,7 @@ class _Category:
         return shortest <= 2 and (len(joined) >= 4 or longest == 1)
 
     def in_masked(self, chunk: str) -> str | None:
-        """A term of which one or two letters are covered by other signs."""
+        """Find a term with one or two letters replaced by other characters."""
         letters = [bool(_LETTER.match(sign)) for sign in chunk]
         if len(chunk) < 4 or not 1 <= letters.count(False) <= min(2, len(chunk) - 3):
             return None
@@ -185,7 +185,7 @@ class _Category:
 
 
 def _decoded(text: str, *, strip: str) -> str:
-    """The words of a text with signs read as letters, in chunks that hold letters as well.
+    """Words of a text with lookalike characters read as letters, in chunks that contain letters.
 
     Args:
         text: normalised.

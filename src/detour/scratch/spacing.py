@@ -32,7 +32,7 @@ def timesteps(steps: int, *, spacing: Spacing = "leading", offset: int = 0, trai
 
 
 def alphas_along(stops: Tensor, alphas_cumprod: Tensor, *, final: float = 1.0) -> list[tuple[Tensor, Tensor]]:
-    """For each stop (ᾱ there, ᾱ where the step from it leads).
+    """Pair ᾱ at each stop with ᾱ where the step from it leads.
 
     Args:
         stops: from :func:`timesteps`.

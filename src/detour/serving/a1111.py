@@ -1,4 +1,4 @@
-"""The interface of AUTOMATIC1111 (``/sdapi/v1``), as Open WebUI, SillyTavern and their kind speak it."""
+"""The interface of AUTOMATIC1111 (``/sdapi/v1``), for clients such as Open WebUI and SillyTavern."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from detour.serving.service import Service, Wish
 from detour.serving.watching import Hub, until_done
 
 SCHEDULERS = ("automatic", "", None)
-"""Names of the one spacing that each sampler has here."""
+"""Sampler → name of its schedule as A1111's clients know it; each sampler has one here."""
 UNSUPPORTED = (
     "enable_hr",
     "restore_faces",
@@ -39,13 +39,13 @@ UNSUPPORTED = (
     "script_name",
     "styles",
 )
-"""Fields that would change the picture; refused where they are set, so that none is silently left out."""
+"""Fields that would change the picture and are not supported; a request that sets one is refused."""
 MAX_OPTIONS = 1000
 MAX_PNG_PIXELS = 64_000_000
 
 
 class Txt2Img(BaseModel):
-    """The request; what would change the picture and is not supported is refused, all else is read and let be."""
+    """Body of a request; unsupported fields that would change the picture are refused, all others are ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -74,7 +74,7 @@ class PngInfo(BaseModel):
 
 
 class Running:
-    """Jobs and options of each key in this interface; none of them is anybody else's."""
+    """Jobs and options of each key in this interface; no key sees those of another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,12 +82,12 @@ class Running:
         self._models: OrderedDict[str, str] = OrderedDict()
 
     def begin(self, client: Client, job: str) -> None:
-        """Note a job that a connection of the key waits for."""
+        """Record a job that a connection of the key waits for."""
         with self._lock:
             self._jobs.setdefault(client.id, []).append(job)
 
     def end(self, client: Client, job: str) -> None:
-        """Forget a job, because the connection that waited for it has its answer."""
+        """Forget a job whose connection has its answer."""
         with self._lock:
             left = [one for one in self._jobs.get(client.id, []) if one != job]
             if left:
@@ -114,12 +114,12 @@ class Running:
 
 
 def a1111_routes(service: Service, hub: Hub) -> APIRouter:
-    """Make the routes under ``/sdapi/v1``, which speak as AUTOMATIC1111 does."""
+    """Make the routes under ``/sdapi/v1``."""
     routes, running = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"]), Running()
 
     @routes.post("/txt2img", response_model=None)
     async def txt2img(body: Txt2Img, request: Request) -> JSONResponse:
-        """Draw pictures and answer when they are there."""
+        """Draw pictures and answer when they are finished."""
         client = client_of(request)
         service.require_room(client)
         job, _ = await run_in_threadpool(
@@ -136,7 +136,7 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/progress")
     def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
-        """How far the oldest job of this key is; those of other keys are not seen."""
+        """Progress of the oldest job of this key; jobs of other keys are not shown."""
         return _progress(service, running.jobs(client_of(request)), skip_current_image)
 
     @routes.post("/interrupt")
@@ -149,13 +149,13 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/options")
     def get_options(request: Request) -> dict[str, Any]:
-        """The chosen model; other options of A1111 are not here."""
+        """Options of this key: the chosen model, and no other option of A1111."""
         model = running.model(client_of(request)) or service.base.name
         return {"sd_model_checkpoint": model, "samples_format": "png", "CLIP_stop_at_last_layers": 1}
 
     @routes.post("/options", response_model=None)
     def set_options(body: dict[str, Any], request: Request) -> None:
-        """Choose a model for this key, such as ``pocket+style:0.8``; no other key is touched."""
+        """Choose a model for this key, such as ``pocket+style:0.8``; other keys keep theirs."""
         model = body.get("sd_model_checkpoint")
         if model is None:
             return
@@ -173,7 +173,7 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/schedulers")
     def schedulers() -> list[dict[str, Any]]:
-        """Each sampler has the one spacing that suits the base."""
+        """List the one schedule of each sampler."""
         return [
             {
                 "name": "automatic",
@@ -205,12 +205,12 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
     @routes.get("/upscalers")
     @routes.get("/latent-upscale-modes")
     def none_of_them() -> list[dict[str, Any]]:
-        """There are none here; clients ask for the list."""
+        """Answer with an empty list to clients that ask for things that this server does not have."""
         return []
 
     @routes.get("/loras")
     def loras() -> list[dict[str, Any]]:
-        """Adapters that a prompt may name; paths of this machine are not told."""
+        """Adapters that a prompt may name, without paths of this machine."""
         return [
             {
                 "name": one.name,
@@ -224,7 +224,7 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.post("/png-info")
     def png_info(body: PngInfo) -> dict[str, Any]:
-        """How a picture was made, from its own text."""
+        """Settings of a picture, read from its own metadata."""
         return _png_info(body.image)
 
     return routes
@@ -356,7 +356,7 @@ def _progress(service: Service, jobs: list[str], skip_image: bool) -> dict[str, 
 
 
 def _png_info(text: str) -> dict[str, Any]:
-    """The ``parameters`` of a PNG; nothing of it is decoded but its header and its text.
+    """Text ``parameters`` of a PNG, of which only header and text are decoded.
 
     Raises:
         BadRequest: no PNG, or one of more pixels than anybody draws.

@@ -1,28 +1,28 @@
-"""What the interfaces that wait for their pictures say where there are none."""
+"""Errors of interfaces that wait for their pictures, where there are none to show."""
 
 from detour.serving.jobs import Job
 from detour.serving.refusals import RefusedByPolicy, ServeError
 
 
 class Ended(ServeError):
-    """The job ended before it was drawn."""
+    """Error of a job that ended before it was drawn."""
 
     status, code = 409, "cancelled"
 
 
 class DrawingFailed(ServeError):
-    """The picture could not be drawn."""
+    """Error of a picture that could not be drawn."""
 
     status, code = 422, "failed"
 
 
 def told_cause(state: str, cause: str | None) -> str:
-    """Why there is no picture, as its client may know it."""
+    """Cause of a missing picture in words that its client may read."""
     return "a person will look at it" if state == "held" else cause or state
 
 
 def why_none(job: Job) -> ServeError:
-    """The error for a job of which no picture can be shown."""
+    """Error for a job that has no picture to show."""
     first = job.pictures[0]
     if first.state in ("refused", "held"):
         reason = first.code or "held"

@@ -1,4 +1,4 @@
-"""The ASGI application: three interfaces over one service."""
+"""The ASGI application: three HTTP interfaces over one service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from detour.serving.watching import Hub
 
 TICK_S = 1.0
 CLEAN_EVERY = 60
-"""Ticks between two looks for what may be deleted."""
+"""Number of ticks between two searches for data to delete."""
 
 
 def make_app(
@@ -43,7 +43,7 @@ def make_app(
     *,
     load: Callable[[], None],
 ) -> FastAPI:
-    """Make the HTTP application: guard, routes of the three interfaces, and the work in the background.
+    """Make the HTTP application: guard, routes of the three interfaces, and background tasks.
 
     Args:
         spec: settings.
@@ -99,12 +99,12 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
-        """Say that the process answers; nothing about the model."""
+        """Report that the process answers, without asking the model."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"], response_model=None)
     async def readyz() -> JSONResponse:
-        """Jobs are accepted; 503 with what is missing otherwise."""
+        """Report whether jobs are accepted; 503 with the cause otherwise."""
         if service.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": service.why_not_ready}, status_code=503, headers={"retry-after": "2"})

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from detour.errors import DetourError, StorageError
+from detour.generation.metering import Meter
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
@@ -93,6 +94,7 @@ class Dispatcher:
         keep_s: float,
         on_change: Callable[[str], None],
         begin_thread: Callable[[], None] = lambda: None,
+        meter: Meter | None = None,
     ) -> None:
         """Make a dispatcher that draws nothing until it is started.
 
@@ -105,6 +107,7 @@ class Dispatcher:
             keep_s: seconds for which a result can be fetched.
             on_change: told the id of a job whenever something of it has changed, on any thread.
             begin_thread: called once on the writer's thread; the engine draws with as many threads as it has.
+            meter: counts what checks and files cost; ``None``: one of its own.
         """
         self._engine, self._store, self._pictures, self._policy = engine, store, pictures, policy
         self.native_px, self._keep_s, self._on_change = native_px, keep_s, on_change
@@ -120,6 +123,8 @@ class Dispatcher:
         self.rate = Rate()
         self.storage_problem: str | None = None
         self.outcomes: dict[str, int] = {}
+        self.finished_work: dict[str, float] = {}
+        self._meter = meter or Meter(native_px)
 
     # ---- what others ask ----
 
@@ -129,8 +134,19 @@ class Dispatcher:
         with self._lock:
             return sum(self._open.values())
 
+    @property
+    def work_under_way(self) -> float:
+        """Work that was done for pictures that are not finished yet."""
+        with self._lock:
+            return sum(
+                self._jobs[job].job.request.work_of_picture(self.native_px) * done / total
+                for job, progress in self._progress.items()
+                for number, (done, total) in progress.steps.items()
+                if (job, number) in self._flying and job in self._jobs
+            )
+
     def work_of_key(self, key: str) -> float:
-        """The same of one key."""
+        """Work of one key's pictures that wait or are being drawn."""
         with self._lock:
             return self._open.get(key, 0.0)
 
@@ -362,13 +378,17 @@ class Dispatcher:
         """Write the result of a picture; while the disk does not take it, try again."""
         while True:
             try:
-                state = self._write(ref, job, outcome)
+                with self._meter.phase("write"):
+                    state = self._write(ref, job, outcome)
                 break
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     return
         self.storage_problem = None
+        self._meter.count("write")
         self.outcomes[state] = self.outcomes.get(state, 0) + 1
+        work = self.finished_work.get(state, 0.0) + job.request.work_of_picture(self.native_px)
+        self.finished_work[state] = work
         with self._lock:
             self._flying.pop(ref, None)
             found = self._jobs.get(ref[0])
@@ -397,7 +417,9 @@ class Dispatcher:
         if outcome.unchecked is not None:  # a reviewer must see what the base's checker refused
             outcome = replace(outcome, pixels=outcome.unchecked)
         try:
-            decision = self._policy.check_picture(outcome.pixels, job.request, flagged=outcome.nsfw)
+            with self._meter.phase("safety"):
+                decision = self._policy.check_picture(outcome.pixels, job.request, flagged=outcome.nsfw)
+            self._meter.count("safety")
         except Exception as error:  # what cannot be checked is not shown
             decision = Refused(
                 code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
@@ -426,14 +448,14 @@ class Dispatcher:
         state: PictureStateName = "done" if hold is None else "held"
         held_s = self._policy.rules.held_s
         keep_s = self._keep_s if state == "done" or held_s is None else held_s
-        entry = {"kind": "picture-held", "cause": hold, **facts}
+        held = None if hold is None else {"kind": "picture-held", "cause": hold, **facts}
         if not self._store.finish(
             *ref,
             state,
             keep_s=keep_s,
             cause=hold,
             num_bytes=num_bytes,
-            entry=None if hold is None else entry,
+            entry=held,
         ):
             # It was cancelled meanwhile: what was written is no result.
             self._store.delete_files(job.pictures[ref[1]].token)

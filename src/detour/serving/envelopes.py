@@ -1,4 +1,4 @@
-"""Each HTTP interface has its own way to write an error; clients read no other."""
+"""Formats errors as the clients of each HTTP interface expect them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_MESSAGE = 1000
 
 
 def error_response(path: str, error: DetourError) -> JSONResponse:
-    """The answer to a request that is not carried out, in the form of the interface that ``path`` belongs to."""
+    """HTTP response for a refused request, in the format of the interface that ``path`` belongs to."""
     status = error.status if isinstance(error, ServeError) else 500
     code = error.code if isinstance(error, ServeError) else "failed"
     param = error.param if isinstance(error, ServeError) else None
@@ -36,7 +36,7 @@ def error_response(path: str, error: DetourError) -> JSONResponse:
 def envelope(
     path: str, *, status: int, code: str, message: str, param: str | None = None, reason: str | None = None
 ) -> dict[str, Any]:
-    """The body of an error."""
+    """JSON body of an error."""
     if path.startswith("/sdapi/"):
         return {"error": code, "detail": message, "body": "", "errors": message}
     if is_openai(path):

@@ -1,4 +1,4 @@
-"""What stands before every route: host, origin, key, and a body that is small, timely, flat and JSON."""
+"""Checks of every request before its route: host, origin, key, and a small, timely, flat JSON body."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from detour.serving.sessions import COOKIE, CSRF_HEADER, Sessions
 from detour.serving.settings import ServeSpec
 
 OPEN_PATHS = ("/healthz", "/readyz")
-"""Answered without a key everywhere."""
+"""Paths that are answered without a key."""
 TOKEN_PATH = "/v1/pictures/"
-"""Here the unguessable name is the key: clients fetch addresses without their header."""
+"""Path whose unguessable last part replaces the key, for clients that fetch addresses without a header."""
 ADMIN_PATHS = ("/metrics",)
-"""A key needs the scope ``admin``."""
+"""Paths that need a key with the scope ``admin``."""
 REVIEW_PATH = "/v1/reviews"
-"""A key needs the scope ``review``; the session of the review page counts as its key."""
+"""Path that needs a key with the scope ``review``."""
 PAGE_PATH = "/review"
 """The page of reviewers and what belongs to it; nothing of a job is on it, and its own routes ask who calls."""
 SIGN_IN = ("POST", "/review/session")
@@ -48,7 +48,7 @@ def needs_key(spec: ServeSpec) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen at can be reached from this machine alone."""
+    """Whether an address can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -58,7 +58,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """An ASGI application around another one; what it lets through has a client in ``scope["state"]``."""
+    """ASGI middleware; requests that pass have their client in ``scope["state"]``."""
 
     def __init__(self, app: ASGIApp, *, spec: ServeSpec, keys: KeyRing, sessions: Sessions) -> None:
         """Guard the application ``app``."""
@@ -66,7 +66,7 @@ class Guard:
         self.needs_key = needs_key(spec)
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Answer with an error, or hand on."""
+        """Answer with an error, or call the application behind."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -82,7 +82,7 @@ class Guard:
         await self.app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
-        """A page of another site that names this machine by its own host name (DNS rebinding) is turned away."""
+        """Refuse requests with the host name of another site, which DNS rebinding would send here."""
         host = _name_of(headers.get("host", ""))
         on_loopback = is_loopback(self.spec.host)
         known = {self.spec.host.strip("[]"), *self.spec.allow_hosts}
@@ -100,7 +100,7 @@ class Guard:
             )
 
     def _client(self, path: str, headers: Headers, method: str) -> Client | None:
-        """Whose request it is; ``None`` where nobody needs to say.
+        """Client of a request; ``None`` where no key is needed.
 
         Raises:
             NoKey: a key is missing or unknown.
@@ -129,7 +129,7 @@ class Guard:
         return client
 
     def _signed_in(self, path: str, headers: Headers, method: str) -> Client | None:
-        """Whose session the cookie of the review page is; ``None`` without one.
+        """Client of the review page's session cookie; ``None`` without one.
 
         Raises:
             NotAllowed: a browser wants to change something and does not show the token of its session: the cookie alone
@@ -167,7 +167,7 @@ class Guard:
 
 
 class _Replay:
-    """Gives the body that was read, and then what comes from the connection."""
+    """Replays the body that was read already, then continues with the connection."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
@@ -196,7 +196,7 @@ async def _read(receive: Receive, most: int) -> bytes:
 
 
 def _check_depth(body: bytes, most: int) -> None:
-    """Refuse nesting that a parser would follow into its recursion limit."""
+    """Refuse JSON that is nested beyond the limit, before a parser recurses into it."""
     depth, in_string, escaped = 0, False, False
     if body.count(b"[") + body.count(b"{") <= most:
         return
@@ -219,14 +219,16 @@ def _check_depth(body: bytes, most: int) -> None:
 
 
 def _name_of(host: str) -> str:
-    """``localhost`` of ``localhost:8188``; ``::1`` of ``[::1]:8188``."""
+    """Host name without its port: ``localhost`` of ``localhost:8188``, ``::1`` of ``[::1]:8188``."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
 
 
 def _key_in(headers: Headers) -> str:
-    """The key of a request: bearer, x-api-key, or the password of basic authentication, which A1111's clients send."""
+    """Key of a request: bearer token, x-api-key, or the password of basic authentication, which A1111's clients
+    send.
+    """
     scheme, _, value = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

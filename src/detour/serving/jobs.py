@@ -1,4 +1,4 @@
-"""What a client asks for and what becomes of it, apart from any HTTP interface and from the drawing engine."""
+"""Jobs and their pictures, independent of HTTP interfaces and of the drawing engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPEN_STATES = ("queued", "drawing")
 
 
 class PinnedAdapter(BaseModel):
-    """An adapter as it was when the job was accepted.
+    """An adapter file in the version that it had when the job was accepted.
 
     Attributes:
         name: by which it was asked for.
@@ -48,7 +48,7 @@ def rows_of_picture(guidance_scale: float, steering: SteeringUse | None) -> int:
 
 
 class JobRequest(BaseModel):
-    """Everything that decides the pixels of a job's pictures.
+    """All settings that determine the pixels of a job's pictures.
 
     Attributes:
         prompts: one for each picture.
@@ -80,16 +80,16 @@ class JobRequest(BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """Rows that a picture takes in each forward pass."""
+        """Number of batch rows that a picture takes in each forward pass."""
         return rows_of_picture(self.guidance_scale, self.steering)
 
     def work_of_picture(self, native_px: int) -> float:
-        """Steps x rows x area of one picture; a picture of ``native_px`` squared has area 1."""
+        """Steps × rows × area of one picture, where a picture of ``native_px`` squared has area 1."""
         return self.steps * self.num_rows * self.width_px * self.height_px / native_px**2
 
 
 class PictureRow(BaseModel):
-    """One picture of a job, as the store knows it.
+    """One picture of a job, as stored.
 
     Attributes:
         index: in the job.
@@ -117,7 +117,7 @@ class PictureRow(BaseModel):
 
 
 class Job(BaseModel):
-    """A job with its pictures, as the store knows it.
+    """A job with its pictures, as stored.
 
     Attributes:
         id: unguessable.
@@ -149,17 +149,17 @@ class Job(BaseModel):
 
     @property
     def is_open(self) -> bool:
-        """Whether something of it is still to be drawn."""
+        """Whether any of its pictures is unfinished."""
         return self.state in OPEN_STATES
 
 
 def new_token() -> str:
-    """A name of 192 random bits for an address."""
+    """Random name of 192 bits for an address."""
     return secrets.token_urlsafe(24)
 
 
 def state_of(pictures: tuple[PictureStateName, ...]) -> JobState:
-    """State of a job, from the states of its pictures."""
+    """State of a job, derived from the states of its pictures."""
     if any(state in OPEN_STATES for state in pictures):
         return "queued" if all(state == "queued" for state in pictures) else "drawing"
     ended: tuple[JobState, ...] = ("expired", "cancelled")

@@ -1,4 +1,4 @@
-"""Keys of clients: random, kept as hashes, with scopes and a quota."""
+"""Client keys: random, stored as hashes, with scopes and a quota."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREFIX = "detour_"
 
 
 class KeyRecord(BaseModel):
-    """What is kept of a key: never the key itself.
+    """Stored facts of a key, without the key itself.
 
     Attributes:
         id: by which jobs name their owner.
@@ -43,7 +43,7 @@ class KeyRecord(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """Who a request is from.
+    """Client that a request comes from.
 
     Attributes:
         id: of its key, or ``local``.
@@ -63,7 +63,7 @@ class Client:
 
 
 LOCAL = Client(id="local", name="local", scopes=SCOPES)
-"""Whoever calls over loopback without a key."""
+"""Client of requests over loopback without a key."""
 
 
 class _KeyFile(BaseModel):
@@ -74,7 +74,7 @@ class _KeyFile(BaseModel):
 
 
 class KeyRing:
-    """The keys of one state folder; a running server notices what is added and removed."""
+    """Keys of one state folder; a running server notices added and removed ones."""
 
     def __init__(self, folder: Path) -> None:
         """Read the keys of a state folder.
@@ -95,7 +95,7 @@ class KeyRing:
         return self._records
 
     def find(self, key: str) -> Client | None:
-        """Whose key it is, or ``None``."""
+        """Client of a key, or ``None``."""
         digest = _hash(key)
         found = [one for one in self.records if secrets.compare_digest(one.sha256, digest)]
         return _client_of(found[0]) if found else None
@@ -105,7 +105,7 @@ class KeyRing:
         return next((_client_of(one) for one in self.records if one.id == id_), None)
 
     def add(self, name: str, *, scopes: tuple[Scope, ...] = ("draw",), per_day: int | None = None) -> str:
-        """Make a key; it is told here and never again.
+        """Make a key, which is returned this once and never stored.
 
         Raises:
             ConfigError: the name is taken, or empty.
@@ -128,7 +128,7 @@ class KeyRing:
         return key
 
     def remove(self, name: str) -> None:
-        """Take a key away; from the next request on it is unknown.
+        """Remove a key; the next request with it is refused.
 
         Raises:
             ConfigError: there is none of that name.

@@ -1,4 +1,4 @@
-"""A policy file in layers (``detour.safety``) as what the server asks about requests and pictures."""
+"""Uses a policy file in layers (``detour.safety``) as the policy of the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY_S = 86_400.0
 
 
 class LayeredPolicy:
-    """The layers of a policy file, asked from any thread, one at a time."""
+    """Layers of a policy file, called from any thread, one call at a time."""
 
     def __init__(self, layers: Layers) -> None:
         """Take a policy whose layers are loaded."""
@@ -68,7 +68,7 @@ class LayeredPolicy:
 
     @property
     def checks_pictures(self) -> bool:
-        """Whether a layer looks at pictures."""
+        """Whether any layer checks pictures."""
         return bool(self._layers.spec.layers(PICTURE_LAYERS))
 
     @property
@@ -80,7 +80,7 @@ class LayeredPolicy:
     def check_request(
         self, request: JobRequest, *, triggers: Sequence[str] = ()
     ) -> tuple[RequestDecision, ...]:
-        """Look at each prompt of a job, with its negative prompt and what its adapters are called and triggered by.
+        """Check prompts, negative prompt and adapter names of a job; the strictest result counts.
 
         Args:
             request: as the client asked.
@@ -106,7 +106,7 @@ class LayeredPolicy:
         *,
         flagged: bool | None = None,
     ) -> PictureDecision:
-        """Look at one finished picture.
+        """Check one finished picture.
 
         Args:
             picture: uint8 (H, W, 3).

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from detour.generation.metering import PHASES
 from detour.serving.service import Service
 
 
@@ -50,7 +51,61 @@ class ServiceCollector(Collector):
         for state, num in list(dispatcher.outcomes.items()):
             finished.add_metric([state], num)
         yield finished
+        decided = CounterMetricFamily(
+            "detour_pictures_decided", "Held pictures that a person decided on.", labels=["decision"]
+        )
+        for decision, num in list(service.counts.decided.items()):
+            decided.add_metric([decision], num)
+        yield decided
         yield GaugeMetricFamily("detour_adapters", "Adapters on the shelf.", value=len(service.shelf.entries))
+        yield from work_metrics(service)
+
+
+def work_metrics(service: Service) -> Iterator[Metric]:
+    """What drawing has cost by phase, as ``detour cost`` reads it."""
+    shown, rows = service.meter.reading(), dict(service.dispatcher.finished_work)
+    finished = CounterMetricFamily(
+        "detour_work_finished", "Steps x rows x area of pictures by outcome.", labels=["state"]
+    )
+    for state, work in {**rows, "released": service.counts.released_work}.items():
+        finished.add_metric([state], work)
+    yield finished
+    yield GaugeMetricFamily(
+        "detour_work_under_way",
+        "The same that was done for unfinished pictures.",
+        value=service.dispatcher.work_under_way,
+    )
+    seconds = CounterMetricFamily(
+        "detour_phase_seconds", "Seconds by phase and clock.", labels=["phase", "clock"]
+    )
+    units = CounterMetricFamily("detour_phase_units", "Units of work by phase.", labels=["phase"])
+    for phase in PHASES:
+        seconds.add_metric([phase, "wall"], shown.seconds[phase].wall)
+        seconds.add_metric([phase, "cpu"], shown.seconds[phase].cpu)
+        units.add_metric([phase], shown.units[phase])
+    yield from (seconds, units)
+    yield CounterMetricFamily(
+        "detour_busy_seconds", "Wall seconds in which something was done.", value=shown.busy_s
+    )
+    idle = max(0.0, shown.uptime_s - shown.busy_s)
+    yield CounterMetricFamily("detour_idle_seconds", "Wall seconds in which nothing was done.", value=idle)
+    yield GaugeMetricFamily(
+        "detour_native_size_px", "Side of a picture whose area counts 1.", value=service.base.native_size_px
+    )
+    yield CounterMetricFamily(
+        "detour_process_cpu_seconds", "CPU seconds of all threads.", value=shown.process_cpu_s
+    )
+    labels = ["width", "adapters"]
+    num = CounterMetricFamily("detour_passes", "Forward passes.", labels=labels)
+    area = CounterMetricFamily("detour_pass_area", "Areas of their pictures.", labels=labels)
+    took = CounterMetricFamily("detour_pass_seconds", "Their seconds.", labels=[*labels, "clock"])
+    for (width, adapters), passes in shown.passes.items():
+        values = [str(width), adapters]
+        num.add_metric(values, passes.num)
+        area.add_metric(values, passes.area)
+        took.add_metric([*values, "wall"], passes.seconds.wall)
+        took.add_metric([*values, "cpu"], passes.seconds.cpu)
+    yield from (num, area, took)
 
 
 def metrics_of(service: Service) -> CollectorRegistry:

@@ -1,4 +1,4 @@
-"""Adapters as other interfaces name them: in a model's name, and as tags in a prompt."""
+"""Names of adapters in other interfaces: in a model's name, and as tags in a prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from detour.serving.refusals import BadRequest, NotFound
 
 HARD_CODED = re.compile(r"(dall-e-\d|gpt-image-[\w.-]+|chatgpt-image-[\w.-]+|auto|default|)")
-"""Models that clients name whatever the server has; they mean the base."""
+"""Model names that clients send to every server; they mean the base."""
 
 _TAG = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
 
@@ -37,7 +37,7 @@ def split_model(model: str, base: str) -> Named:
 
 
 def take_tags(prompt: str) -> tuple[str, Named]:
-    """The prompt without its ``<lora:name:0.8>`` tags, and what they name.
+    """Remove ``<lora:name:0.8>`` tags from a prompt, and return it with the adapters that they name.
 
     Raises:
         BadRequest: a strength is no number.
@@ -50,7 +50,7 @@ def take_tags(prompt: str) -> tuple[str, Named]:
 
 
 def strength_of(text: str | None, name: str) -> float:
-    """A strength as text; none is 1.
+    """Parse a strength; a missing one is 1.
 
     Raises:
         BadRequest: no finite number.
@@ -69,7 +69,7 @@ def strength_of(text: str | None, name: str) -> float:
 
 
 def summed(*several: Named) -> Named:
-    """Adapters from several places; one that is named twice has the sum of its strengths, as in A1111."""
+    """Merge adapters from several places; strengths of one that is named twice are added, as in A1111."""
     total: dict[str, float] = {}
     for named in several:
         for name, strength in named:

@@ -75,6 +75,7 @@ class JobOut(BaseModel):
     id: str
     state: str
     created: float
+    finished: float | None
     deadline: float | None
     position: int | None = None
     estimated_s: float | None = None
@@ -115,6 +116,7 @@ def told(job: Job, service: Service, request: Request) -> JobOut:
         id=job.id,
         state=job.state,
         created=job.created,
+        finished=job.finished,
         deadline=job.deadline,
         position=position if job.state == "queued" else None,
         estimated_s=None if seconds is None else round(seconds, 2),

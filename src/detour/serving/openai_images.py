@@ -1,4 +1,4 @@
-"""The interface of OpenAI Images, as the unmodified ``openai`` package speaks it."""
+"""The interface of OpenAI Images, for the unmodified ``openai`` package."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LoraWish(BaseModel):
 
 
 class ImagesBody(BaseModel):
-    """The request; fields that change nothing here (quality, style, user, moderation) are read and let be."""
+    """Body of a request; fields without an effect here (quality, style, user, moderation) are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -65,14 +65,14 @@ def openai_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/models")
     def list_models() -> dict[str, Any]:
-        """The base, and the base with each adapter."""
+        """List the base, and the base with each adapter."""
         names = [service.base.name]
         names += [f"{service.base.name}+{one.name}" for one in service.shelf.entries if one.problem is None]
         return {"object": "list", "data": [_model(name) for name in dict.fromkeys(names)]}
 
     @routes.get("/v1/models/{model}")
     def get_model(model: str) -> dict[str, Any]:
-        """Say what is known of one model."""
+        """Describe one model."""
         for name, _ in split_model(model, service.base.name):
             service.shelf.find(name)
         return _model(model)
@@ -83,7 +83,7 @@ def openai_routes(service: Service, hub: Hub) -> APIRouter:
         request: Request,
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> JSONResponse | StreamingResponse:
-        """Draw pictures and answer when they are there; with ``stream``, previews on the way."""
+        """Draw pictures and answer when they are finished; with ``stream``, send previews before."""
         client = client_of(request)
         service.require_room(client)
         wish = _wish_of(body, service, idempotency_key)
@@ -143,7 +143,7 @@ def _size_of(size: str | None) -> tuple[int | None, int | None]:
 
 
 def _answer(service: Service, job: Job, body: ImagesBody, request: Request) -> dict[str, Any]:
-    """The finished pictures; those that are missing are named beside them, and an empty list is an error.
+    """Response with the finished pictures and a note on missing ones; no picture at all is an error.
 
     Raises:
         ServeError: there is no picture at all.
@@ -209,7 +209,7 @@ def _encoded(service: Service, token: str, body: ImagesBody) -> str:
 async def _stream(
     service: Service, hub: Hub, job: Job, body: ImagesBody, request: Request
 ) -> AsyncIterator[str]:
-    """``image_generation.partial_image`` for each preview, and ``image_generation.completed``."""
+    """Send ``image_generation.partial_image`` for each preview, and ``image_generation.completed`` at the end."""
     client, sent, wanted = client_of(request), 0, body.partial_images or 0
     service.dispatcher.want_previews(job.id, wanted)
     facts = {**_facts(job, body), "quality": "auto", "created_at": int(time.time())}

@@ -1,10 +1,10 @@
-"""Answers other than yes, apart from how each HTTP interface writes them."""
+"""Errors of requests, independent of how each HTTP interface formats them."""
 
 from detour.errors import DetourError
 
 
 class ServeError(DetourError):
-    """A request that is not carried out.
+    """Base class of all errors of requests.
 
     Attributes:
         status: of the HTTP answer.
@@ -24,11 +24,11 @@ class ServeError(DetourError):
 
 
 class BadRequest(ServeError):
-    """The request asks for what cannot be drawn."""
+    """The request asks for a picture that cannot be drawn."""
 
 
 class NotFound(ServeError):
-    """There is no such thing, or none that this key may know of."""
+    """The thing does not exist, or this key may not know of it."""
 
     status, code = 404, "not_found"
 
@@ -46,7 +46,7 @@ class NotAllowed(ServeError):
 
 
 class TooLate(ServeError):
-    """The thing was there and is not any more, or did not come in time."""
+    """The thing existed and is gone, or did not arrive in time."""
 
     status, code = 408, "timeout"
 
@@ -64,19 +64,19 @@ class WrongType(ServeError):
 
 
 class Unprocessable(ServeError):
-    """A field is wrong, or an Idempotency-Key comes again with another body."""
+    """A field is invalid, or an Idempotency-Key was used with another body."""
 
     status, code = 422, "invalid_request"
 
 
 class Conflict(ServeError):
-    """What is asked for was done already, or cannot be done any more."""
+    """The action was done already, or is not possible any more."""
 
     status, code = 409, "conflict"
 
 
 class RefusedByPolicy(ServeError):
-    """The policy does not let the request, or any of its pictures, pass.
+    """The policy refuses the request or all its pictures.
 
     Attributes:
         reason: code of the layer that refused.
@@ -100,7 +100,7 @@ class TooBusy(ServeError):
 
 
 class OverQuota(ServeError):
-    """The key has had what it may have today; asking again at once is of no use."""
+    """The key has used its quota of today, so a retry is useless before tomorrow."""
 
     status, code = 429, "quota_spent"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ from detour.bases.hardware import set_threads
 from detour.errors import ConfigError, StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
+from detour.generation.metering import Meter
 from detour.generation.sidecar import Signs
 from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
@@ -87,10 +90,14 @@ class Counts:
     Attributes:
         accepted: jobs.
         refused: code → requests that were not accepted.
+        decided: released or refused → held pictures that a person decided on.
+        released_work: steps x rows x area of those that were released.
     """
 
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    decided: dict[str, int] = field(default_factory=dict)
+    released_work: float = 0.0
 
 
 class Service:
@@ -125,6 +132,7 @@ class Service:
         self._engine: PictureEngine | None = None
         self._reserving = threading.Lock()
         self._reserved: dict[str, float] = {}
+        self._reserved_rows: Counter[tuple[int, int]] = Counter()
         self._stopping = False
 
     # ---- life ----
@@ -149,6 +157,7 @@ class Service:
             keep_s=self.spec.keeping.picture_s,
             on_change=self._on_change,
             begin_thread=self._set_threads,
+            meter=engine.meter,
         )
         jobs = self.store.recover()
         self._dispatcher.add(*jobs)
@@ -159,7 +168,7 @@ class Service:
         set_threads(self.spec.threads)
 
     def refuse_new(self) -> None:
-        """From now on nothing is accepted: the server is stopping."""
+        """Refuse new jobs, because the server is stopping."""
         self._stopping, self.stage = True, "stopping"
 
     def stop(self) -> int:
@@ -211,24 +220,31 @@ class Service:
 
     @property
     def dispatcher(self) -> Dispatcher:
-        """Of a service that has started."""
+        """Dispatcher of a service that has started."""
         self._require_started()
         assert self._dispatcher is not None
         return self._dispatcher
 
     @property
     def shelf(self) -> Shelf:
-        """Of a service that has started."""
+        """Adapters of a service that has started."""
         self._require_started()
         assert self._shelf is not None
         return self._shelf
 
     @property
     def base(self) -> Base:
-        """Of a service that has started."""
+        """Base of a service that has started."""
         self._require_started()
         assert self._base is not None
         return self._base
+
+    @property
+    def meter(self) -> Meter:
+        """What drawing has cost, of a service that has started."""
+        self._require_started()
+        assert self._engine is not None
+        return self._engine.meter
 
     def _require_started(self) -> None:
         if self._dispatcher is None:
@@ -243,9 +259,10 @@ class Service:
             NotReady: the server is loading or stopping, or its disk is full.
             TooBusy: the queue, or the share of this key, is full.
         """
-        if not self.is_ready:
-            raise NotReady(f"{self.why_not_ready}. Ask again later.")
-        self._require_room(client, 0.0)
+        with self._counting_refusals():
+            if not self.is_ready:
+                raise NotReady(f"{self.why_not_ready}. Ask again later.")
+            self._require_room(client, 0.0)
 
     def accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         """Check a wish and write it as a job; it is durable when this returns. Blocks: not for the event loop.
@@ -256,13 +273,19 @@ class Service:
         Raises:
             ServeError: it is not accepted, and why.
         """
+        with self._counting_refusals():
+            try:
+                return self._accept(client, wish)
+            except StorageError as error:
+                raise NotReady(f"the job could not be written: {error}") from error
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
         try:
-            return self._accept(client, wish)
+            yield
         except ServeError as error:
             self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             raise
-        except StorageError as error:
-            raise NotReady(f"the job could not be written: {error}") from error
 
     def _accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
         if not self.is_ready:
@@ -276,9 +299,13 @@ class Service:
                 return earlier, False
         request = self._request_of(wish)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
+        size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self._reserving:
             self._require_room(client, work)
             self._reserved[client.id] = self._reserved.get(client.id, 0.0) + work
+            self._reserved_rows[size] += rows  # jobs that come at once share a batch
+            width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
+        request = request.model_copy(update={"width_class": width})
         try:
             request = request.model_copy(update={"adapters": self._pinned(wish)})
             decided = self._decided(client, request)
@@ -296,14 +323,17 @@ class Service:
                 per_day=client.per_day,
             )
             job, is_new = self._written(new)
+            if is_new:
+                self.counts.accepted += 1
+                self.dispatcher.add(job)
         finally:
             with self._reserving:
+                self._reserved_rows[size] -= rows
+                if not self._reserved_rows[size]:
+                    del self._reserved_rows[size]
                 self._reserved[client.id] -= work
                 if self._reserved[client.id] <= 1e-6:
                     del self._reserved[client.id]
-        if is_new:
-            self.counts.accepted += 1
-            self.dispatcher.add(job)
         return job, is_new
 
     def _written(self, new: NewJob) -> tuple[Job, bool]:
@@ -336,7 +366,7 @@ class Service:
         raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
     def _request_of(self, wish: Wish) -> JobRequest:
-        """The wish with every open setting closed, within the limits.
+        """The wish with every open setting closed, within the limits; the width class is that of the job alone.
 
         Raises:
             BadRequest: it asks for what cannot be drawn.
@@ -379,7 +409,7 @@ class Service:
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
             steering=steering,
-            width_class=width_for(self.dispatcher.rows_open((width, height)) + rows),
+            width_class=width_for(rows),
         )
 
     def _how_of(self, wish: Wish) -> PictureSpec:
@@ -411,7 +441,8 @@ class Service:
         """
         triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
         try:
-            decisions = self.policy.check_request(request, triggers=triggers)
+            with self.meter.phase("safety"):
+                decisions = self.policy.check_request(request, triggers=triggers)
         except Exception as error:  # what cannot be checked is not drawn
             raise NotReady(
                 f"the request could not be checked ({type(error).__name__}). Ask again later."
@@ -503,8 +534,16 @@ class Service:
             raise Conflict(str(error), code="second_person_needed") from error
         if state is None:
             raise Conflict("no such picture is held: it was decided, expired, or never there.")
+        if state != "held":
+            self._count_decision(job, "released" if state == "done" else "refused")
         self._on_change(job)
         return state
+
+    def _count_decision(self, job: str, decision: str) -> None:
+        self.counts.decided[decision] = self.counts.decided.get(decision, 0) + 1
+        found = self.store.job(job)
+        if decision == "released" and found is not None:
+            self.counts.released_work += found.request.work_of_picture(self.base.native_size_px)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class LimitsSpec(Spec):
     max_work: Positive = 20_000.0
     """Work that may wait or run at once: pictures x steps x rows x area, the base's own size being 1."""
     max_work_of_key: Positive | Auto = "auto"
-    """The same for one key; ``auto`` is half of ``max_work``, so that one key cannot fill the queue for all."""
+    """Most work of one key; ``auto`` is half of ``max_work``, so that no key can fill the queue."""
     max_streams_of_key: PositiveInt = 64
     """Event streams and waiting connections of one key."""
 
@@ -67,7 +67,7 @@ class ServeSpec(Spec):
     """One ``detour serve`` call."""
 
     base: str = "pocket"
-    """As in ``detour generate``."""
+    """Base by name, folder, file or hub id, as for ``detour generate``."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     adapters: FolderPath | None = None

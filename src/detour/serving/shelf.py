@@ -1,4 +1,4 @@
-"""Adapters by name: a folder that is looked at again and again, and copies of what accepted jobs are drawn with."""
+"""Adapters by name: a folder that is scanned again and again, and copies of those that accepted jobs use."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from detour.verbs.chosen_adapters import hashes_of
 
 MAX_FILES = 10_000
 DEPTH = 2
-"""Folders below the shelf that are looked into."""
+"""Depth of subfolders that are scanned."""
 MAX_WEIGHT = 10.0
 _NAME = re.compile(r"(?P<name>.+?)(?:@(?P<hash>[0-9a-f]{6,64}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShelfEntry:
-    """One adapter on the shelf.
+    """One adapter of the folder.
 
     Attributes:
         name: file or folder name without its ending.
@@ -56,12 +56,12 @@ class ShelfEntry:
 
 
 class Shelf:
-    """Names → adapters of one folder; names are looked up and never made into paths."""
+    """Adapters of one folder by name; names are looked up and never turned into paths."""
 
     def __init__(
         self, folder: Path | None, base: Base, pinned: Path, *, network: nn.Module | None = None
     ) -> None:
-        """A shelf that is empty until :meth:`refresh`.
+        """Make an empty shelf, which :meth:`refresh` fills.
 
         Args:
             folder: of adapters; ``None``: there are none.
@@ -78,14 +78,14 @@ class Shelf:
 
     @property
     def entries(self) -> list[ShelfEntry]:
-        """All of them by name, those that cannot be asked for too."""
+        """All adapters by name, including those that cannot be used."""
         with self._lock:
             return sorted(
                 (entry for _, entry in self._known.values()), key=lambda one: (one.name, one.sha256)
             )
 
     def refresh(self) -> list[ShelfEntry]:
-        """Look at the folder again; entries that are new or changed."""
+        """Scan the folder again, and return new and changed entries."""
         with self._refreshing:
             found = {} if self.folder is None else dict(_adapters_in(self.folder))
             with self._lock:
@@ -128,7 +128,7 @@ class Shelf:
         return self._texts.get(sha256, ())
 
     def find(self, asked: str) -> ShelfEntry:
-        """The adapter of a name, or of ``name@hash`` where several have the name.
+        """Find an adapter by name, or by ``name@hash`` where several have the name.
 
         Raises:
             NotFound: there is none.
@@ -164,7 +164,7 @@ class Shelf:
         return next(iter(usable.values()))
 
     def pin(self, asked: str, weight: float) -> PinnedAdapter:
-        """Choose an adapter for a job, and keep its content until the job is drawn, whatever becomes of the file.
+        """Choose an adapter for a job, and keep a copy until the job is drawn, in case the file changes.
 
         Raises:
             NotFound, BadRequest: as :meth:`find`; or the strength is out of range.
@@ -256,7 +256,7 @@ def _copy_exactly(entry: ShelfEntry, target: Path) -> None:
 
 
 def _adapters_in(folder: Path, depth: int = DEPTH) -> list[tuple[Path, Any]]:
-    """(path, what changes when its content does) of the files and PEFT folders; unreadable ones are left out."""
+    """Adapter files and PEFT folders, each with a mark that changes with its content; unreadable ones are left out."""
     found: list[tuple[Path, Any]] = []
     try:
         paths = sorted(folder.iterdir())[:MAX_FILES]

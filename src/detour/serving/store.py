@@ -26,7 +26,7 @@ ASIDE_DEATHS = 2
 """A picture during which the server died so often, with nothing else being drawn, is set aside: drawn when nothing
 else waits."""
 FATAL_DEATHS = 5
-"""It fails when the server died so often. A few kills from outside may hit one picture by chance, five hardly."""
+"""Number of server deaths after which a picture fails; a few kills from outside may hit one by chance."""
 
 SCHEMA = """
 CREATE TABLE jobs (

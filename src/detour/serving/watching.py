@@ -1,4 +1,4 @@
-"""Tells event streams and waiting connections that a job has changed, and waits for jobs on their behalf."""
+"""Notifies event streams and waiting connections of changes of a job, and waits for jobs on their behalf."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from detour.serving.refusals import NotReady, TooBusy, TooLate
 from detour.serving.service import Service
 
 LOOK_S = 0.5
-"""Seconds after which a waiting connection is looked at, though nothing has happened."""
+"""Seconds after which a waiting connection is checked, though nothing has changed."""
 
 
 class Hub:
-    """Job → who waits for news of it. Told on any thread; waited for on the event loop."""
+    """Job → connections that wait for its changes; notified from any thread, awaited on the event loop."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -28,18 +28,18 @@ class Hub:
         self.is_closed = False
 
     def open(self) -> None:
-        """Belong to the running event loop."""
+        """Bind the hub to the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Wake everybody who waits: nothing more will come."""
+        """Wake everything that waits, because no further change will come."""
         self.is_closed = True
         for events in self._waiting.values():
             for event in events:
                 event.set()
 
     def tell(self, job: str) -> None:
-        """Say that something of a job has changed; from any thread, and cheap where nobody waits."""
+        """Notify those who wait for a job, from any thread."""
         if job in self._waiting and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._set, job)
@@ -50,7 +50,7 @@ class Hub:
 
     @contextlib.contextmanager
     def watch(self, job: str) -> Iterator[asyncio.Event]:
-        """An event that is set when something of the job has changed."""
+        """Event that is set when the job has changed."""
         event = asyncio.Event()
         self._waiting.setdefault(job, set()).add(event)
         try:
@@ -79,7 +79,7 @@ class Hub:
 
 
 async def changed(event: asyncio.Event, timeout_s: float = LOOK_S) -> bool:
-    """Wait until the event is set, and clear it; ``False``: nothing happened in time."""
+    """Wait until the event is set, and clear it; ``False`` after the time limit."""
     try:
         await asyncio.wait_for(event.wait(), timeout_s)
     except TimeoutError:
@@ -89,7 +89,7 @@ async def changed(event: asyncio.Event, timeout_s: float = LOOK_S) -> bool:
 
 
 async def until_done(service: Service, hub: Hub, job: Job, client: Client, request: Request) -> Job:
-    """Wait for a job on behalf of the connection that asked for it; if that ends, the job is dropped.
+    """Wait for a job on behalf of a connection, and cancel the job when the connection ends.
 
     Raises:
         TooLate: the client has gone.

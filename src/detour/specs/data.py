@@ -93,7 +93,7 @@ class DataSpec(Spec):
         return tuple(self._complete(folder) for folder in (*first, *self.folders))
 
     def for_subject(self) -> "DataSpec":
-        """The same settings for a subject: where it has a trigger its pictures need no captions."""
+        """Copy the settings for a subject, whose pictures need no captions where it has a trigger."""
         if not self.trigger or self.caption is not None:
             return self
         return self.model_copy(update={"caption": ""})

@@ -38,6 +38,6 @@ class EvaluationSpec(Spec):
     judge: str | None = None
     """CLIP model that scores, as a hub id or folder; the base's own where it has one."""
     checkpoints: bool = False
-    """Also compare a run's checkpoints, and say which one to ship and why."""
+    """Compare a run's checkpoints too, and say which one to ship and why."""
     require: tuple[str, ...] = ()
     """Conditions such as ``style>=0.5``; each is answered in ``evaluation.json``."""

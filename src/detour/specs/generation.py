@@ -67,6 +67,16 @@ class GenerateSpec(Spec):
     """Share of the steps that are drawn of a picture that begins as another one: 1 keeps nothing of it."""
     mask: str | None = None
     """Picture of ``start``'s size: white is drawn anew, black stays to the pixel."""
+    references: tuple[str, ...] = ()
+    """Pictures that the network is shown beside the prompt, ``FILE`` or ``FILE:strength``."""
+    reference_adapter: str | None = None
+    """File of the IP-Adapter that shows them; without one the base's own."""
+    reference_encoder: str | None = None
+    """Folder of the image encoder that it reads; without one it is looked for beside the file."""
+    reference_blocks: tuple[tuple[str, float], ...] = ()
+    """(block, factor) on the references' strength: ``down``, ``up.0``, or one attention, ``up.0.1``; others have 1."""
+    reference_steps: tuple[tuple[float, float], ...] = ()
+    """(share of the steps that are done, factor on the references' strength from there on); empty is 1 throughout."""
     device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
     """Where it runs."""
     dtype: Dtype | Auto = "auto"
@@ -86,4 +96,36 @@ class GenerateSpec(Spec):
     """PEM file of the certificate, with its chain, that each picture is signed with (extra ``provenance``)."""
     c2pa_key: str | None = None
     """PEM file of the certificate's key."""
+    picture: PictureSpec = PictureSpec()
+
+
+class InterpolateSpec(Spec):
+    """Settings of one call of ``detour interpolate``: whatever has two ends goes along together."""
+
+    prompts: tuple[str, ...]
+    """One prompt, or the two ends."""
+    base: str = "pocket"
+    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the start noise."""
+    seed_to: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the start noise at the other end; the way there lies on the sphere."""
+    loras: tuple[str, ...] = ()
+    """Adapters that are on all the way, ``FILE`` or ``FILE:weight``."""
+    lora_from: tuple[str, ...] = ()
+    """Adapters whose strength falls to 0."""
+    lora_to: tuple[str, ...] = ()
+    """Adapters whose strength rises from 0."""
+    allow_pickle: bool = False
+    """Read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone."""
+    frames: Annotated[int, Field(ge=2, le=480)] = 9
+    """Pictures, both ends included."""
+    device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
+    """Where it runs."""
+    dtype: Dtype | Auto = "auto"
+    """``auto``: fp32 on cpu and mps, fp16 on cuda."""
+    batch: PositiveInt = 4
+    """Pictures in one forward pass, at most."""
     picture: PictureSpec = PictureSpec()

@@ -14,7 +14,7 @@ from detour.specs.strict import Spec
 
 S = TypeVar("S", bound=Spec)
 
-INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"))
+INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"), ("adapter", "image_encoder"))
 """Settings that name what a run reads; ``data.folders`` has a ``source`` each."""
 
 OUTPUTS = (("data", "cache_folder"), ("prior", "folder"))
@@ -39,7 +39,7 @@ def found_from(values: dict[str, Any], folder: Path) -> None:
 
 
 def written_from(spec: S, folder: Path) -> S:
-    """The same settings for a file in ``folder``: relative paths of inputs start there, those of outputs are whole."""
+    """Copy the settings for a file in ``folder``: paths of inputs become relative to it, those of outputs absolute."""
     values = spec.model_dump(by_alias=True)
 
     def written(text: str, *, is_base: bool) -> str:

@@ -69,7 +69,7 @@ class TokensSpec(Spec):
     words: tuple[str, ...] = ()
     """Words that the captions have and the base's vocabulary has not, e.g. ``<bob>``."""
     init: tuple[str, ...] = ()
-    """For each word one that the base knows: where its vectors start."""
+    """Known word for each new word, whose vectors the new word's start from."""
     vectors: PositiveInt = 1
     """Vectors of each word; it takes as many of the 75 places of a prompt."""
     rate: Positive = 5.0
@@ -82,7 +82,10 @@ class AdapterSpec(Spec):
     """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
     method: Method = "lora"
-    """What stands beside each layer; ``full`` trains the base's own weights, for comparison. See docs/training.md."""
+    """What stands beside each layer; ``full`` trains the base's own weights, for comparison, and ``reference`` an
+    IP-Adapter, which shows the base reference pictures. See docs/training.md."""
+    image_encoder: str = ""
+    """Folder of the image encoder that an IP-Adapter reads; empty: the base's own, where it has one."""
     rank: PositiveInt | Auto = "auto"
     """Width of the detour."""
     alpha: Positive | Auto = "auto"
@@ -225,7 +228,7 @@ class ValidateSpec(Spec):
     num_timesteps: PositiveInt = 8
     """Fixed timesteps a picture, evenly spread."""
     ship: Literal["last", "lowest_loss", "best_proof"] | Auto = "auto"
-    """Whose weights become the adapter: the last step's, those of the lowest validation loss, or those of the
+    """Weights that become the adapter: the last step's, those of the lowest validation loss, or those of the
     checkpoint that new prompts speak for; ``auto``: the lowest loss with ``patience``, else the last."""
     patience: Count = 0
     """End the run after so many validations without a new lowest loss; 0 never."""

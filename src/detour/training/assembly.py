@@ -14,6 +14,7 @@ from detour.adapters.arithmetic import stabilised_alpha
 from detour.adapters.attach import Attached, attach_new
 from detour.adapters.full import attach_full
 from detour.adapters.fused import use_fused
+from detour.adapters.reference_weights import attach_reference
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.hardware import torch_dtype
@@ -124,12 +125,32 @@ def compile_blocks(network: Any, *, backend: str = "inductor") -> None:
     network.compile_repeated_blocks(backend=backend)
 
 
-def attach_trainable(denoiser: Denoiser, layers: Sequence[AdaptableLayer], spec: ResolvedRun) -> Attached:
-    """Put a fresh adapter beside the layers and let it train through the fastest exact paths."""
+def attach_trainable(
+    denoiser: Denoiser,
+    layers: Sequence[AdaptableLayer],
+    spec: ResolvedRun,
+    *,
+    embedding_width: int | None = None,
+) -> Attached:
+    """Put a fresh adapter beside the layers and let it train through the fastest exact paths.
+
+    Args:
+        denoiser: of the run.
+        layers: that get one; an IP-Adapter stands beside every cross-attention.
+        spec: of the run.
+        embedding_width: of the pictures' embeddings, which an IP-Adapter reads.
+    """
     use_training_attention(denoiser.network, device=denoiser.device, dtype=denoiser.dtype)
     adapter, rank = spec.adapter, spec.adapter.rank
     if adapter.method == "full":
         return attach_full(denoiser.network, denoiser.part, layers, with_others=adapter.targets == "all")
+    if adapter.method == "reference":
+        assert embedding_width is not None, "an IP-Adapter reads embeddings"
+        made = attach_reference(
+            denoiser.network, denoiser.part, encoder_width=embedding_width, seed=spec.seed
+        )
+        use_frozen_paths(denoiser.network)
+        return made
     alpha = adapter.alpha
     attached = attach_new(
         denoiser.network,

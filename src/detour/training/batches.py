@@ -29,6 +29,8 @@ class Batch:
         mask: (N, 1, h, w) float32 of mean 1 a sample, how much each position counts; ``None``: all alike.
         size_ids: (N, 6) float32, original height and width, top and left of the crop, height and width: what SDXL is
             told. ``None``: squares of the run's own size.
+        shown: (N, width) float32, embedding of each sample's own picture, zero where it was dropped; ``None`` where no
+            IP-Adapter is trained.
     """
 
     latents: Tensor
@@ -40,6 +42,7 @@ class Batch:
     weights: Tensor | None = None
     mask: Tensor | None = None
     size_ids: Tensor | None = None
+    shown: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -89,6 +92,17 @@ class _Sample:
     picture: int
     view: int
     frame: int
+
+    def embedding(self, plan: BatchPlan, step: int) -> Tensor:
+        """The picture's embedding, or zero where it is dropped.
+
+        One number decides over text and picture: of the caption dropout, half is the text alone and half both, and as
+        much as one half is the picture alone; at 0.1 that is 5 % each (arXiv:2308.06721, section 4.1).
+        """
+        assert self.source.shown is not None, "an IP-Adapter is trained on embeddings"
+        embedding = self.source.shown[self.picture]
+        drop, number = plan.caption_dropout, chance_for(plan.seed, step, self.number, purpose="caption")
+        return torch.zeros_like(embedding) if 0.5 * drop <= number < 1.5 * drop else embedding
 
     def caption(self, plan: BatchPlan, step: int) -> str | None:
         if chance_for(plan.seed, step, self.number, purpose="caption") < plan.caption_dropout:
@@ -194,4 +208,5 @@ def _batch(plan: BatchPlan, data: TrainingData, samples: Sequence[_Sample], step
         weights=torch.tensor([s.source.weight_of(s.picture) for s in samples]),
         mask=stack_masks([s.source.mask_of(s.picture, s.view, s.frame) for s in samples], shape),
         size_ids=stack_size_ids([s.source.size_ids_of(s.picture, s.view, s.frame) for s in samples]),
+        shown=None if data.shown is None else torch.stack([s.embedding(plan, step) for s in samples]),
     )

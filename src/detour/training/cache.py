@@ -122,6 +122,7 @@ class TrainingData:
         shuffled: (N,) captions of each picture with its tags in other orders, shown in the caption's place; or empty.
         frames: (N,) the parts of each picture that were encoded; empty: one square each.
         masks: (N,) for each frame (1, h, w) float32 of mean 1, which positions count; an empty tuple: all alike.
+        shown: (N, width) float32 embeddings of the pictures, which an IP-Adapter is trained on; ``None`` for others.
         class_data: pictures of the subject's class, shown alternately with these; they have no class of their own.
     """
 
@@ -133,6 +134,7 @@ class TrainingData:
     shuffled: tuple[tuple[str, ...], ...] = ()
     frames: tuple[tuple[Frame, ...], ...] = ()
     masks: tuple[tuple[Tensor, ...], ...] = ()
+    shown: Tensor | None = None
     class_data: "TrainingData | None" = None
 
     @functools.cached_property

@@ -51,7 +51,7 @@ def check_data(spec: ResolvedRun, dataset: Dataset, base: "Base") -> list[str]:
 def latent_masks(
     dataset: Dataset, frames: tuple[tuple[Frame, ...], ...], spec: DataSpec, factor: int
 ) -> tuple[tuple[Tensor, ...], ...]:
-    """For each picture and frame (1, h, w) float32 of mean 1: how much each latent position counts.
+    """Weights of latent positions of each picture and frame: (1, h, w) float32 of mean 1.
 
     Args:
         dataset: N pictures.

@@ -88,10 +88,10 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
         return
     path = Path(spec.adapter.from_file)
     _content(path, spec.adapter.from_sha256)
-    first, live = read_adapter(path), attached.to_adapter()
+    first, target = read_adapter(path), attached.to_adapter()
     missing, extra = (
-        sorted(live.layers.keys() - first.layers.keys()),
-        sorted(first.layers.keys() - live.layers.keys()),
+        sorted(target.layers.keys() - first.layers.keys()),
+        sorted(first.layers.keys() - target.layers.keys()),
     )
     if missing or extra:
         said = (
@@ -103,8 +103,8 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
             f"{path}: has other layers than this run: the run {said} ({len(missing)} and {len(extra)} differ). Leave "
             "--targets and --text-rank to the file."
         )
-    words = {word: first.words.get(word, parts) for word, parts in live.words.items()}
-    fitted = {key: _at_scale(layer, live.layers[key]) for key, layer in first.layers.items()}
+    words = {word: first.words.get(word, parts) for word, parts in target.words.items()}
+    fitted = {key: _at_scale(layer, target.layers[key]) for key, layer in first.layers.items()}
     try:
         attached.load(Adapter(fitted, words=words))
     except AdapterError as error:
@@ -113,11 +113,11 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
         ) from error
 
 
-def _at_scale(layer: Layer, live: Layer) -> Layer:
-    """The same change at the alpha that is trained with: ``up`` is multiplied by what alpha is divided by."""
-    if not isinstance(layer, LoraLayer) or not isinstance(live, LoraLayer) or layer.alpha == live.alpha:
+def _at_scale(layer: Layer, target: Layer) -> Layer:
+    """Rescale ``up`` so that the layer has the same change at the alpha that is trained with."""
+    if not isinstance(layer, LoraLayer) or not isinstance(target, LoraLayer) or layer.alpha == target.alpha:
         return layer
-    return LoraLayer(down=layer.down, up=layer.up * (layer.alpha / live.alpha), alpha=live.alpha)
+    return LoraLayer(down=layer.down, up=layer.up * (layer.alpha / target.alpha), alpha=target.alpha)
 
 
 def _refuse_other_method(spec: RunSpec, adapter: Adapter, path: Path) -> None:
@@ -126,6 +126,8 @@ def _refuse_other_method(spec: RunSpec, adapter: Adapter, path: Path) -> None:
         raise ConfigError(
             f"--from {path}: --method full trains the base itself. Merge first: detour merge {path}."
         )
+    if spec.adapter.method == "reference":
+        raise ConfigError(f"--from {path}: --method reference starts at the base's own keys and values.")
     if spec.adapter.init in FROM_BASE:
         raise ConfigError(
             f"--from {path} with adapter.init {spec.adapter.init}: both say where the weights start. Leave one out."

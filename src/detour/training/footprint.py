@@ -63,7 +63,7 @@ class Footprint:
         )
 
 
-class LiveBytes(TorchDispatchMode):
+class AllocatedBytes(TorchDispatchMode):
     """Counts the bytes of all storages that operators make, while they live.
 
     Attributes:
@@ -73,11 +73,11 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.current = self.peak = 0
         self._sizes: dict[int, int] = {}
 
     def reset(self) -> None:
-        self.peak = self.live
+        self.peak = self.current
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -91,12 +91,12 @@ class LiveBytes(TorchDispatchMode):
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes()
-        self.live += self._sizes[key]
-        self.peak = max(self.peak, self.live)
+        self.current += self._sizes[key]
+        self.peak = max(self.peak, self.current)
         weakref.finalize(storage, self._drop, key)
 
     def _drop(self, key: int) -> None:
-        self.live -= self._sizes.pop(key)
+        self.current -= self._sizes.pop(key)
 
 
 def training_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
@@ -112,18 +112,18 @@ def training_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
     if spec.train.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     adapter = sum(4 * p.numel() for p in attached.parameters())
-    start = sum(4 * t.numel() for live in attached.trainable_layers for t in live.constants.values())
+    start = sum(4 * t.numel() for layer in attached.trainable_layers for t in layer.constants.values())
     with _shapes_only() as bytes_:
         _fill(network, dtype)
-        for live in attached.trainable_layers:
-            live.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in live.factors.items()}
-            live.constants = {name: torch.empty(t.shape) for name, t in live.constants.items()}
+        for layer in attached.trainable_layers:
+            layer.factors = {name: nn.Parameter(torch.empty(p.shape)) for name, p in layer.factors.items()}
+            layer.constants = {name: torch.empty(t.shape) for name, t in layer.constants.items()}
         for parameter in attached.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        weights = bytes_.live - 2 * adapter - start
+        weights = bytes_.current - 2 * adapter - start
         batch = _batch(base, denoiser, num=spec.train.batch, side_px=spec.data.resolution)
         bytes_.reset()
-        standing = bytes_.live
+        standing = bytes_.current
         batch_loss(denoiser, batch).backward()
         activations = bytes_.peak - standing
     kept = {
@@ -133,7 +133,7 @@ def training_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
         "gradients": adapter,
         "optimizer": int(OPTIMIZERS[spec.train.optim.name].state * adapter),
         "average": adapter if spec.train.ema else 0,
-        "text encoders": _live_text_bytes(base, spec),
+        "text encoders": _trained_text_bytes(base, spec),
         "activations": activations,
     }
     return Footprint("training", {name: size for name, size in kept.items() if size})
@@ -145,7 +145,7 @@ def encoding_footprint(base: "Base", spec: "ResolvedRun") -> Footprint:
     side = spec.data.resolution
     with _shapes_only() as bytes_:
         _fill(vae, torch.float32)
-        weights = bytes_.live
+        weights = bytes_.current
         pixels = torch.empty(ENCODE_BATCH, 3, side, side)
         bytes_.reset()
         encode_pictures(vae, pixels)
@@ -187,11 +187,11 @@ def proving_footprint(base: "Base", *, side_px: int, dtype: torch.dtype, picture
     decoder, decoding = _decoding(vae, base, side_px, pictures, dtype)
     with _shapes_only() as bytes_:
         _fill(network, dtype)
-        weights = bytes_.live
+        weights = bytes_.current
         denoiser = make_denoiser(base, network, device="cpu", dtype=dtype, autocast=True)
         batch = _batch(base, denoiser, num=2 * pictures, side_px=side_px)
         bytes_.reset()
-        standing = bytes_.live
+        standing = bytes_.current
         with torch.no_grad():
             denoiser.predict(batch.latents, batch.times, batch.text)
         activations = bytes_.peak - standing
@@ -219,7 +219,7 @@ def process_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _live_text_bytes(base: "Base", spec: "ResolvedRun") -> int:
+def _trained_text_bytes(base: "Base", spec: "ResolvedRun") -> int:
     """Text encoders that stay loaded because they train: weights, and what one micro-batch of captions keeps."""
     if not trains_text(spec):
         return 0
@@ -244,7 +244,7 @@ def _decoding(
         dtype = torch.float32
     with _shapes_only() as bytes_:
         _fill(vae, dtype)
-        weights = bytes_.live
+        weights = bytes_.current
         shape = (min(batch, pictures_in_pass(size, size)), base.latent_channels, side, side)
         latents = torch.empty(shape, dtype=dtype)
         bytes_.reset()
@@ -254,11 +254,11 @@ def _decoding(
 
 
 @contextlib.contextmanager
-def _shapes_only() -> Iterator[LiveBytes]:
+def _shapes_only() -> Iterator[AllocatedBytes]:
     """Give tensors a device, a dtype and a shape inside the block, and no storage; so matrix products take no time."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as bytes_:
+    with FakeTensorMode(allow_non_fake_inputs=True), AllocatedBytes() as bytes_:
         yield bytes_
 
 

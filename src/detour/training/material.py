@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from detour.bases.hardware import t5_dtype
+from detour.bases.image_encoder import ImageEncoder
 from detour.data.folder import Dataset
 from detour.data.framing import Frame, Framing
 from detour.entry_store import EntryStore
@@ -18,8 +20,8 @@ from detour.specs import DataSpec
 from detour.training.cache import LatentSource, TextCache, TextSource, TrainingData, cache_text
 from detour.training.cropped_latents import cache_cropped
 from detour.training.data_fit import framing_of, latent_masks
-from detour.training.live_text import LiveText
 from detour.training.stored import Lazy, StoredText, open_store, store_latents, store_text, stored_encoder
+from detour.training.trained_text import TrainedText
 
 if TYPE_CHECKING:
     from detour.bases.base import Base
@@ -48,7 +50,7 @@ class Material:
 
     train: TrainingData
     held_out: TrainingData | None
-    text: TextCache | StoredText | LiveText
+    text: TextCache | StoredText | TrainedText
     too_long: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -63,12 +65,13 @@ def load_material(
     class_pictures: Dataset | None = None,
     class_weight: float = 1.0,
     other_prompts: Sequence[str] = (),
-    live_text: torch.dtype | None = None,
+    trained_text_dtype: torch.dtype | None = None,
+    image_encoder: ImageEncoder | None = None,
     on_picture: OnPicture | None = None,
 ) -> Material:
     """Encode all pictures and texts; VAE and text encoders are gone from memory when this returns.
 
-    With ``live_text`` the text encoders stay, in that precision, because they train.
+    With ``trained_text_dtype`` the text encoders stay, in that precision, because they train.
 
     Args:
         base: whose VAE and text encoders are used, in float32.
@@ -79,7 +82,8 @@ def load_material(
         class_pictures: of the subject's class, for prior preservation.
         class_weight: loss weight of each of them.
         other_prompts: prompts whose states are wanted besides the captions.
-        live_text: precision of text encoders that train; ``None`` where they do not.
+        trained_text_dtype: precision of text encoders that train; ``None`` where they do not.
+        image_encoder: makes the embeddings that an IP-Adapter is trained on; ``None`` where none is.
         on_picture: told of every few pictures.
 
     Raises:
@@ -98,15 +102,15 @@ def load_material(
         caption for part in parts.values() for example in part.examples for caption in example.shuffled
     ]
     prompts = [*captions, *shuffled, *other_prompts]
-    text: TextCache | StoredText | LiveText
-    if live_text is not None:
-        stage = base.load_text(live_text, device)
-        text, too_long = LiveText(stage), stage.too_long([*captions, *other_prompts])
+    text: TextCache | StoredText | TrainedText
+    if trained_text_dtype is not None:
+        stage = base.load_text(trained_text_dtype, device)
+        text, too_long = TrainedText(stage), stage.too_long([*captions, *other_prompts])
     else:
         text, too_long = _encode_text(base, prompts, [*captions, *other_prompts], device, store)
     assert "train" in latents, "a training set has at least one picture"
     data = {
-        name: _data(parts[name], encoded, frames[name], text, spec, base.latent_factor)
+        name: _data(parts[name], encoded, frames[name], text, spec, base.latent_factor, image_encoder)
         for name, encoded in latents.items()
     }
     return Material(
@@ -218,6 +222,7 @@ def _data(
     text: TextSource,
     spec: DataSpec,
     factor: int,
+    image_encoder: ImageEncoder | None,
 ) -> TrainingData:
     return TrainingData(
         latents=latents,
@@ -228,4 +233,12 @@ def _data(
         shuffled=tuple(example.shuffled for example in dataset.examples),
         frames=frames,
         masks=latent_masks(dataset, frames, spec, factor),
+        shown=None if image_encoder is None else _embeddings(dataset, image_encoder, spec),
     )
+
+
+def _embeddings(dataset: Dataset, encoder: ImageEncoder, spec: DataSpec) -> torch.Tensor:
+    """(N, width) float32: each picture as the image encoder sees it, whole and not mirrored."""
+    opened = (example.open(max_megapixels=spec.max_megapixels) for example in dataset.examples)
+    found = [encoder.with_none(np.asarray(image, dtype=np.uint8), pooled=True)[1] for image in opened]
+    return torch.stack(found).float().cpu()

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detour.adapter_methods import FROM_BASE, facts_of
+from detour.bases.image_encoder import own_image_encoder, read_encoder_config
 from detour.errors import ConfigError
 from detour.specs import AdapterSpec, RunSpec
 from detour.specs.resolved import ResolvedAdapter
@@ -39,6 +41,8 @@ def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dic
     name = method_name(spec.adapter)
     if name == "full":
         targets = "all"
+    elif name == "reference":
+        targets = "cross-attn"
     elif name in FROM_BASE and targets == "all":
         targets = "linear"
     rate = FROM_BASE[name] if name in FROM_BASE else facts_of(name).rate
@@ -69,6 +73,11 @@ def method_notes(spec: AdapterSpec) -> list[str]:
             "Full fine-tuning, for comparison: the base's own weights are trained and saved whole, no adapter comes "
             "out. Weights, gradients and two moments take 16 bytes a parameter; rank and alpha mean nothing here."
         ]
+    if spec.method == "reference":
+        return [
+            "An IP-Adapter of the plain kind: 4 tokens of each picture's embedding, read by a second pair of keys and "
+            "values beside every cross-attention. Rank, alpha and targets mean nothing here."
+        ]
     return [f"Method {method_name(spec)} trains on its own layers; the fused path is for plain LoRA alone."]
 
 
@@ -81,6 +90,10 @@ def check_method(spec: RunSpec, base: "Base") -> None:
     adapter, name = spec.adapter, method_name(spec.adapter)
     if adapter.method == "full":
         _check_full(spec, base)
+    if adapter.method == "reference":
+        _check_reference(spec, base)
+    elif adapter.image_encoder:
+        raise ConfigError("adapter.image_encoder is for --method reference. Leave it out.")
     if adapter.formats and adapter.method == "full":
         raise ConfigError(
             "adapter.formats: --method full leaves a base and no adapter file. Leave --format out."
@@ -113,6 +126,48 @@ def check_method(spec: RunSpec, base: "Base") -> None:
         )
     if adapter.lokr_factor and adapter.method != "lokr":
         raise ConfigError(f"adapter.lokr_factor is {adapter.lokr_factor}, but this is {name}. Set it to 0.")
+
+
+def _check_reference(spec: RunSpec, base: "Base") -> None:
+    if base.family.network_part != "unet":
+        raise ConfigError(
+            f"--method reference is for UNets, and the network of base '{base.name}' is a transformer. Use a base of "
+            "Stable Diffusion 1.5 or XL."
+        )
+    without = {
+        "adapter.formats": bool(spec.adapter.formats),
+        "adapter.from_file": bool(spec.adapter.from_file),
+        "adapter.text_encoder.rank": bool(spec.adapter.text_encoder.rank),
+        "adapter.tokens.words": bool(spec.adapter.tokens.words),
+        "base.quantize": spec.base.quantize != "none",
+        "train.gradient_checkpointing": spec.train.gradient_checkpointing,
+        "validate.ship = best_proof": spec.validate_.ship == "best_proof",
+        "sample.every": bool(spec.sample.every),
+    }
+    taken = next((setting for setting, used in without.items() if used), None)
+    if taken is not None:
+        raise ConfigError(f"{taken} has no meaning with --method reference. Leave it out.")
+    reference_encoder(spec, base)
+
+
+def reference_encoder(spec: RunSpec, base: "Base") -> Path:
+    """The folder of the image encoder that an IP-Adapter in training reads.
+
+    Raises:
+        ConfigError: none was named, and the base has none.
+        BaseError: the one that was named cannot be read.
+    """
+    if spec.adapter.image_encoder:
+        folder = Path(spec.adapter.image_encoder).expanduser()
+        read_encoder_config(folder)
+        return folder
+    own = own_image_encoder(base.folder)
+    if own is None:
+        raise ConfigError(
+            f"--method reference reads an image encoder, and base '{base.name}' has none of its own. Name its folder "
+            "with --set adapter.image_encoder=FOLDER (a CLIPVisionModelWithProjection in transformers layout)."
+        )
+    return own
 
 
 def _check_full(spec: RunSpec, base: "Base") -> None:

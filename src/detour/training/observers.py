@@ -117,7 +117,7 @@ class NoLog(MetricsLog):
         self._last = time.perf_counter()
 
     def write(self, _line: Mapping[str, Any]) -> None:
-        """Nothing: the first process writes it."""
+        """Write nothing, because the first process writes the line."""
 
     def sync(self) -> None:
         """Do nothing: there is no file to make durable."""
@@ -244,7 +244,7 @@ class Checkpointer:
         every: int,
         keep: int,
         steps: int,
-        wish: StopRequest,
+        stop: StopRequest,
         log: MetricsLog,
         validator: Validator,
         facts: Mapping[str, Any],
@@ -255,21 +255,21 @@ class Checkpointer:
         self._keep_adapter = keep_adapter
         self._run_folder = run_folder
         self._every, self._keep, self._steps = every, keep, steps
-        self._wish, self._log, self._validator = wish, log, validator
+        self._stop, self._log, self._validator = stop, log, validator
         self._facts = dict(facts)
 
     def on_step(self, state: TrainState, report: StepReport) -> None:
         due = bool(self._every) and report.step % self._every == 0
         best = report.step == self._validator.best_step
         last = report.step == self._steps or state.enough
-        stop = self._processes.any_of(self._wish.wanted)
+        stop = self._processes.any_of(self._stop.wanted)
         if (due or best or last) and self._keep_adapter is not None and self._processes.first:
             with state.as_shipped():
                 self._keep_adapter(report.step)
         if due or best or last or stop:
             self.save(state)
         if stop:
-            raise self._wish.error(f"stopped after step {report.step} of {self._steps}; everything is saved.")
+            raise self._stop.error(f"stopped after step {report.step} of {self._steps}; everything is saved.")
 
     def save(self, state: TrainState) -> None:
         """Write the state as it is now.

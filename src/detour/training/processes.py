@@ -30,7 +30,7 @@ pictures. A process that dies is noticed at once, because its connection closes 
 
 @dataclass(frozen=True)
 class Processes:
-    """Who this process is among those that train together, and what they can say to each other.
+    """This process among those that train together, and the values that they exchange.
 
     Every method that says something must be called by all of them, in the same order.
     """
@@ -66,9 +66,9 @@ class Processes:
             torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any_of(self, wish: bool) -> bool:
+    def any_of(self, request: bool) -> bool:
         """Whether any process requests it."""
-        requests = torch.tensor([float(wish)], device=_device())
+        requests = torch.tensor([float(request)], device=_device())
         self.add_up(requests)
         return bool(requests.item())
 

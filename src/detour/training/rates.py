@@ -30,7 +30,7 @@ def learning_rate(
 
 
 FEW_STEPS_A_CYCLE = 10
-"""Below so many steps between two restarts the rate jumps more often than it falls."""
+"""Number of steps between two restarts below which the rate jumps more often than it falls."""
 
 
 def schedule_fault(kind: str, *, warmup: int, steps: int, cycles: int) -> str:

@@ -65,7 +65,9 @@ def lacks_only_its_proof(run_folder: Path) -> bool:
         RunError: no run there.
     """
     trained = read_state(run_folder).get("state") == "finished"
-    return trained and not (run_folder / "proof.json").exists()
+    if not trained or (run_folder / "proof.json").exists():
+        return False
+    return read_settings(run_folder).adapter.method != "reference"  # which is proved by its pictures alone
 
 
 def read_settings(run_folder: Path) -> RunSpec:
@@ -204,6 +206,19 @@ def refuse_changed_base(run_folder: Path, checkpoint: Checkpoint, base_sha256: s
         raise RunError(
             f"{run_folder}: the base's weights are not those that the run began with. "
             "Put them back, or train under a new --name."
+        )
+
+
+def refuse_changed_references(run_folder: Path, checkpoint: Checkpoint, shown_sha256: str) -> None:
+    """Stop when the image encoder gives other embeddings than those of the run.
+
+    Raises:
+        RunError: they differ.
+    """
+    if checkpoint.facts.get("shown") != shown_sha256:
+        raise RunError(
+            f"{run_folder}: the image encoder gives other embeddings than those that the run began with. Put it back, "
+            "or train under a new --name."
         )
 
 

@@ -29,7 +29,9 @@ def batch_loss(denoiser: Denoiser, batch: Batch, objective: Objective = PLAIN) -
     latents, noise = batch.latents.to(device), batch.noise.to(device)
     times = batch.times.to(device)
     seen = noise if batch.seen_noise is None else batch.seen_noise.to(device)
-    prediction = denoiser.predict(process.mix(latents, seen, times), times, batch.text, batch.size_ids)
+    shown = {} if batch.shown is None else {"shown": batch.shown}
+    noisy = process.mix(latents, seen, times)
+    prediction = denoiser.predict(noisy, times, batch.text, batch.size_ids, **shown)
     return objective.loss(
         prediction,
         process.target(latents, noise, times),

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that closes as a wish that the loop grants after the running step."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop, which the loop obeys after the running step."""
 
 import signal
 import threading
@@ -34,26 +34,26 @@ def _stops() -> list[int]:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch the first Ctrl-C, SIGTERM or SIGHUP as a wish; the second one acts at once.
+    """Catch the first Ctrl-C, SIGTERM or SIGHUP as a request to stop; the second one acts at once.
 
-    Outside the main thread, where Python delivers no signals, the wish can only be set by hand.
+    Outside the main thread, where Python delivers no signals, the request can only be set by hand.
     """
-    wish = StopRequest()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield stop
         return
     before = {number: signal.getsignal(number) for number in _stops()}
 
     def first(number: int, _frame: FrameType | None) -> None:
-        wish.wanted = True
-        wish.error = Interrupted if number == signal.SIGINT else Terminated
+        stop.wanted = True
+        stop.error = Interrupted if number == signal.SIGINT else Terminated
         for one in before:
             signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
 
     try:
         for number in before:
             signal.signal(number, first)
-        yield wish
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -95,7 +95,7 @@ def attach_text(models: Mapping[str, nn.Module], targets: TextTargets, spec: Res
     """Put a fresh adapter beside the chosen layers of each encoder; all of them freeze."""
     adapter, text = spec.adapter, spec.adapter.text_encoder
     alpha = float(text.alpha)
-    if adapter.method == "full":  # of the UNet alone
+    if adapter.method == "full" or adapter.method == "reference":  # of the UNet alone
         return []
     return [
         attach_new(

@@ -90,4 +90,5 @@ def _batch(pairs: list[tuple[int, float]], data: TrainingData, seed: int, proces
         pictures=tuple(pictures),
         mask=stack_masks([data.mask_of(picture, 0, 0) for picture in pictures], noise[0].shape),
         size_ids=stack_size_ids([data.size_ids_of(picture, 0, 0) for picture in pictures]),
+        shown=None if data.shown is None else data.shown[pictures],
     )

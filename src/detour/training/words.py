@@ -75,7 +75,7 @@ def _check_word(word: str, start: str, tokenizers: Mapping[str, Any], base: str)
 
 
 def new_vectors(stage: TextStage, tokens: TokensSpec) -> dict[str, dict[str, nn.Parameter]]:
-    """For each word and text part vectors that start as the embeddings of the word that was named.
+    """Make vectors for each word and text part that start as the embeddings of the word that was named.
 
     One vector starts at the mean where that word is several tokens; more vectors take its tokens in turn.
 

@@ -1,4 +1,4 @@
-"""Whether an adapter's pictures keep to the base's of the same prompts: no reading of words is needed for that."""
+"""Measures whether an adapter's pictures match the base's of the same prompts, which needs no reading of words."""
 
 from detour.evaluation.compared import Compared
 from detour.evaluation.metric import Measured, Metric
@@ -6,7 +6,7 @@ from detour.evaluation.reading import centred
 
 
 def measure(given: Measured) -> Compared | None:
-    """Share of each side's pictures whose nearest picture of the base's is that of their own prompt and seed.
+    """Share of each side's pictures whose nearest picture of the base has the same prompt and seed.
 
     Features are taken less the mean of the side's other pictures, for a style moves all of its pictures the same way.
     """

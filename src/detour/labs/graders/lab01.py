@@ -12,10 +12,10 @@ from detour.labs.grading import Grade, Grader, near, right, wrong
 
 RANKS = (4, 8, 16)
 SHARE_TOLERANCE = 2e-5
-"""Of a percentage, as the task states it; the share of the base alone is 9e-5 away."""
+"""Tolerance in per cent, as the task states it; the share of the base alone is 9e-5 away."""
 
 COPIED = 1_476_608
-"""What is copied for rank 4 beside all attention of SD 1.5, and is not so."""
+"""Figure that many sites quote for rank 4 beside all attention of SD 1.5, and that is wrong."""
 
 
 @cache

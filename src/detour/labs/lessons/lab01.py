@@ -26,23 +26,6 @@ from detour.labs import check, compare_with, predict, show
 from detour.verbs.explain.inspection import inspect_base, plot_unet
 
 # %% [markdown]
-# ## Predict
-#
-# - **suffix**: Stable Diffusion 1.5 has 16 transformer blocks. Tutorials call `to_q`, `to_k`, `to_v` "the
-#   cross-attention layers". How many layers do these three names match?
-# - **share**: A rank-4 adapter beside every attention layer of Stable Diffusion 1.5 (860 million parameters): what
-#   percentage of all parameters is it?
-
-# %%
-# BEGIN SOLUTION
-# Write your two predictions between the quotes.
-# PLACEHOLDER: predict("suffix", "")
-# PLACEHOLDER: predict("share", "")
-predict("suffix", "16 times 3, so 48")
-predict("share", "about one percent")
-# END SOLUTION
-
-# %% [markdown]
 # ## Reason: two kinds of attention
 #
 # A transformer block of the UNet has two attention layers. In `attn1` the places of the picture look at each other
@@ -66,6 +49,13 @@ for layer in layers:
 #
 # Collect the names of all four cross-attention projections, in all blocks.
 
+# %% [markdown]
+# **Predict** (`cross_attention`). What share of all layers that could take an adapter reads the text (four
+# projections in every `attn2`)?
+
+# %%
+predict("cross_attention", "half of them")
+
 # %%
 # BEGIN SOLUTION
 # A list of the paths of all cross-attention projections; each layer has a .path.
@@ -77,12 +67,20 @@ names = [
 ]
 # END SOLUTION
 check(1, "cross_attention", {"base": BASE, "names": names})
+compare_with("cross_attention", f"{len(names)} of {len(layers)} layers, {len(names) / len(layers):.0%}")
 
 # %% [markdown]
 # ## Do: what a rank costs
 #
 # Beside a frozen weight `W` of shape (out, in) stand two thin matrices: `down` of shape (rank, in) and `up` of shape
 # (out, rank). How many parameters is that?
+
+# %% [markdown]
+# **Predict** (`lora_parameters`). A layer has 320 × 320 weights. How many per cent of that does a detour of rank 4
+# add?
+
+# %%
+predict("lora_parameters", "1 %, for 4 is about a hundredth of 320")
 
 
 # %%
@@ -96,9 +94,19 @@ def lora_parameters(in_features, out_features, rank):
 
 
 check(1, "lora_parameters", lora_parameters)
+compare_with(
+    "lora_parameters",
+    f"{lora_parameters(320, 320, 4):,} beside {320 * 320:,}, {lora_parameters(320, 320, 4) / 320**2:.1%}",
+)
 
 # %% [markdown]
 # Now the whole adapter: beside all cross-attention projections that you found, at rank 4, 8 and 16.
+
+# %% [markdown]
+# **Predict** (`adapter_parameters`). How many times larger is the whole adapter at rank 16 than at rank 4?
+
+# %%
+predict("adapter_parameters", "16 times, for both matrices grow")
 
 # %%
 widths = {layer.path: (layer.in_features, layer.out_features) for layer in layers}
@@ -108,6 +116,9 @@ widths = {layer.path: (layer.in_features, layer.out_features) for layer in layer
 counts = {rank: sum(lora_parameters(*widths[name], rank) for name in names) for rank in (4, 8, 16)}
 # END SOLUTION
 check(1, "adapter_parameters", {"base": BASE, "counts": counts})
+compare_with(
+    "adapter_parameters", f"{counts[16] / counts[4]:g} times: {counts[4]:,} and {counts[16]:,} parameters"
+)
 
 # %%
 inspection = inspect_base(BASE, targets="cross-attn", ranks=(4, 8, 16))
@@ -125,6 +136,13 @@ for cost in inspection.costs[:3]:
 # Now Stable Diffusion 1.5, from its settings alone. `select(layers, "to_q,to_k,to_v")` gives the layers whose names end
 # so; `select(layers, "attn2.to_q,attn2.to_k,attn2.to_v")` asks for one kind alone.
 
+# %% [markdown]
+# **Predict** (`bare_suffix`). Stable Diffusion 1.5 has 16 transformer blocks. Tutorials call `to_q`, `to_k`, `to_v`
+# "the cross-attention layers". How many layers do these three names match?
+
+# %%
+predict("bare_suffix", "16 times 3, so 48")
+
 # %%
 sd15 = adaptable_layers(open_base("sd15", weights=False).meta_network())
 # BEGIN SOLUTION
@@ -136,7 +154,7 @@ matched = {
 }
 # END SOLUTION
 check(1, "bare_suffix", matched)
-compare_with("suffix", f"{matched['bare']}, of which {matched['cross']} are cross-attention")
+compare_with("bare_suffix", f"{matched['bare']}, of which {matched['cross']} are cross-attention")
 
 # %% [markdown]
 # ## Do: a figure that is copied
@@ -144,6 +162,13 @@ compare_with("suffix", f"{matched['bare']}, of which {matched['cross']} are cros
 # For Stable Diffusion 1.5, rank 4 and the four projections of *all* attention layers, one reads everywhere:
 # "1,476,608 trainable parameters, 0.1718 %". Count them. The share is that of base and adapter together; the base's
 # UNet has 859,520,964 parameters. Give it to five decimals of a per cent at least: 0.00002 off is still right.
+
+# %% [markdown]
+# **Predict** (`copied_figure`). A rank-4 adapter beside every attention layer of Stable Diffusion 1.5 (860 million
+# parameters): what percentage of all parameters is it?
+
+# %%
+predict("copied_figure", "about one per cent")
 
 # %%
 # BEGIN SOLUTION
@@ -153,7 +178,7 @@ parameters = sum(lora_parameters(layer.in_features, layer.out_features, 4) for l
 claim = {"parameters": parameters, "percent": 100 * parameters / (859_520_964 + parameters)}
 # END SOLUTION
 check(1, "copied_figure", claim)
-compare_with("share", f"{claim['percent']:.4f} %, {claim['parameters']:,} parameters")
+compare_with("copied_figure", f"{claim['percent']:.4f} %, {claim['parameters']:,} parameters")
 
 # %% [markdown]
 # Another sentence that is copied: "SD 1.5 has cross-attention only at 16×16 and 32×32". The inspection knows the size
@@ -171,8 +196,15 @@ for block in whole.blocks:
 #
 # ## Do: size on disk
 #
-# A file has two bytes a parameter in fp16, and a header. Before you look: how many bytes do the factors of your rank-4
-# cross-attention adapter of this base take in fp16?
+# A file has two bytes a parameter in fp16, and a header. How many bytes do the factors of your rank-4 cross-attention
+# adapter of this base take in fp16?
+
+# %% [markdown]
+# **Predict** (`file_bytes`). The file in fp16 beside the bytes of its factors alone: as large, a little larger, twice
+# as large?
+
+# %%
+predict("file_bytes", "as large")
 
 # %%
 # BEGIN SOLUTION
@@ -192,7 +224,11 @@ with tempfile.TemporaryDirectory() as folder:
     on_disk = path.stat().st_size
 attached.detach()
 del real, attached  # the only weights that this lab loads; they leave memory here
-print(f"{on_disk:,} bytes on disk, of which {factor_bytes:,} are factors; the rest is names and metadata")
+compare_with(
+    "file_bytes",
+    f"{on_disk:,} bytes on disk for {factor_bytes:,} of factors, {on_disk / factor_bytes:.2f} times as many",
+)
+print(f"{on_disk - factor_bytes:,} bytes are names and metadata")
 
 # %% [markdown]
 # ## The picture

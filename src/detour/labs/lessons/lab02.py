@@ -36,26 +36,17 @@ show(
 print(f"'{example.caption}'")
 
 # %% [markdown]
-# ## Predict
+# ## Do: the shapes
 #
-# - **timestep**: The same picture, the same weights, no training in between: how much does the loss differ between a
-#   little noise (timestep 50) and a lot (timestep 950)?
-# - **zero**: An adapter has a `down` and an `up` in every layer. After the very first backward pass, which share of its
-#   tensors has a gradient that is not zero?
-
-# %%
-# BEGIN SOLUTION
-# Write your two predictions between the quotes.
-# PLACEHOLDER: predict("timestep", "")
-# PLACEHOLDER: predict("zero", "")
-predict("timestep", "not much: it is the same picture")
-predict("zero", "all of them, they are all trained")
-# END SOLUTION
-
-# %% [markdown]
-# And the shapes, which are graded. The batch is one picture. What you need: pictures have 3 channels; the VAE shrinks
+# The batch is one picture. What you need: pictures have 3 channels; the VAE shrinks
 # each side by `latent_factor` and has `latent_channels` channels; a prompt has 77 tokens, each a vector of
 # `cross_attention_width` numbers; the UNet's answer has the shape of what it was asked.
+
+# %% [markdown]
+# **Predict** (`shapes`). How many times fewer numbers are the latents than the pixels?
+
+# %%
+predict("shapes", "eight times, for the VAE shrinks by eight")
 
 # %%
 print(f"picture side {opened.native_size_px}, latent factor {opened.latent_factor}")
@@ -72,6 +63,9 @@ shapes = {
 }
 # END SOLUTION
 check(2, "shapes", {"base": BASE, "shapes": shapes})
+compare_with(
+    "shapes", f"{torch.Size(shapes['pixels']).numel() / torch.Size(shapes['latents']).numel():g} times fewer"
+)
 
 # %% [markdown]
 # ## Reason: from the picture to latents
@@ -84,6 +78,13 @@ check(2, "shapes", {"base": BASE, "shapes": shapes})
 #
 # `vae.encode(pixels).latent_dist` has `.mean` and `.std`; `vae.config.scaling_factor` is the factor. `noise` is
 # standard normal, with the shape of the mean.
+
+# %% [markdown]
+# **Predict** (`to_latents`). The scaling factor is there to bring the variance of latents near one. Is it between 0.9
+# and 1.1 for this one picture?
+
+# %%
+predict("to_latents", "yes, exactly one")
 
 
 # %%
@@ -109,13 +110,22 @@ text_stage = opened.load_text(device=DEVICE)
 text = text_stage.encode([example.caption]).to(DEVICE)
 del text_stage
 print(f"pixels {tuple(pixels.shape)}, latents {tuple(latents.shape)}, text {tuple(text.states.shape)}")
-print(f"latents: mean {latents.mean():.2f}, variance {latents.var():.2f}")
+spread = float(latents.var())
+inside = "inside" if 0.9 < spread < 1.1 else "outside"
+compare_with("to_latents", f"variance {spread:.2f}, {inside} that range; mean {latents.mean():.2f}")
 
 # %% [markdown]
 # ## Do: the loss
 #
 # The UNet is shown noisy latents and asked for the noise. The loss is the mean squared difference.
 # `predict_noise(noisy, timestep)` asks the UNet; `alphas[timestep]` is `ᾱ`.
+
+# %% [markdown]
+# **Predict** (`diffusion_loss`). The same picture, the same weights, no training in between: how much does the loss
+# differ between a little noise (timestep 50) and a lot (timestep 950)?
+
+# %%
+predict("diffusion_loss", "not much: it is the same picture")
 
 
 # %%
@@ -151,7 +161,8 @@ axes.set_ylabel("loss, same picture and weights")
 axes.set_ylim(bottom=0)
 show(figure, alt="The loss over the timestep: high where there is little noise and low where there is much.")
 compare_with(
-    "timestep", f"{losses[0]:.3f} at timestep 50, {losses[-1]:.3f} at 950: {losses[0] / losses[-1]:.0f} times"
+    "diffusion_loss",
+    f"{losses[0]:.3f} at timestep 50, {losses[-1]:.3f} at 950: {losses[0] / losses[-1]:.0f} times",
 )
 
 # %% [markdown]
@@ -163,6 +174,13 @@ compare_with(
 #
 # Now the adapter: rank 4 beside every attention layer. `down` starts at random and `up` at zero. One backward pass; the
 # update waits.
+
+# %% [markdown]
+# **Predict** (`gradients`). An adapter has a `down` and an `up` in every layer. After the very first backward pass,
+# which share of its tensors has a gradient that is not zero?
+
+# %%
+predict("gradients", "all of them, they are all trained")
 
 # %%
 if "attached" in globals():  # this cell ran before: begin with the base again
@@ -186,7 +204,7 @@ with_gradient = {
 # END SOLUTION
 check(2, "gradients", {"base": BASE, "counts": with_gradient})
 num = 2 * len(attached.factors)
-compare_with("zero", f"{with_gradient['down'] + with_gradient['up']} of {num} tensors")
+compare_with("gradients", f"{with_gradient['down'] + with_gradient['up']} of {num} tensors")
 
 # %% [markdown]
 # ## Reason: why half of them are zero
@@ -197,6 +215,12 @@ compare_with("zero", f"{with_gradient['down'] + with_gradient['up']} of {num} te
 #
 # The second one is multiplied by `up`. Write both for a whole batch: `x` is (N, in), `g` is (N, out), `down` is
 # (rank, in), `up` is (out, rank).
+
+# %% [markdown]
+# **Predict** (`hand_gradients`). After one small update of `up`, how many of the `down`s will have a gradient?
+
+# %%
+predict("hand_gradients", "a few")
 
 
 # %%
@@ -225,13 +249,24 @@ second = diffusion_loss(predict_noise, latents, noise, 500, alphas)
 second.backward()
 alive = sum(bool(down.grad.abs().max() > 0) for down, _ in attached.factors.values())
 print(f"the same loss: {loss.item():.4f} before, {second.item():.4f} after one step")
-print(f"downs with a gradient: {alive} of {len(attached.factors)}")
-print(f"base tensors with a gradient: {sum(one.grad is not None for one in base_tensors)}")
+touched = sum(one.grad is not None for one in base_tensors)
+compare_with(
+    "hand_gradients", f"{alive} of {len(attached.factors)} downs, and {touched} of the base's tensors"
+)
 
 # %% [markdown]
-# ## A language model beside it
+# **Predict** (`same`). The same data a second time, with nothing learned in between: does the loss of a language
+# model change, and that of a diffusion model?
+
+# %%
+predict("same", "both stay as they are")
+
+# %% [markdown]
+# ## A language model beside it, line by line
 #
-# The same adapter code beside a language model. It is tiny and random: what counts here is the step, not the words.
+# The same step twice: left a language model, right the UNet. The language model is tiny and random, because what counts
+# here is the step and not the words. What differs between the two is one function, `loss_of`; everything else is the
+# same code.
 
 # %%
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -240,27 +275,58 @@ torch.manual_seed(SEED)  # weights of the tiny model
 config = LlamaConfig(
     vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
 )
-llm = LlamaForCausalLM(config)
-beside = attach_new(
-    llm, "text_encoder", select(adaptable_layers(llm), "q_proj,v_proj"), rank=4, alpha=4.0, seed=SEED
-)
-tokens = torch.tensor([list(example.caption.encode())])
-logits = llm(tokens[:, :-1]).logits
-llm_loss = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:])
-llm_loss.backward()
-zero = sum(bool(down.grad.abs().max() == 0) for down, _ in beside.factors.values())
-print(f"tokens {tuple(tokens.shape)} -> logits {tuple(logits.shape)} -> loss {llm_loss.item():.2f}")
-print(f"downs without a gradient at the start: {zero} of {len(beside.factors)}, as in the UNet")
-beside.detach()
-del llm, beside
+llm = LlamaForCausalLM(config).to(DEVICE)
+tokens = torch.tensor([list(example.caption.encode())], device=DEVICE)
+
+
+def llm_loss(_step):
+    """The next token is asked for, at every place of the text; nothing is drawn at random."""
+    logits = llm(tokens[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:])
+
+
+def unet_loss(step):
+    """The noise is asked for; noise and timestep are drawn anew in every step."""
+    drawn = noise_for(SEED, step, 1, tuple(latents.shape)).to(DEVICE)
+    return diffusion_loss(predict_noise, latents, drawn, (50, 950)[step % 2], alphas)
+
+
+def one_step(beside, loss_of):
+    """Loss, backward, update, loss again: the same lines for both."""
+    optimizer = torch.optim.AdamW(beside.parameters(), lr=1e-3)
+    asked_twice = [float(loss_of(step).detach()) for step in (0, 1)]
+    loss_of(0).backward()
+    silent = sum(bool(down.grad.abs().max() == 0) for down, _ in beside.factors.values())
+    optimizer.step()
+    optimizer.zero_grad()
+    after = float(loss_of(0).detach())
+    return {
+        "layers with an adapter": f"{len(beside.factors)}",
+        "downs without a gradient": f"{silent}",
+        "the loss, step 0": f"{asked_twice[0]:.4f}",
+        "the loss, step 1, nothing learned": f"{asked_twice[1]:.4f}",
+        "step 0 again after one update": f"{after:.4f}",
+    }
+
+
+attached.detach()
+attached = attach_new(unet, "unet", chosen, rank=4, alpha=4.0, seed=SEED)
+llm_layers = select(adaptable_layers(llm), "q_proj,v_proj")
+beside = attach_new(llm, "text_encoder", llm_layers, rank=4, alpha=4.0, seed=SEED)
+left, right = one_step(beside, llm_loss), one_step(attached, unet_loss)
+print(f"{'':34}{'language model':>16}{'UNet':>12}")
+for line in left:
+    print(f"{line:34}{left[line]:>16}{right[line]:>12}")
 
 # %% [markdown]
-# | | language model | diffusion |
+# | line | language model | diffusion |
 # |---|---|---|
-# | what goes in | tokens of a text | noisy latents, a timestep, text states |
-# | what is asked | the next token | the noise |
-# | loss | cross-entropy over the vocabulary | mean squared error over latents |
-# | new at every step | the texts | the pictures, *and* timestep, noise, latent draw |
+# | what goes in | `tokens[:, :-1]` | `√ᾱ · latents + √(1 − ᾱ) · noise`, the timestep, text states |
+# | what comes out | `logits`, a number for each word of the vocabulary | `sample`, a number for each latent |
+# | what it is held against | `tokens[:, 1:]` | `noise` |
+# | loss | `cross_entropy(logits, tokens)` | `(sample − noise)².mean()` |
+# | drawn anew at every step | the texts | the pictures, *and* timestep, noise, latent draw |
+# | `loss.backward(); optimizer.step()` | the same | the same |
 # | frozen beside the step | nothing else | VAE and text encoder, which can leave memory |
 #
 # Which of these are the same in both? Answer `True` for the same, `False` for different.
@@ -284,6 +350,11 @@ same = {
 }
 # END SOLUTION
 check(2, "same", same)
+compare_with(
+    "same",
+    f"language model {left['the loss, step 0']} and {left['the loss, step 1, nothing learned']}, UNet "
+    f"{right['the loss, step 0']} and {right['the loss, step 1, nothing learned']}",
+)
 
 # %% [markdown]
 # ## Reflect

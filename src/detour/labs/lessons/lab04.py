@@ -11,8 +11,8 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 0  # of the pictures' scenes, of the first run and of the first drawn picture; the second run has the next one
 STYLES = ("blueprint", "comic")  # styles of the world that pocket has never seen
-STEPS = 50 if BASE == "pocket" else 300
-RATE = 8e-3 if BASE == "pocket" else "auto"
+STEPS = 30 if BASE == "pocket" else 300
+RATE = 1.2e-2 if BASE == "pocket" else "auto"
 BATCH = 2
 
 from pathlib import Path
@@ -52,23 +52,6 @@ work = Path("lab04")  # data and runs; delete it when you are done
 torch.set_num_threads(1)
 
 # %% [markdown]
-# ## Predict
-#
-# Both adapters stand beside the same layers, and both were trained to change *everything* about how a picture looks.
-#
-# - **mix**: With both at weight 1, do you expect the first style, the second, a mixture, or a mess?
-# - **half**: With both at weight 0.5, is each style half as strong?
-
-# %%
-# BEGIN SOLUTION
-# Write your two predictions between the quotes.
-# PLACEHOLDER: predict("mix", "")
-# PLACEHOLDER: predict("half", "")
-predict("mix", "a mixture of both")
-predict("half", "yes, half of each")
-# END SOLUTION
-
-# %% [markdown]
 # ## Reason: what a sum of adapters is
 #
 # At weights `a` and `b` a layer computes `W x + a·s₁·up₁(down₁ x) + b·s₂·up₂(down₂ x)`. The change of the weight is a
@@ -76,6 +59,13 @@ predict("half", "yes, half of each")
 # `up`s side by side. The weights have to go in exactly once.
 #
 # ## Do: one pair of factors from two
+
+# %% [markdown]
+# **Predict** (`stack_factors`). Somebody averages the factors of two adapters instead of adding their changes. By
+# what share of the change is that off, for random factors of rank 4?
+
+# %%
+predict("stack_factors", "by a little, both are averages")
 
 
 # %%
@@ -89,9 +79,22 @@ def stack_factors(down1, up1, scale1, down2, up2, scale2):
 
 
 check(4, "stack_factors", stack_factors)
+generator = torch.Generator().manual_seed(SEED)
+shapes = ((4, 64), (64, 4), (4, 64), (64, 4))
+down1, up1, down2, up2 = (torch.randn(shape, generator=generator) for shape in shapes)
+exact = up1 @ down1 + up2 @ down2
+averaged = 2 * ((up1 + up2) / 2) @ ((down1 + down2) / 2)
+compare_with("stack_factors", f"{float((averaged - exact).norm() / exact.norm()):.0%} of the change")
 
 # %% [markdown]
 # Both adapters have rank 4. Which rank has their exact sum?
+
+# %% [markdown]
+# **Predict** (`rank_of_sum`). Two adapters of rank 4 become one file that is their exact sum. Is it smaller than both
+# files together, as large, or larger?
+
+# %%
+predict("rank_of_sum", "smaller: they share the base")
 
 # %%
 # BEGIN SOLUTION
@@ -107,9 +110,9 @@ check(4, "rank_of_sum", rank_of_sum)
 
 # %%
 def train(style, seed):
-    """A small run on sixteen pictures of a style."""
+    """A small run on twelve pictures of a style."""
     data = work / style
-    draw_training_pictures(data, style_name=style, count=16, seed=SEED)
+    draw_training_pictures(data, style_name=style, count=12, seed=SEED)
     spec = RunSpec(
         name=style,
         seed=seed,  # of the adapter's start too: two adapters that start alike seem to share more than they do
@@ -133,7 +136,11 @@ print(
 
 # %%
 both = compose_adapters([f"{first}:0.8", f"{second}:0.3"], out=work / "both.safetensors", force=True)
-print(f"written: ranks {both.written.ranks}, {both.written.path.stat().st_size / 1024:.0f} KiB")
+together = first.stat().st_size + second.stat().st_size
+compare_with(
+    "rank_of_sum",
+    f"{both.written.path.stat().st_size / together:.2f} times both together; ranks {both.written.ranks}",
+)
 print(f"largest relative difference to the exact sum, read back: {both.written.largest_difference:.1e}")
 
 one, two = read_adapter(first), read_adapter(second)
@@ -150,6 +157,13 @@ print(f"averaging factors instead of adding changes is off by {off:.0%} of the c
 # Two adapters get in each other's way where they move the UNet's predictions in the same or in opposite directions. Let
 # `p₁` and `p₂` be these moves: the UNet's answer with an adapter, less its answer without. Their *agreement* is the
 # cosine of the two: 1 the same direction, 0 unrelated, −1 opposite.
+
+# %% [markdown]
+# **Predict** (`agreement`). Both styles were trained to change *everything* about how a picture looks. Do they move
+# the UNet's answers in the same direction (cosine near 1), against each other (near −1), or neither?
+
+# %%
+predict("agreement", "against each other, they are different styles")
 
 
 # %%
@@ -169,8 +183,9 @@ predicted = compose_adapters([str(first), str(second)], out=None, base=BASE)
 [pair], [measured] = predicted.pairs, predicted.measured
 print(f"from the factors alone: {pair.verdict}, interference {pair.interference:.1f} times chance")
 print(f"  {pair.suggestion}")
-print(
-    f"on the base: {measured.verdict}, agreement {measured.agreement:.2f}, together {measured.louder:.2f} times as loud"
+compare_with(
+    "agreement",
+    f"cosine {measured.agreement:.2f} on the base ({measured.verdict}); together {measured.louder:.2f} times as loud",
 )
 print(
     f"  kept of {measured.first}: {measured.kept_first:.0%}, of {measured.second}: {measured.kept_second:.0%}"
@@ -178,12 +193,19 @@ print(
 print(f"  {measured.suggestion}")
 
 # %% [markdown]
+# **Predict** (`louder`). With both at weight 1, and with both at 0.5: do pictures move further than with the stronger
+# adapter alone?
+
+# %%
+predict("louder", "at 1 yes, at 0.5 no")
+
+# %% [markdown]
 # ## See it
 #
 # Every column has the same prompts and seeds; only the weights differ.
 
 # %%
-asked = held_out_prompts(4, seed=SEED)
+asked = held_out_prompts(3, seed=SEED)
 requests = [PictureRequest(prompt=one.prompt, seed=SEED + index) for index, one in enumerate(asked)]
 columns = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5), (0.8, 0.3)]
 
@@ -197,7 +219,7 @@ drawn = {}
 for weights in columns:
     for adapter, weight in zip(attached, weights, strict=True):
         adapter.set_weight(weight)
-    spec = PictureSpec(steps=10 if BASE == "pocket" else 25)
+    spec = PictureSpec(steps=8 if BASE == "pocket" else 25)
     drawn[weights] = engine.draw(requests, spec, batch=len(requests)).pictures
 del engine, attached
 
@@ -205,7 +227,7 @@ heads = ["base", STYLES[0], STYLES[1], *(f"{a:g} and {b:g}" for a, b in columns[
 cells = np.stack([drawn[weights][row] for row in range(len(requests)) for weights in columns])
 show(
     grid(cells, len(columns), column_labels=heads, row_labels=[one.prompt for one in asked]),
-    alt="A grid of four prompts by six columns: the base, each of the two styles alone, and both together at weights "
+    alt="A grid of three prompts by six columns: the base, each of the two styles alone, and both together at weights "
     "1 and 1, 0.5 and 0.5, 0.8 and 0.3.",
 )
 
@@ -226,6 +248,18 @@ stronger = max(moved[1, 0], moved[0, 1])
 louder = [weights for weights in columns[3:] if moved[weights] > stronger]
 # END SOLUTION
 check(4, "louder", {"moved": moved, "pairs": louder})
+compare_with(
+    "louder",
+    f"{moved[1, 1]:.1f} of 255 at 1 and 1, {moved[0.5, 0.5]:.1f} at 0.5 and 0.5; "
+    f"alone {moved[1, 0]:.1f} and {moved[0, 1]:.1f}",
+)
+
+# %% [markdown]
+# **Predict** (`seen`). With both at weight 1, which style will the pictures be nearer to? With both at 0.5, is each
+# style half as strong?
+
+# %%
+predict("seen", "a mixture of both; yes, half of each")
 
 # %% [markdown]
 # And how far is each column from each style, for a judge who compares sets of pictures? 0 is "cannot be told apart".
@@ -258,12 +292,6 @@ for style, distances in far.items():
         f"{style:10}",
         "  ".join(f"{head}: {value:.2f}" for head, value in zip(heads, distances.values(), strict=True)),
     )
-for question, pair_of_weights in (("mix", (1, 1)), ("half", (0.5, 0.5))):
-    parts = [
-        f"{distances[pair_of_weights]:.2f} from {style} (base {distances[0, 0]:.2f})"
-        for style, distances in far.items()
-    ]
-    compare_with(question, f"{pair_of_weights}: {', '.join(parts)}")
 
 # %% [markdown]
 # ## Write down what you see
@@ -283,6 +311,13 @@ seen = {
 }
 # END SOLUTION
 check(4, "seen", seen)
+said = [
+    f"at {pair[0]:g} and {pair[1]:g} the pictures are {distances[pair]:.2f} from {style} (base {distances[0, 0]:.2f}, "
+    f"that style alone {distances[(1, 0) if style == STYLES[0] else (0, 1)]:.2f})"
+    for pair in ((1, 1), (0.5, 0.5))
+    for style, distances in far.items()
+]
+compare_with("seen", "; ".join(said))
 
 # %% [markdown]
 # ## Reflect

@@ -34,22 +34,6 @@ PROMPT = "a red house in the desert"
 STEPS = 10
 
 # %% [markdown]
-# ## Predict
-
-# %%
-# BEGIN SOLUTION
-# which part has most of the parameters: text encoder, UNet or VAE, and what share?
-# how many numbers does the UNet work on, against those of the picture?
-# does a seed give the same picture when two others are drawn beside it?
-# PLACEHOLDER: predict("largest part", "")
-# PLACEHOLDER: predict("compression", "")
-# PLACEHOLDER: predict("neighbours", "")
-predict("largest part", "the UNet, nearly all of it")
-predict("compression", "eight times fewer, for the VAE shrinks by eight")
-predict("neighbours", "yes, bit for bit")
-# END SOLUTION
-
-# %% [markdown]
 # ## The parts
 #
 # A latent diffusion model is three models and a schedule. The text encoder turns words into states, the UNet turns
@@ -57,6 +41,12 @@ predict("neighbours", "yes, bit for bit")
 # the *meta* device makes every shape and allocates nothing.
 #
 # **Your turn.** Count the parameters of each part.
+
+# %% [markdown]
+# **Predict** (`parameters`). Which part has most of the parameters, text encoder, UNet or VAE, and what share?
+
+# %%
+predict("parameters", "the UNet, nearly all of it")
 
 # %%
 from detour.bases.parts import empty_part
@@ -80,7 +70,7 @@ total = sum(parameters.values())
 for name, number in parameters.items():
     print(f"{name:14}{number:>14,}{number / total:>8.1%}")
 largest = max(parameters, key=parameters.get)
-compare_with("largest part", f"{largest}, {parameters[largest] / total:.0%} of {total:,}")
+compare_with("parameters", f"{largest}, {parameters[largest] / total:.0%} of {total:,}")
 
 # %% [markdown]
 # ## Shapes
@@ -89,6 +79,12 @@ compare_with("largest part", f"{largest}, {parameters[largest] / total:.0%} of {
 # (channels, height, width) and of the text states (tokens, width), and how many times fewer numbers the latents are
 # than the RGB picture. `base.latent_factor` is how many pixels one latent is wide; every prompt becomes as many
 # tokens as the text encoder reads at most, `base.config("text_encoder")["max_position_embeddings"]`.
+
+# %% [markdown]
+# **Predict** (`shapes`). The UNet works on how many times fewer numbers than the picture has?
+
+# %%
+predict("shapes", "eight times fewer, for the VAE shrinks by eight")
 
 # %%
 size_px = base.native_size_px
@@ -107,8 +103,9 @@ check(
     {"base": base, "latent_shape": latent_shape, "text_shape": text_shape, "compression": compression},
 )  # fmt: skip
 compare_with(
-    "compression",
-    f"{compression:g} times: a side is {base.latent_factor} times shorter, but there are two sides",
+    "shapes",
+    f"{compression:g} times fewer: a side is {base.latent_factor} times shorter, {latent_shape[0]} channels "
+    "in place of 3",
 )
 
 # %% [markdown]
@@ -120,6 +117,13 @@ compare_with(
 #
 # **Your turn.** Write it without touching the global generator (`torch.manual_seed`): other code draws from that one
 # too.
+
+# %% [markdown]
+# **Predict** (`start_noise`). Seeds that are neighbours, such as 5 and 6: how alike are their noises (correlation; 1
+# is the same)?
+
+# %%
+predict("start_noise", "a little, they are neighbours")
 
 
 # %%
@@ -134,6 +138,11 @@ def start_noise(seeds, shape):
 
 
 check(5, "start_noise", start_noise)
+pair = start_noise([SEED, SEED + 1], latent_shape).flatten(1)
+alike = float(torch.corrcoef(pair)[0, 1])
+compare_with(
+    "start_noise", f"correlation {alike:+.3f}, where chance alone brings about ±{pair.shape[1] ** -0.5:.3f}"
+)
 
 # %% [markdown]
 # ## The way back to pixels
@@ -142,6 +151,13 @@ check(5, "start_noise", start_noise)
 # returns lies in [−1, 1] and a little beyond.
 #
 # **Your turn.** Latents to bytes. `vae.decode(latents).sample` is (N, 3, H, W).
+
+# %% [markdown]
+# **Predict** (`decode`). Somebody forgets to divide by SD 1.5's scaling factor, 0.18215. How far is the picture off,
+# of 255 on average?
+
+# %%
+predict("decode", "a little darker, by 5")
 
 
 # %%
@@ -157,6 +173,13 @@ def decode(vae, latents):
 
 
 check(5, "decode", decode)
+
+# %% [markdown]
+# **Predict** (`same_as_engine`). Your loop of ten lines against detour's engine, same seeds: how far apart are the
+# pictures, of 255?
+
+# %%
+predict("same_as_engine", "a few steps, there must be tricks in it")
 
 # %% [markdown]
 # ## Draw
@@ -200,6 +223,17 @@ show(
     alt=f"Three pictures of '{PROMPT}' from three seeds",
 )
 check(5, "same_as_engine", {"mine": pictures, "theirs": theirs})
+compare_with(
+    "same_as_engine",
+    f"{max_abs_diff(pictures, theirs)} of 255 at most, {mean_abs_diff(pictures, theirs):.4f} on average",
+)
+
+# %% [markdown]
+# **Predict** (`determinism`). Does a seed give the same bytes when two other pictures are drawn beside it? And on two
+# CPU threads in place of one?
+
+# %%
+predict("determinism", "yes, bit for bit in both")
 
 # %% [markdown]
 # ## What determinism needs
@@ -220,11 +254,10 @@ set_threads(2)
 threads = against("two CPU threads instead of one", draw(seeds))
 set_threads(1)
 another = against("another seed", draw([SEED + 1]))
-compare_with("neighbours", f"up to {alone} of 255 apart: the same picture, not always the same bytes")
 
 # %% [markdown]
 # The same program on the same machine gives the same bytes. Another batch size or another number of threads sums
-# in another order, rounds otherwise, and may move a value by a step: the same picture, not the same file. So
+# in another order, rounds otherwise, and may move a value by a step: the same picture, not always the same file. So
 # whoever promises bytes has to record both, as detour does in each picture's metadata.
 #
 # **Your turn.** Put the conditions where they belong: which of them must be the same for the same *bytes*, and which
@@ -241,6 +274,10 @@ for_bytes = for_picture | {"batch size", "CPU threads"}
 # END SOLUTION
 
 check(5, "determinism", {"for_bytes": for_bytes, "for_picture": for_picture})
+compare_with(
+    "determinism",
+    f"of 255 at most: again {same}, alone or beside two others {alone}, two threads {threads}, another seed {another}",
+)
 
 # %% [markdown]
 # ## Two mistakes that one sees everywhere
@@ -272,7 +309,9 @@ show(
     grid(np.concatenate(list(shown.values())), 4, column_labels=list(shown)),
     alt="The picture as it should be, without the scaling factor, with Euler, and with Euler from too little noise",
 )
-print(f"without the scaling factor the picture is {mean_abs_diff(good, pale):.1f} of 255 away")
+compare_with(
+    "decode", f"{mean_abs_diff(good, pale):.1f} of 255 on average, {max_abs_diff(good, pale)} at most"
+)
 print(
     f"Euler wants noise of size {sigma:.1f}; with 1 its picture is {mean_abs_diff(with_euler, starved):.1f} away"
 )

@@ -42,25 +42,6 @@ base = open_base(BASE)
 RANK = 4
 
 # %% [markdown]
-# ## Predict
-#
-# - **most**: Which side of the UNet holds most of an adapter's parameters: down, middle or up?
-# - **silent**: An adapter was just attached, with random numbers in half of its weights. How far do pictures move?
-# - **double rank**: You double the rank and leave `alpha` alone. Does the adapter speak louder, as loud, or more
-#   softly?
-
-# %%
-# BEGIN SOLUTION
-# Write your three predictions between the quotes.
-# PLACEHOLDER: predict("most", "")
-# PLACEHOLDER: predict("silent", "")
-# PLACEHOLDER: predict("double rank", "")
-predict("most", "the middle, where the layers are widest")
-predict("silent", "a little, it is random")
-predict("double rank", "louder: there is more of it")
-# END SOLUTION
-
-# %% [markdown]
 # ## Reason: down, middle, up
 #
 # The UNet shrinks the latents step by step (`down_blocks`), thinks at the smallest size (`mid_block`) and grows them
@@ -71,6 +52,12 @@ predict("double rank", "louder: there is more of it")
 # r`. (That both the UNet's sides and the factors are called down and up is bad luck.)
 #
 # **Your turn.** Count the parameters of a rank-4 adapter beside all attention layers (`"attn"`), by side.
+
+# %% [markdown]
+# **Predict** (`by_side`). Which side of the UNet holds most of an adapter's parameters: down, middle or up?
+
+# %%
+predict("by_side", "the middle, where the layers are widest")
 
 # %%
 layers = select(adaptable_layers(base.meta_network()), "attn")
@@ -100,7 +87,7 @@ show(
     alt="Adapter parameters by block: " + ", ".join(f"{name} {count:,}" for name, count in blocks.items()),
 )
 compare_with(
-    "most", ", ".join(f"{side} {count / sum(by_side.values()):.0%}" for side, count in by_side.items())
+    "by_side", ", ".join(f"{side} {count / sum(by_side.values()):.0%}" for side, count in by_side.items())
 )
 
 # %% [markdown]
@@ -112,6 +99,12 @@ compare_with(
 #
 # **Your turn.** At which sizes does SD 1.5 ask the text? The cross-attention layers are those with `attn2` in their
 # path.
+
+# %% [markdown]
+# **Predict** (`sizes`). At how many sizes of latents does SD 1.5 ask the text?
+
+# %%
+predict("sizes", "two, as one reads everywhere")
 
 # %%
 sd15 = adaptable_layers(open_base("sd15", weights=False).meta_network())
@@ -125,6 +118,14 @@ sizes = {width_of[block_of(f"unet.{layer.path}")] for layer in select(sd15, "cro
 # END SOLUTION
 
 check(6, "sizes", sizes)
+compare_with("sizes", f"{len(sizes)}: {', '.join(f'{side}²' for side in sorted(sizes))}")
+
+# %% [markdown]
+# **Predict** (`share`). An adapter was just attached, with random numbers in half of its weights. How far do pictures
+# move, and what share of all parameters can be trained?
+
+# %%
+predict("share", "a little, it is random; one per cent")
 
 # %% [markdown]
 # ## Do: attach
@@ -145,9 +146,6 @@ attached = attach_new(unet, "unet", layers, rank=RANK, alpha=RANK, seed=SEED)
 fresh = engine.draw(request, how).pictures
 down, up = next(iter(attached.factors.values()))
 print(f"down: {down.abs().mean():.3f} on average, up: {up.abs().mean():.3f}")
-compare_with(
-    "silent", f"{max_abs_diff(plain, fresh)} of 255 at most: up starts at zero, so the product is zero"
-)
 
 # %% [markdown]
 # **Your turn.** What share of all parameters is trainable now? Take it from the UNet as it stands:
@@ -163,7 +161,11 @@ share = trainable / sum(p.numel() for p in unet.parameters())
 # END SOLUTION
 
 check(6, "share", {"unet": unet, "share": share})
-print(f"{share:.2%} here, {797_184 / 860_318_148:.4%} on SD 1.5: wide layers make the share small")
+compare_with(
+    "share",
+    f"moved by {max_abs_diff(plain, fresh)} of 255 at most, with numbers up to {up.abs().max():g} in `up`; "
+    f"{share:.2%} trainable here, {797_184 / 860_318_148:.4%} on SD 1.5",
+)
 
 # %% [markdown]
 # ## Reason: the scale
@@ -178,6 +180,13 @@ print(f"{share:.2%} here, {797_184 / 860_318_148:.4%} on SD 1.5: wide layers mak
 #
 # **Your turn.** The scale, and the change of weight that it gives.
 
+# %% [markdown]
+# **Predict** (`scale`). A file of rank 8 with alpha 16, used at weight 0.5: what is its part of the output multiplied
+# by?
+
+# %%
+predict("scale", "eight: 0.5 times 16")
+
 
 # %%
 def scale(rank, alpha):
@@ -190,6 +199,14 @@ def scale(rank, alpha):
 
 
 check(6, "scale", scale)
+compare_with("scale", f"{0.5 * scale(8, 16):g}")
+
+# %% [markdown]
+# **Predict** (`delta_w`). You double the rank and leave `alpha` alone. Does the adapter speak louder, as loud, or
+# more softly?
+
+# %%
+predict("delta_w", "louder: there is more of it")
 
 
 # %%
@@ -250,7 +267,7 @@ for alpha, distance in moved.items():
 # %%
 print(f"{'rank':>5}{'alpha = 4':>14}{'alpha = rank':>14}{'alpha / √rank':>15}    (size of ΔW, at rank 4: 1)")
 size_of = {}
-for rank in (1, 4, 16, 64):
+for rank in (1, 4, 8, 16, 64):
     generator = torch.Generator().manual_seed(SEED)
     down, up = (torch.randn(shape, generator=generator) for shape in ((rank, 256), (256, rank)))
     alphas = {"fixed": 4, "rank": rank, "stabilised": stabilised_alpha(4, rank)}
@@ -259,9 +276,11 @@ for sizes_at in size_of.values():
     sizes_at["stabilised"] /= 2  # at rank 4 its scale is 4 / √4 = 2, and the columns are to start alike
 for rank, found in size_of.items():
     print(f"{rank:>5}" + "".join(f"{value / size_of[4]['fixed']:>14.2f}" for value in found.values()))
-ratio = size_of[16]["fixed"] / size_of[4]["fixed"]
+ratio = size_of[8]["fixed"] / size_of[4]["fixed"]
 compare_with(
-    "double rank", f"more softly: four times the rank is {ratio:.2f} times as loud at the same alpha"
+    "delta_w",
+    f"{ratio:.2f} times as loud at rank 8 as at rank 4 with the same alpha, "
+    f"{size_of[8]['rank'] / size_of[4]['rank']:.2f} times with alpha = rank",
 )
 
 # %% [markdown]
@@ -291,6 +310,13 @@ with tempfile.TemporaryDirectory() as folder:
 # **Your turn.** How large is the error when `alpha` is lost, as a share of the adapter's whole change? 0 is no error,
 # 1 is as if the adapter had not been there.
 
+# %% [markdown]
+# **Predict** (`lost_alpha`). A file of rank 4 and alpha 1 is read as if alpha were 4. How wrong is the change, in
+# shares of what it should be: a quarter, one, three?
+
+# %%
+predict("lost_alpha", "a quarter")
+
 
 # %%
 def lost_alpha(rank, alpha):
@@ -303,6 +329,10 @@ def lost_alpha(rank, alpha):
 
 
 check(6, "lost_alpha", lost_alpha)
+compare_with(
+    "lost_alpha",
+    f"{lost_alpha(4, 1):g} times the whole change; with rank 4 and alpha 16 it would be {lost_alpha(4, 16):g}",
+)
 
 # %% [markdown]
 # ## Detach

@@ -32,6 +32,7 @@ from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
 from detour.pocket.world import HOUSE, NAMED_STYLES, caption, held_out_prompts, render, training_example
 from detour.specs import PictureSpec
+from detour.verbs.explain.example import open_example
 from detour.verbs.explain.overfitting import overfit_one
 
 set_threads(1)
@@ -39,23 +40,10 @@ DEVICE = pick_device()
 base = open_base(BASE)
 
 # %% [markdown]
-# ## Predict
-#
-# - **ten**: After ten steps on one picture, by how much has its loss fallen?
-# - **kept out**: After 45 steps, is the loss on pictures that were kept out lower than without training, the same, or
-#   higher?
-# - **best looking**: Which figure will look best after 45 steps: that of the training picture, or that of the others?
+# **Predict** (`learns`). After ten steps on one picture, by how much has its loss fallen?
 
 # %%
-# BEGIN SOLUTION
-# Write your three predictions between the quotes.
-# PLACEHOLDER: predict("ten", "")
-# PLACEHOLDER: predict("kept out", "")
-# PLACEHOLDER: predict("best looking", "")
-predict("ten", "by half")
-predict("kept out", "lower: it has learned something")
-predict("best looking", "both alike")
-# END SOLUTION
+predict("learns", "by half")
 
 # %% [markdown]
 # ## Ten steps
@@ -68,7 +56,35 @@ result = overfit_one(base=BASE, seed=SEED)
 print(f"'{result.caption}'")
 print(" ".join(f"{loss:.3f}" for loss in result.losses))
 print(result.sentence)
-compare_with("ten", f"{1 - result.loss_after / result.loss_before:.0%}")
+
+# %% [markdown]
+# ### The same ten steps written by hand
+#
+# No recipe: the picture's latents, three fixed timesteps, one noise for each, AdamW, ten times. Eleven lines that you
+# could type into an empty notebook.
+
+# %%
+by_hand = open_example(None, None, size_px=base.native_size_px, seed=SEED)
+hand_vae, hand_text, hand_unet = (
+    base.load_vae(device=DEVICE), base.load_text(device=DEVICE), base.load_network(device=DEVICE),
+)  # fmt: skip
+hand_alphas = alphas_cumprod(base.scheduler_config()).to(DEVICE)
+clean = encode_pictures(hand_vae, to_pixels(by_hand.picture[None]))[0].expand(3, -1, -1, -1)
+hand_words = hand_text.encode([by_hand.caption]).states.expand(3, -1, -1)
+when = torch.tensor([150, 450, 750], device=DEVICE)
+hand_noise = torch.stack([noise_for(SEED, 0, index, clean.shape[1:]) for index in range(3)]).to(DEVICE)
+hand = attach_new(hand_unet, "unet", select(adaptable_layers(hand_unet), "attn"), rank=4, alpha=4, seed=SEED)
+hand_optimizer, hand_losses = torch.optim.AdamW(hand.parameters(), lr=2e-3), []
+for _ in range(10):
+    noisy = add_noise(clean, hand_noise, when, hand_alphas)
+    answer = hand_unet(noisy, when, encoder_hidden_states=hand_words, return_dict=False)[0]
+    hand_loss = F.mse_loss(answer, hand_noise)
+    hand_loss.backward()
+    hand_optimizer.step()
+    hand_optimizer.zero_grad()
+    hand_losses.append(float(hand_loss.detach()))
+print("by hand: " + " ".join(f"{value:.3f}" for value in hand_losses))
+print("recipe:  " + " ".join(f"{value:.3f}" for value in result.losses[:10]))
 
 # %% [markdown]
 # What do ten steps prove? That data, VAE, text, UNet, adapter, gradients, optimizer and drawing are connected.
@@ -90,6 +106,11 @@ def learns(losses, mean_abs_diff, floor):
 
 
 check(7, "learns", learns)
+compare_with(
+    "learns",
+    f"by {1 - result.loss_after / result.loss_before:.0%} in the recipe, {1 - hand_losses[-1] / hand_losses[0]:.0%} in "
+    f"nine of its steps by hand; the picture moved by {result.mean_abs_diff:.1f} of 255",
+)
 
 # %% [markdown]
 # ## Reason: one question, asked again
@@ -99,6 +120,13 @@ check(7, "learns", learns)
 # same questions at both: fixed timesteps, spread over the schedule, with fixed noise.
 #
 # **Your turn.** Make those questions.
+
+# %% [markdown]
+# **Predict** (`questions`). The same weights asked twice, with newly drawn timesteps and noise: how far apart are the
+# two losses?
+
+# %%
+predict("questions", "hardly, the weights are the same")
 
 
 # %%
@@ -134,6 +162,13 @@ print(f"trained on: '{words}'")
 # **Your turn.** Some prompts to draw with later, to see whether the style was learned. Which of them tell anything
 # beyond what was learned by heart?
 
+# %% [markdown]
+# **Predict** (`telling`). After 45 steps, which pictures will have moved further: that of the training prompt, or
+# those of other prompts?
+
+# %%
+predict("telling", "that of the training prompt, the others hardly")
+
 # %%
 CANDIDATES = (
     words,
@@ -167,9 +202,10 @@ kept_out_states = text_stage.encode([one.prompt for one in kept_out]).states
 
 
 @torch.no_grad()
-def loss_at_fixed_noise(latents, states):
+def loss_of(asked, latents, states):
+    """Mean loss over (timesteps, noises)."""
     losses = []
-    for timestep, noise in zip(*questions(3, latents.shape[1:]), strict=True):
+    for timestep, noise in zip(*asked, strict=True):
         when = timestep.expand(len(latents)).to(DEVICE)
         noise = noise.expand_as(latents).to(DEVICE)
         noisy = add_noise(latents, noise, when, alphas)
@@ -178,10 +214,35 @@ def loss_at_fixed_noise(latents, states):
     return sum(losses) / len(losses)
 
 
+def loss_at_fixed_noise(latents, states):
+    return loss_of(questions(3, latents.shape[1:]), latents, states)
+
+
+drawn = []
+for seed in (SEED, SEED + 1):
+    generator = torch.Generator().manual_seed(seed)
+    asked = (
+        torch.randint(0, 1000, (3,), generator=generator),
+        torch.randn(3, *latents.shape[1:], generator=generator),
+    )
+    drawn.append(loss_of(asked, latents, states))
+again = [loss_at_fixed_noise(latents, states) for _ in range(2)]
+compare_with(
+    "questions",
+    f"drawn anew {drawn[0]:.3f} and {drawn[1]:.3f}; at your fixed questions {again[0]:.3f} and {again[1]:.3f}",
+)
+
 PROMPTS = [words, *sorted(telling)]
 how = PictureSpec(steps=8)
 requests = [PictureRequest(prompt=prompt, seed=SEED + index) for index, prompt in enumerate(PROMPTS)]
 before = engine.draw(requests, how).pictures
+
+# %% [markdown]
+# **Predict** (`stop_at`). After 45 steps, is the loss on pictures that were kept out lower than without training, the
+# same, or higher? And which figure looks best, that of the training picture or that of the others?
+
+# %%
+predict("stop_at", "lower, it has learned something; both alike")
 
 # %%
 STEPS, BATCH, RATE = 45, 3, 1e-2
@@ -189,6 +250,7 @@ layers = select(adaptable_layers(unet), "attn")
 attached = attach_new(unet, "unet", layers, rank=4, alpha=4, seed=SEED)
 optimizer = torch.optim.AdamW(attached.parameters(), lr=RATE)
 curve = {"steps": [], "training picture": [], "kept out": []}
+on_the_way = {0: before[:2]}
 plain_losses = []
 
 
@@ -213,6 +275,8 @@ for step in range(STEPS):
     plain_losses.append(loss.item())
     if (step + 1) % 5 == 0:
         measure(step + 1)
+    if (step + 1) % 15 == 0:
+        on_the_way[step + 1] = engine.draw(requests[:2], how).pictures
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
@@ -232,10 +296,6 @@ show(
 for step, seen, unseen in zip(*curve.values(), strict=True):
     print(f"after {step:>2} steps: training picture {seen:.4f}, kept out {unseen:.4f}")
 change = {name: curve[name][-1] / curve[name][0] - 1 for name in ("training picture", "kept out")}
-compare_with("kept out", f"{change['kept out']:+.0%} against no training")
-compare_with(
-    "best looking", f"training picture {change['training picture']:+.0%}, kept out {change['kept out']:+.0%}"
-)
 
 # %% [markdown]
 # **Your turn.** After how many steps of this run would you have stopped?
@@ -249,12 +309,31 @@ stop_at = curve["steps"][int(np.argmin(curve["kept out"]))]
 # END SOLUTION
 
 check(7, "stop_at", {"curve": curve, "stop_at": stop_at})
+compare_with(
+    "stop_at",
+    f"against no training: kept out {change['kept out']:+.0%}, training picture {change['training picture']:+.0%}; "
+    f"kept out is lowest after {stop_at} steps",
+)
 
 # %% [markdown]
 # ## Look
 #
 # The training picture, and what is drawn without and with the adapter: first for the training prompt, then for the
 # others.
+
+# %%
+over_steps = np.concatenate(list(on_the_way.values()))  # of each moment: training prompt, another prompt
+target = [mean_abs_diff(picture, shot[:1]) for shot in on_the_way.values()]
+show(
+    grid(
+        np.concatenate([over_steps[0::2], over_steps[1::2]]),
+        len(on_the_way),
+        row_labels=[f"training prompt: {PROMPTS[0]}", f"another: {PROMPTS[1]}"],
+        column_labels=[f"after {step} steps" for step in on_the_way],
+    ),
+    alt="Overfitting over the steps. The training prompt's picture is away from the training picture by "
+    + ", ".join(f"{far:.0f} of 255 after {step}" for step, far in zip(on_the_way, target, strict=True)),
+)
 
 # %%
 after = engine.draw(requests, how).pictures
@@ -271,7 +350,11 @@ show(
 )
 moved = [mean_abs_diff(before[i : i + 1], after[i : i + 1]) for i in range(len(PROMPTS))]
 to_training = [mean_abs_diff(picture, one[None]) for one in (before[0], after[0])]
-print("moved by " + ", ".join(f"{distance:.1f}" for distance in moved) + " of 255")
+compare_with(
+    "telling",
+    f"training prompt {moved[0]:.1f} of 255, others "
+    + ", ".join(f"{distance:.1f}" for distance in moved[1:]),
+)
 print(
     f"training prompt: {to_training[0]:.1f} of 255 from the training picture before, {to_training[1]:.1f} after"
 )

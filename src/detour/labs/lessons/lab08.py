@@ -44,25 +44,6 @@ base = open_base(BASE)
 STYLE = NAMED_STYLES["stained glass"]
 
 # %% [markdown]
-# ## Predict
-#
-# - **floor**: An adapter is switched on at a ten-thousandth of its strength. How far do pictures move, of 255, in
-#   float32 and in bfloat16?
-# - **price**: The adapter learns a style. What becomes of the prompts: kept better, as well, or worse?
-# - **nothing**: What is the most frequent reason, do you think, why an adapter changes nothing?
-
-# %%
-# BEGIN SOLUTION
-# Write your three predictions between the quotes.
-# PLACEHOLDER: predict("floor", "")
-# PLACEHOLDER: predict("price", "")
-# PLACEHOLDER: predict("nothing", "")
-predict("floor", "not at all in both")
-predict("price", "as well: the captions were true")
-predict("nothing", "too few steps")
-# END SOLUTION
-
-# %% [markdown]
 # ## An adapter
 #
 # Twelve pictures in stained glass, which the base has never seen, 30 steps. This is what `detour train` does, without
@@ -101,6 +82,13 @@ trained = attached.to_adapter()
 attached.detach()
 del denoiser, attached, data
 print(f"{len(trained.layers)} layers, {trained.num_parameters:,} parameters")
+
+# %% [markdown]
+# **Predict** (`mean_abs_diff`). The adapter learned for half a minute. How far does it move pictures of new prompts,
+# of 255 on average?
+
+# %%
+predict("mean_abs_diff", "by 5: one hardly sees it")
 
 # %% [markdown]
 # ## Moved by how much?
@@ -162,11 +150,18 @@ check(8, "mean_abs_diff", mean_abs_diff)
 
 # %%
 moved, floor = mean_abs_diff(without, with_adapter), mean_abs_diff(without, switched_off)
-print(f"moved by {moved:.2f} of 255; the floor, weight 0 against no adapter, is {floor:.2f}")
+compare_with("mean_abs_diff", f"{moved:.2f} of 255; the floor, weight 0 against no adapter, is {floor:.2f}")
 
 # %% [markdown]
-# That floor is 0: in float32 on one CPU, adding nothing changes nothing. Half precision is another matter. Give the
+# On one CPU in float32 adding nothing changes nothing. Half precision is another matter. Give the
 # adapter a ten-thousandth of its strength, which nobody could see, in both precisions.
+
+# %% [markdown]
+# **Predict** (`has_effect`). An adapter is switched on at a ten-thousandth of its strength. How far do pictures move,
+# of 255, in float32 and in bfloat16?
+
+# %%
+predict("has_effect", "not at all in both")
 
 # %%
 request, few, faint = [PictureRequest(prompt=prompts[0], seed=SEED)], PictureSpec(steps=6), {}
@@ -178,11 +173,12 @@ for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
     attach_adapter({"unet": drawer.unet}, trained, 1e-4)
     faint[dtype] = mean_abs_diff(nothing, drawer.draw(request, few).pictures)
     del drawer
-compare_with("floor", ", ".join(f"{distance:.4f} in {dtype}" for dtype, distance in faint.items()))
+print(", ".join(f"{distance:.4f} of 255 in {dtype}" for dtype, distance in faint.items()))
 
 # %% [markdown]
-# A bfloat16 number has eight bits of precision; a change too small to see turns some of them to the neighbour, and from
-# there the walk goes its own way. So compare in float32, as detour's proof does, or above a floor that was measured.
+# A bfloat16 number has eight bits of precision (seven are stored, one is implied). A change too small to see moves some
+# numbers to the neighbouring one, and from there the walk goes its own way. So compare in float32, as detour's proof
+# does, or above a floor that was measured.
 
 # %% [markdown]
 # **Your turn.** When has an adapter an effect? detour asks for two things: more than `EFFECT_MIN_DIFF` (0.5 of 255),
@@ -200,7 +196,12 @@ def has_effect(moved, floor):
 
 
 check(8, "has_effect", has_effect)
-print("effect:", has_effect(moved, floor))
+compare_with(
+    "has_effect",
+    f"{faint['fp32']:.4f} in fp32 and {faint['bf16']:.4f} in bf16; by your rule an effect: "
+    f"{has_effect(faint['fp32'], 0.0)} and {has_effect(faint['bf16'], 0.0)}, at full strength "
+    f"{has_effect(moved, floor)}",
+)
 
 # %% [markdown]
 # ## Moved where to?
@@ -210,6 +211,13 @@ print("effect:", has_effect(moved, floor))
 # their cosine.
 #
 # **Your turn.** The CLIP score of each picture with its own prompt.
+
+# %% [markdown]
+# **Predict** (`clip_scores`). The adapter learns a style. What becomes of the prompts: kept better, as well, or
+# worse?
+
+# %%
+predict("clip_scores", "as well: the captions were true")
 
 
 # %%
@@ -254,7 +262,7 @@ for name, row in table.items():
     print(f"{name:12}" + "".join(f"{value:>24.3f}" for value in row.values()))
 change = table["with"]["CLIP score"] - table["without"]["CLIP score"]
 compare_with(
-    "price",
+    "clip_scores",
     f"CLIP score {change:+.3f}, distance to the style {table['without']['distance to the style']:.3f} → "
     f"{table['with']['distance to the style']:.3f}",
 )
@@ -265,6 +273,12 @@ compare_with(
 # ## Why does my LoRA not change the output?
 #
 # Five adapters on the ward. A common loader has taken in each of them without a complaint. One is sound.
+
+# %% [markdown]
+# **Predict** (`diagnose`). What is the most frequent cause, do you think, why an adapter changes nothing?
+
+# %%
+predict("diagnose", "too few steps")
 
 # %%
 another = base.load_network(device=DEVICE)
@@ -318,7 +332,7 @@ for name, patient in patients.items():
     print(f"{name}: {diagnose(patient)}")
 causes = [diagnose(patient) for patient in patients.values()]
 found = ", ".join(f"'{cause}' {causes.count(cause)} time(s)" for cause in CAUSES if cause in causes)
-compare_with("nothing", f"on this ward: {found}")
+compare_with("diagnose", f"on this ward: {found}")
 
 # %% [markdown]
 # detour takes none of these in silence: a file whose keys match nothing is refused; a run whose `up` never moved,
@@ -349,6 +363,12 @@ with beside(reloaded):
 #
 # **Your turn.** `factors` is layer key → (down, up), the live parameters, which require no gradient here.
 
+# %% [markdown]
+# **Predict** (`hot_swap`). How long does such a swap take, beside taking one adapter off and putting another on?
+
+# %%
+predict("hot_swap", "as long, the numbers are the same")
+
 
 # %%
 def hot_swap(factors, adapter):
@@ -376,19 +396,46 @@ with beside(reloaded) as standing:
 began = time.perf_counter()
 attach_adapter({"unet": unet}, reloaded).detach()
 off = differences["swapped out, against the base"]
-print(f"swapped for an adapter that does nothing: {off} of 255 from the base's picture, and 0 it must be")
-print(f"a swap takes {swap_ms:.1f} ms, attaching and detaching {1000 * (time.perf_counter() - began):.0f} ms")
+attach_ms = 1000 * (time.perf_counter() - began)
+compare_with(
+    "hot_swap",
+    f"{swap_ms:.1f} ms against {attach_ms:.0f} ms for attaching and detaching; swapped for an adapter that does "
+    f"nothing, the picture is {off} of 255 from the base's, and it must be 0",
+)
 
 # %% [markdown]
 # ## Merge
 #
-# The detour becomes part of the road: `W + scale · up @ down`. Afterwards the model is as fast as the base, and the
-# adapter cannot be switched off, unless the weights were kept.
+# The detour becomes part of the road: `W + scale · up @ down`. Afterwards nothing is left to compute beside it, and the
+# adapter cannot be switched off, unless the weights were kept. What that is worth is measured.
+
+# %% [markdown]
+# **Predict** (`must_be_zero`). Reloaded, swapped out and in, merged, taken out again: which of them draw the same
+# bytes? And how much faster than the adapter beside the base does the merged model draw?
 
 # %%
+predict("must_be_zero", "all but the file; twice as fast")
+
+# %%
+
+
+def seconds_a_picture():
+    """The quickest of three."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        draw(one)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+latency = {"base": seconds_a_picture()}
+with beside(reloaded):
+    latency["adapter beside it"] = seconds_a_picture()
 merged = merge_into({"unet": unet}, reloaded)
 try:
     differences["merged"] = max_abs_diff(in_memory, draw(one))
+    latency["merged"] = seconds_a_picture()
 finally:
     merged.undo()
 differences["taken out again, against the base"] = max_abs_diff(plain, draw(one))
@@ -407,6 +454,12 @@ must_be_zero = {name for name in differences if name != "merged"}
 # END SOLUTION
 
 check(8, "must_be_zero", {"differences": differences, "must_be_zero": must_be_zero})
+compare_with(
+    "must_be_zero",
+    "; ".join(f"{name} {value}" for name, value in differences.items())
+    + " of 255. A picture: "
+    + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in latency.items()),
+)
 
 # %% [markdown]
 # ## Reflect

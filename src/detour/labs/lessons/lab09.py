@@ -24,25 +24,6 @@ from detour.scratch.forward_process import betas_of, step_by_step
 from detour.verbs.explain.forward_trace import schedule_config, trace_forward
 
 # %% [markdown]
-# ## Predict
-#
-# Write down what you expect, in your own words. Nothing is graded here. You will compare it with what is measured.
-#
-# - **last**: Stable Diffusion's schedule has 1000 steps. How much of the picture's variance is left after the last one?
-#   None at all, 0.5 %, 5 %?
-# - **plain**: Somebody adds noise as `x + ε`, ten times in a row. What is the variance of the result, if the picture's
-#   own variance was 1?
-
-# %%
-# BEGIN SOLUTION
-# Write your two predictions between the quotes.
-# PLACEHOLDER: predict("last", "")
-# PLACEHOLDER: predict("plain", "")
-predict("last", "nothing: after a thousand steps there is only noise")
-predict("plain", "one, because the noise is normalised")
-# END SOLUTION
-
-# %% [markdown]
 # ## Reason: one pixel by hand
 #
 # One step of the forward process keeps a part of what is there and adds a part of fresh noise:
@@ -57,6 +38,13 @@ predict("plain", "one, because the noise is normalised")
 #
 # Take a pixel `x₀ = 0.8`, `β₁ = 0.1`, `β₂ = 0.2`, and the noises `ε₁ = 0.5` and `ε₂ = −1`. Compute by hand (or with
 # Python as a calculator): `x₁`, `x₂`, `ᾱ₂`, and the single noise `ε` with which one jump lands on the same `x₂`.
+
+# %% [markdown]
+# **Predict** (`one_pixel`). After two such steps, with `β₁ = 0.1` and `β₂ = 0.2`, how much of the pixel's amplitude
+# is left?
+
+# %%
+predict("one_pixel", "70 %: what 0.1 and 0.2 take away")
 
 # %%
 # BEGIN SOLUTION
@@ -73,11 +61,22 @@ one_pixel = {
 }
 # END SOLUTION
 check(9, "one_pixel", one_pixel)
+compare_with(
+    "one_pixel",
+    f"{float(one_pixel['alpha_bar']) ** 0.5:.0%} of the amplitude, {float(one_pixel['alpha_bar']):.0%} of the variance",
+)
 
 # %% [markdown]
 # ## Do: the jump
 #
 # Now for whole tensors. Training never walks a thousand steps: it jumps to a random one. Write that jump.
+
+# %% [markdown]
+# **Predict** (`jump`). A walk of many steps, and one jump with the noise that they add up to: how far apart do they
+# land?
+
+# %%
+predict("jump", "a little, errors add up")
 
 
 # %%
@@ -99,7 +98,7 @@ check(9, "jump", jump)
 # %%
 trace = trace_forward(base=BASE, levels=8, seed=SEED)
 print(f"{trace.picture}: '{trace.caption}'")
-print(f"walk and jump differ by at most {trace.largest_difference:.1e}, over all levels")
+compare_with("jump", f"by {trace.largest_difference:.1e} at most, over all levels")
 
 steps = [f"t = {level.timestep}" for level in trace.levels]
 show(
@@ -112,6 +111,17 @@ show(
 #
 # "The noisy latents always have variance one" is often said. Is it true? The jump adds two independent parts, so their
 # variances add up. Write the variance of the noisy latents as a function of `ᾱ` and of the picture's own variance.
+
+# %% [markdown]
+# **Predict** (`variance`). Somebody adds noise as `x + ε`, ten times in a row. What is the variance of the result, if
+# the picture's own variance was 1?
+#
+# **Predict** (`last`). Stable Diffusion's schedule has 1000 steps. How much of the picture's variance is left after
+# the last one: none at all, 0.5 %, 5 %?
+
+# %%
+predict("variance", "one, because the noise is normalised")
+predict("last", "nothing: after a thousand steps there is only noise")
 
 
 # %%
@@ -160,7 +170,7 @@ for noise in noises:
 betas = betas_of(alphas)
 walked = list(step_by_step(clean, noises, betas))[-1]
 compare_with(
-    "plain", f"{added.var():.1f} with x + ε, {walked.var():.2f} with the right step, after ten steps"
+    "variance", f"{added.var():.1f} with x + ε, {walked.var():.2f} with the right step, after ten steps"
 )
 compare_with(
     "last", f"{trace.alphas[-1]:.4f} of the variance, so {trace.alphas[-1] ** 0.5:.1%} of the amplitude"
@@ -175,6 +185,13 @@ compare_with(
 #
 # The UNet's guess is the noise. Solve the jump for the clean latents, given the noisy ones and the guessed noise.
 
+# %% [markdown]
+# **Predict** (`clean_guess`). At the last timestep the predicted noise is off by 0.01. By how much is the guess of
+# the clean latents off?
+
+# %%
+predict("clean_guess", "by 0.01 as well")
+
 
 # %%
 def clean_guess(noisy, noise_pred, alpha_bar):
@@ -187,6 +204,14 @@ def clean_guess(noisy, noise_pred, alpha_bar):
 
 
 check(9, "clean_guess", clean_guess)
+zero = torch.zeros(1)
+off, half = (
+    float((clean_guess(zero, zero + 0.01, one) - clean_guess(zero, zero, one)).abs())
+    for one in alphas[[-1, 499]].float()
+)
+compare_with(
+    "clean_guess", f"{off:.3f}, {off / 0.01:.1f} times as much; in the middle of the schedule {half:.3f}"
+)
 
 # %% [markdown]
 # One such guess from pure noise would be mush: the average of all pictures that this noise could hide. A sampler goes a
@@ -213,6 +238,13 @@ show(
 # for both, the first timestep where noise outweighs picture: where the signal-to-noise ratio `ᾱ / (1 − ᾱ)` falls
 # below 1.
 
+# %% [markdown]
+# **Predict** (`first_below`). The DDPM schedule is linear, Stable Diffusion's scaled linear. In which of the two does
+# noise outweigh the picture earlier, and by how many timesteps?
+
+# %%
+predict("first_below", "in the same one, both have a thousand steps")
+
 # %%
 opened = open_base(BASE)
 schedules = {
@@ -225,6 +257,7 @@ schedules = {
 first_below = {name: int((snr(one) < 1).nonzero()[0]) for name, one in schedules.items()}
 # END SOLUTION
 check(9, "first_below", first_below)
+compare_with("first_below", ", ".join(f"{name} from timestep {first}" for name, first in first_below.items()))
 
 # %% [markdown]
 # What if the base is drawn with a schedule that goes further than the one it knows? Here its own schedule is stretched:

@@ -41,25 +41,6 @@ base = open_base(BASE)
 PROMPT = "an orange cup in the mountains"
 
 # %% [markdown]
-# ## Predict
-#
-# - **fewest**: How many steps does the quickest of DDPM, DDIM, PNDM, Euler and DPM++ need until more of them change
-#   little?
-# - **ddpm**: The paper's DDPM walks a thousand steps. What does it draw in ten: noise, mush, or a picture?
-# - **cost**: Which of the five costs the most time a step?
-
-# %%
-# BEGIN SOLUTION
-# Write your three predictions between the quotes.
-# PLACEHOLDER: predict("fewest", "")
-# PLACEHOLDER: predict("ddpm", "")
-# PLACEHOLDER: predict("cost", "")
-predict("fewest", "50, the default everywhere")
-predict("ddpm", "noise: it needs hundreds of steps")
-predict("cost", "DPM++, it is of second order")
-# END SOLUTION
-
-# %% [markdown]
 # ## Reason: where to stop
 #
 # The UNet was trained at a thousand timesteps; a walk of twenty steps stops at twenty of them. Stable Diffusion's own
@@ -67,6 +48,13 @@ predict("cost", "DPM++, it is of second order")
 # ten steps the stride is 100, and the stops are 901, 801, … 1.
 #
 # **Your turn.** Note where that starts: at 901 and not at 999, although the start noise is that of 999.
+
+# %% [markdown]
+# **Predict** (`leading`). The start noise is that of timestep 999. At which timestep does a walk of two steps with
+# leading spacing begin?
+
+# %%
+predict("leading", "at 999, where else")
 
 
 # %%
@@ -81,6 +69,7 @@ def leading(steps, offset=1, trained=1000):
 
 
 check(10, "leading", leading)
+compare_with("leading", f"at {int(leading(2)[0])}; a walk of ten steps at {int(leading(10)[0])}")
 
 # %%
 for steps in (2, 5, 10, 20, 50):
@@ -104,6 +93,13 @@ for steps in (2, 5, 10, 20, 50):
 # **Your turn.** One DDIM step from the stop with `alpha` to the next one with `alpha_next` (which is larger:
 # cleaner).
 
+# %% [markdown]
+# **Predict** (`ddim_step`). If the UNet named the noise without any error, how far from the clean picture would a
+# single step to the end land?
+
+# %%
+predict("ddim_step", "far: one step is not enough")
+
 
 # %%
 def ddim_step(noisy, noise_pred, alpha, alpha_next):
@@ -117,10 +113,27 @@ def ddim_step(noisy, noise_pred, alpha, alpha_next):
 
 
 check(10, "ddim_step", ddim_step)
+generator = torch.Generator().manual_seed(SEED)
+clean, noise = (torch.randn(4, 8, 8, generator=generator) for _ in range(2))
+alpha = torch.tensor(0.0047)
+noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+landed = ddim_step(noisy, noise, alpha, torch.tensor(1.0))
+compare_with(
+    "ddim_step",
+    f"{float((landed - clean).abs().max()):.1e} at most; with the noise off by 1 %, "
+    f"{float((ddim_step(noisy, 1.01 * noise, alpha, torch.tensor(1.0)) - clean).abs().max()):.2f}",
+)
 
 # %% [markdown]
 # Your two functions make a sampler. Behind the last stop there is no noise left to belong to; SD's configs then take
 # ᾱ of timestep 0 (`set_alpha_to_one = false`).
+
+# %% [markdown]
+# **Predict** (`same_as_ddim`). Your two functions against diffusers' DDIM, ten steps from the same noise: how far
+# apart are the pictures, of 255?
+
+# %%
+predict("same_as_ddim", "a little: theirs must have more to it")
 
 # %%
 unet, vae = base.load_network(device=DEVICE), base.load_vae(device=DEVICE)
@@ -151,7 +164,9 @@ def draw_with(sampler, steps, seed=SEED):
     return engine.draw([PictureRequest(prompt=PROMPT, seed=seed)], how).pictures
 
 
-check(10, "same_as_ddim", {"mine": draw(10, SEED), "theirs": draw_with("ddim", 10)})
+mine, theirs = draw(10, SEED), draw_with("ddim", 10)
+check(10, "same_as_ddim", {"mine": mine, "theirs": theirs})
+compare_with("same_as_ddim", f"{int(np.abs(mine.astype(int) - theirs).max())} of 255 at most")
 
 # %% [markdown]
 # ## What a walk looks like
@@ -172,6 +187,48 @@ show(
     alt="DDIM and DDPM after 2, 4, 6, 8 and 10 of ten steps: from noise to two different pictures of the same prompt",
 )
 another = [draw_with("dpm++", 20, seed) for seed in (SEED, SEED + 1)]
+
+# %% [markdown]
+# ## Between DDIM and DDPM
+#
+# The two are the ends of one scale, `eta` (arXiv:2010.02502, equation 16): at 0 a step puts the same noise back, at 1
+# as much fresh noise as DDPM does. `detour generate --scheduler ddim --eta 0.5` draws what lies between.
+
+# %% [markdown]
+# **Predict** (`eta`). How far does `eta` = 0.5 move the picture from that of `eta` = 0, as a share of what `eta` = 1
+# does?
+
+# %%
+predict("eta", "half as far")
+
+# %%
+by_eta = {}
+for eta in (0.0, 0.25, 0.5, 0.75, 1.0):
+    how = PictureSpec(steps=20, scheduler="ddim", guidance_scale=1.0, eta=eta)
+    by_eta[eta] = engine.draw([PictureRequest(prompt=PROMPT, seed=SEED)], how).pictures
+far = {eta: float(np.abs(some.astype(int) - by_eta[0.0]).mean()) for eta, some in by_eta.items()}
+show(
+    grid(
+        np.concatenate(list(by_eta.values())), len(by_eta), column_labels=[f"eta {eta:g}" for eta in by_eta]
+    ),
+    alt="One prompt and start noise with eta from 0 to 1; mean distance to the first picture, of 255: "
+    + ", ".join(f"{value:.1f} at {eta:g}" for eta, value in far.items()),
+)
+compare_with("eta", ", ".join(f"{value / far[1.0]:.0%} at eta {eta:g}" for eta, value in far.items()))
+
+# %% [markdown]
+# **Predict** (`sweet_spot`). How many steps does the quickest of DDPM, DDIM, PNDM, Euler and DPM++ need until more of
+# them change little?
+#
+# **Predict** (`ddpm`). The paper's DDPM walks a thousand steps. What does it draw in ten: noise, mush, or a picture
+# that keeps the prompt?
+#
+# **Predict** (`cost`). Which of the five costs the most time a step?
+
+# %%
+predict("sweet_spot", "50, the default everywhere")
+predict("ddpm", "noise: it needs hundreds of steps")
+predict("cost", "DPM++, it is of second order")
 
 # %% [markdown]
 # ## Measure
@@ -267,11 +324,15 @@ for budget in (1.3 * ten, 2.6 * ten, 6.5 * ten):
 near = [row for row in rows if row["distance"] < other_seed / 10]
 quickest = min(near, key=lambda row: (row["steps"], row["distance"]))
 compare_with(
-    "fewest", f"{quickest['sampler']} is ten times nearer than another seed with {quickest['steps']} steps"
+    "sweet_spot",
+    f"{quickest['sampler']} is ten times nearer than another seed with {quickest['steps']} steps",
 )
 ddpm = next(row for row in rows if row["sampler"] == "ddpm" and row["steps"] == 10)
+long_walk = next(row for row in rows if row["sampler"] == "dpm++" and row["steps"] == 50)
 compare_with(
-    "ddpm", f"a picture, CLIP score {ddpm['clip']:.3f}, but another one: {ddpm['distance']:.3f} away"
+    "ddpm",
+    f"CLIP score {ddpm['clip']:.3f} (DPM++ in 50 steps {long_walk['clip']:.3f}), {ddpm['distance']:.3f} from the "
+    f"reference (another seed {other_seed:.3f})",
 )
 compare_with("cost", ", ".join(f"{name} {np.mean(all_ms):.0f} ms" for name, all_ms in cost.items()))
 

@@ -42,24 +42,6 @@ base = open_base(BASE)
 PROMPTS = ["a red house in the desert", "a blue boat on the beach"]
 
 # %% [markdown]
-# ## Predict
-#
-# Write down what you expect, before anything is computed. There is no mark for it; the comparison teaches.
-
-# %%
-# BEGIN SOLUTION
-# what does the model draw for the empty prompt: grey noise, or a picture?
-# at which of the scales 1, 3, 7.5, 12 and 20 are prompts kept best?
-# what goes wrong first when the scale is too high?
-# PLACEHOLDER: predict("empty prompt", "")
-# PLACEHOLDER: predict("best scale", "")
-# PLACEHOLDER: predict("too much", "")
-predict("empty prompt", "grey noise: it was told nothing")
-predict("best scale", "7.5, as everybody uses it")
-predict("too much", "the objects get lost")
-# END SOLUTION
-
-# %% [markdown]
 # ## The step
 #
 # The UNet answers with the noise that it sees in the latents. Asked with the prompt it gives `ε(x, text)`, asked
@@ -72,6 +54,13 @@ predict("too much", "the objects get lost")
 #
 # **Your turn.** Write the step. Both questions go through the UNet in **one** batch: twice the pictures in one pass
 # cost less than two passes.
+
+# %% [markdown]
+# **Predict** (`guided_prediction`). Without the prompt the UNet answers 0.2, with it 0.5. What is the guided answer
+# at scale 3: between the two, or beyond?
+
+# %%
+predict("guided_prediction", "between: it is a mixture")
 
 
 # %%
@@ -87,6 +76,11 @@ def guided_prediction(unet, latents, timestep, text, no_text, scale):
 
 
 check(12, "guided_prediction", guided_prediction)
+answered = guided_prediction(
+    lambda latents, _timestep, states: states.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(latents),
+    torch.zeros(1, 4, 2, 2), torch.tensor(500), torch.full((1, 3, 4), 0.5), torch.full((1, 3, 4), 0.2), 3.0,
+)  # fmt: skip
+compare_with("guided_prediction", f"{float(answered.mean()):.2f}")
 
 # %% [markdown]
 # ## What stands for "no prompt"
@@ -97,6 +91,12 @@ check(12, "guided_prediction", guided_prediction)
 #
 # **Your turn.** Give the states that stand for no prompt, one for each of `num` pictures.
 # `text_stage.encode(prompts)` returns an object with `.states` of shape (N, 77, D).
+
+# %% [markdown]
+# **Predict** (`no_prompt`). What does the model draw for the empty prompt: grey noise, or a picture?
+
+# %%
+predict("no_prompt", "grey noise: it was told nothing")
 
 # %%
 text_stage = base.load_text(device=DEVICE)
@@ -157,6 +157,13 @@ SEEDS = [SEED, SEED + 1]
 mine = draw(text, no_text, 3.0, SEEDS)
 
 # %% [markdown]
+# **Predict** (`same_as_pipeline`). Your loop of twelve lines against diffusers' own pipeline, same seeds: how far
+# apart are the pictures, of 255?
+
+# %%
+predict("same_as_pipeline", "a few steps, there must be tricks in it")
+
+# %% [markdown]
 # Now the pipeline that everybody uses, with the same seeds, steps and scale. It is diffusers' own code from the start
 # noise to the pixels.
 
@@ -180,6 +187,7 @@ theirs = (theirs * 255).round().astype(np.uint8)
 del pipeline
 
 check(12, "same_as_pipeline", {"mine": mine, "theirs": theirs})
+compare_with("same_as_pipeline", f"{int(np.abs(mine.astype(int) - theirs).max())} of 255 at most")
 
 # %% [markdown]
 # ## What the two questions are about
@@ -206,7 +214,7 @@ nobody_asked = rows["s = 0: no prompt"][0].astype(float)
 rough = np.abs(np.diff(nobody_asked, axis=1)).mean()
 as_noise = 2 / np.pi**0.5 * nobody_asked.std()  # of independent normal numbers with the same spread
 compare_with(
-    "empty prompt",
+    "no_prompt",
     f"neighbouring pixels differ by {rough:.1f} of 255; in noise of the same spread they would by {as_noise:.1f}, "
     f"so it is {'a picture' if rough < as_noise / 2 else 'noise'}",
 )
@@ -219,6 +227,13 @@ compare_with(
 #
 # **Your turn.** `chance_for(SEED, step, index, purpose="caption")` gives a number in [0, 1) that depends on nothing
 # but its arguments (so a run that was interrupted draws the same again). Return the captions of one step.
+
+# %% [markdown]
+# **Predict** (`shown_captions`). True pictures with noise: at which noise level does the right caption help the model
+# most to find that noise, at timestep 200, 500 or 800?
+
+# %%
+predict("shown_captions", "at 200, where details are")
 
 
 # %%
@@ -269,15 +284,25 @@ saved = [
     without - right for without, right in zip(errors["no caption"], errors["right caption"], strict=True)
 ]
 most, least = (choose(range(len(AT)), key=lambda index: saved[index]) for choose in (max, min))
-print(
-    f"what the right caption saves: most at t = {AT[most]} ({saved[most]:.4f}), least at t = {AT[least]} "
-    f"({saved[least]:.4f}); as a share of the error without a caption "
-    + ", ".join(f"{one / whole:.0%}" for one, whole in zip(saved, errors["no caption"], strict=True))
+compare_with(
+    "shown_captions",
+    f"it lowers the error most at t = {AT[most]}, by {saved[most]:.4f}, least at t = {AT[least]}, {saved[least]:.4f}; "
+    "as a share of the error without a caption by "
+    + ", ".join(f"{one / whole:.0%}" for one, whole in zip(saved, errors["no caption"], strict=True)),
 )
 
 # %% [markdown]
 # Read from the last line at which noise level the caption saves most. Without a caption the model still predicts well,
 # because it was trained to; these differences are all that guidance has to work with.
+
+# %% [markdown]
+# **Predict** (`read_the_table`). At which of the scales 1, 3, 7.5, 12 and 20 are prompts kept best?
+#
+# **Predict** (`too much`). What goes wrong first when the scale is too high?
+
+# %%
+predict("read_the_table", "7.5, as everybody uses it")
+predict("too much", "the objects get lost")
 
 # %% [markdown]
 # ## What each scale gives and costs
@@ -344,7 +369,7 @@ check(12, "read_the_table", {"table": table, "best_scale": best_scale, "clipped_
 by_scale = {row["scale"]: row for row in drawn}
 last = drawn[-1]
 compare_with(
-    "best scale",
+    "read_the_table",
     f"{best_scale:g}, with {by_scale[best_scale]['clip']:.3f}; {last['clip']:.3f} at {last['scale']:g}",
 )
 compare_with(

@@ -1,4 +1,4 @@
-"""The VAE: training on crops and whole frames, and the decoder's further training on its own."""
+"""Trains the VAE on crops and whole frames, and the decoder further on its own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ KL_WEIGHT = 3e-4
 
 
 def to_model_range(pictures: NDArray[np.uint8]) -> Tensor:
-    """(batch, height, width, 3) bytes → (batch, 3, height, width) float32 in [-1, 1]."""
+    """Convert (batch, height, width, 3) bytes to (batch, 3, height, width) float32 in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def draw_pictures(
     pictures: NDArray[np.uint8], *, count: int, crop_px: int, generator: torch.Generator
 ) -> Tensor:
-    """Random crops, flipped half of the time.
+    """Choose random crops, half of them flipped.
 
     Args:
         pictures: (number, height, width, 3).
@@ -47,7 +47,7 @@ def draw_pictures(
 
 
 def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
-    """Charbonnier + edges + coarse colour, all in the range [-1, 1].
+    """Loss of a reconstruction: Charbonnier, edges and coarse colour, all in the range [-1, 1].
 
     Args:
         made: (batch, 3, height, width).

@@ -1,4 +1,4 @@
-"""The UNet's training: min-SNR weighted noise prediction on cached latents and text states."""
+"""Trains the UNet: min-SNR weighted noise prediction on cached latents and text states."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ExplicitAttention:
 
 
 def cumulative_alphas() -> Tensor:
-    """(1000,) float32: the signal's share of the variance at each timestep."""
+    """``ᾱ``, the share of the signal in the variance at each timestep, (1000,) float32."""
     betas = torch.linspace(
         SCHEDULE["beta_start"] ** 0.5,
         SCHEDULE["beta_end"] ** 0.5,
@@ -55,7 +55,7 @@ def cumulative_alphas() -> Tensor:
 
 
 def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) int64 in [0, 1000): one in each of ``count`` equal intervals, in random order.
+    """Timesteps in [0, 1000), (count,) int64: one in each of ``count`` equal intervals, in random order.
 
     Every batch sees the whole range of noise, which lowers the variance of the gradient.
     """

@@ -49,7 +49,7 @@ def phrase(facts: PromptFacts) -> str:
 
 
 def facts_of(prompted: PromptedScene) -> PromptFacts:
-    """What the judge is asked about a prompted scene."""
+    """Facts of a prompted scene that the judge is asked about."""
     return PromptFacts(object=prompted.object, colour=prompted.colour, place=prompted.place)
 
 
@@ -87,7 +87,7 @@ def ceilings(judge: Judge, prompts: Sequence[PromptedScene]) -> dict[str, dict[s
 
 
 class Pipeline(Protocol):
-    """What is used of a diffusers text-to-image pipeline: the call, and its VAE."""
+    """The part of a diffusers text-to-image pipeline that is used: the call, and its VAE."""
 
     vae: AutoencoderKL
 
@@ -150,7 +150,7 @@ def measure(
     sheet_path: Path | None,
     pipeline: Pipeline | None = None,
 ) -> dict[str, Any]:
-    """Everything that ``measured.json`` holds.
+    """Measure everything that ``measured.json`` holds.
 
     Args:
         folder: the base; its ``judge`` is the judge.
@@ -187,7 +187,7 @@ def measure(
 
 
 def arguments_of(*, prog: str, description: str | None, base: Path) -> argparse.Namespace:
-    """What the command line asks to be measured; sets the number of threads."""
+    """Parse the command line, and set the number of threads."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--base", type=Path, default=base)
     parser.add_argument("--count", type=int, default=256, help="generated pictures")
@@ -219,7 +219,7 @@ def main() -> None:
 
 
 def show(figures: dict[str, Any], arguments: argparse.Namespace, card: Callable[..., str]) -> None:
-    """Prints the figures and, unless it is a dry run, writes them and the card into the base's folder."""
+    """Print the figures and, unless it is a dry run, write them and the card into the base's folder."""
     print(json.dumps(figures, indent=2))
     if not arguments.dry:
         write_json(arguments.base / "measured.json", figures)

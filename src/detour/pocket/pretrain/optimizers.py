@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: fastest growth of smal
 
 
 def orthogonalise(matrices: Tensor, *, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values end between 0.7 and 1.2.
+    """Nearest semi-orthogonal matrices, approximately: singular values end between 0.7 and 1.2.
 
     Args:
         matrices: (count, rows, columns), any float dtype.
@@ -93,14 +93,16 @@ def optimizers_for(
         if parameter.requires_grad:
             is_hidden = parameter.ndim >= 2 and not any(part in name for part in names)
             (hidden if is_hidden else rest).append(parameter)
-    adam = torch.optim.AdamW(
-        rest, lr=adam_lr if adam_lr is not None else lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-    )
-    return [Muon(hidden, lr=lr), adam]
+    return [Muon(hidden, lr=lr), adamw(rest, lr=adam_lr if adam_lr is not None else lr)]
+
+
+def adamw(parameters: Iterable[nn.Parameter], *, lr: float) -> torch.optim.Optimizer:
+    """Build AdamW without weight decay, with a second moment that forgets in some fifty steps."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
 def warmup_stable_decay(step: int, *, steps: int, warmup: int, decay: int) -> float:
-    """Factor of the learning rate: up over ``warmup`` steps, flat, and down to zero over ``decay``.
+    """Factor of the learning rate: rising over ``warmup`` steps, constant, and falling to zero over ``decay``.
 
     Args:
         step: the step about to be made, from 0.
@@ -116,7 +118,7 @@ def warmup_stable_decay(step: int, *, steps: int, warmup: int, decay: int) -> fl
 
 
 def set_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Multiplies every group's initial rate by ``factor``."""
+    """Multiply every group's initial rate by ``factor``."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group.setdefault("peak_lr", group["lr"])
@@ -124,5 +126,5 @@ def set_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None
 
 
 def states(optimizers: Iterable[torch.optim.Optimizer]) -> list[dict[str, Any]]:
-    """What a resumed stage needs of them."""
+    """Optimizer states that a resumed stage needs."""
     return [optimizer.state_dict() for optimizer in optimizers]

@@ -1,4 +1,4 @@
-"""The CLIP pair: its text tower by itself, both towers against each other, and the picture tower alone.
+"""Trains the CLIP pair: its text tower alone, both towers together, and the picture tower alone.
 
 Three stages, so that the UNet need not wait for the picture tower. First the text tower learns, from
 captions only, to say at each object's token which object of which colour it is: a causal tower knows the
@@ -45,7 +45,7 @@ class Pair(nn.Module):
             nn.init.constant_(head.bias, -4.0)
 
     def train_vision_only(self) -> None:
-        """Freezes the text tower; its projection, which the UNet does not see, goes on learning."""
+        """Freeze the text tower; its projection, which the UNet does not read, goes on learning."""
         for part in (self.clip.text_model, self.token_pairs, self.text_pairs, self.text_words):
             part.requires_grad_(False)
 
@@ -105,7 +105,7 @@ def token_loss(pair: Pair, states: Tensor, ids: Tensor, pairs: Tensor, objects: 
 def text_loss(
     pair: Pair, ids: Tensor, pairs: Tensor, objects: Tensor
 ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
-    """What the text tower must tell by itself.
+    """Loss of the text tower alone: objects, colours and words of its captions.
 
     Returns:
         scalar loss, (count, projection) text features (not normalised), figures for the log.
@@ -155,7 +155,7 @@ def share_loss(logits: Tensor, bag: Tensor) -> Tensor:
 def vision_loss(
     pair: Pair, pictures: Tensor, ids: Tensor, pairs: Tensor
 ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
-    """What the picture tower must tell by itself: its objects, their colours, and the caption's words.
+    """Loss of the picture tower alone: its objects, their colours, and the caption's words.
 
     Returns:
         scalar loss, (count, projection) picture features (not normalised), figures for the log.

@@ -18,7 +18,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from detour.pocket.pretrain import autoencoder, denoiser, pair, parts
 from detour.pocket.pretrain.folder import write_base
-from detour.pocket.pretrain.optimizers import optimizers_for
+from detour.pocket.pretrain.optimizers import adamw, optimizers_for
 from detour.pocket.pretrain.pictures import new_array, read_pictures, render_pictures
 from detour.pocket.pretrain.precision import autocast
 from detour.pocket.pretrain.stage import Schedule, Stage, load_average
@@ -90,7 +90,7 @@ class Pretraining:
         return read_pictures(self.work, count=self.settings.pictures)
 
     def texts(self) -> Texts:
-        """What is said about them."""
+        """Token ids of all captions of the pictures."""
         with np.load(self.work / "texts.npz") as file:
             return Texts(true=file["true"], false=file["false"], pairs=file["pairs"])
 
@@ -144,7 +144,7 @@ class Pretraining:
         autoencoder.standardise(vae, means, deviations)
 
     def _latents_noted(self) -> dict[str, Any]:
-        """How far the latents stage is, and the statistics that it standardises by."""
+        """Progress of the latents stage, and the statistics that it standardises by."""
         noted: dict[str, Any] = json.loads((self.work / "latents.json").read_text())
         return noted
 
@@ -366,16 +366,21 @@ class Pretraining:
         warmup: int,
         decay: int,
         lr: float,
-        plain: tuple[str, ...],
+        plain: tuple[str, ...] | None,
         average: float | None = None,
     ) -> Stage:
+        """Set up a stage and take up its state; ``plain`` is ``None`` where AdamW trains every parameter."""
         modules.train()
+        if plain is None:
+            optimizers = [adamw(modules.parameters(), lr=lr)]
+        else:
+            optimizers = optimizers_for(modules, lr=lr, adam_lr=lr / 2, plain=plain)
         chosen = self.settings.steps or steps
         stage = Stage(
             name=name,
             work=self.work,
             modules=modules,
-            optimizers=optimizers_for(modules, lr=lr, adam_lr=lr / 2, plain=plain),
+            optimizers=optimizers,
             schedule=Schedule(steps=chosen, warmup=warmup, decay=min(decay, chosen)),
             seed=self.settings.seed,
             average_decay=average,

@@ -44,7 +44,7 @@ class Schedule:
 
 @dataclass
 class Stage:
-    """What one stage trains and where it keeps its state.
+    """Models that one stage trains, and the file that keeps their state.
 
     Attributes:
         name: of its files under ``work``.

@@ -1,4 +1,4 @@
-"""Everything that is said about the pictures of the training set, as token ids.
+"""Token ids of all captions of the training pictures.
 
 Each picture gets several phrasings of its caption, and each phrasing the same sentence with one thing
 made false: another object, colour or place, or the colours of two things swapped. The false ones are what
@@ -41,13 +41,13 @@ class Texts:
 
 
 def other(words: Sequence[str], word: str, rng: np.random.Generator) -> str:
-    """A word of ``words`` that is not ``word``."""
+    """Draw a word of ``words`` that is not ``word``."""
     rest = [candidate for candidate in words if candidate != word]
     return rest[int(rng.integers(len(rest)))]
 
 
 def false_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with one of its facts made false (its layout is not looked at).
+    """Make one fact of a scene false; its layout is not used.
 
     Held-out combinations are not named here either: the text tower must not have met them.
     """
@@ -88,7 +88,7 @@ def with_unknown_word(text: str, rng: np.random.Generator) -> str:
 
 
 def phrase(seed: int, index: int) -> tuple[list[str], list[list[str]], list[int]]:
-    """Write all that is said about picture ``index`` of the stream ``seed``.
+    """Write all captions of picture ``index`` of the stream ``seed``.
 
     Returns:
         true captions, the false ones of each, and the numbers of its (object, colour) pairs.
@@ -123,7 +123,7 @@ def to_ids(tokenizer: CLIPTokenizer, texts: Sequence[str], *, length: int) -> ND
 
 
 def read_texts(tokenizer: CLIPTokenizer, *, seed: int, count: int) -> Texts:
-    """Token ids of everything said about the first ``count`` pictures of the stream."""
+    """Read token ids of all captions of the first ``count`` pictures of the stream."""
     true: list[str] = []
     false: list[str] = []
     pairs = np.full((count, 2), -1, dtype=np.int16)

@@ -25,7 +25,7 @@ def length(x: Array, y: Array) -> Array:
 
 
 def clamp(values: Array, low: float, high: float) -> Array:
-    """The values held between two bounds."""
+    """Limit values to the range between two bounds."""
     return np.asarray(np.clip(values, np.float32(low), np.float32(high)), np.float32)
 
 
@@ -97,7 +97,7 @@ def star_points(num_tips: int, *, outer: float, inner: float, centre: Point = (0
 
 
 def union(*distances: Array) -> Array:
-    """What lies in any of the shapes."""
+    """Signed distance of the union of several shapes."""
     result = distances[0]
     for distance in distances[1:]:
         result = np.minimum(result, distance)
@@ -105,7 +105,7 @@ def union(*distances: Array) -> Array:
 
 
 def intersection(*distances: Array) -> Array:
-    """What lies in all of the shapes."""
+    """Signed distance of the intersection of several shapes."""
     result = distances[0]
     for distance in distances[1:]:
         result = np.maximum(result, distance)
@@ -113,10 +113,10 @@ def intersection(*distances: Array) -> Array:
 
 
 def without(distance: Array, hole: Array) -> Array:
-    """The first shape less the second."""
+    """Signed distance of the first shape minus the second."""
     return np.maximum(distance, -hole)
 
 
 def ring(distance: Array, half_width: float) -> Array:
-    """The band around a shape's edge."""
+    """Signed distance of a band around a shape's edge."""
     return np.abs(distance) - np.float32(half_width)

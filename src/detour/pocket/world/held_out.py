@@ -1,4 +1,4 @@
-"""What the embedded base never sees: read from ``held_out.json``, which is data of the repository."""
+"""Styles, subjects and combinations that the embedded base never sees, read from ``held_out.json``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StyleRegion:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What the training stream never draws.
+    """Everything that the training stream never draws.
 
     Attributes:
         combinations: (object, colour, place), a random tenth of all.

@@ -15,7 +15,7 @@ Role = Literal["sky", "scenery", "thing", "detail", "shadow"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a style paints, back to front.
+    """One shape with its colour that a style paints; layers are ordered from back to front.
 
     Attributes:
         distance: (height, width) float32 signed distance in picture units (1 is the picture's side).
@@ -39,11 +39,11 @@ class Layer:
 
 
 def mixed(first: Colour, second: Colour, share: float) -> Colour:
-    """The colour ``share`` of the way from the first to the second."""
+    """Interpolate from the first colour to the second by ``share``."""
     r, g, b = ((1 - share) * a + share * c for a, c in zip(first, second, strict=True))
     return r, g, b
 
 
 def everywhere(like: Array) -> Array:
-    """The distance of a shape that covers the whole picture."""
+    """Signed distance of a shape that covers the whole picture."""
     return np.full(like.shape, -10.0, np.float32)

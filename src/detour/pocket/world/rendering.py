@@ -1,4 +1,4 @@
-"""From a scene and a style to pixels."""
+"""Renders a scene in a style to pixels."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _paint(layers: list[Layer], style: Style, rng: Rng, num_px: int) -> Array:
 
 
 def _washed(distance: Array, fill: Array, pigment: Array, layer: Layer, style: Style) -> tuple[Array, Array]:
-    """A layer as wet paint leaves it: an edge that ran, pigment gathered along it and clouded inside."""
+    """Paint a layer as watercolour: a blurred edge, with pigment gathered along it and uneven inside."""
     one = np.float32(1)
     ran = np.asarray(distance + np.float32(1.6 * style.bleed) * pigment, np.float32)
     gathered = np.exp(np.minimum(ran, np.float32(0)) * np.float32(0.45)) if layer.rim > 0 else np.float32(0)
@@ -149,7 +149,7 @@ def _column(colour: Colour) -> Array:
 
 
 def _fill(layer: Layer, style: Style) -> Array:
-    """Colour of a layer's inside, (3, 1, 1) or (3, height, width) where it has a gradient."""
+    """Colour of a layer's inside: (3, 1, 1), or (3, height, width) where it has a gradient."""
     if layer.role == "shadow":
         return _column(layer.colour)
     fill = _column(mixed(style.ground, _graded(layer.colour, layer, style), style.fill))
@@ -162,7 +162,7 @@ def _fill(layer: Layer, style: Style) -> Array:
 
 
 def _graded(colour: Colour, layer: Layer, style: Style) -> Colour:
-    """The palette's version of a colour. Things move less than scenery: their colour word must stay true."""
+    """Colour in the style's palette; things change less than scenery, because their colour word must stay true."""
     own = layer.role in ("thing", "detail")
     saturation = max(style.saturation, 0.78) if own else style.saturation
     lightness = min(max(style.lightness, -0.11), 0.18) if own else style.lightness
@@ -189,7 +189,7 @@ def _ink(layer: Layer, style: Style) -> Colour:
 
 
 def _finish(canvas: Array, style: Style, rng: Rng, x_px: Array, y_px: Array) -> Array:
-    """What lies over the whole picture: glass, ruled lines, the fills' texture, the paper's tooth."""
+    """Add what covers the whole picture: glass, ruled lines, the texture of fills, the grain of paper."""
     num_px = canvas.shape[-1]
     if style.facet_px > 0:
         joint, shade = texture.facets(rng, x_px, y_px, size_px=style.facet_px, extent_px=REFERENCE_PX)

@@ -1,4 +1,4 @@
-"""What a picture shows, before any style: things with their poses, a place and a sky."""
+"""Content of a picture before any style: things with their poses, a place and a sky."""
 
 from __future__ import annotations
 

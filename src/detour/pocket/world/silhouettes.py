@@ -30,7 +30,7 @@ Tone = Literal["dark", "deep", "light", "white", "black"]
 
 @dataclass(frozen=True)
 class Silhouette:
-    """One thing's distances: the whole outline and what is drawn on it, in painting order."""
+    """Signed distances of one thing: its whole outline and its details, in painting order."""
 
     body: Array
     details: tuple[tuple[Array, Tone], ...] = ()

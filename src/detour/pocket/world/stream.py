@@ -1,4 +1,4 @@
-"""The training stream, random access, and prompts for what was held out of it."""
+"""The training stream with random access, and prompts for what is held out of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PromptedScene:
 
 
 def training_example(seed: int, index: int) -> Example:
-    """Example ``index`` of the stream: a pure function of both numbers that never holds anything held out.
+    """Example ``index`` of the stream, a pure function of both numbers that never contains anything held out.
 
     Kinds, colours, places and relations are uniform apart from the held-out combinations; a scene with two
     things has two kinds in two colours.

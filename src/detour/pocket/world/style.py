@@ -1,4 +1,4 @@
-"""The style space: what can be done to a scene's distances and colours on their way to pixels."""
+"""The space of styles: changes of a scene's distances and colours before they become pixels."""
 
 from __future__ import annotations
 

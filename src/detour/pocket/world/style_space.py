@@ -1,4 +1,4 @@
-"""Random points of the style space, and the words that are true of a point."""
+"""Random points of the space of styles, and the words that describe a point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAPERS = ((1.0, 1.0, 1.0), (1.0, 0.97, 0.88), (0.9, 0.93, 1.0), (0.93, 0.9, 0.8
 
 
 def random_style(rng: np.random.Generator) -> Style:
-    """A style that has at least one word to its name and lies in no held-out style's neighbourhood.
+    """Draw a style with at least one descriptive word that is not near any held-out style.
 
     Drawn again until both hold; about four draws in five pass.
     """
@@ -24,7 +24,7 @@ def random_style(rng: np.random.Generator) -> Style:
 
 
 def style_words(style: Style) -> tuple[str, ...]:
-    """Every phrase that is true of the style, in a fixed order; none for the house style."""
+    """List every phrase that describes the style, in a fixed order; none for the house style."""
     textures = {"grain": "grainy", "hatch": "hatched", "dots": "dotted", "brush": "brush strokes"}
     lined = style.outline_px >= 1.7
     facts = {

@@ -1,4 +1,4 @@
-"""What covers a finished picture: noise, strokes, dots, paper, glass."""
+"""Textures that cover a finished picture: noise, strokes, dots, paper, glass."""
 
 from __future__ import annotations
 

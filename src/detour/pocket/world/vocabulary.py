@@ -1,4 +1,4 @@
-"""The words of the world, as they stand in captions."""
+"""Words of the world as they appear in captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Every word that a caption can use for what a scene holds.
+    """All words with which captions name the content of a scene.
 
     Attributes:
         objects: kinds of things in the training stream.

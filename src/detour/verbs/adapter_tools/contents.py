@@ -10,16 +10,24 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.adapter_files.adapter_family import family_of_adapter
 from detour.adapter_files.container import empty_tensor, read_header, read_region
-from detour.adapter_files.hashes import data_sha256
+from detour.adapter_files.hashes import data_sha256, stated_sha256
 from detour.adapter_files.layer_file import open_layers
 from detour.adapter_files.limits import DEFAULT_LIMITS
 from detour.adapter_files.pickled import is_pickle_name
-from detour.adapter_files.reading import adapter_of, located, read_adapter, require_no_peft
+from detour.adapter_files.reading import (
+    adapter_of,
+    located,
+    read_adapter,
+    require_no_peft,
+    require_no_reference,
+)
+from detour.adapter_files.reference_files import holds_reference, read_reference_facts, require_fit
 from detour.adapter_files.unread import Unread
 from detour.adapters.adapter import Adapter, FileFormat, part_of
 from detour.adapters.analysis import spectrum_of_values
 from detour.adapters.blocks import block_of, blocks_in_order
 from detour.adapters.places import find_layer
+from detour.adapters.reference_kinds import ReferenceKind
 from detour.adapters.spectra import singular_values_of
 from detour.bases.base import Base, open_base
 from detour.bases.parts import empty_part
@@ -80,14 +88,42 @@ class AdapterReport(_Figures):
     words: dict[str, int]
     """New word with vectors of its own → how many."""
     metadata: dict[str, str]
-    """Without the settings of the run and the thumbnail, which have their own flags."""
+    """Metadata without the settings of the run and the thumbnail, which have their own flags."""
     has_config: bool
     has_thumbnail: bool
     tensor_sha256: str | None
     """SHA-256 of the tensors' bytes, computed here; ``None`` where only the header was read."""
     hash_agrees: bool | None
     """Whether that is what the file says of itself; ``None`` where either is not there."""
+    states_sha256: bool
+    """Whether the file says what the SHA-256 of its tensors is."""
     blocks: tuple[BlockFigures, ...]
+    match: BaseMatch | None = None
+
+    def to_json(self) -> str:
+        """Write everything as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+
+class ReferenceReport(_Figures):
+    """Everything that ``detour show`` knows of an IP-Adapter, which shows a base reference pictures."""
+
+    path: Path
+    num_bytes: int
+    kind: ReferenceKind
+    encoder: str
+    """The image encoder that it needs: ``ViT-H``, ``ViT-bigG``, or empty for another one."""
+    encoder_words: str
+    """The encoder with what of it is read, in words."""
+    family: str
+    """``sd1``, ``sd2`` or ``sdxl``; empty for bases with text states of another width."""
+    text_width: int
+    num_tokens: int
+    """Tokens a picture; 0 where the image encoder decides it."""
+    layers: int
+    """Cross-attention layers with a second pair of keys and values."""
+    parameters: int
+    sha256: str
     match: BaseMatch | None = None
 
     def to_json(self) -> str:
@@ -97,8 +133,8 @@ class AdapterReport(_Figures):
 
 def show_adapter(
     path: Path, *, base: str | None = None, norms: bool | None = None, allow_pickle: bool = False
-) -> AdapterReport:
-    """Tell what is in a file or PEFT folder.
+) -> AdapterReport | ReferenceReport:
+    """Tell what is in an adapter's file or PEFT folder, or in an IP-Adapter's file.
 
     Args:
         path: of any format that is read.
@@ -111,6 +147,8 @@ def show_adapter(
         BaseError: the base cannot be opened.
     """
     path = _inside(path, allow_pickle=allow_pickle)
+    if holds_reference(path, allow_pickle=allow_pickle):
+        return _reference(path, base, allow_pickle=allow_pickle)
     num_bytes = (
         path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
     )
@@ -120,7 +158,7 @@ def show_adapter(
     metadata = dict(adapter.metadata)
     has_header = path.is_file() and not is_pickle_name(path)
     digest = data_sha256(path.read_bytes()) if whole and has_header else None
-    said = metadata.get("sshs_model_hash")
+    said = stated_sha256(metadata) if has_header else None
     return AdapterReport(
         path=path,
         file_format=adapter.file_format,
@@ -144,8 +182,35 @@ def show_adapter(
         },
         tensor_sha256=digest,
         hash_agrees=None if digest is None or said is None else said == digest,
+        states_sha256=said is not None,
         blocks=_blocks(adapter, figures=whole and norms is not False),
         match=None if base is None else _match(adapter, open_base(base, weights=False)),
+    )
+
+
+def _reference(path: Path, base: str | None, *, allow_pickle: bool) -> ReferenceReport:
+    facts, sha256 = read_reference_facts(path, allow_pickle=allow_pickle)
+    match = None
+    if base is not None:
+        opened = open_base(base, weights=False)
+        try:
+            require_fit(facts, opened, where=path.name)
+            match = BaseMatch(base=opened.identity, fitting=facts.num_layers, problems=())
+        except AdapterError as error:
+            match = BaseMatch(base=opened.identity, fitting=0, problems=(str(error),))
+    return ReferenceReport(
+        path=path,
+        num_bytes=path.stat().st_size,
+        kind=facts.kind,
+        encoder=facts.encoder,
+        encoder_words=facts.encoder_words,
+        family=facts.family,
+        text_width=facts.text_width,
+        num_tokens=facts.num_tokens,
+        layers=facts.num_layers,
+        parameters=facts.num_parameters,
+        sha256=sha256,
+        match=match,
     )
 
 
@@ -175,6 +240,7 @@ def read_shapes(path: Path) -> Adapter:
             return replace(file.meta_adapter, file_format="peft", file_dtype=file.dtype)
     regions, metadata = read_header(path, DEFAULT_LIMITS)
     require_no_peft(regions, str(path))
+    require_no_reference(regions, str(path))
     tensors = {name: empty_tensor(region) for name, region in regions.items()}
     try:
         with path.open("rb") as stream:

@@ -30,7 +30,7 @@ TOGETHER, AGAINST = 0.4, -0.1
 has the figures behind them."""
 
 TOO_LOUD = 1.35
-"""From this many times the stronger one's push on, prompts suffered more often than not."""
+"""Ratio to the stronger one's push above which prompts suffered more often than not."""
 
 MeasuredVerdict = Literal["apart", "together", "against"]
 

@@ -149,7 +149,7 @@ def files_of_base(base: Base) -> Iterator[Path]:
 
 
 def _in_folder(pieces: Mapping[str, Pieces], part: str) -> _Changes:
-    """Under both names that text encoders have had."""
+    """Changes of a part under both names that text encoders have had."""
     named = {}
     for key, mine in pieces.items():
         if part_of(key) == part:

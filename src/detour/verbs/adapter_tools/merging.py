@@ -221,7 +221,7 @@ def _compare_pictures(
     checked: Checked,
     progress: ProgressFn,
 ) -> PictureProof | None:
-    """The same requests from the base, from base and adapters, and from the merged base read back."""
+    """Draw the same requests with the base, with base and adapters, and with the merged base read back."""
     if pictures < 1:
         return None
     text = prompt if prompt is not None else _triggers(chosen)

@@ -54,7 +54,7 @@ class ResizeResult(BaseModel):
     parameters_before: int
     parameters: int
     largest_difference: float
-    """Between what was computed and the file read back."""
+    """Largest difference of the computed layers and the file read back."""
     limit: float
     notes: tuple[str, ...] = ()
     """What other tools make of the file where it is not what they should."""

@@ -33,7 +33,7 @@ class DataReport(BaseModel):
     found: tuple[str, ...]
     """What was recognised, a line a folder."""
     pictures: int
-    """To learn from; class pictures are counted apart."""
+    """Number of pictures to learn from; class pictures are counted apart."""
     class_pictures: int
     captions: int
     distinct_captions: int

@@ -19,7 +19,7 @@ CHANGE_LARGE = 0.20
 """Bound of ‖ΔW‖ / ‖W‖ over all layers of a part: above this share of its weights ``pocket`` begins to lose prompts."""
 
 CHANGE_BROKEN = 0.30
-"""Above this share it has lost them."""
+"""Relative change of the weights above which prompts are lost."""
 
 ENERGY = 0.99
 """Share of each layer's change that the directions in use keep."""

@@ -88,7 +88,7 @@ def examine(
     *,
     base: str | None = None,
     revision: str | None = None,
-    wish: AskedPicture | None = None,
+    asked_picture: AskedPicture | None = None,
     allow_pickle: bool = False,
     progress: ProgressFn = silent,
 ) -> Examination:
@@ -96,9 +96,9 @@ def examine(
 
     Args:
         subject: a run's folder, an adapter (``FILE`` or ``FILE:weight``), or a PNG that detour drew.
-        base: that an adapter or a wish is for; ``None``: the one that the subject names, else pocket.
+        base: that an adapter or the picture is for; ``None``: the one that the subject names, else pocket.
         revision: of a hub base.
-        wish: a picture that is asked for.
+        asked_picture: settings of a picture that is to be drawn.
         allow_pickle: read ``.pt``, ``.bin`` and ``.ckpt`` adapters too, their tensors alone.
         progress: told about stages.
 
@@ -111,7 +111,7 @@ def examine(
     seen = _Seen(
         base=base,
         revision=revision,
-        wish=wish or AskedPicture(),
+        asked_picture=asked_picture or AskedPicture(),
         allow_pickle=allow_pickle,
         progress=progress,
     )
@@ -132,17 +132,17 @@ class _Seen:
         *,
         base: str | None,
         revision: str | None,
-        wish: AskedPicture,
+        asked_picture: AskedPicture,
         allow_pickle: bool,
         progress: ProgressFn,
     ) -> None:
-        self.base, self.revision, self.wish = base, revision, wish
+        self.base, self.revision, self.asked_picture = base, revision, asked_picture
         self.allow_pickle, self.progress = allow_pickle, progress
         self.opened: Base | None = None
 
     def examine(self, subject: str | None) -> list[Finding]:
         if subject is None:
-            if self.base is None and self.wish.is_empty:
+            if self.base is None and self.asked_picture.is_empty:
                 return []
             opened = self._open(self.base or "pocket")
             return list(self._request(opened, (), ()))
@@ -158,9 +158,9 @@ class _Seen:
         return self.opened
 
     def _request(self, base: Base, triggers: Sequence[str], adapters: Sequence[str]) -> Iterator[Finding]:
-        """Findings on the wish; of an adapter without one, nothing."""
-        wish = self.wish
-        if wish.is_empty:
+        """Findings on the picture that is to be drawn; none where there is no such picture."""
+        asked_picture = self.asked_picture
+        if asked_picture.is_empty:
             return
         device = pick_device()
         yield from examine_drawing(
@@ -169,26 +169,26 @@ class _Seen:
                 base=base.name,
                 native_size_px=base.native_size_px,
                 own_guidance=base.recommended_guidance,
-                guidance_scale=wish.guidance_scale,
-                steps=wish.steps,
-                scheduler=wish.scheduler or pick_sampler("auto", base.scheduler_config()),
+                guidance_scale=asked_picture.guidance_scale,
+                steps=asked_picture.steps,
+                scheduler=asked_picture.scheduler or pick_sampler("auto", base.scheduler_config()),
                 told_guidance=base.embeds_guidance,
-                width_px=wish.width_px,
-                height_px=wish.height_px,
+                width_px=asked_picture.width_px,
+                height_px=asked_picture.height_px,
                 device=device,
-                dtype=drawing_dtype(wish.dtype or "auto", device),
-                negative_prompt=wish.negative_prompt,
-                seed=wish.seed,
+                dtype=drawing_dtype(asked_picture.dtype or "auto", device),
+                negative_prompt=asked_picture.negative_prompt,
+                seed=asked_picture.seed,
                 wants_seed=True,
                 adapters=tuple(adapters),
             )
         )
-        if wish.prompt is not None:
+        if asked_picture.prompt is not None:
             yield from examine_prompt(
-                wish.prompt,
-                negative=wish.negative_prompt,
+                asked_picture.prompt,
+                negative=asked_picture.negative_prompt,
                 triggers=triggers,
-                tokens=num_tokens(base, wish.prompt),
+                tokens=num_tokens(base, asked_picture.prompt),
             )
 
     def _adapter(self, subject: str) -> Iterator[Finding]:
@@ -243,7 +243,7 @@ class _Seen:
         yield from _run_prompts(folder, spec, base)
         yield from _run_drawings(folder, spec, base)
         product = product_of(folder, spec)
-        if product.is_file() and spec.adapter.method != "full":
+        if product.is_file() and spec.adapter.method not in ("full", "reference"):
             adapter = read_adapter(product)
             yield from self._adapter_findings(adapter, base, where=str(product), weight=1.0)
         yield from self._request(base, (", ".join(spec.called_by()),), (spec.name,))

@@ -20,10 +20,12 @@ GUIDANCE_WANTED = 3.0
 """Bases whose own guidance is at least this are not drawn with without any."""
 
 FEWEST_STEPS = {"dpm++": 3, "euler": 5, "ddpm": 5, "ddim": 10, "pndm": 10}
-"""From here on, ``pocket`` draws the picture that many steps draw (DDPM: keeps the prompt)."""
+"""Number of steps at which ``pocket`` draws the picture that many steps draw (DDPM: keeps the prompt)."""
 
 USUAL_STEPS = {"dpm++": 15, "euler": 20, "ddpm": 50, "ddim": 25, "pndm": 25}
-"""Below these, a base of photographs wants a look at ``detour schedulers``; usual figures, not measured here."""
+"""Number of steps below which ``detour schedulers`` is advised for a base of photographs; usual figures, not
+measured here.
+"""
 
 PHOTO_SIZE_PX = 512
 """Bases of at least this size are taken for bases of photographs."""

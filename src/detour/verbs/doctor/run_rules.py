@@ -25,7 +25,7 @@ LOSS_OF_NOTHING = 0.8
 """Predicting zero in place of noise, or of velocity, costs 1; sound runs on ``pocket`` end below 0.16."""
 
 FLOW_LOSS_OF_NOTHING = 1.6
-"""The same for the velocity of a rectified flow, which is noise minus latents: its variance is about 2."""
+"""Loss of a rectified flow that predicts nothing: the velocity, noise minus latents, has a variance of about 2."""
 
 FLOW_RATE = 4e-5
 """Rate of AdamW on SD 3.5 above which its trainers report collapse; docs/families.md names where."""

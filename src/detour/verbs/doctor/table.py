@@ -23,7 +23,7 @@ TITLES = {
 }
 
 BEGIN, END = "<!-- rules: begin -->", "<!-- rules: end -->"
-"""Between these the page is written by ``python -m detour.cli.reference``."""
+"""Marks of the part of the page that ``python -m detour.cli.reference`` writes."""
 
 
 def rules_table() -> str:

@@ -15,14 +15,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
-from detour.bases.hardware import drawing_dtype, pick_device, set_threads
+from detour.bases.hardware import drawing_dtype, pick_device, set_threads, torch_dtype
 from detour.bases.words import WordVectors
 from detour.errors import ConfigError
 from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
 from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
 from detour.generation.grids import grid as lay_out
-from detour.generation.png import PictureMetadata, StartUse, SteeringUse, save_image
+from detour.generation.png import PictureMetadata, ReferenceUse, StartUse, SteeringUse, save_image
 from detour.generation.prompts import PromptReader, read_weights, reads_weights
+from detour.generation.references import ReferenceInUse
 from detour.generation.sidecar import save_picture
 from detour.generation.signing import PictureSigner, open_signer
 from detour.generation.starts import StartPicture
@@ -31,6 +32,7 @@ from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.verbs.doctor.finding import Finding
 from detour.verbs.doctor.request import examine_request
+from detour.verbs.draw.reference_pictures import open_references, words_of_uses
 from detour.verbs.draw.screening import Screening, WithheldPicture, greyed, open_policy
 from detour.verbs.draw.start_picture import open_start
 from detour.verbs.progress import Progress, ProgressFn, silent
@@ -122,7 +124,10 @@ def generate_pictures(
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
     words = words_of(loras)
-    screening = Screening(open_policy(spec, base, device=device), requests_of(spec, loras, begun_from))
+    references = open_references(spec, base, device=device, dtype=torch_dtype(dtype))
+    screening = Screening(
+        open_policy(spec, base, device=device), requests_of(spec, loras, begun_from, references.in_use)
+    )
     requests = [request for _, request in screening.open]
     progress(Progress(stage="loading", done=0, total=1))
     engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
@@ -139,6 +144,7 @@ def generate_pictures(
         policy=screening.version,
         steering=screening.steering,
         start=use,
+        references=references.uses,
         signer=signer,
     )
     count = _StepCount(progress, len(requests), spec)
@@ -173,7 +179,10 @@ def generate_pictures(
 
 
 def requests_of(
-    spec: GenerateSpec, loras: Sequence[ChosenAdapter] = (), start: StartPicture | None = None
+    spec: GenerateSpec,
+    loras: Sequence[ChosenAdapter] = (),
+    start: StartPicture | None = None,
+    references: tuple[ReferenceInUse, ...] = (),
 ) -> list[PictureRequest]:
     """Prompt by prompt, ``count`` each, with everything that decides a picture; picture i has seed ``seed + i``."""
     prompts = [prompt for prompt in spec.prompts for _ in range(spec.count)]
@@ -185,6 +194,7 @@ def requests_of(
             how=spec.picture,
             start=start,
             adapters=adapters,
+            references=references,
             step_weights=spec.lora_steps,
             width_class=None if spec.width_class == "auto" else spec.width_class,
             trace=spec.trace,
@@ -234,8 +244,11 @@ def for_few_steps(
 def _refuse(spec: GenerateSpec) -> None:
     if not spec.prompts:
         raise ConfigError("no prompts: name at least one picture to draw.")
-    if spec.compare and not spec.loras:
-        raise ConfigError("--compare shows pictures with and without adapters: name one with --lora FILE.")
+    if spec.compare and not spec.loras and not spec.references:
+        raise ConfigError(
+            "--compare shows pictures with and without adapters and references: name one with --lora FILE or "
+            "--reference PICTURE."
+        )
     if spec.lora_steps:
         check_step_weights(spec.lora_steps)
         if not spec.loras:
@@ -254,8 +267,8 @@ def _shown(drawn: Drawn, passed: Sequence[bool]) -> Drawn:
 def _without(
     engine: PictureEngine, requests: Sequence[PictureRequest], spec: GenerateSpec, count: _StepCount
 ) -> Drawn:
-    """The same pictures of the base alone."""
-    plain = [replace(request, adapters=(), step_weights=(), trace=0) for request in requests]
+    """Draw the same pictures with the base alone."""
+    plain = [replace(request, adapters=(), references=(), step_weights=(), trace=0) for request in requests]
     return engine.draw(plain, batch=spec.batch, on_step=count.of(len(requests)))
 
 
@@ -295,6 +308,7 @@ class _Teller:
     policy: str
     steering: SteeringUse | None = None
     start: StartUse | None = None
+    references: tuple[ReferenceUse, ...] = ()
     signer: PictureSigner | None = None
 
     def metadata(
@@ -324,6 +338,7 @@ class _Teller:
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
             adapter_steps=self.spec.lora_steps if adapted else (),
             start=self.start,
+            references=self.references if adapted else (),
             device=self.device.partition(":")[0],
             dtype=self.dtype,
             batch=self.spec.batch,
@@ -454,7 +469,8 @@ def _sheets(
     files = []
     if without is not None:
         pairs = np.stack([without, pictures], axis=1).reshape(-1, *pictures.shape[1:])
-        names = ", ".join(f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras)
+        named = [f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras]
+        names = ", ".join([*named, *([words_of_uses(told.references)] if told.references else [])])
         sheet = lay_out(
             pairs,
             2,

@@ -24,7 +24,7 @@ class NoiseLevel(BaseModel):
     variance_expected: float
     """``ᾱ·Var(x₀) + 1 − ᾱ``; ``(1 − σ)²·Var(x₀) + σ²`` of a flow."""
     largest_difference: float
-    """Between the walk step by step and the one jump, over all numbers of the latents."""
+    """Largest difference of the steps and the one jump, over all numbers of the latents."""
     way_back: bool
     """Whether the way back passes here: nothing more noisy than the base was trained on can be the start of it."""
 
@@ -42,7 +42,7 @@ class ForwardTrace(BaseModel):
     clean_variance: float
     """Var(x₀) of the picture's latents; the noisy ones keep variance one only where this is one."""
     largest_difference: float
-    """Between walk and jump, over all levels."""
+    """Largest difference of steps and jump, over all levels."""
     largest_variance_error: float
     """Largest error of the measured variance, relative to the expected."""
     levels: tuple[NoiseLevel, ...]

@@ -63,7 +63,7 @@ class AdapterCost(_Figures):
     file_bytes: dict[str, int]
     """By dtype; header and metadata come on top."""
     trained_modules: int
-    """Without those that can get no gradient by structure, which training leaves out."""
+    """Modules that are trained, without those that can get no gradient by structure."""
     trained_parameters: int
 
 
@@ -87,7 +87,7 @@ class BaseInspection(_Figures):
     blocks: tuple[BlockInfo, ...]
     layers: tuple[LayerInfo, ...]
     costs: tuple[AdapterCost, ...]
-    """For the targets first, then for each preset, at every rank."""
+    """Costs of the targets first, then of each preset, at every rank."""
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:

@@ -91,11 +91,11 @@ def _box(axes: Any, block: BlockInfo, x: float, y: float) -> None:
 
     adapted = any(group.adapted for group in block.groups)
     edge = ADAPTED_EDGE if adapted else FROZEN_EDGE
-    outline = FancyBboxPatch(
+    frame = FancyBboxPatch(
         (x, y), WIDTH, _box_height(block), boxstyle="round,pad=0,rounding_size=0.08",
         facecolor="white", edgecolor=edge, linewidth=2.2 if adapted else 1.2,
     )  # fmt: skip
-    axes.add_patch(outline)
+    axes.add_patch(frame)
     axes.text(x + 0.14, y + 0.22, block.name, color=INK, fontsize=11, weight="bold", va="center")
     size = f"{_short(block.parameters)} frozen"
     if adapted:

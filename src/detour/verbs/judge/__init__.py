@@ -1,4 +1,4 @@
-"""Judging: what an adapter learned, kept, lost or copied, and what cannot be told."""
+"""Judging: what an adapter learned, kept, lost or copied, and what cannot be said."""
 
 from typing import TYPE_CHECKING
 

@@ -37,8 +37,8 @@ SHOWN_PROMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What all checkpoints are asked and measured with.
+class CheckpointRequest:
+    """Prompts, judge and references that are the same for every checkpoint of a run.
 
     Attributes:
         judge: who scores; ``None`` where nobody can.
@@ -90,20 +90,22 @@ def evaluate_checkpoints(
     material = gather_material(
         run, base, quick_preset(spec), size_px=size_px, judged=can_be_judged(judge, base)
     )
-    if not material.asked.prompts:
+    if not material.new_prompts.prompts:
         raise RunError(f"{run_folder}: no prompts to ask its checkpoints. Set evaluate.prompts.")
     device = pick_device(spec.base.device)
     kept = next(iter(files.values())).parent
     painter = Painter(folder=kept, base=base, spec=spec, device=device)
-    requests = requests_of(material.asked.prompts, 0)
+    requests = requests_of(material.new_prompts.prompts, 0)
     drawn = _draw_all(painter, files, requests, progress)
     progress(Progress(stage=STAGE, note="scoring"))
     cache = FeatureCache()
     try:
         opened, _ = open_judge(judge, base, device=device, cache=cache, fetch=False)
-        asked = Asked(judge=opened, material=material, base=drawn[None], losses=run.metrics.validation)
+        request = CheckpointRequest(
+            judge=opened, material=material, base=drawn[None], losses=run.metrics.validation
+        )
         figures = measure_checkpoints(
-            asked, {step: pictures for step, pictures in drawn.items() if step is not None}
+            request, {step: pictures for step, pictures in drawn.items() if step is not None}
         )
     finally:
         cache.close()
@@ -113,7 +115,7 @@ def evaluate_checkpoints(
 
 
 def require_kept_adapters(run_folder: Path) -> dict[int, Path]:
-    """Step → adapter file of every checkpoint, each still what was written.
+    """Find the adapter file of every checkpoint of a run, and refuse files that are not what was written.
 
     Raises:
         RunError: none was kept.
@@ -135,7 +137,7 @@ def require_kept_adapters(run_folder: Path) -> dict[int, Path]:
 def _draw_all(
     painter: Painter, files: dict[int, Path], requests: Sequence[ProofRequest], progress: ProgressFn
 ) -> dict[int | None, Pictures]:
-    """Step → pictures, ``None`` the base's; what was drawn before is read back."""
+    """Draw the same prompts with the adapter of each checkpoint and without any; pictures drawn before are read."""
     from detour.verbs.chosen_adapters import choose_adapter
 
     drawn: dict[int | None, Pictures] = {}
@@ -151,20 +153,20 @@ def _draw_all(
     return drawn
 
 
-def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointFigures:
+def measure_checkpoints(request: CheckpointRequest, drawn: dict[int, Pictures]) -> CheckpointFigures:
     """Score each checkpoint's pictures and choose among them.
 
     Args:
-        asked: what they were asked and are measured with.
+        request: prompts, judge and references, equal for all.
         drawn: step → uint8 (N, H, W, 3), pictures of the same requests as the base's.
     """
     found: dict[int, tuple[Figures, Verdict, Pictures]] = {}
     candidates = []
     for step, pictures in drawn.items():
-        losses = tuple(loss for at, loss in asked.losses if at <= step)
-        sides = Drawn(pictures={"held_out": {"base": asked.base, "adapter": pictures}})
-        figures = measure_sides(asked.judge, sides, asked.material, None, seeds=1)
-        verdict, _ = verdict_of(asked.judge, figures, sides, asked.material, OfRun(validation=losses))
+        losses = tuple(loss for at, loss in request.losses if at <= step)
+        sides = Drawn(pictures={"held_out": {"base": request.base, "adapter": pictures}})
+        figures = measure_sides(request.judge, sides, request.material, None, seeds=1)
+        verdict, _ = verdict_of(request.judge, figures, sides, request.material, OfRun(validation=losses))
         candidates.append(
             Candidate(
                 step=step,
@@ -174,10 +176,10 @@ def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointF
             )
         )
         found[step] = (figures, verdict, pictures)
-    choice = choose(candidates, _references(asked))
-    rows = [_row(asked, *found[one.step], one, choice.behind.get(one.step)) for one in candidates]
+    choice = choose(candidates, _references(request))
+    rows = [_row(request, *found[one.step], one, choice.behind.get(one.step)) for one in candidates]
     return CheckpointFigures(
-        prompts=len(asked.material.asked.prompts),
+        prompts=len(request.material.new_prompts.prompts),
         seeds=1,
         checkpoints=tuple(rows),
         chosen_step=choice.step,
@@ -186,14 +188,14 @@ def measure_checkpoints(asked: Asked, drawn: dict[int, Pictures]) -> CheckpointF
     )
 
 
-def _references(asked: Asked) -> "Tensor | None":
-    if asked.judge is None or asked.material.references is None:
+def _references(request: CheckpointRequest) -> "Tensor | None":
+    if request.judge is None or request.material.references is None:
         return None
-    return asked.judge.picture_features(asked.material.references)
+    return request.judge.picture_features(request.material.references)
 
 
 def _row(
-    asked: Asked,
+    request: CheckpointRequest,
     figures: Figures,
     verdict: Verdict,
     pictures: Pictures,
@@ -201,7 +203,7 @@ def _row(
     behind: Behind | None,
 ) -> CheckpointFigure:
     kept, copied = figures.prompt_keeping, figures.copies
-    true = asked.material.truths
+    true = request.material.truths
     return CheckpointFigure(
         step=candidate.step,
         held_out_loss=candidate.held_out_loss,
@@ -211,7 +213,7 @@ def _row(
         else {name: part.share for name, part in kept.parts.items()},
         diversity=Compared(
             adapter=pixels.diversity(pictures),
-            base=pixels.diversity(asked.base),
+            base=pixels.diversity(request.base),
             ceiling=None if true is None else pixels.diversity(true),
         ),
         copied=None if copied is None else Compared(adapter=copied.share.adapter, base=copied.share.base),
@@ -223,7 +225,7 @@ def _row(
 
 
 def _write_sheet(path: Path, requests: Sequence[ProofRequest], drawn: dict[int | None, Pictures]) -> None:
-    """Prompts × (base, every step)."""
+    """Write one picture with a row for each prompt: the base's picture, then that of each checkpoint."""
     from detour.generation.grids import grid
 
     shown = range(min(SHOWN_PROMPTS, len(requests)))

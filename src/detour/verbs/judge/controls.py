@@ -1,4 +1,4 @@
-"""Adapters to compare with: one trained at rate 0, one trained on shuffled captions, each as the run was otherwise."""
+"""Trains control adapters: one at rate 0 and one on shuffled captions, otherwise with the settings of the run."""
 
 import hashlib
 import json
@@ -22,17 +22,17 @@ from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.train.saved_run import product_of
 
 CONTROLS = "controls"
-"""In a run folder: the controls' own run folders."""
+"""Folder in a run folder that holds the run folders of its controls."""
 
 NAMES: Mapping[ControlName, str] = {"rate_zero": "rate-zero", "shuffled": "shuffled"}
-"""Of their folders and adapter files."""
+"""Control → name of its run folder and of its adapter file."""
 
 RATE_ZERO_STEPS = 2
-"""At rate 0 nothing moves, however long it is trained."""
+"""Steps of the control at rate 0, whose weights do not change however many there are."""
 
 
 def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn = silent) -> Path:
-    """Train a control of a run into ``RUN/controls``, unless it stands there already.
+    """Train a control of a run into ``RUN/controls``, unless a valid one is there already.
 
     One that was interrupted goes on from its last checkpoint; one of other settings or pictures is trained again.
 
@@ -73,7 +73,7 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
 
 
 def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
-    """The settings of a control: the run's, but for what makes it one, and without samples.
+    """Settings of a control: those of the run, apart from its own name, rate or captions, and without samples.
 
     Args:
         spec: the resolved run.
@@ -101,7 +101,7 @@ def _refuse_other_pictures(run: FinishedRun, dataset: Dataset) -> None:
 
 
 def _key(spec: RunSpec, dataset: Dataset) -> str:
-    """Hex SHA-256 of what decides over the control's weights."""
+    """Hex SHA-256 of everything that determines the control's weights."""
     parts = {
         "settings": to_toml(spec),
         "pictures": dataset.fingerprint,
@@ -111,7 +111,7 @@ def _key(spec: RunSpec, dataset: Dataset) -> str:
 
 
 def _make_room(folder: Path, key: str) -> None:
-    """Delete a control of other settings or pictures, and write down whose the folder is."""
+    """Delete a control that was trained with other settings or pictures, and record the key of the new one."""
     mark = folder.with_name(f"{folder.name}.json")
     try:
         if mark.exists() and json.loads(mark.read_text(encoding="utf-8")).get("key") == key:
@@ -126,7 +126,7 @@ def _make_room(folder: Path, key: str) -> None:
 
 
 def _state(folder: Path) -> str | None:
-    """The state of the control's run; ``None``: there is none."""
+    """Read the state of the control's run; ``None`` where there is no such run."""
     if not holds_run(folder):
         return None
     try:
@@ -136,7 +136,7 @@ def _state(folder: Path) -> str | None:
 
 
 def _named(progress: ProgressFn, name: ControlName) -> ProgressFn:
-    """Training's own reports, told as the control's; its notes were told when the run was trained."""
+    """Report progress of training under the control's name; notes were reported when the run itself was trained."""
 
     def tell(report: Progress) -> None:
         progress(replace(report, stage=f"control '{NAMES[name]}': {report.stage}", note=""))

@@ -30,7 +30,7 @@ from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.studies.engine import read_strip
 
 FOLDER = "evaluation"
-"""Beside ``evaluation.json``: pictures and sheet."""
+"""Name of the folder beside ``evaluation.json`` that holds its pictures and sheet."""
 
 SHEET = "sheet.png"
 REPORT = "report.html"
@@ -39,7 +39,7 @@ CONTROLS: tuple[ControlName, ...] = ("rate_zero", "shuffled")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """What an evaluation left behind.
+    """Files and figures that an evaluation produced.
 
     Attributes:
         folder: that holds ``evaluation.json``.
@@ -55,7 +55,7 @@ class EvaluationResult:
 
     @property
     def unmet(self) -> tuple[Answer, ...]:
-        """Requirements that are not met, or could not be answered."""
+        """List the requirements that are not met or could not be answered."""
         return tuple(one for one in self.evaluation.requirements if not one.met)
 
 
@@ -66,7 +66,7 @@ def evaluate_adapter(
     out: Path | None = None,
     progress: ProgressFn = silent,
 ) -> EvaluationResult:
-    """Judge a run or an adapter file, and write ``evaluation.json`` with all pictures that it stands on.
+    """Evaluate a run or an adapter file, and write ``evaluation.json`` with all pictures that it was measured on.
 
     What was drawn or trained for it before is not drawn or trained again, and Ctrl-C keeps what is finished.
 
@@ -97,14 +97,14 @@ def evaluate_adapter(
     named = (
         None if spec.references is None else folder_pictures(Path(spec.references), size_px=subject.size_px)
     )
-    asked = Request(
+    request = Request(
         weight=spec.weight,
         folder=folder / FOLDER,
         controls=controls,
         judge=spec.judge,
         references=named,
     )
-    judged = judge_subject(subject, preset, material, asked, progress=progress)
+    judged = judge_subject(subject, preset, material, request, progress=progress)
     checkpoints = None
     if spec.checkpoints:
         checkpoints = evaluate_checkpoints(run.folder, judge=spec.judge, progress=progress)
@@ -167,7 +167,7 @@ def _evaluation_of(
 
 
 def read_pictures(folder: Path, evaluation: Evaluation) -> dict[PromptSet, dict[Side, Pictures]]:
-    """The pictures that an evaluation stands on.
+    """Read the pictures that an evaluation was measured on.
 
     Args:
         folder: that holds ``evaluation.json``.
@@ -220,7 +220,7 @@ def _run_of(target: Path, spec: EvaluationSpec, out: Path | None) -> FinishedRun
 def _controls(
     run: FinishedRun, base: Base, spec: EvaluationSpec, progress: ProgressFn
 ) -> tuple[dict[ControlName, SideSource], dict[ControlName, str]]:
-    """The trained controls, and why each of the others is missing."""
+    """Train or find the control adapters, and say why each missing one is missing."""
     if spec.controls == "base" or not run.is_run:
         why = (
             "left out by --controls base"

@@ -1,4 +1,4 @@
-"""From the pictures of all sides to figures: all that is measured of an adapter, each figure beside its controls."""
+"""Measures the pictures of all sides: every figure of an adapter beside the same figure of its controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detour.bases.base import Base
 from detour.errors import BaseError
 from detour.evaluation import pixels, thresholds
 from detour.evaluation.compared import Compared, Side
-from detour.evaluation.copies import CopyFigures, measure_copies
+from detour.evaluation.copies import CopyFigures, Originals, measure_copies
 from detour.evaluation.distance import style_distance
 from detour.evaluation.diversity import Diversity, measure_diversity
 from detour.evaluation.drift import Drift, measure_drift
@@ -32,16 +32,16 @@ from detour.evaluation.prompt_keeping import (
 )
 from detour.evaluation.proof import PixelFigures
 from detour.pocket.world import plain_prompt
-from detour.verbs.judge.material import WORDS, Asked, EvaluationMaterial
+from detour.verbs.judge.material import WORDS, EvaluationMaterial, PromptGroup
 from detour.verbs.judge.side_pictures import Drawn
 
 MIN_REFERENCES = 4
-"""Fewer pictures of a style say nothing about it."""
+"""Smallest number of true pictures from which the distance to a style is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All that was measured; ``None`` where it could not be, with a note.
+    """All figures that were measured; ``None`` where one could not be, with a note that says why.
 
     Attributes:
         pixels: with the adapter against without; ``None`` where nobody drew the base twice.
@@ -75,7 +75,7 @@ class Figures:
 def open_judge(
     name: str | None, base: Base, *, device: str, cache: FeatureCache, fetch: bool = True
 ) -> tuple[Judge | None, str]:
-    """Who scores the pictures, and why nobody does.
+    """Load the judge that scores the pictures, or say why there is none.
 
     Args:
         name: hub id or folder; ``None``: the base's own, else the default one where it can be had.
@@ -104,14 +104,16 @@ def can_be_judged(name: str | None, base: Base) -> bool:
 
 
 def _fetched_before() -> bool:
-    """Whether the default judge is in the hub's cache."""
+    """Whether the default judge is in the local cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(DEFAULT_JUDGE, "config.json"), str)
 
 
 def measure_pixels(drawn: Drawn, *, seeds: int) -> PixelFigures:
-    """How far the adapter moves pictures, and what they move by without it: of the picture proof where it was drawn."""
+    """Measure how far the adapter moves pixels, and how far they move without it, from the picture proof if there
+    is one.
+    """
     if drawn.ways is not None:
         base, adapter, first, off = (
             drawn.ways.base, drawn.ways.adapter, drawn.ways.base, drawn.ways.switched_off,
@@ -137,7 +139,7 @@ def measure(
     seeds: int,
     references: Pictures | None = None,
 ) -> Figures:
-    """Every figure that judge and material allow.
+    """Measure every figure that the judge and the material allow.
 
     Args:
         judge: ``None`` leaves out what needs one.
@@ -159,12 +161,15 @@ def measure_sides(
     seeds: int,
     references: Pictures | None = None,
 ) -> Figures:
-    """The same where nobody drew the base twice, as for a checkpoint: ``moved`` is ``None`` then."""
+    """Measure as :func:`measure` does where the base was not drawn twice, as for a checkpoint; ``moved`` is
+    ``None``.
+    """
     new, again = drawn.pictures.get("held_out"), drawn.pictures.get("recited")
     training = material.training
-    originals = training.train if training is not None and len(training.train) else None
+    trained_on = training.train if training is not None and len(training.train) else None
     if new is None:
         return Figures(pixels=moved)
+    originals = None if trained_on is None else Originals(trained_on)
     unjudged = Figures(
         pixels=moved,
         copies=None
@@ -172,7 +177,7 @@ def measure_sides(
         else measure_copies(new, originals, truths=material.truths, judge=judge),
         recited=measure_copies(again, originals, judge=judge) if originals is not None and again else None,
         reproduced=None if references is None else measure_copies(new, references, judge=judge),
-        marks=measure_marks(new, originals),
+        marks=measure_marks(new, trained_on),
     )
     if judge is None:
         return unjudged
@@ -182,22 +187,22 @@ def measure_sides(
 def _judged(
     judge: Judge, unjudged: Figures, drawn: Drawn, material: EvaluationMaterial, seeds: int
 ) -> Figures:
-    """The figures that need a judge, beside the others."""
-    new, asked = drawn.pictures["held_out"], material.asked
+    """Measure the figures that need a judge."""
+    new, group = drawn.pictures["held_out"], material.new_prompts
     picture_features = {side: judge.picture_features(pictures) for side, pictures in new.items()}
     truths = None if material.truths is None else judge.picture_features(material.truths)
     fidelity, notes = _fidelity(judge, picture_features, material, seeds)
-    if not asked.facts:
+    if not group.facts:
         notes.append("What the prompts ask for is not known word by word: prompt accuracy was not measured.")
-    if long := judge.too_long(asked.plain):
+    if long := judge.too_long(group.plain):
         notes.append(f"The judge sees only the beginning of {len(long)} prompts, e.g. '{long[0][:60]}…'.")
-    prompt_features = judge.text_features(asked.plain)
-    hits = _hits(judge, new, asked, seeds)
+    prompt_features = judge.text_features(group.plain)
+    hits = _hits(judge, new, group, seeds)
     true_hits = None
-    if material.truths is not None and asked.facts:
-        true_hits = hits_of(judge, material.truths, asked, seeds)
-    elif material.own is not None and material.own_facts and asked.facts:
-        true_hits = hits_of(judge, material.own, replace(asked, facts=material.own_facts), 1)
+    if material.truths is not None and group.facts:
+        true_hits = hits_of(judge, material.truths, group, seeds)
+    elif material.own is not None and material.own_facts and group.facts:
+        true_hits = hits_of(judge, material.own, replace(group, facts=material.own_facts), 1)
     in_style = None
     if truths is not None and material.truths is not None:
         in_style = (material.truths, truths)
@@ -239,7 +244,7 @@ def _further(
 def _fidelity(
     judge: Judge, picture_features: Mapping[Side, Tensor], material: EvaluationMaterial, seeds: int
 ) -> tuple[Fidelity | None, list[str]]:
-    """Distance to the references, and what could not be measured of it."""
+    """Measure the distance to the reference pictures, and say what of it could not be measured."""
     references, others = material.references, material.others
     if references is None or min(len(references), _count(others)) < MIN_REFERENCES:
         return None, [
@@ -259,19 +264,19 @@ def _count(pictures: Pictures | None) -> int:
     return 0 if pictures is None else len(pictures)
 
 
-def _drift(judge: Judge, drawn: Drawn, unrelated: Sequence[Asked], seeds: int) -> DriftFigures | None:
-    """Without the trigger, and with it where there is one."""
+def _drift(judge: Judge, drawn: Drawn, unrelated: Sequence[PromptGroup], seeds: int) -> DriftFigures | None:
+    """Measure the drift of unrelated prompts without the trigger, and with it where there is one."""
     sets = [name for name in ("unrelated", "unrelated_with_trigger") if name in drawn.pictures]
     found: list[Drift] = []
-    for name, asked in zip(sets, unrelated, strict=True):
+    for name, group in zip(sets, unrelated, strict=True):
         pictures = drawn.pictures[name]
         found.append(
             measure_drift(
                 pictures,
                 {side: judge.picture_features(rows) for side, rows in pictures.items()},
-                judge.text_features(asked.plain),
+                judge.text_features(group.plain),
                 seeds=seeds,
-                hits=_hits(judge, pictures, asked, seeds),
+                hits=_hits(judge, pictures, group, seeds),
             )
         )
     if not found:
@@ -280,14 +285,14 @@ def _drift(judge: Judge, drawn: Drawn, unrelated: Sequence[Asked], seeds: int) -
 
 
 def _hits(
-    judge: Judge, pictures: Mapping[Side, Pictures], asked: Asked, seeds: int
+    judge: Judge, pictures: Mapping[Side, Pictures], group: PromptGroup, seeds: int
 ) -> dict[Side, Hits] | None:
-    """Side → slot → whether each picture shows its word; ``None`` where it is not known what it should show."""
-    if not asked.facts:
+    """Side → slot → whether each picture shows its word; ``None`` where the expected words are not known."""
+    if not group.facts:
         return None
     # All sides at once: the words to choose among are embedded once.
-    found = hits_of(judge, np.concatenate(list(pictures.values())), asked, seeds)
-    count = len(asked.facts) * seeds
+    found = hits_of(judge, np.concatenate(list(pictures.values())), group, seeds)
+    count = len(group.facts) * seeds
     return {
         side: {slot: hits[turn * count : (turn + 1) * count] for slot, hits in found.items()}
         for turn, side in enumerate(pictures)
@@ -297,7 +302,7 @@ def _hits(
 def nearest_of(
     judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
 ) -> tuple[int, ...]:
-    """Which of the user's own pictures is nearest to each of the adapter's of new prompts; empty where there are none.
+    """Find for each picture of a new prompt the nearest of the user's own pictures; empty where there are none.
 
     The judge's features decide; without a judge, thumbnails do.
     """
@@ -311,23 +316,23 @@ def nearest_of(
     return tuple(int(np.abs(theirs - row).mean(1).argmin()) for row in mine)
 
 
-def hits_of(judge: Judge, pictures: Pictures, asked: Asked, seeds: int) -> Hits:
+def hits_of(judge: Judge, pictures: Pictures, group: PromptGroup, seeds: int) -> Hits:
     """Slot → whether each picture shows its word.
 
     Args:
         judge: that reads them.
         pictures: uint8 (sides × prompts × seeds, H, W, 3).
-        asked: prompts with their facts.
+        group: prompts with their facts.
         seeds: pictures of each prompt on a side.
     """
-    facts = [one for one in asked.facts for _ in range(seeds)]
-    words = {slot: WORDS[slot] for slot in asked.slots}
+    facts = [one for one in group.facts for _ in range(seeds)]
+    words = {slot: WORDS[slot] for slot in group.slots}
     return judge.prompt_hits(pictures, facts * (len(pictures) // len(facts)), words, _phrase)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Scores pictures of one side, as runs of a comparison are scored.
+    """Scores the pictures of one side in the way in which runs of a comparison are scored.
 
     Attributes:
         judge: that looks at them.
@@ -354,10 +359,11 @@ class Scorer:
 
     @cached_property
     def _texts(self) -> Tensor:
-        return self.judge.text_features(self.material.asked.prompts)
+        return self.judge.text_features(self.material.new_prompts.prompts)
 
     def scores(self, pictures: Pictures) -> dict[str, float]:
-        """``style_distance`` or ``likeness``, the share of each part of the prompts that is shown, and ``clip``.
+        """Measure ``style_distance`` or ``likeness``, the share of each part of the prompts that is shown, and
+        ``clip``.
 
         Args:
             pictures: uint8 (prompts, H, W, 3), one of each prompt.
@@ -368,8 +374,8 @@ class Scorer:
             found["style_distance"] = style_distance(picture_features, self._references)
         if self._likeness is not None:
             found["likeness"] = float((picture_features @ self._likeness).mean())
-        if self.material.asked.facts:
-            hits = hits_of(self.judge, pictures, self.material.asked, 1)
+        if self.material.new_prompts.facts:
+            hits = hits_of(self.judge, pictures, self.material.new_prompts, 1)
             found |= {slot: sum(row) / len(row) for slot, row in hits.items()}
         found["clip"] = float((picture_features * self._texts).sum(-1).mean())
         return found

@@ -1,4 +1,4 @@
-"""What a proof or an evaluation starts from: a run folder as training left it, or an adapter file on its own."""
+"""Reads what a proof or an evaluation starts from: a run folder after training, or an adapter file on its own."""
 
 import json
 import tomllib
@@ -32,12 +32,12 @@ CONFIG, BASE, TRIGGER, TAGS = (
 )
 
 SHOWN_FACTS = {"seconds": "training took (seconds)", "threads": "CPU threads", "torch": "torch"}
-"""Keys of ``run.json`` that a page shows, and how it calls them."""
+"""Keys of ``run.json`` that a page shows → the words that it shows them under."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What a run folder holds before the proof; the adapter file is a folder after full fine-tuning.
+    """Content of a run folder before the proof; after full fine-tuning the product is a folder and no adapter file.
 
     Attributes:
         folder: where results go.
@@ -65,25 +65,25 @@ class FinishedRun:
 
     @property
     def validation_lost(self) -> bool:
-        """Whether the run kept pictures out, and what it measured on them is not there any more."""
+        """Whether the run held pictures out, but the losses measured on them are missing."""
         asked = self.spec.validate_.every not in ("auto", 0) and self.spec.data.holdout not in ("auto", 0.0)
         return self.is_run and asked and not self.metrics.validation
 
 
 def shown_facts(run: FinishedRun) -> dict[str, Any]:
-    """What a page says of how the run went, beside its settings."""
+    """Facts on how the run went that a page shows beside its settings."""
     return {name: run.state[key] for key, name in SHOWN_FACTS.items() if key in run.state}
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether ``path`` is to be taken for a run, and not for an adapter, which may be a folder too."""
+    """Whether ``path`` is treated as a run, and not as an adapter, which may be a folder too."""
     if (path / SETTINGS).is_file() or (path / RUN_STATE).is_file():
         return True
     return path.is_dir() and not any(any(path.glob(names)) for names in ("*.safetensors", "*/*.safetensors"))
 
 
 def read_finished_run(run_folder: Path) -> FinishedRun:
-    """Settings, state and curves of a run.
+    """Read settings, state and curves of a run.
 
     Raises:
         RunError: no run, or one without an adapter file.
@@ -114,7 +114,7 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
 
 
 def read_trained_run(run_folder: Path) -> FinishedRun:
-    """Settings and curves of a run whose adapter is not shipped yet, as its checkpoints are judged.
+    """Read settings and curves of a run whose adapter is not shipped yet, to judge its checkpoints.
 
     Raises:
         RunError: no run.
@@ -131,26 +131,26 @@ def read_trained_run(run_folder: Path) -> FinishedRun:
 
 
 def chosen_step(run: FinishedRun) -> int | None:
-    """The step whose weights were chosen; ``None`` where the last were shipped, or ``run.json`` says nothing usable."""
+    """Step whose weights were shipped; ``None`` where the last ones were, or where ``run.json`` does not say it."""
     step = run.state.get("best_step")
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def validation_of(run: FinishedRun) -> tuple[float, ...]:
-    """Losses on pictures kept out up to the weights that are shipped: the last ones, or those of a chosen step."""
+    """Losses on held-out pictures up to the weights that are shipped: the last ones, or those of a chosen step."""
     chosen = chosen_step(run)
     return tuple(value for step, value in run.metrics.validation if chosen is None or step <= chosen)
 
 
 def schedule_fault_of(spec: RunSpec) -> str:
-    """What makes the schedule of a run miss its steps; empty where it fits, or is not known."""
+    """Say why the rate schedule of a run does not fit its steps; empty where it fits or is not known."""
     if "auto" in (spec.train.steps, spec.train.schedule.warmup):
         return ""
     return schedule_fault(**schedule_of(spec))
 
 
 def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[str, ...]]:
-    """The curves of a run; its losses on pictures kept out stand in ``run.json`` too, should the log be lost."""
+    """Read the curves of a run; losses on held-out pictures are also in ``run.json``, in case the log is lost."""
     path = run_folder / "metrics.jsonl"
     metrics, kept = read_metrics(path), _pairs(state.get("validation"))
     problem = metrics.problem
@@ -164,7 +164,7 @@ def _curves(run_folder: Path, state: Mapping[str, Any]) -> tuple[Metrics, tuple[
 
 
 def _pairs(value: Any) -> list[tuple[float, float]]:
-    """``[[step, loss], …]`` of ``run.json``; empty where it is anything else."""
+    """Read ``[[step, loss], …]`` of ``run.json``; empty where the value is anything else."""
     try:
         return [(float(step), float(loss)) for step, loss in value]
     except (TypeError, ValueError):
@@ -180,7 +180,7 @@ def run_of_file(
     pictures: Path | None = None,
     allow_pickle: bool = False,
 ) -> FinishedRun:
-    """An adapter file as if it were the end of a run: what it does not say of its training is not known.
+    """Treat an adapter file as the product of a run; training facts that the file does not state stay unknown.
 
     Args:
         adapter_file: of any format.
@@ -226,7 +226,7 @@ def run_of_file(
 
 
 def _told_by(metadata: Mapping[str, str]) -> RunSpec | None:
-    """The settings in the file's metadata; ``None`` without any that can be read."""
+    """Read the run settings in the file's metadata; ``None`` where there are none that can be read."""
     try:
         return parse(RunSpec, tomllib.loads(metadata[CONFIG])) if CONFIG in metadata else None
     except (tomllib.TOMLDecodeError, ConfigError):
@@ -241,7 +241,7 @@ def _base_named_in(metadata: Mapping[str, str], adapter_file: Path) -> str:
 
 
 def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Most frequent first over all groups."""
+    """Tags of all groups, the most frequent first."""
     try:
         groups = json.loads(metadata.get(TAGS, "{}"))
         counts = [(int(count), str(tag)) for tags in groups.values() for tag, count in tags.items()]

@@ -1,4 +1,4 @@
-"""True pictures that drawn ones are compared with: a run's own, and those that the embedded base's world draws.
+"""Finds true pictures to compare drawn ones with: a run's own, and those that the embedded base's world renders.
 
 A run in a style of that world says which one in ``world.json``. Other styles are known by the run's own pictures alone.
 """
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from detour.pocket.world import PromptedScene, Style
 
 WORLD_STYLE = "world.json"
-"""In a run folder: ``{"style": NAME}``, the style of the world that its pictures are drawn in."""
+"""Name of the file in a run folder that names the world's style of its pictures: ``{"style": NAME}``."""
 
 HELD_OUT_SEED = 7
-"""Draws which held-out prompts are asked for, and in which scenes their true pictures show them."""
+"""Seed that chooses the held-out prompts and the scenes of their true pictures."""
 
 FIRST_HELD_OUT_SEED = 1000
 """Seed of the first held-out picture; picture i uses the i-th after it."""
 
 REFERENCES_A_PROMPT = 4
-"""True pictures of each prompt that the generated ones are compared with."""
+"""Number of true pictures of each prompt that the generated ones are compared with."""
 
 MAX_TRAINING_PICTURES = 128
-"""As many tell a style and a copy; a hub data set has thousands."""
+"""Largest number of training pictures that are read: enough to measure a style and find copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class StyleTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPictures:
-    """What a run was trained on, as far as it is still there.
+    """Pictures that a run was trained on, as far as they still exist.
 
     Attributes:
         train: uint8 (N, S, S, 3) as trained on, at most :data:`MAX_TRAINING_PICTURES`.
@@ -73,17 +73,17 @@ class TrainingPictures:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Of all pictures, those kept out last."""
+        """Captions of all pictures, those of held-out pictures last."""
         return (*self.train_captions, *self.held_out_captions)
 
 
 def write_world_style(run_folder: Path, style: str) -> None:
-    """Say which style of the world the run's pictures are drawn in."""
+    """Record which style of the world the run's pictures are rendered in."""
     write_json(run_folder / WORLD_STYLE, {"style": style})
 
 
 def read_world_style(run_folder: Path) -> str | None:
-    """The style named in ``world.json``; ``None`` when there is none, or when it speaks of a subject.
+    """Read the style named in ``world.json``; ``None`` where there is none, or where it describes a subject.
 
     Raises:
         RunError: the file is broken or names no style of the world.
@@ -107,7 +107,7 @@ def read_world_style(run_folder: Path) -> str | None:
 
 
 def world_style_of(run_folder: Path, spec: RunSpec) -> str | None:
-    """The style that the run's pictures are drawn in: its folder says so, else all it trained on.
+    """Style of the world that the run's pictures are rendered in, from its own folder or its data folders.
 
     Args:
         run_folder: may hold ``world.json``, as the demo's does.
@@ -127,14 +127,14 @@ T = TypeVar("T")
 
 
 def evenly(things: Sequence[T]) -> Sequence[T]:
-    """At most :data:`MAX_TRAINING_PICTURES` of them, evenly spread."""
+    """Choose at most :data:`MAX_TRAINING_PICTURES` items, evenly spaced over the list."""
     return things[:: -(-len(things) // MAX_TRAINING_PICTURES) or 1]
 
 
 def read_training_pictures(
     spec: RunSpec, *, size_px: int, run_folder: Path | None = None, dataset: "Dataset | None" = None
 ) -> TrainingPictures:
-    """The run's pictures as it saw them, at most :data:`MAX_TRAINING_PICTURES` of each kind.
+    """Read the run's pictures as they were trained on, at most :data:`MAX_TRAINING_PICTURES` of each kind.
 
     Pictures that were changed, added or taken away since are left out, as far as the run remembers what it was
     trained on.
@@ -162,7 +162,7 @@ def read_training_pictures(
     lost: list[str] = []
 
     def squares(examples: Sequence[Example]) -> tuple[Pictures, tuple[str, ...]]:
-        """The pictures that are still what they were when they were listed, and their captions."""
+        """Read the pictures that have not changed since they were listed, and their captions."""
         pictures, captions = [], []
         for example in evenly(examples):
             try:
@@ -191,7 +191,7 @@ def read_training_pictures(
 def training_pictures_or_note(
     spec: RunSpec, *, size_px: int, run_folder: Path | None = None, dataset: "Dataset | None" = None
 ) -> tuple[TrainingPictures | None, tuple[str, ...]]:
-    """The run's pictures, and sentences on those that cannot be compared with; see :func:`read_training_pictures`."""
+    """Read the run's pictures, and say in sentences which could not be used; see :func:`read_training_pictures`."""
     if not any(folder.source for folder in spec.data.all_folders()):
         return None, ("No training pictures were named: copies were not looked for.",)
     try:
@@ -207,11 +207,11 @@ def training_pictures_or_note(
     return pictures, (*pictures.notes, note)
 
 
-def world_references(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
-    """The same prompts in other scenes, so that the distance tells styles apart and not contents.
+def world_references(scenes: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    """Render the same prompts in other scenes, so that the distance separates styles and not contents.
 
     Args:
-        asked: P prompts of the world.
+        scenes: P prompts of the world, each with a scene.
         style: that the pictures are drawn in.
         size_px: side of the pictures.
 
@@ -231,20 +231,20 @@ def world_references(asked: "Sequence[PromptedScene]", style: "Style", *, size_p
             size_px=size_px,
         )
         for copy in range(REFERENCES_A_PROMPT)
-        for i, one in enumerate(asked)
+        for i, one in enumerate(scenes)
     ]
     return np.stack(pictures)
 
 
-def rendered(asked: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
-    """The scenes that came with the prompts: uint8 (P, S, S, 3)."""
+def rendered(scenes: "Sequence[PromptedScene]", style: "Style", *, size_px: int) -> Pictures:
+    """Render the scenes that came with the prompts: uint8 (P, S, S, 3)."""
     from detour.pocket.world import render
 
-    return np.stack([render(one.scene, style, size_px=size_px) for one in asked])
+    return np.stack([render(one.scene, style, size_px=size_px) for one in scenes])
 
 
 def style_of_training(training: TrainingPictures | None) -> StyleTask | None:
-    """The training pictures in two halves, those kept out first."""
+    """Split the training pictures into two halves, held-out pictures first."""
     if training is None:
         return None
     pictures = np.concatenate([training.held_out, training.train])[:MAX_TRAINING_PICTURES]

@@ -1,4 +1,4 @@
-"""The one way to judge an adapter: gather prompts and references, draw the sides, measure, and reach a verdict.
+"""Judges an adapter: gathers prompts and references, draws all sides, measures them, and reaches the verdict.
 
 ``detour prove`` is its quick preset, ``detour evaluate`` the thorough one; checkpoints are judged by the same figures.
 """
@@ -29,7 +29,7 @@ from detour.training.assembly import as_trained
 from detour.training.recorded_pictures import read_findings
 from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
 from detour.verbs.judge.figures import Figures, can_be_judged, measure, nearest_of, open_judge
-from detour.verbs.judge.finished_run import FinishedRun, validation_of
+from detour.verbs.judge.finished_run import SETTINGS, FinishedRun, validation_of
 from detour.verbs.judge.material import EvaluationMaterial, gather_material
 from detour.verbs.judge.presets import Preset
 from detour.verbs.judge.side_pictures import Drawn, Painter, SideSource, requests_of
@@ -40,7 +40,7 @@ from detour.verbs.train.saved_run import WHOLE_NETWORK
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is judged, opened.
+    """An opened base with the adapter that is judged.
 
     Attributes:
         run: with the settings that it is judged by.
@@ -54,23 +54,23 @@ class Subject:
 
     @property
     def adapter(self) -> Adapter:
-        """Its factors; without layers where the run trained the base's own weights."""
+        """The adapter's layers; empty where the run trained the base's own weights."""
         return self.source.adapter or Adapter({})
 
     @property
     def size_px(self) -> int:
-        """Side of the pictures."""
+        """Side of the square pictures, in pixels."""
         side = self.run.spec.data.resolution
         return side if isinstance(side, int) else self.base.native_size_px
 
     @property
     def device(self) -> str:
-        """Where it is drawn and judged."""
+        """Device on which pictures are drawn and judged."""
         return pick_device(self.run.spec.base.device)
 
 
 def open_subject(run: FinishedRun, *, allow_pickle: bool = False, checked: bool = True) -> Subject:
-    """Open base and adapter of a run, at the thread count of the run.
+    """Open base and adapter of a run, with the thread count of the run.
 
     Args:
         run: a finished one, or an adapter file as if it were the end of one.
@@ -101,7 +101,7 @@ def open_subject(run: FinishedRun, *, allow_pickle: bool = False, checked: bool 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What was found out about an adapter.
+    """Figures, pictures and verdict of one judged adapter.
 
     Attributes:
         subject: that was judged.
@@ -131,14 +131,16 @@ class Judged:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Same new prompt and seed without and with the adapter; a true picture, or the nearest of the user's own."""
+        """Pairs of pictures without and with the adapter, of equal prompt and seed, each with a true or own
+        picture.
+        """
         material, seeds = self.material, self.preset.seeds
-        if not material.asked.prompts:
+        if not material.new_prompts.prompts:
             return []
         new = self.drawn.pictures["held_out"]
         truths = material.truths
         own = material.own if truths is None and self.nearest else None
-        requests = [requests_of(material.asked.prompts, number) for number in range(seeds)]
+        requests = [requests_of(material.new_prompts.prompts, number) for number in range(seeds)]
         return [
             Pair(
                 prompt=prompt,
@@ -148,14 +150,14 @@ class Judged:
                 truth=None if truths is None else truths[i * seeds + number],
                 nearest=None if own is None else own[self.nearest[i * seeds + number]],
             )
-            for i, prompt in enumerate(material.asked.prompts)
+            for i, prompt in enumerate(material.new_prompts.prompts)
             for number in range(seeds)
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of the judge beyond a preset.
+    """Choices of one judgement that its preset leaves open.
 
     Attributes:
         weight: with which the adapter is attached and merged.
@@ -177,7 +179,7 @@ class Request:
 
 
 def gather(subject: Subject, preset: Preset, *, judge: str | None = None) -> EvaluationMaterial:
-    """Prompts, references and true pictures of a subject; arguments as of :func:`judge_subject`.
+    """Gather prompts, references and true pictures of a subject; arguments as in :func:`judge_subject`.
 
     Raises:
         ConfigError: of the thorough preset: a given prompt is a training caption, or nothing says what to ask for.
@@ -196,17 +198,17 @@ def judge_subject(
     subject: Subject,
     preset: Preset,
     material: EvaluationMaterial,
-    asked: Request,
+    request: Request,
     *,
     progress: ProgressFn,
 ) -> Judged:
-    """Draw, measure and decide.
+    """Draw all sides of a subject, measure them, and reach the verdict.
 
     Args:
         subject: opened.
         preset: how thoroughly.
         material: from :func:`gather`.
-        asked: what is wanted beyond that.
+        request: choices that the preset leaves open.
         progress: told about stages and pictures.
 
     Raises:
@@ -218,27 +220,27 @@ def judge_subject(
     """
     run, base = subject.run, subject.base
     painter = Painter(
-        folder=asked.folder, base=base, spec=run.spec, device=subject.device, weight=asked.weight
+        folder=request.folder, base=base, spec=run.spec, device=subject.device, weight=request.weight
     )
     sides: dict[Side, SideSource] = {"base": SideSource(), "adapter": subject.source}
-    sides.update(asked.controls.items())
+    sides.update(request.controls.items())
     drawn = painter.draw_all(
-        sides, prompt_sets(material), seeds=preset.seeds, proof=asked.proof, progress=progress
+        sides, prompt_sets(material), seeds=preset.seeds, proof=request.proof, progress=progress
     )
     progress(Progress(stage="scoring"))
     cache = FeatureCache(on_disk=preset.thorough)
     try:
         judge, nobody = open_judge(
-            asked.judge, base, device=subject.device, cache=cache, fetch=preset.thorough
+            request.judge, base, device=subject.device, cache=cache, fetch=preset.thorough
         )
-        figures = measure(judge, drawn, material, seeds=preset.seeds, references=asked.references)
+        figures = measure(judge, drawn, material, seeds=preset.seeds, references=request.references)
         new = bool(preset.prompts or preset.num_prompts)
         unsaid = figures.fidelity.frechet_left_out if figures.fidelity and not preset.thorough else None
         measured = (
             note for note in figures.notes if note != unsaid
         )  # a proof has no Fréchet distance to miss
         notes = (*material.notes, *((nobody,) if nobody and new else ()), *measured)
-        of_run = _of_run(subject, preset, drawn, asked, notes, painter, material.asked.prompts)
+        of_run = _of_run(subject, preset, drawn, request, notes, painter, material.new_prompts.prompts)
         verdict, answers = verdict_of(judge, figures, drawn, material, of_run)
         nearest = nearest_of(judge, figures, drawn, material)
     finally:
@@ -259,10 +261,10 @@ def judge_subject(
 
 
 def prompt_sets(material: EvaluationMaterial) -> dict[str, Sequence[str]]:
-    """Name of each set of prompts → its prompts; none of them empty."""
-    sets: dict[str, Sequence[str]] = {"held_out": material.asked.prompts}
-    for name, asked in zip(("unrelated", "unrelated_with_trigger"), material.unrelated, strict=False):
-        sets[name] = asked.prompts
+    """Name of each set of prompts → its prompts; sets without prompts are left out."""
+    sets: dict[str, Sequence[str]] = {"held_out": material.new_prompts.prompts}
+    for name, request in zip(("unrelated", "unrelated_with_trigger"), material.unrelated, strict=False):
+        sets[name] = request.prompts
     sets["recited"] = material.recited
     sets["own_class"] = material.own_class.prompts if material.own_class else ()
     return {name: prompts for name, prompts in sets.items() if prompts}
@@ -272,7 +274,7 @@ def _of_run(
     subject: Subject,
     preset: Preset,
     drawn: Drawn,
-    asked: Request,
+    request: Request,
     notes: tuple[str, ...],
     painter: Painter,
     prompts: Sequence[str],
@@ -281,11 +283,11 @@ def _of_run(
 
     def causes() -> tuple[str, ...]:
         moved = None
-        if asked.trained is not None and drawn.ways is not None:
-            moved = pixels.mean_abs_diff(asked.trained, drawn.ways.base)
-        return causes_of(run, subject.adapter, asked.weight, painter.layers_matched(subject.source), moved)
+        if request.trained is not None and drawn.ways is not None:
+            moved = pixels.mean_abs_diff(request.trained, drawn.ways.base)
+        return causes_of(run, subject.adapter, request.weight, painter.layers_matched(subject.source), moved)
 
-    checks, said = _checks(subject, drawn, asked)
+    checks, said = _checks(subject, drawn, request)
     # A proof has no list of notes: what could not be measured stands among the reasons.
     told = notes if drawn.ways is not None else ()
     return OfRun(
@@ -300,7 +302,7 @@ def _of_run(
 
 
 def _data_sentences(run: FinishedRun) -> tuple[str, ...]:
-    """What was wrong with pictures and captions when the run began."""
+    """Sentences on faults of pictures and captions that were found when the run began."""
     found = read_findings(run.folder) if run.is_run else ()
     return tuple(
         f"Of the data: {one.cause}. {one.fix[:1].upper()}{one.fix[1:]}."
@@ -309,8 +311,8 @@ def _data_sentences(run: FinishedRun) -> tuple[str, ...]:
     )
 
 
-def _checks(subject: Subject, drawn: Drawn, asked: Request) -> tuple[Checks, tuple[str, ...]]:
-    """Of gradients, reload and merge, and a sentence on what was not compared."""
+def _checks(subject: Subject, drawn: Drawn, request: Request) -> tuple[Checks, tuple[str, ...]]:
+    """Results of the gradient, reload and merge checks, and sentences on checks that were not made."""
     run, ways = subject.run, drawn.ways
     known = Checks(
         gradients=run.gradients,
@@ -327,15 +329,15 @@ def _checks(subject: Subject, drawn: Drawn, asked: Request) -> tuple[Checks, tup
     merged = bool(subject.adapter.layers)
     found = replace(
         known,
-        reload_diff=None if asked.trained is None else pixels.max_abs_diff(asked.trained, ways.adapter),
+        reload_diff=None if request.trained is None else pixels.max_abs_diff(request.trained, ways.adapter),
         merge_diff=pixels.max_abs_diff(ways.merged, ways.adapter) if merged else None,
         merge_mean=pixels.mean_abs_diff(ways.merged, ways.adapter) if merged else None,
     )
-    return found, (lost,) if asked.trained is None else ()
+    return found, (lost,) if request.trained is None else ()
 
 
 def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFacts:
-    """Names and settings that the command after a verdict needs; folders by paths from here, or by their names.
+    """Names and settings for the command that follows a verdict; folders as relative paths where possible.
 
     Args:
         run: that was judged.
@@ -354,6 +356,8 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
     return RunFacts(
         run=_from_here(run.folder if run.is_run else run.adapter_file),
         adapter=_from_here(run.adapter_file),
+        base=_from_here(Path(spec.base.name)) if Path(spec.base.name).exists() else spec.base.name,
+        settings=_from_here(run.folder / SETTINGS) if run.is_run else "",
         steps=steps if run.is_run and isinstance(steps, int) else None,
         rate=rate if run.is_run and isinstance(rate, float) else None,
         first_estimate=spec.train.optim.d0 if run.is_run else None,
@@ -362,7 +366,7 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
 
 
 def _from_here(path: Path) -> str:
-    """The path from the working directory; its last part alone where it lies elsewhere, for reports are handed on."""
+    """Path relative to the working directory, or the last part of a path outside it, because reports are shared."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -370,7 +374,7 @@ def _from_here(path: Path) -> str:
 
 
 def proof_of(run: FinishedRun) -> Proof | None:
-    """What the run's proof says of reload and merge, which an evaluation does not draw again.
+    """Read the reload and merge checks of the run's proof, which an evaluation does not repeat.
 
     Raises:
         RunError: ``proof.json`` is there and damaged.

@@ -1,4 +1,4 @@
-"""What an adapter is judged on: prompts, true pictures, references, and prompts that have nothing to do with it."""
+"""Gathers what an adapter is judged on: new prompts, true pictures, references, and unrelated prompts."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ from detour.verbs.judge.held_out_material import (
 from detour.verbs.judge.presets import Preset
 
 SCENES_APART = 100_000
-"""Between the scene seeds of a prompt's first true picture and its next; references lie between."""
+"""Difference between the scene seeds of a prompt's true pictures; seeds of references lie between them."""
 
 WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
-"""Slot of a prompt of the world → what can stand there."""
+"""Slot of a prompt of the embedded world → all words that can fill it."""
 
 WORLD_PLACES = tuple((place_phrase(place), place) for place in VOCABULARY.places)
-"""Where the embedded base can put things, and the word that tells whether a caption has the place already."""
+"""Places of the embedded world, each with the word that shows that a caption names the place already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One part of some prompts or captions, and all words that can stand there.
+    """One slot of several prompts or captions, with the right word of each and all words that can fill it.
 
     Attributes:
         phrases: of each prompt, itself with every word in that part: as many of each.
@@ -76,7 +76,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PromptGroup:
     """Prompts with what is known of them.
 
     Attributes:
@@ -101,11 +101,11 @@ NONE_GIVEN = "No held-out prompts were given: set evaluate.prompts to see some d
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationMaterial:
-    """Everything that pictures are asked for by and compared with.
+    """All prompts of an evaluation, and all pictures that drawn ones are compared with.
 
     Attributes:
         held_out: prompts, with where they come from.
-        asked: the same, ready to draw.
+        new_prompts: the same, ready to draw.
         unrelated: prompts that have nothing to do with the training, without the trigger and, where there is one, with.
         recited: training captions, asked again: what is learned by heart comes back for them first.
         trigger: of the data; may be empty.
@@ -113,7 +113,7 @@ class EvaluationMaterial:
         prompt_of_reference: which prompt each reference shows; ``None`` where they do not show the prompts.
         others: uint8 (K, H, W, 3), further true pictures: the ceiling of fidelity.
         truths: uint8 (prompts × seeds, H, W, 3), true pictures of the prompts in the style, prompt-major.
-        own_class: prompts of the subject's class alone, one for each of ``asked`` and drawn from its seeds; ``None``
+        own_class: prompts of the subject's class alone, one for each of ``new_prompts`` at its seeds; ``None``
             where a style is judged, or where nothing says what the class is called.
         training: what was trained on.
         own_facts: what the captions of :attr:`own` name, word by word; empty where one of them names no object, colour
@@ -122,22 +122,22 @@ class EvaluationMaterial:
     """
 
     held_out: tuple[HeldOutPrompt, ...]
-    asked: Asked
-    unrelated: tuple[Asked, ...]
+    new_prompts: PromptGroup
+    unrelated: tuple[PromptGroup, ...]
     recited: tuple[str, ...] = ()
     trigger: str
     references: Pictures | None = None
     prompt_of_reference: tuple[int, ...] | None = None
     others: Pictures | None = None
     truths: Pictures | None = None
-    own_class: Asked | None = None
+    own_class: PromptGroup | None = None
     training: TrainingPictures | None = None
     own_facts: tuple[PromptFacts, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def own(self) -> Pictures | None:
-        """The user's own pictures, those kept out first: uint8 (M, H, W, 3); ``None`` where there are none."""
+        """The user's own pictures, held-out ones first: uint8 (M, H, W, 3); ``None`` where there are none."""
         training = self.training
         if training is None or not len(training.train) + len(training.held_out):
             return None
@@ -145,19 +145,19 @@ class EvaluationMaterial:
 
     @property
     def own_choices(self) -> dict[str, Choice]:
-        """Part of the prompts → what could stand there in the captions of :attr:`own`."""
+        """Slot → words that can fill it in the captions of :attr:`own`."""
         return choices_of(self.own_facts) if self.own_facts else {}
 
     @property
     def own_captions(self) -> tuple[str, ...]:
-        """Of :attr:`own`, without the trigger."""
+        """Captions of the pictures in :attr:`own`, without the trigger."""
         shown = () if self.training is None else self.training.shown_captions
         return tuple(without_trigger(one, self.trigger) for one in shown[:MAX_TRAINING_PICTURES])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """Of the pictures that were trained on, and of those kept out; tags where only those are known."""
+    """Captions of training pictures and held-out pictures, or tags where only tags are known."""
 
     trained: tuple[str, ...]
     held_out: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ class Captions:
 def gather_material(
     run: FinishedRun, base: Base, preset: Preset, *, size_px: int, judged: bool = True
 ) -> EvaluationMaterial:
-    """Prompts, references and true pictures for a run or an adapter file.
+    """Gather prompts, references and true pictures for a run or an adapter file.
 
     Args:
         run: what is judged.
@@ -189,7 +189,7 @@ def gather_material(
     style = style_of_training(training)
     shared = EvaluationMaterial(
         held_out=(),
-        asked=Asked(prompts=(), plain=()),
+        new_prompts=PromptGroup(prompts=(), plain=()),
         unrelated=(),
         recited=()
         if training is None or not len(training.train)
@@ -218,14 +218,16 @@ def gather_material(
         if preset.thorough:
             raise
         return replace(shared, notes=(*shared.notes, str(error)))
-    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=tuple(one.plain for one in held_out))
-    return replace(shared, held_out=held_out, asked=asked)
+    group = PromptGroup(
+        prompts=tuple(one.prompt for one in held_out), plain=tuple(one.plain for one in held_out)
+    )
+    return replace(shared, held_out=held_out, new_prompts=group)
 
 
 def _of_subject(
     run: FinishedRun, base: Base, preset: Preset, captions: Captions, shared: EvaluationMaterial
 ) -> EvaluationMaterial | None:
-    """A subject in scenes that its pictures do not show, and its class alone in the same scenes.
+    """Prompts that put a subject, and its class alone, into scenes that no training picture shows.
 
     Half of the prompts are the class's, so that a subject costs as many pictures as a style. ``None`` where nothing
     says what the subject and its class are called.
@@ -252,11 +254,13 @@ def _of_subject(
             right = tuple(every.index(scene) for scene in scenes)
             choices["place"] = Choice(phrases=(phrases,) * len(scenes), right=right)
     plain = tuple(said.class_prompt(one.prompt) for one in held_out)
-    asked = Asked(prompts=tuple(one.prompt for one in held_out), plain=plain, choices=choices)
-    return replace(shared, held_out=held_out, asked=asked, own_class=Asked(prompts=plain, plain=plain))
+    group = PromptGroup(prompts=tuple(one.prompt for one in held_out), plain=plain, choices=choices)
+    return replace(
+        shared, held_out=held_out, new_prompts=group, own_class=PromptGroup(prompts=plain, plain=plain)
+    )
 
 
-def _unrelated(base: Base, captions: Captions, count: int, trigger: str) -> tuple[Asked, ...]:
+def _unrelated(base: Base, captions: Captions, count: int, trigger: str) -> tuple[PromptGroup, ...]:
     if base.embedded is not None:
         return _unrelated_of_the_world(captions, count, trigger)
     return _with_and_without(unrelated_prompts(captions.trained, count), trigger)
@@ -265,7 +269,7 @@ def _unrelated(base: Base, captions: Captions, count: int, trigger: str) -> tupl
 def choose_prompts(
     run: RunSpec, captions: Captions, preset: Preset, trigger: str
 ) -> tuple[HeldOutPrompt, ...]:
-    """Those of the user; else captions that were kept out, filled up with templates.
+    """Choose the new prompts: the user's, or held-out captions filled up with templates.
 
     Raises:
         ConfigError: a given prompt is a training caption, or nothing says what to ask for.
@@ -287,7 +291,7 @@ def choose_prompts(
 
 
 def _captions(run: FinishedRun, training: TrainingPictures | None) -> Captions:
-    """Of the data where it is there, else the tags that the adapter file speaks of."""
+    """Captions of the data where it still exists, or the tags in the adapter file's metadata."""
     if training is None:
         return Captions(trained=run.tags, known=False)
     return Captions(trained=training.train_captions or run.tags, held_out=training.held_out_captions)
@@ -296,15 +300,15 @@ def _captions(run: FinishedRun, training: TrainingPictures | None) -> Captions:
 def _of_the_world(
     run: FinishedRun, preset: Preset, shared: EvaluationMaterial, *, size_px: int
 ) -> EvaluationMaterial:
-    """The world writes prompts that its base was never shown, and draws their true pictures."""
+    """Prompts of the embedded world that its base was never shown, with their true pictures."""
     named = world_style_of(run.folder, run.spec) if run.is_run else None
     scenes = held_out_prompts(preset.num_prompts, seed=HELD_OUT_SEED)
-    asked = _asked(scenes, shared.trigger)
+    group = _group_of(scenes, shared.trigger)
     held_out = tuple(
         HeldOutPrompt(prompt=prompt, plain=plain, source="world")
-        for prompt, plain in zip(asked.prompts, asked.plain, strict=True)
+        for prompt, plain in zip(group.prompts, group.plain, strict=True)
     )
-    material = replace(shared, held_out=held_out, asked=asked)
+    material = replace(shared, held_out=held_out, new_prompts=group)
     if named is None:
         return material
     style = (NAMED_STYLES | PALETTES)[named]
@@ -320,7 +324,7 @@ def _of_the_world(
 
 
 def choices_of(facts: Sequence[PromptFacts]) -> dict[str, Choice]:
-    """Part of the prompts → what the world has to stand there."""
+    """Slot of the prompts → the right word of each, and the words of the world that can fill the slot."""
 
     def phrase(one: PromptFacts) -> str:
         return plain_prompt(one.object, one.colour, one.place)
@@ -335,7 +339,7 @@ def choices_of(facts: Sequence[PromptFacts]) -> dict[str, Choice]:
 
 
 def facts_in(captions: Sequence[str]) -> tuple[PromptFacts, ...]:
-    """What captions that somebody wrote name; empty where one names no object, colour or place of the world."""
+    """Object, colour and place that user captions name; empty where a caption names none that the world has."""
     facts = []
     for caption in captions:
         said = re.findall(r"\w+", caption.lower())
@@ -346,8 +350,8 @@ def facts_in(captions: Sequence[str]) -> tuple[PromptFacts, ...]:
     return tuple(facts)
 
 
-def _in_several_scenes(asked: Sequence[PromptedScene], seeds: int) -> list[PromptedScene]:
-    """As many scenes of each prompt, prompt-major; the first is its own."""
+def _in_several_scenes(group: Sequence[PromptedScene], seeds: int) -> list[PromptedScene]:
+    """Repeat each prompt in several scenes, prompt-major; its own scene comes first."""
 
     def again(number: int, one: PromptedScene, copy: int) -> PromptedScene:
         if not copy:
@@ -356,12 +360,12 @@ def _in_several_scenes(asked: Sequence[PromptedScene], seeds: int) -> list[Promp
         scene = compose_scene(seed=seed, things=[(one.object, one.colour)], place=one.place)
         return replace(one, scene=scene)
 
-    return [again(number, one, copy) for number, one in enumerate(asked) for copy in range(seeds)]
+    return [again(number, one, copy) for number, one in enumerate(group) for copy in range(seeds)]
 
 
-def _asked(scenes: Sequence[PromptedScene], trigger: str) -> Asked:
+def _group_of(scenes: Sequence[PromptedScene], trigger: str) -> PromptGroup:
     facts = tuple(PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in scenes)
-    return Asked(
+    return PromptGroup(
         prompts=tuple(with_trigger(one.prompt, trigger) for one in scenes),
         plain=tuple(one.prompt for one in scenes),
         facts=facts,
@@ -369,8 +373,8 @@ def _asked(scenes: Sequence[PromptedScene], trigger: str) -> Asked:
     )
 
 
-def _unrelated_of_the_world(captions: Captions, count: int, trigger: str) -> tuple[Asked, ...]:
-    """Things that the base knows, in places where no caption of the data has them; unseen things come first."""
+def _unrelated_of_the_world(captions: Captions, count: int, trigger: str) -> tuple[PromptGroup, ...]:
+    """Things that the base knows in places that no caption of the data names; new things come first."""
     everything = [caption.lower() for caption in (*captions.trained, *captions.held_out)]
     new = [word for word in VOCABULARY.objects if not any(word in caption for caption in everything)]
     objects = (*new, *(word for word in VOCABULARY.objects if word not in new))
@@ -385,20 +389,20 @@ def _unrelated_of_the_world(captions: Captions, count: int, trigger: str) -> tup
                 break
     chosen = tuple(facts[:count])
     prompts = tuple(plain_prompt(one.object, one.colour, one.place) for one in chosen)
-    return tuple(replace(asked, facts=chosen) for asked in _with_and_without(prompts, trigger))
+    return tuple(replace(group, facts=chosen) for group in _with_and_without(prompts, trigger))
 
 
-def _with_and_without(prompts: tuple[str, ...], trigger: str) -> tuple[Asked, ...]:
+def _with_and_without(prompts: tuple[str, ...], trigger: str) -> tuple[PromptGroup, ...]:
     if not prompts:
         return ()
-    plain = Asked(prompts=prompts, plain=prompts)
+    plain = PromptGroup(prompts=prompts, plain=prompts)
     if not trigger:
         return (plain,)
     return (plain, replace(plain, prompts=tuple(with_trigger(prompt, trigger) for prompt in prompts)))
 
 
 def folder_pictures(folder: Path, *, size_px: int) -> Pictures:
-    """Every readable picture below a folder, squared: uint8 (N, S, S, 3).
+    """Read every readable picture below a folder, cropped to squares: uint8 (N, S, S, 3).
 
     Raises:
         DataError: no such folder, or no picture in it.

@@ -1,4 +1,4 @@
-"""How thoroughly an adapter is judged: the quick proof, the thorough evaluation, and what checkpoints are asked."""
+"""Presets of the judge: the quick proof, the thorough evaluation, and the scoring of checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detour.specs.evaluation import EvaluationSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What is drawn to judge an adapter.
+    """Numbers of prompts, seeds and controls of one judgement.
 
     Attributes:
         prompts: of the user; empty takes captions that were kept out, prompts of the base's own world, or templates.
@@ -31,16 +31,16 @@ class Preset:
 
 
 RECITED = 8
-"""Training captions that the thorough evaluation asks again, evenly spread over the data."""
+"""Number of training captions that the thorough evaluation draws, evenly spaced over the data."""
 
 
 def quick_preset(run: RunSpec) -> Preset:
-    """What ``detour prove`` draws, and every checkpoint: the run's own ``evaluate.prompts``, or as many as it says."""
+    """Preset of ``detour prove`` and of checkpoints: the run's own ``evaluate.prompts``, or as many as it says."""
     return Preset(prompts=run.evaluate.prompts, num_prompts=run.evaluate.num_prompts)
 
 
 def thorough_preset(spec: EvaluationSpec) -> Preset:
-    """What ``detour evaluate`` draws."""
+    """Preset of ``detour evaluate``."""
     return Preset(
         prompts=spec.prompts,
         num_prompts=spec.num_prompts,

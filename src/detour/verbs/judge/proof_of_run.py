@@ -1,4 +1,4 @@
-"""Prove a finished run: load its file into a fresh base, draw, compare, decide, and write it all down."""
+"""Proves a finished run: loads its file into a fresh base, draws, compares, decides, and writes the proof."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,7 +61,7 @@ def prove_adapter(
     weight: float = 1.0,
     progress: ProgressFn = silent,
 ) -> Proof:
-    """Prove an adapter file without its run; nothing is known of its training, so its pictures have to speak for it.
+    """Prove an adapter file without its run, from its pictures alone, because its training is not known.
 
     Args:
         adapter_file: of any format.
@@ -83,8 +83,8 @@ def prove_adapter(
         adapter_file, out=out, base=base, revision=revision, pictures=pictures, allow_pickle=allow_pickle
     )
     if prompts:
-        asked = run.spec.evaluate.model_copy(update={"prompts": tuple(prompts)})
-        run = replace(run, spec=run.spec.model_copy(update={"evaluate": asked}))
+        request = run.spec.evaluate.model_copy(update={"prompts": tuple(prompts)})
+        run = replace(run, spec=run.spec.model_copy(update={"evaluate": request}))
     return _prove(run, weight, progress, allow_pickle=allow_pickle)
 
 
@@ -101,8 +101,8 @@ def _prove(
     progress(Progress(stage="gathering held-out prompts"))
     material = gather(subject, preset)
     requests, trained = _picture_proof(run, material.training.captions if material.training else ())
-    asked = Request(weight=weight, folder=keep, proof=requests, trained=trained)
-    judged = judge_subject(subject, preset, material, asked, progress=progress)
+    request = Request(weight=weight, folder=keep, proof=requests, trained=trained)
+    judged = judge_subject(subject, preset, material, request, progress=progress)
     proof = _proof_of(judged)
     _write(judged, proof)
     return proof

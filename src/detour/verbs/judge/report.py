@@ -1,4 +1,4 @@
-"""The page of an evaluation: its figures with the pictures that they stand on, and what the run says of itself."""
+"""The page of an evaluation: its figures with the pictures they were measured on, and the facts of the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from detour.verbs.judge.material import EvaluationMaterial
 from detour.verbs.judge.side_pictures import Drawn, requests_of
 
 MAX_UNRELATED = 8
-"""Pairs of unrelated prompts on the page: enough to see whether they drift."""
+"""Largest number of pairs of unrelated prompts on the page."""
 
 
 def write_evaluation_report(
     path: Path, judged: Judged, evaluation: Evaluation, *, references: Pictures | None
 ) -> None:
-    """Write ``report.html`` anew, with the figures of the run's proof where it has one.
+    """Write ``report.html`` with the evaluation, and with the figures of the run's proof where it has one.
 
     Args:
         path: of the page.
@@ -59,7 +59,7 @@ def write_evaluation_report(
 
 
 def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> list[Pair]:
-    """The first seed of each unrelated prompt, with the trigger where there is one: there an adapter acts most."""
+    """Pairs of pictures of unrelated prompts at their first seed, with the trigger where there is one."""
     sets = ("unrelated", "unrelated_with_trigger")[: len(material.unrelated)]
     if not sets:
         return []
@@ -76,26 +76,26 @@ def _unrelated(material: EvaluationMaterial, drawn: Drawn, *, seeds: int) -> lis
     ]
 
 
-Asked = tuple[str, Pictures]
-"""A prompt, and what the adapter drew for it: uint8 (H, W, 3)."""
+PromptPicture = tuple[str, Pictures]
+"""A prompt, and the picture that the adapter drew for it: uint8 (H, W, 3)."""
 
 
-def _of_set(name: str, prompts: Sequence[str], drawn: Drawn, seeds: int) -> list[Asked]:
-    """Prompt-major, as pictures are."""
+def _of_set(name: str, prompts: Sequence[str], drawn: Drawn, seeds: int) -> list[PromptPicture]:
+    """Pictures of one set of prompts in prompt-major order."""
     pictures = drawn.pictures[name]["adapter"] if prompts else ()
     return [(prompts[i // seeds], picture) for i, picture in enumerate(pictures)]
 
 
 def _shown(
-    figures: CopyFigures | None, asked: Sequence[Asked], originals: Pictures | None
+    figures: CopyFigures | None, drawn_new: Sequence[PromptPicture], originals: Pictures | None
 ) -> list[CopyShown]:
-    """The pairs that copies were looked for in; their indices are those of ``asked``, prompt-major."""
+    """Pairs of drawn pictures and nearest training pictures; indices are those of ``drawn_new``, prompt-major."""
     if figures is None or originals is None:
         return []
     return [
         CopyShown(
-            prompt=asked[one.picture][0],
-            drawn=asked[one.picture][1],
+            prompt=drawn_new[one.picture][0],
+            drawn=drawn_new[one.picture][1],
             original=originals[one.original],
             distance=one.distance,
             threshold=figures.scale.threshold,

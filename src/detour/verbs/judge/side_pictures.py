@@ -1,4 +1,4 @@
-"""Draws every side that is judged, cell by cell, and keeps each cell by what decides over its pictures.
+"""Draws every side that is judged, and keeps the pictures under a key of everything that determines them.
 
 A cell is one side's pictures of one set of prompts at one seed. It is one PNG under ``pictures/``, named by the hash of
 everything that its pictures depend on: so an evaluation that was stopped goes on, one that asks for more seeds draws
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures"
 DRAWING = 2
-"""Way of drawing: another one rounds otherwise, and pictures of two ways are not compared."""
+"""Version of the drawing code in the keys of kept pictures; pictures of two versions are not compared."""
 
-Told = Callable[[int, bool], None]
-"""Is told how many pictures are there, and whether they had to be drawn."""
+OnPicture = Callable[[int, bool], None]
+"""Called with the number of finished pictures, and whether they had to be drawn."""
 
 SEEDS_APART = 1000
-"""Picture i of seed number k has seed ``FIRST_HELD_OUT_SEED + 1000 k + i``: the first ones are the proof's."""
+"""Distance between seeds: picture i of seed number k has seed ``FIRST_HELD_OUT_SEED + 1000 k + i``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideSource:
-    """Who draws a side.
+    """Base, network and adapters that draw one side.
 
     Attributes:
         adapter: attached while it draws; ``None``: the plain base, or ``network``.
@@ -75,7 +75,7 @@ class SideSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Ways:
-    """The requests of the picture proof, drawn in every way that has to give the same pictures.
+    """Requests of the picture proof, drawn in every way that has to give equal pictures.
 
     Attributes:
         requests: that were drawn.
@@ -94,7 +94,7 @@ class Ways:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """The pictures that an adapter is judged by.
+    """All pictures that an adapter is judged by.
 
     Attributes:
         pictures: set of prompts → side → uint8 (prompts × seeds, H, W, 3), prompt-major.
@@ -113,7 +113,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Painter:
-    """Draws cells, or finds them drawn.
+    """Draws the pictures of all sides, or reads those that were drawn before.
 
     Attributes:
         folder: that ``pictures/`` lies in; ``None`` keeps nothing.
@@ -134,14 +134,14 @@ class Painter:
 
     @cached_property
     def engine(self) -> PictureEngine:
-        """Loaded when the first cell has to be drawn."""
+        """Drawing engine of the base, loaded when the first picture has to be drawn."""
         from detour.generation.engine import PictureEngine
 
         return PictureEngine.load(self.base, device=self.device, dtype=self.dtype or proof_dtype(self.spec))
 
     @cached_property
     def _base_sha256(self) -> str:
-        """Of the base's content: two folders of one name hold two bases."""
+        """SHA-256 of the base's content, because folders of one name can hold different bases."""
         return self.base.content_sha256()
 
     def draw_all(
@@ -153,7 +153,7 @@ class Painter:
         proof: Sequence[ProofRequest] = (),
         progress: ProgressFn,
     ) -> Drawn:
-        """Every side's pictures of every set of prompts.
+        """Draw every side's pictures of every set of prompts.
 
         Args:
             sides: the base and the adapter at least; the base first.
@@ -172,14 +172,14 @@ class Painter:
         off = [] if proof or not prompts else requests_of(next(iter(prompts.values())), 0)
         off = off[: proof_batch(self.spec)]
         sizes = [len(prompts[name]) for _, name, _ in cells] + [len(off)] + [len(proof)] * 4
-        told = _counting(progress, sum(sizes))
+        on_picture = _counting(progress, sum(sizes))
         found: dict[tuple[Side, str, int], tuple[str, Pictures]] = {}
         try:
-            ways = self._ways(sides["adapter"], proof, told) if proof else None
+            ways = self._ways(sides["adapter"], proof, on_picture) if proof else None
             for side, name, number in cells:
                 requests = requests_of(prompts[name], number)
-                found[side, name, number] = self._cell(sides[side], requests, told)
-            switched_off = self._cell(sides["adapter"], off, told, weight=0.0)[1] if off else None
+                found[side, name, number] = self._cell(sides[side], requests, on_picture)
+            switched_off = self._cell(sides["adapter"], off, on_picture, weight=0.0)[1] if off else None
         except KeyboardInterrupt:
             if self.folder is None:
                 raise
@@ -205,25 +205,25 @@ class Painter:
         )
 
     def draw(self, source: SideSource, requests: Sequence[ProofRequest]) -> Pictures:
-        """One side's pictures of the requests: uint8 (N, H, W, 3); found where they are kept."""
+        """Draw one side's pictures of the requests, or read kept ones: uint8 (N, H, W, 3)."""
         return self._cell(source, requests, lambda _count, _is_new: None)[1]
 
     def layers_matched(self, source: SideSource) -> int:
-        """Layers of the adapter that the base has; a fully trained base has its own."""
+        """Number of layers of the adapter that the base has; a fully trained base has its own."""
         return 1 if source.adapter is None else layers_in(self.engine.models, source.adapter)
 
-    def _ways(self, source: SideSource, proof: Sequence[ProofRequest], told: Told) -> Ways:
-        base = self._cell(SideSource(), proof, told)[1]
+    def _ways(self, source: SideSource, proof: Sequence[ProofRequest], on_picture: OnPicture) -> Ways:
+        base = self._cell(SideSource(), proof, on_picture)[1]
         if not self.layers_matched(source):
-            told(3 * len(proof), False)
+            on_picture(3 * len(proof), False)
             return Ways(requests=tuple(proof), base=base, switched_off=base, adapter=base, merged=base)
-        switched_off = self._cell(source, proof, told, weight=0.0)[1]
-        adapted = self._cell(source, proof, told)[1]
+        switched_off = self._cell(source, proof, on_picture, weight=0.0)[1]
+        adapted = self._cell(source, proof, on_picture)[1]
         merged = adapted
         if source.adapter is None:  # a network of its own is its own merge
-            told(len(proof), False)
+            on_picture(len(proof), False)
         else:
-            merged = self._cell(replace(source, merged=True), proof, told)[1]
+            merged = self._cell(replace(source, merged=True), proof, on_picture)[1]
         return Ways(
             requests=tuple(proof), base=base, switched_off=switched_off, adapter=adapted, merged=merged
         )
@@ -232,42 +232,42 @@ class Painter:
         self,
         source: SideSource,
         requests: Sequence[ProofRequest],
-        told: Told,
+        on_picture: OnPicture,
         *,
         weight: float | None = None,
     ) -> tuple[str, Pictures]:
-        """File name and pictures of one cell; the name is empty where nothing is kept."""
+        """File name and pictures of one side and set; the name is empty where nothing is kept."""
         used = self.weight if weight is None else weight
         if self.folder is None:
-            return "", self._drawn(source, requests, used, told)
+            return "", self._drawn(source, requests, used, on_picture)
         name = f"{PICTURES}/{self._key(source, requests, used)[:24]}.png"
         path = self.folder / name
         if path.is_file():
             with contextlib.suppress(OSError, ValueError, KeyError):  # half a file of a crash is drawn again
                 kept = read_strip(path)
-                told(len(kept), False)
+                on_picture(len(kept), False)
                 return name, kept
         pending = 0
 
         def on_batch(count: int, _is_new: bool) -> None:
-            """Tell of a batch when the next one is there: the last one counts when the cell is kept."""
+            """Report a batch when the next one is there; the last one counts when the file is written."""
             nonlocal pending
             if pending:
-                told(pending, True)
+                on_picture(pending, True)
             pending = count
 
         drawn = self._drawn(source, requests, used, on_batch)
         save_strip(path, drawn)
-        told(pending, True)
+        on_picture(pending, True)
         return name, drawn
 
     def _drawn(
-        self, source: SideSource, requests: Sequence[ProofRequest], weight: float, told: Told
+        self, source: SideSource, requests: Sequence[ProofRequest], weight: float, on_picture: OnPicture
     ) -> Pictures:
         engine = self._engine_of(source, weight)
         with self._adapters(source, weight) as adapters:
             return draw_proof_pictures(
-                engine, requests, self.spec, adapters=adapters, on_batch=lambda count: told(count, True)
+                engine, requests, self.spec, adapters=adapters, on_batch=lambda count: on_picture(count, True)
             )
 
     def _key(self, source: SideSource, requests: Sequence[ProofRequest], weight: float) -> str:
@@ -287,7 +287,7 @@ class Painter:
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
     def _engine_of(self, source: SideSource, weight: float) -> PictureEngine:
-        """The engine that draws a side: the base's, or one with the network of a fully trained base."""
+        """Engine that draws a side: the base's, or one with the network of a fully trained base."""
         folder = source.network
         if folder is None or not weight:
             return self.engine
@@ -299,7 +299,7 @@ class Painter:
 
     @contextlib.contextmanager
     def _adapters(self, source: SideSource, weight: float) -> Iterator[list[AdapterInUse]]:
-        """What a side's requests carry; while the block runs, a merged side is merged into the base.
+        """Adapters of a side's requests; a merged side is merged into the base while the block runs.
 
         No weight of a base holds a new word, so words go with the requests; at weight 0 they are left out too.
         """
@@ -321,7 +321,7 @@ class Painter:
 
 
 def layers_in(models: Mapping[str, nn.Module], adapter: Adapter) -> int:
-    """How many of the adapter's layers the models have, by name."""
+    """Number of the adapter's layers that the models have, by name."""
     return sum(
         part_of(key) in models and find_path(models[part_of(key)], path_of(key)) is not None
         for key in adapter.layers
@@ -329,24 +329,24 @@ def layers_in(models: Mapping[str, nn.Module], adapter: Adapter) -> int:
 
 
 def requests_of(prompts: Sequence[str], number: int) -> list[ProofRequest]:
-    """One picture of each prompt at the seed of that number; the same on every side."""
+    """One request for each prompt, seeded by its number; the same on every side."""
     first = FIRST_HELD_OUT_SEED + SEEDS_APART * number
     return [ProofRequest(prompt=prompt, seed=first + i) for i, prompt in enumerate(prompts)]
 
 
 def _prompt_major(strips: Sequence[Pictures]) -> Pictures:
-    """S strips of (P, H, W, 3) → (P × S, H, W, 3)."""
+    """Reorder S strips of (P, H, W, 3) to (P × S, H, W, 3)."""
     stacked = np.stack(strips, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _counting(progress: ProgressFn, total: int) -> Told:
-    """Tells after each batch of so many pictures, with the time left by those that had to be drawn."""
+def _counting(progress: ProgressFn, total: int) -> OnPicture:
+    """Report finished pictures after each batch, with the time left from those that had to be drawn."""
     stage = "drawing pictures of all sides"
     done, began, new, paid = 0, time.monotonic(), 0, 0.0
     progress(Progress(stage=stage, total=total))
 
-    def told(count: int, is_new: bool) -> None:
+    def on_picture(count: int, is_new: bool) -> None:
         nonlocal done, began, new, paid
         now = time.monotonic()
         if is_new:
@@ -355,4 +355,4 @@ def _counting(progress: ProgressFn, total: int) -> Told:
         left = paid / new * (total - done) if new else None
         progress(Progress(stage=stage, done=done, total=total, seconds_left=left))
 
-    return told
+    return on_picture

@@ -1,4 +1,4 @@
-"""The verdict on an adapter, by its figures and by what its run says of itself: one set of rules for every preset."""
+"""The verdict on an adapter from its figures and its run, by one set of rules for every preset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from detour.verbs.judge.side_pictures import Drawn
 
 @dataclass(frozen=True, kw_only=True)
 class OfRun:
-    """What a run says of itself, beside its pictures.
+    """Facts that a run states about itself, beside its pictures.
 
     Attributes:
         checks: of gradients, reload and merge.
@@ -59,7 +59,7 @@ class OfRun:
 def verdict_of(
     judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial, of_run: OfRun
 ) -> tuple[Verdict, Judgement | None]:
-    """One word for the run or the adapter, and why; and what the judge's features say.
+    """Verdict on a run or an adapter with its reasons, and the answers from the judge's features.
 
     Args:
         judge: ``None``: nobody looks at the pictures.
@@ -99,7 +99,11 @@ def _pixel_facts(
         assert drawn.ways is not None, "nothing was drawn"
         base, adapter = drawn.ways.base, drawn.ways.adapter
     else:
-        base, adapter, seeds = new["base"], new["adapter"], len(new["base"]) // len(material.asked.prompts)
+        base, adapter, seeds = (
+            new["base"],
+            new["adapter"],
+            len(new["base"]) // len(material.new_prompts.prompts),
+        )
     moved = figures.pixels or PixelFigures(
         mean_abs_diff=pixels.mean_abs_diff(adapter, base), noise_floor=0.0, pictures=len(base)
     )
@@ -127,9 +131,9 @@ def _judged(
     of_run: OfRun,
     facts: PixelFacts,
 ) -> Judgement | None:
-    """The rules' answer on the judge's features; ``None`` where there is too little to look at."""
-    own, asked = material.own, material.asked
-    if own is None or len(set(asked.plain)) < 2 or not figures.picture_features:
+    """Answers of the rules on the judge's features; ``None`` where there is too little material."""
+    own, group = material.own, material.new_prompts
+    if own is None or len(set(group.plain)) < 2 or not figures.picture_features:
         return None
     own_class = drawn.pictures.get("own_class")
     sides = None
@@ -143,15 +147,15 @@ def _judged(
         Material(
             goal="subject" if sides is not None else "style",
             scale=judge.scale,
-            prompts=_rows(judge.text_features(asked.plain)),
+            prompts=_rows(judge.text_features(group.plain)),
             base=_rows(figures.picture_features["base"]),
             adapter=_rows(figures.picture_features["adapter"]),
-            seeds=len(figures.picture_features["base"]) // len(asked.prompts),
+            seeds=len(figures.picture_features["base"]) // len(group.prompts),
             references=_rows(judge.picture_features(own)),
             captions=_rows(judge.text_features(captions)) if any(captions) else None,
             slots={
                 name: _slot(judge, choice, material.own_choices.get(name))
-                for name, choice in asked.choices.items()
+                for name, choice in group.choices.items()
             },
             own_class=sides,
             pixels=facts,
@@ -161,15 +165,15 @@ def _judged(
     )
 
 
-def _slot(judge: Judge, asked: Choice, own: Choice | None) -> Slot:
+def _slot(judge: Judge, group: Choice, own: Choice | None) -> Slot:
     def phrases(choice: Choice) -> Rows:
         distinct = list(dict.fromkeys(phrase for row in choice.phrases for phrase in row))
         rows = dict(zip(distinct, _rows(judge.text_features(distinct)), strict=True))
         return np.stack([[rows[phrase] for phrase in row] for row in choice.phrases])
 
     return Slot(
-        phrases=phrases(asked),
-        right=np.array(asked.right),
+        phrases=phrases(group),
+        right=np.array(group.right),
         reference_phrases=None if own is None else phrases(own),
         reference_right=None if own is None else np.array(own.right),
     )
@@ -181,7 +185,7 @@ def _rows(features: Tensor) -> Rows:
 
 
 def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str, *, then: str = "") -> Verdict:
-    """The verdict, with copies that the proof does not look for: too many of them are ``copies``.
+    """Verdict after the search for copies, which the proof leaves out: too many of them make it ``copies``.
 
     Whatever speaks against the adapter already keeps the word; the sentence stands among the reasons.
 
@@ -207,7 +211,7 @@ def with_copies(verdict: Verdict, found: CopyFigures | None, sentence: str, *, t
 
 
 def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int) -> HeldOutFigures:
-    """The figures as the proof has them."""
+    """Figures of new prompts in the form of the proof."""
     fidelity, kept = figures.fidelity, figures.prompt_keeping
     distance = None
     if fidelity is not None:
@@ -223,8 +227,8 @@ def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int)
         }
         accuracy = AccuracyFigures.model_validate(sides)
     return HeldOutFigures(
-        prompts=len(material.asked.prompts),
-        seeds=seeds if material.asked.prompts else 0,
+        prompts=len(material.new_prompts.prompts),
+        seeds=seeds if material.new_prompts.prompts else 0,
         style_distance=distance,
         prompt_accuracy=accuracy,
     )
@@ -233,7 +237,7 @@ def held_out_figures(figures: Figures, material: EvaluationMaterial, seeds: int)
 def causes_of(
     run: FinishedRun, adapter: Adapter, weight: float, layers_matched: int, trained_diff: float | None = None
 ) -> tuple[str, ...]:
-    """Why an adapter changes nothing.
+    """Sentences on why an adapter changes nothing.
 
     Args:
         run: that it comes from.

@@ -62,7 +62,7 @@ class SafetyFigures(BaseModel):
     """All but this one."""
     together: LayersFigures
     together_steered: LayersFigures | None
-    """All of them, on pictures drawn with Safe Latent Diffusion; ``None`` where the policy has none."""
+    """Figures of all layers on pictures drawn with Safe Latent Diffusion; ``None`` where the policy has none."""
     steering: SteeringFigures | None
     by_kind: Mapping[str, Share]
     """Kind of case → share that something was found in."""
@@ -75,7 +75,7 @@ class SafetyFigures(BaseModel):
     added_time: float | None
     """Time of all layers over the time of drawing; ``None`` where no layer looks at pictures and none was drawn."""
     added_time_steered: float | None
-    """The same with the further row of Safe Latent Diffusion."""
+    """Added seconds with the further row of Safe Latent Diffusion."""
     thresholds: Mapping[str, Thresholds]
     """Layer → thresholds that the cases of the split ``thresholds`` suggest."""
 

@@ -40,7 +40,7 @@ FIGURES = {
     "seconds_a_step": Kind(title="Time", unit="seconds a step", highest=None),
     "file_kib": Kind(title="File", unit="KiB", highest=None),
 }
-"""In the order in which they are shown."""
+"""Figures in the order in which they are shown."""
 
 DRAWN = (
     "style_ratio", "likeness", "object", "colour", "place", "clip", "val_loss", "pixels", "class_pixels",

@@ -159,7 +159,9 @@ PRICES = {
 
 
 def _price(table: Table, figure: str) -> str:
-    """From which scale on a figure is surely higher, how high it goes, and where it passes that of true pictures."""
+    """Sentence on the scale above which a figure is surely higher, its largest value, and where it passes true
+    pictures'.
+    """
     rows = _drawn(table)
     low = rows[0].figures[figure].mean
     higher = [

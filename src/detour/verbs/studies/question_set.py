@@ -1,4 +1,4 @@
-"""What every run of a comparison is asked, and how its pictures are scored: by the figures that judge every adapter."""
+"""Prompts that every run of a comparison draws, and scores of its pictures by the figures that judge every adapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detour.verbs.datasets.practice_subject import NEW_PLACES, WorldSubject, rea
 from detour.verbs.judge.figures import Scorer, can_be_judged, open_judge
 from detour.verbs.judge.finished_run import FinishedRun
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED, REFERENCES_A_PROMPT, read_training_pictures
-from detour.verbs.judge.material import Asked, EvaluationMaterial, gather_material
+from detour.verbs.judge.material import EvaluationMaterial, PromptGroup, gather_material
 from detour.verbs.judge.presets import quick_preset
 from detour.verbs.judge.side_pictures import requests_of
 
@@ -95,12 +95,12 @@ def make_question_set(spec: ResolvedRun, base: Base, *, judge: str | None) -> Qu
     material = gather_material(
         run, base, quick_preset(spec), size_px=size_px, judged=can_be_judged(judge, base)
     )
-    if not material.asked.prompts:
+    if not material.new_prompts.prompts:
         raise ConfigError("no prompts: name some with --prompt, eight or more make differences visible.")
     is_subject = spec.goal == "subject"
     shown = np.concatenate([training.held_out, training.train])
     return QuestionSet(
-        requests=tuple(requests_of(material.asked.prompts, 0)),
+        requests=tuple(requests_of(material.new_prompts.prompts, 0)),
         class_requests=_class_requests(spec),
         material=replace(material, references=None) if is_subject else material,
         subject=shown if is_subject else None,
@@ -126,11 +126,11 @@ def _of_subject(spec: RunSpec, subject: WorldSubject, judge: Judge | None, size_
     facts = tuple(
         PromptFacts(object=subject.class_word, colour=subject.colour, place=place) for place in places
     )
-    asked = Asked(prompts=prompts, plain=prompts, facts=facts, slots=("place",))
+    group = PromptGroup(prompts=prompts, plain=prompts, facts=facts, slots=("place",))
     return QuestionSet(
         requests=tuple(requests_of(prompts, 0)),
         class_requests=_class_requests(spec),
-        material=EvaluationMaterial(held_out=(), asked=asked, unrelated=(), trigger=trigger),
+        material=EvaluationMaterial(held_out=(), new_prompts=group, unrelated=(), trigger=trigger),
         subject=_true_pictures(
             subject, list(NEW_PLACES) * REFERENCES_A_PROMPT, size_px, seed=HELD_OUT_SEED + 10_000
         ),

@@ -29,7 +29,7 @@ CLIP_MARGIN = 0.02
 """Good enough: the CLIP score falls behind the reference's by less than this, with the scatter counted in."""
 
 SAME_PICTURE = 0.25
-"""The same picture: as far from the reference as this share of the way to another seed's picture, or nearer."""
+"""Largest distance to the reference that counts as the same picture, as a share of the distance to another seed's."""
 
 
 def study_schedulers(

@@ -24,7 +24,7 @@ from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter
 from detour.verbs.draw.pictures import versions
 from detour.verbs.judge.figures import can_be_judged, hits_of, open_judge
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED
-from detour.verbs.judge.material import Asked
+from detour.verbs.judge.material import PromptGroup
 
 SEEDS_A_CELL = 1000
 """Picture i of seed s is drawn with seed ``1000 (s + 1) + i``, so that cells of different seeds share none."""
@@ -164,14 +164,14 @@ class Studio:
         Args:
             pictures: uint8 (prompts, H, W, 3), one of each prompt.
         """
-        looks = self.judge.picture_features(pictures)
-        scores = {"clip": (looks * self.prompt_features).sum(-1).tolist()}
+        features = self.judge.picture_features(pictures)
+        scores = {"clip": (features * self.prompt_features).sum(-1).tolist()}
         if self.facts:
             scores |= self._hits(pictures)
         return scores
 
     def _hits(self, pictures: Pictures) -> dict[str, list[float]]:
-        asked = Asked(prompts=self.prompts, plain=self.prompts, facts=self.facts)
+        asked = PromptGroup(prompts=self.prompts, plain=self.prompts, facts=self.facts)
         hits = hits_of(self.judge, pictures, asked, 1)
         return {slot: [float(hit) for hit in row] for slot, row in hits.items()}
 

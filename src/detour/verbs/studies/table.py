@@ -39,7 +39,7 @@ class Figure(BaseModel):
     """Standard deviation of the samples, not of the mean."""
     samples: int
     gap: Gap | None
-    """To the reference; ``None`` of the reference itself and where it has no such figure."""
+    """Difference to the reference; ``None`` for the reference itself and where it has no such figure."""
 
     @property
     def error(self) -> float:

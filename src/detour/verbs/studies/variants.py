@@ -137,8 +137,10 @@ def _at_equal_parameters(spec: CompareSpec, varied: Sequence[dict[str, Setting]]
     groups = {}
     for one in varied:
         plan = plan_run(with_changes(spec.run, one))
-        if plan.spec.adapter.method == "full":
-            raise ConfigError("--equal-parameters: full fine-tuning has no rank to choose. Leave it out.")
+        if plan.spec.adapter.method in ("full", "reference"):
+            raise ConfigError(
+                f"--equal-parameters: method {plan.spec.adapter.method} has no rank to choose. Leave it out."
+            )
         meta = plan.base.meta_network() if meta is None else meta
         others = tuple((key, value) for key, value in one.items() if key != TARGETS)
         groups.setdefault(others, []).append((one, _layers(plan, meta), plan.spec.adapter.rank))

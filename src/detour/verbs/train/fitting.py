@@ -1,6 +1,7 @@
 """The part of a run in which weights change: attach, prove the gradients, run the loop with its observers."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base, prove_gradients
+from detour.adapters.reference_weights import ReferenceWeights
 from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import Quantized
 from detour.errors import Interrupted, ProcessLost, TrainingDiverged
@@ -24,18 +26,18 @@ from detour.training.assembly import (
     make_state,
 )
 from detour.training.first_weights import load_first_weights
-from detour.training.live_text import LiveText
 from detour.training.loop import Observer, TrainState, fit
 from detour.training.material import Material
 from detour.training.observers import Checkpointer, MetricsLog, NoLog, Pace, Sheets, Validator, restore
 from detour.training.optimizers import smaller_steps
 from detour.training.processes import ALONE, Processes, share_of
-from detour.training.resume import fingerprints, refuse_changed_base
+from detour.training.resume import fingerprints, refuse_changed_base, refuse_changed_references
 from detour.training.run_record import FolderCheck, RunRecord
 from detour.training.step import repeatable_kernels
 from detour.training.stopping import stop_request
 from detour.training.text_adapter import attach_text, choose_text_targets, models_together
 from detour.training.tracking import Tracking, open_tracker
+from detour.training.trained_text import TrainedText
 from detour.training.validation import fixed_validation
 from detour.training.words import new_vectors, steps_with_words
 from detour.verbs.progress import Progress, ProgressFn
@@ -94,16 +96,24 @@ def fit_run(
     denoiser = load_denoiser(plan.base, spec)
     if denoiser.quantized is not None:
         progress(Progress(stage="preparing", note=_what_was_quantised(denoiser.quantized, spec)))
-    encoders = material.text.stage.models if isinstance(material.text, LiveText) else {}
+    encoders = material.text.stage.models if isinstance(material.text, TrainedText) else {}
     models = models_together({denoiser.part: denoiser.network, **encoders})
     base_sha256 = hash_base(models)
     if plan.checkpoint is not None:
         refuse_changed_base(folder, plan.checkpoint, base_sha256)
     targets = choose_targets(denoiser.network, plan.base, spec)
     text_targets = choose_text_targets(plan.base, spec)
-    attached = attach_trainable(denoiser, targets.layers, spec)
+    shown = material.train.shown
+    attached = attach_trainable(
+        denoiser, targets.layers, spec, embedding_width=None if shown is None else shown.shape[1]
+    )
+    if isinstance(attached, ReferenceWeights):
+        denoiser = replace(denoiser, references=attached)
+    shown_sha256 = "" if shown is None else hashlib.sha256(shown.numpy().tobytes()).hexdigest()
+    if shown_sha256 and plan.checkpoint is not None:
+        refuse_changed_references(folder, plan.checkpoint, shown_sha256)
     attached = attached.joined(*attach_text(encoders, text_targets, spec))
-    if isinstance(material.text, LiveText):
+    if isinstance(material.text, TrainedText):
         attached.words = new_vectors(material.text.stage, spec.adapter.tokens)
         material.text.stage.words = attached.words
     if plan.checkpoint is None:
@@ -116,7 +126,7 @@ def fit_run(
     if plan.checkpoint is not None:
         restore(state, plan.checkpoint)
     with (
-        stop_request() as wish,
+        stop_request() as stop,
         contextlib.closing(_log(plan, folder, processes)) as log,
         contextlib.ExitStack() as stack,
     ):
@@ -129,12 +139,15 @@ def fit_run(
             every=spec.checkpoint.every,
             keep=spec.checkpoint.keep,
             steps=spec.train.steps,
-            wish=wish,
+            stop=stop,
             log=log,
             validator=validator,
-            facts=fingerprints(
-                spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
-            ),
+            facts={
+                **fingerprints(
+                    spec, plan.dataset, base_sha256, plan.class_pictures, processes=processes.count
+                ),
+                **({"shown": shown_sha256} if shown_sha256 else {}),
+            },
             processes=processes,
             keep_adapter=None
             if spec.adapter.method == "full"

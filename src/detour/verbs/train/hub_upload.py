@@ -130,6 +130,8 @@ def refuse_whole_bases(spec: RunSpec) -> None:
             "method 'full' leaves a whole base and no adapter, and only adapters are pushed. Leave --push-to-hub out, "
             "or train with --method lora."
         )
+    if spec.adapter.method == "reference":
+        raise ConfigError("method 'reference' leaves an IP-Adapter without a card. Upload its file by hand.")
 
 
 def _header(spec: RunSpec) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, torch_dtype
 from detour.bases.quantize import saved_bytes
+from detour.errors import ConfigError
 from detour.specs import RunSpec
 from detour.specs.resolved import ResolvedRun
 from detour.specs.sources import with_changes
@@ -130,6 +131,8 @@ def plan_memory(spec: RunSpec, *, cards: Sequence[Card] = CARDS, progress: Progr
     Raises:
         BaseError, ConfigError: the base is not there, or a setting does not fit it.
     """
+    if spec.adapter.method == "reference":
+        raise ConfigError("the memory of --method reference is not predicted yet. Plan another method.")
     base = open_base(spec.base.name, revision=spec.base.revision, weights=False)
     resolved = resolve(spec, base, ("a picture",) * 8, name="plan", device=pick_device(spec.base.device))
     total = STAGES + len(cards)

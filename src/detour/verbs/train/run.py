@@ -12,7 +12,9 @@ from detour.adapter_files.reading import require_intact
 from detour.adapters.adapter import Adapter
 from detour.adapters.full import FullWeights
 from detour.adapters.gradient_proof import hash_base
+from detour.adapters.reference_weights import ReferenceWeights
 from detour.bases.hardware import torch_dtype
+from detour.bases.image_encoder import load_image_encoder
 from detour.data.folder import Dataset, split_holdout
 from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
@@ -24,6 +26,7 @@ from detour.training.checkpoints import kept_adapters
 from detour.training.loss_scale import LossScale
 from detour.training.material import Material, load_material
 from detour.training.memory import memory_errors_explained
+from detour.training.methods import reference_encoder
 from detour.training.processes import Processes, joined, leave, share_of
 from detour.training.recorded_pictures import remember_pictures, write_findings
 from detour.training.resume import (
@@ -39,6 +42,7 @@ from detour.verbs.judge.checkpoint_scores import evaluate_checkpoints
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.train.class_pictures import draw_class_pictures
 from detour.verbs.train.fitting import Trained, fit_run
+from detour.verbs.train.reference_proof import prove_reference
 from detour.verbs.train.run_plan import RunPlan, plan_resumed, plan_run
 from detour.verbs.train.samples import keep_trained_pictures_of
 from detour.verbs.train.saved_run import product_of, save_run_adapter
@@ -206,7 +210,7 @@ def _run(
         if spec.adapter.method == "dora":
             notes.append(DORA_ELSEWHERE)
             progress(Progress(stage="training", note=notes[-1]))
-        if prove:
+        if prove and spec.adapter.method != "reference":
             keep_trained_pictures_of(
                 folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
             )
@@ -222,6 +226,10 @@ def _run(
     del trained, material  # the proof loads a base of its own
     if not prove:
         return result
+    if spec.adapter.method == "reference":
+        encoder = reference_encoder(spec, plan.base)
+        shown = prove_reference(folder, result.adapter_file, plan.base, spec, plan.dataset, encoder)
+        return result.model_copy(update={"notes": (*result.notes, shown.words)})
     return result.model_copy(update={"proof": _prove(folder, progress, plan.dataset)})
 
 
@@ -257,7 +265,10 @@ def load_run_material(plan: RunPlan, progress: ProgressFn) -> tuple[Material, li
         device=spec.base.device,
         class_pictures=plan.class_pictures,
         class_weight=spec.prior.weight,
-        live_text=torch_dtype(spec.base.dtype) if trains_text(spec) else None,
+        trained_text_dtype=torch_dtype(spec.base.dtype) if trains_text(spec) else None,
+        image_encoder=load_image_encoder(reference_encoder(spec, plan.base), device=spec.base.device)
+        if spec.adapter.method == "reference"
+        else None,
         other_prompts=("", *spec.sample.prompts, *drawn, *spec.evaluate.prompts),
         on_picture=lambda done, total: progress(Progress(stage="encoding pictures", done=done, total=total)),
     )
@@ -308,7 +319,8 @@ def ship_run(
     save_run_adapter(plan, attached, folder, step=trained.state.step if chosen is None else chosen)
     unchanged = hash_base(trained.models, without=attached.changed_tensors) == trained.frozen_sha256
     write_json(folder / GRADIENTS, {**trained.gradients, "base_unchanged": unchanged})
-    return Adapter({}) if isinstance(attached, FullWeights) else attached.to_adapter(), chosen
+    makes_none = isinstance(attached, FullWeights | ReferenceWeights)
+    return Adapter({}) if makes_none else attached.to_adapter(), chosen
 
 
 def _prove(folder: Path, progress: ProgressFn, dataset: Dataset | None = None) -> Proof:

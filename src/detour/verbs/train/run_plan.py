@@ -35,7 +35,9 @@ class RunPlan:
     """What is wrong with the pictures and captions; empty where a run goes on."""
     checkpoint: Checkpoint | None = None
     class_pictures: Dataset | None = None
-    """Drawn by the base at the beginning of the run; ``None`` before that and without prior preservation."""
+    """Class pictures that the base draws at the beginning of the run; ``None`` before that and without prior
+    preservation.
+    """
 
     @property
     def captions(self) -> list[str]:
@@ -43,7 +45,7 @@ class RunPlan:
         return [example.caption for example in self.dataset.examples]
 
     def with_spec(self, spec: ResolvedRun) -> "RunPlan":
-        """The same run with other settings that change nothing of what was checked, such as its seed."""
+        """Copy the plan with other settings that change nothing of what was checked, such as the seed."""
         return replace(self, spec=spec)
 
 
@@ -56,6 +58,8 @@ def plan_run(spec: RunSpec) -> RunPlan:
     require_tracker(spec.track)
     if spec.goal == "subject":
         spec = spec.model_copy(update={"data": spec.data.for_subject()})
+    if spec.adapter.method == "reference" and spec.data.caption is None:  # pictures alone will do
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"caption": ""})})
     base, dataset = _opened(spec)
     spec, first_notes = with_first_weights(spec, base)
     device = pick_device(spec.base.device)

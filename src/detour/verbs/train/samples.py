@@ -18,8 +18,8 @@ from detour.evaluation.proof_pictures import (
 from detour.generation.schedulers import pick_sampler
 from detour.specs import PictureSpec
 from detour.specs.resolved import ResolvedRun
-from detour.training.live_text import LiveText
 from detour.training.step import set_adapter_dropout
+from detour.training.trained_text import TrainedText
 from detour.verbs.draw.pictures import versions
 from detour.verbs.progress import Progress, ProgressFn
 
@@ -48,7 +48,7 @@ class SampleSheets:
         base: "Base",
         spec: ResolvedRun,
         denoiser: "Denoiser",
-        text: "TextCache | StoredText | LiveText",
+        text: "TextCache | StoredText | TrainedText",
     ) -> None:
         self._folder = run_folder / "samples"
         self._base, self._spec, self._denoiser, self._text = base, spec, denoiser, text
@@ -126,7 +126,7 @@ def keep_trained_pictures_of(
     base: "Base",
     spec: ResolvedRun,
     captions: Sequence[str],
-    text: "TextCache | StoredText | LiveText",
+    text: "TextCache | StoredText | TrainedText",
     denoiser: "Denoiser",
     adapter: "Adapter",
     progress: ProgressFn,
@@ -143,14 +143,14 @@ def keep_trained_pictures_of(
     unet = denoiser.network
     set_adapter_dropout(unet, on=False)
     adapters: list[AdapterInUse] = []
-    reads: TextCache | StoredText | LiveText | TextStage = text
+    reads: TextCache | StoredText | TrainedText | TextStage = text
     dtype = torch_dtype(proof_dtype(spec))
     own = denoiser.dtype == dtype == torch.float32 and spec.base.quantize == "none"
     with contextlib.nullcontext() if own else denoiser.set_aside():
         if not own:
             unet = base.load_network(dtype, device)
             adapters = [AdapterInUse(adapter=adapter)]
-            if isinstance(text, LiveText) or dtype != torch.float32:  # captions were cached in fp32
+            if isinstance(text, TrainedText) or dtype != torch.float32:  # captions were cached in fp32
                 reads = base.load_text(dtype, device)
         vae = base.load_vae(dtype, device)
         engine = PictureEngine(base, unet=unet, vae=vae, text=reads, device=device, dtype=dtype)

@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detour.adapter_files import kohya_metadata, write_adapter
+from detour.adapter_files.metadata import shareable
+from detour.adapter_files.reference_files import write_reference_adapter
 from detour.adapter_files.sidecar import write_sidecar
 from detour.adapter_files.words import write_words
 from detour.adapter_methods import facts_of
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import Attached
 from detour.adapters.full import FullWeights
+from detour.adapters.reference_weights import ReferenceWeights
 from detour.bases.base import Base
-from detour.specs import RunSpec
+from detour.specs import RunSpec, to_toml
 from detour.training.checkpoints import adapter_of
 from detour.training.run_folder import OWN_JSON
 from detour.verbs.adapter_tools.merged_weights import files_of_base
@@ -47,6 +50,8 @@ def save_run_adapter(plan: RunPlan, attached: Attached, folder: Path, *, step: i
     path = product_of(folder, plan.spec)
     if isinstance(attached, FullWeights):
         return _save_base(path, plan.base, attached)
+    if isinstance(attached, ReferenceWeights):
+        return _save_reference(path, plan, attached)
     described = _described(plan, attached, folder, step)
     _save_kohya(path, described, plan)
     picture = None if step is None else first_sample(folder, step)
@@ -63,8 +68,24 @@ def keep_adapter_of(plan: RunPlan, attached: Attached, folder: Path, *, step: in
         StorageError: disk full, no permission; files of other steps are untouched.
     """
     path = adapter_of(folder, step)
+    if isinstance(attached, ReferenceWeights):
+        return _save_reference(path, plan, attached)
     _save_kohya(path, _described(plan, attached, folder, step), plan)
     return path
+
+
+def _save_reference(path: Path, plan: RunPlan, trained: ReferenceWeights) -> Path:
+    """The IP-Adapter under the names of its authors' files, with what it says of itself."""
+    spec, base = plan.spec, plan.base
+    metadata = {
+        "format": "pt",
+        "modelspec.title": spec.name,
+        "detour.kind": "ip-adapter",
+        "detour.base": base.identity,
+        "detour.family": base.family.name,
+        "detour.config": to_toml(shareable(spec, base.identity)),
+    }
+    return write_reference_adapter(path, trained.tensors(), metadata)
 
 
 def _save_kohya(path: Path, adapter: Adapter, plan: RunPlan) -> None:
@@ -93,7 +114,7 @@ def _described(plan: RunPlan, attached: Attached, folder: Path, step: int | None
 
 
 def _save_copies(path: Path, adapter: Adapter, spec: RunSpec, base: Base) -> None:
-    """The same change in other formats, beside the file, each whole or not there.
+    """Write the adapter in other formats too, beside the file, each one atomically.
 
     Raises:
         StorageError: disk full, no permission; what stood there before stays.

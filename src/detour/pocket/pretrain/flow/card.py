@@ -35,7 +35,7 @@ tags: [stable-diffusion-3, flow-matching, text-to-image, tiny, lora-base]
 # pocket-flow
 
 A flow-matching transformer that fits in a package: the parts, the file layout and the objective of Stable
-Diffusion 3 at a two-hundredth of its size, trained from nothing on pictures that this repository draws itself.
+Diffusion 3 at some four-hundredth of its size, trained from nothing on pictures that this repository draws itself.
 It is `pocket`'s sister: the same drawn world, captions and held-out lists, another kind of model.
 
 ```python

@@ -33,7 +33,7 @@ def with_projection(clip: CLIPModel) -> CLIPTextModelWithProjection:
 
 @dataclass(frozen=True, kw_only=True)
 class TextStates:
-    """What the transformer reads of a batch of captions.
+    """Text states that the transformer reads for a batch of captions.
 
     Attributes:
         joint: (batch, TEXT_TOKENS + 1, JOINT_WIDTH) float32; the last row is zero and stands for T5's states.
@@ -79,7 +79,7 @@ class Towers:
 
 
 def shortened(ids: NDArray[np.integer[Any]], *, end: int) -> Tensor:
-    """(batch, TEXT_TOKENS) int64: cut or padded as the tokenizer does, the last one being an end."""
+    """Cut or pad token ids to (batch, TEXT_TOKENS) int64 as the tokenizer does, with an end-of-text id last."""
     tokens = torch.full((len(ids), TEXT_TOKENS), end, dtype=torch.int64)
     kept = min(ids.shape[1], TEXT_TOKENS)
     tokens[:, :kept] = torch.from_numpy(ids[:, :kept].astype(np.int64))
@@ -88,7 +88,7 @@ def shortened(ids: NDArray[np.integer[Any]], *, end: int) -> Tensor:
 
 
 def repadded(ids: Tensor, *, end: int, padding: int) -> Tensor:
-    """The same ids with ``padding`` behind the first end-of-text id.
+    """Replace the padding behind the first end-of-text id by ``padding``.
 
     As the second tokenizer spells every caption without "!": there a "!" is its padding token, and not the
     ordinary one.
@@ -98,7 +98,7 @@ def repadded(ids: Tensor, *, end: int, padding: int) -> Tensor:
 
 
 def t5_bias(num_t5: Tensor, *, num_keys: int) -> Tensor:
-    """What is added to the attention scores so that the last key counts ``num_t5`` times.
+    """Bias of the attention scores that makes the last key count ``num_t5`` times.
 
     ``n`` equal keys with score s weigh ``n exp(s) = exp(s + log n)`` together, and their values are equal.
 
@@ -115,7 +115,7 @@ def t5_bias(num_t5: Tensor, *, num_keys: int) -> Tensor:
 
 
 def draw_t5_lengths(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) int64: how many zero states each caption ends with, none or the pipeline's 256, at equal odds.
+    """Number of zero states that each caption ends with, (count,) int64: none or the pipeline's 256, equally likely.
 
     So that the base draws the same at the pipeline's default and with ``max_sequence_length=0``, which is
     three times faster.

@@ -34,7 +34,7 @@ SCHEDULER: dict[str, Any] = {
 
 
 def second_tokenizer(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
-    """The same tokenizer padding with "!", as CLIP-G's does in Stable Diffusion XL and 3."""
+    """Copy the tokenizer with "!" as its padding, as CLIP-G's has in Stable Diffusion XL and 3."""
     second: CLIPTokenizer = CLIPTokenizer.from_pretrained(tokenizer.name_or_path, pad_token="!")
     return second
 

@@ -49,7 +49,7 @@ class Drawing:
 
 
 def measure_flow(folder: Path, **chosen: Any) -> dict[str, Any]:
-    """Everything that ``measured.json`` holds: pocket's figures, and those at the pipeline's default length.
+    """Measure everything that ``measured.json`` holds: pocket's figures, and those at the pipeline's default length.
 
     Args:
         folder: the base.

@@ -1,6 +1,6 @@
 """Shapes of pocket-flow's parts.
 
-The layout is Stable Diffusion 3's at a two-hundredth of its size: an f8 VAE with sixteen latent channels and
+The layout is Stable Diffusion 3's at some four-hundredth of its size: an f8 VAE with sixteen latent channels and
 no convolutions around the latents, two CLIP text towers of different widths, no T5, and an MMDiT of joint
 attention blocks with patches of 2 × 2 latents.
 """
@@ -47,10 +47,10 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
     "patch_size": 2,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
-    "num_layers": 5,
+    "num_layers": 4,
     "attention_head_dim": 64,
-    "num_attention_heads": 4,
-    "caption_projection_dim": 256,
+    "num_attention_heads": 3,
+    "caption_projection_dim": 192,
     "joint_attention_dim": JOINT_WIDTH,
     "pooled_projection_dim": 2 * PROJECTION,
     "pos_embed_max_size": LATENT_SIZE,

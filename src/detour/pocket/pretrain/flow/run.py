@@ -33,8 +33,6 @@ STAGES = (
     "assemble",
 )
 CAPTION_DROPOUT = 0.1
-# Layers whose matrices are no hidden ones: AdamW takes them.
-TRANSFORMER_PLAIN = ("pos_embed", "proj_out", "context_embedder", "time_text_embed", "norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ class FlowPretraining(Pretraining):
 
     def run_vae(self) -> None:
         """Trains the VAE; averaged weights make every state on disk a usable one."""
-        self.train_vae(self.new_vae(), steps=4000, decay=1500, lr=1e-3, average=0.998)
+        self.train_vae(self.new_vae(), steps=2000, decay=900, lr=1e-3, average=0.998)
 
     def run_transformer(self) -> None:
         """Trains the transformer on the cached latents."""
@@ -133,11 +131,11 @@ class FlowPretraining(Pretraining):
         stage = self._stage(
             "transformer",
             transformer,
-            steps=14_000,
+            steps=12_000,
             warmup=100,
-            decay=5_000,
+            decay=3_000,
             lr=2e-3,
-            plain=TRANSFORMER_PLAIN,
+            plain=None,
             average=0.999,
         )
 

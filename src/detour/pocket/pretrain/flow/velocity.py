@@ -14,7 +14,7 @@ from detour.pocket.pretrain.precision import autocast
 
 
 def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) float32 noise levels in (0, 1): logit-normal with mean 0 and deviation 1, spread evenly.
+    """Noise levels in (0, 1), (count,) float32: logit-normal with mean 0 and deviation 1, spread evenly.
 
     One in each of ``count`` equally likely intervals, in random order, which lowers the gradient's variance.
 

@@ -47,7 +47,7 @@ Rule = Callable[[Any, Mapping[str, Any]], Outcome]
 
 
 def as_is(key: str, kind: type = str, words: str = "") -> Rule:
-    """The same setting under another name.
+    """Rule for a setting that has the same meaning under another name.
 
     Args:
         key: ours, dotted.

@@ -8,9 +8,9 @@ import torch
 from detour.bases.base import open_base
 from detour.bases.text import TextStage
 from detour.errors import ConfigError
-from detour.training.live_text import LiveText
 from detour.training.resolving import resolve
 from detour.training.text_adapter import attach_text, choose_text_targets
+from detour.training.trained_text import TrainedText
 from tests.tiny_base import make_tiny_sdxl
 from tests.verbs.photos import quick_spec
 
@@ -34,7 +34,7 @@ def live(base: Path) -> tuple[TextStage, list[torch.nn.Parameter]]:
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_live_states_are_the_stages_own(family: str, tiny_base: Path, tiny_sdxl: Path) -> None:
     stage, _ = live(tiny_base if family == "sd1" else tiny_sdxl)
-    states = LiveText(stage).conditioning(["a cat", None, "a dog", "a cat"])
+    states = TrainedText(stage).conditioning(["a cat", None, "a dog", "a cat"])
     expected = stage.encode(["a cat"]).cat(stage.unconditional(1)).cat(stage.encode(["a dog", "a cat"]))
     torch.testing.assert_close(states.states.detach(), expected.states)
     if states.pooled is not None:
@@ -47,7 +47,7 @@ def test_a_dropped_caption_hands_on_gradients_where_it_is_encoded(
     family: str, flows: bool, tiny_base: Path, tiny_sdxl: Path
 ) -> None:
     stage, parameters = live(tiny_base if family == "sd1" else tiny_sdxl)
-    LiveText(stage).conditioning([None, None]).states.square().sum().backward()
+    TrainedText(stage).conditioning([None, None]).states.square().sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters) == flows
     assert all(p.grad is None for m in stage.models.values() for p in m.parameters() if not p.requires_grad)
 

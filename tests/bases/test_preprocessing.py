@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from detour.bases.preprocessing import Preprocessing
 from detour.errors import BaseError
-from detour.evaluation.preprocessing import Preprocessing
 
 NEW: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 OLD: dict[str, Any] = {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}

@@ -7,7 +7,7 @@ import torch
 from detour.bases.text import Conditioning, TextStage
 
 
-class LiveText:
+class TrainedText:
     """A :class:`detour.training.cache.TextSource` that asks the encoders anew each time.
 
     For finished pictures it reads like the stage itself.

@@ -36,7 +36,7 @@ WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VO
 
 @dataclass(frozen=True)
 class Line:
-    """What the rules say of one case."""
+    """Verdict of the rules on one case."""
 
     case: Any
     """What was planted: ``name``, ``goal``, ``look``, ``condition`` and ``how``."""
@@ -44,22 +44,22 @@ class Line:
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is an accepted one."""
+        """Whether the verdict is one of the accepted ones."""
         return self.judgement.verdict in self.case.how.accepted
 
     @property
     def abstained(self) -> bool:
-        """Whether it could have been decided and was not."""
+        """Whether the verdict is open though the case could have been decided."""
         return self.case.how.decidable and self.judgement.verdict == "inconclusive"
 
     @property
     def wrong(self) -> bool:
-        """Whether it is confident and wrong."""
+        """Whether the verdict is firm and wrong."""
         return not self.right and not self.abstained
 
 
-class Eyes:
-    """The embedded base's judge, whole or with random weights."""
+class FeatureReader:
+    """Judge of the embedded base, whole or with random weights."""
 
     def __init__(self, work: Path, spoiled: Spoiled = "") -> None:
         self.work = work
@@ -81,13 +81,13 @@ class Eyes:
         return float(self.judge._model.logit_scale.exp()) if self.spoiled != "random weights" else 50.0
 
     def features(self, case: Case, source: Path) -> dict[str, Array]:
-        """Of all pictures and texts of a case; kept on disk under the case's name."""
+        """Features of all pictures and texts of a case, kept on disk under its name."""
         kept = self.work / "features" / (self.spoiled.replace(" ", "-") or "whole") / f"{case.name}.npz"
         if not kept.exists() or kept.stat().st_mtime < source.stat().st_mtime:
-            arrays, told = read_case(source)
+            arrays, facts = read_case(source)
             found = {name: self.pictures(rows) for name, rows in arrays.items()}
             found |= {
-                f"text_{name}": self.texts(told[name])
+                f"text_{name}": self.texts(facts[name])
                 for name in ("plain", "train_captions", "held_back_captions")
             }
             whole = self.work / "features" / "whole" / kept.name
@@ -108,7 +108,7 @@ class Eyes:
         return rows
 
     def texts(self, texts: Sequence[str]) -> Array:
-        """Features of texts without the words that no judge knows."""
+        """Features of texts without the made-up words, which no judge knows."""
         plain = [one.replace(f"{subjects.TOKEN} ", "").removeprefix("zqx style, ") for one in texts]
         rows: Array = self.judge.text_features(plain).double().numpy()
         return rows
@@ -125,19 +125,19 @@ class Eyes:
         return found
 
 
-def material_of(case: Case, source: Path, eyes: Eyes, *, vocabulary: bool = False) -> Material:
-    """What the rules are given of a case: captions alone, or the embedded vocabulary too."""
-    found = eyes.features(case, source)
+def material_of(case: Case, source: Path, reader: FeatureReader, *, vocabulary: bool = False) -> Material:
+    """Material of a case as the rules take it, with captions alone or with the embedded vocabulary."""
+    found = reader.features(case, source)
     references = np.concatenate([found[name] for name in ("train", "held_back") if name in found])
     captions = np.concatenate([found["text_train_captions"], found["text_held_back_captions"]])
     effect, diversity, expected, copied, copied_base = found["facts"]
     with np.load(source) as stored:
-        told = json.loads(str(stored["told"]))
+        facts = json.loads(str(stored["told"]))
     slots = {}
-    if vocabulary and told["words"]:
-        asked = eyes.slots(told["words"])
-        known = [words_in(one) for one in (*told["train_captions"], *told["held_back_captions"])]
-        shown = eyes.slots([one for one in known if one is not None]) if all(known) else {}
+    if vocabulary and facts["words"]:
+        asked = reader.slots(facts["words"])
+        known = [words_in(one) for one in (*facts["train_captions"], *facts["held_back_captions"])]
+        shown = reader.slots([one for one in known if one is not None]) if all(known) else {}
         slots = {name: Slot(phrases=asked[name][0], right=asked[name][1],
                             reference_phrases=shown[name][0] if shown else None,
                             reference_right=shown[name][1] if shown else None) for name in asked}  # fmt: skip
@@ -149,13 +149,13 @@ def material_of(case: Case, source: Path, eyes: Eyes, *, vocabulary: bool = Fals
         adapter=found["adapter_new"], references=references, captions=captions, slots=slots, own_class=sides,
         pixels=PixelFacts(
             effect=float(effect), diversity=float(diversity), diversity_expected=float(expected),
-            copied=float(copied), copied_base=float(copied_base), validation=tuple(told["validation"]),
+            copied=float(copied), copied_base=float(copied_base), validation=tuple(facts["validation"]),
         ),
     )  # fmt: skip
 
 
 def spoil(material: Material, how: Spoiled) -> Material:
-    """The material as a judge that was spoiled on purpose would have given it.
+    """Material of a case as a judge that was spoiled on purpose gives it.
 
     Args:
         material: of a whole judge.
@@ -204,7 +204,7 @@ def _save(path: Path, arrays: dict[str, Array]) -> None:
 
 def score(
     work: Path,
-    eyes: Eyes,
+    reader: FeatureReader,
     *,
     tuning: bool,
     vocabulary: bool = False,
@@ -216,7 +216,7 @@ def score(
     for case in all_cases(tuning=tuning, seeds=seeds):
         source = work / "cases" / f"{case.name}.npz"
         if source.exists():
-            material = material_of(case, source, eyes, vocabulary=vocabulary)
+            material = material_of(case, source, reader, vocabulary=vocabulary)
             lines.append(Line(case, judge(spoil(material, spoiled))))
     return lines
 
@@ -290,8 +290,8 @@ def summary(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _counted(what: str, told: Iterable[tuple[str, bool]]) -> str:
-    pairs = list(told)
+def _counted(what: str, cases: Iterable[tuple[str, bool]]) -> str:
+    pairs = list(cases)
     looks: dict[str, bool] = defaultdict(bool)
     for look, hit in pairs:
         looks[look] |= hit
@@ -304,8 +304,8 @@ def _counted(what: str, told: Iterable[tuple[str, bool]]) -> str:
             f"subjects ({wide[0]:.0%} to {wide[1]:.0%})")  # fmt: skip
 
 
-def told(line: Line) -> dict[str, Any]:
-    """One case with its figures, for people who change rules."""
+def case_report(line: Line) -> dict[str, Any]:
+    """Report of one case with its figures, for people who change rules."""
     found = line.judgement
 
     def shown(one: Keeping) -> str:

@@ -1,4 +1,4 @@
-"""How a picture becomes a CLIP model's input.
+"""Turns pictures into the input of a CLIP model.
 
 transformers' own processor of this name needs torchvision, which breaks a CPU build of torch (transformers 5.23), so
 its settings file is followed here with Pillow, which CLIP was trained with.
@@ -16,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from detour.errors import BaseError
-from detour.evaluation.pixels import Pictures
 
 FILES = ("preprocessor_config.json", "processor_config.json")
-"""The second is where transformers 5 writes all processors of a model; ours is then under ``image_processor``."""
+"""Names of the settings file; in the second, which transformers 5 writes, ours is under ``image_processor``."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,7 +26,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, centre crop, scale, normalise, in this order.
+    """Steps of the preprocessing in order: resize, centre crop, scale, normalise.
 
     Attributes:
         size: (height, width) in pixels, or the length that the short side gets.
@@ -47,7 +46,7 @@ class Preprocessing:
 
     @classmethod
     def load(cls, folder: Path) -> "Preprocessing":
-        """Read it from a model's folder; what the file leaves out is as CLIP has it.
+        """Read the settings from a model's folder; missing ones are CLIP's defaults.
 
         Raises:
             BaseError: missing, unreadable, or with steps that are not followed here.
@@ -59,7 +58,7 @@ class Preprocessing:
             return cls._of(values)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BaseError(
-                f"{path}: the judge's preprocessing cannot be read ({error!r}). Restore it."
+                f"{path}: the preprocessing of pictures cannot be read ({error!r}). Restore it."
             ) from error
 
     @classmethod
@@ -82,8 +81,8 @@ class Preprocessing:
             std=tuple(values.get("image_std", OPENAI_STD)),
         )
 
-    def __call__(self, pictures: Pictures) -> Tensor:
-        """uint8 (N, H, W, 3) → float32 (N, 3, height, width)."""
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        """Convert uint8 (N, H, W, 3) to float32 (N, 3, height, width)."""
         small = np.stack([self._cut(picture) for picture in pictures])
         unit = small.astype(np.float32) * np.float32(self.scale)
         normal = (unit - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
@@ -108,7 +107,7 @@ class Preprocessing:
 
 
 def _size(value: Any) -> tuple[int, int] | int:
-    """Old files hold a number, newer ones ``{"shortest_edge": 224}`` or ``{"height": 224, "width": 224}``."""
+    """Height and width of a setting: old files hold a number, newer ones ``{"shortest_edge": 224}`` or both sides."""
     if isinstance(value, Mapping):
         if "shortest_edge" in value:
             return int(value["shortest_edge"])

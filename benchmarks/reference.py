@@ -1,0 +1,281 @@
+"""``python -m benchmarks.reference OUT``: an IP-Adapter for the embedded base, and what a reader finds in its pictures.
+
+Four stages, each of which goes on where it was stopped: pictures of the drawn world with captions that leave out
+colour, object or style as often as not; ``detour train --method reference`` on them, with the picture tower of the
+base's judge as the image encoder; a reader (a small convolutional network) trained apart on true renders, which is
+neither the judge nor the encoder; and pictures of combinations that the base has never seen, whose prompt does not say
+what the reference shows. Figures, with the reader's own accuracy on true renders as their ceiling, go to
+``OUT/figures.json``.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from detour.adapter_files.reference_files import read_reference_adapter
+from detour.bases.base import open_base
+from detour.bases.image_encoder import load_image_encoder, own_image_encoder
+from detour.files import write_json
+from detour.generation.engine import PictureEngine, PictureRequest
+from detour.generation.references import ReferenceInUse, ReferenceTool
+from detour.pocket.world import (
+    HOUSE,
+    VOCABULARY,
+    compose_scene,
+    held_out_prompts,
+    place_phrase,
+    render,
+    style_words,
+    training_example,
+)
+from detour.pocket.world.held_out import HELD_OUT
+from detour.pocket.world.style import NAMED_STYLES, Style
+from detour.specs import load_run_spec
+from detour.specs.generation import PictureSpec
+from detour.verbs.train.run import train_adapter
+
+STYLES: dict[str, Style] = {
+    "house": HOUSE,
+    **{name: style for name, style in NAMED_STYLES.items() if name not in HELD_OUT.styles},
+}
+"""Styles that are told apart; those held out for style adapters stay out."""
+
+HEADS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "style": tuple(STYLES)}
+SIDE = 64
+"""Pixels a side that the reader sees."""
+
+
+def partial_caption(seed: int, index: int) -> tuple[str, Any, Style]:
+    """A true caption of a training picture, some of colour, object and style left out, with its scene and style."""
+    example = training_example(seed, index)
+    rng = np.random.default_rng([seed, index, 0x9EF])
+    says = {name: bool(rng.random() < 0.5) for name in HEADS}
+    things = []
+    for thing in example.scene.things:
+        words = [thing.colour] if says["colour"] else []
+        words += [thing.kind] if says["object"] else []
+        things.append(" ".join(words))
+    subject = " and ".join(word for word in things if word)
+    text = f"{subject} {place_phrase(example.scene.place)}".strip()
+    if says["style"]:
+        text = ", ".join([text, *style_words(example.style)[:2]])
+    return text, example.scene, example.style
+
+
+def write_pictures(folder: Path, count: int, *, seed: int) -> None:
+    """Pictures of the training stream with partial captions; those that are there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        place = folder / f"{index:05d}.png"
+        if place.with_suffix(".txt").is_file():
+            continue
+        text, scene, style = partial_caption(seed, index)
+        Image.fromarray(render(scene, style)).save(place)
+        place.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+
+
+def train(out: Path, *, steps: int, batch: int, rate: float) -> Path:
+    """The IP-Adapter's file; a run that was stopped goes on."""
+    run = out / "runs" / "reference"
+    if (run / "reference.safetensors").is_file() and (run / "gradients.json").is_file():
+        return run / "reference.safetensors"
+    if run.is_dir():
+        return train_adapter(None, resume=run).adapter_file
+    flags = {
+        "name": "reference",
+        "data.source": str(out / "pictures"),
+        "data.flip": False,
+        "adapter.method": "reference",
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.threads": 1,
+        "train.optim.lr": rate,
+        "train.loss.caption_dropout": 0.1,
+        "checkpoint.every": 100,
+        "validate.every": 200,
+        "data.holdout": 0.02,
+    }
+    return train_adapter(load_run_spec(flags=flags), runs=out / "runs").adapter_file
+
+
+class Reader(nn.Module):
+    """Four convolutions and a linear layer for each thing that is read."""
+
+    def __init__(self) -> None:
+        """Make it with random weights."""
+        super().__init__()
+        widths = (3, 24, 48, 96, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        size = widths[-1] * (SIDE // 16) ** 2
+        self.heads = nn.ModuleDict({name: nn.Linear(size, len(words)) for name, words in HEADS.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(N, 3, side, side) from -1 to 1 → logits by head."""
+        seen = self.body(pixels)
+        return {name: head(seen) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def read(self, pictures: np.ndarray) -> dict[str, list[str]]:
+        """uint8 (N, H, W, 3) → word by head."""
+        self.eval()
+        answers = self(as_input(pictures))
+        return {
+            name: [HEADS[name][int(place)] for place in logits.argmax(1)] for name, logits in answers.items()
+        }
+
+
+def as_input(pictures: np.ndarray) -> Tensor:
+    """uint8 (N, H, W, 3) → (N, 3, side, side) from -1 to 1."""
+    small = [np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BOX)) for p in pictures]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def true_render(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
+    """A picture of one thing and what it shows, all combinations alike."""
+    facts = {name: str(words[int(rng.integers(len(words)))]) for name, words in HEADS.items()}
+    place = VOCABULARY.places[int(rng.integers(len(VOCABULARY.places)))]
+    scene = compose_scene(
+        seed=int(rng.integers(2**31)), things=[(facts["object"], facts["colour"])], place=place
+    )
+    return render(scene, STYLES[facts["style"]]), facts
+
+
+def train_reader(out: Path, *, count: int, epochs: int) -> tuple[Reader, dict[str, float]]:
+    """The reader, and its accuracy on true renders that it was not trained on; kept in ``OUT/reader.pt``."""
+    reader, file = Reader(), out / "reader.pt"
+    rng = np.random.default_rng(0x4EAD)
+    made = [true_render(rng) for _ in range(count)]
+    held = max(count // 10, 1)
+    if file.is_file():
+        reader.load_state_dict(torch.load(file, weights_only=True))
+    else:
+        torch.manual_seed(0)
+        seen = as_input(np.stack([picture for picture, _ in made[held:]]))
+        wanted = {n: torch.tensor([HEADS[n].index(f[n]) for _, f in made[held:]]) for n in HEADS}
+        optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
+        for _ in range(epochs):
+            reader.train()
+            for places in torch.randperm(len(seen)).split(64):
+                answers = reader(seen[places])
+                loss = torch.stack(
+                    [nn.functional.cross_entropy(answers[n], wanted[n][places]) for n in HEADS]
+                ).sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        torch.save(reader.state_dict(), file)
+    read = reader.read(np.stack([picture for picture, _ in made[:held]]))
+    return reader, {
+        n: float(np.mean([a == f[n] for a, (_, f) in zip(read[n], made, strict=False)])) for n in HEADS
+    }
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt that leaves something out, and the reference that shows it."""
+
+    head: str
+    prompt: str
+    answer: str
+    reference: np.ndarray
+
+
+def questions(count: int) -> list[Question]:
+    """Unseen combinations; a third each leave the colour, the object and the style to the reference."""
+    rng = np.random.default_rng(0x0A5)
+    found = []
+    for number, asked in enumerate(held_out_prompts(count, seed=7)):
+        head = tuple(HEADS)[number % 3]
+        style = tuple(STYLES)[int(rng.integers(len(STYLES)))] if head == "style" else "house"
+        where = place_phrase(asked.place)
+        prompt = {
+            "colour": f"{asked.object} {where}",
+            "object": f"{asked.colour} {where}",
+            "style": f"{asked.colour} {asked.object} {where}",
+        }[head]
+        answer = {"colour": asked.colour, "object": asked.object, "style": style}[head]
+        # Another scene than the one asked for: only what is asked is to be found again.
+        places = [place for place in VOCABULARY.places if place != asked.place]
+        scene = compose_scene(
+            seed=int(rng.integers(2**31)),
+            things=[(asked.object, asked.colour)],
+            place=places[int(rng.integers(len(places)))],
+        )
+        found.append(Question(head, prompt, answer, render(scene, STYLES[style])))
+    return found
+
+
+def measure(
+    file: Path, reader: Reader, asked: list[Question], strengths: list[float], steps: int
+) -> list[Any]:
+    """Share of the questions that the reader answers as the reference does, by strength and head."""
+    base = open_base("pocket")
+    encoder = own_image_encoder(base.folder)
+    assert encoder is not None
+    tool = ReferenceTool(read_reference_adapter(file), load_image_encoder(encoder))
+    engine = PictureEngine.load(base)
+    rows = []
+    for strength in strengths:
+        requests = [
+            PictureRequest(
+                prompt=one.prompt,
+                seed=number,
+                how=PictureSpec(steps=steps),
+                references=(
+                    ReferenceInUse(tool=tool, picture=one.reference, sha256=str(number), strength=strength),
+                ),
+            )
+            for number, one in enumerate(asked)
+        ]
+        read = reader.read(engine.draw(requests, batch=8).pictures)
+        right = {
+            head: [read[head][i] == one.answer for i, one in enumerate(asked) if one.head == head]
+            for head in HEADS
+        }
+        rows.append({"strength": strength, **{head: float(np.mean(hits)) for head, hits in right.items()}})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the stages that are not done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--reader", type=int, default=6000, help="true renders that the reader is trained on")
+    parser.add_argument("--epochs", type=int, default=12, help="of the reader")
+    parser.add_argument("--questions", type=int, default=90)
+    parser.add_argument("--strengths", default="0,0.5,1,1.5")
+    parser.add_argument("--drawing-steps", type=int, default=20)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    write_pictures(chosen.out / "pictures", chosen.pictures, seed=11)
+    file = train(chosen.out, steps=chosen.steps, batch=chosen.batch, rate=chosen.rate)
+    reader, ceiling = train_reader(chosen.out, count=chosen.reader, epochs=chosen.epochs)
+    strengths = [float(one) for one in chosen.strengths.split(",")]
+    rows = measure(file, reader, questions(chosen.questions), strengths, chosen.drawing_steps)
+    figures = {"ceiling": ceiling, "rows": rows, "cpu_seconds": round(time.process_time() - began, 1)}
+    write_json(chosen.out / "figures.json", figures)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
