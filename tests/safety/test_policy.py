@@ -19,6 +19,7 @@ from detour.diffusion.safe_latent import SafeLatent
 from detour.errors import ConfigError
 from detour.evaluation.alignment import laid_distances
 from detour.evaluation.planted import planted_copies
+from detour.generation.references import ReferenceInUse
 from detour.generation.requests import AdapterFile, AdapterInUse, Picture, PictureRequest
 from detour.generation.starts import StartPicture
 from detour.safety.policy import Policy
@@ -316,6 +317,18 @@ def test_the_picture_that_drawing_begins_with_passes_the_layers_of_pictures(look
     assert (
         looks.check_request(ask("a duck", start=StartPicture(pixels=rendered("duck", 77)))).action == "allow"
     )
+
+
+def test_reference_pictures_of_a_request_pass_the_layers_of_pictures(looks: Policy) -> None:
+    def shown(kind: str, seed: int) -> PictureRequest:
+        tool: Any = None  # no layer asks it
+        return ask(
+            "a house", references=(ReferenceInUse(tool=tool, picture=rendered(kind, seed), sha256=""),)
+        )
+
+    assert looks.check_request(shown("duck", 77)).action == "allow"
+    decision = looks.check_request(shown("house", 203))
+    assert (decision.action, decision.findings[-1].place) == ("refuse", "reference")
 
 
 class DarkPictures:

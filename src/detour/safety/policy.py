@@ -166,7 +166,8 @@ class Policy:
         """
         texts = list(texts_of(request, triggers))
         findings = self.look_at_texts(texts)
-        for pictures in (None if request.start is None else request.start.pixels[None], references):
+        shown = [one.picture[None] for one in request.references]
+        for pictures in (None if request.start is None else request.start.pixels[None], references, *shown):
             if pictures is not None and len(pictures):
                 looked = self.look_at_pictures(pictures, flags=self._flags(pictures))
                 findings += [

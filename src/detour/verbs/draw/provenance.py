@@ -178,6 +178,8 @@ def verify_picture(
 def _drawn_again(
     told: PictureMetadata, pixels: np.ndarray, base: str | None, files: Path | None, device: str
 ) -> np.ndarray:
+    if told.references:
+        raise _Cannot("it follows reference pictures, which are not put together again here.")
     if told.moment:
         raise _Cannot(f"it is a moment of drawing ({told.moment}), not a finished picture.")
     if pixels.shape[:2] != (told.height_px, told.width_px):
@@ -332,6 +334,10 @@ def _words(told: PictureMetadata) -> list[str]:
         lines.append(
             f"Begun as another picture (SHA-256 {told.start.sha256}), strength {told.start.strength:g}{mask}."
         )
+    lines += [
+        f"Follows a reference picture (SHA-256 {one.sha256}) by '{one.adapter}', strength {one.strength:g}."
+        for one in told.references
+    ]
     if told.steering is not None:
         lines.append(f"Steered away from '{told.steering.concept}' ({told.steering.strength}).")
     lines.append(f"Safety policy: {told.policy or 'none'}.")
