@@ -1,4 +1,4 @@
-"""``python -m benchmarks.verdicts``: five kinds on the embedded world; ``--make``, ``--score``: planted cases."""
+"""``python -m benchmarks.verdicts``: five kinds on the embedded world; ``--make``, ``--exam``: planted cases."""
 
 import argparse
 import json
@@ -69,13 +69,13 @@ def main() -> None:
         prog="python -m benchmarks.verdicts", description=__doc__, add_help=False
     )
     parser.add_argument("--make", action="store_true", help="make planted cases")
-    parser.add_argument("--score", action="store_true", help="score the cases that are there")
+    parser.add_argument("--exam", action="store_true", help="score the cases that are there")
     parser.add_argument(
-        "--drawn", action="store_true", help="with --score: sides drawn by code in place of trained runs"
+        "--drawn", action="store_true", help="with --exam: sides drawn by code in place of trained runs"
     )
-    parser.add_argument("--lines", action="store_true", help="with --score: print each case")
+    parser.add_argument("--lines", action="store_true", help="with --exam: print each case")
     parser.add_argument(
-        "--vocabulary", action="store_true", help="with --score: let the judge know the base's words"
+        "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"
     )
     parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
     parser.add_argument("--half", choices=("tuning", "test", "both"), default="both")
@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.make:
         make(given)
-    elif given.score:
+    elif given.exam:
         examine(given)
     else:
         embedded.main()

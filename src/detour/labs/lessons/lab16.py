@@ -12,26 +12,24 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 16  # of the cases: which colours, places and things
 
-import io
+import contextlib
 import random
 import re
-import tempfile
-from pathlib import Path
+import sqlite3
 
 import matplotlib.pyplot as plt
 import numpy as np
-from detour.safety.review import ReviewQueue
 from PIL import Image, ImageFilter
 
 from detour.bases.base import open_base
 from detour.bases.hardware import set_threads
+from detour.errors import LogBroken
 from detour.evaluation.judge import Judge, judge_of
 from detour.generation.grids import grid
 from detour.labs import check, compare_with, predict, show
 from detour.pocket.world import HOUSE, VOCABULARY, compose_scene, plain_prompt, render
-from detour.safety.decision import Decision
+from detour.safety.audit import TABLE, append_entry, check_entries, entries_of
 from detour.safety.intervals import clopper_pearson
-from detour.safety.policy_file import RetentionSpec, ReviewSpec
 
 set_threads(1)
 base = open_base(BASE)
@@ -319,22 +317,24 @@ compare_with(
 )
 
 # %% [markdown]
-# And the real queue: one file, decisions with names, and a log in which every entry holds the hash of the one before
-# it.
+# And the log of what was decided: every entry holds the hash of the one before it, so that an entry that is changed
+# afterwards is noticed. `detour serve` writes such a log for its page `/review`, and `detour safety audit` checks it.
+# The last line changes an entry.
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
-    queue = ReviewQueue(Path(folder) / "review.sqlite", review=ReviewSpec(), retention=RetentionSpec())
-    for index in ours:
-        png = io.BytesIO()
-        Image.fromarray(cases[index]["picture"]).save(png, "PNG")
-        decision = Decision(action="hold", layer="texts", code="texts", score=scores[index], policy="lab 16")
-        queue.hold(png.getvalue(), decision=decision, prompt=cases[index]["prompt"], owner="learner")
-    for one in queue.waiting():
-        bad = next(case["unwanted"] for case in cases if case["prompt"] == one.prompt)
-        state = queue.refuse(one.id, person="learner") if bad else queue.release(one.id, person="learner")
-        print(f"{one.prompt:48} {state}")
-    print(f"{len(queue.log())} entries in the log, the last hash begins with {queue.check_log()[:12]}")
+with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as log:
+    log.execute(TABLE)
+    for hour, index in enumerate(ours):
+        decision = "refused" if unwanted[index] else "released"
+        append_entry(log, float(hour), decision, prompt=cases[index]["prompt"], person="learner")
+        print(f"{cases[index]['prompt']:48} {decision}")
+    last = check_entries(list(entries_of(log)))
+    print(f"{len(ours)} entries in the log, the last hash begins with {last[:12]}")
+    log.execute("UPDATE audit SET body = replace(body, 'learner', 'somebody') WHERE number = 2")
+    try:
+        check_entries(list(entries_of(log)))
+    except LogBroken as error:
+        print(error)
 
 # %% [markdown]
 # ## Reflect
