@@ -58,7 +58,7 @@ def kept(denoiser: Denoiser, batch: Batch) -> int:
     with AllocatedBytes() as made:
         loss = batch_loss(denoiser, batch)
     assert loss.requires_grad
-    return made.live
+    return made.current
 
 
 def step_seconds(denoiser: Denoiser, attached: Attached, batch: Batch) -> float:

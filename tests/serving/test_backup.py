@@ -79,7 +79,9 @@ def test_the_command_says_what_it_copied(tmp_path: Path) -> None:
     db = sqlite3.connect(state / "jobs.sqlite")
     db.executescript("CREATE TABLE jobs (id TEXT); CREATE TABLE pictures (token TEXT, bytes INTEGER);")
     db.close()
-    shown = CliRunner().invoke(cli, ["serve", "backup", str(tmp_path / "out"), "--state", str(state)])
+    shown = CliRunner().invoke(
+        cli, ["serve", "backup", "--out", str(tmp_path / "out"), "--state", str(state)]
+    )
     assert shown.exit_code == 0, shown.output
     assert "0 jobs, 0 pictures" in shown.output
     assert backup.DATABASE in {path.name for path in (tmp_path / "out").iterdir()}

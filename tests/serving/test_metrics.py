@@ -4,13 +4,15 @@ import pytest
 
 from detour.verbs.cost.measured_work import parse_metrics, work_of
 from detour.verbs.cost.unit_costs import costs_of
-from tests.serving.conftest import Served
+from tests.serving.conftest import Served, eventually
 
 
 def test_rows_padding_and_work_are_those_of_the_jobs(served: Served) -> None:
     before = parse_metrics(served.http.get("/metrics").text, where="before")
     body = {"prompts": ["a red house", "a blue house", "a cat"], "steps": 4, "seed": 1, "guidance_scale": 4.0}
-    made = served.job({**body, "adapters": [{"name": "style"}]})
+    with served.service._engine.paused():  # type: ignore[union-attr]
+        made = served.job({**body, "adapters": [{"name": "style"}]})
+        eventually(lambda: served.service.dispatcher.num_drawing == 3)  # all three begin at one tick
     served.done(made["id"])
     work = work_of(parse_metrics(served.http.get("/metrics").text, where="after"), before)
     # Three guided pictures: six rows of eight, in four passes, all with one adapter.

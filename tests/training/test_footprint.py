@@ -74,7 +74,7 @@ def test_nothing_is_counted_after_it_is_gone() -> None:
         kept = torch.zeros(1000)
         for _ in range(3):
             torch.zeros(500)
-    assert bytes_.live == 4 * kept.numel()
+    assert bytes_.current == 4 * kept.numel()
     assert bytes_.peak == 4 * (1000 + 500)
 
 

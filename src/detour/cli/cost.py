@@ -39,7 +39,11 @@ def _interval(_: click.Context, __: click.Parameter, value: str | None) -> tuple
 @click.argument("metrics", type=FILE, required=False, metavar="METRICS.txt")
 @click.option("--prices", type=FILE, help="Your dated price file (TOML).")
 @click.option(
-    "--template", type=click.Path(path_type=Path, dir_okay=False), help="Write an empty price file, and stop."
+    "--out",
+    "--template",
+    "template",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write an empty price file, and stop.",
 )
 @click.option("--before", type=FILE, help="An earlier METRICS.txt of the same life of the server.")
 @click.option(

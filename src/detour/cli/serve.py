@@ -145,13 +145,13 @@ def remove(*, name: str, state: Path) -> None:
 
 
 @command.command("backup")
-@click.argument("out", type=STATE)
+@click.option("--out", type=STATE, required=True, metavar="FOLDER", help="Folder of the copy; made by this.")
 @click.option(
     "--state", type=STATE, default=Path("serve-state"), show_default=True, help="Folder of the server."
 )
 @json_option
 def backup(*, out: Path, state: Path, as_json: bool) -> None:
-    """Copy the state folder to OUT; the server may run. To restore, start with --state OUT."""
+    """Copy the state folder to another one; the server may run. To restore, start with --state FOLDER."""
     from detour.serving.backup import back_up
 
     made = back_up(state, out)

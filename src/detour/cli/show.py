@@ -109,6 +109,9 @@ def _picture(
 ) -> None:
     import json
 
+    from detour.data.pictures import open_png
+
+    open_png(file)  # before PyTorch is loaded: a file that is no picture is said at once
     announce(quiet=as_json)
     from detour.cli.results import echo_json
     from detour.errors import NotReproduced

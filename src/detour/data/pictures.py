@@ -86,6 +86,18 @@ def open_picture(source: Path | bytes, *, max_megapixels: float, name: str = "")
     return read_picture(source, max_megapixels=max_megapixels, name=name).image
 
 
+def open_png(path: Path, *, max_megapixels: float = 100.0) -> Image.Image:
+    """Open a PNG file as RGB and refuse every other file.
+
+    Raises:
+        DataError: no PNG, or as :func:`read_picture`.
+    """
+    data = read_bytes(path)
+    if not data.startswith(b"\x89PNG"):
+        raise DataError(f"{path}: no PNG file. Pictures of detour are PNG files.")
+    return open_picture(data, max_megapixels=max_megapixels, name=str(path)).convert("RGB")
+
+
 def open_alpha(source: Path | bytes, *, max_megapixels: float = 100.0, name: str = "") -> Image.Image | None:
     """Transparency of a picture, upright, mode ``L``, 255 is opaque; ``None`` when it has none.
 

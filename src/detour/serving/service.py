@@ -208,7 +208,7 @@ class Service:
     @property
     def is_ready(self) -> bool:
         """Whether jobs are accepted."""
-        return self._dispatcher is not None and not self._stopping and self.dispatcher.storage_problem is None
+        return self.stage == "ready" and self.dispatcher.storage_problem is None
 
     @property
     def why_not_ready(self) -> str:

@@ -67,7 +67,7 @@ class AllocatedBytes(TorchDispatchMode):
     """Counts the bytes of all storages that operators make, while they live.
 
     Attributes:
-        live: bytes alive now.
+        current: bytes alive now.
         peak: the most that were alive at once since the last :meth:`reset`.
     """
 

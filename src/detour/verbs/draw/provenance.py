@@ -14,9 +14,9 @@ from detour.adapter_files.peft_format import is_peft_folder
 from detour.bases.base import Base, open_base
 from detour.bases.embedded import EMBEDDED
 from detour.bases.hardware import pick_device, set_threads
-from detour.data.pictures import open_picture, read_bytes
+from detour.data.pictures import open_png, read_bytes
 from detour.diffusion.safe_latent import safe_guidance
-from detour.errors import ConfigError, DataError, DetourError
+from detour.errors import ConfigError, DetourError
 from detour.files import read_text, sha256_of
 from detour.generation.engine import PictureEngine
 from detour.generation.png import PictureMetadata, read_png_metadata
@@ -31,7 +31,6 @@ from detour.verbs.draw.pictures import requests_of, versions
 from detour.verbs.draw.start_picture import open_start
 
 MAX_FILES = 10_000
-MAX_MEGAPIXELS = 100.0
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -44,7 +43,7 @@ class PictureReport(BaseModel):
     width_px: int
     height_px: int
     metadata: PictureMetadata | None = None
-    """From the PNG text, or from the sidecar where the text is gone; ``None``: detour did not write this file."""
+    """How it was drawn, by the PNG text or, where that is gone, the sidecar; ``None``: not a file of detour."""
     source: Literal["text", "sidecar", "none"]
     sidecar: Literal["absent", "same pixels", "other pixels"]
     """Whether the pixels are those that the sidecar was written for."""
@@ -118,7 +117,7 @@ def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
         DataError: no PNG, or what it says is damaged.
     """
     data = read_bytes(path)
-    pixels = _pixels(path)
+    pixels = np.asarray(open_png(path))
     beside = read_sidecar(path)
     metadata, source = read_png_metadata(path), "text"
     if metadata is None:
@@ -161,10 +160,10 @@ def verify_picture(
     try:
         if report.metadata is None:
             raise _Cannot("nothing says how it was made.")
-        drawn = _drawn_again(report.metadata, _pixels(path), base, files, pick_device(device))
+        drawn = _drawn_again(report.metadata, np.asarray(open_png(path)), base, files, pick_device(device))
     except _Cannot as error:
         return Redrawing(state="cannot", cause=str(error))
-    difference = np.abs(drawn.astype(np.int16) - _pixels(path).astype(np.int16)).max(axis=2)
+    difference = np.abs(drawn.astype(np.int16) - np.asarray(open_png(path)).astype(np.int16)).max(axis=2)
     if not difference.any():
         return Redrawing(state="equal", largest_difference=0, differing_share=0.0)
     return Redrawing(
@@ -283,19 +282,6 @@ def _candidates(folder: Path) -> Iterable[Path]:
                 yield path
         elif path.suffix.lower() in (".safetensors", *PICTURES):
             yield path
-
-
-def _pixels(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) of a PNG file.
-
-    Raises:
-        DataError: no PNG, or too large.
-    """
-    data = read_bytes(path)
-    if not data.startswith(b"\x89PNG"):
-        raise DataError(f"{path}: no PNG file. Pictures of detour are PNG files.")
-    image = open_picture(data, max_megapixels=MAX_MEGAPIXELS, name=str(path))
-    return np.asarray(image.convert("RGB"))
 
 
 def _other_here(told: PictureMetadata, device: str) -> str:
