@@ -12,7 +12,7 @@ def test_rows_padding_and_work_are_those_of_the_jobs(served: Served) -> None:
     body = {"prompts": ["a red house", "a blue house", "a cat"], "steps": 4, "seed": 1, "guidance_scale": 4.0}
     with served.service._engine.paused():  # type: ignore[union-attr]
         made = served.job({**body, "adapters": [{"name": "style"}]})
-        eventually(lambda: served.service.dispatcher.num_drawing == 3)  # all three begin at one tick
+        eventually(lambda: served.service._engine._scheduler.num_waiting == 3)  # type: ignore[union-attr]
     served.done(made["id"])
     work = work_of(parse_metrics(served.http.get("/metrics").text, where="after"), before)
     # Three guided pictures: six rows of eight, in four passes, all with one adapter.
