@@ -193,6 +193,8 @@ def test_strengths_follow_the_steps(sd: Bench) -> None:
     early = sd.ours(used(tool, 1, 5.0, step_weights=((0.0, 1.0), (0.5, 0.0))))
     assert not np.array_equal(early, sd.ours())
     assert not np.array_equal(early, sd.ours(used(tool, 1, 5.0)))
+    weaker = sd.ours(used(tool, 1, 5.0, step_weights=((0.0, 1.0), (0.5, 0.2))))
+    assert not np.array_equal(weaker, sd.ours(used(tool, 1, 5.0)))
 
 
 def test_rows_of_a_batch_keep_their_own_references(sd: Bench) -> None:
