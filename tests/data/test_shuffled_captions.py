@@ -36,6 +36,12 @@ def test_no_picture_keeps_its_caption_unless_one_caption_is_on_more_than_half(
     assert kept == max(0, 2 * max(counts.values()) - len(captions))
 
 
+def test_pictures_that_share_a_caption_all_get_another_one() -> None:
+    before = list("aaabbbcc")
+    after = captions_of(with_shuffled_captions(dataset(before), seed=0))
+    assert all(old != new for old, new in zip(before, after, strict=True))
+
+
 def test_pictures_their_order_and_class_pictures_stay() -> None:
     before = dataset(list("abcd"))
     after = with_shuffled_captions(before, 0)

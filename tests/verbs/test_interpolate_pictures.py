@@ -132,7 +132,9 @@ def test_a_video_without_its_extra_says_which_one(tmp_path: Path, monkeypatch: p
     check_video(tmp_path / "way.gif")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves a pipe open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # imageio's reader leaves a pipe open
 def test_an_mp4_has_every_picture(tmp_path: Path) -> None:
     iio = pytest.importorskip("imageio.v3", reason="an extra (detour-lora[video])")
     pytest.importorskip("imageio_ffmpeg", reason="an extra (detour-lora[video])")
