@@ -41,6 +41,7 @@ def test_a_server_on_the_backup_draws_what_was_open_with_the_same_pixels(
         for mine, theirs in zip(pixels(again, opened, tmp_path / "copy"), before, strict=True):
             assert np.array_equal(mine, theirs)
         assert len(list((tmp_path / "copy" / "pictures").glob("*.png"))) == 4
+        assert len(list((tmp_path / "copy" / "pictures").glob("*.json"))) == 4
 
 
 def test_what_was_written_last_is_in_the_backup_though_it_is_still_in_the_wal(tmp_path: Path) -> None:

@@ -86,16 +86,18 @@ def open_picture(source: Path | bytes, *, max_megapixels: float, name: str = "")
     return read_picture(source, max_megapixels=max_megapixels, name=name).image
 
 
-def open_png(path: Path, *, max_megapixels: float = 100.0) -> Image.Image:
+def open_png(source: Path | bytes, *, max_megapixels: float = 100.0, name: str = "") -> Image.Image:
     """Open a PNG file as RGB and refuse every other file.
 
     Raises:
         DataError: no PNG, or as :func:`read_picture`.
     """
-    data = read_bytes(path)
-    if not data.startswith(b"\x89PNG"):
-        raise DataError(f"{path}: no PNG file. Pictures of detour are PNG files.")
-    return open_picture(data, max_megapixels=max_megapixels, name=str(path)).convert("RGB")
+    if isinstance(source, Path):
+        name = name or str(source)
+        source = read_bytes(source)
+    if not source.startswith(b"\x89PNG"):
+        raise DataError(f"{name or 'picture'}: no PNG file. Pictures of detour are PNG files.")
+    return open_picture(source, max_megapixels=max_megapixels, name=name).convert("RGB")
 
 
 def open_alpha(source: Path | bytes, *, max_megapixels: float = 100.0, name: str = "") -> Image.Image | None:

@@ -17,7 +17,7 @@ NOT_COPIED = (f"{DATABASE}*", "lock", ".*", "*.tmp")
 
 @dataclass(frozen=True)
 class Backup:
-    """What was copied.
+    """Count what a backup copied of a state folder.
 
     Attributes:
         folder: the copy; a server starts on it as on the original.
@@ -102,6 +102,10 @@ def _copy_pictures(source: Path, out: Path, tokens: list[str]) -> int:
     found = 0
     for token in tokens:
         with contextlib.suppress(FileNotFoundError):
-            shutil.copy2(source / f"{token}.png", out)
+            picture = source / f"{token}.png"
+            shutil.copy2(picture, out)
             found += 1
+            shutil.copy2(
+                picture.with_suffix(".json"), out
+            )  # its sidecar; pictures of earlier versions have none
     return found

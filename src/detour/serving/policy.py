@@ -141,7 +141,7 @@ class NoPolicy:
         *,
         triggers: Sequence[str] = (),  # noqa: ARG002
     ) -> tuple[RequestDecision, ...]:
-        """Allow every picture."""
+        """Allow every picture of a request to be drawn."""
         return tuple(Allowed() for _ in request.prompts)
 
     def check_picture(
@@ -151,5 +151,5 @@ class NoPolicy:
         *,
         flagged: bool | None = None,  # noqa: ARG002
     ) -> PictureDecision:
-        """Allow it."""
+        """Allow a finished picture to be shown."""
         return Allowed()

@@ -42,7 +42,7 @@ class SignIn(BaseModel):
 
 
 def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sessions) -> APIRouter:
-    """Routes under ``/review``.
+    """Build the routes under ``/review``, which serve the page of reviewers and their sessions.
 
     Args:
         spec: settings; whether a key is needed.
@@ -107,7 +107,7 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
 
     @routes.delete("/review/session")
     def sign_out(request: Request) -> Response:
-        """End the session."""
+        """End the session of the reviewer who signs out."""
         sessions.end(request.cookies.get(COOKIE, ""))
         answer = Response(status_code=204, headers=HEADERS)
         answer.delete_cookie(COOKIE)

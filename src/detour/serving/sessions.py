@@ -35,7 +35,7 @@ class Sessions:
     """The sessions of one server, in memory: a restart signs everybody out. Safe from any thread."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Begin without sessions.
+        """Start with nobody signed in.
 
         Args:
             now: seconds of a clock that never goes back.

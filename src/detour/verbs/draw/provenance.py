@@ -116,14 +116,19 @@ def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
     Raises:
         DataError: no PNG, or what it says is damaged.
     """
+    return _read(path, trust)[0]
+
+
+def _read(path: Path, trust: Path | None = None) -> tuple[PictureReport, np.ndarray]:
+    """Read what :func:`show_picture` tells, and the pixels, uint8 (H, W, 3)."""
     data = read_bytes(path)
-    pixels = np.asarray(open_png(path))
+    pixels = np.asarray(open_png(data, name=str(path)))
     beside = read_sidecar(path)
     metadata, source = read_png_metadata(path), "text"
     if metadata is None:
         metadata, source = (beside.picture, "sidecar") if beside is not None else (None, "none")
     authorities = None if trust is None else read_text(trust, max_bytes=MAX_PEM_BYTES, error=ConfigError)
-    return PictureReport(
+    report = PictureReport(
         path=path,
         width_px=pixels.shape[1],
         height_px=pixels.shape[0],
@@ -136,6 +141,7 @@ def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
         else "other pixels",
         signature=read_manifest(data, trust=authorities),
     )
+    return report, pixels
 
 
 def verify_picture(
@@ -156,14 +162,14 @@ def verify_picture(
         DataError: no PNG, or what it says is damaged.
         ConfigError: the device is not there.
     """
-    report = show_picture(path)
+    report, pixels = _read(path)
     try:
         if report.metadata is None:
             raise _Cannot("nothing says how it was made.")
-        drawn = _drawn_again(report.metadata, np.asarray(open_png(path)), base, files, pick_device(device))
+        drawn = _drawn_again(report.metadata, pixels, base, files, pick_device(device))
     except _Cannot as error:
         return Redrawing(state="cannot", cause=str(error))
-    difference = np.abs(drawn.astype(np.int16) - np.asarray(open_png(path)).astype(np.int16)).max(axis=2)
+    difference = np.abs(drawn.astype(np.int16) - pixels.astype(np.int16)).max(axis=2)
     if not difference.any():
         return Redrawing(state="equal", largest_difference=0, differing_share=0.0)
     return Redrawing(

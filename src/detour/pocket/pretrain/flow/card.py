@@ -93,6 +93,7 @@ It draws its own small world and nothing else: no photographs, no people, no wor
 
 `python -m detour.pocket.pretrain.flow --work build/pocket-flow` makes all of it from seed 1: second text tower
 (captions only), VAE (grown from pocket's four channels), transformer (rectified flow: raw velocity, logit-normal
-times with mean 0 and deviation 1, 10 % empty captions, averaged weights), decoder alone. Muon for matrices and
-convolutions, AdamW for the rest. Every stage can be stopped and taken up again; a larger `--steps` goes on.
+times with mean 0 and deviation 1, 10 % empty captions, averaged weights), decoder alone. AdamW for the
+transformer; elsewhere Muon for matrices and convolutions, AdamW for the rest. Every stage can be stopped and
+taken up again; a larger `--steps` goes on.
 """
