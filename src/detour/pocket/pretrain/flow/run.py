@@ -34,6 +34,7 @@ STAGES = (
     "assemble",
 )
 CAPTION_DROPOUT = 0.1
+TRANSFORMER_STEPS = 12_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +137,9 @@ class FlowPretraining(Pretraining):
         stage = self._stage(
             "transformer",
             transformer,
-            steps=12_000,
+            steps=TRANSFORMER_STEPS,
             warmup=100,
-            decay=3_000,
+            decay=(self.settings.steps or TRANSFORMER_STEPS) // 4,
             lr=2e-3,
             plain=None,
             average=0.999,
