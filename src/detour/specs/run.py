@@ -16,7 +16,7 @@ class BaseSpec(Spec):
     """The frozen model beside which the adapter is trained."""
 
     name: str = "pocket"
-    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     device: Device | Auto = "auto"
