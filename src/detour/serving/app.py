@@ -1,4 +1,4 @@
-"""The ASGI application: three HTTP interfaces over one service."""
+"""The ASGI application: three HTTP interfaces, review, health and metrics over one service."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_app(
     Args:
         spec: settings.
         service: that ``load`` starts.
-        hub: that the service tells of changes.
+        hub: notifies event streams of changes.
         keys: of its clients.
         load: loads the model and starts the service; called on a thread of its own, while HTTP is answered already.
     """

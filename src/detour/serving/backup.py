@@ -1,4 +1,4 @@
-"""A copy of a server's state folder, taken while the server runs or not."""
+"""Copies a server's state folder, whether the server runs or not."""
 
 from __future__ import annotations
 
