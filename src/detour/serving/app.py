@@ -109,6 +109,11 @@ def _health_routes(app: FastAPI, service: Service) -> None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": service.why_not_ready}, status_code=503, headers={"retry-after": "2"})
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        """Answer browsers, which ask for an icon by themselves and send no key, that there is none."""
+        return Response(status_code=204, headers={"cache-control": "max-age=86400"})
+
     @app.get("/metrics", tags=["operation"], response_class=Response)
     async def metrics() -> Response:
         """Give the server's counters and times in Prometheus' text format."""

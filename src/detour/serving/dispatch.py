@@ -292,19 +292,36 @@ class Dispatcher:
                 chosen.append(ref)
         if not chosen:
             return
+        for ref in self._recorded(chosen):
+            self._begin(ref)
+
+    def _recorded(self, chosen: list[PictureKey]) -> list[PictureKey]:
+        """Record in the store that pictures are being drawn, and return those of which that could be recorded.
+
+        A full or locked disk is waited for. A picture that the store rejects for another cause fails alone.
+        """
         while True:
             try:
                 self._store.begin(chosen)
-                break
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     with self._lock:
                         for ref in chosen:
                             self._in_engine.pop(ref, None)
-                    return
-        self.storage_problem = None
-        for ref in chosen:
-            self._begin(ref)
+                    return []
+            except Exception as error:
+                if len(chosen) > 1:
+                    return [ref for one in chosen for ref in self._recorded([one])]
+                with self._lock:
+                    found = self._jobs.get(chosen[0][0])
+                    if found is None:
+                        self._in_engine.pop(chosen[0], None)
+                if found is not None:
+                    self._settle(chosen[0], found.job, error)
+                return []
+            else:
+                self.storage_problem = None
+                return chosen
 
     def _next(self) -> PictureKey | None:
         """Choose the next picture: keys take turns, each by deadline and age; suspects alone, set-aside ones last."""
@@ -375,7 +392,12 @@ class Dispatcher:
         self._settle(ref, job, error or future.result())
 
     def _settle(self, ref: PictureKey, job: Job, outcome: Picture | BaseException) -> None:
-        """Write the result of a picture; while the disk does not take it, try again."""
+        """Write the result of a picture; while the disk does not take it, try again.
+
+        A result that the store rejects for another cause becomes a failure. Where that is rejected too, the picture
+        leaves the queue as ``unwritten``, which ``/metrics`` counts, and the next start of the server draws it again.
+        """
+        rejected = False
         while True:
             try:
                 with self._meter.phase("write"):
@@ -384,6 +406,11 @@ class Dispatcher:
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     return
+            except Exception as error:
+                if rejected:
+                    state = "unwritten"
+                    break
+                rejected, outcome = True, error
         self.storage_problem = None
         self._meter.count("write")
         self.outcomes[state] = self.outcomes.get(state, 0) + 1
@@ -398,7 +425,7 @@ class Dispatcher:
                 del self._jobs[ref[0]]
                 self._progress.pop(ref[0], None)
         self._on_change(ref[0])
-        self._feed()
+        self._wake()  # not at once: a queue of pictures that all fail would go ever deeper
 
     def _write(self, ref: PictureKey, job: Job, outcome: Picture | BaseException) -> str:
         """Check a result, write it, and return the state of its picture.

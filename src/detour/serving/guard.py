@@ -22,7 +22,7 @@ from detour.serving.refusals import BadRequest, NoKey, NotAllowed, TooLarge, Too
 from detour.serving.sessions import COOKIE, CSRF_HEADER, Sessions
 from detour.serving.settings import ServeSpec
 
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/favicon.ico")
 """Paths that are answered without a key."""
 TOKEN_PATH = "/v1/pictures/"
 """Path whose unguessable last part replaces the key, for clients that fetch addresses without a header."""
