@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Will it fit? Memory of a run by stage, and settings for common cards."),
     "data": ("data", "Look at a data set before training on it."),
     "train": ("train", "Train an adapter and prove that it learned."),
+    "distill": ("distill", "Train an adapter with which a base draws in few steps."),
     "generate": ("generate", "Draw pictures, with and without adapters."),
     "show": ("show", "Say what is in an adapter file, or how a picture was drawn."),
     "convert": ("convert", "Write an adapter in another format; the change is proved to be the same."),
