@@ -7,7 +7,7 @@ import click
 from detour.cli.options import SEEDS, json_option, one_place
 
 
-@click.group("pocket", short_help="The embedded base: draw pictures of its world, measure it again.")
+@click.group("pocket", short_help="Draw pictures of the embedded base's world, or measure that base again.")
 def command() -> None:
     """The embedded base and the world that it was trained on.
 
