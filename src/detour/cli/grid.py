@@ -19,15 +19,17 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
         raise click.BadParameter(f"'{value}' is not a list of numbers, e.g. 0.5,1") from None
 
 
-@click.command("grid", short_help="Two adapters and their sum, or one at several strengths, on one sheet.")
+@click.command(
+    "grid", short_help="Draw two adapters and their sum, or one at several strengths, on one sheet."
+)
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @base_option()
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
-@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="One or two.")
+@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="One or two adapters.")
 @click.option(
     "--weights",
     callback=parse_weights,
-    help="They multiply the adapters' own weights. [default: 0.5,1 as rows of two; 0.5,0.75,1,1.25 as columns of one]",
+    help="Factors on the adapters' weights. [default: 0.5,1 as rows of two; 0.5,0.75,1,1.25 as columns of one]",
 )
 @click.option(
     "--seed", type=SEEDS, default=0, show_default=True, help="Prompt i uses seed + i in every cell."
@@ -40,7 +42,7 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("grid.png"),
     show_default=True,
-    help="The sheet; its figures go beside it as .json.",
+    help="Picture file to write; its figures go beside it as .json.",
 )
 @pickle_option
 @force_option

@@ -15,7 +15,7 @@ SCOPES = click.Choice(["draw", "review", "admin"])
 
 @click.group(
     "serve",
-    short_help="Serve adapters over HTTP: many in one batch, jobs that survive.",
+    short_help="Serve adapters over HTTP: many in one batch, with jobs that survive a kill.",
     invoke_without_command=True,
 )
 @base_option(default=None)
