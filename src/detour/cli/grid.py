@@ -38,6 +38,11 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
 @click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("grid.png"),
@@ -61,7 +66,7 @@ def command(
     check_base(flags["base"])
     check_adapters(flags["loras"])
     announce(quiet=as_json)
-    from detour.cli.file_results import show_grid, show_strengths
+    from detour.cli.file_results import refuse_withheld, show_grid, show_strengths
     from detour.cli.progress import shown
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
@@ -81,5 +86,7 @@ def command(
             result = draw_grid(spec, out=out, force=force, progress=progress, **pairs)
     if len(spec.loras) == 1:
         show_strengths(sheet, as_json=as_json)
+        refuse_withheld(sheet)
     else:
         show_grid(result, as_json=as_json)
+        refuse_withheld(result)

@@ -42,6 +42,11 @@ from detour.cli.options import SEEDS, base_option, drawing_options, force_option
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
 @click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("between.png"),
@@ -71,7 +76,7 @@ def command(*, out: Path, video: Path | None, fps: float, force: bool, as_json: 
     check_base(flags["base"])
     check_adapters([*flags["loras"], *flags["lora_from"], *flags["lora_to"]])
     announce(quiet=as_json)
-    from detour.cli.file_results import show_interpolation
+    from detour.cli.file_results import refuse_withheld, show_interpolation
     from detour.cli.progress import shown
     from detour.specs.generation import InterpolateSpec
     from detour.specs.sources import parse
@@ -84,3 +89,4 @@ def command(*, out: Path, video: Path | None, fps: float, force: bool, as_json: 
     with shown(quiet=as_json) as progress:
         result = interpolate_pictures(spec, out=out, video=video, fps=fps, force=force, progress=progress)
     show_interpolation(result, as_json=as_json)
+    refuse_withheld(result)

@@ -128,4 +128,6 @@ class InterpolateSpec(Spec):
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     batch: PositiveInt = 4
     """Pictures in one forward pass, at most."""
+    policy: str | None = None
+    """File of a safety policy that requests and pictures have to pass."""
     picture: PictureSpec = PictureSpec()

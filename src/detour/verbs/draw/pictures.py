@@ -126,7 +126,8 @@ def generate_pictures(
     words = words_of(loras)
     references = open_references(spec, base, device=device, dtype=torch_dtype(dtype))
     screening = Screening(
-        open_policy(spec, base, device=device), requests_of(spec, loras, begun_from, references.in_use)
+        open_policy(spec.policy, base, device=device, trace=spec.trace),
+        requests_of(spec, loras, begun_from, references.in_use),
     )
     requests = [request for _, request in screening.open]
     progress(Progress(stage="loading", done=0, total=1))
