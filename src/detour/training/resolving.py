@@ -333,7 +333,7 @@ def _check(spec: ResolvedRun, base: "Base") -> None:
     if size % factor:
         near = max(factor, round(size / factor) * factor)
         raise ConfigError(
-            f"data.resolution is {size}, but base '{base.name}' wants a multiple of {factor}. Set --resolution {near}."
+            f"data.resolution is {size}, but base '{base.name}' needs a multiple of {factor}. Set --resolution {near}."
         )
     base.refuse_side(size)
     refuse_objective(spec, base)
