@@ -334,6 +334,24 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "The scale of the highest clip; the first scale with clipped ≥ 2 · clipped at the first scale, or 'never'.",
         ),
     },
+    14: {
+        "shares": Hint(
+            "Write s = 10 t first. What must the two be at time 0, so that nothing changes there?",
+            "0.25 / (s² + 0.25), s / √(s² + 0.25).",
+        ),
+        "guided_step": Hint(
+            "Guide first. Clean latents and noise of one prediction are then mixed anew, less noisy than before.",
+            "ε = ε_none + g (ε_text − ε_none), x₀ = (x − √(1−ᾱ_t) ε) / √ᾱ_t, then √ᾱ_s x₀ + √(1−ᾱ_s) ε.",
+        ),
+        "drawing_times": Hint(
+            "Number the fifty times from 999 down. Which numbers does step k of n take, rounded down?",
+            "999 − 20 · ⌊50 k / n⌋ for k = 0 … n − 1.",
+        ),
+        "kept": Hint(
+            "Whom can one ask at all whether it was kept?",
+            "mean of after, where before is True; 0 where it never is.",
+        ),
+    },
     16: {
         "term_layer": Hint(
             "Take the punctuation and the capitals away first. Then a term is a piece of text between two blanks.",

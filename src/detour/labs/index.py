@@ -99,6 +99,10 @@ LABS: Sequence[Lab] = (
         about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
     ),
     Lab(
+        number=14, title="Fast drawing", side="diffusion", work="drawing",
+        about="What a distilled model learns, at which times it is drawn, and what four steps cost.",
+    ),
+    Lab(
         number=16, title="Safety in layers", side="service", work="drawing",
         about="Build a layer, count its misses and false alarms, stack two, set two thresholds, work the queue.",
     ),
