@@ -4,7 +4,7 @@
 stopped; ``--stop-after 600`` ends in good order after ten minutes. Every picture is compared with the same request
 drawn alone at the recorded width class with the recorded adapters; each reference is drawn once. No finished picture
 is used again: every request is drawn anew. At the end every accepted job must be done, equal to its reference, and
-there once. ``/healthz`` is asked ten times a second all the while.
+there once. ``/healthz`` is asked once a second all the while.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ NUM_ADAPTERS = 32
 NUM_REQUESTS = 400
 CHANGING = 8
 """Number of adapters, the first ones, that are removed, added again and replaced during the load."""
-HEALTH_PAUSE_S = 0.1
+HEALTH_PAUSE_S = 1.0
+POLL_S = (0.2, 5.0)
+"""Pause before the first look at a job, and the longest one: each is half as long again as the one before."""
 
 
 def pool_of(names: list[str], *, steps: int) -> list[dict[str, Any]]:
@@ -229,11 +231,12 @@ class Load:
             code = json.loads(answer).get("code", "")
             return f"not accepted: {status} {code}", ""  # such as an adapter that is away at the moment
         job = json.loads(answer)
-        end = time.monotonic() + 1200
+        end, pause_s = time.monotonic() + 3600, POLL_S[0]
         while job["state"] in ("queued", "drawing"):
             if time.monotonic() > end:
                 return "lost", job["id"]
-            time.sleep(0.5)
+            time.sleep(pause_s)
+            pause_s = min(POLL_S[1], 1.5 * pause_s)
             status, answer = ask(self.port, "GET", f"/v1/jobs/{job['id']}")
             if status != 200:
                 return "lost", job["id"]

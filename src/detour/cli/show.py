@@ -7,6 +7,9 @@ import click
 from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of files that are shown as pictures."""
+
 
 @click.command("show", short_help="Say what is in an adapter file, or how a picture was drawn.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
@@ -43,6 +46,11 @@ from detour.cli.options import force_option, json_option, pickle_option
     metavar="FILE.pem",
     help="Authorities whose certificates count in a picture's signed manifest.",
 )
+@click.option(
+    "--mark",
+    metavar="KEY",
+    help="Look for the invisible mark of this key in a picture, also in a cut, resized or JPEG copy.",
+)
 @click.option("--config", is_flag=True, help="Print the run.toml that repeats the run that made it.")
 @pickle_option
 @force_option
@@ -56,6 +64,7 @@ def command(
     verify: bool,
     files: Path | None,
     trust: Path | None,
+    mark: str | None,
     config: bool,
     allow_pickle: bool,
     force: bool,
@@ -69,12 +78,13 @@ def command(
     detour show ip-adapter-plus_sd15.safetensors --base sd15
     detour show runs/demo/demo.safetensors --config > run.toml
     detour show outputs/0000-a-red-house-seed0.png --verify --files runs/
+    detour show copy.jpg --mark KEY
     """
-    if file.suffix.lower() == ".png":
-        _picture(file, base=base, verify=verify, files=files, trust=trust, as_json=as_json)
+    if file.suffix.lower() in PICTURES:
+        _picture(file, base=base, verify=verify, files=files, trust=trust, mark=mark, as_json=as_json)
         return
-    if verify or files is not None or trust is not None:
-        raise click.UsageError("--verify, --files and --trust are for pictures: name a PNG file.")
+    if verify or files is not None or trust is not None or mark is not None:
+        raise click.UsageError("--verify, --files, --trust and --mark are for pictures: name a PNG file.")
     check_base(base)
     check_adapters([file])
     announce(quiet=as_json or config)
@@ -105,25 +115,36 @@ def command(
 
 
 def _picture(
-    file: Path, *, base: str | None, verify: bool, files: Path | None, trust: Path | None, as_json: bool
+    file: Path,
+    *,
+    base: str | None,
+    verify: bool,
+    files: Path | None,
+    trust: Path | None,
+    mark: str | None,
+    as_json: bool,
 ) -> None:
     import json
 
-    from detour.data.pictures import open_png
+    from detour.data.pictures import open_picture, open_png
 
-    open_png(file)  # before PyTorch is loaded: a file that is no picture is said at once
+    # Before PyTorch is loaded: a file that is no picture is said at once.
+    if file.suffix.lower() == ".png":
+        open_png(file)
+    else:
+        open_picture(file, max_megapixels=100.0)
     announce(quiet=as_json)
     from detour.cli.results import echo_json
     from detour.errors import NotReproduced
     from detour.printing import printable
     from detour.verbs.draw.provenance import read_picture, verify_picture
 
-    read = read_picture(file, trust=trust)
+    read = read_picture(file, trust=trust, mark=mark)
     report = read.report
     if not as_json:
         for line in report.lines():
             click.echo(printable(line))
-    again = verify_picture(read, base=base, files=files) if verify else None
+    again = verify_picture(read, base=base, files=files, mark=mark) if verify else None
     if as_json:
         shown = report.model_dump(mode="json")
         if again is not None:

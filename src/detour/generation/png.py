@@ -130,6 +130,8 @@ class PictureMetadata(BaseModel):
     """Safe Latent Diffusion that its safety policy asked for."""
     policy: str = ""
     """Name, revision and hash of the safety policy that let it through; empty without one."""
+    mark: str = ""
+    """Fingerprint of the key of its invisible mark; empty without one."""
     moment: str = ""
     """``step 5 of 25`` for a picture of a trace; empty for a finished one."""
 

@@ -12,6 +12,7 @@ from detour.bases.hardware import set_threads
 from detour.diffusion.safe_latent import safe_guidance
 from detour.errors import AdapterError
 from detour.generation.engine import PictureEngine
+from detour.generation.mark import add_mark, fingerprint
 from detour.generation.png import AdapterUse, PictureMetadata
 from detour.generation.references import ReferenceInUse
 from detour.generation.requests import Picture, PictureRequest
@@ -37,8 +38,9 @@ class PictureFiles:
         dtype: str,
         signer: Signs | None = None,
         references: ServedReferences | None = None,
+        mark: str | None = None,
     ) -> None:
-        self._references = references
+        self._references, self._mark = references, mark
         self._signer = signer
         self._engine, self._shelf, self._store, self._dtype = engine, shelf, store, dtype
         self._versions = versions()
@@ -86,7 +88,7 @@ class PictureFiles:
         }
         return save_picture(
             path,
-            picture.pixels,
+            picture.pixels if self._mark is None else add_mark(picture.pixels, self._mark),
             self._metadata(job, number, picture),
             further={"detour-serve": json.dumps(server)},
             signer=self._signer,
@@ -123,6 +125,7 @@ class PictureFiles:
             threads=set_threads("auto"),
             versions=self._versions,
             policy="" if job.policy == NoPolicy.version else job.policy,
+            mark="" if self._mark is None else fingerprint(self._mark),
             steering=asked.steering,
             safety="absent" if picture.nsfw is None else "checked",
             safety_flagged=picture.nsfw,

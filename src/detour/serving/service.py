@@ -120,7 +120,13 @@ class Service:
             engine,
             self.store,
             PictureFiles(
-                engine, self._shelf, self.store, dtype=dtype, signer=self._signer, references=self.references
+                engine,
+                self._shelf,
+                self.store,
+                dtype=dtype,
+                signer=self._signer,
+                references=self.references,
+                mark=self.spec.provenance.mark,
             ),
             self.policy,
             native_px=engine.base.native_size_px,

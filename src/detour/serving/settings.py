@@ -72,7 +72,10 @@ class ReferencesSpec(Spec):
 
 
 class ProvenanceSpec(Spec):
-    """Certificate with which pictures are signed."""
+    """Certificate and invisible mark that tell where pictures come from."""
+
+    mark: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Key of an invisible mark in every picture; whoever knows it can find and remove the mark. None by default."""
 
     c2pa_cert: FolderPath | None = None
     """PEM file of the certificate, with its chain, for signed C2PA manifests (extra ``provenance``)."""

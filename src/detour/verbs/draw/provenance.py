@@ -14,11 +14,12 @@ from detour.adapter_files.peft_format import is_peft_folder
 from detour.bases.base import Base, open_base
 from detour.bases.embedded import EMBEDDED
 from detour.bases.hardware import pick_device, set_threads
-from detour.data.pictures import open_png, read_bytes
+from detour.data.pictures import open_picture, open_png, read_bytes
 from detour.diffusion.safe_latent import safe_guidance
 from detour.errors import ConfigError, DetourError
 from detour.files import read_text, sha256_of
 from detour.generation.engine import PictureEngine
+from detour.generation.mark import MarkReport, add_mark, find_mark, fingerprint
 from detour.generation.png import PictureMetadata, read_png_metadata
 from detour.generation.requests import PictureRequest
 from detour.generation.schedulers import TITLES
@@ -32,6 +33,8 @@ from detour.verbs.draw.pictures import requests_of, versions
 from detour.verbs.draw.start_picture import open_start
 
 MAX_FILES = 10_000
+COPIES = (".jpg", ".jpeg", ".webp")
+"""Endings of pictures that others made of pictures of detour."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -50,6 +53,8 @@ class PictureReport(BaseModel):
     """Whether the pixels are those that the sidecar was written for."""
     signature: SignatureReport | None = None
     """``None``: there is no C2PA manifest."""
+    mark: MarkReport | None = None
+    """Whether the invisible mark of a key is in the pixels; ``None``: no key was named."""
 
     def to_json(self) -> str:
         """Write everything as indented JSON."""
@@ -74,7 +79,19 @@ class PictureReport(BaseModel):
             }[self.sidecar]
         )
         told.append(_signature_words(self.signature))
-        return told
+        return [*told, *self._mark_words()]
+
+    def _mark_words(self) -> list[str]:
+        if self.mark is None:
+            claimed = self.metadata.mark if self.metadata is not None else ""
+            said = f"It says that it carries an invisible mark (key {claimed}); --mark KEY looks for it."
+            return [said] if claimed else []
+        if not self.mark.is_found:
+            return ["No invisible mark of this key was found; a mark can be removed."]
+        return [
+            f"The invisible mark of this key is in it, at {self.mark.scale:.2f} of the size that was marked (chance "
+            f"alone: {self.mark.probability:.0e})."
+        ]
 
 
 class Redrawing(BaseModel):
@@ -107,17 +124,19 @@ class _Cannot(Exception):
     """Why a picture cannot be drawn again."""
 
 
-def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
-    """Read what a picture, its sidecar and its signed manifest say of how it was made.
+def show_picture(path: Path, *, trust: Path | None = None, mark: str | None = None) -> PictureReport:
+    """Read what a picture, its sidecar and its signed manifest say of how it was made, and look for an invisible mark.
 
     Args:
-        path: of a PNG file.
+        path: of a PNG file; a JPEG or WebP file says nothing, but a mark can be in it.
         trust: PEM file of authorities whose certificates count; ``None``: a valid signature is ``valid`` at most.
+        mark: key of an invisible mark to look for, at any size from half to twice that of the marked picture.
 
     Raises:
-        DataError: no PNG, or what it says is damaged.
+        DataError: no picture, or what it says is damaged.
+        ConfigError: the key is too long.
     """
-    return read_picture(path, trust=trust).report
+    return read_picture(path, trust=trust, mark=mark).report
 
 
 @dataclass(frozen=True)
@@ -133,17 +152,21 @@ class ReadPicture:
     pixels: np.ndarray
 
 
-def read_picture(path: Path, *, trust: Path | None = None) -> ReadPicture:
+def read_picture(path: Path, *, trust: Path | None = None, mark: str | None = None) -> ReadPicture:
     """Read the report of :func:`show_picture` together with the pixels.
 
     Args:
-        path: of a PNG file.
+        path: of a picture.
         trust: PEM file of authorities whose certificates count.
+        mark: key of an invisible mark to look for.
 
     Raises:
-        DataError: no PNG, or what it says is damaged.
+        DataError: no picture, or what it says is damaged.
+        ConfigError: the key is too long.
     """
     data = read_bytes(path)
+    if path.suffix.lower() in COPIES:
+        return _read_copy(path, data, mark)
     pixels = np.asarray(open_png(data, name=str(path)))
     beside = read_sidecar(path)
     metadata, source = read_png_metadata(path), "text"
@@ -162,12 +185,28 @@ def read_picture(path: Path, *, trust: Path | None = None) -> ReadPicture:
         if beside.pixels_sha256 == pixels_sha256(pixels)
         else "other pixels",
         signature=read_manifest(data, trust=authorities),
+        mark=None if mark is None else find_mark(pixels, mark),
     )
     return ReadPicture(report, pixels)
 
 
+def _read_copy(path: Path, data: bytes, mark: str | None) -> ReadPicture:
+    """Read a picture of a format that detour does not write: it says nothing of itself."""
+    pixels = np.array(open_picture(data, max_megapixels=100.0, name=str(path)), dtype=np.uint8)
+    report = PictureReport(
+        path=path, width_px=pixels.shape[1], height_px=pixels.shape[0], source="none", sidecar="absent",
+        mark=None if mark is None else find_mark(pixels, mark),
+    )  # fmt: skip
+    return ReadPicture(report, pixels)
+
+
 def verify_picture(
-    picture: Path | ReadPicture, *, base: str | None = None, files: Path | None = None, device: str = "auto"
+    picture: Path | ReadPicture,
+    *,
+    base: str | None = None,
+    files: Path | None = None,
+    device: str = "auto",
+    mark: str | None = None,
 ) -> Redrawing:
     """Draw a picture again from what it says of itself, and compare the pixels.
 
@@ -179,6 +218,7 @@ def verify_picture(
         base: where the base is; ``None``: the package's own, where the picture names it.
         files: folder in which adapters and start pictures are looked for.
         device: where it is drawn.
+        mark: key of the invisible mark, where it carries one.
 
     Raises:
         DataError: no PNG, or what it says is damaged.
@@ -189,7 +229,13 @@ def verify_picture(
     try:
         if report.metadata is None:
             raise _Cannot("nothing says how it was made.")
+        if report.metadata.mark and (mark is None or fingerprint(mark) != report.metadata.mark):
+            raise _Cannot(
+                f"it carries an invisible mark of the key {report.metadata.mark}: name it with --mark."
+            )
         drawn = _drawn_again(report.metadata, pixels, base, files, pick_device(device))
+        if report.metadata.mark and mark is not None:
+            drawn = add_mark(drawn, mark)
     except _Cannot as error:
         return Redrawing(state="cannot", cause=str(error))
     difference = np.abs(drawn.astype(np.int16) - pixels.astype(np.int16)).max(axis=2)
