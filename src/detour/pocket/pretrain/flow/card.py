@@ -73,7 +73,7 @@ combinations. The lists are data in `world/held_out.json`.
 - **With the pipeline's {T5_TOKENS} zero states** ({default["pictures"]} pictures): {_accuracy(default)}.
 - **VAE** on held-out renders: mean absolute error {vae["mean_abs_error_255"]:.2f} of 255, PSNR
   {vae["psnr_db"]:.1f} dB.
-- **Time**: {figures["seconds_a_picture"]:.2f} s for one picture at {steps} steps with
+- **Time**: {figures["seconds_a_picture"]:.2f} s of CPU for one picture at {steps} steps with
   {figures["threads"]} CPU thread(s), float32, guidance included; {default["seconds_a_picture"]:.2f} s with the
   zero states.
 
