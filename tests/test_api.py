@@ -1,7 +1,6 @@
 """``import detour``: verbs on demand, typed, documented, and no name with two meanings."""
 
 import ast
-import functools
 import inspect
 import subprocess
 import sys
@@ -52,9 +51,9 @@ def test_a_subject_exports_verbs_that_detour_exports_too(subject: str) -> None:
     assert expected <= set(dir(package))
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def sources() -> dict[str, ast.Module]:
-    """Module → its syntax tree; reading all of them takes seconds."""
+    """Module → its syntax tree. Reading all takes seconds; kept on, they would slow each garbage collection."""
     trees = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -63,20 +62,19 @@ def sources() -> dict[str, ast.Module]:
     return trees
 
 
-def test_no_function_has_the_name_of_its_module() -> None:
+def test_no_function_has_the_name_of_its_module(sources: dict[str, ast.Module]) -> None:
     doubled = [
         f"{name}.{node.name}"
-        for name, tree in sources().items()
+        for name, tree in sources.items()
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name.rpartition(".")[2]
     ]
     assert doubled == []
 
 
-def test_no_two_modules_import_each_other_not_even_for_annotations() -> None:
-    modules = sources()
-    edges: dict[str, set[str]] = {name: set() for name in modules}
-    for name, tree in modules.items():
+def test_no_two_modules_import_each_other_not_even_for_annotations(sources: dict[str, ast.Module]) -> None:
+    edges: dict[str, set[str]] = {name: set() for name in sources}
+    for name, tree in sources.items():
         for node in ast.walk(tree):
             if (
                 not isinstance(node, ast.ImportFrom)
@@ -86,7 +84,7 @@ def test_no_two_modules_import_each_other_not_even_for_annotations() -> None:
                 continue
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                edges[name].add(whole if whole in modules else node.module)
+                edges[name].add(whole if whole in sources else node.module)
     # The tables of packages that export on demand name what stands below them; nobody imports through them.
     on_demand = {"detour", *(f"detour.verbs.{subject}" for subject in SUBJECTS)}
     edges = {name: set() if name in on_demand else found for name, found in edges.items()}

