@@ -334,6 +334,36 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "The scale of the highest clip; the first scale with clipped ≥ 2 · clipped at the first scale, or 'never'.",
         ),
     },
+    15: {
+        "within_s": Hint(
+            "Put the times in order. How many requests have to be done, and which time belongs to the last of them?",
+            "sorted(seconds)[⌈share · n⌉ − 1].",
+        ),
+        "line": Hint(
+            "A straight line has two numbers: its value where no step is made, and what each step adds.",
+            "seconds ≈ fixed + each · steps; np.polyfit(steps, seconds, 1) gives (each, fixed).",
+        ),
+        "steps_within": Hint(
+            "The fixed part is paid before the first step. How many whole steps does the rest pay?",
+            "max(0, ⌊(budget − fixed) / each⌋).",
+        ),
+        "is_free": Hint(
+            "Ask three questions: is anything larger, is anything smaller, and are the pictures the same?",
+            "neither larger ∧ (seconds smaller ∨ bytes smaller) ∧ moved ≤ floor.",
+        ),
+        "activation_bytes": Hint(
+            "Count the numbers of one picture's tensor first. How many pictures are in memory at once with slicing?",
+            "(1 if sliced, else batch) · channels · side² · each.",
+        ),
+        "batch_for": Hint(
+            "The budget holds for the whole batch, because everyone waits for it. Only then count pictures a second.",
+            "Of the rows with seconds ≤ budget_s that with the largest batch / seconds; None where there is none.",
+        ),
+        "choice": Hint(
+            "Cross out what is too slow. What is left differs by how far it is from the long walk.",
+            "The name of the row with the smallest distance among those with seconds ≤ budget_s.",
+        ),
+    },
     16: {
         "term_layer": Hint(
             "Take the punctuation and the capitals away first. Then a term is a piece of text between two blanks.",

@@ -99,6 +99,10 @@ LABS: Sequence[Lab] = (
         about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
     ),
     Lab(
+        number=15, title="Production settings", side="service", work="drawing",
+        about="Steps, half precision, sampler, slicing and batching, each measured alone under a latency budget.",
+    ),
+    Lab(
         number=16, title="Safety in layers", side="service", work="drawing",
         about="Build a layer, count its misses and false alarms, stack two, set two thresholds, work the queue.",
     ),

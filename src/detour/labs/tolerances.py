@@ -105,6 +105,15 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "shown_captions": "the share that is left out may be off as chance allows, never the rest",
         "read_the_table": EXACT,
     },
+    15: {
+        "within_s": NUMBERS,
+        "line": NUMBERS,
+        "steps_within": EXACT,
+        "is_free": EXACT,
+        "activation_bytes": EXACT,
+        "batch_for": EXACT,
+        "choice": EXACT,
+    },
     16: {
         "term_layer": EXACT,
         "error_rates": NUMBERS,
