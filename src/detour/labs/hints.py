@@ -412,4 +412,38 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "The name with the smallest fixed + pictures · each.",
         ),
     },
+    18: {
+        "flow_mix": Hint(
+            "At σ = 0 the picture comes back, at σ = 1 the noise, and between them everything lies on a straight line.",
+            "(1 − σ) · clean + σ · noise, σ in the shape (N, 1, 1, 1).",
+        ),
+        "flow_target": Hint(
+            "Write the mixture down and ask how it changes when σ grows.",
+            "d/dσ [(1 − σ) · clean + σ · noise] = noise − clean.",
+        ),
+        "shifted": Hint(
+            "The formula stands above. Try 0, 1 and a shift of 1: what has to come out?",
+            "s σ / (1 + (s − 1) σ).",
+        ),
+        "euler_step": Hint(
+            "The velocity says how far the latents move for a whole unit of σ. How much of a unit is this step?",
+            "noisy + (σ_next − σ) · velocity; the factor is negative.",
+        ),
+        "same_as_engine": Hint(
+            "Nothing is to be written here: euler_step draws, at the engine's own levels.",
+            "euler_step has to pass its check; then run the cell of draw and this one again.",
+        ),
+        "text_side": Hint(
+            "Compare the four names of the text with the four of the picture: what do only the former have in common?",
+            "The path contains add_.",
+        ),
+        "adapter_parameters": Hint(
+            "What do down and up of one layer hold? Then add all layers up.",
+            "Σ rank · (in_features + out_features).",
+        ),
+        "must_be_zero": Hint(
+            "Which of the four go through the same operations with the same numbers?",
+            "All but the merged model: (W + ΔW) x is rounded otherwise than W x + ΔW x.",
+        ),
+    },
 }  # fmt: skip

@@ -111,6 +111,11 @@ LABS: Sequence[Lab] = (
         about="What an accepted picture costs on your machine, and from how many on a training of your own pays.",
         settings={"train.batch": 2},
     ),
+    Lab(
+        number=18, title="The same on a flow model", side="diffusion", work="training",
+        about="What SD 3 and Flux do otherwise: mixture, target, shift, step, layers; and the same proofs as ever.",
+        settings={"base.name": "sd35-medium", "base.dtype": "fp16", "train.batch": 3},
+    ),
 )  # fmt: skip
 
 

@@ -129,6 +129,16 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "break_even": EXACT,
         "choose": EXACT,
     },
+    18: {
+        "flow_mix": TENSORS,
+        "flow_target": TENSORS,
+        "shifted": NUMBERS,
+        "euler_step": TENSORS,
+        "same_as_engine": PICTURES,
+        "text_side": EXACT,
+        "adapter_parameters": EXACT,
+        "must_be_zero": EXACT,
+    },
 }
 
 
