@@ -50,7 +50,7 @@ test-extras: setup $(EXTRAS)/.installed
 	PYTHONPATH=$(EXTRAS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" \
 	  -k "nf4 or int8 or adamw8bit or mp4 or test_classifier or test_intervals or test_safety" \
 	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/verbs/test_exact_resume.py \
-	  tests/verbs/test_interpolate_pictures.py tests/safety/test_classifier.py tests/safety/test_intervals.py \
+	  tests/verbs/test_flow_methods.py tests/verbs/test_interpolate_pictures.py tests/safety/test_classifier.py tests/safety/test_intervals.py \
 	  tests/cli/test_safety.py
 
 mutants: setup

@@ -161,11 +161,11 @@ def eta() -> Rows:
 def demo() -> Path:
     """The run folder of the demo's training, made with one thread if it is not there."""
 
-    from detour.verbs.train.demo import NUM_PICTURES, STYLE, demo_spec, draw_training_pictures
+    from detour.verbs.train.demo import DEMOS, NUM_PICTURES, demo_spec, draw_training_pictures
     from detour.verbs.train.run import train_adapter
 
     if not (DEMO / "demo.safetensors").is_file():
-        draw_training_pictures(DEMO / "data", style_name=STYLE, count=NUM_PICTURES, seed=0)
+        draw_training_pictures(DEMO / "data", style_name=DEMOS["pocket"].style, count=NUM_PICTURES, seed=0)
         spec = demo_spec(DEMO, seed=0)
         train = spec.train.model_copy(update={"threads": 1})
         spec = spec.model_copy(update={"train": train, "sample": spec.sample.model_copy(update={"every": 0})})

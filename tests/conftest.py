@@ -32,3 +32,34 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random SD 1.x in miniature (64 px); read-only by agreement, copy it to change it."""
     return make_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+class WatchedDisk:
+    """Names of files and folders in the order in which they were synced, and ``-> NAME`` for each new name."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def synced_before(self, name: str) -> set[str]:
+        return set(self.events[: self.events.index(f"-> {name}")])
+
+
+@pytest.fixture
+def watched_disk(monkeypatch: pytest.MonkeyPatch) -> WatchedDisk:
+    watched, rename, replace = WatchedDisk(), Path.rename, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        watched.events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def renamed(self: Path, target: Path) -> Path:
+        watched.events.append(f"-> {Path(target).name}")
+        return rename(self, target)
+
+    def replaced(self: Path, target: Path) -> Path:
+        watched.events.append(f"-> {Path(target).name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    return watched

@@ -15,12 +15,14 @@ from detour.errors import StorageError
 from detour.files import (
     remembered_sha256,
     remove_temporaries,
+    rename_durably,
     sha256_of,
     write_bytes,
     write_json,
     write_text,
     write_with,
 )
+from tests.conftest import WatchedDisk
 
 
 def names(folder: Path) -> list[str]:
@@ -81,6 +83,19 @@ def test_content_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
     monkeypatch.setattr(Path, "replace", watched_replace)
     write_text(tmp_path / "a.txt", "x")
     assert events == ["file", "replace", "folder"]
+
+
+def test_a_folder_is_on_the_disk_before_it_takes_its_name_and_the_name_after(
+    tmp_path: Path, watched_disk: WatchedDisk
+) -> None:
+    source = tmp_path / "building"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "deep" / "b.txt").write_text("b")
+    (source / "link").symlink_to(tmp_path / "nowhere")
+    rename_durably(source, tmp_path / "made")
+    assert watched_disk.synced_before("made") >= {"a.txt", "b.txt", "deep", "building"}
+    assert watched_disk.events[-2:] == ["-> made", tmp_path.name]
 
 
 def failing(code: int) -> Callable[[Path], None]:

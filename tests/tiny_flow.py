@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detour.bases.parts import ZERO_STATES
 from tests.tiny_base import SIZE_PX, write_tokenizer
 
 LATENT_CHANNELS = 4
@@ -19,7 +20,7 @@ SCHEDULER: dict[str, Any] = {
 }
 
 
-def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True) -> Path:
+def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True, zero_states: int | None = None) -> Path:
     """Write a random SD 3.5 medium in diffusers folder layout: 64 px pictures, two CLIPs of width 8 and a T5.
 
     As the true one it has a second attention in its first block and norms of queries and keys.
@@ -28,6 +29,7 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True) -> Path:
         folder: made if missing.
         seed: of all weights; same seed, same bytes.
         t5: whether the third text encoder is there.
+        zero_states: written into the index: how many stand for an absent T5.
     """
     import torch
     from diffusers import SD3Transformer2DModel
@@ -63,6 +65,7 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True) -> Path:
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "tokenizer_2": ["transformers", "CLIPTokenizer"],
             "tokenizer_3": ["transformers", "T5TokenizerFast"] if t5 else [None, None],
+            **({} if zero_states is None else {ZERO_STATES: zero_states}),
         },
     )
     return folder

@@ -23,7 +23,7 @@ from detour.specs import load_run_spec
 from detour.verbs.judge.finished_run import read_finished_run
 from detour.verbs.judge.held_out_material import write_world_style
 from detour.verbs.judge.proof_of_run import prove_run
-from detour.verbs.train.demo import NUM_PICTURES, STEPS, STYLE, draw_training_pictures
+from detour.verbs.train.demo import DEMOS, NUM_PICTURES, draw_training_pictures
 from detour.verbs.train.run import train_adapter
 
 HOUSE_STYLE = "house"
@@ -70,8 +70,8 @@ COMMON = {
 KINDS: dict[str, Kind] = {
     # The demo: a style that the base never saw, from enough pictures, with the settings that suit it.
     "good": Kind(
-        "learned", STYLE, NUM_PICTURES, NUM_PICTURES,
-        {"train.steps": STEPS, "train.batch": 8, "validate.every": 10}, as_asked=True,
+        "learned", DEMOS["pocket"].style, NUM_PICTURES, NUM_PICTURES,
+        {"train.steps": DEMOS["pocket"].steps, "train.batch": 8, "validate.every": 10}, as_asked=True,
     ),
     "rate 0": Kind(
         "no_effect", "stained glass", 24, 24, {"train.steps": 2, "train.optim.lr": 0.0, "validate.every": 1}

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from detour.verbs.studies import study_guidance as study_guidance
     from detour.verbs.studies import study_schedulers as study_schedulers
     from detour.verbs.studies import study_timesteps as study_timesteps
+    from detour.verbs.train import distill_base as distill
     from detour.verbs.train import list_runs as runs
     from detour.verbs.train import plan_memory as plan
     from detour.verbs.train import push_run as push
@@ -69,6 +70,7 @@ __version__ = "0.1.0"
 
 VERBS = {
     "train": ("detour.verbs.train", "train_adapter"),
+    "distill": ("detour.verbs.train", "distill_base"),
     "demo": ("detour.verbs.train", "run_demo"),
     "plan": ("detour.verbs.train", "plan_memory"),
     "runs": ("detour.verbs.train", "list_runs"),

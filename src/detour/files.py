@@ -111,6 +111,15 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: could not be written ({error.strerror or error}).")
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+        OSError: it is not there, or the disk is full.
+    """
+    _fsync(path)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -120,6 +129,38 @@ def _fsync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk; links are not followed.
+
+    Raises:
+        OSError: it cannot be read, or the disk is full.
+    """
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if not (Path(folder) / name).is_symlink():
+                _fsync(Path(folder) / name)
+        _fsync(Path(folder))
+    if path.is_file():
+        _fsync(path)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename a folder after its content is on the disk; the new name is on the disk when this returns.
+
+    Without the order a power cut may leave the name with files of zero bytes behind it.
+
+    Args:
+        source: the folder.
+        target: a free name in the same file system.
+
+    Raises:
+        OSError: it cannot be renamed, or the disk is full.
+    """
+    sync_tree(source)
+    source.rename(target)
+    _fsync(target.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import detour
 from detour.bases.base import open_base
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
+from detour.errors import BaseError
+from detour.training.resolving import GOALS
 from tests.tiny_base import make_tiny_base
 
 PACKAGE = Path(detour.__file__).parent
@@ -18,6 +21,27 @@ def test_the_embedded_base_says_what_it_is() -> None:
     base = open_base("pocket")
     assert base.embedded is EMBEDDED["pocket"]
     assert embedded_of_identity(base.identity) is EMBEDDED["pocket"]
+
+
+def test_pocket_flow_is_one_of_the_packages_own() -> None:
+    known = EMBEDDED["pocket-flow"]
+    assert embedded_of_identity("pocket-flow-v1") is known
+    assert known.folder.parent == EMBEDDED["pocket"].folder.parent
+    assert all((one.defaults, goal) in GOALS for one in EMBEDDED.values() for goal in ("style", "subject"))
+
+
+@pytest.mark.parametrize("is_folder_there", [True, False])
+def test_missing_weights_are_told_with_what_to_do(
+    is_folder_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights_flow"
+    if is_folder_there:
+        folder.mkdir()
+    monkeypatch.setitem(EMBEDDED, "pocket-flow", replace(EMBEDDED["pocket-flow"], folder=folder))  # type: ignore[arg-type]
+    with pytest.raises(
+        BaseError, match=r"'pocket-flow': its weights are missing .*weights_flow.*Install detour"
+    ):
+        open_base("pocket-flow")
 
 
 @pytest.mark.parametrize("name", ["pocketmonsters-sd15", "pocket", "pocket-v1"])

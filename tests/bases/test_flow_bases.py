@@ -9,18 +9,20 @@ import torch
 
 from detour.bases.base import Base, open_base
 from detour.bases.denoiser import make_denoiser
-from detour.errors import ConfigError
+from detour.errors import BaseError, ConfigError
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs.generation import PictureSpec
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
 PROMPTS = ["a red cat", "an old house on a hill"]
-KINDS = ("sd3", "sd3-without-t5", "flux-dev", "flux-schnell")
+KINDS = ("sd3", "sd3-without-t5", "sd3-without-zeros", "flux-dev", "flux-schnell")
+"""``sd3-without-zeros`` has no T5 and, as ``pocket-flow``, wants no zero states in its place."""
 
 
 def write(kind: str, folder: Path) -> Path:
     if kind.startswith("sd3"):
-        return make_tiny_sd3(folder, t5=kind == "sd3")
+        zero_states = 0 if kind == "sd3-without-zeros" else None
+        return make_tiny_sd3(folder, t5=kind == "sd3", zero_states=zero_states)
     return make_tiny_flux(folder, guidance=kind == "flux-dev")
 
 
@@ -53,15 +55,14 @@ def pipeline(kind: str, folder: Path) -> Any:
 
 
 def their_text(kind: str, pipeline: Any, base: Base, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    assert base.joint_text is not None
+    length = base.joint_text.num_tokens
     with torch.no_grad():
         if kind.startswith("sd3"):
-            states, _, pooled, _ = pipeline.encode_prompt(prompts, None, None)
-            return states, pooled
-        assert base.joint_text is not None
-        states, pooled, _ = pipeline.encode_prompt(
-            prompts, None, max_sequence_length=base.joint_text.num_tokens
-        )
-        return states, pooled
+            states, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, max_sequence_length=length)
+        else:
+            states, pooled, _ = pipeline.encode_prompt(prompts, None, max_sequence_length=length)
+    return states, pooled
 
 
 def test_text_states_are_the_pipelines(kind: str, base: Base, pipeline: Any) -> None:
@@ -76,7 +77,7 @@ def test_text_states_are_the_pipelines(kind: str, base: Base, pipeline: Any) -> 
 def test_t5_in_bf16_gives_the_states_of_fp32_to_its_precision_beside_clips_exact_ones(
     kind: str, base: Base
 ) -> None:
-    if kind == "sd3-without-t5":
+    if kind.startswith("sd3-without"):
         pytest.skip("has no T5")
     exact = base.load_text().encode(PROMPTS)
     stage = base.load_text(t5_dtype=torch.bfloat16)
@@ -90,6 +91,29 @@ def test_t5_in_bf16_gives_the_states_of_fp32_to_its_precision_beside_clips_exact
     assert exact.pooled is not None
     assert rounded.pooled is not None
     assert torch.equal(rounded.pooled, exact.pooled)
+
+
+def test_the_length_of_the_text_is_that_of_its_states(base: Base) -> None:
+    assert base.load_text().encode(PROMPTS).states.shape[1] == base.text_length
+
+
+def test_zero_states_are_part_of_what_pictures_depend_on(tmp_path: Path) -> None:
+    """Two folders with the same weights, which draw differently: by number of zero states."""
+    none, few, plain = (
+        open_base(str(make_tiny_sd3(tmp_path / str(number), t5=False, zero_states=number)))
+        for number in (0, 3, None)
+    )
+    assert len({base.content_sha256() for base in (none, few, plain)}) == 3
+    assert len({base.weights_sha256() for base in (none, few, plain)}) == 1
+    assert [base.text_length for base in (none, few, plain)] == [77, 80, 77 + 256]
+
+
+@pytest.mark.parametrize("index", ['{"_zero_states": -1}', '{"_zero_states": "many"}', "[", "[1]"])
+def test_an_index_that_asks_for_no_number_of_zero_states_is_refused(tmp_path: Path, index: str) -> None:
+    folder = make_tiny_sd3(tmp_path / "base", t5=False)
+    (folder / "model_index.json").write_text(index)
+    with pytest.raises(BaseError, match=r"model_index\.json: .*(whole number|not readable)"):
+        open_base(str(folder))
 
 
 def test_predictions_are_the_transformers_own_at_exact_times(kind: str, base: Base, pipeline: Any) -> None:
@@ -146,10 +170,9 @@ def draw(base: Base, spec: PictureSpec) -> np.ndarray:
 def test_pictures_are_the_pipelines(kind: str, base: Base, pipeline: Any) -> None:
     size = (64, 96)  # not the base's own: a shift that moves with the size moves
     spec = PictureSpec(steps=4, height_px=size[0], width_px=size[1])
+    assert base.joint_text is not None
     how: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": base.recommended_guidance}
-    if not kind.startswith("sd3"):
-        assert base.joint_text is not None
-        how["max_sequence_length"] = base.joint_text.num_tokens
+    how["max_sequence_length"] = base.joint_text.num_tokens
     ours = draw(base, spec)
     theirs = their_pictures(kind, pipeline, [3, 4], size, **how)
     assert np.abs(ours - theirs).max() <= 1

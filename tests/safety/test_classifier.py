@@ -83,7 +83,7 @@ def test_loading_needs_no_scikit_learn(trained: Path) -> None:
 
 
 def broken(folder: Path, kind: str) -> None:
-    told = json.loads((folder / SETTINGS).read_text())
+    stored = json.loads((folder / SETTINGS).read_text())
     numbers = dict(np.load(folder / NUMBERS))
     if kind == "pickle":
         numbers["idf"] = np.array([{"a": 1}], dtype=object)
@@ -94,9 +94,9 @@ def broken(folder: Path, kind: str) -> None:
     elif kind == "more":
         numbers["other"] = np.zeros(3)
     elif kind == "bias":
-        told["bias"] = "x"
+        stored["bias"] = "x"
     elif kind == "schema":
-        told["schema"] = 99
+        stored["schema"] = 99
     elif kind == "deep":
         (folder / SETTINGS).write_text("[" * 100_000)
         return
@@ -107,7 +107,7 @@ def broken(folder: Path, kind: str) -> None:
         (folder / NUMBERS).unlink()
         return
     np.savez(folder / NUMBERS, **numbers)
-    (folder / SETTINGS).write_text(json.dumps(told))
+    (folder / SETTINGS).write_text(json.dumps(stored))
 
 
 @pytest.mark.parametrize("kind", ["pickle", "short", "nan", "more", "bias", "schema", "deep", "cut", "gone"])

@@ -12,6 +12,7 @@ from detour.cli.main import cli
 from detour.errors import ConfigError, StorageError
 from detour.serving import backup
 from detour.serving.backup import back_up
+from tests.conftest import WatchedDisk
 from tests.serving.conftest import Served, serving
 
 
@@ -56,6 +57,26 @@ def test_what_was_written_last_is_in_the_backup_though_it_is_still_in_the_wal(tm
     assert back_up(state, tmp_path / "copy").jobs == 1
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["jobs.sqlite", "pictures"]
     db.close()
+
+
+def test_everything_that_was_copied_is_on_the_disk_before_the_backup_has_its_name(
+    tmp_path: Path, watched_disk: WatchedDisk
+) -> None:
+    state = tmp_path / "state"
+    (state / "pictures").mkdir(parents=True)
+    db = sqlite3.connect(state / "jobs.sqlite")
+    db.executescript(
+        "CREATE TABLE jobs (id TEXT); CREATE TABLE pictures (token TEXT, bytes INTEGER);"
+        "INSERT INTO pictures VALUES ('abc', 1);"
+    )
+    db.close()
+    for name in ("pictures/abc.png", "pictures/abc.json", "keys.json"):
+        (state / name).write_text("x")
+    back_up(state, tmp_path / "copy")
+    assert watched_disk.synced_before("copy") >= {
+        *("jobs.sqlite", "abc.png", "abc.json", "keys.json", "pictures", ".copy.partial")
+    }
+    assert watched_disk.events[-1] == tmp_path.name
 
 
 def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -294,6 +294,68 @@ def test_a_picture_that_cannot_be_signed_fails_alone_and_the_next_one_is_drawn(
     assert "chain.pem" in entry.facts["cause"]
 
 
+class Unexpected(RuntimeError):
+    """Neither a full disk nor a locked database."""
+
+
+def test_a_picture_that_the_store_rejects_fails_alone_and_the_queue_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = bench.store.begin
+
+    def picky(pictures: list[tuple[str, int]]) -> None:
+        if any(number == 1 for _, number in pictures):
+            raise Unexpected("no such picture")
+        begin(pictures)
+
+    monkeypatch.setattr(bench.store, "begin", picky)
+    job = bench.add(num=3)
+    for handle in bench.engine.wait(2):
+        handle.land()
+    assert [one.state for one in bench.until(job, "done").pictures] == ["done", "failed", "done"]
+    eventually(lambda: bench.dispatcher.num_drawing == 0)
+    assert bench.dispatcher.work == 0
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, "failed"), (99, "unwritten")])
+def test_a_result_that_the_store_rejects_does_not_stay_in_the_engine(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, times: int, outcome: str
+) -> None:
+    finish, left = bench.store.finish, [times]
+
+    def broken(job: str, number: int, *given: Any, **values: Any) -> bool:
+        if job == first.id and left[0]:
+            left[0] -= 1
+            raise Unexpected("no such column")
+        return finish(job, number, *given, **values)
+
+    monkeypatch.setattr(bench.store, "finish", broken)
+    first = bench.add()
+    bench.engine.wait(1)[0].land()
+    eventually(lambda: bench.dispatcher.outcomes == {outcome: 1})
+    eventually(lambda: bench.dispatcher.num_drawing == 0)
+    second = bench.add()
+    bench.engine.wait(2)[1].land()
+    assert bench.until(second, "done")
+    assert bench.dispatcher.storage_problem is None
+
+
+def test_a_long_queue_of_pictures_that_cannot_be_begun_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> PictureRequest:
+        raise ConfigError("the copy of the adapter is gone.")
+
+    monkeypatch.setattr(bench.files, "request_of", gone)
+    job = bench.add(num=400)  # each failure once called the next one, three frames deeper
+    eventually(lambda: bench.dispatcher.num_waiting + bench.dispatcher.num_drawing == 0)
+    found = bench.store.job(job.id)
+    assert found is not None
+    assert {(one.state, one.cause) for one in found.pictures} == {
+        ("failed", "the copy of the adapter is gone.")
+    }
+
+
 def test_a_rate_counts_the_time_of_drawing_and_no_pause() -> None:
     rate = Rate()
     assert rate.per_second is None

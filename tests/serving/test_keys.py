@@ -62,6 +62,13 @@ def test_a_key_is_needed_where_it_is_required_and_each_way_of_sending_it_works(s
         assert served.http.get("/healthz").status_code == 200
 
 
+def test_browsers_get_no_icon_and_no_question_for_a_key(serve: Serve) -> None:
+    with serve(require_key=True) as served:
+        answer = served.http.get("/favicon.ico")
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert served.http.get("/favicon.ico", headers={"host": "evil.example"}).status_code == 403
+
+
 def test_on_loopback_no_key_is_needed_but_a_wrong_one_is_told(serve: Serve) -> None:
     with serve() as served:
         assert served.http.get("/v1/jobs", headers=bearer("sk-anything")).status_code == 200

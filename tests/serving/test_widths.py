@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from detour.serving.keys import LOCAL
-from detour.serving.service import Wish
+from detour.serving.service import ClientRequest
 from tests.serving.conftest import Served
 
 
@@ -18,12 +18,14 @@ def test_jobs_that_are_accepted_at_once_share_a_batch(served: Served) -> None:
         return written(new)
 
     service.store.accept = accept_together  # type: ignore[method-assign]
-    wishes = [Wish(prompts=("a cat",), seed=seed, steps=2, guidance_scale=4.0) for seed in range(4)]
+    requests = [
+        ClientRequest(prompts=("a cat",), seed=seed, steps=2, guidance_scale=4.0) for seed in range(4)
+    ]
     with ThreadPoolExecutor(4) as clients:
-        jobs = [job for job, _ in clients.map(lambda wish: service.accept(LOCAL, wish), wishes)]
+        jobs = [job for job, _ in clients.map(lambda request: service.accept(LOCAL, request), requests)]
     assert sorted(job.request.width_class for job in jobs) == [2, 4, 8, 8]
     for job in jobs:
         assert served.done(job.id)["state"] == "done"
     service.store.accept = written  # type: ignore[method-assign]
-    later, _ = service.accept(LOCAL, wishes[0])
+    later, _ = service.accept(LOCAL, requests[0])
     assert later.request.width_class == 2

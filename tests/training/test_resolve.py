@@ -67,7 +67,7 @@ def test_what_the_user_says_wins() -> None:
 def test_goals_differ_and_say_so() -> None:
     spec = load_run_spec(flags={"goal": "subject"})
     result = resolve(spec, open_base("pocket"), CAPTIONS, name="photos", device="cpu")
-    defaults = GOALS[("embedded", "subject")]
+    defaults = GOALS[("pocket", "subject")]
     assert result.spec.adapter.rank == defaults.rank
     assert result.spec.train.loss.caption_dropout == 0.0
     assert resolved().train.loss.caption_dropout == 0.1
@@ -210,7 +210,8 @@ def test_prodigy_refuses_parts_with_rates_of_their_own_and_takes_one_with_every_
 def test_the_page_shows_the_values_of_every_goal() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     titles = {
-        "embedded": "pocket", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "sd3": "SD 3", "flux": "Flux",
+        "pocket": "pocket", "pocket-flow": "pocket-flow", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL",
+        "sd3": "SD 3", "flux": "Flux",
     }  # fmt: skip
     for (base, goal), row in GOALS.items():
         cells = (

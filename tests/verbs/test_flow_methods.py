@@ -103,7 +103,10 @@ def test_checkpointing_changes_no_byte(bases: dict[str, Path], photos: Path, tmp
     assert all((plain[key].delta() - saving[key].delta()).abs().max() < 1e-7 for key in plain)
 
 
-def test_buckets_masks_and_class_pictures_go_together(bases: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "num_layers"), [("sd3", 14), ("flux", 22)])
+def test_buckets_masks_and_class_pictures_go_together(
+    bases: dict[str, Path], tmp_path: Path, family: str, num_layers: int
+) -> None:
     photos = make_photos(tmp_path / "photos", 4)
     for index in range(4):
         shown = np.zeros((70, 64), dtype=np.uint8)
@@ -121,27 +124,61 @@ def test_buckets_masks_and_class_pictures_go_together(bases: dict[str, Path], tm
     }
     files = [
         train_adapter(
-            spec_of(bases["flux"], photos, data__mask=mask, **flags), runs=tmp_path / mask, prove=False
+            spec_of(bases[family], photos, data__mask=mask, **flags), runs=tmp_path / mask, prove=False
         ).adapter_file
         for mask in ("file", "off")
     ]
     assert len(list((tmp_path / "class").rglob("*.png"))) == 2
     masked, plain = (read_adapter(path).layers for path in files)
-    assert len(masked) == 22
+    assert len(masked) == num_layers
     assert any(not torch.equal(masked[key].delta(), plain[key].delta()) for key in plain)
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux"])
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_quantised_transformer_trains(
-    bases: dict[str, Path], photos: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    bases: dict[str, Path],
+    photos: Path,
+    tmp_path: Path,
+    kind: str,
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip({"nf4": "bitsandbytes", "int8": "torchao"}[kind])
     monkeypatch.setattr("detour.bases.quantize.SMALLEST_WEIGHTS", 256)
     result = train_adapter(
-        spec_of(bases["sd3"], photos, base__quantize=kind, train__steps=2), runs=tmp_path, prove=False
+        spec_of(bases[family], photos, base__quantize=kind, train__steps=2), runs=tmp_path, prove=False
     )
     layers = read_adapter(result.adapter_file).layers
     assert all(layer.up.any() for layer in layers.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_quantised_transformer_is_refused_by_name_where_it_cannot_be(
+    bases: dict[str, Path],
+    photos: Path,
+    tmp_path: Path,
+    family: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the library; and, with or without it, under methods that read or rewrite the frozen weights."""
+    for flags in (
+        {"adapter__method": "dora"},
+        {"adapter__method": "loha"},
+        {"adapter__method": "full"},
+        {"adapter__init": "pissa"},
+    ):
+        with pytest.raises(
+            ConfigError, match=f"base.quantize '{kind}' with method .*frozen weights as they are"
+        ):
+            train_adapter(spec_of(bases[family], photos, base__quantize=kind, **flags), runs=tmp_path)
+    monkeypatch.setattr("detour.bases.quantize.importlib.util.find_spec", lambda name: None)
+    package = {"nf4": "bitsandbytes", "int8": "torchao"}[kind]
+    with pytest.raises(ConfigError, match=rf"'{package}', which is not installed.*pip install"):
+        train_adapter(spec_of(bases[family], photos, base__quantize=kind), runs=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_t5_takes_no_adapter_and_that_is_said(bases: dict[str, Path], photos: Path, tmp_path: Path) -> None:

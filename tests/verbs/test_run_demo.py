@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,18 +7,22 @@ import pytest
 from PIL import Image
 
 import detour.verbs.train.run as train_recipe
+from detour.bases.embedded import EMBEDDED
 from detour.data.folder import read_dataset
-from detour.errors import DetourError
+from detour.errors import BaseError, ConfigError, DetourError
 from detour.evaluation.proof import write_proof
 from detour.pocket.world import HELD_OUT, NAMED_STYLES, PALETTES, VOCABULARY, random_style, style_words
 from detour.pocket.world.vocabulary import DAY
 from detour.specs import DataSpec, RunSpec
 from detour.verbs.judge.held_out_material import read_world_style
-from detour.verbs.train.demo import NUM_PICTURES, RANK, STYLE, draw_training_pictures, run_demo
+from detour.verbs.train.demo import DEMOS, NUM_PICTURES, RANK, draw_training_pictures, run_demo
 from tests.evaluation.figures import learned_proof
+
+STYLE = DEMOS["pocket"].style
 
 
 def test_the_style_is_one_that_the_base_never_saw() -> None:
+    assert DEMOS["pocket-flow"].style in HELD_OUT.styles
     style, rng = PALETTES[STYLE], np.random.default_rng(0)
     seen = [random_style(rng) for _ in range(2000)]
     assert style.saturation < min(one.saturation for one in seen)
@@ -75,6 +80,38 @@ def test_it_trains_rank_four_on_two_dozen_pictures_that_lie_in_the_run(
     assert read_world_style(result.folder) == result.style == STYLE
     assert result.proof.verdict == "learned"
     assert result.seconds > 0
+
+
+def test_each_embedded_base_has_a_demo_with_a_style_and_a_folder_of_its_own(
+    trained: list[RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DEMOS.keys() == EMBEDDED.keys()
+    # Its weights are not asked for here: another base stands in their place.
+    monkeypatch.setitem(
+        EMBEDDED, "pocket-flow", replace(EMBEDDED["pocket-flow"], folder=EMBEDDED["pocket"].folder)
+    )  # type: ignore[arg-type]
+    result = run_demo(runs=tmp_path, base="pocket-flow")
+    (spec,) = trained
+    assert (result.base, spec.base.name) == ("pocket-flow", "pocket-flow")
+    assert result.folder.name == "demo-flow"
+    assert read_world_style(result.folder) == result.style == DEMOS["pocket-flow"].style != STYLE
+    assert spec.train.steps == DEMOS["pocket-flow"].steps
+
+
+def test_a_base_without_a_demo_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no demo on base 'pocket-flo'\. Did you mean 'pocket-flow'\?"):
+        run_demo(runs=tmp_path, base="pocket-flo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_weights_are_told_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(EMBEDDED["pocket-flow"], folder=tmp_path / "gone")
+    monkeypatch.setitem(EMBEDDED, "pocket-flow", gone)  # type: ignore[arg-type]
+    with pytest.raises(BaseError, match="weights are missing"):
+        run_demo(runs=tmp_path / "runs", base="pocket-flow")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_second_demo_takes_the_next_name_and_leaves_the_first_alone(

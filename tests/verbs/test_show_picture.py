@@ -21,6 +21,7 @@ from detour.generation.engine import PictureEngine
 from detour.generation.png import read_png_metadata, save_png
 from detour.generation.sidecar import read_sidecar, sidecar_of
 from detour.specs.generation import GenerateSpec, PictureSpec
+from detour.verbs.draw import provenance
 from detour.verbs.draw.pictures import generate_pictures
 from detour.verbs.draw.provenance import Redrawing, show_picture, verify_picture
 from tests.certificates import write_certificates
@@ -149,6 +150,27 @@ def test_the_command_says_equal_and_fails_where_it_is_not(folder: Path, tiny_bas
     )
     assert isinstance(failed.exception, NotReproduced)
     assert json.loads(failed.stdout)["again"]["state"] == "cannot"
+
+
+def test_the_command_reads_the_picture_and_its_sidecar_once(
+    folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counted(name: str) -> None:
+        read = getattr(provenance, name)
+
+        def once(*given: object, **values: object) -> object:
+            reads.append(name)
+            return read(*given, **values)
+
+        monkeypatch.setattr(provenance, name, once)
+
+    for name in ("read_bytes", "open_png", "read_sidecar", "read_png_metadata", "read_manifest"):
+        counted(name)
+    shown = CliRunner().invoke(cli, ["show", str(folder / "full.png"), "--verify", "--base", str(tiny_base)])
+    assert isinstance(shown.exception, NotReproduced)
+    assert sorted(reads) == ["open_png", "read_bytes", "read_manifest", "read_png_metadata", "read_sidecar"]
 
 
 def test_a_signed_picture_is_valid_and_not_trusted_and_a_change_is_noticed(

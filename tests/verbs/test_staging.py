@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from detour.errors import ConfigError
 from detour.verbs.staging import staged
+from tests.conftest import WatchedDisk
 
 
 def write_text_then_fail(out: Path) -> None:
@@ -25,6 +27,17 @@ def test_an_output_stands_only_after_the_block(tmp_path: Path) -> None:
         assert not out.exists()
     assert out.read_text() == "new"
     assert [path.name for path in out.parent.iterdir()] == ["a.txt"]
+
+
+def test_what_was_copied_into_it_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, watched_disk: WatchedDisk
+) -> None:
+    (tmp_path / "source.txt").write_text("x")
+    with staged(tmp_path / "out", force=False) as place:
+        place.mkdir()
+        shutil.copyfile(tmp_path / "source.txt", place / "config.json")
+    assert watched_disk.synced_before("out") >= {"config.json", "out"}
+    assert watched_disk.events[-1] == tmp_path.name
 
 
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:

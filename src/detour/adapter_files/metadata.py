@@ -28,6 +28,10 @@ ZERO_TERMINAL_SNR = "ss_zero_terminal_snr"
 """Metadata key, as sd-scripts writes it: "True" where the adapter was trained to pure noise at the last timestep."""
 
 
+FEW_STEPS = "detour.few_steps"
+"""Metadata key of files that were distilled here: ``lcm-4-steps``."""
+
+
 def kohya_metadata(
     adapter: Adapter,
     *,
@@ -193,6 +197,8 @@ def _run_metadata(run: RunSpec) -> dict[str, str]:
         "ss_mixed_precision": {"fp32": "no"}.get(run.base.dtype, run.base.dtype),
     }
     metadata = {key: str(value) for key, value in values.items()}
+    if run.distill.steps:
+        metadata[FEW_STEPS] = f"lcm-{run.distill.steps}-steps"
     if run.adapter.rslora:
         metadata["detour.rslora"] = "folded into alpha"
     if run.adapter.init in ("pissa", "olora"):

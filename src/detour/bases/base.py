@@ -47,6 +47,7 @@ class Base:
         revision: commit of a hub model.
         configs: part → settings.
         embedded: which of the package's own bases it is, whose drawn world is known; ``None`` for all others.
+        zero_states: number of zero states that stand for an absent T5; ``None``: as many as its tokens are.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Base:
     revision: str | None
     configs: Mapping[str, Mapping[str, Any]]
     embedded: EmbeddedBase | None = None
+    zero_states: int | None = None
 
     def config(self, part: str) -> dict[str, Any]:
         """Settings of one part: the network's, ``vae``, ``text_encoder``, ``text_encoder_2`` or ``scheduler``."""
@@ -166,14 +168,23 @@ class Base:
             "guidance_embeds"
         )
         num_tokens = 256 if short else self.family.t5_tokens  # Flux-schnell reads half of what dev does
+        if self.zero_states is not None and self.family.t5_part not in self.text_parts:
+            num_tokens = self.zero_states
         return JointText(width=self.cross_attention_width, num_tokens=num_tokens)
 
     @property
     def text_length(self) -> int:
-        """Positions of the text states that the network reads for a short prompt: 77, T5's, or both (SD 3)."""
+        """Positions of the text states that the network reads for a short prompt: CLIP's, T5's, or both (SD 3)."""
         joint = self.joint_text
-        clip = 77 if any(part != self.family.t5_part for part in self.family.state_parts) else 0
-        return clip + (joint.num_tokens if joint is not None else 0)
+        clip = [self.clip_tokens(part) for part in self.family.state_parts if part != self.family.t5_part]
+        return min(clip, default=0) + (joint.num_tokens if joint is not None else 0)
+
+    def clip_tokens(self, part: str) -> int:
+        """Tokens of a prompt that a CLIP text encoder reads, marks of beginning and end included: 77, or fewer."""
+        positions = int(self.config(part).get("max_position_embeddings", 77))
+        file = self.folder / part.replace("text_encoder", "tokenizer") / "tokenizer_config.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return min(positions, int(known.get("model_max_length", positions)))
 
     @property
     def text_parts(self) -> tuple[str, ...]:
@@ -259,6 +270,8 @@ class Base:
             {part: dict(facts) for part, facts in self.configs.items()}, sort_keys=True, default=str
         )
         digest = hashlib.sha256(f"{self.weights_sha256()}\n{configs}\n".encode())
+        if self.zero_states is not None:
+            digest.update(f"{self.zero_states} zero states\n".encode())
         for part in self.family.text_parts:
             folder = self.folder / part.replace("text_encoder", "tokenizer")
             for file in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -339,8 +352,8 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     """Find a base by name; nothing is loaded yet.
 
     Args:
-        name: ``pocket``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a single
-            ``.safetensors`` checkpoint; or a hub id ``owner/name``.
+        name: ``pocket`` or ``pocket-flow``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a
+            single ``.safetensors`` checkpoint; or a hub id ``owner/name``.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
 
@@ -355,9 +368,10 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
         )
     if name in EMBEDDED:
         embedded = EMBEDDED[name]
-        if not embedded.folder.is_dir():
+        if not (embedded.folder / "model_index.json").is_file():
             raise BaseError(
-                f"base '{name}': its folder is missing from this installation. Install detour again."
+                f"base '{name}': its weights are missing from this installation ({embedded.folder}). "
+                "Install detour again from a release; a checkout has them under src/detour/pocket."
             )
         return replace(_from_folder(name, embedded.folder, embedded.identity, None), embedded=embedded)
     if name in SHAPES_ONLY:
@@ -402,6 +416,7 @@ def _from_folder(name: str, folder: Path, identity: str, revision: str | None) -
         identity=identity,
         revision=revision,
         configs=configs,
+        zero_states=parts.zero_states(folder),
     )
 
 

@@ -15,16 +15,31 @@ class EmbeddedBase:
         name: by which it is opened.
         folder: of its weights, in diffusers layout.
         identity: written into adapter files and pictures.
+        defaults: name under which ``training/resolving.py`` holds its rate, steps, rank and layers.
     """
 
     name: str
     folder: Path
     identity: str
+    defaults: str
 
 
 EMBEDDED: Mapping[str, EmbeddedBase] = {
     base.name: base
-    for base in (EmbeddedBase(name="pocket", folder=PACKAGE / "pocket" / "weights", identity="pocket-v1"),)
+    for base in (
+        EmbeddedBase(
+            name="pocket",
+            folder=PACKAGE / "pocket" / "weights",
+            identity="pocket-v1",
+            defaults="pocket",
+        ),
+        EmbeddedBase(
+            name="pocket-flow",
+            folder=PACKAGE / "pocket" / "weights_flow",
+            identity="pocket-flow-v1",
+            defaults="pocket-flow",
+        ),
+    )
 }
 """Name → embedded base."""
 

@@ -17,6 +17,32 @@ from detour.errors import BaseError
 
 CLIP_MERGES = Path(__file__).parent / "configs" / "clip_merges.txt"
 
+ZERO_STATES = "_zero_states"
+"""Key of ``model_index.json``: number of zero states in the place of an absent T5."""
+
+
+def zero_states(folder: Path) -> int | None:
+    """Number of zero states that a folder wants in the place of an absent T5.
+
+    ``StableDiffusion3Pipeline`` takes it as ``max_sequence_length`` with every call and stores it nowhere, so it
+    stands in ``model_index.json`` under a key that diffusers leaves alone.
+
+    Raises:
+        BaseError: the file is no JSON object, or the number is none.
+    """
+    file = folder / "model_index.json"
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")).get(ZERO_STATES)
+    except (OSError, ValueError, AttributeError) as error:
+        raise BaseError(f"{file}: not readable as a JSON object ({error}). Fetch the base again.") from error
+    if value is not None and not (isinstance(value, int) and 0 <= value <= 512):
+        raise BaseError(
+            f"{file}: {ZERO_STATES} is {value!r}. Write a whole number from 0 to 512, or remove it."
+        )
+    return value
+
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """``folder/part/config.json``; the scheduler's file has a name of its own.

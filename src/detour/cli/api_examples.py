@@ -50,6 +50,11 @@ print(memory.peak_bytes)
 result = detour.train(spec, prove=False)
 print(result.adapter_file, result.final_loss)
 """,
+    "distill": """
+few = detour.RunSpec.model_validate(spec.model_dump(exclude_unset=True) | {"name": "bob-lcm-4step"})
+fast = detour.distill(few, prove=False)
+print(fast.adapter_file)
+""",
     "runs": """
 print([(run.name, run.steps) for run in detour.runs()])
 """,

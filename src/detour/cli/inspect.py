@@ -63,8 +63,8 @@ def command(
 ) -> None:
     """Say where adapters go in BASE, and what they cost.
 
-    BASE is pocket; sd15, sd21, sdxl, sd35-medium, sd35-large, flux-dev or flux-schnell, which need no weights; a hub
-    id, a folder or a checkpoint.
+    BASE is pocket or pocket-flow; sd15, sd21, sdxl, sd35-medium, sd35-large, flux-dev or flux-schnell, which need no
+    weights; a hub id, a folder or a checkpoint.
 
     \b
     detour inspect sd15 --targets attn --rank 4,8,16

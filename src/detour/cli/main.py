@@ -13,11 +13,12 @@ from detour import __version__
 
 # name → (module that defines it, one line for the list). A test holds the lines equal to the commands' own.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "Train, prove and draw a style on the embedded base, in minutes on a CPU."),
+    "demo": ("demo", "Train, prove and draw a style on an embedded base, in minutes on a CPU."),
     "inspect": ("inspect", "Say where adapters go in a base, and what they cost."),
     "plan": ("plan", "Will it fit? Memory of a run by stage, and settings for common cards."),
     "data": ("data", "Look at a data set before training on it."),
     "train": ("train", "Train an adapter and prove that it learned."),
+    "distill": ("distill", "Train an adapter with which a base draws in few steps."),
     "generate": ("generate", "Draw pictures, with and without adapters."),
     "show": ("show", "Say what is in an adapter file, or how a picture was drawn."),
     "convert": ("convert", "Write an adapter in another format; the change is proved to be the same."),
@@ -47,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "labs": ("labs", "Lessons as notebooks that run, and that check your answers."),
     "serve": ("serve", "Serve adapters over HTTP: many in one batch, jobs that survive."),
     "cost": ("cost", "What a served picture costs, from measured work and your own prices."),
-    "pocket": ("pocket", "The embedded base: draw pictures of its world, measure it again."),
+    "pocket": ("pocket", "The embedded bases: draw pictures of their world, measure them again."),
 }
 
 

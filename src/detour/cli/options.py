@@ -102,7 +102,7 @@ def base_option(default: str | None = "pocket") -> Callable[[F], F]:
         default=default,
         show_default=default is not None,
         metavar="BASE",
-        help="pocket, a hub id, a diffusers folder or a single .safetensors checkpoint.",
+        help="pocket, pocket-flow, a hub id, a diffusers folder or a single .safetensors checkpoint.",
     )
 
 

@@ -1,4 +1,4 @@
-"""``detour pocket``: the embedded base and the world that it knows."""
+"""``detour pocket``: the embedded bases and the world that they know."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import click
 from detour.cli.options import SEEDS, json_option, one_place
 
 
-@click.group("pocket", short_help="The embedded base: draw pictures of its world, measure it again.")
+@click.group("pocket", short_help="The embedded bases: draw pictures of their world, measure them again.")
 def command() -> None:
-    """The embedded base and the world that it was trained on.
+    """The embedded bases, pocket and pocket-flow, and the world that both were trained on.
 
-    How it was made: python -m detour.pocket.pretrain --help
+    How they were made: python -m detour.pocket.pretrain --help, python -m detour.pocket.pretrain.flow --help
     """
 
 
@@ -68,7 +68,7 @@ def draw(
 
 @command.command("measure")
 @click.option(
-    "--base", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder. [default: pocket]"
+    "--base", default="pocket", show_default=True, help="pocket, pocket-flow, or a folder of either kind."
 )
 @click.option(
     "--count", type=click.IntRange(8), default=256, show_default=True, help="Pictures of each kind."
@@ -82,10 +82,8 @@ def draw(
     help="Write 48 of the pictures there.",
 )
 @json_option
-def measure_base(
-    *, base: Path | None, count: int, guidance: float | None, sheet: Path | None, as_json: bool
-) -> None:
-    """Measure the embedded base again: its VAE, its judge, what it draws for combinations it never saw, its speed.
+def measure_base(*, base: str, count: int, guidance: float | None, sheet: Path | None, as_json: bool) -> None:
+    """Measure an embedded base again: its VAE, its judge, what it draws for combinations it never saw, its speed.
 
     Minutes on a CPU; --count 32 gives a rough answer sooner. Runs on one thread, as the model card's figures do.
     """
@@ -93,13 +91,15 @@ def measure_base(
 
     from detour.bases.base import open_base
     from detour.cli.results import print_json, print_table, table_of
+    from detour.pocket.pretrain.flow.measure import measure_flow
     from detour.pocket.pretrain.measuring import measure
 
-    opened = open_base(str(base) if base else "pocket")
+    opened = open_base(base)
+    opened.require_weights()
     scale = opened.recommended_guidance if guidance is None else guidance
     torch.set_num_threads(1)
-    figures = measure(
-        base or opened.folder, count=count, true_count=count, guidance_scales=[scale], sheet_path=sheet
+    figures = (measure_flow if opened.is_flow else measure)(
+        opened.folder, count=count, true_count=count, guidance_scales=[scale], sheet_path=sheet
     )
     if as_json:
         print_json(figures)

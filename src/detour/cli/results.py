@@ -211,6 +211,7 @@ def show_demo_result(result: "DemoResult", *, as_json: bool) -> None:
         print_json(
             {
                 "folder": str(result.folder),
+                "base": result.base,
                 "style": result.style,
                 "adapter": str(result.adapter_file),
                 "sheet": str(result.sheet),
@@ -226,7 +227,8 @@ def show_demo_result(result: "DemoResult", *, as_json: bool) -> None:
     click.echo(f"  the sheet    {result.sheet}")
     click.echo(f"  the adapter  {result.adapter_file} ({bytes_text(result.adapter_file.stat().st_size)})")
     click.echo(
-        f'  try          detour generate "a red house in the desert" --lora {result.adapter_file} --compare'
+        f'  try          detour generate "a red house in the desert" --base {result.base} '
+        f"--lora {result.adapter_file} --compare"
     )
 
 

@@ -116,18 +116,19 @@ def _picture(
     from detour.cli.results import echo_json
     from detour.errors import NotReproduced
     from detour.printing import printable
-    from detour.verbs.draw.provenance import show_picture, verify_picture
+    from detour.verbs.draw.provenance import read_picture, verify_picture
 
-    report = show_picture(file, trust=trust)
+    read = read_picture(file, trust=trust)
+    report = read.report
     if not as_json:
         for line in report.lines():
             click.echo(printable(line))
-    again = verify_picture(file, base=base, files=files) if verify else None
+    again = verify_picture(read, base=base, files=files) if verify else None
     if as_json:
-        told = report.model_dump(mode="json")
+        shown = report.model_dump(mode="json")
         if again is not None:
-            told["again"] = again.model_dump(mode="json")
-        echo_json(json.dumps(told, indent=2))
+            shown["again"] = again.model_dump(mode="json")
+        echo_json(json.dumps(shown, indent=2))
     elif again is not None and again.state == "equal":
         click.echo(again.line())
     if again is not None and again.state != "equal":

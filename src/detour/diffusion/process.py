@@ -35,6 +35,10 @@ TimestepLaw = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["uniform", "min_snr", "debiased", "sigma_sqrt", "cosmap"]
 HuberSchedule = Literal["constant", "snr"]
 
+LCM_SIGMA_DATA = 0.5
+LCM_TIME_SCALE = 10.0
+"""Constants of the boundary condition that every published LCM file was distilled with."""
+
 PREDICTED: Mapping[str, Parametrisation] = {
     "epsilon": "noise",
     "v_prediction": "velocity",
@@ -148,6 +152,29 @@ class Process(ABC):
     @abstractmethod
     def times_of(self, model_times: Tensor) -> Tensor:
         """Times of this process for times as the network takes them, (N,): the inverse of :meth:`model_time`."""
+
+    @abstractmethod
+    def solver_times(self, num: int) -> list[tuple[float, float]]:
+        """Pairs of neighbouring times of a deterministic solver with ``num`` steps, the cleanest pair first.
+
+        Returns:
+            (time, the cleaner time that the solver's step from there ends at); the last pair begins in the noisiest
+            time, and the first one ends at the clean end of the schedule.
+        """
+
+    @abstractmethod
+    def consistency_shares(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares ``c_skip`` and ``c_out`` of a consistency function ``f(x_t, t) = c_skip x_t + c_out x₀(x_t, t)``.
+
+        They make ``f(x, t) = x`` at the clean end of the schedule (the boundary condition), whatever the network says.
+
+        Args:
+            times: (N,).
+            like: (N, …); gives the number of dimensions.
+
+        Returns:
+            Both (N, 1, …) float32.
+        """
 
     @abstractmethod
     def name_of(self, time: float) -> str | int:
@@ -357,6 +384,23 @@ class VariancePreserving(Process):
     def times_of(self, model_times: Tensor) -> Tensor:
         return model_times
 
+    def solver_times(self, num: int) -> list[tuple[float, float]]:
+        """``T / num`` timesteps apart, the last one at ``T − 1``, and the first step ends at timestep 0.
+
+        Source: ``DDIMSolver`` of diffusers' ``train_lcm_distill_lora_sd_wds.py``.
+        """
+        apart = self.length // num
+        return [(apart * k - 1, max(apart * (k - 1) - 1, 0)) for k in range(1, num + 1)]
+
+    def consistency_shares(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """``c_skip = σ² / ((10 t)² + σ²)`` and ``c_out = 10 t / √((10 t)² + σ²)`` with ``σ = 0.5``.
+
+        Source: Luo et al. 2023, arXiv:2310.04378, appendix C; 10 is diffusers' ``timestep_scaling``.
+        """
+        scaled = (LCM_TIME_SCALE * times.float()).view(-1, *([1] * (like.ndim - 1)))
+        total = scaled.square() + LCM_SIGMA_DATA**2
+        return LCM_SIGMA_DATA**2 / total, scaled / total.sqrt()
+
     def name_of(self, time: float) -> str | int:
         return int(time)
 
@@ -469,6 +513,15 @@ class RectifiedFlow(Process):
 
     def times_of(self, model_times: Tensor) -> Tensor:
         return model_times.float() / self.num_timesteps
+
+    def solver_times(self, num: int) -> list[tuple[float, float]]:
+        """Levels of Euler's sampler: evenly spread from 0 to 1 and shifted."""
+        return [(self.at(k / num), self.at((k - 1) / num)) for k in range(1, num + 1)]
+
+    def consistency_shares(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """0 and 1: ``x₀ = x − σ v`` is ``x`` itself where σ is 0."""
+        shape = (times.shape[0], *([1] * (like.ndim - 1)))
+        return times.new_zeros(shape, dtype=torch.float32), times.new_ones(shape, dtype=torch.float32)
 
     def name_of(self, time: float) -> str | int:
         return f"{time:.6f}"

@@ -2,6 +2,7 @@
 
 Distillation changes what steps, guidance and spacing of times have to be; drawn with the plain base's settings such
 files give grey or burnt pictures, and nothing fails. No field of a file says it in a form that all share: names do.
+Files that are distilled here say it in their metadata as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from detour.adapter_files.metadata import FEW_STEPS
 from detour.specs.generation import PictureSpec, SchedulerName, Spacing
 
 FewStepKind = Literal["lcm", "tcd", "turbo", "lightning", "hyper", "schnell"]
@@ -149,8 +151,9 @@ _TITLES = ("modelspec.title", "ss_output_name")
 
 
 def names_of(stem: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """What an adapter file is called: by its name and by the titles in its metadata."""
-    return (stem, *(metadata[key] for key in _TITLES if metadata.get(key)))
+    """What an adapter file is called: by what it says it was distilled for, by its name, and by its titles."""
+    said = (metadata.get(FEW_STEPS), stem, *(metadata.get(key) for key in _TITLES))
+    return tuple(name for name in said if name)
 
 
 def recognise(names: Iterable[str]) -> FewSteps | None:

@@ -26,8 +26,8 @@ TITLES: Mapping[str, str] = {
 }
 """Name → the sampler's name in other tools' metadata."""
 
-FLOW_SAMPLERS: tuple[SchedulerName, ...] = ("euler", "dpm++")
-"""Samplers that can draw with a rectified flow: one of first and one of second order."""
+FLOW_SAMPLERS: tuple[SchedulerName, ...] = ("euler", "dpm++", "lcm")
+"""Samplers that can draw with a rectified flow: one of first and one of second order, and one for distilled files."""
 
 # Latents are not pictures: clipping them to [-1, 1] (the default of DDPM and DDIM in diffusers) ruins them.
 UNCLIPPED = {"clip_sample": False, "thresholding": False}
@@ -122,6 +122,8 @@ def make_scheduler(name: SchedulerName, config: Mapping[str, Any]) -> Any:
             euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(config))
             if name == "euler":
                 return euler
+            if name == "lcm":
+                return diffusers.FlowMatchLCMScheduler.from_config(dict(config))
             return diffusers.DPMSolverMultistepScheduler(
                 num_train_timesteps=euler.config["num_train_timesteps"],
                 prediction_type="flow_prediction",
@@ -191,8 +193,9 @@ def start_sampler(
     if config.get("use_dynamic_shifting"):
         num_patches = base.num_patches(width_px, height_px)
         options["mu"] = math.log(resolution_shift(config, num_patches))
-    if base.family.even_levels or not is_euler:
-        # Two levels close together at the end, as SD 3's Euler has them, would throw a multistep sampler off.
+    if base.family.even_levels or pick_sampler(name, config) != "euler":
+        # Two levels close together at the end, as SD 3's Euler has them, would throw a multistep sampler off, and a
+        # step of a distilled file would be spent on them.
         options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     euler.set_timesteps(steps, device=device, **options)
     if not is_euler:

@@ -139,9 +139,9 @@ def _pruned(entries: Sequence[Entry]) -> Iterator[tuple[int, str]]:
     """(number, hash) of the last entries that were deleted because of their age."""
     for one in entries:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a body that was tampered with
-            told = json.loads(one.body)
-            if told["kind"] == PRUNED:
-                yield int(told["last_number"]), str(told["last_hash"])
+            facts = json.loads(one.body)
+            if facts["kind"] == PRUNED:
+                yield int(facts["last_number"]), str(facts["last_hash"])
 
 
 def read_entries(path: Path) -> list[Entry]:

@@ -125,17 +125,17 @@ class PromptClassifier:
             ConfigError: missing, too large, or not what was written.
         """
         try:
-            told = json.loads(read_text(folder / SETTINGS, max_bytes=MAX_JSON_BYTES, error=ConfigError))
+            stored = json.loads(read_text(folder / SETTINGS, max_bytes=MAX_JSON_BYTES, error=ConfigError))
             numbers = _numbers(folder / NUMBERS)
-            if told["schema"] != SCHEMA:
-                raise ValueError(f"schema {told['schema']!r}")
-            words, pieces = told["words"], told["pieces"]
+            if stored["schema"] != SCHEMA:
+                raise ValueError(f"schema {stored['schema']!r}")
+            words, pieces = stored["words"], stored["pieces"]
             size = len(words) + len(pieces)
             if not all(isinstance(gram, str) for gram in (*words, *pieces)) or len({*words}) != len(words):
                 raise ValueError("features are not different strings")
             if any(one.shape != (size,) or not np.isfinite(one).all() for one in numbers.values()):
                 raise ValueError("numbers of another count, or not finite")
-            scalars = [float(told[key]) for key in ("bias", "slope", "offset")]
+            scalars = [float(stored[key]) for key in ("bias", "slope", "offset")]
             if not all(map(math.isfinite, scalars)):
                 raise ValueError("numbers that are not finite")
             return cls(
@@ -145,7 +145,7 @@ class PromptClassifier:
                 bias=scalars[0],
                 slope=scalars[1],
                 offset=scalars[2],
-                facts=dict(told["facts"]),
+                facts=dict(stored["facts"]),
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
             said = " ".join(str(error).split())[:160]

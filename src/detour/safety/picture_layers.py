@@ -1,4 +1,4 @@
-"""Layers 5 and 6: what finished pictures show, and whether they are copies."""
+"""Layers 5 and 6: check finished pictures for unwanted content, frames and copies."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from detour.safety.policy_file import CopiesSpec, ExamplesSpec, FramesSpec, Text
 MAX_PICTURES = 10_000
 MAX_MEGAPIXELS = 100.0
 SIDE_PX = 256
-"""Side to which examples and references are squeezed; what looks at them makes them smaller still."""
+"""Side in pixels to which examples and references are resized; judge and copy search make them smaller still."""
 
 
 def read_pictures(folder: Path, *, key: str) -> Pictures:
-    """All pictures of a folder, squeezed to squares of one size.
+    """Read all pictures of a folder, resized to squares of one size.
 
     Args:
         folder: of pictures.
@@ -95,7 +95,7 @@ class ConceptTexts:
         return found
 
     def finding(self, score: float) -> Finding:
-        """What follows from a score."""
+        """Finding of this layer for a score."""
         return two_thresholds(score, layer="texts", refuse=self.spec.refuse, hold=self.spec.hold)
 
 
@@ -123,7 +123,7 @@ class ExamplePictures:
         return (features @ examples.T).topk(count, dim=1).values.mean(1)
 
     def finding(self, score: float) -> Finding:
-        """What follows from a score."""
+        """Finding of this layer for a score."""
         return two_thresholds(score, layer="examples", refuse=self.spec.refuse, hold=self.spec.hold)
 
 
@@ -141,7 +141,7 @@ class Frames:
         return np.array(widths, dtype=np.float64)
 
     def finding(self, score: float) -> Finding:
-        """What follows from a score."""
+        """Finding of this layer for a score."""
         refuse = self.spec.min_share if self.spec.action == "refuse" else float("inf")
         return two_thresholds(score, layer="frames", refuse=refuse, hold=self.spec.min_share)
 
@@ -164,7 +164,7 @@ class ReferenceCopies:
         return distances.min(axis=1), distances.argmin(axis=1)
 
     def finding(self, distance: float, nearest: int | None = None) -> Finding:
-        """What follows from a distance."""
+        """Finding of this layer for a distance to a reference."""
         refuse = self.scale.threshold
         hold = refuse * (1 + self.spec.margin)
         action: Action = "refuse" if distance < refuse else ("hold" if distance < hold else "allow")
@@ -180,7 +180,7 @@ class ReferenceCopies:
 
 
 def check_finding(flagged: bool, action: Action) -> Finding:
-    """What follows from the base's own checker.
+    """Finding for a picture that the base's own checker has looked at.
 
     Args:
         flagged: whether it refused the picture.

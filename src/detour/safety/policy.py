@@ -1,4 +1,4 @@
-"""The policy in force: what looks at a request before it is drawn, and at a picture before it is handed out."""
+"""Applies the layers of a policy file to requests before they are drawn and to pictures before they are shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Text = tuple[Place, str]
 
 @dataclass
 class LayerTimes:
-    """Seconds that layers took; CPU seconds of the calling thread.
+    """CPU seconds of the calling thread that each layer took.
 
     Attributes:
         seconds: layer → sum.
@@ -182,7 +182,7 @@ class Policy:
         return decided(findings, policy=self.version, request=request, revised_prompt=revised)
 
     def _flags(self, pictures: Pictures) -> list[bool | None] | None:
-        """What the base's own checker says of pictures that it did not draw; ``None`` without that layer."""
+        """Ask the base's own checker about pictures that the base did not draw; ``None`` without that layer."""
         if self.spec.checker is None:
             return None
         if self._checker is None:
@@ -195,7 +195,7 @@ class Policy:
         return list(self._checker.flag(pictures))
 
     def look_at_texts(self, texts: Iterable[Text], *, every_layer: bool = False) -> list[Finding]:
-        """What the layers of texts find, in the order of the policy.
+        """Findings of the layers of texts, in the order of the policy.
 
         Args:
             texts: with their places.
@@ -230,9 +230,13 @@ class Policy:
         else:
             assert self.classifier is not None
             assert self.spec.classifier is not None
-            told, score = self.spec.classifier, self.classifier.probability(text)
-            action = told.action if score >= told.upper else ("hold" if score >= told.lower else "allow")
-            limit = told.upper if score >= told.upper else told.lower
+            settings, score = self.spec.classifier, self.classifier.probability(text)
+            action = (
+                settings.action
+                if score >= settings.upper
+                else ("hold" if score >= settings.lower else "allow")
+            )
+            limit = settings.upper if score >= settings.upper else settings.lower
             yield Finding(
                 layer="classifier", action=action, code="classifier", score=score, place=place,
                 threshold=None if action == "allow" else limit,
@@ -275,14 +279,14 @@ class Policy:
         Raises:
             ConfigError: it brings a guidance of its own; leaving the policy's out in silence would be worse.
         """
-        told = self.spec.latent
-        if told is None:
+        latent = self.spec.latent
+        if latent is None:
             return request
         if request.guidance is not None or request.further_texts:
             raise ConfigError(
                 "the request has a guidance of its own, and the policy has Safe Latent Diffusion."
             )
-        return replace(request, guidance=safe_guidance(told.strength), further_texts=(told.concept,))
+        return replace(request, guidance=safe_guidance(latent.strength), further_texts=(latent.concept,))
 
     # ---- pictures
 
@@ -330,7 +334,7 @@ class Policy:
         flags: Sequence[bool | None] | None = None,
         every_layer: bool = False,
     ) -> list[list[Finding]]:
-        """What the layers of pictures find in each, in the order of the policy.
+        """Findings of the layers of pictures in each picture, in the order of the policy.
 
         Args:
             pictures: uint8 (N, H, W, 3).
@@ -407,7 +411,7 @@ def _refused(findings: Sequence[Finding]) -> bool:
 
 
 def texts_of(request: PictureRequest, triggers: Sequence[str] = ()) -> Iterator[Text]:
-    """Everything in a request that can be read, with its place.
+    """All texts of a request, each with its place.
 
     An adapter's file name, its new words and the trigger phrase of its metadata count; an adapter that is still a file
     is not opened here, and who holds it passes its triggers.

@@ -273,8 +273,8 @@ class PolicyFile:
         Raises:
             ConfigError: a folder that the policy names is not there.
         """
-        told = json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)
-        digest = hashlib.sha256(f"{told}\n{self.files_sha256()}".encode()).hexdigest()
+        settings = json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(f"{settings}\n{self.files_sha256()}".encode()).hexdigest()
         return f"{self.spec.name}@{self.spec.revision}:{digest[:12]}"
 
     def files_sha256(self) -> str:

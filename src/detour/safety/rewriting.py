@@ -92,8 +92,8 @@ def ask_endpoint(spec: EndpointSpec, prompt: str) -> str:
     }
     try:
         answer = _posted(spec, json.dumps(body).encode(), ends)
-        told = json.loads(answer)
-        text = told["choices"][0]["message"]["content"]
+        reply = json.loads(answer)
+        text = reply["choices"][0]["message"]["content"]
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise EndpointFailed(f"{spec.url}: no new prompt ({said}).") from error

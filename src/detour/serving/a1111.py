@@ -25,7 +25,7 @@ from detour.serving.keys import Client
 from detour.serving.names import split_model, summed, take_tags
 from detour.serving.native import adapter_headers, client_of
 from detour.serving.refusals import BadRequest, NotFound
-from detour.serving.service import Service, Wish
+from detour.serving.service import ClientRequest, Service
 from detour.serving.watching import Hub, until_done
 
 SCHEDULERS = ("automatic", "", None)
@@ -123,7 +123,7 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
         client = client_of(request)
         service.require_room(client)
         job, _ = await run_in_threadpool(
-            service.accept, client, _wish_of(body, service, running.model(client))
+            service.accept, client, _client_request(body, service, running.model(client))
         )
         running.begin(client, job.id)
         try:
@@ -230,7 +230,7 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
     return routes
 
 
-def _wish_of(body: Txt2Img, service: Service, chosen: str | None) -> Wish:
+def _client_request(body: Txt2Img, service: Service, chosen: str | None) -> ClientRequest:
     further = body.model_extra or {}
     for name in UNSUPPORTED:
         if further.get(name):
@@ -245,7 +245,7 @@ def _wish_of(body: Txt2Img, service: Service, chosen: str | None) -> Wish:
         raise BadRequest(
             f"{num} pictures: ask for {service.spec.limits.max_pictures} at most.", param="batch_size"
         )
-    return Wish(
+    return ClientRequest(
         prompts=(prompt,) * num,
         negative_prompt=body.negative_prompt or "",
         seed=None if body.seed in (None, -1) else body.seed,

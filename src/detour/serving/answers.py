@@ -1,4 +1,4 @@
-"""Errors of interfaces that wait for their pictures, where there are none to show."""
+"""Errors of the interfaces whose connections wait for pictures, for jobs that end without one."""
 
 from detour.serving.jobs import Job
 from detour.serving.refusals import RefusedByPolicy, ServeError
@@ -16,7 +16,7 @@ class DrawingFailed(ServeError):
     status, code = 422, "failed"
 
 
-def told_cause(state: str, cause: str | None) -> str:
+def cause_for_client(state: str, cause: str | None) -> str:
     """Cause of a missing picture in words that its client may read."""
     return "a person will look at it" if state == "held" else cause or state
 
@@ -26,7 +26,7 @@ def why_none(job: Job) -> ServeError:
     first = job.pictures[0]
     if first.state in ("refused", "held"):
         reason = first.code or "held"
-        return RefusedByPolicy(told_cause(first.state, first.cause), reason=reason)
+        return RefusedByPolicy(cause_for_client(first.state, first.cause), reason=reason)
     if first.state in ("cancelled", "expired"):
-        return Ended(told_cause(first.state, first.cause), code=first.state)
-    return DrawingFailed(told_cause(first.state, first.cause), code=first.code or "failed")
+        return Ended(cause_for_client(first.state, first.cause), code=first.state)
+    return DrawingFailed(cause_for_client(first.state, first.cause), code=first.code or "failed")

@@ -1,4 +1,4 @@
-"""The ASGI application: three HTTP interfaces over one service."""
+"""The ASGI application: three HTTP interfaces, review, health and metrics over one service."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_app(
     Args:
         spec: settings.
         service: that ``load`` starts.
-        hub: that the service tells of changes.
+        hub: notifies event streams of changes.
         keys: of its clients.
         load: loads the model and starts the service; called on a thread of its own, while HTTP is answered already.
     """
@@ -108,6 +108,11 @@ def _health_routes(app: FastAPI, service: Service) -> None:
         if service.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": service.why_not_ready}, status_code=503, headers={"retry-after": "2"})
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        """Answer browsers, which ask for an icon by themselves and send no key, that there is none."""
+        return Response(status_code=204, headers={"cache-control": "max-age=86400"})
 
     @app.get("/metrics", tags=["operation"], response_class=Response)
     async def metrics() -> Response:

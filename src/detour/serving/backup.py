@@ -1,4 +1,4 @@
-"""A copy of a server's state folder, taken while the server runs or not."""
+"""Copies a server's state folder, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detour.errors import ConfigError, StorageError
+from detour.files import rename_durably
 
 DATABASE = "jobs.sqlite"
 NOT_COPIED = (f"{DATABASE}*", "lock", ".*", "*.tmp")
@@ -63,7 +64,7 @@ def back_up(state: Path, out: Path) -> Backup:
         _copy_files(state, partial, without=(*NOT_COPIED, "pictures"))
         found = _copy_pictures(state / "pictures", partial / "pictures", tokens)
         num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        partial.rename(out)
+        rename_durably(partial, out)
     except (OSError, sqlite3.Error, shutil.Error) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(f"{state} could not be copied to {out}: {error}. Nothing was kept.") from error

@@ -1,4 +1,4 @@
-"""Takes pictures of accepted jobs to the drawing engine, in turn among keys, and their results to the store."""
+"""The queue of pictures: feeds the drawing engine, keys taking turns, and writes the results to the job store."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from detour.serving.policy import Allowed, Held, Policy, Refused
 from detour.serving.store import ASIDE_DEATHS, JobStore
 
 ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
-"""Rows that the engine has at once: two batches of the widest class, and what takes their place without a pause."""
+"""Most batch rows that the engine has at once: two batches of the widest class, and one to follow without a pause."""
 
 SUSPECT_DEATHS = 3
-"""A picture that was being drawn when the server died so often is drawn alone, to find out whether it is the cause."""
+"""Number of server deaths during a picture after which it is drawn alone, to find out whether it is the cause."""
 
 STORAGE_RETRY_S = 2.0
 
-Ref = tuple[str, int]
-"""(job, number of its picture)."""
+PictureKey = tuple[str, int]
+"""Identifies a picture by the id of its job and its number in it."""
 
 
 class Draws(Protocol):
-    """What is needed of the engine (``detour.generation.engine.PictureEngine``)."""
+    """The part of ``detour.generation.engine.PictureEngine`` that the dispatcher calls."""
 
     def submit(
         self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None
@@ -43,7 +43,7 @@ class Draws(Protocol):
 
 
 class MakesPictures(Protocol):
-    """What turns a job's picture into a request of the engine, and its result into a file."""
+    """Makes a request of the engine for a job's picture, and a file of its result."""
 
     def request_of(self, job: Job, number: int) -> PictureRequest: ...
     def write(self, job: Job, number: int, picture: Picture) -> int:
@@ -54,12 +54,12 @@ class MakesPictures(Protocol):
 
 @dataclass
 class Progress:
-    """How far the pictures of an unfinished job are.
+    """Progress of the pictures of an unfinished job.
 
     Attributes:
         steps: number of the picture → (finished steps, steps in all).
-        previews: number of the picture → (how many there were, the newest as PNG).
-        wanted_previews: previews of each picture that somebody waits for.
+        previews: number of the picture → (previews so far, the newest as PNG).
+        wanted_previews: number of previews of each picture that a client asked for.
     """
 
     steps: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Progress:
 
 @dataclass
 class _Waiting:
-    """A job of which pictures wait."""
+    """An unfinished job with the numbers of its pictures that are not begun."""
 
     job: Job
     numbers: deque[int]
@@ -81,7 +81,7 @@ class _Waiting:
 
 
 class Dispatcher:
-    """Queue in front of the engine. Its one writer thread begins and finishes pictures; no caller waits for drawing."""
+    """Queue in front of the engine. One writer thread begins and finishes pictures; no caller waits for drawing."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Dispatcher:
             policy: looks at finished pictures.
             native_px: side of a picture whose area counts 1.
             keep_s: seconds for which a result can be fetched.
-            on_change: told the id of a job whenever something of it has changed, on any thread.
+            on_change: called with the id of a job whenever something of it has changed, on any thread.
             begin_thread: called once on the writer's thread; the engine draws with as many threads as it has.
             meter: counts what checks and files cost; ``None``: one of its own.
         """
@@ -114,7 +114,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, _Waiting] = OrderedDict()
         self._owners: OrderedDict[str, None] = OrderedDict()
-        self._flying: dict[Ref, PictureHandle | None] = {}
+        self._in_engine: dict[PictureKey, PictureHandle | None] = {}
         self._progress: dict[str, Progress] = {}
         self._open: dict[str, float] = {}
         self._order = itertools.count()
@@ -126,23 +126,23 @@ class Dispatcher:
         self.finished_work: dict[str, float] = {}
         self._meter = meter or Meter(native_px)
 
-    # ---- what others ask ----
+    # ---- figures and progress ----
 
     @property
     def work(self) -> float:
-        """Work of all pictures that wait or are being drawn."""
+        """Work of all pictures that wait or are being drawn, in steps x rows x area."""
         with self._lock:
             return sum(self._open.values())
 
     @property
     def work_under_way(self) -> float:
-        """Work that was done for pictures that are not finished yet."""
+        """Work done so far for pictures that are not finished, in steps x rows x area."""
         with self._lock:
             return sum(
                 self._jobs[job].job.request.work_of_picture(self.native_px) * done / total
                 for job, progress in self._progress.items()
                 for number, (done, total) in progress.steps.items()
-                if (job, number) in self._flying and job in self._jobs
+                if (job, number) in self._in_engine and job in self._jobs
             )
 
     def work_of_key(self, key: str) -> float:
@@ -152,18 +152,18 @@ class Dispatcher:
 
     @property
     def num_waiting(self) -> int:
-        """Pictures that nobody has begun."""
+        """Number of pictures that are not begun."""
         with self._lock:
             return sum(len(one.numbers) for one in self._jobs.values())
 
     @property
     def num_drawing(self) -> int:
-        """Pictures that the engine has."""
+        """Number of pictures that the engine has."""
         with self._lock:
-            return len(self._flying)
+            return len(self._in_engine)
 
     def rows_open(self, size: tuple[int, int]) -> int:
-        """Rows of this size that wait or are being drawn."""
+        """Number of batch rows of this size that wait or are being drawn."""
         with self._lock:
             return sum(
                 len(self._unfinished(one)) * one.job.request.num_rows
@@ -172,7 +172,7 @@ class Dispatcher:
             )
 
     def progress(self, job: str) -> Progress | None:
-        """How far an unfinished job is."""
+        """Progress of an unfinished job; ``None`` for any other."""
         with self._lock:
             return self._progress.get(job)
 
@@ -184,7 +184,7 @@ class Dispatcher:
                 found.wanted_previews = max(found.wanted_previews, num)
 
     def place(self, job: str) -> tuple[int, float | None]:
-        """Pictures that go before the first waiting one of a job, and the seconds until the job is done.
+        """Number of pictures that go before the first waiting one of a job, and the seconds until the job is done.
 
         Keys take turns, so of another key only as many go before it as it has places itself.
         """
@@ -204,12 +204,12 @@ class Dispatcher:
                 share = min(1.0, (num_own + last) / num) if num else 1.0
                 work += share * sum(self._work_of(one.job) for one in theirs)
         rate = self.rate.per_second
-        return ahead + len(self._flying) if mine.numbers else 0, work / rate if rate else None
+        return ahead + len(self._in_engine) if mine.numbers else 0, work / rate if rate else None
 
     # ---- jobs in and out ----
 
     def add(self, *jobs: Job) -> None:
-        """Take jobs that the store has accepted, all at once: their order is that of their urgency."""
+        """Put jobs that the store has accepted into the queue, all at once: the most urgent are drawn first."""
         with self._lock:
             for job in jobs:
                 left = [one for one in job.pictures if one.state in ("queued", "drawing")]
@@ -222,12 +222,12 @@ class Dispatcher:
         self._wake()
 
     def drop(self, job: str, numbers: list[int]) -> None:
-        """Let go of pictures that the store has cancelled or expired."""
+        """Remove pictures that the store has cancelled or expired from the queue and from the engine."""
         with self._lock:
             found = self._jobs.pop(job, None)
             if found is None:
                 return
-            handles = [self._flying.get((job, number)) for number in numbers]
+            handles = [self._in_engine.get((job, number)) for number in numbers]
             self._progress.pop(job, None)
             self._count(found.job, -len(numbers))
         for handle in handles:
@@ -236,7 +236,7 @@ class Dispatcher:
         self._on_change(job)
 
     def overdue(self) -> list[str]:
-        """Jobs whose deadline has passed."""
+        """Ids of the jobs whose deadline has passed."""
         now = time.time()
         with self._lock:
             return [
@@ -249,19 +249,19 @@ class Dispatcher:
         """Begin nothing more, let running pictures finish, and leave the others in the queue.
 
         Args:
-            timeout_s: what is not finished then is cut short, and drawn anew at the next start.
+            timeout_s: seconds; a picture that is not finished then is cut short, and drawn anew at the next start.
 
         Returns:
-            pictures that were cut short.
+            number of pictures that were cut short.
         """
         self._stopping.set()
         end = time.monotonic() + timeout_s
         while time.monotonic() < end and not self._hurry.wait(0.05):
             with self._lock:
-                if not self._flying:
+                if not self._in_engine:
                     break
         with self._lock:
-            left = dict(self._flying)
+            left = dict(self._in_engine)
         for handle in left.values():
             if handle is not None:
                 handle.cancel()
@@ -288,30 +288,47 @@ class Dispatcher:
         chosen = []
         with self._lock:
             while not self._stopping.is_set() and (ref := self._next()) is not None:
-                self._flying[ref] = None
+                self._in_engine[ref] = None
                 chosen.append(ref)
         if not chosen:
             return
+        for ref in self._recorded(chosen):
+            self._begin(ref)
+
+    def _recorded(self, chosen: list[PictureKey]) -> list[PictureKey]:
+        """Record in the store that pictures are being drawn, and return those of which that could be recorded.
+
+        A full or locked disk is waited for. A picture that the store rejects for another cause fails alone.
+        """
         while True:
             try:
                 self._store.begin(chosen)
-                break
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     with self._lock:
                         for ref in chosen:
-                            self._flying.pop(ref, None)
-                    return
-        self.storage_problem = None
-        for ref in chosen:
-            self._begin(ref)
+                            self._in_engine.pop(ref, None)
+                    return []
+            except Exception as error:
+                if len(chosen) > 1:
+                    return [ref for one in chosen for ref in self._recorded([one])]
+                with self._lock:
+                    found = self._jobs.get(chosen[0][0])
+                    if found is None:
+                        self._in_engine.pop(chosen[0], None)
+                if found is not None:
+                    self._settle(chosen[0], found.job, error)
+                return []
+            else:
+                self.storage_problem = None
+                return chosen
 
-    def _next(self) -> Ref | None:
-        """The next picture: keys in turn, within a key by deadline and age; a suspect alone, one set aside at last."""
+    def _next(self) -> PictureKey | None:
+        """Choose the next picture: keys take turns, each by deadline and age; suspects alone, set-aside ones last."""
         waiting = [one for one in self._jobs.values() if one.numbers]
         in_turn = [one for one in waiting if not self._is_aside(one)] or waiting
-        rows = sum(self._jobs[job].job.request.num_rows for job, _ in self._flying if job in self._jobs)
-        if any(self._is_suspect(ref) for ref in self._flying):
+        rows = sum(self._jobs[job].job.request.num_rows for job, _ in self._in_engine if job in self._jobs)
+        if any(self._is_suspect(ref) for ref in self._in_engine):
             return None
         for key in list(self._owners):
             mine = [one for one in in_turn if one.job.key == key]
@@ -321,7 +338,7 @@ class Dispatcher:
                 continue
             first = min(mine, key=lambda one: one.urgency)
             ref = (first.job.id, first.numbers[0])
-            if self._flying and (self._is_suspect(ref) or rows + first.job.request.num_rows > ROWS_AHEAD):
+            if self._in_engine and (self._is_suspect(ref) or rows + first.job.request.num_rows > ROWS_AHEAD):
                 return None
             first.numbers.popleft()
             self._owners.move_to_end(key)
@@ -331,15 +348,15 @@ class Dispatcher:
     def _is_aside(self, one: _Waiting) -> bool:
         return one.job.pictures[one.numbers[0]].deaths_alone >= ASIDE_DEATHS
 
-    def _is_suspect(self, ref: Ref) -> bool:
+    def _is_suspect(self, ref: PictureKey) -> bool:
         found = self._jobs.get(ref[0])
         return found is not None and found.job.pictures[ref[1]].deaths >= SUSPECT_DEATHS
 
-    def _begin(self, ref: Ref) -> None:
+    def _begin(self, ref: PictureKey) -> None:
         with self._lock:
             found = self._jobs.get(ref[0])
-            if found is None or ref not in self._flying:
-                self._flying.pop(ref, None)
+            if found is None or ref not in self._in_engine:
+                self._in_engine.pop(ref, None)
                 return
         try:
             request = self._pictures.request_of(found.job, ref[1])
@@ -350,32 +367,37 @@ class Dispatcher:
             self._settle(ref, found.job, error)
             return
         with self._lock:
-            self._flying[ref] = handle
+            self._in_engine[ref] = handle
             is_dropped = ref[0] not in self._jobs
         if is_dropped:  # between the two
             handle.cancel()
         self._on_change(ref[0])
-        handle.future.add_done_callback(lambda future: self._landed(ref, found.job, future))
+        handle.future.add_done_callback(lambda future: self._hand_over(ref, found.job, future))
 
-    def _landed(self, ref: Ref, job: Job, future: Future[Picture]) -> None:
-        """On the drawing thread: hand over and return at once."""
+    def _hand_over(self, ref: PictureKey, job: Job, future: Future[Picture]) -> None:
+        """Hand a result from the drawing thread to the writer thread, and return at once."""
         try:
-            self._writer.submit(self._take, ref, job, future)
+            self._writer.submit(self._take_result, ref, job, future)
         except RuntimeError:  # the server has stopped: the picture is drawn again at its next start
             return
 
-    def _take(self, ref: Ref, job: Job, future: Future[Picture]) -> None:
+    def _take_result(self, ref: PictureKey, job: Job, future: Future[Picture]) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, CancelledError) or future.cancelled():
             with self._lock:
                 if not self._stopping.is_set():
-                    self._flying.pop(ref, None)
+                    self._in_engine.pop(ref, None)
             self._feed()
             return
         self._settle(ref, job, error or future.result())
 
-    def _settle(self, ref: Ref, job: Job, outcome: Picture | BaseException) -> None:
-        """Write the result of a picture; while the disk does not take it, try again."""
+    def _settle(self, ref: PictureKey, job: Job, outcome: Picture | BaseException) -> None:
+        """Write the result of a picture; while the disk does not take it, try again.
+
+        A result that the store rejects for another cause becomes a failure. Where that is rejected too, the picture
+        leaves the queue as ``unwritten``, which ``/metrics`` counts, and the next start of the server draws it again.
+        """
+        rejected = False
         while True:
             try:
                 with self._meter.phase("write"):
@@ -384,13 +406,18 @@ class Dispatcher:
             except StorageError as error:
                 if not self._wait_for_storage(error):
                     return
+            except Exception as error:
+                if rejected:
+                    state = "unwritten"
+                    break
+                rejected, outcome = True, error
         self.storage_problem = None
         self._meter.count("write")
         self.outcomes[state] = self.outcomes.get(state, 0) + 1
         work = self.finished_work.get(state, 0.0) + job.request.work_of_picture(self.native_px)
         self.finished_work[state] = work
         with self._lock:
-            self._flying.pop(ref, None)
+            self._in_engine.pop(ref, None)
             found = self._jobs.get(ref[0])
             if found is not None:
                 self._count(job, -1)
@@ -398,10 +425,10 @@ class Dispatcher:
                 del self._jobs[ref[0]]
                 self._progress.pop(ref[0], None)
         self._on_change(ref[0])
-        self._feed()
+        self._wake()  # not at once: a queue of pictures that all fail would go ever deeper
 
-    def _write(self, ref: Ref, job: Job, outcome: Picture | BaseException) -> str:
-        """State that the picture has now.
+    def _write(self, ref: PictureKey, job: Job, outcome: Picture | BaseException) -> str:
+        """Check a result, write it, and return the state of its picture.
 
         Raises:
             StorageError: nothing was written.
@@ -472,7 +499,7 @@ class Dispatcher:
 
     # ---- the drawing thread ----
 
-    def _stepped(self, ref: Ref, step: Step) -> None:
+    def _stepped(self, ref: PictureKey, step: Step) -> None:
         with self._lock:
             found, progress = self._jobs.get(ref[0]), self._progress.get(ref[0])
             if found is None or progress is None:
@@ -489,7 +516,7 @@ class Dispatcher:
         self._on_change(ref[0])
 
     def _unfinished(self, one: _Waiting) -> list[int]:
-        return [*one.numbers, *(number for job, number in self._flying if job == one.job.id)]
+        return [*one.numbers, *(number for job, number in self._in_engine if job == one.job.id)]
 
     def _count(self, job: Job, num_pictures: int) -> None:
         left = self._open.get(job.key, 0.0) + num_pictures * job.request.work_of_picture(self.native_px)
@@ -510,7 +537,7 @@ class Dispatcher:
 
 
 class Rate:
-    """Work a second while something is being drawn, over the last seconds of it."""
+    """Measures work a second while something is being drawn, over the last 20 such seconds."""
 
     WINDOW_S = 20.0
     PAUSE_S = 2.0

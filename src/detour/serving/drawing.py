@@ -1,4 +1,4 @@
-"""What a picture of a job is to the engine, and what is written about it when it is finished."""
+"""Makes requests of the engine for the pictures of jobs, and PNG files with metadata of the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detour.verbs.draw.pictures import versions
 
 
 class PictureFiles:
-    """Requests and files of the pictures of one engine."""
+    """Makes requests and files of the pictures of one engine."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PictureFiles:
         self._versions = versions()
 
     def request_of(self, job: Job, number: int) -> PictureRequest:
-        """The picture as the engine takes it.
+        """Make the request of the engine for one picture of a job.
 
         Raises:
             AdapterError: the copy of an adapter is gone or damaged.
@@ -80,7 +80,7 @@ class PictureFiles:
         )
 
     def preview_of(self, pixels: np.ndarray) -> bytes:
-        """PNG of an unfinished picture."""
+        """Encode an unfinished picture as PNG."""
         return encode(Image.fromarray(pixels), "png")
 
     def _metadata(self, job: Job, number: int, picture: Picture) -> PictureMetadata:
@@ -116,7 +116,7 @@ class PictureFiles:
 
 
 def how_of(job: Job) -> PictureSpec:
-    """How the pictures of a job are drawn."""
+    """Settings with which the pictures of a job are drawn."""
     asked = job.request
     return PictureSpec(
         negative_prompt=asked.negative_prompt,
@@ -129,7 +129,7 @@ def how_of(job: Job) -> PictureSpec:
 
 
 def encode(image: Image.Image, kind: str, *, quality: int = 90) -> bytes:
-    """A picture as the bytes of a file.
+    """Encode a picture as the bytes of a file.
 
     Args:
         image: RGB.

@@ -1,4 +1,4 @@
-"""Checks of every request before its route: host, origin, key, and a small, timely, flat JSON body."""
+"""Checks every request before its route: host, origin, key, and a small, timely, flat JSON body."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detour.serving.refusals import BadRequest, NoKey, NotAllowed, TooLarge, Too
 from detour.serving.sessions import COOKIE, CSRF_HEADER, Sessions
 from detour.serving.settings import ServeSpec
 
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/favicon.ico")
 """Paths that are answered without a key."""
 TOKEN_PATH = "/v1/pictures/"
 """Path whose unguessable last part replaces the key, for clients that fetch addresses without a header."""
@@ -152,9 +152,9 @@ class Guard:
     async def _body(self, path: str, headers: Headers, receive: Receive) -> bytes:
         limits = self.spec.limits
         most = limits.max_png_bytes if path == PNG_INFO else limits.max_body_bytes
-        told = headers.get("content-length", "0")
-        if told.isdigit() and int(told) > most:
-            raise TooLarge(f"the body has {int(told):,} bytes, and {most:,} are read.")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > most:
+            raise TooLarge(f"the body has {int(length):,} bytes, and {most:,} are read.")
         try:
             body = await asyncio.wait_for(_read(receive, most), limits.body_timeout_s)
         except TimeoutError:

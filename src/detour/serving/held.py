@@ -1,4 +1,4 @@
-"""Held pictures in the job store: who sees them, who decides, what expires, and the log of all that."""
+"""The part of the job store that holds pictures for a person, with votes, expiry and the log of decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREATE TABLE votes (
   FOREIGN KEY (job, number) REFERENCES pictures (job, number) ON DELETE CASCADE
 ) STRICT
 """
-"""Which keys have released a picture that waits for a second one."""
+"""SQL of the table of keys that have released a picture which needs a second release."""
 
 Outcome = Literal["done", "refused", "held"]
 
@@ -43,7 +43,7 @@ class HeldPictures(ABC):
     def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None: ...
     @abstractmethod
     def job(self, id_: str, *, key: str | None = None) -> Job | None:
-        """A job, or ``None``."""
+        """Read a job; ``None``: there is none."""
 
     @abstractmethod
     def delete_files(self, token: str) -> None:
@@ -51,10 +51,10 @@ class HeldPictures(ABC):
 
     @abstractmethod
     def path_of(self, token: str) -> Path:
-        """Where the file of a picture is or will be."""
+        """Path of the file of a picture, whether it is there or not."""
 
     def held(self, *, limit: int) -> list[tuple[Job, PictureRow, tuple[str, ...]]]:
-        """Held pictures of every key, the oldest job first.
+        """List held pictures of every key, the oldest job first.
 
         Args:
             limit: most that are listed.
@@ -80,7 +80,7 @@ class HeldPictures(ABC):
         return tuple(row["key"] for row in rows)
 
     def held_path(self, job: str, number: int) -> Path | None:
-        """File of a held picture, for whoever decides on it."""
+        """Path of the file of a held picture, for the person who decides."""
         rows = self._rows(
             "SELECT token FROM pictures WHERE job=? AND number=? AND state='held' AND expires>?",
             (job, number, time.time()),
@@ -107,7 +107,7 @@ class HeldPictures(ABC):
             release: let its client have it; one refusal ends it, whoever has released it before.
             key: id of the key that decides.
             name: of that key, for the log.
-            cause: told to the client of a refused picture.
+            cause: shown to the client of a refused picture.
             keep_s: seconds for which the result can be fetched.
             two_persons: another key must have released it before.
 
@@ -181,7 +181,7 @@ class HeldPictures(ABC):
             append_entry(db, time.time(), kind, **facts)
 
     def _expire(self, db: sqlite3.Connection, tokens: Sequence[str], now: float) -> None:
-        """Refuse those of the pictures that are held still; their files go."""
+        """Refuse the held pictures among these because nobody decided in time."""
         for token in tokens:
             rows: list[Mapping[str, Any]] = db.execute(
                 "UPDATE pictures SET state='refused', code='review', cause='nobody decided in time' "

@@ -74,8 +74,8 @@ class LayeredPolicy:
     @property
     def steering(self) -> SteeringUse | None:
         """Safe Latent Diffusion, as the table ``latent`` says."""
-        told = self._layers.spec.latent
-        return None if told is None else SteeringUse(concept=told.concept, strength=told.strength)
+        latent = self._layers.spec.latent
+        return None if latent is None else SteeringUse(concept=latent.concept, strength=latent.strength)
 
     def check_request(
         self, request: JobRequest, *, triggers: Sequence[str] = ()
@@ -89,7 +89,7 @@ class LayeredPolicy:
         names = [*(adapter.name for adapter in request.adapters), *triggers]
         with self._lock:
             decisions = {
-                prompt: _said_of_request(
+                prompt: _request_decision(
                     self._layers.check_request(
                         PictureRequest(prompt=prompt, seed=0, negative_prompt=request.negative_prompt),
                         triggers=list(dict.fromkeys(names)),
@@ -121,22 +121,22 @@ class LayeredPolicy:
         with self._lock:
             decision = self._layers.decide_on_pixels(picture, nsfw=flagged)
         if decision.action == "refuse":
-            return Refused(code=decision.code, cause=decision.message, detail=_for_the_reviewer(decision))
+            return Refused(code=decision.code, cause=decision.message, detail=_cause_for_reviewer(decision))
         if decision.action == "hold":
-            return Held(cause=_for_the_reviewer(decision), code=decision.code)
+            return Held(cause=_cause_for_reviewer(decision), code=decision.code)
         return Allowed()
 
 
-def _said_of_request(decision: Decision) -> RequestDecision:
+def _request_decision(decision: Decision) -> RequestDecision:
     if decision.action == "refuse":
-        return Refused(code=decision.code, cause=decision.message, detail=_for_the_reviewer(decision))
-    hold = _for_the_reviewer(decision) if decision.action == "hold" else None
+        return Refused(code=decision.code, cause=decision.message, detail=_cause_for_reviewer(decision))
+    hold = _cause_for_reviewer(decision) if decision.action == "hold" else None
     if decision.revised_prompt is not None:
         return Changed(prompt=decision.revised_prompt, cause="changed by the safety policy.", hold=hold)
     return Allowed() if hold is None else Held(cause=hold, code=decision.code)
 
 
-def _for_the_reviewer(decision: Decision) -> str:
+def _cause_for_reviewer(decision: Decision) -> str:
     found = [one for one in decision.findings if one.action == decision.action]
     return "; ".join(
         f"{one.code} in the {one.place}, score {one.score:.3g}" + (f": {one.detail}" if one.detail else "")

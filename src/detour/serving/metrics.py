@@ -1,4 +1,4 @@
-"""What Prometheus reads at ``/metrics``."""
+"""The figures of ``/metrics`` in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from detour.serving.service import Service
 
 
 class ServiceCollector(Collector):
-    """Reads the figures when they are asked for."""
+    """Collects the figures of a service whenever Prometheus asks."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """All figures as they are now."""
+        """Yield all figures as they are now."""
         service = self._service
         yield GaugeMetricFamily("detour_ready", "1 while jobs are accepted.", value=float(service.is_ready))
         yield CounterMetricFamily("detour_jobs_accepted", "Jobs accepted.", value=service.counts.accepted)
@@ -62,7 +62,7 @@ class ServiceCollector(Collector):
 
 
 def work_metrics(service: Service) -> Iterator[Metric]:
-    """What drawing has cost by phase, as ``detour cost`` reads it."""
+    """Yield the work and the seconds of drawing by phase, which ``detour cost`` reads."""
     shown, rows = service.meter.reading(), dict(service.dispatcher.finished_work)
     finished = CounterMetricFamily(
         "detour_work_finished", "Steps x rows x area of pictures by outcome.", labels=["state"]
@@ -109,12 +109,12 @@ def work_metrics(service: Service) -> Iterator[Metric]:
 
 
 def metrics_of(service: Service) -> CollectorRegistry:
-    """A registry of one service."""
+    """Make a Prometheus registry of one service's figures."""
     registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
     return registry
 
 
 def metrics_text(registry: CollectorRegistry) -> bytes:
-    """The figures in Prometheus's text format."""
+    """Format the figures in Prometheus' text format."""
     return generate_latest(registry)

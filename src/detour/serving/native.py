@@ -1,4 +1,4 @@
-"""The native interface: jobs, their pictures and their events."""
+"""The native HTTP interface: jobs, their pictures, their events, and the list of adapters."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from detour.generation.sidecar import sidecar_of
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
 from detour.serving.refusals import BadRequest, NotFound, Unprocessable
-from detour.serving.service import Service, Wish
+from detour.serving.service import ClientRequest, Service
 from detour.serving.watching import Hub, changed
 from detour.specs.generation import SchedulerName
 
 STREAM_PAUSE_S = 0.1
-"""Least time between two looks at a job for one event stream."""
+"""Least number of seconds between two reads of a job for one event stream."""
 LOOK_AGAIN_S = 2.0
-"""Most time between two looks."""
+"""Largest number of seconds between two reads of a job for one event stream."""
 
 
-class AdapterWish(BaseModel):
+class AskedAdapter(BaseModel):
     """An adapter that a request asks for by its name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -38,7 +38,7 @@ class AdapterWish(BaseModel):
 
 
 class JobBody(BaseModel):
-    """What a job draws: ``count`` pictures of each prompt; picture i has seed ``seed + i``."""
+    """Body of a new job: ``count`` pictures of each prompt; picture i has seed ``seed + i``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,12 +51,12 @@ class JobBody(BaseModel):
     steps: Annotated[int, Field(ge=1, le=10_000)] = 25
     sampler: SchedulerName | Literal["auto"] = "auto"
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
-    adapters: Annotated[list[AdapterWish], Field(max_length=100)] = []
+    adapters: Annotated[list[AskedAdapter], Field(max_length=100)] = []
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
 
 
 class PictureOut(BaseModel):
-    """One picture of a job."""
+    """A picture of a job as its client sees it."""
 
     index: int
     state: str
@@ -87,7 +87,7 @@ class JobOut(BaseModel):
 
 
 class AdapterOut(BaseModel):
-    """One adapter of the shelf."""
+    """An adapter of the server's folder, and whether it can be asked for."""
 
     name: str
     sha256: str
@@ -107,7 +107,7 @@ def picture_url(request: Request, token: str) -> str:
     return f"{request.base_url}v1/pictures/{token}"
 
 
-def told(job: Job, service: Service, request: Request) -> JobOut:
+def job_out(job: Job, service: Service, request: Request) -> JobOut:
     """A job as its client sees it."""
     progress = service.dispatcher.progress(job.id)
     position, seconds = service.dispatcher.place(job.id) if job.is_open else (None, None)
@@ -144,7 +144,7 @@ def told(job: Job, service: Service, request: Request) -> JobOut:
 
 
 def native_routes(service: Service, hub: Hub) -> APIRouter:
-    """Routes under ``/v1/jobs``, ``/v1/pictures`` and ``/v1/adapters``."""
+    """Make the routes under ``/v1/jobs``, ``/v1/pictures`` and ``/v1/adapters``."""
     routes = APIRouter(tags=["native"])
 
     @routes.post("/v1/jobs", status_code=202, response_model=JobOut)
@@ -157,9 +157,9 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
         client = client_of(request)
         service.require_room(client)
         job, is_new = await run_in_threadpool(
-            service.accept, client, _wish_of(body, idempotency_key, service)
+            service.accept, client, _client_request(body, idempotency_key, service)
         )
-        out = await run_in_threadpool(told, job, service, request)
+        out = await run_in_threadpool(job_out, job, service, request)
         headers = {"location": out.urls["self"], **adapter_headers(job)}
         if not is_new:
             headers["idempotent-replayed"] = "true"
@@ -167,26 +167,26 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/jobs", response_model=list[JobOut])
     def list_jobs(request: Request, limit: int = 50) -> list[JobOut]:
-        """The newest jobs of this key."""
+        """List the newest jobs of this key."""
         if not 1 <= limit <= 500:
             raise Unprocessable("limit: choose 1 to 500.", param="limit")
         client = client_of(request)
-        return [told(job, service, request) for job in service.store.jobs_of(client.id, limit=limit)]
+        return [job_out(job, service, request) for job in service.store.jobs_of(client.id, limit=limit)]
 
     @routes.get("/v1/jobs/{job_id}", response_model=JobOut)
     def get_job(job_id: str, request: Request) -> JobOut:
         """Give the state of a job of this key, with its pictures."""
-        return told(service.job(client_of(request), job_id), service, request)
+        return job_out(service.job(client_of(request), job_id), service, request)
 
     @routes.delete("/v1/jobs/{job_id}", response_model=JobOut)
     @routes.post("/v1/jobs/{job_id}/cancel", response_model=JobOut)
     def cancel_job(job_id: str, request: Request) -> JobOut:
-        """End what of a job is not finished; finished pictures stay."""
-        return told(service.cancel(client_of(request), job_id), service, request)
+        """Cancel the unfinished pictures of a job; finished ones stay."""
+        return job_out(service.cancel(client_of(request), job_id), service, request)
 
     @routes.get("/v1/jobs/{job_id}/events", response_class=StreamingResponse)
     async def job_events(job_id: str, request: Request) -> StreamingResponse:
-        """Server-sent events: ``queued`` (position and seconds), ``step``, ``picture``, and ``done`` at the end."""
+        """Send events (SSE): ``queued`` (position and seconds), ``step``, ``picture``, and ``done`` at the end."""
         client = client_of(request)
         await run_in_threadpool(service.job, client, job_id)
         events = _events(service, hub, client, job_id, request)
@@ -197,7 +197,7 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/pictures/{token}", response_class=FileResponse)
     def get_picture(token: str) -> FileResponse:
-        """A finished picture, by its unguessable and expiring name."""
+        """Give a finished picture by its unguessable and expiring name."""
         path = service.store.shown(token) if token.isascii() else None
         if path is None or not path.exists():
             raise NotFound("no such picture, or it has expired.")
@@ -216,7 +216,7 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
 
     @routes.get("/v1/adapters", response_model=list[AdapterOut])
     def list_adapters() -> list[AdapterOut]:
-        """What is on the shelf, and why some of it cannot be asked for."""
+        """List the adapters of this server, with the cause where one cannot be asked for."""
         return [
             AdapterOut(
                 name=one.name,
@@ -232,7 +232,7 @@ def native_routes(service: Service, hub: Hub) -> APIRouter:
 
 
 def adapter_headers(job: Job) -> dict[str, str]:
-    """What adapters a job got, as a header: name, strength, hash and matched layers."""
+    """Header that names the adapters of a job with strength, hash and number of matched layers."""
     if not job.request.adapters:
         return {}
     parts = [
@@ -242,13 +242,13 @@ def adapter_headers(job: Job) -> dict[str, str]:
     return {"x-detour-adapters": ", ".join(parts)}
 
 
-def _wish_of(body: JobBody, idempotency_key: str | None, service: Service) -> Wish:
+def _client_request(body: JobBody, idempotency_key: str | None, service: Service) -> ClientRequest:
     num, most = len(body.prompts) * body.count, service.spec.limits.max_pictures
     if num > most:
         raise BadRequest(f"{num} pictures: ask for {most} at most in one job.", param="count")
     canonical = json.dumps(body.model_dump(), sort_keys=True).encode()
     prompts = [prompt for prompt in body.prompts for _ in range(body.count)]
-    return Wish(
+    return ClientRequest(
         prompts=tuple(prompts),
         negative_prompt=body.negative_prompt,
         seed=body.seed,
@@ -273,11 +273,11 @@ async def _joined(first: str, others: AsyncIterator[str]) -> AsyncIterator[str]:
 async def _events(
     service: Service, hub: Hub, client: Client, job_id: str, request: Request
 ) -> AsyncIterator[str]:
-    """Each change of a job once; a comment now and then, so that proxies keep the connection."""
+    """Yield each change of a job once, and a comment now and then, so that proxies keep the connection."""
     seen: dict[str, Any] = {}
     with hub.stream_of(client, service.spec.limits.max_streams_of_key), hub.watch(job_id) as event:
         while True:
-            out = await run_in_threadpool(lambda: told(service.job(client, job_id), service, request))
+            out = await run_in_threadpool(lambda: job_out(service.job(client, job_id), service, request))
             for name, key, data in _facts(out):
                 if seen.get(key) != data:
                     seen[key] = data
@@ -293,7 +293,7 @@ async def _events(
 
 
 def _facts(out: JobOut) -> list[tuple[str, str, dict[str, Any]]]:
-    """(event, what it is about, data) of everything that can change."""
+    """List (event, its subject, its data) of everything in a job that can change."""
     facts: list[tuple[str, str, dict[str, Any]]] = []
     data: dict[str, Any]
     if out.state == "queued":

@@ -17,20 +17,20 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from detour.serving.answers import told_cause, why_none
+from detour.serving.answers import cause_for_client, why_none
 from detour.serving.drawing import encode
 from detour.serving.jobs import Job
 from detour.serving.names import Named, split_model, summed, take_tags
 from detour.serving.native import adapter_headers, client_of, picture_url
 from detour.serving.refusals import BadRequest, NotFound, ServeError
-from detour.serving.service import Service, Wish
+from detour.serving.service import ClientRequest, Service
 from detour.serving.watching import Hub, changed, until_done
 
 MAX_PICTURES = 10
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
-class LoraWish(BaseModel):
+class AskedLora(BaseModel):
     """An adapter by name and scale, an extension that several servers have."""
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
@@ -56,7 +56,7 @@ class ImagesBody(BaseModel):
     negative_prompt: str | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
-    lora: LoraWish | Annotated[list[LoraWish], Field(max_length=100)] | None = None
+    lora: AskedLora | Annotated[list[AskedLora], Field(max_length=100)] | None = None
 
 
 def openai_routes(service: Service, hub: Hub) -> APIRouter:
@@ -86,8 +86,8 @@ def openai_routes(service: Service, hub: Hub) -> APIRouter:
         """Draw pictures and answer when they are finished; with ``stream``, send previews before."""
         client = client_of(request)
         service.require_room(client)
-        wish = _wish_of(body, service, idempotency_key)
-        job, _ = await run_in_threadpool(service.accept, client, wish)
+        asked = _client_request(body, service, idempotency_key)
+        job, _ = await run_in_threadpool(service.accept, client, asked)
         headers = adapter_headers(job)
         if body.stream:
             stream = _stream(service, hub, job, body, request)
@@ -104,7 +104,7 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "detour"}
 
 
-def _wish_of(body: ImagesBody, service: Service, idempotency_key: str | None) -> Wish:
+def _client_request(body: ImagesBody, service: Service, idempotency_key: str | None) -> ClientRequest:
     if body.background == "transparent":
         raise BadRequest("background 'transparent': pictures of this server are opaque.", param="background")
     if body.stream and (body.n or 1) != 1:
@@ -114,7 +114,7 @@ def _wish_of(body: ImagesBody, service: Service, idempotency_key: str | None) ->
     named: Named = tuple((one.name, one.scale) for one in loras)
     prompt, tags = take_tags(body.prompt)
     canonical = json.dumps(body.model_dump(), sort_keys=True)
-    return Wish(
+    return ClientRequest(
         prompts=(prompt,) * (body.n or 1),
         negative_prompt=body.negative_prompt or "",
         seed=body.seed,
@@ -170,7 +170,7 @@ def _answer(service: Service, job: Job, body: ImagesBody, request: Request) -> d
             "index": one.index,
             "state": one.state,
             "code": one.code or one.state,
-            "message": told_cause(one.state, one.cause),
+            "message": cause_for_client(one.state, one.cause),
         }
         for one in job.pictures
         if one.state != "done"

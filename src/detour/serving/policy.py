@@ -1,4 +1,4 @@
-"""The seam for safety: what a policy is asked before a job is accepted and before a picture is shown."""
+"""Interface between the server and a safety policy, which decides on requests and on finished pictures."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from detour.serving.jobs import JobRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """Go on as asked."""
+    """Decision to draw or show a picture as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """Go on with another prompt, which the answer shows to the client.
+    """Decision to draw another prompt, which the answer shows to the client.
 
     Attributes:
         prompt: to draw instead.
@@ -35,7 +35,7 @@ class Changed:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Do not draw, or do not show.
+    """Decision not to draw or not to show a picture.
 
     Attributes:
         code: short, stable and for programs, e.g. ``terms``.
@@ -50,7 +50,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Draw, but show nothing until a person has decided.
+    """Decision to draw a picture and to show it only after a person has released it.
 
     Attributes:
         cause: one sentence for the reviewer; the client hears only that its picture waits.
@@ -67,7 +67,7 @@ PictureDecision = Allowed | Refused | Held
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewRules:
-    """How held pictures are decided on, and what is kept of decisions.
+    """Rules for decisions on held pictures and for the log of decisions.
 
     Attributes:
         two_persons: two different keys must release a picture; one is enough to refuse it.
@@ -82,20 +82,20 @@ class ReviewRules:
     prompts: Literal["full", "hash"] = "full"
 
     def prompt_kept(self, prompt: str) -> str:
-        """The prompt as an entry of the log keeps it."""
+        """Form in which an entry of the log keeps a prompt: its text or its SHA-256."""
         return prompt if self.prompts == "full" else hashlib.sha256(prompt.encode()).hexdigest()
 
 
 class Policy(Protocol):
-    """What decides on requests and pictures; called from threads that neither draw nor serve HTTP."""
+    """Decides on requests and pictures; called from threads that neither draw nor serve HTTP."""
 
     @property
     def rules(self) -> ReviewRules:
-        """How held pictures are decided on."""
+        """Rules for decisions on held pictures and for the log."""
 
     @property
     def version(self) -> str:
-        """Recorded with every job and picture."""
+        """Name of the policy's version, recorded with every job and picture."""
 
     @property
     def checks_pictures(self) -> bool:
@@ -128,7 +128,7 @@ class Policy(Protocol):
 
 
 class NoPolicy:
-    """Allows everything."""
+    """A policy that allows everything."""
 
     version = "none"
     checks_pictures = False

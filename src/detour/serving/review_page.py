@@ -72,7 +72,7 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
         media = f"{PARTS[f'{name}.{kind}']}; charset=utf-8"
         return Response(found, media_type=media, headers=HEADERS)
 
-    def told(client: Client, session: Session) -> dict[str, object]:
+    def session_facts(client: Client, session: Session) -> dict[str, object]:
         needed = 2 if service.policy.rules.two_persons else 1
         return {"name": client.name, "csrf": session.csrf, "needed": needed}
 
@@ -83,7 +83,7 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
         session = sessions.find(request.cookies.get(COOKIE, ""))
         if client is None or session is None:
             raise NoKey("nobody is signed in.")
-        return JSONResponse(told(client, session), headers=HEADERS)
+        return JSONResponse(session_facts(client, session), headers=HEADERS)
 
     @routes.post("/review/session")
     def sign_in(body: SignIn, request: Request) -> JSONResponse:
@@ -94,7 +94,7 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
         if not client.may("review"):
             raise NotAllowed("this key has not the scope 'review'.", code="scope_missing")
         name, session = sessions.begin(client.id)
-        answer = JSONResponse(told(client, session), headers=HEADERS)
+        answer = JSONResponse(session_facts(client, session), headers=HEADERS)
         answer.set_cookie(
             COOKIE,
             name,

@@ -1,4 +1,4 @@
-"""Held pictures: a person looks at them and lets them pass or not, by API."""
+"""The HTTP interface in which a person releases or refuses held pictures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DecisionBody(BaseModel):
 
     release: bool
     cause: Annotated[str, Field(max_length=1000)] = ""
-    """Told to the client; the names of those who decide are in the log alone."""
+    """Text shown to the client; the names of those who decide are in the log alone."""
 
 
 class DecisionOut(BaseModel):
@@ -85,7 +85,9 @@ def review_routes(service: Service, keys: KeyRing) -> APIRouter:
         names = {LOCAL.id: LOCAL.name, **{one.id: one.name for one in keys.records}}
         needed = 2 if service.policy.rules.two_persons else 1
         return [
-            _told(job, one, voters, names=names, needed=needed, client=client_of(request), request=request)
+            _review_out(
+                job, one, voters, names=names, needed=needed, client=client_of(request), request=request
+            )
             for job, one, voters in service.store.held(limit=MOST)
         ]
 
@@ -136,7 +138,7 @@ def blurred(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _told(
+def _review_out(
     job: Job,
     one: PictureRow,
     voters: tuple[str, ...],

@@ -1,4 +1,4 @@
-"""Runs the server: loads the model beside HTTP, and stops in good order."""
+"""Runs the server process: loads the model while HTTP answers already, and stops in good order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from detour.serving.store import JobStore
 from detour.serving.watching import Hub
 
 LINGER_S = 5
-"""Seconds that open connections get after the last picture."""
+"""Seconds that open connections get to end after the last picture."""
 
 
 def serve(
@@ -38,7 +38,7 @@ def serve(
     Args:
         spec: settings.
         policy: safety; ``None``: that of the settings, or everything is allowed.
-        say: told one line at a time what is going on.
+        say: called with one line of progress at a time.
 
     Raises:
         ConfigError: beyond loopback without a key; the address is taken; the certificate cannot sign.
@@ -142,7 +142,7 @@ def _listen(spec: ServeSpec) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Stops in two steps: pictures first, connections then."""
+    """An HTTP server that stops in two steps: pictures are finished first, connections closed then."""
 
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
@@ -151,7 +151,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Our own: a first signal lets running pictures finish, a second one does not."""
+        """Handle SIGINT and SIGTERM: the first signal lets running pictures finish, a second one does not."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""The service: what every HTTP interface calls. Requests in, durable jobs out, the same rules for all of them."""
+"""The picture service: checks requests of all HTTP interfaces by the same rules and makes durable jobs of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ LONGEST_RETRY_S = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What a client asks for, whichever interface it speaks.
+class ClientRequest:
+    """A client's request for pictures, in the same form for every HTTP interface.
 
     Attributes:
         prompts: one for each picture.
@@ -85,7 +85,7 @@ class Wish:
 
 @dataclass
 class Counts:
-    """What ``/metrics`` counts beside the dispatcher's own figures.
+    """Counters of ``/metrics`` that the dispatcher does not keep.
 
     Attributes:
         accepted: jobs.
@@ -101,7 +101,7 @@ class Counts:
 
 
 class Service:
-    """One engine, one store, one shelf."""
+    """Accepts, answers about and ends jobs of one engine, one job store and one folder of adapters."""
 
     def __init__(
         self,
@@ -112,14 +112,14 @@ class Service:
         signer: Signs | None = None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """A service that is not ready until :meth:`start` was called.
+        """Make a service that is not ready until :meth:`start` was called.
 
         Args:
             spec: settings.
             store: of the jobs.
             policy: safety; ``None``: everything is allowed.
             signer: puts signed manifests into pictures; ``None``: they have none.
-            on_change: told the id of a job when something of it has changed, on any thread.
+            on_change: called with the id of a job when something of it has changed, on any thread.
         """
         self.spec, self.store = spec, store
         self.policy: Policy = NoPolicy() if policy is None else policy
@@ -135,13 +135,13 @@ class Service:
         self._reserved_rows: Counter[tuple[int, int]] = Counter()
         self._stopping = False
 
-    # ---- life ----
+    # ---- start and stop ----
 
     def start(self, engine: PictureEngine, *, dtype: str) -> int:
-        """Take up what an earlier life left, and draw.
+        """Begin to draw, first the unfinished jobs of an earlier run of the server.
 
         Returns:
-            pictures that are still to be drawn from an earlier life.
+            number of pictures of earlier runs that are still to be drawn.
         """
         self._engine, self._base = engine, engine.base
         self._shelf = Shelf(
@@ -172,7 +172,7 @@ class Service:
         self._stopping, self.stage = True, "stopping"
 
     def stop(self) -> int:
-        """Let running pictures finish and keep the others in the queue; pictures that were cut short."""
+        """Let running pictures finish and keep the others in the queue; return how many were cut short."""
         self.refuse_new()
         return 0 if self._dispatcher is None else self._dispatcher.stop(self.spec.stop_s)
 
@@ -183,11 +183,11 @@ class Service:
 
     @property
     def num_drawing(self) -> int:
-        """Pictures that are being drawn."""
+        """Number of pictures that are being drawn."""
         return 0 if self._dispatcher is None else self._dispatcher.num_drawing
 
     def tick(self) -> None:
-        """What is due now and then: deadlines, the shelf, and what may be deleted."""
+        """Do the work of every second: end jobs whose deadline has passed, and scan the folder of adapters."""
         if self._dispatcher is None or self._stopping:
             return
         for id_ in self.dispatcher.overdue():
@@ -212,7 +212,7 @@ class Service:
 
     @property
     def why_not_ready(self) -> str:
-        """What is missing, in one line."""
+        """Cause in one line why jobs are not accepted."""
         problem = None if self._dispatcher is None else self._dispatcher.storage_problem
         return problem or {"stopping": "the server is stopping"}.get(
             self.stage, f"the server is {self.stage}"
@@ -241,7 +241,7 @@ class Service:
 
     @property
     def meter(self) -> Meter:
-        """What drawing has cost, of a service that has started."""
+        """Meter of the engine's work, of a service that has started."""
         self._require_started()
         assert self._engine is not None
         return self._engine.meter
@@ -253,7 +253,7 @@ class Service:
     # ---- accepting ----
 
     def require_room(self, client: Client) -> None:
-        """Say no at once where the queue is full, before anything is parsed, read or written.
+        """Refuse at once where the queue is full, before anything is parsed, read or written.
 
         Raises:
             NotReady: the server is loading or stopping, or its disk is full.
@@ -264,8 +264,8 @@ class Service:
                 raise NotReady(f"{self.why_not_ready}. Ask again later.")
             self._require_room(client, 0.0)
 
-    def accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
-        """Check a wish and write it as a job; it is durable when this returns. Blocks: not for the event loop.
+    def accept(self, client: Client, asked: ClientRequest) -> tuple[Job, bool]:
+        """Check a request and write it as a job; it is durable when this returns. Blocks: not for the event loop.
 
         Returns:
             the job, and whether it is new (an Idempotency-Key that comes again gets the job that it got first).
@@ -275,7 +275,7 @@ class Service:
         """
         with self._counting_refusals():
             try:
-                return self._accept(client, wish)
+                return self._accept(client, asked)
             except StorageError as error:
                 raise NotReady(f"the job could not be written: {error}") from error
 
@@ -287,17 +287,17 @@ class Service:
             self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             raise
 
-    def _accept(self, client: Client, wish: Wish) -> tuple[Job, bool]:
+    def _accept(self, client: Client, asked: ClientRequest) -> tuple[Job, bool]:
         if not self.is_ready:
             raise NotReady(f"{self.why_not_ready}. Ask again later.")
-        if wish.idempotency is not None:
+        if asked.idempotency is not None:
             try:
-                earlier = self.store.repeated(client.id, wish.idempotency, wish.body_sha256)
+                earlier = self.store.repeated(client.id, asked.idempotency, asked.body_sha256)
             except BodyDiffers as error:
                 raise Unprocessable(str(error), code="idempotency_key_reused") from error
             if earlier is not None:
                 return earlier, False
-        request = self._request_of(wish)
+        request = self._request_of(asked)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
         size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self._reserving:
@@ -307,19 +307,19 @@ class Service:
             width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
         request = request.model_copy(update={"width_class": width})
         try:
-            request = request.model_copy(update={"adapters": self._pinned(wish)})
+            request = request.model_copy(update={"adapters": self._pinned(asked)})
             decided = self._decided(client, request)
             new = NewJob(
                 key=client.id,
                 request=decided.request,
-                deadline=None if wish.deadline_s is None else time.time() + wish.deadline_s,
-                attached=wish.attached,
+                deadline=None if asked.deadline_s is None else time.time() + asked.deadline_s,
+                attached=asked.attached,
                 policy=self.policy.version,
                 revised=decided.revised,
                 refused=decided.refused,
                 holds=decided.holds,
-                idempotency=wish.idempotency,
-                body_sha256=wish.body_sha256,
+                idempotency=asked.idempotency,
+                body_sha256=asked.body_sha256,
                 per_day=client.per_day,
             )
             job, is_new = self._written(new)
@@ -365,27 +365,27 @@ class Service:
         )
         raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
-    def _request_of(self, wish: Wish) -> JobRequest:
-        """The wish with every open setting closed, within the limits; the width class is that of the job alone.
+    def _request_of(self, asked: ClientRequest) -> JobRequest:
+        """Resolve every open setting of a request within the limits; the width class is that of the job alone.
 
         Raises:
             BadRequest: it asks for what cannot be drawn.
         """
         limits = self.spec.limits
-        _check_texts(wish, limits.max_prompt_chars)
-        num = len(wish.prompts)
+        _check_texts(asked, limits.max_prompt_chars)
+        num = len(asked.prompts)
         if not 1 <= num <= limits.max_pictures:
             raise BadRequest(f"{num} pictures: ask for 1 to {limits.max_pictures} in one job.", param="n")
-        if not 1 <= wish.steps <= limits.max_steps:
-            raise BadRequest(f"{wish.steps} steps: choose 1 to {limits.max_steps}.", param="steps")
-        if len(wish.adapters) > limits.max_adapters:
+        if not 1 <= asked.steps <= limits.max_steps:
+            raise BadRequest(f"{asked.steps} steps: choose 1 to {limits.max_steps}.", param="steps")
+        if len(asked.adapters) > limits.max_adapters:
             raise BadRequest(
-                f"{len(wish.adapters)} adapters: choose {limits.max_adapters} at most.", param="adapters"
+                f"{len(asked.adapters)} adapters: choose {limits.max_adapters} at most.", param="adapters"
             )
-        seed = random.SystemRandom().randrange(2**32) if wish.seed is None else wish.seed
+        seed = random.SystemRandom().randrange(2**32) if asked.seed is None else asked.seed
         if not 0 <= seed < 2**63 - num:
             raise BadRequest(f"seed {seed}: choose one from 0 to {2**63 - 1 - num}.", param="seed")
-        how = self._how_of(wish)
+        how = self._how_of(asked)
         width, height = int(how.width_px), int(how.height_px)
         native = self.base.native_size_px
         most = max(4 * native**2, 512**2) if limits.max_pixels == "auto" else limits.max_pixels
@@ -400,24 +400,24 @@ class Service:
         steering = self.policy.steering
         rows = rows_of_picture(how.guidance_scale, steering) * num
         return JobRequest(
-            prompts=wish.prompts,
+            prompts=asked.prompts,
             seeds=tuple(seed + index for index in range(num)),
-            negative_prompt=wish.negative_prompt,
+            negative_prompt=asked.negative_prompt,
             width_px=width,
             height_px=height,
-            steps=wish.steps,
+            steps=asked.steps,
             scheduler=how.scheduler,
             guidance_scale=how.guidance_scale,
             steering=steering,
             width_class=width_for(rows),
         )
 
-    def _how_of(self, wish: Wish) -> PictureSpec:
+    def _how_of(self, asked: ClientRequest) -> PictureSpec:
         assert self._engine is not None
-        values: dict[str, Any] = {"steps": wish.steps, "scheduler": wish.scheduler}
-        if wish.guidance_scale is not None:
-            values["guidance_scale"] = float(wish.guidance_scale)
-        for name, value in (("width_px", wish.width_px), ("height_px", wish.height_px)):
+        values: dict[str, Any] = {"steps": asked.steps, "scheduler": asked.scheduler}
+        if asked.guidance_scale is not None:
+            values["guidance_scale"] = float(asked.guidance_scale)
+        for name, value in (("width_px", asked.width_px), ("height_px", asked.height_px)):
             if value is not None:
                 values[name] = value
         try:
@@ -429,14 +429,14 @@ class Service:
             name = str(problem["loc"][0])
             raise BadRequest(f"{name}: {problem['msg']}.", param=name) from error
 
-    def _pinned(self, wish: Wish) -> tuple[Any, ...]:
-        return tuple(self.shelf.pin(name, weight) for name, weight in wish.adapters)
+    def _pinned(self, asked: ClientRequest) -> tuple[Any, ...]:
+        return tuple(self.shelf.pin(name, weight) for name, weight in asked.adapters)
 
     def _decided(self, client: Client, request: JobRequest) -> _Decided:
-        """What the policy lets be drawn of a request.
+        """Ask the policy about a request.
 
         Raises:
-            RefusedByPolicy: no picture of it.
+            RefusedByPolicy: no picture of it may be drawn.
             NotReady: it could not be checked.
         """
         triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
@@ -475,7 +475,7 @@ class Service:
         prompts = list(dict.fromkeys(kept(one) for one in request.prompts))
         self.store.note(kind, key=client.id, policy=self.policy.version, prompts=prompts, **facts)
 
-    # ---- asking and ending ----
+    # ---- jobs of a client ----
 
     def job(self, client: Client, id_: str) -> Job:
         """A job of this client.
@@ -510,7 +510,7 @@ class Service:
             job: id of the job.
             number: of the picture in it.
             release: let its client have it.
-            cause: told to the client; empty for none.
+            cause: shown to the client; empty for a plain sentence.
 
         Returns:
             ``done``, ``refused``, or ``held`` while the policy asks for a second key.
@@ -548,7 +548,7 @@ class Service:
 
 @dataclass(frozen=True)
 class _Decided:
-    """What the policy lets be drawn of a request."""
+    """A request after the policy: what may be drawn, what is refused, and what is held for a person."""
 
     request: JobRequest
     revised: str | None
@@ -556,8 +556,8 @@ class _Decided:
     holds: Mapping[int, str]
 
 
-def _check_texts(wish: Wish, longest: int) -> None:
-    for name, texts in (("prompt", wish.prompts), ("negative_prompt", (wish.negative_prompt,))):
+def _check_texts(asked: ClientRequest, longest: int) -> None:
+    for name, texts in (("prompt", asked.prompts), ("negative_prompt", (asked.negative_prompt,))):
         for text in texts:
             if len(text) > longest:
                 raise BadRequest(f"{name}: {len(text):,} characters, and {longest:,} are read.", param=name)

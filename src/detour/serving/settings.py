@@ -1,4 +1,4 @@
-"""Settings of ``detour serve``."""
+"""Settings of ``detour serve``, from a TOML file and flags."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from detour.specs.sources import parse, parse_assignments, read_toml, set_dotted
 from detour.specs.strict import Auto, Positive, PositiveInt, Spec
 
 FolderPath = Annotated[Path, Field(strict=False)]
-"""A path that may stand as text in a TOML file."""
+"""Path of a file or folder, given as text in a TOML file."""
 
 
 class LimitsSpec(Spec):
-    """What one request and the whole queue may ask for."""
+    """Limits of one request and of the whole queue."""
 
     max_body_bytes: PositiveInt = 1 << 20
     """Bytes of a request's body; ``png-info`` has a limit of its own."""
@@ -36,15 +36,15 @@ class LimitsSpec(Spec):
     max_pixels: PositiveInt | Auto = "auto"
     """Width times height of a picture; ``auto`` is four times the base's own size, and 512 x 512 at least."""
     max_work: Positive = 20_000.0
-    """Work that may wait or run at once: pictures x steps x rows x area, the base's own size being 1."""
+    """Largest sum of work that waits or runs: pictures x steps x rows x area, the base's own size being 1."""
     max_work_of_key: Positive | Auto = "auto"
-    """Most work of one key; ``auto`` is half of ``max_work``, so that no key can fill the queue."""
+    """Largest sum of work of one key; ``auto`` is half of ``max_work``, so that no key can fill the queue."""
     max_streams_of_key: PositiveInt = 64
-    """Event streams and waiting connections of one key."""
+    """Largest number of event streams and waiting connections of one key."""
 
 
 class KeepingSpec(Spec):
-    """How long results are kept."""
+    """Retention of pictures and jobs, by age and size."""
 
     picture_s: Positive = 24 * 3600.0
     """Seconds for which a finished picture can be fetched; its file is deleted afterwards."""
@@ -55,7 +55,7 @@ class KeepingSpec(Spec):
 
 
 class ProvenanceSpec(Spec):
-    """What pictures are signed with."""
+    """Certificate with which pictures are signed."""
 
     c2pa_cert: FolderPath | None = None
     """PEM file of the certificate, with its chain, for signed C2PA manifests (extra ``provenance``)."""
@@ -64,14 +64,14 @@ class ProvenanceSpec(Spec):
 
 
 class ServeSpec(Spec):
-    """One ``detour serve`` call."""
+    """All settings of one ``detour serve`` call."""
 
     base: str = "pocket"
     """Base by name, folder, file or hub id, as for ``detour generate``."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     adapters: FolderPath | None = None
-    """Folder of adapters that requests name; looked at again every second."""
+    """Folder of adapters that requests name; scanned every second."""
     state: FolderPath = Path("serve-state")
     """Folder of the queue, the keys and the pictures."""
     host: str = "127.0.0.1"
@@ -85,13 +85,13 @@ class ServeSpec(Spec):
     require_key: bool = False
     """Ask for a key on loopback too."""
     device: Literal["cuda", "mps", "cpu"] | Auto = "auto"
-    """Where it draws."""
+    """Device that pictures are drawn on."""
     dtype: Dtype | Auto = "auto"
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     threads: PositiveInt | Auto = "auto"
-    """CPU threads of the drawing; part of the pixels, as everywhere."""
+    """CPU threads that draw; another number may change pixels in the last digit."""
     stop_s: Positive = 60.0
-    """Seconds that running pictures get when the server is told to stop; later ones stay in the queue."""
+    """Seconds that running pictures get to finish when the server stops; the others stay in the queue."""
     policy: FolderPath | None = None
     """Safety policy (docs/safety.md): what is refused, changed or held for a person."""
     limits: LimitsSpec = LimitsSpec()

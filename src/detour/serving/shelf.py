@@ -18,7 +18,7 @@ from detour.adapter_files.reading import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base
 from detour.errors import AdapterError, DetourError, StorageError, nearest
-from detour.files import file_identity, printable, write_with
+from detour.files import file_identity, printable, rename_durably, write_with
 from detour.generation.requests import AdapterFile, AdapterInUse
 from detour.safety.policy import adapter_texts
 from detour.serving.jobs import PinnedAdapter
@@ -234,7 +234,7 @@ class Shelf:
                 raise BadRequest(
                     f"adapter '{entry.name}' was replaced just now. Ask again.", code="adapter_changed"
                 )
-            building.rename(self.pinned / entry.sha256)
+            rename_durably(building, self.pinned / entry.sha256)
         except OSError as error:
             raise StorageError(
                 f"a copy of adapter '{entry.name}' could not be kept ({error.strerror})."

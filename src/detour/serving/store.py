@@ -1,4 +1,4 @@
-"""Jobs on disk: what was accepted survives a kill at any moment, and each picture has one result."""
+"""The job store on disk: accepted jobs survive a kill at any moment, and each picture has one result."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from detour.serving.policy import Refused
 SCHEMA_VERSION = 2
 BUSY_MS = 5000
 ASIDE_DEATHS = 2
-"""A picture during which the server died so often, with nothing else being drawn, is set aside: drawn when nothing
-else waits."""
+"""Number of server deaths during a picture that was drawn alone after which it is set aside: drawn when nothing else
+waits."""
 FATAL_DEATHS = 5
 """Number of server deaths after which a picture fails; a few kills from outside may hit one by chance."""
 
@@ -51,20 +51,20 @@ ADDED: dict[int, tuple[str, ...]] = {
         "UPDATE pictures SET hold=(SELECT hold FROM jobs WHERE id=job)",
     )
 }
-"""Version of the format → what came with it; a state of an earlier version is brought up at its first start."""
+"""SQL statements by the version of the format that they lead to; an older state is migrated at its first start."""
 
 
 class BodyDiffers(DetourError):
-    """An Idempotency-Key comes again with another body."""
+    """An Idempotency-Key was used again with another body."""
 
 
 class QuotaSpent(DetourError):
-    """The key has had all the pictures that it may have today."""
+    """The key has used its quota of pictures for today."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """What is written when a job is accepted.
+    """Facts of a job that is to be accepted.
 
     Attributes:
         key: id of the key whose job it is.
@@ -101,7 +101,7 @@ class JobStore(HeldPictures):
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the store, and take it for this process.
+        """Open or make the store, and lock it for this process.
 
         Raises:
             RunError: another server has it, or a newer version wrote it.
@@ -149,7 +149,7 @@ class JobStore(HeldPictures):
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database and release the lock."""
         with self._lock:
             self._db.close()
             self._lock_file.close()
@@ -218,7 +218,7 @@ class JobStore(HeldPictures):
             )
             db.executemany(
                 "UPDATE pictures SET state='refused', code=?, cause=? WHERE job=? AND number=?",
-                [(told.code, told.cause, id_, number) for number, told in new.refused.items()],
+                [(refusal.code, refusal.cause, id_, number) for number, refusal in new.refused.items()],
             )
             self._settle(db, id_, now)
         made = self.job(id_)
@@ -261,7 +261,7 @@ class JobStore(HeldPictures):
     # ---- drawing ----
 
     def recover(self) -> list[Job]:
-        """What a start finds: sweep what a kill left, and return the jobs that are still to be drawn, oldest first.
+        """Clean up after a kill, and return the jobs that are still to be drawn, oldest first.
 
         Pictures that were being drawn when the server died are queued again, and the death is counted. What belongs
         to a connection ended with it.
@@ -353,7 +353,7 @@ class JobStore(HeldPictures):
             return done.rowcount == 1
 
     def end(self, job: str, state: PictureStateName, cause: str, *, keep_s: float) -> list[int]:
-        """Cancel or expire what of a job is not finished; numbers of those pictures."""
+        """Cancel or expire the unfinished pictures of a job, and return their numbers."""
         now = time.time()
         with self._writing() as db:
             rows = db.execute(
@@ -365,7 +365,7 @@ class JobStore(HeldPictures):
             return sorted(row["number"] for row in rows)
 
     def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None:
-        """Bring the state of a job in line with those of its pictures."""
+        """Derive the state of a job from those of its pictures, and write it."""
         rows = db.execute("SELECT state FROM pictures WHERE job=?", (job,)).fetchall()
         state = state_of(tuple(row["state"] for row in rows))
         finished = None if state in ("queued", "drawing") else now
@@ -425,10 +425,10 @@ class JobStore(HeldPictures):
         rows = self._rows("SELECT pictures FROM drawn WHERE key=? AND day=?", (key, day))
         return int(rows[0]["pictures"]) if rows else 0
 
-    # ---- keeping ----
+    # ---- retention ----
 
     def clean(self, *, job_s: float, max_bytes: int, decisions_s: float | None = None) -> int:
-        """Delete what is past its time or beyond the space: pictures, jobs, entries of the safety log.
+        """Delete pictures, jobs and entries of the safety log that are too old or beyond the limit of bytes.
 
         A job with a held picture stays until somebody decided on it, or its time is over.
 
@@ -438,7 +438,7 @@ class JobStore(HeldPictures):
             decisions_s: seconds for which entries of the safety log are kept; ``None``: for good.
 
         Returns:
-            pictures that were deleted.
+            number of pictures that were deleted.
         """
         now = time.time()
         with self._writing() as db:

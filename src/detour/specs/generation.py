@@ -45,7 +45,7 @@ class GenerateSpec(Spec):
     prompts: tuple[str, ...]
     """One picture (times ``count``) each."""
     base: str = "pocket"
-    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     loras: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class InterpolateSpec(Spec):
     prompts: tuple[str, ...]
     """One prompt, or the two ends."""
     base: str = "pocket"
-    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -17,7 +17,17 @@ S = TypeVar("S", bound=Spec)
 INPUTS = (("data", "source"), ("base", "name"), ("adapter", "from_file"), ("adapter", "image_encoder"))
 """Settings that name what a run reads; ``data.folders`` has a ``source`` each."""
 
-NAMED_BASES = ("pocket", "sd15", "sd21", "sdxl", "sd35-medium", "sd35-large", "flux-dev", "flux-schnell")
+NAMED_BASES = (
+    "pocket",
+    "pocket-flow",
+    "sd15",
+    "sd21",
+    "sdxl",
+    "sd35-medium",
+    "sd35-large",
+    "flux-dev",
+    "flux-schnell",
+)
 """Names that open a base of the package even where a folder has the same name; a test holds them equal to its table."""
 
 OUTPUTS = (("data", "cache_folder"), ("prior", "folder"))

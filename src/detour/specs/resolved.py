@@ -14,6 +14,7 @@ from detour.specs.run import (
     BaseSpec,
     CheckpointSpec,
     Device,
+    DistillSpec,
     Dtype,
     EvaluateSpec,
     LossSpec,
@@ -108,6 +109,12 @@ class ResolvedTrain(TrainSpec):
     loss: ResolvedLoss
 
 
+class ResolvedDistill(DistillSpec):
+    """Latent consistency distillation from a known guidance."""
+
+    guidance_scale: NonNegative
+
+
 class ResolvedSample(SampleSpec):
     """Pictures during training, at known steps."""
 
@@ -143,6 +150,7 @@ class ResolvedRun(RunSpec):
     prior: ResolvedPrior
     adapter: ResolvedAdapter
     train: ResolvedTrain
+    distill: ResolvedDistill
     sample: ResolvedSample
     validate_: ResolvedValidate = Field(alias="validate")
     checkpoint: ResolvedCheckpoint

@@ -16,7 +16,7 @@ class BaseSpec(Spec):
     """The frozen model beside which the adapter is trained."""
 
     name: str = "pocket"
-    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     device: Device | Auto = "auto"
@@ -205,6 +205,19 @@ class TrainSpec(Spec):
     loss: LossSpec = LossSpec()
 
 
+class DistillSpec(Spec):
+    """Latent consistency distillation: the adapter learns to draw what the guided base draws, in few steps."""
+
+    steps: Annotated[int, Field(ge=0, le=16)] = 0
+    """Steps of a picture that is drawn with the adapter; 0: no distillation, the pictures themselves are learned."""
+    solver_steps: Annotated[int, Field(ge=2, le=1000)] = 50
+    """Steps of the base's solver over the whole schedule (DDIM, and Euler on a rectified flow); the adapter learns to
+    give one answer at both ends of each (arXiv:2310.04378)."""
+    guidance_scale: NonNegative | Auto = "auto"
+    """Guidance of the base that the adapter takes over, so that its pictures need none; ``auto`` is the base's
+    recommended value."""
+
+
 class SampleSpec(Spec):
     """Pictures drawn during training with fixed seeds."""
 
@@ -275,6 +288,7 @@ class RunSpec(Spec):
     prior: PriorSpec = PriorSpec()
     adapter: AdapterSpec = AdapterSpec()
     train: TrainSpec = TrainSpec()
+    distill: DistillSpec = DistillSpec()
     sample: SampleSpec = SampleSpec()
     validate_: ValidateSpec = Field(default=ValidateSpec(), alias="validate")
     checkpoint: CheckpointSpec = CheckpointSpec()

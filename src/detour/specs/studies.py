@@ -13,7 +13,7 @@ class StudySpec(Spec):
     """What a study draws, how often, and with what."""
 
     base: str = "pocket"
-    """``pocket``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     judge: str | None = None

@@ -28,6 +28,7 @@ from detour.specs.run import RunSpec
 from detour.training.attention import use_training_attention
 from detour.training.batches import BatchPlan
 from detour.training.cache import TrainingData
+from detour.training.distillation import Consistency, DistillationLoss
 from detour.training.ema import Ema
 from detour.training.flat import FlatParameters, ParameterGroup
 from detour.training.frozen import use_frozen_paths
@@ -233,9 +234,22 @@ def process_in_training(process: Process, loss: ResolvedLoss) -> Process:
 
 
 def make_loss(
-    denoiser: Denoiser, data: TrainingData, spec: ResolvedRun, share: Share = WHOLE
+    denoiser: Denoiser,
+    data: TrainingData,
+    spec: ResolvedRun,
+    share: Share = WHOLE,
+    *,
+    attached: Attached | None = None,
 ) -> TrainingLoss:
-    """The loss of a resolved run, on this process's share of each micro-batch."""
+    """The loss of a resolved run, on this process's share of each micro-batch.
+
+    Args:
+        denoiser: with the adapter beside its layers.
+        data: what is shown.
+        spec: of the run.
+        share: of this process.
+        attached: the adapter, which distillation switches off to ask the base.
+    """
     loss = spec.train.loss
     plan = BatchPlan(
         seed=spec.seed,
@@ -251,16 +265,21 @@ def make_loss(
         slice=share.slice,
         slices=share.slices,
     )
-    return TrainingLoss(
-        denoiser=denoiser,
-        plan=plan,
-        data=data,
-        objective=Objective(
-            weighting=loss.weighting,
-            snr_gamma=loss.snr_gamma,
-            distance=loss.distance,
-            huber_c=loss.huber_c,
-            huber_schedule=loss.huber_schedule,
-        ),
-        dropout=spec.adapter.dropout > 0,
+    objective = Objective(
+        weighting=loss.weighting,
+        snr_gamma=loss.snr_gamma,
+        distance=loss.distance,
+        huber_c=loss.huber_c,
+        huber_schedule=loss.huber_schedule,
     )
+    dropout = spec.adapter.dropout > 0
+    if not spec.distill.steps:
+        return TrainingLoss(denoiser, plan, data, objective, dropout)
+    assert attached is not None, "distillation switches the adapter off"
+    consistency = Consistency(
+        solver_steps=spec.distill.solver_steps,
+        guidance_scale=spec.distill.guidance_scale,
+        embedded=bool(getattr(denoiser.network, "config", {}).get("guidance_embeds")),
+        teacher=attached.disabled,
+    )
+    return DistillationLoss(denoiser, plan, data, objective, dropout, consistency=consistency)

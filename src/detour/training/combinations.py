@@ -19,6 +19,8 @@ def refuse_objective(spec: RunSpec, base: "Base") -> None:
         ConfigError: in one line.
     """
     loss, process = spec.train.loss, base.process()
+    if spec.distill.steps:
+        _refuse_in_distillation(spec)
     process.refuse_law(loss.timesteps)
     process.refuse_weighting(loss.weighting)
     if base.is_flow:
@@ -35,6 +37,35 @@ def refuse_objective(spec: RunSpec, base: "Base") -> None:
             f"train.loss.zero_terminal_snr needs a base that predicts velocity, but '{base.name}' predicts {predicts}: "
             "in pure noise the noise is the input, so that there is nothing to learn. Leave it out, or choose a "
             "v-prediction base."
+        )
+
+
+def _refuse_in_distillation(spec: RunSpec) -> None:
+    """What has no meaning where the adapter is compared with the base and not with the pictures.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    loss = spec.train.loss
+    if spec.adapter.method in ("full", "reference"):
+        raise ConfigError(
+            f"adapter.method is {spec.adapter.method}, but an adapter is distilled from the base beside which it "
+            "stands, by switching it off. Choose lora, dora, loha or lokr."
+        )
+    lacking = {
+        "train.loss.weighting": loss.weighting != "uniform",
+        "train.loss.zero_terminal_snr": loss.zero_terminal_snr,
+        "train.loss.noise_offset": loss.noise_offset,
+        "train.loss.input_perturbation": loss.input_perturbation,
+        "prior.use": spec.prior.use is True,
+        "adapter.text_encoder.rank": spec.adapter.text_encoder.rank,
+        "adapter.tokens.words": spec.adapter.tokens.words,
+        "validate.patience": spec.validate_.patience,
+    }
+    if found := next((key for key, is_set in lacking.items() if is_set), None):
+        raise ConfigError(
+            f"{found} is set, but distill.steps is {spec.distill.steps}: a distilled adapter learns the base's own "
+            "pictures in fewer steps. Leave it out."
         )
 
 

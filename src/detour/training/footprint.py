@@ -229,7 +229,9 @@ def _trained_text_bytes(base: "Base", spec: "ResolvedRun") -> int:
         with _shapes_only() as bytes_:
             _fill(model.requires_grad_(True), torch.float32)
             is_t5 = part == base.family.t5_part
-            ids = torch.zeros(spec.train.batch, base.family.t5_tokens if is_t5 else 77, dtype=torch.long)
+            ids = torch.zeros(
+                spec.train.batch, base.family.t5_tokens if is_t5 else base.clip_tokens(part), dtype=torch.long
+            )
             model(ids, output_hidden_states=True)[0].sum()
             total += bytes_.peak
     return total

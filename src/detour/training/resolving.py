@@ -45,12 +45,13 @@ class GoalDefaults:
     why: str
 
 
-# (embedded or family, goal) → defaults. Only pocket's were measured here; the others are where published recipes meet.
+# (embedded base or family, goal) → defaults. Only those of the embedded bases were measured here; the others are where
+# published recipes meet.
 # A style changes how everything is drawn, so it wants every attention layer or more and few samples of each picture;
 # a subject has to be told apart from its kind, so it wants more steps on fewer pictures and a caption that is always
 # there, lest the unconditional picture becomes the subject.
 GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
-    ("embedded", "style"): GoalDefaults(
+    ("pocket", "style"): GoalDefaults(
         rank=4,
         targets="all",
         lr=1.2e-2,
@@ -58,13 +59,29 @@ GOALS: Mapping[tuple[str, Goal], GoalDefaults] = {
         batch=8,
         why="a small base takes a high rate, and a style reaches into the convolutions too",
     ),
-    ("embedded", "subject"): GoalDefaults(
+    ("pocket", "subject"): GoalDefaults(
         rank=8,
         targets="all",
         lr=3e-3,
         steps=150,
         batch=8,
         why="measured in docs/subjects.md: the subject is seen in new places and its class keeps its looks",
+    ),
+    ("pocket-flow", "style"): GoalDefaults(
+        rank=4,
+        targets="all",
+        lr=3e-3,
+        steps=120,
+        batch=8,
+        why="a small base takes a high rate",
+    ),
+    ("pocket-flow", "subject"): GoalDefaults(
+        rank=8,
+        targets="all",
+        lr=1e-3,
+        steps=150,
+        batch=8,
+        why="a small base takes a high rate",
     ),
     ("sd1", "style"): GoalDefaults(
         rank=8,
@@ -161,7 +178,7 @@ class Resolved:
 
 def defaults_for(base: "Base", goal: Goal) -> GoalDefaults:
     """Row of :data:`GOALS` for a base: the package's own have theirs, others go by family."""
-    return GOALS["embedded" if base.embedded is not None else base.family.name, goal]
+    return GOALS[base.family.name if base.embedded is None else base.embedded.defaults, goal]
 
 
 def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, device: str) -> Resolved:
@@ -216,6 +233,7 @@ def resolve(spec: RunSpec, base: "Base", captions: Sequence[str], *, name: str, 
         "train.schedule.warmup": round(0.05 * steps),
         "prior.use": bool(spec.prior.class_prompts),
         "prior.guidance_scale": float(base.recommended_guidance),
+        "distill.guidance_scale": float(base.recommended_guidance),
         "sample.every": 0 if spec.adapter.method == "reference" else math.ceil(steps / 4),
         "sample.guidance_scale": float(base.recommended_guidance),
         "validate.every": math.ceil(steps / 10),
@@ -418,7 +436,11 @@ def _sentences(
             else "Prior preservation is off: other pictures of the class will drift towards the subject."
         )
     if base.family.t5_part is not None and base.family.t5_part not in base.text_parts:
-        notes.append("The base has no T5: the places of its states are zeros, in training as in drawing.")
+        notes.append(
+            "The base has no T5, and its network reads nothing in the place of T5's states."
+            if base.zero_states == 0
+            else "The base has no T5: the places of its states are zeros, in training as in drawing."
+        )
     notes += [*notes_on_objective(spec, base), *notes_on_compiling(spec)]
     doubt = schedule_doubt(**schedule_of(spec))
     if doubt:

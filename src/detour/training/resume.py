@@ -58,6 +58,10 @@ def fingerprints(
     }
 
 
+DISTILLED = "distilled.json"
+"""Name of the proof of a distilled adapter in its run folder."""
+
+
 def lacks_only_its_proof(run_folder: Path) -> bool:
     """Whether the run is trained and was killed while it was being proved.
 
@@ -67,7 +71,10 @@ def lacks_only_its_proof(run_folder: Path) -> bool:
     trained = read_state(run_folder).get("state") == "finished"
     if not trained or (run_folder / "proof.json").exists():
         return False
-    return read_settings(run_folder).adapter.method != "reference"  # which is proved by its pictures alone
+    spec = read_settings(run_folder)
+    if spec.distill.steps:
+        return not (run_folder / DISTILLED).exists()
+    return spec.adapter.method != "reference"  # which is proved by its pictures alone
 
 
 def read_settings(run_folder: Path) -> RunSpec:

@@ -55,11 +55,12 @@ class TrainingLoss:
     def __call__(self, step: int, micro: int) -> Tensor:
         batches = draw_batches(self.plan, self.data, step, micro)
         with self._own_dropout(step, micro):
-            losses = [
-                batch_loss(self.denoiser, batch, self.objective) * (len(batch) / self.plan.batch)
-                for batch in batches
-            ]
+            losses = [self.of_batch(batch) * (len(batch) / self.plan.batch) for batch in batches]
         return torch.stack(losses).sum()
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        """Mean loss of the samples of one batch, a float32 scalar with a graph."""
+        return batch_loss(self.denoiser, batch, self.objective)
 
     @contextlib.contextmanager
     def _own_dropout(self, step: int, micro: int) -> Iterator[None]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from detour.errors import ConfigError
-from detour.files import storage_error
+from detour.files import storage_error, sync_folder, sync_tree
 
 
 def refuse_taken(out: Path, *, force: bool) -> None:
@@ -97,8 +97,10 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
         moves = [(place, out.parent / place.name) for place in (*beside, fresh / out.name)]
         for place, target in moves:
             _refuse_loss(place, target, force=force)
+        sync_tree(fresh)  # what was copied into it is on the disk before it takes its name
         for place, target in moves:
             _move(place, target, old)
+        sync_folder(out.parent)
     except OSError as error:
         raise storage_error(out, error) from error
     finally:

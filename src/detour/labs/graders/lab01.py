@@ -24,7 +24,8 @@ def _layers(base: str) -> tuple[AdaptableLayer, ...]:
 
 
 def _cross(base: str) -> list[AdaptableLayer]:
-    return select(_layers(base), "cross-attn")
+    """Projections that read the text: cross-attention, or the words' part of a transformer's joint attention."""
+    return select(_layers(base), "text-attn" if open_base(base, weights=False).is_flow else "cross-attn")
 
 
 def cross_attention(answer: Mapping[str, Any]) -> Grade:
@@ -40,7 +41,13 @@ def cross_attention(answer: Mapping[str, Any]) -> Grade:
         )
     true = {layer.path for layer in _cross(answer["base"])}
     if given == true:
-        return right(f"{len(true)} layers, four in each of {len(true) // 4} transformer blocks.")
+        blocks = len({name.partition(".attn")[0] for name in true})
+        least = (
+            "four in each"
+            if len(true) == 4 * blocks
+            else "four in each but the last, whose words go no further,"
+        )
+        return right(f"{len(true)} layers, {least} of {blocks} transformer blocks.")
     if any(".attn1." in name for name in given):
         return wrong(
             f"{sum('.attn1.' in name for name in given)} of your {len(given)} layers are self-attention.",
@@ -48,6 +55,12 @@ def cross_attention(answer: Mapping[str, Any]) -> Grade:
             hint="ask for '.attn2.' in the path as well.",
         )
     left_out = sorted(true - given)
+    if left_out and all(name.endswith("to_add_out") for name in left_out):
+        return wrong(
+            f"the {len(left_out)} output projections of the words are missing.",
+            why="what was gathered is projected once more, by to_add_out; it is a layer like the others.",
+            hint="ask for paths that end in to_add_out as well.",
+        )
     if left_out and all(name.endswith("to_out.0") for name in left_out):
         return wrong(
             f"the {len(left_out)} output projections are missing.",
@@ -57,13 +70,13 @@ def cross_attention(answer: Mapping[str, Any]) -> Grade:
     if left_out:
         return wrong(
             f"{len(left_out)} layers are missing, e.g. {left_out[0]}.",
-            why="every transformer block on the way down, in the middle and on the way up has them.",
-            hint="go over all layers and ask whether '.attn2.' is in the path.",
+            why="every transformer block of the whole network has them.",
+            hint="go over all layers and ask for the names that the first cell shows.",
         )
     return wrong(
         f"{len(given - true)} of your names are no cross-attention projections, e.g. {min(given - true)}.",
         why="norms and feed-forward layers stand beside attention, and containers hold layers; neither counts.",
-        hint="keep paths with '.attn2.' that end in to_q, to_k, to_v or to_out.0.",
+        hint="keep paths that end in the four names of the projections that read the text.",
     )
 
 

@@ -1,6 +1,7 @@
 """Grades of lab 2, one training step by hand."""
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import SimpleNamespace
@@ -13,8 +14,6 @@ from detour.bases.base import open_base
 from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader, right, wrong
 
-TOKENS = 77
-
 
 def shapes(answer: Mapping[str, Any]) -> Grade:
     """Pixels, latents, text, prediction."""
@@ -25,7 +24,7 @@ def shapes(answer: Mapping[str, Any]) -> Grade:
     true = {
         "pixels": (1, 3, size, size),
         "latents": latents,
-        "text": (1, TOKENS, base.cross_attention_width),
+        "text": (1, base.text_length, base.cross_attention_width),
         "prediction": latents,
     }
     for name, shape in true.items():
@@ -62,7 +61,7 @@ def shapes(answer: Mapping[str, Any]) -> Grade:
             )
         return wrong(
             f"{name}: {mine} is not it.",
-            why="each size follows from the four numbers that are printed.",
+            why="each size follows from the numbers that are printed.",
             hint=f"it has {len(shape)} dimensions, the batch of 1 first.",
         )
     return right(
@@ -283,7 +282,11 @@ def diffusion_loss(answer: Any) -> Grade:
 
 @cache
 def _num_attention(base: str) -> int:
-    return len(select(adaptable_layers(open_base(base, weights=False).meta_network()), "attn"))
+    """Attention layers that a gradient can reach."""
+    opened = open_base(base, weights=False)
+    chosen = select(adaptable_layers(opened.meta_network()), "attn")
+    keys = [f"{opened.family.network_part}.{layer.path}" for layer in chosen]
+    return sum(not any(re.fullmatch(one, key) for one in opened.dead_by_structure()) for key in keys)
 
 
 def gradients(answer: Mapping[str, Any]) -> Grade:

@@ -31,14 +31,20 @@ from detour.verbs.explain.inspection import inspect_base, plot_unet
 # A transformer block of the UNet has two attention layers. In `attn1` the places of the picture look at each other
 # (self-attention). In `attn2` they look at the words of the prompt (cross-attention). Both have the same four
 # projections: `to_q`, `to_k`, `to_v` and `to_out.0`. Here is one such block, as the model names it.
+#
+# A flow-matching transformer (`pocket-flow`, Stable Diffusion 3) has no cross-attention: picture and words are in one
+# joint attention, to which the words have projections of their own: `add_q_proj`, `add_k_proj`, `add_v_proj` and
+# `to_add_out`. Where `BASE` is one of those, collect these.
 
 # %%
 opened = open_base(BASE)
-unet = opened.meta_network()  # shapes without numbers: the "meta" device takes no memory
-layers = adaptable_layers(unet)
+network = opened.meta_network()  # shapes without numbers: the "meta" device takes no memory
+layers = adaptable_layers(network)
+TEXT = "text-attn" if opened.is_flow else "cross-attn"  # what such layers are called as targets
+block = "transformer_blocks.0." if opened.is_flow else "down_blocks.1.attentions.0.transformer_blocks.0."
 print(f"{len(layers)} layers of {opened.identity} could take an adapter. Those of one transformer block:")
 for layer in layers:
-    if "down_blocks.1.attentions.0.transformer_blocks.0." in layer.path:
+    if layer.path.startswith(block):
         print(f"  {layer.path:60} {layer.in_features:4} -> {layer.out_features}")
 
 # %% [markdown]
@@ -47,7 +53,7 @@ for layer in layers:
 #
 # ## Do: find the cross-attention
 #
-# Collect the names of all four cross-attention projections, in all blocks.
+# Collect the names of all four cross-attention projections, in all blocks. (On a transformer: those of the words.)
 
 # %% [markdown]
 # **Predict** (`cross_attention`). What share of all layers that could take an adapter reads the text (four
@@ -60,11 +66,10 @@ predict("cross_attention", "half of them")
 # BEGIN SOLUTION
 # A list of the paths of all cross-attention projections; each layer has a .path.
 # PLACEHOLDER: names = None
-names = [
-    layer.path
-    for layer in layers
-    if ".attn2." in layer.path and layer.path.endswith(("to_q", "to_k", "to_v", "to_out.0"))
-]
+ends = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+if opened.is_flow:
+    ends = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+names = [layer.path for layer in layers if layer.path.endswith(ends)]
 # END SOLUTION
 check(1, "cross_attention", {"base": BASE, "names": names})
 compare_with("cross_attention", f"{len(names)} of {len(layers)} layers, {len(names) / len(layers):.0%}")
@@ -121,7 +126,7 @@ compare_with(
 )
 
 # %%
-inspection = inspect_base(BASE, targets="cross-attn", ranks=(4, 8, 16))
+inspection = inspect_base(BASE, targets=TEXT, ranks=(4, 8, 16))
 for cost in inspection.costs[:3]:
     size = cost.file_bytes["fp16"] / 1024
     print(
@@ -216,7 +221,8 @@ check(1, "file_bytes", {"base": BASE, "bytes": factor_bytes})
 
 # %%
 real = opened.load_network(torch.float32)
-attached = attach_new(real, "unet", select(layers, "cross-attn"), rank=4, alpha=4.0, seed=SEED)
+part = opened.family.network_part
+attached = attach_new(real, part, select(layers, TEXT), rank=4, alpha=4.0, seed=SEED)
 with tempfile.TemporaryDirectory() as folder:
     path = write_adapter(
         Path(folder) / "fresh.safetensors", attached.to_adapter(), family=opened.family, dtype="fp16"
@@ -228,21 +234,28 @@ compare_with(
     "file_bytes",
     f"{on_disk:,} bytes on disk for {factor_bytes:,} of factors, {on_disk / factor_bytes:.2f} times as many",
 )
-print(f"{on_disk - factor_bytes:,} bytes are names and metadata")
+zeros = ", and zeros: such a file has q, k and v as one layer" if opened.is_flow else ""
+print(f"{on_disk - factor_bytes:,} bytes are names and metadata{zeros}")
 
 # %% [markdown]
 # ## The picture
 #
-# Grey is frozen. Hatched orange is where a detour stands.
+# Grey is frozen. Hatched orange is where a detour stands. (A transformer is no U but a row of blocks of one size, so it
+# gets a table.)
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
-    path = plot_unet(inspection, Path(folder) / "unet.png")
-    show(
-        Image.open(path),
-        alt="The UNet drawn as a U: blocks go down on the left and up on the right. In each block most kinds of layers "
-        "are grey and frozen; the cross-attention layers are hatched in orange and adapted.",
-    )
+if opened.is_flow:
+    for row in inspection.blocks:
+        adapted = sum(group.adapted for group in row.groups)
+        print(f"{row.name:22} {row.parameters:>11,} frozen, {adapted} layers adapted")
+else:
+    with tempfile.TemporaryDirectory() as folder:
+        path = plot_unet(inspection, Path(folder) / "unet.png")
+        show(
+            Image.open(path),
+            alt="The UNet drawn as a U: blocks go down on the left and up on the right. In each block most kinds of "
+            "layers are grey and frozen; the cross-attention layers are hatched in orange and adapted.",
+        )
 
 # %% [markdown]
 # ## Reflect

@@ -12,12 +12,15 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 0  # of the picture, the noises, the timestep and the adapter's start
 
+import re
+
 import matplotlib.pyplot as plt
 import torch
 
 from detour.adapters.attach import attach_new
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
+from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import pick_device
 from detour.bases.latents import to_pixels
 from detour.diffusion.randomness import noise_for
@@ -38,8 +41,8 @@ print(f"'{example.caption}'")
 # %% [markdown]
 # ## Do: the shapes
 #
-# The batch is one picture. What you need: pictures have 3 channels; the VAE shrinks
-# each side by `latent_factor` and has `latent_channels` channels; a prompt has 77 tokens, each a vector of
+# The batch is one picture. What you need: pictures have 3 channels; the VAE shrinks each side by `latent_factor` and
+# has `latent_channels` channels; a prompt has `text_length` tokens (77 on Stable Diffusion 1.5), each a vector of
 # `cross_attention_width` numbers; the UNet's answer has the shape of what it was asked.
 
 # %% [markdown]
@@ -50,7 +53,8 @@ predict("shapes", "eight times, for the VAE shrinks by eight")
 
 # %%
 print(f"picture side {opened.native_size_px}, latent factor {opened.latent_factor}")
-print(f"latent channels {opened.latent_channels}, text width {opened.cross_attention_width}")
+print(f"latent channels {opened.latent_channels}, text width {opened.cross_attention_width}", end=", ")
+print(f"text length {opened.text_length}")
 # BEGIN SOLUTION
 # Four tuples of ints: the shapes of pixels, latents, text states and the UNet's prediction, the batch first.
 # PLACEHOLDER: shapes = {"pixels": None, "latents": None, "text": None, "prediction": None}
@@ -58,7 +62,7 @@ side = opened.native_size_px // opened.latent_factor
 shapes = {
     "pixels": (1, 3, opened.native_size_px, opened.native_size_px),
     "latents": (1, opened.latent_channels, side, side),
-    "text": (1, 77, opened.cross_attention_width),
+    "text": (1, opened.text_length, opened.cross_attention_width),
     "prediction": (1, opened.latent_channels, side, side),
 }
 # END SOLUTION
@@ -105,6 +109,8 @@ vae = opened.load_vae(device=DEVICE)
 with torch.no_grad():
     draw = noise_for(SEED, 0, 0, shapes["latents"], purpose="latent").to(DEVICE)
     latents = to_latents(vae, pixels, draw)
+    # The VAE of a later base moves the mean as well.
+    latents = latents - (vae.config.shift_factor or 0) * vae.config.scaling_factor
 del vae  # the training step does not need it any more
 text_stage = opened.load_text(device=DEVICE)
 text = text_stage.encode([example.caption]).to(DEVICE)
@@ -118,7 +124,8 @@ compare_with("to_latents", f"variance {spread:.2f}, {inside} that range; mean {l
 # ## Do: the loss
 #
 # The UNet is shown noisy latents and asked for the noise. The loss is the mean squared difference.
-# `predict_noise(noisy, timestep)` asks the UNet; `alphas[timestep]` is `ᾱ`.
+# `predict_noise(noisy, timestep)` asks the UNet; `alphas[timestep]` is `ᾱ`. (A flow-matching base is asked for a
+# velocity; below, its answer is turned into the noise that it means, so that the loss is the same one.)
 
 # %% [markdown]
 # **Predict** (`diffusion_loss`). The same picture, the same weights, no training in between: how much does the loss
@@ -143,12 +150,28 @@ check(2, "diffusion_loss", diffusion_loss)
 
 # %%
 unet = opened.load_network(device=DEVICE)
-alphas = alphas_cumprod(opened.scheduler_config()).to(DEVICE)
+levels = torch.arange(1000, device=DEVICE) / 1000  # σ of a rectified flow
+if opened.is_flow:
+    alphas = (1 - levels).square() / ((1 - levels).square() + levels.square())
+else:
+    alphas = alphas_cumprod(opened.scheduler_config()).to(DEVICE)
 noise = noise_for(SEED, 0, 0, tuple(latents.shape)).to(DEVICE)
 
 
 def predict_noise(noisy, timestep):
+    if opened.is_flow:
+        return noise_of_flow(noisy, levels[timestep])
     return unet(noisy, torch.tensor([timestep], device=DEVICE), encoder_hidden_states=text.states).sample
+
+
+def noise_of_flow(noisy, level):
+    """A flow sees (1 − σ) x + σ ε and answers ε − x: the same question in other units."""
+    shown = noisy * ((1 - level) ** 2 + level**2).sqrt()  # the squares of its two weights do not sum to one
+    velocity = denoiser.predict(shown, level[None], text)
+    return shown + (1 - level) * velocity
+
+
+denoiser = make_denoiser(opened, unet, device=DEVICE, dtype=torch.float32)
 
 
 stops = [50, 200, 350, 500, 650, 800, 950]
@@ -185,8 +208,14 @@ predict("gradients", "all of them, they are all trained")
 # %%
 if "attached" in globals():  # this cell ran before: begin with the base again
     attached.detach()
-chosen = select(adaptable_layers(unet), "attn")
-attached = attach_new(unet, "unet", chosen, rank=4, alpha=4.0, seed=SEED)
+part = opened.family.network_part
+dead = opened.dead_by_structure()  # layers that no gradient reaches: one on Stable Diffusion 3, none on 1.5
+chosen = [
+    layer
+    for layer in select(adaptable_layers(unet), "attn")
+    if not any(re.fullmatch(pattern, f"{part}.{layer.path}") for pattern in dead)
+]
+attached = attach_new(unet, part, chosen, rank=4, alpha=4.0, seed=SEED)
 own = {id(parameter) for parameter in attached.parameters()}
 base_tensors = [parameter for parameter in unet.parameters() if id(parameter) not in own]
 
@@ -310,7 +339,7 @@ def one_step(beside, loss_of):
 
 
 attached.detach()
-attached = attach_new(unet, "unet", chosen, rank=4, alpha=4.0, seed=SEED)
+attached = attach_new(unet, part, chosen, rank=4, alpha=4.0, seed=SEED)
 llm_layers = select(adaptable_layers(llm), "q_proj,v_proj")
 beside = attach_new(llm, "text_encoder", llm_layers, rank=4, alpha=4.0, seed=SEED)
 left, right = one_step(beside, llm_loss), one_step(attached, unet_loss)

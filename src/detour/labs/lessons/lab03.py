@@ -11,9 +11,7 @@
 # %%
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 0  # of the pictures' scenes, of the first two runs and of the first drawn picture
-STYLE = "blueprint"  # one of the world's styles that pocket has never seen
-STEPS = 30 if BASE == "pocket" else 400  # a few hundred on a real base
-RATE = 1e-2 if BASE == "pocket" else "auto"
+STYLE = "blueprint"  # one of the world's styles that the package's own bases have never seen
 BATCH = 2
 
 import json
@@ -48,6 +46,9 @@ from detour.verbs.train.demo import draw_training_pictures
 from detour.verbs.train.run import train_adapter
 
 work = Path("lab03")  # data and runs; delete it when you are done
+SMALL = open_base(BASE).embedded is not None  # one of the package's own
+STEPS = 30 if SMALL else 400  # a few hundred on a real base
+RATE = "auto"  # what suits a style on this base; high on a small one
 
 # %% [markdown]
 # ## The pictures
@@ -206,7 +207,7 @@ def drawn(*loras):
     """One picture of each prompt; the same seeds whatever the adapter."""
     spec = GenerateSpec(
         prompts=tuple(prompts), base=BASE, loras=tuple(loras), seed=SEED, batch=4,
-        picture=PictureSpec(steps=8 if BASE == "pocket" else 25),
+        picture=PictureSpec(steps=8 if SMALL else 25),
     )  # fmt: skip
     made = generate_pictures(spec, out=work / "drawn", force=True)
     return np.stack([np.asarray(Image.open(one.path)) for one in made.files if one.kind == "picture"])

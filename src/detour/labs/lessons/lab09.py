@@ -96,6 +96,7 @@ check(9, "jump", jump)
 # jumped with the one noise that those add up to. `trace_forward` is the recipe behind `detour forward`.
 
 # %%
+opened = open_base(BASE)
 trace = trace_forward(base=BASE, levels=8, seed=SEED)
 print(f"{trace.picture}: '{trace.caption}'")
 compare_with("jump", f"by {trace.largest_difference:.1e} at most, over all levels")
@@ -137,13 +138,17 @@ def expected_variance(alpha_bar, clean_variance):
 check(9, "variance", expected_variance)
 
 # %%
-alphas = torch.tensor(trace.alphas, dtype=torch.float64)
+# A rectified flow weighs picture and noise by 1 − σ and σ, whose squares do not sum to one. Divided by their sum, its
+# variances are those of the formula; on Stable Diffusion the sum is one.
+kept, came = (torch.tensor(values, dtype=torch.float64) for values in (trace.alphas, trace.noises))
+total = kept + came
+alphas = kept / total
 curve = expected_variance(alphas, trace.clean_variance)
 figure, axes = plt.subplots(figsize=(7, 3.6))
 axes.plot(curve, label=f"your formula, Var(x₀) = {trace.clean_variance:.2f}")
 axes.plot(
     [level.timestep for level in trace.levels],
-    [level.variance for level in trace.levels],
+    [level.variance / float(total[level.timestep - opened.is_flow]) for level in trace.levels],
     "o",
     label="measured",
 )
@@ -179,7 +184,7 @@ compare_with(
 # %% [markdown]
 # `x + ε` grows without bound: the UNet would be shown brighter and brighter inputs, and the jump's formula would not
 # hold. And the last step is *not* pure noise: a few per cent of the amplitude survive, which is why bases with this
-# schedule find it hard to draw very dark or very bright pictures.
+# schedule find it hard to draw very dark or very bright pictures. (A rectified flow does end in pure noise.)
 #
 # ## Do: the way back
 #
@@ -207,7 +212,9 @@ check(9, "clean_guess", clean_guess)
 zero = torch.zeros(1)
 off, half = (
     float((clean_guess(zero, zero + 0.01, one) - clean_guess(zero, zero, one)).abs())
-    for one in alphas[[-1, 499]].float()
+    for one in alphas[
+        [-2 if opened.is_flow else -1, 499]
+    ].float()  # a flow ends in pure noise: the level before it
 )
 compare_with(
     "clean_guess", f"{off:.3f}, {off / 0.01:.1f} times as much; in the middle of the schedule {half:.3f}"
@@ -246,7 +253,6 @@ show(
 predict("first_below", "in the same one, both have a thousand steps")
 
 # %%
-opened = open_base(BASE)
 schedules = {
     "scaled_linear": alphas_cumprod(schedule_config(opened, "scaled_linear")),
     "linear": alphas_cumprod(schedule_config(opened, "linear")),
@@ -265,20 +271,25 @@ compare_with("first_below", ", ".join(f"{name} from timestep {first}" for name, 
 # the base's knowledge ends.
 
 # %%
-larger = trace_forward(base=BASE, levels=8, seed=SEED, schedule="scaled_linear", beta_end=0.02)
-blank = np.full_like(larger.pictures["forward"][0], 255)
-back = [larger.pictures.get(f"back_{index}", blank) for index in range(len(larger.levels))]
-heads = [f"t = {level.timestep}, ᾱ = {level.alpha_cumprod:.2g}" for level in larger.levels]
-show(
-    grid(np.stack([*larger.pictures["forward"], *back]), len(heads), column_labels=heads),
-    alt="The same two rows on the larger schedule: noise covers the scene sooner, and the last columns of the way back "
-    "are empty, because the base was never trained on so much noise.",
-)
-print(
-    f"ᾱ at the end: {trace.alphas[-1]:.4f} on the base's own schedule, {larger.alphas[-1]:.5f} on the larger one"
-)
-known = sum(level.way_back for level in larger.levels)
-print(f"the base knows {known} of {len(larger.levels)} levels of the larger schedule")
+if opened.is_flow:
+    print(
+        "a rectified flow has no betas to stretch: its straight line ends in pure noise, which it was trained on"
+    )
+else:
+    larger = trace_forward(base=BASE, levels=8, seed=SEED, schedule="scaled_linear", beta_end=0.02)
+    blank = np.full_like(larger.pictures["forward"][0], 255)
+    back = [larger.pictures.get(f"back_{index}", blank) for index in range(len(larger.levels))]
+    heads = [f"t = {level.timestep}, ᾱ = {level.alpha_cumprod:.2g}" for level in larger.levels]
+    show(
+        grid(np.stack([*larger.pictures["forward"], *back]), len(heads), column_labels=heads),
+        alt="The same two rows on the larger schedule: noise covers the scene sooner, and the last columns of the way "
+        "back are empty, because the base was never trained on so much noise.",
+    )
+    print(
+        f"ᾱ at the end: {trace.alphas[-1]:.4f} on the base's own schedule, {larger.alphas[-1]:.5f} on the larger one"
+    )
+    known = sum(level.way_back for level in larger.levels)
+    print(f"the base knows {known} of {len(larger.levels)} levels of the larger schedule")
 
 # %% [markdown]
 # ## Reflect

@@ -40,6 +40,7 @@ from detour.pocket.world import (
 Pictures = NDArray[np.uint8]
 PROMPT_SEED = 2026
 STEPS = 20
+SHEET_PICTURES = 48
 WORDS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
 
 
@@ -172,8 +173,8 @@ def measure(
     best = float(max(trials, key=lambda key: sum(trials[key].values()))) if trials else guidance_scales[0]
     pictures = generate(pipeline, prompts, guidance_scale=best)
     if sheet_path is not None:
-        sheet(pictures[:48]).save(sheet_path)
-        write_text(sheet_path.with_suffix(".txt"), "\n".join(prompts[:48]) + "\n")
+        sheet(pictures[:SHEET_PICTURES]).save(sheet_path)
+        write_text(sheet_path.with_suffix(".txt"), "\n".join(prompts[:SHEET_PICTURES]) + "\n")
     return {
         "recommended_guidance": best,
         "steps": STEPS,
@@ -193,10 +194,18 @@ def arguments_of(*, prog: str, description: str | None, base: Path) -> argparse.
     parser.add_argument("--count", type=int, default=256, help="generated pictures")
     parser.add_argument("--true-count", type=int, default=256, help="true renders")
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 3.0, 4.5, 7.0])
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="48 generated pictures, 32 true renders, one guidance: a rough answer",
+    )
     parser.add_argument("--sheet", type=Path, default=None, help="writes 48 generated pictures there")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dry", action="store_true", help="prints only")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.count, arguments.true_count = SHEET_PICTURES, 32
+        arguments.guidance = arguments.guidance[:1]
     torch.set_num_threads(arguments.threads)
     return arguments
 

@@ -62,13 +62,30 @@ def _grid(num_px: int) -> tuple[Array, Array]:
     return x, y
 
 
-def _thing_layers(thing: Thing, x: Array, y: Array) -> list[Layer]:
+def thing_body(thing: Thing, x: Array, y: Array) -> Array:
+    """Signed distance of each point to the outline of a thing, negative inside, as a share of the picture's side.
+
+    Args:
+        thing: what and where.
+        x: the points' horizontal places as shares of the picture's width, rightwards.
+        y: the points' vertical places as shares of its height, downwards.
+    """
+    u, v = _own_coordinates(thing, x, y)
+    return SILHOUETTES[thing.kind](u, v).body * np.float32(thing.size / 2)
+
+
+def _own_coordinates(thing: Thing, x: Array, y: Array) -> tuple[Array, Array]:
+    """Coordinates in the thing's own square, which reaches from -1 to 1, rightwards and upwards."""
     half = thing.size / 2
     dx, dy = (x - np.float32(thing.x)) / np.float32(half), (np.float32(thing.y) - y) / np.float32(half)
     cos, sin = np.float32(np.cos(thing.tilt)), np.float32(np.sin(thing.tilt))
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
-    if thing.mirrored:
-        u = -u
+    return (-u if thing.mirrored else u), v
+
+
+def _thing_layers(thing: Thing, x: Array, y: Array) -> list[Layer]:
+    half = thing.size / 2
+    u, v = _own_coordinates(thing, x, y)
     shape = SILHOUETTES[thing.kind](u, v)
     colour = COLOUR_VALUES[thing.colour]
     light = clamp(np.asarray(np.float32(0.75) * v - np.float32(0.35) * u, np.float32), -1, 1)

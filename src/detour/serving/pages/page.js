@@ -62,8 +62,8 @@ async function refresh() {
 function count() {
   const mine = state.queue.filter((one) => one.mine).length;
   const open = state.queue.length - mine;
-  const told = [open ? `${open} to decide` : "", mine ? `${mine} for a second person` : ""];
-  at("waiting").textContent = told.filter(Boolean).join(", ");
+  const counts = [open ? `${open} to decide` : "", mine ? `${mine} for a second person` : ""];
+  at("waiting").textContent = counts.filter(Boolean).join(", ");
 }
 
 function next() {
@@ -101,10 +101,10 @@ function show(one) {
   ];
   const rows = facts.filter(([, value]) => value).flatMap(([name, value]) => {
     const term = document.createElement("dt");
-    const told = document.createElement("dd");
+    const detail = document.createElement("dd");
     term.textContent = name;
-    told.textContent = value;
-    return [term, told];
+    detail.textContent = value;
+    return [term, detail];
   });
   at("list").replaceChildren(...rows);
   at("picture").width = one.width;
@@ -138,9 +138,9 @@ async function decide(release) {
   }
   state.busy = true;
   try {
-    const told = await ask(address(one, ""), { method: "POST", body: JSON.stringify({ release }) });
+    const answer = await ask(address(one, ""), { method: "POST", body: JSON.stringify({ release }) });
     const words = { done: "Released.", refused: "Refused and deleted.", held: "Noted. A second person has to agree." };
-    say(words[told.state]);
+    say(words[answer.state]);
   } catch (error) {
     if (error.status !== 409) throw error;
     say(`Not decided: ${error.message}`, true); // somebody else was faster, or it expired

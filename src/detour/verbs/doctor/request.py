@@ -6,6 +6,7 @@ from itertools import chain
 from torch import nn
 
 from detour.bases.base import Base
+from detour.generation.few_steps import names_of
 from detour.generation.schedulers import pick_sampler
 from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter
@@ -56,7 +57,7 @@ def examine_request(
         dtype=dtype,
         negative_prompt=how.negative_prompt,
         seed=spec.seed,
-        adapters=tuple(one.use.name for one in adapters),
+        adapters=tuple(name for one in adapters for name in names_of(one.use.name, one.adapter.metadata)),
     )
     triggers = [
         trigger for one in adapters if one.use.weight and (trigger := one.adapter.metadata.get(TRIGGER, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -116,11 +116,32 @@ def show_picture(path: Path, *, trust: Path | None = None) -> PictureReport:
     Raises:
         DataError: no PNG, or what it says is damaged.
     """
-    return _read(path, trust)[0]
+    return read_picture(path, trust=trust).report
 
 
-def _read(path: Path, trust: Path | None = None) -> tuple[PictureReport, np.ndarray]:
-    """Read what :func:`show_picture` tells, and the pixels, uint8 (H, W, 3)."""
+@dataclass(frozen=True)
+class ReadPicture:
+    """A picture that was read once, to be shown and to be drawn again.
+
+    Attributes:
+        report: what it says of how it was made.
+        pixels: uint8 (H, W, 3).
+    """
+
+    report: PictureReport
+    pixels: np.ndarray
+
+
+def read_picture(path: Path, *, trust: Path | None = None) -> ReadPicture:
+    """Read the report of :func:`show_picture` together with the pixels.
+
+    Args:
+        path: of a PNG file.
+        trust: PEM file of authorities whose certificates count.
+
+    Raises:
+        DataError: no PNG, or what it says is damaged.
+    """
     data = read_bytes(path)
     pixels = np.asarray(open_png(data, name=str(path)))
     beside = read_sidecar(path)
@@ -141,11 +162,11 @@ def _read(path: Path, trust: Path | None = None) -> tuple[PictureReport, np.ndar
         else "other pixels",
         signature=read_manifest(data, trust=authorities),
     )
-    return report, pixels
+    return ReadPicture(report, pixels)
 
 
 def verify_picture(
-    path: Path, *, base: str | None = None, files: Path | None = None, device: str = "auto"
+    picture: Path | ReadPicture, *, base: str | None = None, files: Path | None = None, device: str = "auto"
 ) -> Redrawing:
     """Draw a picture again from what it says of itself, and compare the pixels.
 
@@ -153,7 +174,7 @@ def verify_picture(
     unsigned files are compared alike: by their pixels.
 
     Args:
-        path: of a PNG file.
+        picture: path of a PNG file, or what :func:`read_picture` made of it.
         base: where the base is; ``None``: the package's own, where the picture names it.
         files: folder in which adapters and start pictures are looked for.
         device: where it is drawn.
@@ -162,7 +183,8 @@ def verify_picture(
         DataError: no PNG, or what it says is damaged.
         ConfigError: the device is not there.
     """
-    report, pixels = _read(path)
+    read = picture if isinstance(picture, ReadPicture) else read_picture(picture)
+    report, pixels = read.report, read.pixels
     try:
         if report.metadata is None:
             raise _Cannot("nothing says how it was made.")

@@ -19,7 +19,7 @@ from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, load_run_spec
 from detour.specs.sources import parse
 from detour.training.rates import schedule_fault
 from detour.training.resolving import schedule_of
-from detour.training.resume import read_settings, settings_in_checkpoint
+from detour.training.resume import DISTILLED, read_settings, settings_in_checkpoint
 from detour.training.run_folder import RUN_STATE
 from detour.verbs.train.saved_run import product_of
 
@@ -93,6 +93,11 @@ def read_finished_run(run_folder: Path) -> FinishedRun:
     if known is None:
         raise RunError(f"{run_folder}: no {SETTINGS}, so no run of detour. Name a folder under runs/.")
     spec = known
+    if spec.distill.steps:
+        raise RunError(
+            f"{run_folder}: a distilled adapter is compared with its base in {DISTILLED}, and has no other proof. "
+            f"Delete that file and call detour distill --resume {run_folder} to compare them again."
+        )
     adapter_file = product_of(run_folder, spec)
     if not adapter_file.exists():
         raise RunError(

@@ -2,10 +2,11 @@
 
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from detour.errors import DetourError
+from detour.errors import ConfigError, DetourError, nearest
 from detour.evaluation.proof import Proof, read_proof
 from detour.files import write_text, write_with
 from detour.specs import (
@@ -22,16 +23,35 @@ from detour.specs import (
 from detour.verbs.judge.held_out_material import write_world_style
 from detour.verbs.progress import Progress, ProgressFn, silent
 
-NAME = "demo"
-STYLE = "dusk"
-"""Darker, greyer and warmer than any picture that the base was trained on. Its VAE and a few steps hold such a change
-of colours whole, where the lead lines of stained glass come out soft."""
-
-STEPS = 40
 RANK = 4
 NUM_PICTURES = 24
 NUM_PROMPTS = 16
 """Held-out prompts; each is drawn twice. After training, pictures are what the demo's time goes to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo trains on one of the package's own bases.
+
+    Attributes:
+        folder_name: of the run.
+        style: of the world, which the base never saw.
+        steps: of training.
+    """
+
+    folder_name: str
+    style: str
+    steps: int
+
+
+DEMOS: Mapping[str, DemoSettings] = {
+    # Darker, greyer and warmer than any picture that the base was trained on. Its VAE and a few steps hold such a
+    # change of colours whole, where the lead lines of stained glass come out soft.
+    "pocket": DemoSettings(folder_name="demo", style="dusk", steps=40),
+    # Thick outlines, flat colours and halftone dots: detail that sixteen latent channels keep and four lose.
+    "pocket-flow": DemoSettings(folder_name="demo-flow", style="comic", steps=120),
+}
+"""Embedded base → what the demo trains on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +60,7 @@ class DemoResult:
 
     Attributes:
         folder: of the run.
+        base: that was trained on.
         style: that was learned.
         proof: figures and verdict.
         adapter_file: the adapter.
@@ -49,6 +70,7 @@ class DemoResult:
     """
 
     folder: Path
+    base: str
     style: str
     proof: Proof
     adapter_file: Path
@@ -57,31 +79,44 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(*, runs: Path, seed: int = 0, progress: ProgressFn = silent) -> DemoResult:
-    """Train a rank-4 adapter on 24 pictures of a held-out style of the embedded base's world, and prove it.
+def run_demo(*, runs: Path, base: str = "pocket", seed: int = 0, progress: ProgressFn = silent) -> DemoResult:
+    """Train a rank-4 adapter on 24 pictures of a held-out style of an embedded base's world, and prove it.
 
     Args:
-        runs: folder of runs; the demo takes ``demo``, or ``demo-2`` and so on when that is taken.
+        runs: folder of runs; the demo takes ``demo`` (``demo-flow`` on ``pocket-flow``), or ``demo-2`` and so on when
+            that is taken.
+        base: ``pocket`` learns a light, ``pocket-flow`` a style that lives in its detail.
         seed: draws the pictures and the training.
         progress: told about stages.
 
     Raises:
+        BaseError: the base's weights are missing from this installation.
+        ConfigError: there is no demo on this base.
         DetourError: as training and proving do.
     """
+    from detour.bases.base import open_base
     from detour.training.run_folder import free_name
     from detour.verbs.train.run import train_adapter
 
     started = time.monotonic()
-    folder = runs / free_name(runs, NAME)
+    settings = settings_of(base)
+    open_base(base).require_weights()  # before pictures are drawn
+    folder = runs / free_name(runs, settings.folder_name)
     draw_training_pictures(
-        folder / "data", style_name=STYLE, count=NUM_PICTURES, seed=seed, as_asked=True, progress=progress
+        folder / "data",
+        style_name=settings.style,
+        count=NUM_PICTURES,
+        seed=seed,
+        as_asked=True,
+        progress=progress,
     )
-    write_world_style(folder, STYLE)
-    spec = demo_spec(folder, seed=seed)
+    write_world_style(folder, settings.style)
+    spec = demo_spec(folder, base=base, seed=seed)
     train_adapter(spec, runs=runs, resume=None, force=False, progress=progress)
     return DemoResult(
         folder=folder,
-        style=STYLE,
+        base=base,
+        style=settings.style,
         proof=read_proof(folder / "proof.json"),
         adapter_file=folder / f"{folder.name}.safetensors",
         sheet=folder / "samples" / "sheet.png",
@@ -90,20 +125,35 @@ def run_demo(*, runs: Path, seed: int = 0, progress: ProgressFn = silent) -> Dem
     )
 
 
-def demo_spec(folder: Path, *, seed: int) -> RunSpec:
+def settings_of(base: str) -> DemoSettings:
+    """What the demo trains on a base.
+
+    Raises:
+        ConfigError: there is no demo on this base.
+    """
+    if base not in DEMOS:
+        raise ConfigError(
+            f"there is no demo on base '{base}'.{nearest(base, list(DEMOS))} There is one on {' and '.join(DEMOS)}; "
+            "`detour train` takes every base."
+        )
+    return DEMOS[base]
+
+
+def demo_spec(folder: Path, *, base: str = "pocket", seed: int) -> RunSpec:
     """The demo's run: what ``detour train`` does with these pictures, but for name, rank and dropped captions."""
+    steps = settings_of(base).steps
     return RunSpec(
         name=folder.name,
         goal="style",
         seed=seed,
-        base=BaseSpec(name="pocket"),
+        base=BaseSpec(name=base),
         data=DataSpec(source=str(folder / "data")),
         adapter=AdapterSpec(rank=RANK),
         # Without dropped captions the unconditional side stays the base's, and guidance strengthens the style.
-        train=TrainSpec(steps=STEPS, loss=LossSpec(caption_dropout=0.0)),
+        train=TrainSpec(steps=steps, loss=LossSpec(caption_dropout=0.0)),
         # Each sheet costs as much as ten steps and each validation as two: fewer of both keep the demo short.
-        sample=SampleSpec(every=20),
-        validate=ValidateSpec(every=10),
+        sample=SampleSpec(every=steps // 2),
+        validate=ValidateSpec(every=steps // 4),
         evaluate=EvaluateSpec(num_prompts=NUM_PROMPTS),
     )
 

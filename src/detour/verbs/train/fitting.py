@@ -118,7 +118,7 @@ def fit_run(
         material.text.stage.words = attached.words
     if plan.checkpoint is None:
         load_first_weights(attached, spec)
-    loss_fn = make_loss(denoiser, material.train, spec, share)
+    loss_fn = make_loss(denoiser, material.train, spec, share, attached=attached)
     changed = attached.changed_tensors
     frozen_sha256 = hash_base(models, without=changed) if changed else base_sha256
     gradients = _proved_gradients(models, attached, loss_fn, (*targets.dead, *text_targets.dead), progress)

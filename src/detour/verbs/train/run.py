@@ -41,6 +41,7 @@ from detour.training.text_adapter import trains_text
 from detour.verbs.judge.checkpoint_scores import evaluate_checkpoints
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.train.class_pictures import draw_class_pictures
+from detour.verbs.train.distilled_proof import prove_distilled
 from detour.verbs.train.fitting import Trained, fit_run
 from detour.verbs.train.reference_proof import prove_reference
 from detour.verbs.train.run_plan import RunPlan, plan_resumed, plan_run
@@ -147,6 +148,8 @@ def _proved_at_last(folder: Path, progress: ProgressFn) -> TrainResult:
     note = "It was trained, and died while it was being proved: proving it."
     progress(Progress(stage="preparing", note=note))
     result = _trained_before(folder)
+    if read_settings(folder).distill.steps:
+        return _with_distilled_proof(result, plan_resumed(folder), progress)
     return result.model_copy(update={"notes": (note,), "proof": _prove(folder, progress)})
 
 
@@ -210,7 +213,7 @@ def _run(
         if spec.adapter.method == "dora":
             notes.append(DORA_ELSEWHERE)
             progress(Progress(stage="training", note=notes[-1]))
-        if prove and spec.adapter.method != "reference":
+        if prove and _has_general_proof(spec):
             keep_trained_pictures_of(
                 folder, plan.base, spec, plan.captions, material.text, trained.denoiser, adapter, progress
             )
@@ -230,7 +233,22 @@ def _run(
         encoder = reference_encoder(spec, plan.base)
         shown = prove_reference(folder, result.adapter_file, plan.base, spec, plan.dataset, encoder)
         return result.model_copy(update={"notes": (*result.notes, shown.words)})
+    if spec.distill.steps:
+        return _with_distilled_proof(result, plan, progress)
     return result.model_copy(update={"proof": _prove(folder, progress, plan.dataset)})
+
+
+def _has_general_proof(spec: RunSpec) -> bool:
+    """Whether the run's file is proved as any adapter is: not an IP-Adapter, and not one distilled for few steps."""
+    return spec.adapter.method != "reference" and not spec.distill.steps
+
+
+def _with_distilled_proof(result: TrainResult, plan: RunPlan, progress: ProgressFn) -> TrainResult:
+    shown = prove_distilled(
+        result.run_folder, result.adapter_file, plan.base, plan.spec, plan.captions, progress
+    )
+    progress(Progress(stage="drawing the proof", note=shown.words))
+    return result.model_copy(update={"notes": (*result.notes, shown.words)})
 
 
 def _result(

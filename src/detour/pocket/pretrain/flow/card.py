@@ -48,7 +48,8 @@ pipeline("a red house in the desert", num_inference_steps={steps}, guidance_scal
 
 {SIZE_PX} × {SIZE_PX} px. Recommended guidance: **{guidance:g}** with {steps} Euler steps at shift
 {SCHEDULE["shift"]:g}. There is no T5. Where it is absent the pipeline appends {T5_TOKENS} states of zeros;
-`max_sequence_length=0` appends none and draws faster. The base was trained with both, at equal odds.
+`max_sequence_length=0` appends none and draws faster. The base was trained with both, at equal odds; detour appends
+none, because `model_index.json` says so (`_zero_states`).
 
 {part_rows(base)}
 

@@ -8,12 +8,14 @@ from typing import Any
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from detour.bases.parts import ZERO_STATES
 from detour.pocket.pretrain.flow.parts import SCHEDULE, TEXT_TOKENS
 from detour.pocket.pretrain.folder import PREPROCESSOR, write_half, write_json
 
 MODEL_INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusion3Pipeline",
     "_diffusers_version": "0.42.1",
+    ZERO_STATES: 0,  # it was trained with none and with 256, and none is faster
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],

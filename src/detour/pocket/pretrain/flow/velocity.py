@@ -26,7 +26,12 @@ def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
 
 
 def velocity_loss(
-    transformer: SD3Transformer2DModel, latents: Tensor, text: TextStates, generator: torch.Generator
+    transformer: SD3Transformer2DModel,
+    latents: Tensor,
+    text: TextStates,
+    generator: torch.Generator,
+    *,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """One batch's squared error of the predicted velocity.
 
@@ -37,9 +42,11 @@ def velocity_loss(
         latents: (batch, 16, 16, 16) float32, shifted and scaled to unit variance.
         text: of the same batch.
         generator: of times, noise and the number of zero states.
+        weights: (batch, 1, 16, 16) float32 with mean 1, of each latent's error; None counts all alike.
 
     Returns:
-        scalar loss and figures for the log (the error in the thirds of little, middle and much noise).
+        scalar loss and figures for the log (the unweighted error in the thirds of little, middle and much
+        noise).
 
     Source: Liu et al. 2022, arXiv:2209.03003; Esser et al. 2024, arXiv:2403.03206, section 2.
     """
@@ -58,8 +65,10 @@ def velocity_loss(
             timestep=sigmas * SCHEDULE["num_train_timesteps"],
             joint_attention_kwargs={"key_bias": bias},
         ).sample
-    errors = (predicted.float() - (noise - latents)).square().mean(dim=(1, 2, 3))
+    squares = (predicted.float() - (noise - latents)).square()
+    loss = squares.mean() if weights is None else (weights * squares).mean()
     with torch.no_grad():
+        errors = squares.mean(dim=(1, 2, 3))
         thirds = errors[sigmas.argsort()].tensor_split(3)
         figures = {f"v{i}": float(third.mean()) for i, third in enumerate(thirds, start=1)}
-    return errors.mean(), figures
+    return loss, figures
