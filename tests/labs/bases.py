@@ -8,11 +8,15 @@ from detour.labs.index import Lab
 from detour.labs.sources import base_of
 
 
-@cache
 def missing_base(lab: Lab) -> str:
     """Why a lesson's own base cannot be opened with its weights; empty where it can."""
+    return _missing(base_of(lab))
+
+
+@cache
+def _missing(name: str) -> str:
     try:
-        open_base(base_of(lab)).require_weights()
+        open_base(name).require_weights()
     except BaseError as error:
         return str(error)
     return ""

@@ -240,7 +240,7 @@ print("even ones:   " + " ".join(f"{level:.3f}" for level in even))
 
 @torch.no_grad()
 def draw(prompt, seed, levels):
-    """uint8 (1, H, W, 3), without guidance."""
+    """Draw one picture without guidance, uint8 (1, H, W, 3)."""
     side = SIZE // base.latent_factor
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, base.latent_channels, side, side, generator=generator).to(DEVICE)
