@@ -5,7 +5,7 @@ import pytest
 
 from detour.errors import ConfigError
 from detour.labs.index import LABS, Lab, lab_of
-from detour.labs.sources import BASE_LINE, exercise_of, solution_of, with_base
+from detour.labs.sources import BASE_LINE, base_of, exercise_of, solution_of, with_base
 
 SOURCE = """# %%
 BASE = "pocket"
@@ -57,6 +57,11 @@ def test_another_base_goes_into_its_one_line() -> None:
     assert 'BASE = "owner/other"\n' in with_base(SOURCE, "owner/other")
     with pytest.raises(ConfigError, match="0 were found"):
         with_base("x = 1\n", "other")
+
+
+def test_the_base_that_a_lesson_opens_is_read_from_its_line() -> None:
+    assert base_of(lab_of(9)) == "pocket"
+    assert base_of(lab_of(18)) == "pocket-flow"
 
 
 @pytest.mark.parametrize("lab", PRESENT, ids=lambda lab: lab.name)
