@@ -1,10 +1,10 @@
 """``import detour``: verbs on demand, typed, documented, and no name with two meanings."""
 
 import ast
+import functools
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -52,17 +52,21 @@ def test_a_subject_exports_verbs_that_detour_exports_too(subject: str) -> None:
     assert expected <= set(dir(package))
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def sources() -> dict[str, ast.Module]:
+    """Module → its syntax tree; reading all of them takes seconds."""
+    trees = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(("detour", *(parts[:-1] if parts[-1] == "__init__" else parts)))
-        yield name, ast.parse(path.read_text())
+        trees[name] = ast.parse(path.read_text())
+    return trees
 
 
 def test_no_function_has_the_name_of_its_module() -> None:
     doubled = [
         f"{name}.{node.name}"
-        for name, tree in sources()
+        for name, tree in sources().items()
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name.rpartition(".")[2]
     ]
@@ -70,7 +74,7 @@ def test_no_function_has_the_name_of_its_module() -> None:
 
 
 def test_no_two_modules_import_each_other_not_even_for_annotations() -> None:
-    modules = dict(sources())
+    modules = sources()
     edges: dict[str, set[str]] = {name: set() for name in modules}
     for name, tree in modules.items():
         for node in ast.walk(tree):

@@ -108,7 +108,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         return StorageError(f"{path}: disk full; nothing was overwritten. Free some space and run again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path}: not writable ({error.strerror}). Choose another place with --out.")
-    return StorageError(f"{path}: could not be written ({error.strerror or error}).")
+    return StorageError(
+        f"{path}: could not be written ({error.strerror or error}). Check the disk and the folder, and run again."
+    )
 
 
 def sync_folder(path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from detour.errors import RunError
-from detour.evaluation.evaluation import read_evaluation
+from detour.evaluation.documents import read_document
+from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.proof import read_proof, write_proof
 from tests.evaluation.figures import UNMEASURED, learned_proof
 
@@ -58,7 +59,7 @@ def test_files_of_the_first_schema_still_read() -> None:
     assert proof.held_out.prompt_accuracy is not None
     assert proof.held_out.prompt_accuracy.ceiling is not None
     assert proof.answers is None
-    evaluation = read_evaluation(OLD / "evaluation-schema-1.json")
+    evaluation = read_document(OLD / "evaluation-schema-1.json", Evaluation, command="detour evaluate")
     assert (evaluation.schema_, evaluation.verdict, evaluation.unknown) == (1, "copies", ())
     assert evaluation.prompt_keeping is not None
 

@@ -29,7 +29,7 @@ from tests.serving.conftest import eventually
 class NoCrowns(NoPolicy):
     """Refuses a word."""
 
-    def check_request(self, request: Any, *, triggers: Any = ()) -> Any:
+    def check_request(self, request: Any, *, triggers: Any = (), references: Any = ()) -> Any:
         crowned = any("crown" in prompt for prompt in request.prompts)
         refused = Refused(code="terms", cause="no crowns here")
         return tuple(refused if crowned else Allowed() for _ in request.prompts)

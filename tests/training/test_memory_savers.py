@@ -10,7 +10,7 @@ from torch import nn
 
 from detour.adapters.gradient_proof import hash_base, prove_gradients
 from detour.bases.base import open_base
-from detour.bases.quantize import PACKAGES, dequantized, quantize_linears, stored_bytes
+from detour.bases.quantize import PACKAGES, quantize_linears, stored_bytes
 from detour.diffusion.process import SD_PROCESS
 from detour.errors import ConfigError
 from detour.training import assembly
@@ -93,6 +93,17 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Any]:
 # Of the UNet's answer against the fp32 base, on this random one; docs/training.md has those of a trained base.
 FORWARD_ERROR = {"nf4": 0.12, "int8": 0.01}
 WEIGHT_SHARE = {"nf4": 0.18, "int8": 0.27}  # large layers: 0.129 and 0.25
+
+
+def dequantized(layer: nn.Linear) -> torch.Tensor:
+    """The weight that a quantised layer stands for, (out, in) in its computing dtype."""
+    weight: Any = layer.weight
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return torch.as_tensor(weight.dequantize())
+    from bitsandbytes.functional import dequantize_4bit
+
+    return torch.as_tensor(dequantize_4bit(weight.data, state))
 
 
 def replaced_by_what_they_stand_for(unet: nn.Module) -> int:

@@ -307,6 +307,6 @@ def test_what_a_process_has_not_is_refused_by_name_and_cause(
 
 
 def test_a_size_that_makes_half_a_patch_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"resolution is 520, but base 'flux-dev' wants a multiple of 16"):
+    with pytest.raises(ConfigError, match=r"resolution is 520, but base 'flux-dev' needs a multiple of 16"):
         resolved("flux-dev", data__resolution=520)
     assert resolved("sd15", data__resolution=520).data.resolution == 520

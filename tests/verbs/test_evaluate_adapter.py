@@ -14,7 +14,8 @@ from detour.adapter_files import write_adapter
 from detour.bases.base import open_base
 from detour.errors import ConfigError, Interrupted
 from detour.evaluation.compared import Compared
-from detour.evaluation.evaluation import read_evaluation
+from detour.evaluation.documents import read_document
+from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.proof import VerdictName
 from detour.evaluation.report import MAX_NEAREST
 from detour.evaluation.verdict import HEADLINES, Verdict
@@ -91,7 +92,7 @@ def test_seeds_differ_within_a_prompt(evaluated: EvaluationResult) -> None:
 
 def test_what_is_written_is_read_back_and_names_no_place_of_the_machine(evaluated: EvaluationResult) -> None:
     place = evaluated.folder / "evaluation.json"
-    assert read_evaluation(place) == evaluated.evaluation
+    assert read_document(place, Evaluation, command="detour evaluate") == evaluated.evaluation
     assert str(evaluated.folder.parent) not in place.read_text()
 
 

@@ -64,9 +64,11 @@ def test_the_file_gives_the_trained_picture_and_merges_into_the_base(straight: T
     assert proof.merge.max_abs_diff <= 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     spec: RunSpec, straight: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On the small SD 1.x, SD 2.x and SDXL of test_text_encoder_runs.py it is held by `make test`."""
     monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     with pytest.raises(Interrupted):
         train_adapter(spec, runs=tmp_path, progress=stop_after(3))

@@ -16,6 +16,7 @@ from detour.generation.png import read_png_metadata
 from detour.specs.generation import GenerateSpec, PictureSpec
 from detour.verbs.draw import pictures as recipe
 from detour.verbs.draw.pictures import generate_pictures, slug
+from detour.verbs.draw.provenance import verify_picture
 from detour.verbs.progress import Progress
 
 
@@ -84,6 +85,38 @@ def test_the_same_command_writes_the_same_bytes(tiny_base: Path, lora: Path, tmp
     first, second = (sorted((tmp_path / name).glob("*.png")) for name in ("a", "b"))
     assert [path.name for path in first] == [path.name for path in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+
+
+def test_merged_adapters_draw_what_adapters_beside_the_layers_draw_and_the_picture_says_so(
+    tiny_base: Path, lora: Path, tmp_path: Path
+) -> None:
+    def drawn(name: str, **values: object) -> np.ndarray:
+        spec = spec_of(tiny_base, count=2, loras=(f"{lora}:0.5", f"{lora}:0.25"), **values)
+        files = generate_pictures(spec, out=tmp_path / name).files
+        metadata = read_png_metadata(files[0].path)
+        assert metadata is not None
+        assert metadata.merged is bool(values)
+        assert [use.weight for use in metadata.adapters] == [0.5, 0.25]
+        return np.stack([pixels(file.path) for file in files]).astype(int)
+
+    beside, merged = drawn("beside"), drawn("merged", merge=True)
+    plain = generate_pictures(spec_of(tiny_base, count=2), out=tmp_path / "plain").files
+    assert np.abs(np.stack([pixels(file.path) for file in plain]).astype(int) - beside).max() > 10
+    assert np.abs(beside - merged).max() <= 1
+    picture = next((tmp_path / "merged").glob("*.png"))
+    assert verify_picture(picture, base=str(tiny_base), files=lora.parent, device="cpu").state == "equal"
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [({}, "name one"), ({"compare": True}, "--compare"), ({"lora_steps": ((0.0, 1.0),)}, "--lora-steps")],
+)
+def test_what_does_not_go_with_merging_is_refused(
+    tiny_base: Path, lora: Path, tmp_path: Path, values: dict[str, object], word: str
+) -> None:
+    loras = (str(lora),) if values else ()
+    with pytest.raises(ConfigError, match=word):
+        generate_pictures(spec_of(tiny_base, merge=True, loras=loras, **values), out=tmp_path)
 
 
 def test_metadata_holds_no_path_of_this_machine(tiny_base: Path, lora: Path, tmp_path: Path) -> None:

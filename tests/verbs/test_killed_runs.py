@@ -43,20 +43,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos"))
 
 
-@pytest.fixture(scope="module")
-def straight_runs(tiny_base: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("straight")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "_prove", lambda *_: None)
-        return {
-            name: train_adapter(quick_spec(tiny_base, photos, **SMALL, **flags), runs=place / name).run_folder
-            for name, flags in VARIANTS.items()
-        }
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_killed_twice_is_the_straight_run(
-    straight_runs: dict[str, Path],
     tiny_base: Path,
     photos: Path,
     tmp_path: Path,
@@ -67,12 +55,13 @@ def test_a_run_killed_twice_is_the_straight_run(
     monkeypatch.setattr(recipe, "_prove", lambda *_: None)
     folder = tmp_path / "quick"
     spec = quick_spec(tiny_base, photos, **{**SMALL, **VARIANTS[variant]})
+    straight = train_adapter(spec, runs=tmp_path / "straight").run_folder
     die(folder, spec=spec, runs=tmp_path, progress=killed_when("training", 3))
-    last = metrics(straight_runs[variant])[-1]["step"]
+    last = metrics(straight)[-1]["step"]
     if last > 5:
         die(folder, spec=None, resume=folder, progress=killed_when("training", 5))
     train_adapter(None, resume=folder)
-    assert differences(straight_runs[variant], folder) == []
+    assert differences(straight, folder) == []
 
 
 def test_a_run_killed_at_every_stage_goes_on(tiny_base: Path, photos: Path, tmp_path: Path) -> None:

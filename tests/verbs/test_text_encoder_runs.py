@@ -28,6 +28,10 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+TWO_ENCODERS = pytest.mark.parametrize("family", ["sdxl"], indirect=True, scope="module")
+"""For what does not depend on the family, on the one with most parts."""
+
+
 @pytest.fixture(scope="module")
 def spec(family: str, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     place = tmp_path_factory.mktemp(family)
@@ -107,6 +111,7 @@ def test_all_formats_hold_all_parts(straight: TrainResult, spec: RunSpec, tmp_pa
         assert largest_relative_difference(adapter, read_adapter(place)) < 1e-6
 
 
+@TWO_ENCODERS
 def test_the_text_encoders_have_a_rate_of_their_own(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +125,7 @@ def test_the_text_encoders_have_a_rate_of_their_own(
         assert math.isclose(largest, wanted, rel_tol=0.1), key
 
 
+@TWO_ENCODERS
 def test_validation_hears_the_text_encoders(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

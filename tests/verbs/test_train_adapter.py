@@ -141,24 +141,38 @@ def test_another_seed_gives_other_weights_and_no_tag_table_leaves_no_caption(
     assert largest_relative_difference(ours, theirs) > 0.1
 
 
+RANDOM: dict[str, Any] = {
+    "train__grad_accum": 2,
+    "train__steps": 7,
+    "adapter__dropout": 0.2,
+    "train__loss__caption_dropout": 0.3,
+    "sample__every": 3,
+    "checkpoint__every": 0,
+    "validate__ship": "lowest_loss",
+}
+"""Eight training pictures, four a step (two micro-batches): step 2 ends an epoch, 1 and 5 are amid one."""
+
+
+@pytest.fixture(scope="module")
+def straight_random(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and run folder of a run with everything random, never interrupted; read-only by agreement."""
+    place = tmp_path_factory.mktemp("random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "_prove", lambda *_: None)
+        spec = quick_spec(tiny_base, make_photos(place / "photos"), **RANDOM)
+        train_adapter(spec, runs=place)
+    return place
+
+
 @pytest.mark.usefixtures("unproved")
 @pytest.mark.parametrize("stop", [1, 5])
-def test_resume_is_bit_exact(tiny_base: Path, photos: Path, tmp_path: Path, stop: int) -> None:
-    """Eight training pictures, four a step (two micro-batches): step 2 ends an epoch, 1 and 5 are amid one."""
-    flags: dict[str, Any] = {
-        "train__grad_accum": 2,
-        "train__steps": 7,
-        "adapter__dropout": 0.2,
-        "train__loss__caption_dropout": 0.3,
-        "sample__every": 3,
-        "checkpoint__every": 0,
-        "validate__ship": "lowest_loss",
-    }
-    straight = train_adapter(quick_spec(tiny_base, photos, **flags), runs=tmp_path / "straight").run_folder
+def test_resume_is_bit_exact(straight_random: Path, tiny_base: Path, tmp_path: Path, stop: int) -> None:
+    straight, spec = (
+        straight_random / "quick",
+        quick_spec(tiny_base, straight_random / "photos", **RANDOM),
+    )
     with pytest.raises(Interrupted, match=rf"after step {stop} of 7.*detour train --resume .*quick"):
-        train_adapter(
-            quick_spec(tiny_base, photos, **flags), runs=tmp_path / "broken", progress=stop_after(stop)
-        )
+        train_adapter(spec, runs=tmp_path / "broken", progress=stop_after(stop))
     broken = tmp_path / "broken" / "quick"
     assert read_state(broken)["state"] == "interrupted"
     assert len(read_adapter(broken / "quick.safetensors").layers) > 0

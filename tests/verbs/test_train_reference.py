@@ -216,4 +216,6 @@ def test_the_embedding_is_of_the_whole_picture(tmp_path: Path) -> None:
     with torch.no_grad():
         zero = encoder.model(torch.zeros(1, 3, 32, 32), output_hidden_states=True).hidden_states[-2]
     assert torch.equal(hidden[:1], zero)
-    assert hidden.shape == (2, encoder.num_positions, 32)
+    config = encoder.model.config
+    patches = (config.image_size // config.patch_size) ** 2
+    assert hidden.shape == (2, patches + 1, 32)  # one for each patch and one for the whole

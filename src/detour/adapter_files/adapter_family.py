@@ -115,7 +115,7 @@ def _of_layers(adapter: Adapter) -> FamilyGuess:
 
 
 def _why_named(adapter: Adapter, named: str) -> str:
-    """What the user's word stands against; layers of another width would be named as layers that are not there.
+    """Why the family that the user names cannot be right; a layer of another width would be named as missing.
 
     Raises:
         ConfigError: the adapter's cross-attention is as wide as another family's.

@@ -1,4 +1,4 @@
-"""Does an adapter belong to a base? Told from shapes, before anything heavy is loaded."""
+"""Checks by shapes whether an adapter fits a base, before anything heavy is loaded."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The detour in memory, neutral to file formats: what it holds by layer, and what is known about it."""
+"""An adapter in memory, independent of file formats: what it holds by layer, and what is known about it."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -91,7 +91,7 @@ def attach_full(
         AdapterError: the weights are not float32, in which updates at usual rates would vanish.
     """
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        raise AdapterError("full fine-tuning wants the weights in float32. Set --dtype fp32.")
+        raise AdapterError("full fine-tuning needs the weights in float32. Set --dtype fp32.")
     chosen = {layer.path for layer in layers}
     adaptable = {layer.path for layer in adaptable_layers(model)}
     names = [

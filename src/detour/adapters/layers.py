@@ -23,7 +23,7 @@ class Layer(Protocol):
 
     @property
     def rank(self) -> int:
-        """Width of the detour."""
+        """Rank of the change of weight."""
 
     @property
     def alpha(self) -> float:
@@ -120,7 +120,7 @@ class LoraLayer:
 
     @property
     def rank(self) -> int:
-        """Width of the detour."""
+        """Rank of the change of weight."""
         return int(self.down.shape[0])
 
     @property

@@ -1,4 +1,4 @@
-"""Do two adapters get in each other's way? Predicted from their factors, before anything is drawn."""
+"""Predicts from their factors how two adapters interfere, before anything is drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SHARED_MOST = 0.5
 """Shared share above which adapters are related whatever chance is, as high ranks in narrow layers share much."""
 
 STRONGER = 9.0
-"""Ratio of the energies above which the stronger adapter may drown the weaker."""
+"""Ratio of the energies above which the effect of the weaker adapter may be lost."""
 
 Verdict = Literal["apart", "together", "against"]
 
@@ -85,7 +85,7 @@ class Interference:
 def interference_of(
     a: Adapter, b: Adapter, weight_a: float, weight_b: float, *, names: tuple[str, str] = ("A", "B")
 ) -> Interference:
-    """Hold two adapters against each other, layer by layer.
+    """Compare two adapters layer by layer.
 
     Args:
         a: plain LoRA.
@@ -108,7 +108,7 @@ def interference_of(
 
 
 class OverlapSum:
-    """Holds two adapters against each other one layer at a time, so that neither has to be in memory.
+    """Compares two adapters one layer at a time, so that neither has to be in memory.
 
     Args:
         weight_a: at which the first is used.
@@ -160,11 +160,6 @@ def verdict_of(over_chance: float, shared: float, cancelled: float) -> Verdict:
     if over_chance < RELATED and shared < SHARED_MOST:
         return "apart"
     return "against" if cancelled > 0 else "together"
-
-
-def overlap_of(a: LoraLayer, b: LoraLayer, weight_a: float = 1.0, weight_b: float = 1.0) -> LayerOverlap:
-    """Measure how two changes of one weight overlap."""
-    return _overlap(thin_svd(a), thin_svd(b), weight_a, weight_b)
 
 
 def _overlap(a: ThinSvd, b: ThinSvd, weight_a: float, weight_b: float) -> LayerOverlap:

@@ -1,4 +1,4 @@
-"""The network of a base behind one question: noisy latents in, prediction out.
+"""The network of a base behind one function: noisy latents in, prediction out.
 
 Training asks it with gradients; drawing, studies and proofs ask it without. Guidance is not its business: that is a
 pure function of several predictions (``detour.diffusion.guidance``).

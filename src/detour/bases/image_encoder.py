@@ -34,12 +34,6 @@ class ImageEncoder:
         config = self.model.config
         return int(config.projection_dim if pooled else config.hidden_size)
 
-    @property
-    def num_positions(self) -> int:
-        """Hidden states of a picture: one a patch and one for the whole."""
-        config = self.model.config
-        return int((config.image_size // config.patch_size) ** 2 + 1)
-
     @torch.no_grad()
     def with_none(self, picture: np.ndarray, *, pooled: bool) -> Tensor:
         """What the encoder gives for no picture and for a picture.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detour.errors import ConfigError
 
@@ -88,17 +88,6 @@ def quantize_linears(model: nn.Module, kind: Quantization, *, dtype: torch.dtype
     model.to(device)
     model.eval().requires_grad_(False)
     return Quantized(layers=len(chosen), bytes_before=before, bytes_after=stored_bytes(model))
-
-
-def dequantized(layer: nn.Linear) -> Tensor:
-    """The weight that a quantised layer stands for, (out, in) in its computing dtype."""
-    weight: Any = layer.weight
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        return torch.as_tensor(weight.dequantize())
-    from bitsandbytes.functional import dequantize_4bit
-
-    return torch.as_tensor(dequantize_4bit(weight.data, state))
 
 
 def stored_bytes(model: nn.Module) -> int:

@@ -1,1 +1,1 @@
-"""Tier 5, the command line: parse, call a recipe, show."""
+"""Tier 5, the command line: parse, call a verb, show."""

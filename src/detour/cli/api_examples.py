@@ -51,7 +51,7 @@ result = detour.train(spec, prove=False)
 print(result.adapter_file, result.final_loss)
 """,
     "distill": """
-few = detour.RunSpec.model_validate(spec.model_dump(exclude_unset=True) | {"name": "bob-lcm-4step"})
+few = detour.RunSpec.model_validate(spec.model_dump(exclude_unset=True, by_alias=True) | {"name": "bob-lcm-4step"})
 fast = detour.distill(few, prove=False)
 print(fast.adapter_file)
 """,

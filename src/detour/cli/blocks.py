@@ -8,7 +8,7 @@ import click
 from detour.cli.studies import picture_options, show_study, study_options, study_spec
 
 
-@click.command("blocks", short_help="Which blocks carry an adapter.")
+@click.command("blocks", short_help="Measure which blocks of the network an adapter acts through.")
 @click.argument("adapter", metavar="ADAPTER[:WEIGHT]")
 @picture_options("steps", "guidance", "scheduler")
 @study_options("studies/blocks")

@@ -36,7 +36,9 @@ FIGURES = (
 )  # fmt: skip
 
 
-@click.command("compare", short_help="Ranks, layers, rates, methods: which runs differ beyond noise?")
+@click.command(
+    "compare", short_help="Train several settings with several seeds: which results differ beyond noise?"
+)
 @click.argument("data", required=False, metavar="[DATA]")
 @click.option("--rank", "ranks", metavar="1,4,8", help="Ranks to compare.")
 @click.option(
@@ -73,7 +75,10 @@ FIGURES = (
 @click.option("--class-prompt", "class_prompts", multiple=True, help="What the subject's class is called.")
 @click.option("--steps", type=int, help="Optimizer steps of each run.")
 @click.option(
-    "--prompt", "prompts", multiple=True, help="Drawn with every run. [default: held-out prompts of pocket]"
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Prompt drawn with every run. [default: held-out prompts of pocket]",
 )
 @click.option(
     "--num-prompts", type=int, default=8, show_default=True, help="Held-out prompts when none are given."
@@ -81,14 +86,16 @@ FIGURES = (
 @click.option(
     "--picture-steps", type=int, default=10, show_default=True, help="Denoising steps of a picture."
 )
-@click.option("--judge", metavar="FOLDER", help="A CLIP model. [default: the base's own]")
+@click.option(
+    "--judge", metavar="FOLDER", help="CLIP model that scores the pictures. [default: the base's own]"
+)
 @click.option("--device", type=DEVICES, help="Where the work runs.")
 @click.option(
     "--out",
     type=OUT_FOLDER,
     default=Path("studies/compare"),
     show_default=True,
-    help="Folder; a comparison that stands there goes on.",
+    help="Folder of the results; an unfinished comparison there is continued.",
 )
 @force_option
 @json_option

@@ -16,9 +16,11 @@ from detour.cli.options import (
 )
 
 
-@click.command("compose", short_help="Make one adapter of several, and predict how they get along.")
+@click.command("compose", short_help="Combine several adapters into one, and predict how they interfere.")
 @click.argument("loras", nargs=-1, required=True, metavar="FILE[:WEIGHT]...")
-@click.option("--out", type=click.Path(path_type=Path), help="Where it goes. [default: only predict]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File or folder to write. [default: predict only]"
+)
 @click.option(
     "--method",
     type=click.Choice(["sum", "ties"]),
@@ -27,17 +29,19 @@ from detour.cli.options import (
     help="sum is the weighted sum; ties trims, elects signs and takes the mean of those that agree.",
 )
 @smaller_options
-@click.option("--density", type=float, help="Of ties: share of weights kept. [default: 0.5]")
+@click.option("--density", type=float, help="With ties: share of the weights that are kept. [default: 0.5]")
 @adapter_out_options
 @base_option(None)
 @click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Heat map of what they share, a .png."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw a heat map of what they share, a .png.",
 )
 @pickle_option
 @force_option
 @json_option
 def command(*, loras: tuple[str, ...], plot: Path | None, as_json: bool, **flags: Any) -> None:
-    """Say how adapters get along, and write their weighted sum as one adapter.
+    """Predict how adapters interfere, and write their weighted sum as one adapter.
 
     Without --rank and --energy the sum is exact: ranks add up. With them, the share that is kept is stated.
 

@@ -23,7 +23,7 @@ from detour.cli.options import FILE_DTYPES, FILE_FORMATS, force_option, json_opt
 )
 @click.option("--family", help="sd1, sd2, sdxl, sd3 or flux. [default: told from the file]")
 @click.option("--dtype", type=FILE_DTYPES, default="auto", show_default=True, help="auto keeps the source's.")
-@click.option("--base", metavar="BASE", help="Compare what DoRA layers make of its weights, too.")
+@click.option("--base", metavar="BASE", help="Base on whose weights DoRA layers are compared too.")
 @click.option("--allow-partial", is_flag=True, help="Convert what can be read, and list what was left out.")
 @pickle_option
 @force_option

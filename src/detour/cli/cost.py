@@ -35,7 +35,7 @@ def _interval(_: click.Context, __: click.Parameter, value: str | None) -> tuple
         raise click.BadParameter(f"'{value}' is no interval; write 0.2:0.8.") from error
 
 
-@click.command("cost", short_help="What a served picture costs, from measured work and your own prices.")
+@click.command("cost", short_help="Say what a served picture costs, from measured work and your own prices.")
 @click.argument("metrics", type=FILE, required=False, metavar="METRICS.txt")
 @click.option("--prices", type=FILE, help="Your dated price file (TOML).")
 @click.option(

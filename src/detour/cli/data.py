@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from detour.verbs.datasets.checks import DataReport
 
 
-@click.group("data", short_help="Look at a data set before training on it.")
+@click.group("data", short_help="Check or caption a data set before training on it.")
 def command() -> None:
     """Pictures and captions: check them before training."""
 
@@ -31,12 +31,16 @@ def command() -> None:
     "--resolution", type=int, help="Side of the training pictures, pixels. [default: the base's own]"
 )
 @click.option("--recursive", is_flag=True, help="Read every folder below DATA as well.")
-@click.option("--buckets", is_flag=True, help="As in training: keep each picture's shape.")
-@click.option("--skip-bad-images", is_flag=True, help="As in training: leave unreadable pictures out.")
+@click.option("--buckets", is_flag=True, help="As for detour train: keep each picture's shape.")
+@click.option("--skip-bad-images", is_flag=True, help="As for detour train: leave unreadable pictures out.")
 @click.option("--caption", help="Caption of the pictures that have none.")
 @click.option("--trigger", default="", help="Word put in front of every caption that lacks it.")
 @click.option(
-    "--seed", type=SEEDS, default=0, show_default=True, help="Of the run; it chooses the held-out pictures."
+    "--seed",
+    type=SEEDS,
+    default=0,
+    show_default=True,
+    help="Seed of the run; it decides which pictures are held out.",
 )
 @click.option(
     "--out",

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from detour.verbs.doctor.examination import Examination
 
 
-@click.command("doctor", short_help="What makes bad pictures here: each with its cause and its fix.")
+@click.command("doctor", short_help="Find settings that make bad pictures: each with its cause and its fix.")
 @click.argument("subject", required=False, metavar="[RUN|ADAPTER[:WEIGHT]|PICTURE]")
 @base_option(None)
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
-@click.option("--prompt", help="A picture that is asked for: what it shows.")
+@click.option("--prompt", help="Prompt of a picture that you want to draw.")
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale.")
 @click.option("--scheduler", type=click.Choice(SAMPLERS), help="Sampler.")
 @click.option("--width", "width_px", type=int, help="Pixels.")
 @click.option("--height", "height_px", type=int, help="Pixels.")
-@click.option("--seed", type=SEEDS, help="Of the picture.")
+@click.option("--seed", type=SEEDS, help="Seed of the picture.")
 @click.option("--dtype", type=DTYPES, help="Precision of drawing.")
 @pickle_option
 @json_option

@@ -22,19 +22,27 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 @click.command("evaluate", short_help="Judge a run or an adapter file thoroughly, with controls.")
 @click.argument("target", type=click.Path(path_type=Path), metavar="RUN|ADAPTER")
-@click.option("--prompt", "prompts", multiple=True, metavar="PROMPT", help="New to the adapter; repeatable.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="PROMPT",
+    help="A prompt that was not trained on; repeatable.",
+)
 @click.option(
     "--prompts",
     "prompt_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with a new prompt a line.",
+    help="File with one such prompt on each line.",
 )
-@click.option("--num-prompts", type=int, default=16, show_default=True, help="When none are given.")
+@click.option(
+    "--num-prompts", type=int, default=16, show_default=True, help="Number of prompts where none are given."
+)
 @click.option("--seeds", type=int, default=2, show_default=True, help="Pictures of each prompt on each side.")
 @click.option(
     "--controls",
     type=click.Choice(["all", "base"]),
-    help="all trains one at rate 0 and one on shuffled captions.  [default: all for a RUN, base for an ADAPTER]",
+    help="all trains one control at rate 0 and one on shuffled captions. [default: all for a RUN, base for an ADAPTER]",
 )
 @click.option(
     "--references",
@@ -42,15 +50,18 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
     help="Pictures that must not be reproduced.",
 )
 @click.option(
-    "--checkpoints", is_flag=True, help="Of a RUN: compare its checkpoints, and name the one to ship."
+    "--checkpoints", is_flag=True, help="For a RUN: compare its checkpoints, and name the one to ship."
 )
 @click.option("--judge", metavar="FOLDER|ID", help="A CLIP model.  [default: the base's own]")
 @click.option(
-    "--require", multiple=True, metavar="CONDITION", help="E.g. style>=0.5; exit code 14 when it is not met."
+    "--require",
+    multiple=True,
+    metavar="CONDITION",
+    help="Condition such as style>=0.5; the exit code is 14 when it is not met.",
 )
 @click.option(
     "--figures", is_flag=True, is_eager=True, expose_value=False, callback=_list_figures,
-    help="List what --require knows, and leave.",
+    help="List the figures that --require knows, and exit.",
 )  # fmt: skip
 @click.option("--weight", type=float, default=1.0, show_default=True, help="Strength of the adapter.")
 @click.option("--steps", type=int, help="Denoising steps of a picture.  [default: the run's evaluate.steps]")
@@ -62,7 +73,7 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Of an ADAPTER: what it was trained on, to compare with.",
+    help="For an ADAPTER: folder of the pictures that it was trained on.",
 )
 @click.option(
     "--out",

@@ -12,16 +12,16 @@ from detour.cli.options import FILE_FORMATS, force_option, json_option
 @click.command("extract", short_help="Make an adapter from the difference of two bases.")
 @click.argument("base", metavar="BASE")
 @click.argument("tuned", metavar="TUNED")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where it goes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File or folder to write.")
 @click.option(
     "--rank",
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="At most this many directions a layer.",
+    help="Highest rank of a layer.",
 )
 @click.option(
-    "--energy", type=float, help="As few directions as keep this share of each layer's change: 0.95."
+    "--energy", type=float, help="The lowest rank that keeps this share of each layer's change, such as 0.95."
 )
 @click.option(
     "--to",

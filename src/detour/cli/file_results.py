@@ -327,6 +327,19 @@ def show_grid(result: "GridResult", *, as_json: bool) -> None:
     click.echo(f"figures  {result.figures}")
 
 
+def refuse_withheld(result: "GridResult | StrengthResult | Interpolation") -> None:
+    """End with exit code 19 where a policy withheld pictures of a sheet, and name their codes.
+
+    Raises:
+        Withheld: of at least one picture.
+    """
+    from detour.errors import Withheld
+
+    if result.withheld:
+        codes = ", ".join(dict.fromkeys(f"{one.action} {one.code}" for one in result.withheld))
+        raise Withheld(f"{len(result.withheld)} pictures were withheld by policy {result.policy}: {codes}.")
+
+
 def show_interpolation(result: "Interpolation", *, as_json: bool) -> None:
     """``detour interpolate``: how evenly the pictures change, and where they are."""
     if as_json:

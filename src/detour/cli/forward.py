@@ -9,7 +9,7 @@ from detour.cli.early import announce, check_base
 from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_option
 
 
-@click.command("forward", short_help="Drown a picture in noise, and find the way back.")
+@click.command("forward", short_help="Show the forward process on a picture, and the base's way back.")
 @click.argument(
     "picture", type=click.Path(path_type=Path, dir_okay=False), required=False, metavar="[PICTURE]"
 )
@@ -27,7 +27,7 @@ from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_o
 @click.option("--beta-end", type=float, help="Last beta. [default: the schedule's usual one]")
 @click.option("--zero-terminal-snr", is_flag=True, help="Rescale the schedule so that it ends in pure noise.")
 @click.option("--levels", type=int, default=10, show_default=True, help="Noise levels that are shown.")
-@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of all noise.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of all noise.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
 @click.option(
     "--out",
@@ -39,7 +39,7 @@ from detour.cli.options import DEVICES, SEEDS, base_option, force_option, json_o
 @force_option
 @json_option
 def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
-    """Add noise to PICTURE in one jump and step by step, compare the two, and let the base go back.
+    """Add noise to PICTURE at once and step by step, compare the two, and denoise it again with the base.
 
     Without PICTURE the embedded base's world draws one.
 

@@ -23,16 +23,21 @@ from detour.cli.options import (
 @base_option()
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
 @click.option(
-    "--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to switch on; repeatable."
+    "--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to draw with; repeatable."
 )
 @click.option(
     "--lora-steps",
     metavar="SHARE=WEIGHT,...",
     help="Factor on the adapters' weights along the steps; 0=1,0.5=0 switches them off halfway.",
 )
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Add the adapters to the loaded weights first: many pictures of the same ones are faster.",
+)
 @click.option("--negative", "negative_prompt", default="", help="What guidance steers away from.")
 @click.option("--seed", type=SEEDS, default=0, show_default=True, help="Picture i uses seed + i.")
-@click.option("--count", type=int, default=1, show_default=True, help="Pictures a prompt.")
+@click.option("--count", type=int, default=1, show_default=True, help="Number of pictures of each prompt.")
 @click.option(
     "--steps",
     type=int,
@@ -111,7 +116,7 @@ from detour.cli.options import (
 @click.option(
     "--width-class",
     type=int,
-    help="Rows of each forward pass (2, 4, 8 or 16), as a picture records it: to get the same bytes in other company.",
+    help="Rows of each forward pass (2, 4, 8 or 16), as a picture records it: to get the same bytes in another batch.",
 )
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
 @click.option(
@@ -119,7 +124,9 @@ from detour.cli.options import (
 )
 @click.option("--compare", is_flag=True, help="Each picture with and without the adapters, at the same seed.")
 @click.option("--grid", is_flag=True, help="One labelled sheet of all pictures as well.")
-@click.option("--trace", type=int, default=0, metavar="N", help="Keep the picture at N moments of denoising.")
+@click.option(
+    "--trace", type=int, default=0, metavar="N", help="Also write the picture at N steps of denoising."
+)
 @click.option(
     "--out",
     type=OUT_FOLDER,

@@ -19,15 +19,17 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
         raise click.BadParameter(f"'{value}' is not a list of numbers, e.g. 0.5,1") from None
 
 
-@click.command("grid", short_help="Two adapters and their sum, or one at several strengths, on one sheet.")
+@click.command(
+    "grid", short_help="Draw two adapters and their sum, or one at several strengths, on one sheet."
+)
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @base_option()
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
-@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="One or two.")
+@click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="One or two adapters.")
 @click.option(
     "--weights",
     callback=parse_weights,
-    help="They multiply the adapters' own weights. [default: 0.5,1 as rows of two; 0.5,0.75,1,1.25 as columns of one]",
+    help="Factors on the adapters' weights. [default: 0.5,1 as rows of two; 0.5,0.75,1,1.25 as columns of one]",
 )
 @click.option(
     "--seed", type=SEEDS, default=0, show_default=True, help="Prompt i uses seed + i in every cell."
@@ -36,11 +38,16 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
 @click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("grid.png"),
     show_default=True,
-    help="The sheet; its figures go beside it as .json.",
+    help="Picture file to write; its figures go beside it as .json.",
 )
 @pickle_option
 @force_option
@@ -59,7 +66,7 @@ def command(
     check_base(flags["base"])
     check_adapters(flags["loras"])
     announce(quiet=as_json)
-    from detour.cli.file_results import show_grid, show_strengths
+    from detour.cli.file_results import refuse_withheld, show_grid, show_strengths
     from detour.cli.progress import shown
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
@@ -79,5 +86,7 @@ def command(
             result = draw_grid(spec, out=out, force=force, progress=progress, **pairs)
     if len(spec.loras) == 1:
         show_strengths(sheet, as_json=as_json)
+        refuse_withheld(sheet)
     else:
         show_grid(result, as_json=as_json)
+        refuse_withheld(result)

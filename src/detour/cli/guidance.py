@@ -8,15 +8,15 @@ import click
 from detour.cli.studies import numbers, picture_options, show_study, study_options, study_spec
 
 
-@click.command("guidance", short_help="Guidance scales: prompts kept against saturation and artefacts.")
+@click.command("guidance", short_help="Measure guidance scales: prompts kept, saturation and artefacts.")
 @click.option(
     "--scales",
     default="1,3,5,7.5,12,20",
     show_default=True,
     callback=numbers(float),
-    help="1 switches guidance off.",
+    help="Guidance scales to compare; 1 switches guidance off.",
 )
-@click.option("--lora", metavar="FILE[:WEIGHT]", help="Adapter that is on in all cells.")
+@click.option("--lora", metavar="FILE[:WEIGHT]", help="Adapter that every picture is drawn with.")
 @picture_options("steps", "scheduler")
 @study_options("studies/guidance")
 def command(

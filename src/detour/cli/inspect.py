@@ -37,7 +37,7 @@ def parse_ranks(_: click.Context, __: click.Parameter, value: str) -> tuple[int,
     type=click.Choice(get_args(AdapterMethod)),
     default="lora",
     show_default=True,
-    help="What stands beside each layer.",
+    help="How each layer is adapted.",
 )
 @click.option("--layers", is_flag=True, help="List every adaptable layer that the targets match.")
 @click.option("--revision", help="Branch, tag or commit of a hub base.")

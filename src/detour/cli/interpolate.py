@@ -9,7 +9,7 @@ from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
 
 
-@click.command("interpolate", short_help="Pictures between two seeds, two prompts or two adapters.")
+@click.command("interpolate", short_help="Draw pictures between two seeds, two prompts or two adapters.")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT [PROMPT]")
 @base_option()
 @click.option("--revision", help="Branch, tag or commit of a hub base.")
@@ -20,7 +20,7 @@ from detour.cli.options import SEEDS, base_option, drawing_options, force_option
     "loras",
     multiple=True,
     metavar="FILE[:WEIGHT]",
-    help="Adapter that is on all the way; repeatable.",
+    help="Adapter that every picture is drawn with; repeatable.",
 )
 @click.option(
     "--lora-from",
@@ -42,16 +42,21 @@ from detour.cli.options import SEEDS, base_option, drawing_options, force_option
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
 @click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("between.png"),
     show_default=True,
-    help="The strip; its figures go beside it as .json.",
+    help="Picture file to write; its figures go beside it as .json.",
 )
 @click.option(
     "--video",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The pictures as .gif, or as .mp4 or .webm (pip install detour-lora[video]).",
+    help="Write a video as well: .gif, or .mp4 and .webm (pip install detour-lora[video]).",
 )
 @click.option("--fps", type=float, default=8.0, show_default=True, help="Pictures a second of the video.")
 @pickle_option
@@ -71,7 +76,7 @@ def command(*, out: Path, video: Path | None, fps: float, force: bool, as_json: 
     check_base(flags["base"])
     check_adapters([*flags["loras"], *flags["lora_from"], *flags["lora_to"]])
     announce(quiet=as_json)
-    from detour.cli.file_results import show_interpolation
+    from detour.cli.file_results import refuse_withheld, show_interpolation
     from detour.cli.progress import shown
     from detour.specs.generation import InterpolateSpec
     from detour.specs.sources import parse
@@ -84,3 +89,4 @@ def command(*, out: Path, video: Path | None, fps: float, force: bool, as_json: 
     with shown(quiet=as_json) as progress:
         result = interpolate_pictures(spec, out=out, video=video, fps=fps, force=force, progress=progress)
     show_interpolation(result, as_json=as_json)
+    refuse_withheld(result)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detour.labs.execution import Executed
 
 
-@click.group("labs", short_help="Lessons as notebooks that run, and that check your answers.")
+@click.group("labs", short_help="Open lessons as notebooks, run them, and check your answers.")
 def command() -> None:
     """Lessons as notebooks: they run offline on the embedded base, and check your answers.
 

@@ -9,7 +9,7 @@ from detour.cli.early import announce, check_adapters, check_base
 from detour.cli.options import force_option, json_option, pickle_option
 
 
-@click.command("merge", short_help="Put adapters into a base's own weights.")
+@click.command("merge", short_help="Merge adapters into the weights of a base.")
 @click.argument("base", metavar="BASE")
 @click.option("--lora", "loras", multiple=True, metavar="FILE[:WEIGHT]", help="Adapter to merge; repeatable.")
 @click.option(
@@ -27,7 +27,7 @@ from detour.cli.options import force_option, json_option, pickle_option
     show_default=True,
     help="Same-seed pictures of the proof; 0 proves by weights alone.",
 )
-@click.option("--prompt", help="Of those pictures. [default: the adapters' triggers]")
+@click.option("--prompt", help="Prompt of those pictures. [default: the adapters' triggers]")
 @pickle_option
 @force_option
 @json_option

@@ -121,9 +121,11 @@ def pickle_option(command: F) -> F:
 def smaller_options(command: F) -> F:
     """``--rank`` and ``--energy``: how much of each layer's change is kept."""
     energy = click.option(
-        "--energy", type=float, help="As few directions as keep this share of each layer's change: 0.95."
+        "--energy",
+        type=float,
+        help="The lowest rank that keeps this share of each layer's change, such as 0.95.",
     )
-    rank = click.option("--rank", type=click.IntRange(min=1), help="At most this many directions a layer.")
+    rank = click.option("--rank", type=click.IntRange(min=1), help="Highest rank of a layer.")
     return rank(energy(command))
 
 

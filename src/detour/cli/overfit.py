@@ -9,20 +9,24 @@ from detour.cli.early import announce, check_base
 from detour.cli.options import SEEDS, base_option, json_option
 
 
-@click.command("overfit", short_help="Ten steps on one picture: does this installation learn at all?")
+@click.command("overfit", short_help="Train ten steps on one picture: does this installation learn at all?")
 @click.option(
-    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="A file. [default: a drawn one]"
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture to train on. [default: one that is drawn]",
 )
 @click.option("--caption", help="What the picture shows. [default: the .txt beside it]")
 @base_option()
 @click.option("--steps", type=int, default=10, show_default=True, help="Training steps.")
-@click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
-@click.option("--targets", default="attn", show_default=True, help="As in training.")
+@click.option("--rank", type=int, default=4, show_default=True, help="Rank of the adapter.")
+@click.option("--targets", default="attn", show_default=True, help="As for detour train.")
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate.")
-@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timesteps and adapter.")
+@click.option(
+    "--seed", type=SEEDS, default=0, show_default=True, help="Seed of noise, timesteps and adapter."
+)
 @json_option
 def command(*, as_json: bool, **settings: Any) -> None:
-    """Ten steps on one picture, under a minute: the check that an installation learns at all.
+    """Train ten steps on one picture, in less than a minute, to check that this installation learns at all.
 
     Exit code 8 when it does not.
     """

@@ -27,12 +27,12 @@ KEYS = {
 }
 
 
-@click.command("plan", short_help="Will it fit? Memory of a run by stage, and settings for common cards.")
+@click.command("plan", short_help="Predict the memory of a run by stage, with settings for common GPUs.")
 @base_option(default=None)
-@click.option("--goal", type=click.Choice(["style", "subject"]), help="As in training.")
-@click.option("--rank", type=int, help="Width of the adapter.")
-@click.option("--targets", help="As in training.")
-@click.option("--method", help="As in training.")
+@click.option("--goal", type=click.Choice(["style", "subject"]), help="As for detour train.")
+@click.option("--rank", type=int, help="Rank of the adapter.")
+@click.option("--targets", help="As for detour train.")
+@click.option("--method", help="As for detour train.")
 @click.option("--batch", type=int, help="Samples in one forward pass.")
 @click.option("--grad-accum", type=int, help="Forward passes in one step.")
 @click.option("--resolution", type=int, help="Side of the training pictures in pixels.")
@@ -47,7 +47,7 @@ KEYS = {
 )
 @json_option
 def command(*, config: Path | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Will it fit? Predict the memory of a run by stage and part, and propose settings for common cards.
+    """Predict the memory of a run by stage and part, and propose settings for common GPUs.
 
     The training step runs on tensors without storage, so nothing is downloaded but settings;
     on one core it takes half a minute for SD 1.5's shape and a minute for SDXL's.

@@ -7,7 +7,7 @@ import click
 from detour.cli.options import SEEDS, json_option, one_place
 
 
-@click.group("pocket", short_help="The embedded bases: draw pictures of their world, measure them again.")
+@click.group("pocket", short_help="Draw pictures of the embedded bases' world, or measure a base again.")
 def command() -> None:
     """The embedded bases, pocket and pocket-flow, and the world that both were trained on.
 

@@ -39,7 +39,7 @@ def is_launched() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks to the user."""
+    """Whether this process is the one that prints for the user."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -16,15 +16,19 @@ from detour.cli.options import OUT_FOLDER, base_option, json_option, pickle_opti
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Of an ADAPTER: what it was trained on, to compare with.",
+    help="For an ADAPTER: folder of the pictures that it was trained on.",
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, metavar="PROMPT", help="Of an ADAPTER: new to it; repeatable."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="PROMPT",
+    help="For an ADAPTER: a prompt that it was not trained on; repeatable.",
 )
 @click.option(
     "--out",
     type=OUT_FOLDER,
-    help="Of an ADAPTER: folder for the results.  [default: proofs/NAME]",
+    help="For an ADAPTER: folder for the results.  [default: proofs/NAME]",
 )
 @pickle_option
 @json_option

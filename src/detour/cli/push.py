@@ -7,15 +7,13 @@ import click
 from detour.cli.options import json_option
 
 
-@click.command("push", short_help="Put a finished run on the hub.")
+@click.command("push", short_help="Upload a finished run to the hub.")
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False), metavar="RUN")
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option(
-    "--public", is_flag=True, help="Let everybody see a repository that is made. [default: private]"
-)
+@click.option("--public", is_flag=True, help="Make a new repository public. [default: private]")
 @json_option
 def command(*, run: Path, repo: str, public: bool, as_json: bool) -> None:
-    """Put a finished RUN on the hub as OWNER/NAME: adapter, model card with pictures, proof, report, settings.
+    """Upload a finished RUN to the hub as OWNER/NAME: adapter, model card with pictures, proof, report, settings.
 
     Checkpoints, training pictures and paths of this machine stay here. Log in first: hf auth login.
     """

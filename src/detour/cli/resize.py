@@ -11,7 +11,7 @@ from detour.cli.options import adapter_out_options, force_option, json_option, p
 
 @click.command("resize", short_help="Write an adapter at a lower rank, or with other strengths by block.")
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where it goes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File or folder to write.")
 @smaller_options
 @click.option("--blocks", metavar="BLOCK=WEIGHT,...", help="Strengths, e.g. down=1,mid=0.5,up.1=0.")
 @adapter_out_options
@@ -20,7 +20,7 @@ from detour.cli.options import adapter_out_options, force_option, json_option, p
 @force_option
 @json_option
 def command(*, source: Path, layers: bool, as_json: bool, **flags: Any) -> None:
-    """Write the adapter FILE smaller: the best of its rank, layer by layer, with the share that it keeps.
+    """Write the adapter FILE at a lower rank: the best approximation of each layer, with the share that it keeps.
 
     Blocks are down.N, mid, up.N, rest, text_encoder; down and up stand for all of theirs.
 

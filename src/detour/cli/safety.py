@@ -127,7 +127,9 @@ def audit(*, state: Path, head: str | None, as_json: bool) -> None:
     show_default=True,
     help="Folder of the classifier; a policy names it under [classifier].",
 )
-@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of the folds.")
+@click.option(
+    "--seed", type=SEEDS, default=0, show_default=True, help="Seed of the folds of cross-validation."
+)
 @json_option
 def train(*, labelled: Path, out: Path, seed: int, as_json: bool) -> None:
     """Train the classifier of prompts on LABELLED.csv, which has the columns text and unwanted (1 or 0)."""

@@ -22,9 +22,7 @@ def parse_samplers(_: click.Context, __: click.Parameter, value: str | None) -> 
     return names
 
 
-@click.command(
-    "schedulers", short_help="Samplers over step counts: quality, time, and the fewest steps that do."
-)
+@click.command("schedulers", short_help="Measure samplers at several numbers of steps: quality and time.")
 @click.option(
     "--steps",
     "counts",
@@ -36,13 +34,22 @@ def parse_samplers(_: click.Context, __: click.Parameter, value: str | None) -> 
 @click.option(
     "--samplers",
     callback=parse_samplers,
-    help=f"By name. [default: all of {','.join(NAMES)} that fit the base]",
+    help=f"Names of samplers. [default: all of {','.join(NAMES)} that fit the base]",
 )
 @click.option(
-    "--budget", callback=parse_seconds, metavar="SECONDS", help="A picture; say what draws best in it."
+    "--budget",
+    callback=parse_seconds,
+    metavar="SECONDS",
+    help="Seconds for one picture; the best sampler within it is named.",
 )
-@click.option("--reference-steps", type=int, default=200, show_default=True, help="Of DPM++, compared with.")
-@click.option("--lora", metavar="FILE[:WEIGHT]", help="Adapter that is on in all cells.")
+@click.option(
+    "--reference-steps",
+    type=int,
+    default=200,
+    show_default=True,
+    help="Steps of the DPM++ pictures that all others are compared with.",
+)
+@click.option("--lora", metavar="FILE[:WEIGHT]", help="Adapter that every picture is drawn with.")
 @picture_options("guidance")
 @study_options("studies/schedulers")
 def command(

@@ -15,7 +15,7 @@ SCOPES = click.Choice(["draw", "review", "admin"])
 
 @click.group(
     "serve",
-    short_help="Serve adapters over HTTP: many in one batch, jobs that survive.",
+    short_help="Serve adapters over HTTP: many in one batch, with jobs that survive a kill.",
     invoke_without_command=True,
 )
 @base_option(default=None)
@@ -44,6 +44,11 @@ SCOPES = click.Choice(["draw", "review", "admin"])
     "--policy",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Safety policy (TOML): what is refused, changed or held for a person.",
+)
+@click.option(
+    "--reference-adapter",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="IP-Adapter file: requests may bring reference pictures.",
 )
 @click.option("--require-key", is_flag=True, help="Ask for a key on loopback too.")
 @click.option("--device", type=DEVICES, help="Where it draws. [default: auto]")
@@ -75,6 +80,9 @@ def command(
     values = {key: value for key, value in flags.items() if value not in (None, ())}
     if require_key:
         values["require_key"] = True
+    adapter = values.pop("reference_adapter", None)
+    if adapter is not None:
+        assignments = (f"references.adapter={json.dumps(str(adapter.absolute()))}", *assignments)
     _require_extra()
     from detour.serving.running import serve
     from detour.serving.settings import load_serve_spec

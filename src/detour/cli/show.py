@@ -13,12 +13,12 @@ from detour.cli.options import force_option, json_option, pickle_option
 @click.option(
     "--base",
     metavar="BASE",
-    help="Which of its layers this base does not have; of a picture: where the base is that drew it.",
+    help="List the layers that this base does not have; for a picture: the base that drew it.",
 )
 @click.option(
     "--norms/--no-norms",
     default=None,
-    help="Figures of the change, block by block. [default: for files up to 64 MB]",
+    help="Norm and stable rank of the change by block. [default: for files up to 64 MB]",
 )
 @click.option(
     "--out",
@@ -26,7 +26,7 @@ from detour.cli.options import force_option, json_option, pickle_option
     "plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
-    help="Draw each block's norm and how few directions carry it.",
+    help="Draw the norm and the stable rank of every block's change.",
 )
 @click.option(
     "--verify", is_flag=True, help="Draw a picture again and compare the pixels; exit code 21 if not equal."

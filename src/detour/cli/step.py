@@ -9,21 +9,23 @@ from detour.cli.early import announce, check_base
 from detour.cli.options import SEEDS, base_option, json_option
 
 
-@click.command("step", short_help="One training step in slow motion.")
+@click.command("step", short_help="Show every intermediate result of one training step.")
 @click.option(
-    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="A file. [default: a drawn one]"
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture to train on. [default: one that is drawn]",
 )
 @click.option("--caption", help="What the picture shows. [default: the .txt beside it]")
 @base_option()
 @click.option(
     "--timestep",
     type=float,
-    help="Of the noise, 0 to 999; noise level of a flow, 0 to 1. [default: what the seed says]",
+    help="Timestep, 0 to 999; on a flow the noise level, 0 to 1. [default: drawn from the seed]",
 )
-@click.option("--rank", type=int, default=4, show_default=True, help="Width of the adapter.")
-@click.option("--targets", default="attn", show_default=True, help="As in training.")
+@click.option("--rank", type=int, default=4, show_default=True, help="Rank of the adapter.")
+@click.option("--targets", default="attn", show_default=True, help="As for detour train.")
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the step.")
-@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of noise, timestep and adapter.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of noise, timestep and adapter.")
 @click.option(
     "--out",
     "--plot",
@@ -34,7 +36,7 @@ from detour.cli.options import SEEDS, base_option, json_option
 )
 @json_option
 def command(*, plot: Path | None, as_json: bool, **settings: Any) -> None:
-    """One training step in slow motion: every tensor from picture to latents, noise, loss and gradients.
+    """Show every tensor of one training step, from picture to latents, noise, loss and gradients.
 
     The base is hashed before and after: it does not change.
     """

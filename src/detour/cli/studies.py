@@ -62,7 +62,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
             (
                 click.option(
                     "--prompt", "prompts", multiple=True, metavar="PROMPT",
-                    help="Drawn in every cell; repeatable. [default: held-out prompts of pocket's world]",
+                    help="Prompt of every cell; repeatable. [default: held-out prompts of pocket's world]",
                 ),
                 click.option(
                     "--num-prompts", type=int, default=8, show_default=True, help="Held-out prompts if none are given."
@@ -76,11 +76,14 @@ def study_options(default_out: str) -> Callable[[F], F]:
                 ),
                 base_option(),
                 click.option("--revision", help="Branch, tag or commit of a hub base."),
-                click.option("--judge", metavar="FOLDER|ID", help="A CLIP model. [default: the base's own]"),
+                click.option(
+                    "--judge", metavar="FOLDER|ID",
+                    help="CLIP model that scores the pictures. [default: the base's own]",
+                ),
                 drawing_options(batch=8),
                 click.option(
                     "--out", type=OUT_FOLDER, default=Path(default_out),
-                    show_default=True, help="Folder; a study that stands there goes on.",
+                    show_default=True, help="Folder of the results; an unfinished study there is continued.",
                 ),
                 pickle_option,
                 force_option,

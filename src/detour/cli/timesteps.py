@@ -8,7 +8,7 @@ import click
 from detour.cli.studies import picture_options, show_study, study_options, study_spec
 
 
-@click.command("timesteps", short_help="Where along the schedule an adapter acts.")
+@click.command("timesteps", short_help="Measure at which timesteps an adapter acts.")
 @click.argument("adapter", metavar="ADAPTER[:WEIGHT]")
 @click.option(
     "--timesteps",
@@ -16,7 +16,7 @@ from detour.cli.studies import picture_options, show_study, study_options, study
     type=int,
     default=12,
     show_default=True,
-    help="At which predictions are compared.",
+    help="Number of timesteps at which predictions are compared.",
 )
 @picture_options("steps", "guidance", "scheduler")
 @study_options("studies/timesteps")

@@ -63,7 +63,7 @@ KEYS = {
 @click.option(
     "--goal",
     type=click.Choice(["style", "subject"]),
-    help="Sets what is known to suit each. [default: style]",
+    help="What the adapter should learn; it sets defaults such as rank, rate and steps. [default: style]",
 )
 @click.option("--trigger", help="Word put in front of every caption that lacks it.")
 @click.option("--caption", help="Caption of the pictures that have no .txt beside them.")
@@ -71,7 +71,8 @@ KEYS = {
     "--class-prompt",
     "class_prompts",
     multiple=True,
-    help="What the subject's class is called; the base draws it, and training keeps it as it is. May be repeated.",
+    help="Prompt of the subject's class, such as 'a robot'; the base draws pictures of it that are trained on too, "
+    "so that the class stays as it is. May be repeated.",
 )
 @click.option(
     "--prior/--no-prior", default=None, help="Prior preservation. [default: when there is a --class-prompt]"
@@ -79,7 +80,7 @@ KEYS = {
 @click.option(
     "--method",
     type=Methods(list(METHODS)),
-    help="What stands beside each layer; full trains the base's own weights, for comparison. [default: lora]",
+    help="How each layer is adapted; full trains the base's own weights, for comparison. [default: lora]",
 )
 @click.option(
     "--format",
@@ -88,13 +89,13 @@ KEYS = {
     type=click.Choice(["diffusers", "peft"]),
     help="Write the adapter in this format too, beside the kohya file. May be repeated.",
 )
-@click.option("--rank", type=int, help="Width of the adapter.")
+@click.option("--rank", type=int, help="Rank of the adapter.")
 @click.option("--alpha", type=float, help="Scale numerator; the scale is alpha / rank. [default: the rank]")
 @click.option(
     "--targets",
     help="Preset (cross-attn, self-attn, attn, attn-proj, kohya, linear, conv, all), list or re:REGEX.",
 )
-@click.option("--text-rank", type=int, help="Train the text encoders too, with an adapter of this width.")
+@click.option("--text-rank", type=int, help="Train the text encoders too, with an adapter of this rank.")
 @click.option(
     "--new-word",
     "new_words",
@@ -127,12 +128,14 @@ KEYS = {
 @click.option(
     "--ship",
     type=click.Choice(["last", "lowest_loss", "best_proof"]),
-    help="Whose weights become the adapter; best_proof asks every checkpoint for new pictures. [default: last]",
+    help="Which weights become the adapter; best_proof draws new pictures with every checkpoint and takes the best. "
+    "[default: last]",
 )
 @click.option(
     "--patience",
     type=int,
-    help="Stop after so many validations without a new lowest loss, and ship that one unless --ship says otherwise.",
+    help="Stop after this many validations without a new lowest loss, and ship the weights of the lowest unless "
+    "--ship says otherwise.",
 )
 @click.option("--recursive", is_flag=True, default=None, help="Read every folder below DATA as well.")
 @click.option("--skip-bad-images", is_flag=True, default=None, help="Leave unreadable pictures out.")
@@ -150,15 +153,22 @@ KEYS = {
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.optim.lr=5e-5."
 )
 @click.option(
-    "--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with a run."
+    "--resume",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="Continue this stopped run.",
 )
 @click.option(
     "--track",
     type=click.Choice(["none", "tensorboard", "wandb"]),
     help="Send curves and sample pictures there too. [default: none]",
 )
-@click.option("--push-to-hub", metavar="OWNER/NAME", help="Put the proved run on the hub; see detour push.")
-@click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see it. [default: private]")
+@click.option(
+    "--push-to-hub", metavar="OWNER/NAME", help="Upload the proved run to the hub; see detour push."
+)
+@click.option(
+    "--public", is_flag=True, help="With --push-to-hub: make a new repository public. [default: private]"
+)
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),

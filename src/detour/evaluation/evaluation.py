@@ -10,7 +10,7 @@ from detour.evaluation.checkpoints import CheckpointFigures
 from detour.evaluation.compared import Compared, ControlName, Part, Side
 from detour.evaluation.copies import CopyFigures
 from detour.evaluation.diversity import Diversity
-from detour.evaluation.documents import Document, read_document, write_document
+from detour.evaluation.documents import Document, write_document
 from detour.evaluation.drift import Drift
 from detour.evaluation.fidelity import Fidelity
 from detour.evaluation.marks import MarkFigures
@@ -111,12 +111,3 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
         StorageError: disk full or folder not writable.
     """
     write_document(path, evaluation)
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Read ``evaluation.json``.
-
-    Raises:
-        RunError: missing, or of no schema version that is known.
-    """
-    return read_document(path, Evaluation, command="detour evaluate")

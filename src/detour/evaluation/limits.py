@@ -7,7 +7,7 @@ COMPETENCE_P_MAX = 0.01
 """Largest share of shuffles that may score as well as the truth for a judge that can read."""
 
 COMPETENCE_PICTURES_MIN = 8
-"""Smallest number of pictures that can show it: three have six orders, so the best p-value is 1/6."""
+"""Smallest number of pictures on which competence can be shown: three have six orders, so the best p-value is 1/6."""
 
 LOST_P_MAX = 0.01
 """Level at which a figure counts as lost, after Holm's correction over the figures that can condemn."""
@@ -40,7 +40,7 @@ WAY_MIN = 0.65
 """Smallest share of the way to the references at which a style counts as learned."""
 
 WAY_LOW_MIN = 0.3
-"""Smallest lower limit of that share."""
+"""Smallest lower limit of the share of the way at which a style counts as learned."""
 
 SUBJECT_WAY_MIN = 0.4
 """Smallest share of the way to the subject's own pictures at which it counts as learned."""

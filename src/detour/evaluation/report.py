@@ -1,12 +1,13 @@
 """Writes ``report.html``: the proof of one run for people, in one file."""
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detour.errors import RunError
 from detour.evaluation.answer_page import answer_rows, subject_rows
@@ -26,6 +27,10 @@ from detour.evaluation.verdict import HEADLINES
 from detour.files import write_text
 from detour.specs import RunSpec
 from detour.step_log import read_step_log
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.runtime import Context
 
 PICTURE_FORMS = ((320, 90), (320, 75), (240, 75), (160, 70), (96, 60))
 """Longest side in pixels and JPEG quality, from the best form to the smallest."""
@@ -186,9 +191,10 @@ def write_report(path: Path, story: RunStory) -> None:
     write_text(path, render_report(story))
 
 
-def render_report(story: RunStory) -> str:
-    """Make the HTML of the page, without scripts or network access, with style and pictures inline."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+@functools.cache
+def _template() -> "Template":
+    """Template of the page; compiling it takes a fifth of a second, so a process does it once."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 
     environment = Environment(
         loader=PackageLoader("detour.evaluation", "pages"),
@@ -197,17 +203,26 @@ def render_report(story: RunStory) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+    @pass_context
+    def uri_of(context: "Context", picture: Pictures) -> str:
+        return data_uri(picture, max_bytes=context["picture_bytes"])
+
+    environment.filters["picture"] = uri_of
+    return environment.get_template("report.html")
+
+
+def render_report(story: RunStory) -> str:
+    """Make the HTML of the page, without scripts or network access, with style and pictures inline."""
     groups = _pair_groups(story)
     shown = 4 * sum(len(group["pairs"]) for group in groups)
     if story.evaluation:
         told = story.evaluation
         shown += 2 * (len(told.copies) + len(told.recited) + len(told.reproduced))
-    environment.filters["picture"] = lambda picture: data_uri(
-        picture, max_bytes=PICTURES_BYTES // max(shown, 1)
-    )
     judged = story.evaluation.evaluation if story.evaluation else story.proof
     assert judged is not None, "a page tells of a proof or of an evaluation"
-    return environment.get_template("report.html").render(
+    return _template().render(
+        picture_bytes=PICTURES_BYTES // max(shown, 1),
         story=story,
         proof=story.proof,
         verdict=judged.verdict,

@@ -4,7 +4,7 @@ EFFECT_MIN_DIFF = 0.5
 """Smallest mean absolute difference of pictures, in steps of 255, at which an adapter has an effect."""
 
 EFFECT_OVER_NOISE = 3.0
-"""Smallest ratio of that difference to the measured noise floor."""
+"""Smallest ratio of the difference of pictures to the measured noise floor at which an adapter has an effect."""
 
 SAME_PICTURE_MAX_DIFF = 1
 """Largest difference, in steps of 255 in any channel of any pixel, of two ways to the same picture."""

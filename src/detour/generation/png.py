@@ -107,6 +107,8 @@ class PictureMetadata(BaseModel):
     adapters: tuple[AdapterUse, ...] = ()
     adapter_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on the adapters' weights from there on)."""
+    merged: bool = False
+    """Whether the adapters were added to the base's weights before it was drawn."""
     spacing: Spacing = "own"
     """Where the sampler's times lie on the schedule; ``own`` is what the base says."""
     eta: float = 0.0

@@ -1,4 +1,4 @@
-"""Who is drawn when: pictures join and leave running batches between ticks; one worker thread does all of it.
+"""Which picture is drawn when: pictures join and leave running batches between ticks; one worker thread does all of it.
 
 Callers on any thread hand in requests and wait for their own pictures. The worker takes the waiting requests of all
 owners in turn, starts those for which there is room, and lets the running batches tick one after the other. It runs

@@ -1,4 +1,4 @@
-"""Pictures that begin as another picture: how much of it is kept, and where."""
+"""Drawing that begins with another picture: how much of it is kept, and where."""
 
 from __future__ import annotations
 

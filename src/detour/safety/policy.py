@@ -144,7 +144,8 @@ class Policy:
         request: PictureRequest,
         *,
         triggers: Sequence[str] = (),
-        references: Pictures | None = None,
+        references: Iterable[Pictures] = (),
+        findings: Sequence[Finding] = (),
     ) -> Decision:
         """Look at a request before it is drawn.
 
@@ -156,7 +157,8 @@ class Policy:
         Args:
             request: as the client asked.
             triggers: further words that switch something on, such as those of an adapter's shelf entry.
-            references: uint8 (N, H, W, 3), pictures that the request is to follow.
+            references: uint8 (H, W, 3) each, pictures that the request is to follow.
+            findings: that :meth:`look_at_references` made of such pictures already.
 
         Returns:
             the decision; its ``request`` is what may be drawn.
@@ -165,14 +167,9 @@ class Policy:
             ConfigError: the request brings a guidance of its own where the policy has one.
         """
         texts = list(texts_of(request, triggers))
-        findings = self.look_at_texts(texts)
-        shown = [one.picture[None] for one in request.references]
-        for pictures in (None if request.start is None else request.start.pixels[None], references, *shown):
-            if pictures is not None and len(pictures):
-                looked = self.look_at_pictures(pictures, flags=self._flags(pictures))
-                findings += [
-                    one.model_copy(update={"place": "reference"}) for found in looked for one in found
-                ]
+        start = () if request.start is None else (request.start.pixels,)
+        shown = (*start, *references, *(one.picture for one in request.references))
+        findings = [*self.look_at_texts(texts), *findings, *self.look_at_references(shown)]
         revised = None
         if any(one.action == "change" for one in findings) and not _refused(findings):
             findings, request, revised = self._changed(request, findings)
@@ -180,6 +177,18 @@ class Policy:
         if found is None or found.action != "refuse":
             request = self.guided(request)
         return decided(findings, policy=self.version, request=request, revised_prompt=revised)
+
+    def look_at_references(self, pictures: Iterable[Pictures]) -> list[Finding]:
+        """Findings of the layers of pictures in pictures that a request is to follow or begins with.
+
+        Args:
+            pictures: uint8 (H, W, 3) each, of any sizes.
+        """
+        findings = []
+        for picture in pictures:
+            (found,) = self.look_at_pictures(picture[None], flags=self._flags(picture[None]))
+            findings += [one.model_copy(update={"place": "reference"}) for one in found]
+        return findings
 
     def _flags(self, pictures: Pictures) -> list[bool | None] | None:
         """Ask the base's own checker about pictures that the base did not draw; ``None`` without that layer."""
@@ -424,6 +433,8 @@ def texts_of(request: PictureRequest, triggers: Sequence[str] = ()) -> Iterator[
     negatives = dict.fromkeys((request.negative_prompt, request.how.negative_prompt))
     yield from (("negative", one) for one in negatives if one)
     yield from (("further text", one) for one in request.further_texts)
+    if request.toward is not None and request.toward.prompt is not None:
+        yield "further text", request.toward.prompt
     for used in request.adapters:
         adapter: Adapter | AdapterFile = used.adapter
         if isinstance(adapter, AdapterFile):

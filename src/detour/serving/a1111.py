@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import threading
@@ -20,12 +19,15 @@ from starlette.concurrency import run_in_threadpool
 
 from detour.generation.schedulers import FLOW_SAMPLERS, TITLES
 from detour.serving.answers import why_none
+from detour.serving.controlnet import references_of
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
 from detour.serving.names import split_model, summed, take_tags
 from detour.serving.native import adapter_headers, client_of
+from detour.serving.references import from_base64
 from detour.serving.refusals import BadRequest, NotFound
-from detour.serving.service import ClientRequest, Service
+from detour.serving.requests import ClientRequest
+from detour.serving.service import Service
 from detour.serving.watching import Hub, until_done
 
 SCHEDULERS = ("automatic", "", None)
@@ -35,7 +37,6 @@ UNSUPPORTED = (
     "restore_faces",
     "tiling",
     "init_images",
-    "alwayson_scripts",
     "script_name",
     "styles",
 )
@@ -255,6 +256,7 @@ def _client_request(body: Txt2Img, service: Service, chosen: str | None) -> Clie
         scheduler=_sampler_of(body),
         guidance_scale=body.cfg_scale,
         adapters=summed(split_model(model, service.base.name), tags),
+        references=references_of(further.get("alwayson_scripts")),
         attached=True,
     )
 
@@ -361,11 +363,7 @@ def _png_info(text: str) -> dict[str, Any]:
     Raises:
         BadRequest: no PNG, or one of more pixels than anybody draws.
     """
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        content = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest("image: not base64.", param="image") from error
+    content = from_base64(text, "image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -10,12 +10,15 @@ from PIL import Image
 
 from detour.bases.hardware import set_threads
 from detour.diffusion.safe_latent import safe_guidance
+from detour.errors import AdapterError
 from detour.generation.engine import PictureEngine
 from detour.generation.png import AdapterUse, PictureMetadata
+from detour.generation.references import ReferenceInUse
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.sidecar import Signs, save_picture
-from detour.serving.jobs import Job
+from detour.serving.jobs import Job, PinnedReference
 from detour.serving.policy import NoPolicy
+from detour.serving.references import ServedReferences, use_of
 from detour.serving.shelf import Shelf
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
@@ -33,7 +36,9 @@ class PictureFiles:
         *,
         dtype: str,
         signer: Signs | None = None,
+        references: ServedReferences | None = None,
     ) -> None:
+        self._references = references
         self._signer = signer
         self._engine, self._shelf, self._store, self._dtype = engine, shelf, store, dtype
         self._versions = versions()
@@ -42,7 +47,7 @@ class PictureFiles:
         """Make the request of the engine for one picture of a job.
 
         Raises:
-            AdapterError: the copy of an adapter is gone or damaged.
+            AdapterError: the copy of an adapter or a reference picture is gone or damaged.
         """
         asked = job.request
         return PictureRequest(
@@ -51,10 +56,18 @@ class PictureFiles:
             negative_prompt=asked.negative_prompt,
             how=how_of(job),
             adapters=tuple(self._shelf.in_use(one) for one in asked.adapters),
+            references=tuple(self._reference(one) for one in asked.references),
             width_class=asked.width_class,
             guidance=None if asked.steering is None else safe_guidance(asked.steering.strength),
             further_texts=() if asked.steering is None else (asked.steering.concept,),
         )
+
+    def _reference(self, one: PinnedReference) -> ReferenceInUse:
+        if self._references is None:
+            raise AdapterError(
+                "the server takes no reference pictures any more. Ask for the picture without."
+            )
+        return self._references.in_use(one, self._store.folder)
 
     def write(self, job: Job, number: int, picture: Picture) -> int:
         """Write the PNG with how it was made, and its sidecar; durable when this returns.
@@ -102,6 +115,7 @@ class PictureFiles:
                 )
                 for one in asked.adapters
             ),
+            references=tuple(use_of(one) for one in asked.references),
             device=self._engine.device.partition(":")[0],
             dtype=self._dtype,
             batch=picture.width_class // asked.num_rows,

@@ -36,6 +36,11 @@ SIGN_IN = ("POST", "/review/session")
 """Needs no session; its body is JSON of this origin, and holds the key."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PNG_INFO = "/sdapi/v1/png-info"
+REFERENCE_PATHS = ("/v1/jobs", "/sdapi/v1/txt2img")
+"""Paths whose bodies may hold reference pictures."""
+
+
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _is_under(path: str, place: str) -> bool:
@@ -152,6 +157,8 @@ class Guard:
     async def _body(self, path: str, headers: Headers, receive: Receive) -> bytes:
         limits = self.spec.limits
         most = limits.max_png_bytes if path == PNG_INFO else limits.max_body_bytes
+        if self.spec.references is not None and path in REFERENCE_PATHS:
+            most = self.spec.references.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise TooLarge(f"the body has {int(length):,} bytes, and {most:,} are read.")
@@ -196,26 +203,21 @@ async def _read(receive: Receive, most: int) -> bytes:
 
 
 def _check_depth(body: bytes, most: int) -> None:
-    """Refuse JSON that is nested beyond the limit, before a parser recurses into it."""
-    depth, in_string, escaped = 0, False, False
+    """Refuse JSON that is nested beyond the limit, before a parser recurses into it.
+
+    Takes a few passes of C code over the body, for it runs on the event loop: a body of 20 MB takes less than 0.1 s.
+    """
     if body.count(b"[") + body.count(b"{") <= most:
         return
-    for sign in body:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif sign == 0x5C:
-                escaped = True
-            elif sign == 0x22:
-                in_string = False
-        elif sign == 0x22:
-            in_string = True
-        elif sign in b"[{":
-            depth += 1
-            if depth > most:
-                raise BadRequest(f"the body is nested more than {most} deep.", code="too_deep")
-        elif sign in b"]}":
-            depth -= 1
+    # Within strings, escapes first: what is left of a string has no quote in it, and every second part is outside.
+    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside.translate(bytes.maketrans(b"{}", b"[]"), NO_BRACKETS)
+    for _ in range(most):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    if b"[" in brackets:
+        raise BadRequest(
+            f"the body is nested more than {most} deep, or its brackets do not match.", code="too_deep"
+        )
 
 
 def _name_of(host: str) -> str:

@@ -37,6 +37,24 @@ class PinnedAdapter(BaseModel):
     layers: int
 
 
+class PinnedReference(BaseModel):
+    """A reference picture of a job; its content is kept in the state folder until the job is drawn.
+
+    Attributes:
+        sha256: of its file.
+        strength: 1 is as the IP-Adapter was trained.
+        adapter: file name of the IP-Adapter without its ending.
+        adapter_sha256: of that file; the picture is drawn with this one or not at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    strength: float
+    adapter: str
+    adapter_sha256: str
+
+
 def rows_of_picture(guidance_scale: float, steering: SteeringUse | None) -> int:
     """Rows that a picture takes in each forward pass.
 
@@ -60,6 +78,7 @@ class JobRequest(BaseModel):
         scheduler: sampler.
         guidance_scale: 1 or less is none.
         adapters: with their strengths.
+        references: pictures that the network is shown beside the prompt.
         width_class: rows of the forward passes.
         steering: Safe Latent Diffusion that the policy asked for when the job was accepted.
     """
@@ -75,6 +94,7 @@ class JobRequest(BaseModel):
     scheduler: SchedulerName
     guidance_scale: float
     adapters: tuple[PinnedAdapter, ...] = ()
+    references: tuple[PinnedReference, ...] = ()
     width_class: WidthClass
     steering: SteeringUse | None = None
 

@@ -78,21 +78,24 @@ class LayeredPolicy:
         return None if latent is None else SteeringUse(concept=latent.concept, strength=latent.strength)
 
     def check_request(
-        self, request: JobRequest, *, triggers: Sequence[str] = ()
+        self, request: JobRequest, *, triggers: Sequence[str] = (), references: Sequence[np.ndarray] = ()
     ) -> tuple[RequestDecision, ...]:
-        """Check prompts, negative prompt and adapter names of a job; the strictest result counts.
+        """Check prompts, negative prompt, adapter names and references of a job; the strictest result counts.
 
         Args:
             request: as the client asked.
             triggers: words that switch its adapters on, and their titles.
+            references: uint8 (H, W, 3), pictures that the request is to follow; looked at once for all prompts.
         """
         names = [*(adapter.name for adapter in request.adapters), *triggers]
         with self._lock:
+            shown = self._layers.look_at_references(references)
             decisions = {
                 prompt: _request_decision(
                     self._layers.check_request(
                         PictureRequest(prompt=prompt, seed=0, negative_prompt=request.negative_prompt),
                         triggers=list(dict.fromkeys(names)),
+                        findings=shown,
                     )
                 )
                 for prompt in dict.fromkeys(request.prompts)

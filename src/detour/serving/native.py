@@ -17,8 +17,10 @@ from starlette.concurrency import run_in_threadpool
 from detour.generation.sidecar import sidecar_of
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
+from detour.serving.references import from_base64
 from detour.serving.refusals import BadRequest, NotFound, Unprocessable
-from detour.serving.service import ClientRequest, Service
+from detour.serving.requests import ClientRequest
+from detour.serving.service import Service
 from detour.serving.watching import Hub, changed
 from detour.specs.generation import SchedulerName
 
@@ -37,6 +39,15 @@ class AskedAdapter(BaseModel):
     strength: float = 1.0
 
 
+class AskedReference(BaseModel):
+    """A picture that the drawing is to follow, as base64 of a PNG, JPEG or WebP file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    picture: str
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.0
+
+
 class JobBody(BaseModel):
     """Body of a new job: ``count`` pictures of each prompt; picture i has seed ``seed + i``."""
 
@@ -52,6 +63,7 @@ class JobBody(BaseModel):
     sampler: SchedulerName | Literal["auto"] = "auto"
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     adapters: Annotated[list[AskedAdapter], Field(max_length=100)] = []
+    references: Annotated[list[AskedReference], Field(max_length=16)] = []
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
 
 
@@ -258,6 +270,10 @@ def _client_request(body: JobBody, idempotency_key: str | None, service: Service
         scheduler=body.sampler,
         guidance_scale=body.guidance_scale,
         adapters=tuple((one.name, one.strength) for one in body.adapters),
+        references=tuple(
+            (from_base64(one.picture, f"references.{number}"), one.strength)
+            for number, one in enumerate(body.references)
+        ),
         deadline_s=body.deadline_s,
         idempotency=idempotency_key or None,
         body_sha256=hashlib.sha256(canonical).hexdigest(),

@@ -23,7 +23,8 @@ from detour.serving.jobs import Job
 from detour.serving.names import Named, split_model, summed, take_tags
 from detour.serving.native import adapter_headers, client_of, picture_url
 from detour.serving.refusals import BadRequest, NotFound, ServeError
-from detour.serving.service import ClientRequest, Service
+from detour.serving.requests import ClientRequest
+from detour.serving.service import Service
 from detour.serving.watching import Hub, changed, until_done
 
 MAX_PICTURES = 10

@@ -106,13 +106,14 @@ class Policy(Protocol):
         """Safe Latent Diffusion that every picture is drawn with; part of its job, as it decides the pixels."""
 
     def check_request(
-        self, request: JobRequest, *, triggers: Sequence[str] = ()
+        self, request: JobRequest, *, triggers: Sequence[str] = (), references: Sequence[np.ndarray] = ()
     ) -> tuple[RequestDecision, ...]:
         """Decide on each picture of a request before it is accepted.
 
         Args:
             request: prompts, negative prompt and adapters.
             triggers: words that switch its adapters on, and their titles.
+            references: uint8 (H, W, 3), pictures that the request is to follow.
         """
 
     def check_picture(
@@ -140,6 +141,7 @@ class NoPolicy:
         request: JobRequest,
         *,
         triggers: Sequence[str] = (),  # noqa: ARG002
+        references: Sequence[np.ndarray] = (),  # noqa: ARG002
     ) -> tuple[RequestDecision, ...]:
         """Allow every picture of a request to be drawn."""
         return tuple(Allowed() for _ in request.prompts)

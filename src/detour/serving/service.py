@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+import numpy as np
 
 from detour.bases.base import Base
 from detour.bases.hardware import set_threads
-from detour.errors import ConfigError, StorageError
+from detour.errors import StorageError
 from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
 from detour.generation.metering import Meter
@@ -24,9 +23,10 @@ from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
 from detour.serving.held import Outcome, VotedAlready
-from detour.serving.jobs import Job, JobRequest, rows_of_picture
+from detour.serving.jobs import Job, JobRequest
 from detour.serving.keys import Client
 from detour.serving.policy import Changed, Held, NoPolicy, Policy, Refused
+from detour.serving.references import DecodedReference, ServedReferences, forget_references
 from detour.serving.refusals import (
     BadRequest,
     Conflict,
@@ -38,49 +38,14 @@ from detour.serving.refusals import (
     TooBusy,
     Unprocessable,
 )
+from detour.serving.requests import ClientRequest, resolved_request
 from detour.serving.settings import ServeSpec
 from detour.serving.shelf import Shelf
 from detour.serving.store import BodyDiffers, JobStore, NewJob, QuotaSpent
-from detour.specs.generation import PictureSpec
 
 UNMEASURED_RETRY_S = 5
 """Seconds to wait that a full server names before it has measured how fast it draws."""
 LONGEST_RETRY_S = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRequest:
-    """A client's request for pictures, in the same form for every HTTP interface.
-
-    Attributes:
-        prompts: one for each picture.
-        negative_prompt: of all of them.
-        seed: of the first one, the others follow; ``None``: a random one.
-        width_px: ``None``: the base's own.
-        height_px: ``None``: the base's own.
-        steps: denoising steps.
-        scheduler: sampler, or ``auto``.
-        guidance_scale: ``None``: the base's own.
-        adapters: (name, strength).
-        deadline_s: seconds from now after which what is not finished is dropped.
-        attached: whether the job ends with the connection.
-        idempotency: the client's own key for the request.
-        body_sha256: of what the client sent under it.
-    """
-
-    prompts: tuple[str, ...]
-    negative_prompt: str = ""
-    seed: int | None = None
-    width_px: int | None = None
-    height_px: int | None = None
-    steps: int = 25
-    scheduler: str = "auto"
-    guidance_scale: float | None = None
-    adapters: tuple[tuple[str, float], ...] = ()
-    deadline_s: float | None = None
-    attached: bool = False
-    idempotency: str | None = None
-    body_sha256: str = ""
 
 
 @dataclass
@@ -130,6 +95,7 @@ class Service:
         self._shelf: Shelf | None = None
         self._base: Base | None = None
         self._engine: PictureEngine | None = None
+        self.references: ServedReferences | None = None
         self._reserving = threading.Lock()
         self._reserved: dict[str, float] = {}
         self._reserved_rows: Counter[tuple[int, int]] = Counter()
@@ -148,10 +114,14 @@ class Service:
             self.spec.adapters, engine.base, self.store.folder / "adapters", network=engine.unet
         )
         self._shelf.refresh()
+        if self.spec.references is not None:
+            self.references = ServedReferences.open(self.spec.references, engine.base, engine, dtype=dtype)
         self._dispatcher = Dispatcher(
             engine,
             self.store,
-            PictureFiles(engine, self._shelf, self.store, dtype=dtype, signer=self._signer),
+            PictureFiles(
+                engine, self._shelf, self.store, dtype=dtype, signer=self._signer, references=self.references
+            ),
             self.policy,
             native_px=engine.base.native_size_px,
             keep_s=self.spec.keeping.picture_s,
@@ -204,6 +174,7 @@ class Service:
                 self._shelf is not None and not self._reserved
             ):  # a job that is being accepted needs its copies
                 self._shelf.forget_copies(self.store.adapters_in_use())
+                forget_references(self.store.folder, self.store.references_in_use())
 
     @property
     def is_ready(self) -> bool:
@@ -297,7 +268,11 @@ class Service:
                 raise Unprocessable(str(error), code="idempotency_key_reused") from error
             if earlier is not None:
                 return earlier, False
-        request = self._request_of(asked)
+        assert self._engine is not None
+        request = resolved_request(
+            asked, limits=self.spec.limits, engine=self._engine, steering=self.policy.steering
+        )
+        pictures = self._decoded_references(asked)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
         size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self._reserving:
@@ -307,8 +282,13 @@ class Service:
             width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
         request = request.model_copy(update={"width_class": width})
         try:
-            request = request.model_copy(update={"adapters": self._pinned(asked)})
-            decided = self._decided(client, request)
+            update: dict[str, Any] = {"adapters": self._pinned(asked)}
+            if self.references is not None:
+                update["references"] = tuple(self.references.pinned(one) for one in pictures)
+            request = request.model_copy(update=update)
+            decided = self._decided(client, request, [one.pixels for one in pictures])
+            for one in pictures:
+                one.keep(self.store.folder)
             new = NewJob(
                 key=client.id,
                 request=decided.request,
@@ -365,75 +345,33 @@ class Service:
         )
         raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
-    def _request_of(self, asked: ClientRequest) -> JobRequest:
-        """Resolve every open setting of a request within the limits; the width class is that of the job alone.
-
-        Raises:
-            BadRequest: it asks for what cannot be drawn.
-        """
-        limits = self.spec.limits
-        _check_texts(asked, limits.max_prompt_chars)
-        num = len(asked.prompts)
-        if not 1 <= num <= limits.max_pictures:
-            raise BadRequest(f"{num} pictures: ask for 1 to {limits.max_pictures} in one job.", param="n")
-        if not 1 <= asked.steps <= limits.max_steps:
-            raise BadRequest(f"{asked.steps} steps: choose 1 to {limits.max_steps}.", param="steps")
-        if len(asked.adapters) > limits.max_adapters:
-            raise BadRequest(
-                f"{len(asked.adapters)} adapters: choose {limits.max_adapters} at most.", param="adapters"
-            )
-        seed = random.SystemRandom().randrange(2**32) if asked.seed is None else asked.seed
-        if not 0 <= seed < 2**63 - num:
-            raise BadRequest(f"seed {seed}: choose one from 0 to {2**63 - 1 - num}.", param="seed")
-        how = self._how_of(asked)
-        width, height = int(how.width_px), int(how.height_px)
-        native = self.base.native_size_px
-        most = max(4 * native**2, 512**2) if limits.max_pixels == "auto" else limits.max_pixels
-        if width * height > most:
-            raise BadRequest(
-                f"size {width}x{height}: this server draws {most:,} pixels at most; the base's own size is "
-                f"{native}x{native}.",
-                param="size",
-            )
-        assert how.guidance_scale != "auto"
-        assert how.scheduler != "auto"
-        steering = self.policy.steering
-        rows = rows_of_picture(how.guidance_scale, steering) * num
-        return JobRequest(
-            prompts=asked.prompts,
-            seeds=tuple(seed + index for index in range(num)),
-            negative_prompt=asked.negative_prompt,
-            width_px=width,
-            height_px=height,
-            steps=asked.steps,
-            scheduler=how.scheduler,
-            guidance_scale=how.guidance_scale,
-            steering=steering,
-            width_class=width_for(rows),
-        )
-
-    def _how_of(self, asked: ClientRequest) -> PictureSpec:
-        assert self._engine is not None
-        values: dict[str, Any] = {"steps": asked.steps, "scheduler": asked.scheduler}
-        if asked.guidance_scale is not None:
-            values["guidance_scale"] = float(asked.guidance_scale)
-        for name, value in (("width_px", asked.width_px), ("height_px", asked.height_px)):
-            if value is not None:
-                values[name] = value
-        try:
-            return self._engine.resolved(PictureSpec(**values))
-        except ConfigError as error:
-            raise BadRequest(str(error), param="size" if "size" in str(error) else "scheduler") from error
-        except ValidationError as error:
-            problem = error.errors()[0]
-            name = str(problem["loc"][0])
-            raise BadRequest(f"{name}: {problem['msg']}.", param=name) from error
-
     def _pinned(self, asked: ClientRequest) -> tuple[Any, ...]:
         return tuple(self.shelf.pin(name, weight) for name, weight in asked.adapters)
 
-    def _decided(self, client: Client, request: JobRequest) -> _Decided:
+    def _decoded_references(self, asked: ClientRequest) -> list[DecodedReference]:
+        """Decode the reference pictures of a request within the limits.
+
+        Raises:
+            BadRequest: there are none to be had here, too many, or one that cannot be used.
+        """
+        if not asked.references:
+            return []
+        if self.references is None:
+            raise BadRequest(
+                "this server takes no reference pictures. Its operator can serve them with --reference-adapter.",
+                param="references",
+            )
+        return self.references.decoded(asked.references)
+
+    def _decided(
+        self, client: Client, request: JobRequest, references: Sequence[np.ndarray] = ()
+    ) -> _Decided:
         """Ask the policy about a request.
+
+        Args:
+            client: whose it is.
+            request: texts and adapters.
+            references: uint8 (H, W, 3), its reference pictures.
 
         Raises:
             RefusedByPolicy: no picture of it may be drawn.
@@ -442,7 +380,7 @@ class Service:
         triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
         try:
             with self.meter.phase("safety"):
-                decisions = self.policy.check_request(request, triggers=triggers)
+                decisions = self.policy.check_request(request, triggers=triggers, references=references)
         except Exception as error:  # what cannot be checked is not drawn
             raise NotReady(
                 f"the request could not be checked ({type(error).__name__}). Ask again later."
@@ -554,12 +492,3 @@ class _Decided:
     revised: str | None
     refused: Mapping[int, Refused]
     holds: Mapping[int, str]
-
-
-def _check_texts(asked: ClientRequest, longest: int) -> None:
-    for name, texts in (("prompt", asked.prompts), ("negative_prompt", (asked.negative_prompt,))):
-        for text in texts:
-            if len(text) > longest:
-                raise BadRequest(f"{name}: {len(text):,} characters, and {longest:,} are read.", param=name)
-            if not is_unicode(text):
-                raise BadRequest(f"{name}: not Unicode text (a lone surrogate).", param=name)

@@ -54,6 +54,23 @@ class KeepingSpec(Spec):
     """Bytes of all pictures; beyond it the oldest are deleted. ``auto`` is 2 GiB less a byte."""
 
 
+class ReferencesSpec(Spec):
+    """Reference pictures of requests, which an IP-Adapter shows to the network; without this table there are none."""
+
+    adapter: FolderPath | None = None
+    """IP-Adapter file; without one, the base's own."""
+    encoder: FolderPath | None = None
+    """Folder of the image encoder; without one, that beside the IP-Adapter or the base's own."""
+    max_pictures: PositiveInt = 4
+    """Reference pictures of one job."""
+    max_bytes: PositiveInt = 4 << 20
+    """Bytes of the file of a reference picture."""
+    max_pixels: PositiveInt = 4_000_000
+    """Width times height of a reference picture."""
+    max_body_bytes: PositiveInt = 24 << 20
+    """Bytes of a request's body that may hold reference pictures as base64."""
+
+
 class ProvenanceSpec(Spec):
     """Certificate with which pictures are signed."""
 
@@ -94,6 +111,7 @@ class ServeSpec(Spec):
     """Seconds that running pictures get to finish when the server stops; the others stay in the queue."""
     policy: FolderPath | None = None
     """Safety policy (docs/safety.md): what is refused, changed or held for a person."""
+    references: ReferencesSpec | None = None
     limits: LimitsSpec = LimitsSpec()
     keeping: KeepingSpec = KeepingSpec()
     provenance: ProvenanceSpec = ProvenanceSpec()
@@ -116,10 +134,11 @@ def load_serve_spec(
     for name in ("adapters", "state", "policy"):
         if config is not None and isinstance(values.get(name), str):
             values[name] = config.parent / values[name]
-    signed = values.get("provenance")
-    for name in ("c2pa_cert", "c2pa_key"):
-        if config is not None and isinstance(signed, dict) and isinstance(signed.get(name), str):
-            signed[name] = config.parent / signed[name]
+    for table, names in (("provenance", ("c2pa_cert", "c2pa_key")), ("references", ("adapter", "encoder"))):
+        found = values.get(table)
+        for name in names:
+            if config is not None and isinstance(found, dict) and isinstance(found.get(name), str):
+                found[name] = config.parent / found[name]
     values |= flags
     for key, value in parse_assignments(assignments).items():
         set_dotted(values, key, value)

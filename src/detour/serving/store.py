@@ -489,6 +489,11 @@ class JobStore(HeldPictures):
         rows = self._rows("SELECT request FROM jobs WHERE state IN ('queued','drawing')")
         return {one["sha256"] for row in rows for one in json.loads(row["request"])["adapters"]}
 
+    def references_in_use(self) -> set[str]:
+        """Hashes of the reference pictures of all jobs that are not finished."""
+        rows = self._rows("SELECT request FROM jobs WHERE state IN ('queued','drawing')")
+        return {one["sha256"] for row in rows for one in json.loads(row["request"]).get("references", ())}
+
     def _sweep_files(self) -> None:
         """Delete files that no row counts as a result: their pictures are drawn again."""
         known = {row["token"] for row in self._rows("SELECT token FROM pictures WHERE bytes>0")}

@@ -52,6 +52,9 @@ class GenerateSpec(Spec):
     """``FILE`` or ``FILE:weight``."""
     lora_steps: tuple[tuple[float, float], ...] = ()
     """(share of the steps that are done, factor on every adapter's weight from there on); empty is 1 throughout."""
+    merge: bool = False
+    """Add the adapters to the loaded weights before the first picture: each costs what the base's does, and differs
+    from one with adapters beside the layers by rounding. Not with ``lora_steps`` or ``compare``."""
     fast: str = "auto"
     """How files made for few steps are drawn: ``auto`` tells from their names, ``lcm`` or ``lightning:2`` says it, and
     ``off`` does not look. Settings that are named win."""
@@ -128,4 +131,6 @@ class InterpolateSpec(Spec):
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     batch: PositiveInt = 4
     """Pictures in one forward pass, at most."""
+    policy: str | None = None
+    """File of a safety policy that requests and pictures have to pass."""
     picture: PictureSpec = PictureSpec()

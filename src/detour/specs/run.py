@@ -53,7 +53,7 @@ class TextEncoderSpec(Spec):
     """Adapters beside the text encoders' layers; the encoders then stay in memory and are run in every step."""
 
     rank: Count = 0
-    """Width of the detour; 0 leaves the text encoders alone."""
+    """Rank of the adapters beside the text encoders; 0 leaves the text encoders as they are."""
     alpha: Positive | Auto = "auto"
     """Scale numerator; ``auto`` equals the rank."""
     targets: str = "attn"
@@ -79,7 +79,7 @@ class TokensSpec(Spec):
 
 
 class AdapterSpec(Spec):
-    """The detour itself: ``h = W x + (alpha / rank) · up(down(x))``."""
+    """The adapter itself: ``h = W x + (alpha / rank) · up(down(x))``."""
 
     method: Method = "lora"
     """What stands beside each layer; ``full`` trains the base's own weights, for comparison, and ``reference`` an
@@ -87,7 +87,7 @@ class AdapterSpec(Spec):
     image_encoder: str = ""
     """Folder of the image encoder that an IP-Adapter reads; empty: the base's own, where it has one."""
     rank: PositiveInt | Auto = "auto"
-    """Width of the detour."""
+    """Rank of the change of weight."""
     alpha: Positive | Auto = "auto"
     """Scale numerator; ``auto`` equals the rank (scale 1)."""
     targets: str | Auto = "auto"
@@ -168,13 +168,13 @@ class LossSpec(Spec):
     distance: Literal["mse", "huber"] = "mse"
     """Squared error, or pseudo-Huber, which a few odd pictures move less (arXiv:2403.16728)."""
     huber_c: Positive = 0.1
-    """Where pseudo-Huber turns from square to straight; smaller is straighter."""
+    """Error at which pseudo-Huber turns from quadratic to linear; smaller values make more of it linear."""
     huber_schedule: Literal["constant", "snr"] = "snr"
     """Whether that place moves with the timestep: ``snr`` is 1 at the clean end and ``huber_c`` in pure noise."""
     noise_offset: NonNegative = 0.0
     """Size of a constant added to each channel of the noise, for very dark or bright pictures; 0.05 is usual."""
     input_perturbation: NonNegative = 0.0
-    """Size of further noise that the UNet sees and is not asked for (arXiv:2301.11706 takes 0.1)."""
+    """Size of further noise in the input that the target does not contain (arXiv:2301.11706 takes 0.1)."""
     zero_terminal_snr: bool = False
     """Train to pure noise at the last timestep (arXiv:2305.08891); v-prediction bases only."""
     caption_dropout: Share | Auto = "auto"
@@ -195,7 +195,7 @@ class TrainSpec(Spec):
     ema: Share = 0.0
     """Decay of a running average of the adapter, which is validated, drawn with and shipped; 0: none, 0.99 is usual."""
     gradient_checkpointing: bool = False
-    """Keep a block's input alone and make its pass again when its gradients are wanted: less memory, more time."""
+    """Keep only each block's input and compute the block again for its gradients: less memory, more time."""
     compile: bool = False
     """Compile the transformer blocks (``torch.compile``); on GPUs only."""
     threads: PositiveInt | Auto = "auto"
@@ -278,7 +278,7 @@ class RunSpec(Spec):
     name: str | Auto = "auto"
     """Folder under ``runs/`` and name of the adapter file; ``auto`` is the data folder's name."""
     goal: Literal["style", "subject"] = "style"
-    """Sets what is known to suit each; see docs/training.md."""
+    """What the adapter should learn; it sets the defaults of rank, rate and steps, see docs/training.md."""
     seed: Count = 0
     """Noise, timesteps, order and dropout are functions of (seed, step, sample)."""
     track: Literal["none", "tensorboard", "wandb"] = "none"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
-"""A value that a recipe resolves once, against the base and the data, and writes to ``resolved.toml``."""
+"""A value that a verb resolves once, against the base and the data, and writes to ``resolved.toml``."""
 
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]

@@ -40,7 +40,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The first one writes the run folder and speaks to the user."""
+        """Whether this is the first process, which alone writes the run folder and prints."""
         return self.index == 0
 
     def add_up(self, tensor: Tensor) -> None:

@@ -17,7 +17,7 @@ from detour.pocket.world import (
     training_example,
 )
 
-COUNT = 20_000
+COUNT = 8_000
 
 
 @pytest.fixture(scope="module")

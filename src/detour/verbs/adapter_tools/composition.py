@@ -1,4 +1,4 @@
-"""One adapter from several, and a prediction of how they get along."""
+"""One adapter from several, and a prediction of how they interfere."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def compose_adapters(
     base: str | None = None,
     force: bool = False,
 ) -> ComposeResult:
-    """Predict how adapters get along, and write their weighted sum as one.
+    """Predict how adapters interfere, and write their weighted sum as one.
 
     Args:
         loras: ``FILE`` or ``FILE:weight`` each, two or more.

@@ -1,4 +1,4 @@
-"""What composing adapters returns: how each pair gets along, and the adapter that was written."""
+"""What composing adapters returns: how each pair interferes, and the adapter that was written."""
 
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ class ClashingLayer(_Figures):
 
 
 class PairPrediction(_Figures):
-    """How two of the adapters get along, predicted from their factors."""
+    """How two of the adapters interfere, predicted from their factors."""
 
     first: str
     second: str

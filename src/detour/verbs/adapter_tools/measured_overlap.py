@@ -1,4 +1,4 @@
-"""Do two adapters get in each other's way? Measured on a base: what each does to its predictions, and both do."""
+"""Measures on a base how two adapters interfere: how each moves its predictions, and how both do."""
 
 from __future__ import annotations
 

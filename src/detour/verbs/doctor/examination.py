@@ -1,4 +1,4 @@
-"""What is wrong: with this machine, a run, an adapter, a picture or a request, each with its cause and its fix."""
+"""Finds what is wrong with this machine, a run, an adapter, a picture or a request, with cause and fix."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.grids import grid
 from detour.generation.png import save_image
 from detour.specs.generation import GenerateSpec
-from detour.verbs.chosen_adapters import base_for, choose_adapter
+from detour.verbs.chosen_adapters import base_for, choose_adapter, in_use
+from detour.verbs.draw.screening import Screening, WithheldPicture, open_policy
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_no_png, refuse_taken
 
@@ -45,6 +46,10 @@ class GridResult(BaseModel):
     base: str
     names: tuple[str, str]
     rows: tuple[GridRow, ...]
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: tuple[WithheldPicture, ...] = ()
+    """Pictures that the policy refused or held: a grey field in the sheet; a refused prompt has no row."""
 
     def to_json(self) -> str:
         """Write everything as indented JSON."""
@@ -72,6 +77,7 @@ def draw_grid(
     Raises:
         ConfigError: not two adapters, no weights, or ``out`` is taken.
         AdapterError: an adapter is broken or made for another base.
+        Withheld: the policy refuses every prompt.
     """
     if len(spec.loras) != 2:
         raise ConfigError(
@@ -90,22 +96,26 @@ def draw_grid(
     base = base_for(base, chosen)
     device = pick_device(spec.device)
     dtype = drawing_dtype(spec.dtype, device)
-    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
-    requests = [
-        PictureRequest(prompt=prompt, seed=spec.seed + index) for index, prompt in enumerate(spec.prompts)
+    asked = [
+        PictureRequest(prompt=prompt, seed=spec.seed + index, adapters=in_use(chosen))
+        for index, prompt in enumerate(spec.prompts)
     ]
+    screening = Screening(open_policy(spec.policy, base, device=device), asked)
+    screening.require_open()
+    requests = [request for _, request in screening.open]
+    engine = PictureEngine.load(base, device=device, dtype=dtype, safety=True, prompts="written")
     total = (1 + 3 * len(weights)) * len(requests)
     done = 0
 
-    def drawn(first: float, second: float) -> Pictures:
+    def drawn(first: float, second: float) -> tuple[Pictures, Pictures]:
         nonlocal done
         adapters = [
             AdapterInUse(adapter=one.adapter, weight=one.use.weight * weight, sha256=one.use.sha256)
             for one, weight in zip(chosen, (first, second), strict=True)
         ]
         progress(Progress(stage="drawing", done=done, total=total))
-        pictures: Pictures = engine.draw(requests, spec.picture, adapters=adapters, batch=spec.batch).pictures
-        done += len(pictures)
+        pictures = screening.draw(engine, spec.picture, adapters=adapters, batch=spec.batch)
+        done += len(requests)
         return pictures
 
     plain = drawn(0.0, 0.0)
@@ -113,10 +123,11 @@ def draw_grid(
     rows, pictures, labels = [], [], []
     for index, request in enumerate(requests):
         for weight in weights:
-            mine = [plain[index], *(column[index] for column in cells[weight])]
-            pictures += mine
+            columns = (plain, *cells[weight])
+            mine = [column[index] for column, _ in columns]
+            pictures += [shown[index] for _, shown in columns]
             labels.append(f"{request.prompt}  (seed {request.seed}, weight {weight:g})")
-            moved = [mean_abs_diff(plain[index : index + 1], one[None]) for one in mine[1:]]
+            moved = [mean_abs_diff(mine[0][None], one[None]) for one in mine[1:]]
             rows.append(
                 GridRow(
                     prompt=request.prompt, seed=request.seed, weight=weight,
@@ -126,6 +137,9 @@ def draw_grid(
     names = (chosen[0].use.name, chosen[1].use.name)
     heads = ["base", names[0], names[1], f"{names[0]} + {names[1]}"]
     save_image(out, grid(np.stack(pictures), 4, row_labels=labels, column_labels=heads))
-    result = GridResult(path=out, figures=figures, base=base.identity, names=names, rows=tuple(rows))
+    result = GridResult(
+        path=out, figures=figures, base=base.identity, names=names, rows=tuple(rows),
+        policy=screening.version, withheld=tuple(screening.withheld),
+    )  # fmt: skip
     write_json(figures, result.model_dump(mode="json", exclude={"path", "figures"}))
     return result

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import open_base
 from detour.bases.hardware import drawing_dtype, pick_device
-from detour.errors import ConfigError
+from detour.errors import ConfigError, Withheld
 from detour.files import write_json
 from detour.generation.between import Toward
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
@@ -24,6 +24,7 @@ from detour.generation.video import check_video, save_video
 from detour.generation.widths import width_for
 from detour.specs.generation import InterpolateSpec, PictureSpec
 from detour.verbs.chosen_adapters import base_for, choose_adapter, in_use
+from detour.verbs.draw.screening import GREY, Screening, WithheldPicture, open_policy
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_no_png, refuse_taken
 
@@ -45,7 +46,7 @@ class Interpolation(BaseModel):
     video: Path | None
     base: str
     shares: tuple[float, ...]
-    """Share of the way of each picture."""
+    """Share of the way of each picture that was handed out."""
     steps: tuple[float, ...]
     """Distance of each picture to the one before."""
     jump: float
@@ -55,6 +56,10 @@ class Interpolation(BaseModel):
     length: float
     """Sum of the steps over the distance of the two ends; 1 is the straight line of pixels."""
     seconds: float
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: tuple[WithheldPicture, ...] = ()
+    """Pictures that the policy refused or held: a grey field in the strip and the video, and in no figure."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -85,6 +90,7 @@ def interpolate_pictures(
         ConfigError: only one end, another sampler, or ``out`` is taken.
         AdapterError: an adapter is broken or made for another base.
         MissingExtra: a video that needs the extra.
+        Withheld: the policy lets fewer than two pictures pass.
     """
     began = time.monotonic()
     how = _how(spec)
@@ -104,6 +110,7 @@ def interpolate_pictures(
     if not base.is_flow and how.scheduler == "auto":
         how = how.model_copy(update={"scheduler": "ddim"})
     device = pick_device(spec.device)
+    policy = open_policy(spec.policy, base, device=device)
     engine = PictureEngine.load(
         base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True, prompts="written"
     )
@@ -112,7 +119,8 @@ def interpolate_pictures(
     def adapters(share: float) -> tuple[AdapterInUse, ...]:
         return (*in_use(always), *in_use(falling, factor=1 - share), *in_use(rising, factor=share))
 
-    rows = 2 if engine.resolved(how).guidance_scale > 1 else 1
+    steered = policy is not None and policy.spec.latent is not None
+    rows = 3 if steered else 2 if engine.resolved(how).guidance_scale > 1 else 1
     requests = [
         PictureRequest(
             prompt=spec.prompts[0],
@@ -130,8 +138,16 @@ def interpolate_pictures(
     def told(done: int, total: int) -> None:
         progress(Progress(stage="drawing", done=done * spec.frames // total, total=spec.frames))
 
-    drawn = engine.draw(requests, batch=spec.batch, on_step=told)
-    frames = drawn.pictures
+    screening = Screening(policy, requests)
+    screening.require_open()
+    numbers = [number for number, _ in screening.open]
+    drawn = engine.draw([request for _, request in screening.open], batch=spec.batch, on_step=told)
+    passed = screening.passed(numbers, drawn, how=engine.resolved(how))
+    shown = [number for number, passes in zip(numbers, passed, strict=True) if passes]
+    if len(shown) < 2:
+        raise Withheld(f"policy {screening.version} lets {len(shown)} of {spec.frames} pictures pass.")
+    frames = np.full((spec.frames, *drawn.pictures.shape[1:]), GREY, np.uint8)
+    frames[shown] = drawn.pictures[np.array(passed)]
     labels = [f"{share:.0%}" for share in shares]
     save_image(out, _strip(frames, labels, _words(spec)))
     if video is not None:
@@ -141,12 +157,15 @@ def interpolate_pictures(
         figures=figures,
         video=video,
         base=base.identity,
-        shares=shares,
-        **measure(frames),
+        shares=tuple(shares[number] for number in shown),
+        **measure(frames[shown]),
+        policy=screening.version,
+        withheld=tuple(screening.withheld),
         seconds=round(time.monotonic() - began, 3),
         notes=(),
     )
-    result = result.model_copy(update={"notes": notes_on(result, drawn.nsfw)})
+    notes = (*screening.notes(), *notes_on(result, drawn.nsfw))
+    result = result.model_copy(update={"notes": notes})
     write_json(
         figures, result.model_dump(mode="json", exclude={"path", "figures", "video", "seconds", "notes"})
     )

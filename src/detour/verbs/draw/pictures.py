@@ -32,6 +32,7 @@ from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.verbs.doctor.finding import Finding
 from detour.verbs.doctor.request import examine_request
+from detour.verbs.draw.merged import merge_adapters_of
 from detour.verbs.draw.reference_pictures import open_references, words_of_uses
 from detour.verbs.draw.screening import Screening, WithheldPicture, greyed, open_policy
 from detour.verbs.draw.start_picture import open_start
@@ -126,7 +127,8 @@ def generate_pictures(
     words = words_of(loras)
     references = open_references(spec, base, device=device, dtype=torch_dtype(dtype))
     screening = Screening(
-        open_policy(spec, base, device=device), requests_of(spec, loras, begun_from, references.in_use)
+        open_policy(spec.policy, base, device=device, trace=spec.trace),
+        requests_of(spec, loras, begun_from, references.in_use),
     )
     requests = [request for _, request in screening.open]
     progress(Progress(stage="loading", done=0, total=1))
@@ -134,6 +136,8 @@ def generate_pictures(
     warned = examine_request(spec, base, models=engine.models, adapters=loras, device=device, dtype=dtype)
     for finding in warned:
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
+    if spec.merge:
+        requests = merge_adapters_of(engine, requests)
     told = _Teller(
         engine=engine,
         base=base,
@@ -253,6 +257,13 @@ def _refuse(spec: GenerateSpec) -> None:
         check_step_weights(spec.lora_steps)
         if not spec.loras:
             raise ConfigError("--lora-steps sets the strength of adapters: name one with --lora FILE.")
+    if spec.merge and not spec.loras:
+        raise ConfigError("--merge adds adapters to the base's weights: name one with --lora FILE.")
+    if spec.merge and (spec.lora_steps or spec.compare):
+        raise ConfigError(
+            "--merge adds the adapters to the base's weights, which have them in every step and picture then. "
+            "Leave out --lora-steps and --compare."
+        )
     if spec.trace > spec.picture.steps:
         raise ConfigError(
             f"--trace {spec.trace}: there are only {spec.picture.steps} steps. Ask for as many or fewer."
@@ -337,6 +348,7 @@ class _Teller:
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),
             adapter_steps=self.spec.lora_steps if adapted else (),
+            merged=self.spec.merge,
             start=self.start,
             references=self.references if adapted else (),
             device=self.device.partition(":")[0],

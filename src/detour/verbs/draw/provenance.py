@@ -27,6 +27,7 @@ from detour.generation.signing import MAX_PEM_BYTES, SignatureReport, read_manif
 from detour.specs.generation import GenerateSpec
 from detour.specs.sources import parse
 from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
+from detour.verbs.draw.merged import merge_adapters_of
 from detour.verbs.draw.pictures import requests_of, versions
 from detour.verbs.draw.start_picture import open_start
 
@@ -221,7 +222,8 @@ def _drawn_again(
         engine = PictureEngine.load(
             opened, device=device, dtype=told.dtype, safety=told.safety == "checked", prompts="written"
         )
-        return engine.draw([request]).pictures[0]
+        requests = merge_adapters_of(engine, [request]) if told.merged else [request]
+        return engine.draw(requests).pictures[0]
     except DetourError as error:
         raise _Cannot(str(error)) from error
 
@@ -340,6 +342,8 @@ def _words(told: PictureMetadata) -> list[str]:
     lines += [
         f"Adapter '{one.name}' at strength {one.weight:g} (SHA-256 {one.sha256})." for one in told.adapters
     ] or ["No adapter."]
+    if told.merged:
+        lines.append("The adapters were added to the base's weights.")
     if told.adapter_steps:
         steps = ", ".join(f"from {share:.0%} of the steps {factor:g}" for share, factor in told.adapter_steps)
         lines.append(f"Factor on the adapters' strengths: {steps}.")

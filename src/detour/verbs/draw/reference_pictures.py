@@ -60,11 +60,7 @@ def open_references(spec: GenerateSpec, base: Base, *, device: str, dtype: torch
         if spec.reference_adapter or spec.reference_encoder or spec.reference_blocks or spec.reference_steps:
             raise ConfigError("an IP-Adapter shows a reference picture: name one with --reference PICTURE.")
         return References()
-    path = adapter_path(spec, base)
-    adapter = read_reference_adapter(path, allow_pickle=spec.allow_pickle)
-    require_fit(adapter.facts, base, where=path.name)
-    folder = encoder_folder(path, adapter.facts, spec.reference_encoder, base)
-    tool = ReferenceTool(adapter, load_image_encoder(folder, dtype=dtype, device=device))
+    tool, path = open_reference_tool(spec, base, device=device, dtype=dtype)
     in_use, uses = [], []
     for text in spec.references:
         picture, strength = parse_weighted(text, said="--reference ")
@@ -86,12 +82,38 @@ def open_references(spec: GenerateSpec, base: Base, *, device: str, dtype: torch
                 sha256=sha256,
                 strength=strength,
                 adapter=path.stem,
-                adapter_sha256=adapter.sha256,
+                adapter_sha256=tool.adapter.sha256,
                 blocks=spec.reference_blocks,
                 steps=spec.reference_steps,
             )
         )
     return References(in_use=tuple(in_use), uses=tuple(uses))
+
+
+def open_reference_tool(
+    spec: GenerateSpec, base: Base, *, device: str, dtype: torch.dtype
+) -> tuple[ReferenceTool, Path]:
+    """Read the IP-Adapter of a call and its image encoder.
+
+    Args:
+        spec: names the files.
+        base: that draws; one with an IP-Adapter of its own needs no other.
+        device: of the image encoder.
+        dtype: of the image encoder.
+
+    Returns:
+        the tool, and the file of its IP-Adapter.
+
+    Raises:
+        ConfigError: no IP-Adapter.
+        AdapterError: the IP-Adapter is broken, or made for another base.
+        BaseError: the image encoder is not there or is another one.
+    """
+    path = adapter_path(spec, base)
+    adapter = read_reference_adapter(path, allow_pickle=spec.allow_pickle)
+    require_fit(adapter.facts, base, where=path.name)
+    folder = encoder_folder(path, adapter.facts, spec.reference_encoder, base)
+    return ReferenceTool(adapter, load_image_encoder(folder, dtype=dtype, device=device)), path
 
 
 def adapter_path(spec: GenerateSpec, base: Base) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,13 +11,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base
-from detour.errors import ConfigError
+from detour.errors import ConfigError, Withheld
+from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.generation.png import SteeringUse
 from detour.generation.requests import Drawn, Picture, PictureRequest
 from detour.safety.decision import Decision
 from detour.safety.policy import Policy
 from detour.safety.policy_file import PICTURE_LAYERS
-from detour.specs.generation import GenerateSpec
+from detour.specs.generation import PictureSpec
 from detour.specs.resolved import ResolvedPicture
 
 GREY = 128
@@ -124,6 +126,35 @@ class Screening:
             )
         )
 
+    def require_open(self) -> None:
+        """Refuse to go on where nothing may be drawn.
+
+        Raises:
+            Withheld: the policy stopped every request.
+        """
+        if not self.open:
+            codes = ", ".join(dict.fromkeys(one.code for one in self.withheld))
+            raise Withheld(f"nothing may be drawn: policy {self.version} stopped every request ({codes}).")
+
+    def draw(
+        self, engine: PictureEngine, how: PictureSpec, *, adapters: Sequence[AdapterInUse], batch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw every open request once more with other adapters, as a column of a sheet.
+
+        Args:
+            engine: draws.
+            how: size, steps, sampler and guidance.
+            adapters: of all of them.
+            batch: pictures in one forward pass, at most.
+
+        Returns:
+            uint8 (N, H, W, 3) as drawn, for figures; and the same with a grey field where a picture was withheld.
+        """
+        requests = [replace(request, adapters=()) for _, request in self.open]
+        drawn = engine.draw(requests, how, adapters=adapters, batch=batch)
+        passed = self.passed([number for number, _ in self.open], drawn, how=engine.resolved(how))
+        return drawn.pictures, greyed(drawn.pictures, passed)
+
     def notes(self) -> list[str]:
         """What was changed, for the user."""
         return [
@@ -132,21 +163,22 @@ class Screening:
         ]
 
 
-def open_policy(spec: GenerateSpec, base: Base, *, device: str) -> Policy | None:
+def open_policy(path: str | None, base: Base, *, device: str, trace: int = 0) -> Policy | None:
     """The policy of a call; ``None`` where it has none.
 
     Args:
-        spec: of the call.
+        path: of the policy file that the call names.
         base: that draws.
         device: of the judge.
+        trace: moments of denoising that the call hands out.
 
     Raises:
         ConfigError: the policy is wrong, or the call asks for pictures that its layers would not see.
     """
-    if spec.policy is None:
+    if path is None:
         return None
-    policy = Policy.open(Path(spec.policy), base, device=device)
-    if spec.trace and policy.spec.layers(PICTURE_LAYERS):
+    policy = Policy.open(Path(path), base, device=device)
+    if trace and policy.spec.layers(PICTURE_LAYERS):
         raise ConfigError(
             "--trace hands out pictures that the policy's layers never see. Leave --trace or the policy out."
         )

@@ -22,6 +22,7 @@ from detour.generation.png import save_image
 from detour.specs.generation import GenerateSpec
 from detour.training.checkpoints import kept_adapters
 from detour.verbs.chosen_adapters import base_for, choose_adapter, in_use, parse_lora
+from detour.verbs.draw.screening import Screening, WithheldPicture, open_policy
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_no_png, refuse_taken
 
@@ -59,6 +60,10 @@ class StrengthResult(BaseModel):
     left_out: int
     """Checkpoints that were not drawn, because there are more than fit a sheet."""
     rows: tuple[StrengthRow, ...]
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: tuple[WithheldPicture, ...] = ()
+    """Pictures that the policy refused or held: a grey field in the sheet; a refused prompt has no row."""
 
     def to_json(self) -> str:
         """Write everything as indented JSON."""
@@ -86,6 +91,7 @@ def draw_strengths(
     Raises:
         ConfigError: not one adapter, no strengths, or ``out`` is taken.
         AdapterError: the adapter or a checkpoint is broken, damaged or made for another base.
+        Withheld: the policy refuses every prompt.
     """
     if len(spec.loras) != 1:
         raise ConfigError(
@@ -104,30 +110,34 @@ def draw_strengths(
     chosen = [choose_adapter(f"{one.file}:{weight}", base, allow_pickle=spec.allow_pickle) for one in sources]
     base = base_for(base, chosen)
     device = pick_device(spec.device)
+    asked = [
+        PictureRequest(prompt=text, seed=spec.seed + index, adapters=in_use(chosen))
+        for index, text in enumerate(spec.prompts)
+    ]
+    screening = Screening(open_policy(spec.policy, base, device=device), asked)
+    screening.require_open()
+    requests = [request for _, request in screening.open]
     engine = PictureEngine.load(
         base, device=device, dtype=drawing_dtype(spec.dtype, device), safety=True, prompts="written"
     )
-    requests = [
-        PictureRequest(prompt=text, seed=spec.seed + index) for index, text in enumerate(spec.prompts)
-    ]
     total, done = (1 + len(sources) * len(strengths)) * len(requests), 0
 
-    def drawn(*adapters: AdapterInUse) -> Pictures:
+    def drawn(*adapters: AdapterInUse) -> tuple[Pictures, Pictures]:
         nonlocal done
         progress(Progress(stage="drawing", done=done, total=total))
-        pictures: Pictures = engine.draw(requests, spec.picture, adapters=adapters, batch=spec.batch).pictures
-        done += len(pictures)
+        pictures = screening.draw(engine, spec.picture, adapters=adapters, batch=spec.batch)
+        done += len(requests)
         return pictures
 
-    plain = drawn()
+    plain, plain_shown = drawn()
     cells = [[drawn(*in_use([one], factor=strength)) for strength in strengths] for one in chosen]
     rows, pictures, labels = [], [], []
     for index, request in enumerate(requests):
         for source, mine in zip(sources, cells, strict=True):
-            pictures += [plain[index], *(column[index] for column in mine)]
+            pictures += [plain_shown[index], *(shown[index] for _, shown in mine)]
             labels.append(f"{request.prompt}  (seed {request.seed}, {source.name})")
             moved = tuple(
-                mean_abs_diff(plain[index : index + 1], column[index : index + 1]) for column in mine
+                mean_abs_diff(plain[index : index + 1], column[index : index + 1]) for column, _ in mine
             )
             rows.append(
                 StrengthRow(prompt=request.prompt, seed=request.seed, adapter=source.name, moved=moved)
@@ -143,6 +153,8 @@ def draw_strengths(
         checkpoints=tuple(source.name for source in sources),
         left_out=left_out,
         rows=tuple(rows),
+        policy=screening.version,
+        withheld=tuple(screening.withheld),
     )
     write_json(figures, result.model_dump(mode="json", exclude={"path", "figures"}))
     return result

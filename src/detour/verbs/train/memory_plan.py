@@ -1,4 +1,4 @@
-"""Will it fit? The memory of every stage of a run before anything is downloaded or trained, and what to change."""
+"""Predicts the memory of every stage of a run before anything is downloaded or trained, and what to change."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
