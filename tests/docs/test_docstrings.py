@@ -11,13 +11,7 @@ import pytest
 import detour
 
 PACKAGE = Path(detour.__file__).parent
-SHAPES_ALONE = ("labs/lessons",)
-"""Exercises, where a line of shapes is the task."""
-FILES = [
-    path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if not path.relative_to(PACKAGE).as_posix().startswith(SHAPES_ALONE)
-]
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 POINTING = re.compile(
     r"(?:As|Of|That|Those|These|It|Its|They|With which|Such|Likewise|See|Inside,|Everything, indented"

@@ -49,6 +49,11 @@ EQUIVALENT: Mapping[tuple[int, str], Mapping[str, str]] = {
         "difference: zero": "no difference at all",
         "difference: two per cent more": "within the stated tolerance",
     },
+    (15, "steps_within"): {
+        "max(0, math.floor((budget_s - fixed) / each)) -> max(math.floor((budget_s - fixed) / each), 0)": (
+            "the larger of two is the same from both sides"
+        ),
+    },
     (17, "cost_drawn"): {
         "3600 -> 3601": "within the stated tolerance",
         "3600 -> 3599": "within the stated tolerance",

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from detour.files import write_text
 from detour.labs.grading import grade
-from detour.labs.index import LABS
+from detour.labs.index import LABS, Lab
 from tests.labs.answers import AlsoRight, Answers
 from tests.labs.equivalents import EQUIVALENT
 from tests.labs.wrong_answers import generated
+
+RENDERED = Path(__file__).parents[2] / "docs" / "labs"
 
 
 def answers_of(number: int) -> Answers:
@@ -90,9 +92,15 @@ def page() -> str:
             counts = [one.accepted, one.planted, one.caught, len(one.harmless)]
             sums = [before + count for before, count in zip(sums, counts, strict=True)]
             words = " | ".join(map(str, counts))
-            lines.append(f"| [{lab.number}]({lab.name}.html) | `{task}` | {words} |")
+            lines.append(f"| {_named(lab)} | `{task}` | {words} |")
     lines.append("| | together | " + " | ".join(map(str, sums)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _named(lab: Lab) -> str:
+    """Number of a lab, as a link where its page was rendered."""
+    page_there = (RENDERED / f"{lab.name}.html").is_file()
+    return f"[{lab.number}]({lab.name}.html)" if page_there else f"{lab.number}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 
 from detour.errors import ConfigError
 from detour.labs.index import LABS, Lab, lab_of
-from detour.labs.sources import BASE_LINE, exercise_of, solution_of, with_base
+from detour.labs.sources import BASE_LINE, base_of, exercise_of, solution_of, with_base
 
 SOURCE = """# %%
 BASE = "pocket"
@@ -59,6 +59,11 @@ def test_another_base_goes_into_its_one_line() -> None:
         with_base("x = 1\n", "other")
 
 
+def test_the_base_that_a_lesson_opens_is_read_from_its_line() -> None:
+    assert base_of(lab_of(9)) == "pocket"
+    assert base_of(lab_of(18)) == "pocket-flow"
+
+
 @pytest.mark.parametrize("lab", PRESENT, ids=lambda lab: lab.name)
 def test_a_lesson_has_its_title_one_base_line_and_every_part_of_its_way(lab: Lab) -> None:
     text = lab.source.read_text(encoding="utf-8")
@@ -91,7 +96,7 @@ def test_both_notebooks_of_a_lesson_are_valid_python_and_the_same_every_time(lab
 
 
 def test_an_unknown_lab_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no lab 13\. There are 1, 2, .*12, .*16, 17"):
+    with pytest.raises(ConfigError, match=r"no lab 13\. There are 1, 2, .*12, 14, 15, 16, 17, 18"):
         lab_of(13)
 
 

@@ -24,7 +24,7 @@ from detour.labs.sources import solution_of
 GIVEN = frozenset(
     {
         "base", "data", "metrics", "candidates", "caption", "parts", "curve", "table", "differences", "moved", "unet",
-        "theirs", "rank",
+        "theirs", "rank", "budget_s",
     }
 )  # fmt: skip
 """Keys of an answer that the notebook fills in, not the learner."""

@@ -21,7 +21,7 @@ from detour.errors import DetourError, TaskOpen
 from detour.files import write_text
 from detour.labs.execution import Executed, execute
 from detour.labs.index import LABS, Lab, lab_of
-from detour.labs.sources import notebook_of
+from detour.labs.sources import base_of, notebook_of
 
 BUILD = Path("build/labs")
 RENDERED = Path("docs/labs")
@@ -172,7 +172,7 @@ def render_kept(labs: Sequence[Lab], folder: Path) -> None:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = next(outputs)
-        page = page_of(lab, notebook, measured[lab.number], base="pocket", tasks=tasks_of(lab))
+        page = page_of(lab, notebook, measured[lab.number], base=base_of(lab), tasks=tasks_of(lab))
         write_text(folder / f"{lab.name}.html", page)
         click.echo(f"{lab.name}: rendered from its last run")
     write_measured(folder, measured)
@@ -201,7 +201,7 @@ def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> No
     from detour.labs.pages import Measured, measured_labs, page_of, tasks_of, write_measured
 
     write_text(
-        folder / f"{lab.name}.html", page_of(lab, notebook, executed, base="pocket", tasks=tasks_of(lab))
+        folder / f"{lab.name}.html", page_of(lab, notebook, executed, base=base_of(lab), tasks=tasks_of(lab))
     )
     mine = Measured(core_seconds=executed.core_seconds, peak_bytes=executed.peak_bytes, need=card_need(lab))
     write_measured(folder, measured_labs(folder) | {lab.number: mine})

@@ -352,6 +352,36 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "mean of after, where before is True; 0 where it never is.",
         ),
     },
+    15: {
+        "within_s": Hint(
+            "Put the times in order. How many requests have to be done, and which time belongs to the last of them?",
+            "sorted(seconds)[⌈share · n⌉ − 1].",
+        ),
+        "line": Hint(
+            "A straight line has two numbers: its value where no step is made, and what each step adds.",
+            "seconds ≈ fixed + each · steps; np.polyfit(steps, seconds, 1) gives (each, fixed).",
+        ),
+        "steps_within": Hint(
+            "The fixed part is paid before the first step. How many whole steps does the rest pay?",
+            "max(0, ⌊(budget − fixed) / each⌋).",
+        ),
+        "is_free": Hint(
+            "Ask three questions: is anything larger, is anything smaller, and are the pictures the same?",
+            "neither larger ∧ (seconds smaller ∨ bytes smaller) ∧ moved ≤ floor.",
+        ),
+        "activation_bytes": Hint(
+            "Count the numbers of one picture's tensor first. How many pictures are in memory at once with slicing?",
+            "(1 if sliced, else batch) · channels · side² · each.",
+        ),
+        "batch_for": Hint(
+            "The budget holds for the whole batch, because everyone waits for it. Only then count pictures a second.",
+            "Of the rows with seconds ≤ budget_s that with the largest batch / seconds; None where there is none.",
+        ),
+        "choice": Hint(
+            "Cross out what is too slow. What is left differs by how far it is from the long walk.",
+            "The name of the row with the smallest distance among those with seconds ≤ budget_s.",
+        ),
+    },
     16: {
         "term_layer": Hint(
             "Take the punctuation and the capitals away first. Then a term is a piece of text between two blanks.",
@@ -398,6 +428,40 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
         "choose": Hint(
             "Write the bill of one option for that many pictures, then compare the options by it.",
             "The name with the smallest fixed + pictures · each.",
+        ),
+    },
+    18: {
+        "flow_mix": Hint(
+            "At σ = 0 the picture comes back, at σ = 1 the noise, and between them everything lies on a straight line.",
+            "(1 − σ) · clean + σ · noise, σ in the shape (N, 1, 1, 1).",
+        ),
+        "flow_target": Hint(
+            "Write the mixture down and ask how it changes when σ grows.",
+            "d/dσ [(1 − σ) · clean + σ · noise] = noise − clean.",
+        ),
+        "shifted": Hint(
+            "The formula stands above. Try 0, 1 and a shift of 1: what has to come out?",
+            "s σ / (1 + (s − 1) σ).",
+        ),
+        "euler_step": Hint(
+            "The velocity says how far the latents move for a whole unit of σ. How much of a unit is this step?",
+            "noisy + (σ_next − σ) · velocity; the factor is negative.",
+        ),
+        "same_as_engine": Hint(
+            "Nothing is to be written here: euler_step draws, at the engine's own levels.",
+            "euler_step has to pass its check; then run the cell of draw and this one again.",
+        ),
+        "text_side": Hint(
+            "Compare the four names of the text with the four of the picture: what do only the former have in common?",
+            "The path contains add_.",
+        ),
+        "adapter_parameters": Hint(
+            "What do down and up of one layer hold? Then add all layers up.",
+            "Σ rank · (in_features + out_features).",
+        ),
+        "must_be_zero": Hint(
+            "Which of the four go through the same operations with the same numbers?",
+            "All but the merged model: (W + ΔW) x is rounded otherwise than W x + ΔW x.",
         ),
     },
 }  # fmt: skip

@@ -103,6 +103,10 @@ LABS: Sequence[Lab] = (
         about="What a distilled model learns, at which times it is drawn, and what four steps cost.",
     ),
     Lab(
+        number=15, title="Production settings", side="service", work="drawing",
+        about="Steps, half precision, sampler, slicing and batching, each measured alone under a latency budget.",
+    ),
+    Lab(
         number=16, title="Safety in layers", side="service", work="drawing",
         about="Build a layer, count its misses and false alarms, stack two, set two thresholds, work the queue.",
     ),
@@ -110,6 +114,11 @@ LABS: Sequence[Lab] = (
         number=17, title="Cost", side="service", work="training",
         about="What an accepted picture costs on your machine, and from how many on a training of your own pays.",
         settings={"train.batch": 2},
+    ),
+    Lab(
+        number=18, title="The same on a flow model", side="diffusion", work="training",
+        about="What SD 3 and Flux do otherwise: mixture, target, shift, step, layers; and the same proofs as ever.",
+        settings={"base.name": "sd35-medium", "base.dtype": "fp16", "train.batch": 3},
     ),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Memory that a lab needs on a GPU with Stable Diffusion 1.5, predicted as ``detour plan`` does."""
+"""Memory that a lab needs on a GPU with Stable Diffusion 1.5 or what it names, predicted as ``detour plan`` does."""
 
 from functools import cache
 from typing import Any
@@ -38,9 +38,10 @@ def card_need(lab: Lab) -> CardNeed | None:
     needed = totals["drawing samples"] + totals["encoding captions"]
     if lab.work == "training":
         needed = max(needed, totals["training"])
-    return CardNeed(
-        card=CARD.name, bytes=needed + CUDA_CONTEXT_BYTES, words=f"{lab.work} in {plan.settings['dtype']}"
-    )
+    words = f"{lab.work} in {plan.settings['dtype']}"
+    if "base.name" in lab.settings:
+        words += f" on {lab.settings['base.name']}"
+    return CardNeed(card=CARD.name, bytes=needed + CUDA_CONTEXT_BYTES, words=words)
 
 
 @cache

@@ -13,7 +13,7 @@ from detour.files import write_bytes, write_text
 from detour.labs.execution import Executed
 from detour.labs.index import LABS, Lab
 from detour.labs.needs import CardNeed
-from detour.labs.sources import notebook_of
+from detour.labs.sources import base_of, notebook_of
 
 MEASURED = "measured.json"
 
@@ -173,8 +173,15 @@ def index_page(measured: Mapping[int, Measured]) -> str:
             lines += [f"## {heading}", "", *_table(labs, measured), ""]
     card = next((one.need.card for one in measured.values() if one.need), "a 16 GB card without bf16")
     total = sum(one.core_seconds for one in measured.values())
+    others = [
+        f"lab {lab.number} on `{base_of(lab)}`"
+        for lab in LABS
+        if base_of(lab) != "pocket" and lab.number in measured
+    ]
+    note = f" ({', '.join(others)})" if others else ""
     lines += [
-        "Seconds and memory were measured by `python -m detour.labs.building --render docs/labs` on `pocket`: seconds",
+        "Seconds and memory were measured by `python -m detour.labs.building --render docs/labs` on `pocket`"
+        f"{note}: seconds",
         f"of one CPU core, from the kernel's start to the last cell; {total:.0f} s together. Where other work shares",
         "the machine, they are larger. The last column is what [`detour plan`](../cli.md) predicts for Stable",
         f"Diffusion 1.5 at 512 px on {card}; it was not measured.",

@@ -15,6 +15,7 @@ COMMENT = 110
 """Columns of a comment that is written into a notebook."""
 BEGIN, END, PLACEHOLDER = "# BEGIN SOLUTION", "# END SOLUTION", "# PLACEHOLDER:"
 JUDGE_OF = re.compile(r"judge_of\((?:[^()]|\([^()]*\))*\)")
+BASE_NAME = re.compile(r'^BASE = "([^"]+)"', re.MULTILINE)
 BASE_LINE = re.compile(r'^BASE = ".*"$', re.MULTILINE)
 PREDICTION = re.compile(r'^predict\(("[^"]+"), ".*"\)$', re.MULTILINE)
 CHECK = re.compile(r'^check\(\s*(\d+),\s*"(\w+)"', re.MULTILINE)
@@ -113,6 +114,18 @@ def with_tolerances(text: str) -> str:
 def needs_judge(lab: Lab) -> bool:
     """Whether a lesson has a judge look at pictures."""
     return JUDGE_OF.search(lab.source.read_text(encoding="utf-8")) is not None
+
+
+def base_of(lab: Lab) -> str:
+    """Name of the base that a lesson opens where nobody names another one.
+
+    Raises:
+        ConfigError: the lesson has no line ``BASE = "…"``.
+    """
+    found = BASE_NAME.search(lab.source.read_text(encoding="utf-8"))
+    if found is None:
+        raise ConfigError(f'{lab.name} has no line BASE = "…".')
+    return found[1]
 
 
 def with_base(text: str, base: str) -> str:

@@ -111,6 +111,15 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "drawing_times": NUMBERS,
         "kept": NUMBERS,
     },
+    15: {
+        "within_s": NUMBERS,
+        "line": NUMBERS,
+        "steps_within": EXACT,
+        "is_free": EXACT,
+        "activation_bytes": EXACT,
+        "batch_for": EXACT,
+        "choice": EXACT,
+    },
     16: {
         "term_layer": EXACT,
         "error_rates": NUMBERS,
@@ -125,6 +134,16 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "cheapest": EXACT,
         "break_even": EXACT,
         "choose": EXACT,
+    },
+    18: {
+        "flow_mix": TENSORS,
+        "flow_target": TENSORS,
+        "shifted": NUMBERS,
+        "euler_step": TENSORS,
+        "same_as_engine": PICTURES,
+        "text_side": EXACT,
+        "adapter_parameters": EXACT,
+        "must_be_zero": EXACT,
     },
 }
 

@@ -128,7 +128,7 @@ predict("start_noise", "a little, they are neighbours")
 
 # %%
 def start_noise(seeds, shape):
-    """Standard normal, (len(seeds), *shape): row i depends on seeds[i] alone."""
+    """Draw start noise from a standard normal law, (len(seeds), *shape); row i depends on seeds[i] alone."""
     # BEGIN SOLUTION
     # a generator for each seed
     # PLACEHOLDER: torch.manual_seed(seeds[0])
@@ -162,7 +162,7 @@ predict("decode", "a little darker, by 5")
 
 # %%
 def decode(vae, latents):
-    """(N, 4, h, w) as the UNet leaves them → uint8 (N, H, W, 3)."""
+    """Decode latents (N, 4, h, w), as the UNet leaves them, into pictures, uint8 (N, H, W, 3)."""
     # BEGIN SOLUTION
     # undo the scale, decode, bring [-1, 1] to 0 … 255, round
     # PLACEHOLDER: return None
@@ -195,7 +195,7 @@ unet, vae = base.load_network(device=DEVICE), base.load_vae(device=DEVICE)
 
 
 def draw(seeds, *, sampler="dpm++", noise_scale=None, guidance=2.0, decoder=decode):
-    """uint8 pictures of PROMPT."""
+    """Draw uint8 pictures of PROMPT."""
     scheduler = make_scheduler(sampler, base.scheduler_config())
     scheduler.set_timesteps(STEPS)
     scale = scheduler.init_noise_sigma if noise_scale is None else noise_scale
@@ -291,7 +291,7 @@ SD15_FACTOR = 0.18215
 
 
 def decode_unscaled(vae, latents):
-    """What a VAE with SD 1.5's factor is handed when nobody divides."""
+    """Decode latents that were multiplied by SD 1.5's factor, as where nobody divides by it."""
     return decode(vae, latents * SD15_FACTOR)
 
 

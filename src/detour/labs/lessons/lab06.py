@@ -190,7 +190,7 @@ predict("scale", "eight: 0.5 times 16")
 
 # %%
 def scale(rank, alpha):
-    """What the adapter's part of the output is multiplied by."""
+    """Factor that the adapter's part of the output is multiplied by."""
     # BEGIN SOLUTION
     # Return the scale of plain LoRA.
     # PLACEHOLDER: return None
@@ -211,7 +211,7 @@ predict("delta_w", "louder: there is more of it")
 
 # %%
 def delta_w(down, up, alpha):
-    """(out, in): the change of weight; down is (rank, in), up is (out, rank)."""
+    """Change of the weight, (out, in); down is (rank, in), up is (out, rank)."""
     # BEGIN SOLUTION
     # Return the dense change; the rank is in the shape of down.
     # PLACEHOLDER: return None
@@ -320,7 +320,7 @@ predict("lost_alpha", "a quarter")
 
 # %%
 def lost_alpha(rank, alpha):
-    """|ΔW as read − ΔW| / |ΔW|, for a reader that takes alpha = rank."""
+    """Relative error |ΔW as read − ΔW| / |ΔW| of a reader that takes alpha = rank."""
     # BEGIN SOLUTION
     # Return it from the two scales alone.
     # PLACEHOLDER: return None

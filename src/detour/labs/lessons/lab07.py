@@ -97,7 +97,7 @@ print("recipe:  " + " ".join(f"{value:.3f}" for value in result.losses[:10]))
 
 # %%
 def learns(losses, mean_abs_diff, floor):
-    """losses: before the first step … after the last, at the same timesteps and noise. True or False."""
+    """Whether an installation learns; losses from before the first step to after the last, on the same questions."""
     # BEGIN SOLUTION
     # The loss must have fallen from its first to its last value, and the picture moved by 0.5 above the floor.
     # PLACEHOLDER: return None
@@ -131,7 +131,7 @@ predict("questions", "hardly, the weights are the same")
 
 # %%
 def questions(num, shape):
-    """(timesteps (num,), noise (num, *shape)): the same at every call, for timesteps 0 … 999."""
+    """Timesteps (num,) of 0 to 999 and noise (num, *shape), the same at every call."""
     # BEGIN SOLUTION
     # Spread the timesteps evenly, and draw the noise from a generator with a fixed seed.
     # PLACEHOLDER: return torch.randint(0, 1000, (num,)), torch.randn(num, *shape)

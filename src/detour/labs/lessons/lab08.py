@@ -105,7 +105,7 @@ how = PictureSpec(steps=8)
 
 @contextlib.contextmanager
 def beside(adapter, weight=1.0):
-    """Inside, the adapter stands beside the UNet; afterwards it is gone, whatever happened."""
+    """Put the adapter beside the UNet inside the block; afterwards it is gone, whatever happened."""
     standing = attach_adapter({"unet": unet}, adapter, weight)
     try:
         yield standing
@@ -138,7 +138,7 @@ show(
 
 # %%
 def mean_abs_diff(first, second):
-    """uint8 (N, H, W, 3) each → a float."""
+    """Mean absolute difference of two sets of pictures, uint8 (N, H, W, 3) each; a float."""
     # BEGIN SOLUTION
     # Return the mean of the absolute differences, computed in a type that has room for them.
     # PLACEHOLDER: return None
@@ -187,7 +187,7 @@ print(", ".join(f"{distance:.4f} of 255 in {dtype}" for dtype, distance in faint
 
 # %%
 def has_effect(moved, floor):
-    """True or False."""
+    """Whether an adapter that moved pictures by ``moved`` has an effect; True or False."""
     # BEGIN SOLUTION
     # Both conditions.
     # PLACEHOLDER: return None
@@ -222,7 +222,7 @@ predict("clip_scores", "as well: the captions were true")
 
 # %%
 def clip_scores(picture_features, text_features):
-    """(N, D) and (N, D), rows of length one, row i of both belongs to prompt i → (N,)."""
+    """Cosine of each picture with its own prompt, (N,); both are (N, D) with rows of length one."""
     # BEGIN SOLUTION
     # Return one cosine for each picture.
     # PLACEHOLDER: return None
@@ -310,7 +310,7 @@ CAUSES = ("weight is 0", "keys match nothing", "up is zero", "another model", "n
 
 
 def diagnose(patient):
-    """One of CAUSES; "none" for a sound one."""
+    """Name the cause why a patient has no effect, one of CAUSES; "none" for a sound one."""
     # BEGIN SOLUTION
     # One question after the other; return "none" at the end.
     # PLACEHOLDER: return None
@@ -420,7 +420,7 @@ predict("must_be_zero", "all but the file; twice as fast")
 
 
 def seconds_a_picture():
-    """The quickest of three."""
+    """Seconds of the quickest of three drawings of one picture."""
     times = []
     for _ in range(3):
         began = time.perf_counter()

@@ -59,7 +59,7 @@ predict("leading", "at 999, where else")
 
 # %%
 def leading(steps, offset=1, trained=1000):
-    """Falling timesteps, (steps,) int64."""
+    """Timesteps at which a walk stops, falling, (steps,) int64."""
     # BEGIN SOLUTION
     # Return multiples of the stride, falling, each raised by the offset.
     # PLACEHOLDER: return None
@@ -103,7 +103,7 @@ predict("ddim_step", "far: one step is not enough")
 
 # %%
 def ddim_step(noisy, noise_pred, alpha, alpha_next):
-    """The latents at the next stop; alpha and alpha_next are scalar tensors, ᾱ at both stops."""
+    """Make one DDIM step to the next stop; alpha and alpha_next are scalar tensors, ᾱ at both stops."""
     # BEGIN SOLUTION
     # Guess the clean latents, then put the same noise back, as much as belongs to alpha_next.
     # PLACEHOLDER: return None
@@ -143,7 +143,7 @@ alphas = alphas_cumprod(base.scheduler_config()).to(DEVICE)
 
 
 def draw(steps, seed):
-    """uint8 (1, H, W, 3), without guidance."""
+    """Draw one picture without guidance, uint8 (1, H, W, 3)."""
     side = base.native_size_px // base.latent_factor
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, base.latent_channels, side, side, generator=generator).to(DEVICE)
@@ -300,7 +300,7 @@ show(
 
 # %%
 def sweet_spot(rows, budget_s):
-    """(sampler, steps) of the nearest to the reference among those within the budget."""
+    """Sampler and steps of the row nearest to the reference among those within the budget."""
     # BEGIN SOLUTION
     # Keep the rows that fit, then take the one with the smallest distance.
     # PLACEHOLDER: return None

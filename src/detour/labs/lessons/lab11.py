@@ -238,7 +238,7 @@ predict("latents_of", "eight times; the spread of pixels")
 # %%
 @torch.no_grad()
 def latents_of(vae, pixels):
-    """pixels (N, 3, H, W) in [-1, 1] → (N, 4, h, w), as the UNet was trained to see them."""
+    """Encode pixels (N, 3, H, W) in [-1, 1] as the latents (N, 4, h, w) that the UNet was trained on."""
     # BEGIN SOLUTION
     # encode, and bring into the UNet's scale
     # PLACEHOLDER: return None
@@ -268,7 +268,7 @@ predict("noisy_of", "the same: noise is noise")
 
 # %%
 def noisy_of(latents, noise, timesteps, alphas):
-    """latents (N, C, h, w), timesteps (N,) → the noisy latents of those timesteps."""
+    """Mix noise into latents (N, C, h, w) at the timesteps (N,), each row at its own."""
     # BEGIN SOLUTION
     # √ᾱ of the picture and √(1−ᾱ) of the noise, each sample at its own timestep
     # PLACEHOLDER: return latents + noise
@@ -300,7 +300,7 @@ predict("states_of", "quite different; nearly as large")
 
 # %%
 def states_of(text_stage, captions):
-    """(N, 77, D), one for each caption."""
+    """Encode captions as text states (N, 77, D), one row for each caption."""
     # BEGIN SOLUTION
     # what the text encoder makes of each caption
     # PLACEHOLDER: return torch.zeros(len(captions), 77, 64)

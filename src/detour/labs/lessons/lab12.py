@@ -65,7 +65,7 @@ predict("guided_prediction", "between: it is a mixture")
 
 # %%
 def guided_prediction(unet, latents, timestep, text, no_text, scale):
-    """unet(latents, timestep, text) → noise; latents (N, C, h, w), text and no_text (N, L, D)."""
+    """Guide unet(latents, timestep, text), which gives noise; latents (N, C, h, w), text and no_text (N, L, D)."""
     # BEGIN SOLUTION
     # ask for both halves in one pass, and combine them
     # PLACEHOLDER: return unet(latents, timestep, text)
@@ -103,7 +103,7 @@ text_stage = base.load_text(device=DEVICE)
 
 
 def no_prompt(text_stage, num):
-    """(num, 77, D)"""
+    """Text states of ``num`` rows without a prompt, (num, 77, D)."""
     # BEGIN SOLUTION
     # the states that this family was trained with where captions were left out
     # PLACEHOLDER: return torch.zeros_like(text_stage.encode(["?"] * num).states)
@@ -129,7 +129,7 @@ STEPS = 12
 
 
 def ask(latents, timestep, states):
-    """The UNet as the step wants it."""
+    """Ask the UNet for the noise in latents at a timestep."""
     return unet(latents, timestep, encoder_hidden_states=states, return_dict=False)[0]
 
 
@@ -142,7 +142,7 @@ def start_noise(seeds):
 
 
 def draw(text, no_text, scale, seeds, steps=STEPS):
-    """uint8 pictures."""
+    """Draw uint8 pictures, one for each seed."""
     scheduler = make_scheduler("ddim", base.scheduler_config())
     scheduler.set_timesteps(steps)
     latents = start_noise(seeds) * scheduler.init_noise_sigma
