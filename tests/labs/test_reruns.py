@@ -14,7 +14,6 @@ from detour.labs import predictions
 from detour.labs.checking import check
 from detour.labs.index import LABS, Lab
 from detour.labs.sources import notebook_of
-from tests.labs.bases import missing_base
 
 pytest.importorskip("jupytext")
 QUICK = (1,)
@@ -52,8 +51,6 @@ def run(source: str, names: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 def test_every_cell_twice_and_everything_again(lab: Lab) -> None:
-    if missing_base(lab):
-        pytest.skip(missing_base(lab))
     names: dict[str, Any] = {}
     for source in cells(lab, "solution"):
         run(source, names)
@@ -66,8 +63,6 @@ def test_every_cell_twice_and_everything_again(lab: Lab) -> None:
 @pytest.mark.parametrize("lab", PARAMETERS)
 def test_a_failed_cell_is_done_right_and_the_notebook_goes_on(lab: Lab) -> None:
     """Each answer is handed in empty first, as "run all" of the exercise does, and the right one after it."""
-    if missing_base(lab):
-        pytest.skip(missing_base(lab))
     names: dict[str, Any] = {}
     failed = 0
     for empty, right in zip(cells(lab, "exercise"), cells(lab, "solution"), strict=True):
