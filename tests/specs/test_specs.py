@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotated_types import Le
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -149,11 +150,12 @@ def _of(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
         return st.one_of([_of(argument, metadata) for argument in arguments])
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return spec_of(annotation)
+    most = min([limit.le for limit in metadata if isinstance(limit, Le)], default=1024)
     return {
         bool: st.booleans(),
         str: TEXT,
         type(None): st.none(),
-        int: st.sampled_from([8, 16, 64, 1024]),
+        int: st.sampled_from([number for number in (8, 16, 64, 1024) if number <= most]),
         float: st.sampled_from([0.1, 1e-7, 1e-5, 0.999, 0.25, 0.3333333333333333]),
     }[annotation]
 

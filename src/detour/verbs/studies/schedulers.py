@@ -63,7 +63,7 @@ def study_schedulers(
         raise ConfigError("name at least one sampler and one number of steps, e.g. --steps 10,20.")
     studio = Studio.open(spec)
     if samplers is None:
-        samplers = FLOW_SAMPLERS if studio.base.is_flow else SAMPLERS
+        samplers = [name for name in SAMPLERS if name in FLOW_SAMPLERS or not studio.base.is_flow]
     samplers = [pick_sampler(name, studio.base.scheduler_config()) for name in samplers]
     reference = Variant(
         name=REFERENCE,

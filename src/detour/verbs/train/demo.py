@@ -54,6 +54,9 @@ DEMOS: Mapping[str, DemoSettings] = {
 }
 """Embedded base → what the demo trains on it."""
 
+STYLE = DEMOS["pocket"].style
+"""The style of the demo on ``pocket``, under the name that ``detour.recipes.run_demo`` had for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
