@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detour.cli.early import announce, check_base, check_run
+from detour.cli.early import announce, check_base, check_run, refuse_settings_of_resumed
 from detour.cli.options import DEVICES, DTYPES, SEEDS, force_option, json_option, runs_option
 
 # flag → key of run.toml
@@ -96,12 +96,7 @@ def command(
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
-    if resume is not None and (given or assignments or config):
-        extra = next(iter([*given, *assignments, "config"]))
-        raise ConfigError(
-            f"--resume {resume}: a resumed run keeps its settings, but '{extra}' was given too. "
-            "Leave it out, or start a new run."
-        )
+    refuse_settings_of_resumed(resume, given, assignments, config)
     if resume is None and config is None and "base.name" not in given:
         raise ConfigError("no base was named. Try: detour distill pocket.")
     spec = None

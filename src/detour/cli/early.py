@@ -25,6 +25,30 @@ def announce(*, quiet: bool, always: bool = False) -> None:
         click.echo(STARTING, err=True)
 
 
+def refuse_settings_of_resumed(
+    resume: Path | None, given: Iterable[str], assignments: Iterable[str], config: Path | None
+) -> None:
+    """Refuse settings beside ``--resume``: a resumed run keeps its own.
+
+    Args:
+        resume: run folder; ``None`` where no run is resumed, and nothing is refused.
+        given: keys of the settings that flags set.
+        assignments: of ``--set``.
+        config: of ``--config``.
+
+    Raises:
+        ConfigError: names the first setting.
+    """
+    from detour.errors import ConfigError
+
+    extra = next(iter([*given, *assignments, *(["config"] if config else [])]), None)
+    if resume is not None and extra is not None:
+        raise ConfigError(
+            f"--resume {resume}: a resumed run keeps its settings, but '{extra}' was given too. "
+            "Leave it out, or start a new run."
+        )
+
+
 def check_base(name: str | None) -> None:
     """Refuse a base that is nowhere; ``None`` is left to whoever finds one.
 

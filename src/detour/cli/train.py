@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from detour.adapter_methods import METHODS
-from detour.cli.early import announce, check_adapters, check_run
+from detour.cli.early import announce, check_adapters, check_run, refuse_settings_of_resumed
 from detour.cli.options import (
     DEVICES,
     DTYPES,
@@ -229,12 +229,7 @@ def command(
             )
         given |= {"adapter.tokens.words": tuple(pair[0] for pair in pairs)}
         given |= {"adapter.tokens.init": tuple(pair[2] for pair in pairs)}
-    if resume is not None and (given or assignments or config):
-        extra = next(iter([*given, *assignments, "config"]))
-        raise ConfigError(
-            f"--resume {resume}: a resumed run keeps its settings, but '{extra}' was given too. "
-            "Leave it out, or start a new run."
-        )
+    refuse_settings_of_resumed(resume, given, assignments, config)
     named = "data.source" in given or any(a.startswith("data.") for a in assignments)
     if resume is None and config is None and not named:
         raise ConfigError(

@@ -323,15 +323,21 @@ def _of_the_world(
     )
 
 
+def facts_of_scenes(scenes: Sequence[PromptedScene]) -> tuple[PromptFacts, ...]:
+    """Facts of prompted scenes that the judge is asked about."""
+    return tuple(PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in scenes)
+
+
+def phrase_of(facts: PromptFacts) -> str:
+    """Write the world's plain prompt of facts."""
+    return plain_prompt(facts.object, facts.colour, facts.place)
+
+
 def choices_of(facts: Sequence[PromptFacts]) -> dict[str, Choice]:
     """Slot of the prompts → the right word of each, and the words of the world that can fill the slot."""
-
-    def phrase(one: PromptFacts) -> str:
-        return plain_prompt(one.object, one.colour, one.place)
-
     return {
         slot: Choice(
-            phrases=tuple(tuple(phrase(replace(one, **{slot: word})) for word in words) for one in facts),
+            phrases=tuple(tuple(phrase_of(replace(one, **{slot: word})) for word in words) for one in facts),
             right=tuple(words.index(getattr(one, slot)) for one in facts),
         )
         for slot, words in WORDS.items()
@@ -364,7 +370,7 @@ def _in_several_scenes(group: Sequence[PromptedScene], seeds: int) -> list[Promp
 
 
 def _group_of(scenes: Sequence[PromptedScene], trigger: str) -> PromptGroup:
-    facts = tuple(PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in scenes)
+    facts = facts_of_scenes(scenes)
     return PromptGroup(
         prompts=tuple(with_trigger(one.prompt, trigger) for one in scenes),
         plain=tuple(one.prompt for one in scenes),
@@ -388,7 +394,7 @@ def _unrelated_of_the_world(captions: Captions, count: int, trigger: str) -> tup
                 facts.append(PromptFacts(object=thing, colour=colour, place=place))
                 break
     chosen = tuple(facts[:count])
-    prompts = tuple(plain_prompt(one.object, one.colour, one.place) for one in chosen)
+    prompts = tuple(phrase_of(one) for one in chosen)
     return tuple(replace(group, facts=chosen) for group in _with_and_without(prompts, trigger))
 
 

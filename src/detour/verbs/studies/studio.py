@@ -199,10 +199,10 @@ def _prompts(spec: StudySpec, base: Base) -> tuple[tuple[str, ...], tuple[Prompt
     if base.embedded is None:
         raise ConfigError("no prompts: name some with --prompt, eight or more make differences visible.")
     from detour.pocket.world import held_out_prompts
+    from detour.verbs.judge.material import facts_of_scenes
 
     asked = held_out_prompts(spec.num_prompts, seed=HELD_OUT_SEED)
-    facts = tuple(PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in asked)
-    return tuple(one.prompt for one in asked), facts
+    return tuple(one.prompt for one in asked), facts_of_scenes(asked)
 
 
 def colours_of(pictures: Pictures) -> dict[str, list[float]]:

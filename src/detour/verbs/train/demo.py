@@ -8,7 +8,6 @@ from pathlib import Path
 
 from detour.errors import ConfigError, DetourError, nearest
 from detour.evaluation.proof import Proof, read_proof
-from detour.files import write_text, write_with
 from detour.specs import (
     AdapterSpec,
     BaseSpec,
@@ -22,6 +21,7 @@ from detour.specs import (
 )
 from detour.verbs.judge.held_out_material import write_world_style
 from detour.verbs.progress import Progress, ProgressFn, silent
+from detour.verbs.train.captioned import write_captioned
 
 RANK = 4
 NUM_PICTURES = 24
@@ -188,8 +188,6 @@ def draw_training_pictures(
         StorageError: disk full or folder not writable.
         DetourError: no such style.
     """
-    from PIL import Image
-
     from detour.pocket.world import HOUSE, NAMED_STYLES, PALETTES, caption, render, training_example
     from detour.pocket.world.vocabulary import DAY
 
@@ -200,8 +198,9 @@ def draw_training_pictures(
     if as_asked:
         scenes = (scene for scene in scenes if len(scene.things) == 1 and scene.sky == DAY)
     for index, scene in enumerate(itertools.islice(scenes, count)):
-        image = Image.fromarray(render(scene, named[style_name]))
-        path = folder / f"{index:03d}.png"
-        write_with(path, lambda temporary, image=image: image.save(temporary, "PNG"))  # type: ignore[misc]
-        write_text(path.with_suffix(".txt"), caption(scene, HOUSE, seed=seed + index) + "\n")
+        write_captioned(
+            folder / f"{index:03d}.png",
+            render(scene, named[style_name]),
+            caption(scene, HOUSE, seed=seed + index),
+        )
         progress(Progress(stage="drawing training pictures", done=index + 1, total=count))

@@ -5,10 +5,11 @@ from typing import Any
 
 from detour.bases.base import Base, open_base
 from detour.errors import ConfigError
-from detour.files import cache_home, write_text, write_with
+from detour.files import cache_home
 from detour.specs import RunSpec
 from detour.specs.sources import parse, set_dotted
 from detour.verbs.progress import Progress, ProgressFn, silent
+from detour.verbs.train.captioned import write_captioned
 from detour.verbs.train.run import TrainResult, train_adapter
 
 STEPS = 4
@@ -128,8 +129,6 @@ def _world_pictures(base: Base, *, seed: int, progress: ProgressFn) -> Path:
             f"no pictures were named, and base '{base.name}' has no world of its own. Name a folder of pictures with "
             "captions like those that it was trained on: --data photos/."
         )
-    from PIL import Image
-
     from detour.pocket.world import render, training_example
 
     folder = cache_home() / "world-pictures" / f"{base.embedded.identity}-{seed}"
@@ -137,8 +136,6 @@ def _world_pictures(base: Base, *, seed: int, progress: ProgressFn) -> Path:
         path = folder / f"{index:04d}.png"
         if not path.with_suffix(".txt").exists():
             example = training_example(seed, index)
-            image = Image.fromarray(render(example.scene, example.style))
-            write_with(path, lambda temporary, image=image: image.save(temporary, "PNG"))  # type: ignore[misc]
-            write_text(path.with_suffix(".txt"), example.caption + "\n")
+            write_captioned(path, render(example.scene, example.style), example.caption)
         progress(Progress(stage="drawing training pictures", done=index + 1, total=WORLD_PICTURES))
     return folder

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from detour.adapter_files import read_adapter
 from detour.bases.base import Base
 from detour.evaluation.distance import style_distance
-from detour.evaluation.judge import Judge, PromptFacts
-from detour.evaluation.pixels import Pictures
+from detour.evaluation.judge import Judge
+from detour.evaluation.pixels import Pictures, mean_abs_diff
 from detour.files import sha256_of, write_json
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.few_steps import KINDS, names_of, recognise
@@ -135,7 +135,7 @@ def prove_distilled(
             guidance_scale=float(engine.resolved(how).guidance_scale),
             scheduler=engine.resolved(how).scheduler,
             seconds_a_picture=seconds[name],
-            moved=_moved(drawn[name], drawn["base"]),
+            moved=round(mean_abs_diff(drawn[name], drawn["base"]), 3),
             **reader.figures(drawn[name], drawn["base"]),
         )
         for name, (how, _) in ways.items()
@@ -189,10 +189,6 @@ def _timed(
     return {name: round(float(np.median(seconds)), 4) for name, seconds in taken.items()}
 
 
-def _moved(pictures: Pictures, others: Pictures) -> float:
-    return round(float(np.abs(pictures.astype(np.int16) - others).mean()), 3)
-
-
 class _Reader:
     """What the judge of an embedded base reads in pictures; nothing where there are no scenes to compare with."""
 
@@ -236,10 +232,6 @@ class _Reader:
         }
 
     def _hits(self, pictures: Pictures) -> dict[str, list[bool]]:
-        from detour.pocket.world import VOCABULARY, plain_prompt
+        from detour.verbs.judge.material import WORDS, facts_of_scenes, phrase_of
 
-        facts = [PromptFacts(object=one.object, colour=one.colour, place=one.place) for one in self._scenes]
-        words = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "place": VOCABULARY.places}
-        return self._judge.prompt_hits(
-            pictures, facts, words, lambda fact: plain_prompt(fact.object, fact.colour, fact.place)
-        )
+        return self._judge.prompt_hits(pictures, facts_of_scenes(self._scenes), WORDS, phrase_of)
