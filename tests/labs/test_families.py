@@ -5,14 +5,12 @@ Labs that train a style, read a score or stop at the best of several rows need a
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from detour.labs import predictions
 from detour.labs.checking import check
 from detour.labs.index import lab_of
 from detour.labs.sources import notebook_of
@@ -20,25 +18,13 @@ from tests.tiny_base import make_tiny_base
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
 pytest.importorskip("jupytext")
+pytestmark = pytest.mark.usefixtures("as_it_was")
 
 FOLDERS: dict[str, Callable[[Path], Path]] = {
     "sd1": make_tiny_base,
     "sd3": make_tiny_sd3,
     "flux": make_tiny_flux,
 }
-
-
-@pytest.fixture(autouse=True)
-def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("IPython.display.display", lambda *_: None)
-    check._results.clear()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(gradients)
-    check._results.clear()
-    predictions._PREDICTIONS.clear()
 
 
 @pytest.mark.slow

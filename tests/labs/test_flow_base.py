@@ -5,38 +5,25 @@ Lab 3 trains, and needs a base that has learned something: on random weights the
 
 import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from detour.labs import predictions
 from detour.labs.checking import check
 from detour.labs.index import lab_of
 from detour.labs.sources import notebook_of
 from tests.tiny_flow import make_tiny_sd3
 
 pytest.importorskip("jupytext")
+pytestmark = pytest.mark.usefixtures("as_it_was")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of random weights in the layout of ``pocket-flow``: SD 3 without T5 and without states in its place."""
     return make_tiny_sd3(tmp_path_factory.mktemp("labs") / "base", t5=False, zero_states=0)
-
-
-@pytest.fixture(autouse=True)
-def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    gradients = torch.is_grad_enabled()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("IPython.display.display", lambda *_: None)
-    check._results.clear()
-    yield
-    torch.set_grad_enabled(gradients)
-    check._results.clear()
-    predictions._PREDICTIONS.clear()
 
 
 @pytest.mark.parametrize("number", [1, 2, 9])

@@ -2,39 +2,22 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from detour.errors import TaskOpen
-from detour.labs import predictions
 from detour.labs.checking import check
 from detour.labs.index import LABS, Lab
 from detour.labs.sources import notebook_of
 
 pytest.importorskip("jupytext")
+pytestmark = pytest.mark.usefixtures("as_it_was")
 QUICK = (1,)
 """Labs that run once in seconds."""
 PARAMETERS = [
     pytest.param(lab, id=lab.name, marks=() if lab.number in QUICK else pytest.mark.slow) for lab in LABS
 ]
-
-
-@pytest.fixture(autouse=True)
-def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lessons set gradients, threads and the folder; afterwards all three are as they were."""
-    threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("IPython.display.display", lambda *_: None)
-    check._results.clear()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(gradients)
-    check._results.clear()
-    predictions._PREDICTIONS.clear()
 
 
 def cells(lab: Lab, kind: Any) -> list[str]:

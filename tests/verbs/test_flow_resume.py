@@ -1,23 +1,19 @@
 """Runs on SD 3 and Flux that are killed, or trained by several processes, leave what one straight run leaves."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detour.adapter_files import read_adapter
-from detour.adapters.delta import largest_relative_difference
-from detour.training.checkpoints import newest_good
 from detour.verbs.train import run as recipe
 from detour.verbs.train.run import train_adapter
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 from tests.verbs.killed_runs import SMALL, differences, metrics
 from tests.verbs.photos import make_photos, quick_flags, quick_spec
-from tests.verbs.test_killed_processes import command, kill_runs, report
+from tests.verbs.test_killed_processes import kill_runs, report
 from tests.verbs.test_killed_runs import die, killed_when
-from tests.verbs.test_several_processes import finished
+from tests.verbs.test_several_processes import trained_by_one_and_by_two
 
 FLOW: Mapping[str, Any] = {
     "data__resolution": 64,
@@ -92,24 +88,7 @@ def test_two_processes_give_the_adapter_of_one(
 ) -> None:
     own = {key.replace("__", "."): value for key, value in FLOW.items()}
     flags = quick_flags(bases[family], photos) | own | {"train.steps": 6, "train.batch": 4}
-    for count in (1, 2):
-        finished([*command(flags, tmp_path / str(count)), "--processes", str(count)])
-    one, two = (tmp_path / str(count) / "quick" for count in (1, 2))
-    states = [newest_good(folder)[0] for folder in (one, two)]
-    assert states[0] is not None
-    assert states[1] is not None
-    assert states[1].facts["processes"] == 2
-    ours, theirs = states[0].tensors["values"], states[1].tensors["values"]
-    of_weights = float((ours - theirs).norm() / ours.norm())
-    adapters = [read_adapter(folder / "quick.safetensors") for folder in (one, two)]
-    of_change = largest_relative_difference(*adapters)
-    with capsys.disabled():
-        print(
-            f"\n{family}: weights differ by {of_weights:.1e}, any layer's change by {of_change:.1e}",
-            file=sys.stderr,
-        )
-    assert of_weights < 1e-5
-    assert of_change < 1e-4
+    one, two = trained_by_one_and_by_two(flags, tmp_path, family, capsys)
     losses = [[line["loss"] for line in metrics(folder) if "loss" in line] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(losses[0]) == 6

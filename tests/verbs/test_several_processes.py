@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,15 +39,13 @@ def finished(arguments: list[str]) -> str:
     return said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [{"train.batch": 4}, {"train.batch": 2, "train.grad_accum": 2}])
-def test_two_processes_give_the_adapter_of_one(
-    tiny_base: Path, tmp_path: Path, batch: dict[str, int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = quick_flags(tiny_base, make_photos(tmp_path / "photos")) | SHARED | batch
+def trained_by_one_and_by_two(
+    flags: dict[str, Any], place: Path, words: object, capsys: pytest.CaptureFixture[str]
+) -> tuple[Path, Path]:
+    """Train in one process and in two, see that the adapters are equal, and return both run folders."""
     for count in (1, 2):
-        finished([*command(flags, tmp_path / str(count)), "--processes", str(count)])
-    one, two = (tmp_path / str(count) / "quick" for count in (1, 2))
+        finished([*command(flags, place / str(count)), "--processes", str(count)])
+    one, two = (place / str(count) / "quick" for count in (1, 2))
     states = [newest_good(folder)[0] for folder in (one, two)]
     assert states[0] is not None
     assert states[1] is not None
@@ -56,11 +55,21 @@ def test_two_processes_give_the_adapter_of_one(
     of_change = largest_relative_difference(*(read_adapter(f / "quick.safetensors") for f in (one, two)))
     with capsys.disabled():
         print(
-            f"\n{batch}: weights differ by {of_weights:.1e}, any layer's change by {of_change:.1e}",
+            f"\n{words}: weights differ by {of_weights:.1e}, any layer's change by {of_change:.1e}",
             file=sys.stderr,
         )
     assert of_weights < 1e-5
     assert of_change < 1e-4
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [{"train.batch": 4}, {"train.batch": 2, "train.grad_accum": 2}])
+def test_two_processes_give_the_adapter_of_one(
+    tiny_base: Path, tmp_path: Path, batch: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = quick_flags(tiny_base, make_photos(tmp_path / "photos")) | SHARED | batch
+    one, two = trained_by_one_and_by_two(flags, tmp_path, batch, capsys)
     lines = [metrics(folder) for folder in (one, two)]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     assert torch.allclose(
