@@ -147,10 +147,10 @@ def _proved_at_last(folder: Path, progress: ProgressFn) -> TrainResult:
     """The proof of a run that was killed after its training."""
     note = "It was trained, and died while it was being proved: proving it."
     progress(Progress(stage="preparing", note=note))
-    result = _trained_before(folder)
+    result = _trained_before(folder).model_copy(update={"notes": (note,)})
     if read_settings(folder).distill.steps:
         return _with_distilled_proof(result, plan_resumed(folder), progress)
-    return result.model_copy(update={"notes": (note,), "proof": _prove(folder, progress)})
+    return result.model_copy(update={"proof": _prove(folder, progress)})
 
 
 def _trained_before(folder: Path) -> TrainResult:
