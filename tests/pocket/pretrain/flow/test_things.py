@@ -39,7 +39,17 @@ def test_shares_are_computed_once_and_kept(tmp_path: Path) -> None:
 
 def test_a_covered_latent_counts_several_times_and_the_mean_weight_is_one() -> None:
     shares = torch.tensor([[[0.0, 1.0], [0.5, 0.0]]])
-    weights = latent_weights(shares)
+    weights = latent_weights(shares, mirrored=torch.tensor([False]))
     assert weights.shape == (1, 1, 2, 2)
     assert weights.mean() == pytest.approx(1)
     assert weights[0, 0, 0, 1] / weights[0, 0, 0, 0] == pytest.approx(THING_WEIGHT)
+
+
+def test_a_mirrored_picture_has_the_weights_of_its_mirror_image() -> None:
+    shares = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(1))
+    weights = latent_weights(shares, mirrored=torch.tensor([False, True]))
+    turned = latent_weights(
+        torch.stack([shares[0], shares[1].flip(-1)]), mirrored=torch.zeros(2, dtype=torch.bool)
+    )
+    assert torch.equal(weights, turned)
+    assert not torch.equal(weights, latent_weights(shares, mirrored=torch.zeros(2, dtype=torch.bool)))

@@ -52,6 +52,22 @@ def test_the_flow_is_the_one_of_the_scheduler() -> None:
     assert velocity_loss(perfect, latents, text, torch.Generator().manual_seed(3))[0] < 1e-9
 
 
+def test_weights_say_how_much_the_error_of_each_latent_counts() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(2, 16, 16, 16)
+    text = TextStates(joint=torch.zeros(2, 33, JOINT_WIDTH), pooled=torch.zeros(2, 256))
+    model = Recorder(torch.zeros_like(latents))
+
+    def loss(weights: Tensor | None) -> Tensor:
+        return velocity_loss(model, latents, text, torch.Generator().manual_seed(3), weights=weights)[0]
+
+    left = torch.zeros(2, 1, 16, 16)
+    left[..., :8] = 2.0
+    torch.testing.assert_close(loss(torch.ones(2, 1, 16, 16)), loss(None))
+    torch.testing.assert_close((loss(left) + loss(2 - left)) / 2, loss(None))
+    assert not torch.isclose(loss(left), loss(None), rtol=1e-4)
+
+
 @pytest.mark.parametrize("num_t5", [0, 1, 7, 256])
 def test_one_weighted_token_is_as_many_equal_ones(num_t5: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in SMALL_TRANSFORMER.items():

@@ -153,15 +153,15 @@ class FlowPretraining(Pretraining):
             sampled = means + deviations * torch.randn(means.shape, generator=generator)
             dropped = torch.rand(len(which), generator=generator) < CAPTION_DROPOUT
             ids = np.where(dropped.numpy()[:, None], empty, texts.true[which, phrasing])
-            shown = shares[which]
-            mirrored = torch.where(torch.from_numpy(flips == 1)[:, None, None], shown.flip(-1), shown)
             is_plain = step >= stage.schedule.steps - stage.schedule.decay
             return velocity_loss(
                 transformer,
                 (sampled - shift) * factor,
                 towers.encode(ids),
                 generator,
-                weights=None if is_plain else latent_weights(mirrored),
+                weights=None
+                if is_plain
+                else latent_weights(shares[which], mirrored=torch.from_numpy(flips == 1)),
             )
 
         stage.run(loss)

@@ -53,14 +53,16 @@ def read_covered_shares(path: Path, *, seed: int, count: int) -> Tensor:
     return torch.from_numpy(shares)
 
 
-def latent_weights(shares: Tensor) -> Tensor:
+def latent_weights(shares: Tensor, *, mirrored: Tensor) -> Tensor:
     """Weights of the latents' errors with mean 1 over the batch: ``1 + (THING_WEIGHT − 1) share``, divided by its mean.
 
     Args:
         shares: (batch, 16, 16) float32 of :func:`covered_shares`.
+        mirrored: (batch,) bool, whether a picture is shown as in a mirror.
 
     Returns:
         (batch, 1, 16, 16) float32.
     """
-    weights = 1 + (THING_WEIGHT - 1) * shares
+    shown = torch.where(mirrored[:, None, None], shares.flip(-1), shares)
+    weights = 1 + (THING_WEIGHT - 1) * shown
     return (weights / weights.mean())[:, None]
