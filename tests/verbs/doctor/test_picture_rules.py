@@ -30,8 +30,8 @@ def rules(**values: object) -> set[str]:
         ("negative-unread", {**POCKET, "guidance_scale": 1, "negative_prompt": "x"}, {**POCKET, "guidance_scale": 1}),
         (
             "negative-unread",  # a base that is told its guidance scale reads it with true guidance alone
-            {**SD15, "guidance_scale": 3.5, "told_guidance": True, "negative_prompt": "x"},
-            {**SD15, "guidance_scale": 3.5, "told_guidance": True, "true_guidance_scale": 2, "negative_prompt": "x"},
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "negative_prompt": "x"},
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "true_guidance_scale": 2, "negative_prompt": "x"},
         ),
         ("steps-few", {**SD15, "steps": 14, "scheduler": "dpm++"}, {**SD15, "steps": 15, "scheduler": "dpm++"}),
         ("steps-few", {**SD15, "steps": 10, "scheduler": "dpm++"}, {**POCKET, "steps": 10, "scheduler": "dpm++"}),

@@ -49,7 +49,7 @@ def examine_request(
         steps=how.steps,
         scheduler=pick_sampler(how.scheduler, base.scheduler_config()),
         spacing=how.spacing,
-        told_guidance=base.embeds_guidance,
+        embeds_guidance=base.embeds_guidance,
         true_guidance_scale=how.true_guidance_scale,
         width_px=None if how.width_px == "auto" else how.width_px,
         height_px=None if how.height_px == "auto" else how.height_px,
