@@ -174,7 +174,7 @@ class Drawing:
         """Decode a picture and let the base's checker look at it.
 
         Raises:
-            DetourError: its pixels are not finite.
+            PictureNotFinite: its pixels have NaN or infinite values.
         """
         pixels = self.decode(state.latents)
         if state.request.start is not None:
