@@ -124,7 +124,7 @@ class Drawing:
             drawn_steps -= skipped_steps(how.steps, request.start.strength, is_flow=self.base.is_flow)
         if request.trace > drawn_steps:
             raise ConfigError(f"{request.trace} moments of {drawn_steps} steps: ask for as many or fewer.")
-        if request.references and self.base.family.network_part != "unet":
+        if request.references and not self.base.family.has_unet:
             raise ConfigError(
                 f"reference pictures are for UNets, and the network of base '{self.base.name}' is a transformer. Use "
                 "a base of Stable Diffusion 1.5 or XL."
