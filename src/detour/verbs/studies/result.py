@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from detour.evaluation.pixels import Pictures
 from detour.files import write_text
 from detour.generation.grids import grid
 from detour.generation.png import save_image
+from detour.verbs.studies.engine import Cell
 from detour.verbs.studies.figures import Panel, draw_panels
 from detour.verbs.studies.table import Table
 
@@ -25,6 +27,10 @@ class StudyResult(BaseModel):
     finding: str
     """One or a few sentences."""
     table: Table
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: Mapping[str, int] = {}
+    """Action and code of the safety policy → pictures that are grey for it, in the sheet and in all cells."""
 
     def to_json(self) -> str:
         """Write everything as indented JSON."""
@@ -41,6 +47,8 @@ def write_study(
     sheet: Sequence[tuple[str, Pictures]] = (),
     columns: Sequence[str] = (),
     panels_in_row: int = 3,
+    policy: str = "",
+    cells: Sequence[Cell] = (),
 ) -> StudyResult:
     """Write ``table.json``, ``table.csv``, ``figure.png``, ``sheet.png`` and ``finding.md`` into the folder.
 
@@ -53,6 +61,8 @@ def write_study(
         sheet: rows of pictures with their labels, equally many in each.
         columns: labels above the pictures.
         panels_in_row: of the figure.
+        policy: version of the safety policy that looked at the pictures.
+        cells: of the experiment, which say what it withheld.
 
     Raises:
         StorageError: disk full or not writable.
@@ -66,4 +76,5 @@ def write_study(
             folder / "sheet.png", grid(pictures, len(sheet[0][1]), row_labels=labels, column_labels=columns)
         )
     write_text(folder / "finding.md", finding + "\n")
-    return StudyResult(folder=folder, finding=finding, table=table)
+    withheld = Counter(code for cell in cells for code in cell.withheld.values())
+    return StudyResult(folder=folder, finding=finding, table=table, policy=policy, withheld=withheld)
