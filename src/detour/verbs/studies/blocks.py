@@ -15,7 +15,7 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
 from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Table, leaders, spoken_leaders, tabulate
@@ -63,12 +63,10 @@ def study_blocks(
     table = tabulate(experiment, store.of(experiment), reference=FULL)
     seed = studio.seeds[0]
     shown = range(min(2, len(studio.prompts)))
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, blocks, _strongest(experiment, store, blocks)),
-        policy=studio.screening.version,
-        cells=store.of(experiment),
         title=f"{studio.adapter.use.name} on {studio.base.identity}, block by block: "
         f"{len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table, blocks),
@@ -86,6 +84,7 @@ def study_blocks(
         ],
         columns=["base", "adapter", *blocks],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
 def of_blocks(adapter: Adapter, variant: Variant) -> Adapter:

@@ -25,7 +25,7 @@ from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.compare_words import FIGURES, finding_of, panels_of
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.question_set import QuestionSet, make_question_set
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
 from detour.verbs.studies.screened import ScreenedPictures
 from detour.verbs.studies.table import Table, tabulate
 from detour.verbs.studies.trained_cell import Workshop, costs_of
@@ -243,13 +243,11 @@ def _written(
     shown = range(min(SHOWN_PROMPTS, len(questions.requests)))
     seed = experiment.seeds[0]
     columns = [BASE, *(one.name for one in trained), *([] if questions.truths is None else [TRUE])]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(runs, store.of(runs), table, base_rows=(BASE, TRUE)),
         title=title,
-        policy=policy,
-        cells=store.of(experiment),
         panels=panels_of(table, [axis.key for axis in spec.axes], levels=(BASE, TRUE)),
         sheet=[
             (
@@ -260,6 +258,7 @@ def _written(
         ],
         columns=columns,
     )
+    return with_withheld(result, store.of(experiment), policy=policy)
 
 
 def _picture(store: CellStore, variant: str, seed: int, index: int) -> Pictures:

@@ -14,7 +14,7 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
 from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio, colours_of
 from detour.verbs.studies.table import Row, Table, tabulate
@@ -66,12 +66,10 @@ def study_guidance(
     table = tabulate(experiment, store.of(experiment), reference=variants[0].name)
     shown = range(min(4, len(studio.prompts)))
     seed = studio.seeds[0]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table),
-        policy=studio.screening.version,
-        cells=store.of(experiment),
         title=f"Guidance on {studio.base.identity}: {len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table),
         sheet=[
@@ -82,6 +80,7 @@ def study_guidance(
             f"guidance {one.settings['scale']:g}" if one.name != TRUE else "true picture" for one in variants
         ],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
 def _measure(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> Measure:

@@ -47,8 +47,6 @@ def write_study(
     sheet: Sequence[tuple[str, Pictures]] = (),
     columns: Sequence[str] = (),
     panels_in_row: int = 3,
-    policy: str = "",
-    cells: Sequence[Cell] = (),
 ) -> StudyResult:
     """Write ``table.json``, ``table.csv``, ``figure.png``, ``sheet.png`` and ``finding.md`` into the folder.
 
@@ -61,8 +59,6 @@ def write_study(
         sheet: rows of pictures with their labels, equally many in each.
         columns: labels above the pictures.
         panels_in_row: of the figure.
-        policy: version of the safety policy that looked at the pictures.
-        cells: of the experiment, which say what it withheld.
 
     Raises:
         StorageError: disk full or not writable.
@@ -76,5 +72,16 @@ def write_study(
             folder / "sheet.png", grid(pictures, len(sheet[0][1]), row_labels=labels, column_labels=columns)
         )
     write_text(folder / "finding.md", finding + "\n")
+    return StudyResult(folder=folder, finding=finding, table=table)
+
+
+def with_withheld(result: StudyResult, cells: Sequence[Cell], *, policy: str) -> StudyResult:
+    """Name in a result the pictures that a safety policy withheld.
+
+    Args:
+        result: of an experiment.
+        cells: all of its cells.
+        policy: version of the safety policy; empty without one.
+    """
     withheld = Counter(code for cell in cells for code in cell.withheld.values())
-    return StudyResult(folder=folder, finding=finding, table=table, policy=policy, withheld=withheld)
+    return result.model_copy(update={"policy": policy, "withheld": dict(withheld)})

@@ -15,7 +15,7 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
 from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Row, Table, tabulate
@@ -95,12 +95,10 @@ def study_schedulers(
     )
     table = tabulate(experiment, store.of(experiment), reference=REFERENCE)
     shown = [_picture_row(store, table, sampler, studio) for sampler in samplers]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, budget_s=budget_s),
-        policy=studio.screening.version,
-        cells=store.of(experiment),
         title=f"Samplers on {studio.base.identity}: {len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table, samplers, sorted(set(steps))),
         sheet=shown,
@@ -109,6 +107,7 @@ def study_schedulers(
             f"{REFERENCE_SAMPLER}, {reference_steps} steps",
         ],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
 def _file_name(sampler: str) -> str:

@@ -20,7 +20,7 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
 from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Table, leaders, spoken_leaders, tabulate
@@ -91,12 +91,10 @@ def study_timesteps(
     )
     assert studio.adapter is not None
     seed = studio.seeds[0]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, _strongest(windows, store), curve),
-        policy=studio.screening.version,
-        cells=store.of(windows),
         title=f"{studio.adapter.use.name} on {studio.base.identity}, along the schedule: "
         f"{len(studio.prompts)} prompts × {len(studio.seeds)} seeds",
         panels=_panels(table, curve),
@@ -107,6 +105,7 @@ def study_timesteps(
         ],
         columns=[name.replace("-", " ") for name in WINDOWS],
     )
+    return with_withheld(result, store.of(windows), policy=studio.screening.version)
 
 
 def _cells(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> CellPictures:
