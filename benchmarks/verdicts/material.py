@@ -26,7 +26,8 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.layers import LoraLayer
 from detour.bases.base import Base, open_base
 from detour.data.captions import with_trigger
-from detour.data.folder import read_dataset, split_holdout
+from detour.data.folder import read_dataset
+from detour.data.holdout import split_holdout
 from detour.errors import RunError, TrainingDiverged
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
 from detour.files import write_with

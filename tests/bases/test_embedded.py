@@ -11,7 +11,7 @@ import detour
 from detour.bases.base import open_base
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.errors import BaseError
-from detour.training.resolving import GOALS
+from detour.training.goals import GOALS
 from tests.tiny_base import make_tiny_base
 
 PACKAGE = Path(detour.__file__).parent

@@ -137,7 +137,8 @@ def test_that_a_base_has_no_safety_checker_is_said_by_the_first_picture_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from detour.cli.results import show_generate_result
-    from detour.verbs.draw.pictures import NO_CHECKER, GenerateResult
+    from detour.verbs.draw.call_notes import NO_CHECKER
+    from detour.verbs.draw.pictures import GenerateResult
 
     monkeypatch.setenv("DETOUR_CACHE", str(tmp_path))
     notes = (f"base 'x' {NO_CHECKER}; the pictures were not checked.", "2 of 90 words were cut.")

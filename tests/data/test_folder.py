@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detour.data.folder import Dataset, read_dataset, split_holdout
+from detour.data.folder import Dataset, read_dataset
+from detour.data.holdout import split_holdout
 from detour.errors import DataError
 from detour.specs import DataSpec
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from detour.data.folder import Dataset, read_dataset, split_holdout
+from detour.data.folder import Dataset, read_dataset
+from detour.data.holdout import split_holdout
 from detour.errors import DataError
 from detour.specs import DataSpec, FolderSpec
 from tests.data.test_folder import picture

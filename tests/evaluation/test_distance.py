@@ -6,7 +6,7 @@ from detour.evaluation.distance import (
     cmmd,
     nearer_p_value,
     style_distance,
-    told_apart_p_value,
+    two_sample_p_value,
 )
 from tests.evaluation.looks import looks
 
@@ -67,13 +67,13 @@ def test_cmmd_is_the_published_formula_and_nearly_ten_times_the_gap_of_the_means
 
 def test_a_set_is_told_apart_from_references_of_another_style_and_not_from_its_own() -> None:
     references = looks(24, 9, shift=3.0)
-    assert told_apart_p_value(looks(16, 0), references, num_permutations=199) == 0.005
-    assert told_apart_p_value(looks(16, 1, shift=3.0), references, num_permutations=199) > 0.05
+    assert two_sample_p_value(looks(16, 0), references, num_permutations=199) == 0.005
+    assert two_sample_p_value(looks(16, 1, shift=3.0), references, num_permutations=199) > 0.05
 
 
 def test_chance_is_told_apart_as_often_as_the_level_says() -> None:
     below = sum(
-        told_apart_p_value(looks(8, 2 * i), looks(10, 2 * i + 1), num_permutations=99) <= 0.1
+        two_sample_p_value(looks(8, 2 * i), looks(10, 2 * i + 1), num_permutations=99) <= 0.1
         for i in range(200)
     )
     assert 8 <= below <= 36  # 20 expected; both ends have a chance below 0.3 %
@@ -86,10 +86,10 @@ def test_labels_exchanged_within_prompts_do_not_tell_contents_apart() -> None:
         torch.nn.functional.normalize(contents[rows] + looks(12, seed), dim=-1)
         for rows, seed in ((mine, 0), (theirs, 1))
     )
-    assert told_apart_p_value(x, y, num_permutations=199) < 0.02
-    assert told_apart_p_value(x, y, strata=(mine, theirs), num_permutations=199) > 0.2
+    assert two_sample_p_value(x, y, num_permutations=199) < 0.02
+    assert two_sample_p_value(x, y, strata=(mine, theirs), num_permutations=199) > 0.2
     with pytest.raises(ShapeMismatch, match="strata"):
-        told_apart_p_value(x, y, strata=(mine, theirs[:-1]))
+        two_sample_p_value(x, y, strata=(mine, theirs[:-1]))
 
 
 def test_nearer_is_one_sided() -> None:

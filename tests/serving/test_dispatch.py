@@ -11,9 +11,10 @@ import pytest
 from detour.errors import ConfigError, StorageError
 from detour.generation.requests import Picture, PictureRequest
 from detour.safety.audit import read_entries
-from detour.serving.dispatch import ROWS_AHEAD, SUSPECT_DEATHS, Dispatcher, Rate
+from detour.serving.dispatch import ROWS_AHEAD, SUSPECT_DEATHS, Dispatcher
 from detour.serving.jobs import Job
 from detour.serving.policy import Held, NoPolicy, Policy, Refused
+from detour.serving.rate import Rate
 from detour.serving.store import ASIDE_DEATHS, JobStore, NewJob
 from detour.specs.generation import PictureSpec
 from tests.serving.conftest import WAIT_S, eventually

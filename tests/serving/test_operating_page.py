@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from detour.serving.guard import OPEN_PATHS, is_loopback
 from detour.serving.metrics import ServiceCollector
 from detour.serving.running import LINGER_S
-from detour.serving.settings import ServeSpec
+from detour.serving.settings import KeepingSpec, LimitsSpec, ProvenanceSpec, ReferencesSpec, ServeSpec
 from tests.docs.pages import ROOT, Wrong, parse
 from tests.serving.conftest import Served
 
@@ -79,6 +80,34 @@ def test_container_and_page_install_as_the_docs_do() -> None:
     assert PIP.removeprefix("pip install ") in CONTAINERFILE
     assert PIP in PAGE
     assert PIP in (ROOT / "docs" / "serving.md").read_text()
+
+
+def settings_on(page: str) -> tuple[dict[str, Any], set[str]]:
+    """Settings of the last TOML block with their values, and the dotted names of all, commented ones too."""
+    block = page.split("```toml\n")[-1].partition("```")[0]
+    table, names = "", set()
+    for line in block.splitlines():
+        if line.startswith("["):
+            table = line.partition("]")[0].strip("[") + "."
+        elif found := re.match(r"(?:# )?(\w+) = ", line):
+            names.add(table + found[1])
+    return tomllib.loads(block), names
+
+
+def test_the_settings_on_the_page_are_all_of_them_with_their_defaults() -> None:
+    values, names = settings_on((ROOT / "docs" / "serving.md").read_text())
+    tables = {
+        "limits": LimitsSpec,
+        "references": ReferencesSpec,
+        "keeping": KeepingSpec,
+        "provenance": ProvenanceSpec,
+    }
+    every = {f"{table}.{name}" for table, spec in tables.items() for name in spec.model_fields}
+    assert names == every | (set(ServeSpec.model_fields) - set(tables))
+    defaults = ServeSpec(references=ReferencesSpec()).model_dump(mode="json")
+    for table in tables:
+        assert values.pop(table).items() <= defaults.pop(table).items()
+    assert values.items() <= defaults.items()
 
 
 def setting(name: str) -> str:

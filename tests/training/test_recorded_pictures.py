@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from detour.data.finding import Finding
-from detour.data.folder import Dataset, read_dataset, split_holdout
+from detour.data.folder import Dataset, read_dataset
+from detour.data.holdout import split_holdout
 from detour.errors import RunError
 from detour.specs import DataSpec
 from detour.training.recorded_pictures import (

@@ -10,8 +10,9 @@ from detour.specs import PictureSpec, RunSpec, load_run_spec, to_toml
 from detour.specs.resolved import ResolvedPicture, ResolvedRun
 from detour.specs.sources import with_changes
 from detour.specs.strict import Spec
+from detour.training.goals import GOALS
 from detour.training.optimizers import D0_SHARE
-from detour.training.resolving import GOALS, changed_keys, check_rank, resolve, spread, training_dtype
+from detour.training.resolving import changed_keys, check_rank, resolve, spread, training_dtype
 
 AUTO_STEPS = {"train.steps": "auto"}
 CAPTIONS = [f"caption {i}" for i in range(24)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detour.data.folder import read_dataset, split_holdout
+from detour.data.folder import read_dataset
+from detour.data.holdout import split_holdout
 from detour.data.transform import to_square
 from detour.errors import DataError
 from detour.training.recorded_pictures import read_findings

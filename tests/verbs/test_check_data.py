@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from detour.data.folder import read_dataset, split_holdout
+from detour.data.folder import read_dataset
+from detour.data.holdout import split_holdout
 from detour.errors import DataError
 from detour.pocket.world import NAMED_STYLES, training_example
 from detour.pocket.world.rendering import render

@@ -15,7 +15,8 @@ from detour.errors import AdapterError, BaseError, ConfigError
 from detour.generation.png import read_png_metadata
 from detour.specs.generation import GenerateSpec, PictureSpec
 from detour.verbs.draw import pictures as recipe
-from detour.verbs.draw.pictures import generate_pictures, slug
+from detour.verbs.draw.picture_files import slug
+from detour.verbs.draw.pictures import generate_pictures
 from detour.verbs.draw.provenance import verify_picture
 from detour.verbs.progress import Progress
 

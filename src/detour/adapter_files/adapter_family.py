@@ -132,9 +132,9 @@ def _why_named(adapter: Adapter, named: str) -> str:
 
 def _of_transformer(adapter: Adapter) -> FamilyGuess:
     mine = {path_of(key): layer for key, layer in adapter.layers.items() if part_of(key) == "transformer"}
-    told = family_of_names(mine)
-    if told is not None:
-        return FamilyGuess(family=FAMILIES[told], why="its blocks are that family's alone")
+    name = family_of_names(mine)
+    if name is not None:
+        return FamilyGuess(family=FAMILIES[name], why="its blocks are that family's alone")
     if "text_encoder_3" in adapter.parts:
         return FamilyGuess(family=FAMILIES["sd3"], why="it has a third text encoder")
     if any(is_t5_path(path_of(key)) for key in adapter.layers):

@@ -182,8 +182,8 @@ def _projection(facts: ReferenceFacts, tensors: Mapping[str, Tensor], *, where: 
             module = new_projection(facts, found)
         module.load_state_dict(found, strict=True, assign=True)
     except (RuntimeError, KeyError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise AdapterError(f"{where}: its projection has other tensors than its kind ({told}).") from error
+        message = " ".join(str(error).split())[:200]
+        raise AdapterError(f"{where}: its projection has other tensors than its kind ({message}).") from error
     return module.eval().requires_grad_(False)
 
 

@@ -35,7 +35,7 @@ class Family:
         state_parts: text parts whose states the network reads.
         t5_part: the text part that is a T5; a base may lack it where ``t5_optional``.
         t5_tokens: number of tokens that it reads.
-        told_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
+        reads_sizes: whether the UNet reads original size, crop corner and target size beside a pooled text state.
         vae_overflows_in_fp16: whether the VAE has to stay in float32 there.
         network: class of the denoising network.
         network_module: module that the class is imported from.
@@ -60,7 +60,7 @@ class Family:
     t5_part: str | None = None
     t5_optional: bool = False
     t5_tokens: int = 0
-    told_sizes: bool = False
+    reads_sizes: bool = False
     vae_overflows_in_fp16: bool = False
     network: str = UNET
     network_module: str = "diffusers"
@@ -109,7 +109,7 @@ FAMILIES: Mapping[str, Family] = {
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         pooled_parts=("text_encoder_2",),
         state_parts=("text_encoder", "text_encoder_2"),
-        told_sizes=True,
+        reads_sizes=True,
         vae_overflows_in_fp16=True,
     ),
     "sd3": Family(

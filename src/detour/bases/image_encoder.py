@@ -89,8 +89,8 @@ def load_image_encoder(
         try:
             model = kind.from_pretrained(folder, **options)
         except Exception as error:  # the libraries raise some ten kinds
-            told = " ".join(str(error).split())[:160]
-            raise BaseError(f"{folder}: the image encoder cannot be loaded ({told}).") from error
+            message = " ".join(str(error).split())[:160]
+            raise BaseError(f"{folder}: the image encoder cannot be loaded ({message}).") from error
     size = int(model.config.image_size)
     known = any((folder / name).is_file() for name in FILES)
     preprocessing = Preprocessing.load(folder) if known else Preprocessing(size=size, crop=(size, size))

@@ -262,7 +262,7 @@ def show_push_result(result: "PushResult", *, as_json: bool) -> None:
 
 def show_generate_result(result: "GenerateResult", *, as_json: bool) -> None:
     """``detour generate``: the files, and how far the adapters moved them; a missing safety checker is said once."""
-    from detour.verbs.draw.pictures import NO_CHECKER
+    from detour.verbs.draw.call_notes import NO_CHECKER
 
     if as_json:
         echo_json(result.to_json())

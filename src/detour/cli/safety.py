@@ -112,8 +112,8 @@ def audit(*, state: Path, head: str | None, as_json: bool) -> None:
         return
     for one in log.entries:
         at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one["at"]))
-        told = {key: value for key, value in one.items() if key not in ("number", "at", "kind", "hash")}
-        facts = " ".join(f"{key}={value}" for key, value in told.items() if value not in ("", None))
+        values = {key: value for key, value in one.items() if key not in ("number", "at", "kind", "hash")}
+        facts = " ".join(f"{key}={value}" for key, value in values.items() if value not in ("", None))
         click.echo(printable(f"{one['number']} {at} {one['kind']} {facts}", longest=2000))
     click.echo(f"{len(log.entries)} entries, each follows from the one before it. Last hash: {log.head}")
 

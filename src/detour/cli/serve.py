@@ -163,9 +163,9 @@ def backup(*, out: Path, state: Path, as_json: bool) -> None:
     from detour.serving.backup import back_up
 
     made = back_up(state, out)
-    told = {"folder": str(out), "jobs": made.jobs, "pictures": made.pictures, "bytes": made.num_bytes}
+    values = {"folder": str(out), "jobs": made.jobs, "pictures": made.pictures, "bytes": made.num_bytes}
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(values))
         return
     click.echo(f"{out}: {made.jobs:,} jobs, {made.pictures:,} pictures, {made.num_bytes / 1e6:,.1f} MB")
 

@@ -71,22 +71,22 @@ class SafeLatent:
             (C, h, w), of the kind that the network predicts.
         """
         uncond, prompt, concept = predictions
-        told, kept = self.settings, self._momentum
+        settings, kept = self.settings, self._momentum
         difference = (prompt - concept) * noise_scale
-        share = (difference.abs() * told.scale).clamp(max=1.0)
-        share = torch.where(difference >= told.threshold, torch.zeros_like(share), share)
+        share = (difference.abs() * settings.scale).clamp(max=1.0)
+        share = torch.where(difference >= settings.threshold, torch.zeros_like(share), share)
         away = share * (concept - uncond)
         in_noise = away * noise_scale
         if kept is not None:
-            in_noise = in_noise + told.momentum * kept
+            in_noise = in_noise + settings.momentum * kept
             if (
                 noise_scale != 0
             ):  # in pure noise, a difference of noises of 0 stands for any difference of velocities
-                away = away + (told.momentum / noise_scale) * kept
-        self._momentum = (1 - told.decay) * in_noise + (0 if kept is None else told.decay * kept)
+                away = away + (settings.momentum / noise_scale) * kept
+        self._momentum = (1 - settings.decay) * in_noise + (0 if kept is None else settings.decay * kept)
         self.steps += 1
         guidance = prompt - uncond
-        if self.steps > told.warmup_steps:
+        if self.steps > settings.warmup_steps:
             guidance = guidance - away
         return uncond + max(self.scale, 1.0) * guidance
 

@@ -52,10 +52,10 @@ class CopyScale(Part):
 
     def sentence(self) -> str:
         """Sentence on how reliable the threshold is."""
-        told = f"{self.planted_found:.0%} of planted copies are found"
+        sentence = f"{self.planted_found:.0%} of planted copies are found"
         if self.originals_alike is None:
-            return f"{told}; how often new pictures are called copies cannot be told from one original."
-        return f"{told}, and {self.originals_alike:.0%} of the originals are as near to another original."
+            return f"{sentence}; how often new pictures are called copies cannot be told from one original."
+        return f"{sentence}, and {self.originals_alike:.0%} of the originals are as near to another original."
 
 
 class JudgeCut(Part):

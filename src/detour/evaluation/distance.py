@@ -68,7 +68,7 @@ def cmmd(x: Tensor, y: Tensor) -> float:
     return CMMD_SCALE * style_distance(x, y, bandwidth=CMMD_BANDWIDTH)
 
 
-def told_apart_p_value(
+def two_sample_p_value(
     x: Tensor,
     references: Tensor,
     *,

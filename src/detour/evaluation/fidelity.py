@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detour.evaluation.compared import Compared, Part, Side
-from detour.evaluation.distance import cmmd, nearer_p_value, style_distance, told_apart_p_value
+from detour.evaluation.distance import cmmd, nearer_p_value, style_distance, two_sample_p_value
 from detour.evaluation.frechet import frechet_distance, why_no_frechet
 from detour.evaluation.similarity import picture_similarity
 
@@ -71,11 +71,11 @@ def measure_fidelity(
         # The estimate is biased by the size of a set: the ceiling has to have the size of a side, or it looks too good.
         others = others[torch.arange(count) * len(others) // count]
 
-    def told_apart(features: Tensor) -> float:
+    def two_sample_p(features: Tensor) -> float:
         if prompt_of_reference is None:
-            return told_apart_p_value(features[::seeds], references)
+            return two_sample_p_value(features[::seeds], references)
         shown = [i * (count // seeds) // len(features) for i in range(len(features))]
-        return told_apart_p_value(features, references, strata=(shown, prompt_of_reference))
+        return two_sample_p_value(features, references, strata=(shown, prompt_of_reference))
 
     why_not = why_no_frechet(references, *picture_features.values(), *([] if others is None else [others]))
 
@@ -91,7 +91,7 @@ def measure_fidelity(
         nearer_p=nearer_p_value(
             picture_features["adapter"], picture_features["base"], references, seeds=seeds
         ),
-        told_apart_p=compared(told_apart),
+        told_apart_p=compared(two_sample_p),
         cmmd=compared(lambda features: cmmd(features, references)),
         frechet=None if why_not else compared(lambda features: frechet_distance(features, references)),
         frechet_left_out=why_not,

@@ -217,8 +217,8 @@ def render_report(story: RunStory) -> str:
     groups = _pair_groups(story)
     shown = 4 * sum(len(group["pairs"]) for group in groups)
     if story.evaluation:
-        told = story.evaluation
-        shown += 2 * (len(told.copies) + len(told.recited) + len(told.reproduced))
+        evaluation = story.evaluation
+        shown += 2 * (len(evaluation.copies) + len(evaluation.recited) + len(evaluation.reproduced))
     judged = story.evaluation.evaluation if story.evaluation else story.proof
     assert judged is not None, "a page tells of a proof or of an evaluation"
     return _template().render(

@@ -72,7 +72,7 @@ def measure_way(adapter: Rows, base: Rows, references: Rows, *, seed: int = 0) -
         low=float(np.quantile(shares, 0.05)),
         high=float(np.quantile(shares, 0.95)),
         room=room,
-        p_room=_told_apart(kernel, theirs, true, room, rng),
+        p_room=_two_sample_p(kernel, theirs, true, room, rng),
         p_nearer=_nearer(kernel, mine, theirs, true, rng),
         nearer=float(np.mean(toward > 0)),
         references=total,
@@ -120,7 +120,7 @@ def _p_value(observed: float, drawn: Rows) -> float:
     return (1 + int((drawn >= observed - 1e-12).sum())) / (len(drawn) + 1)
 
 
-def _told_apart(
+def _two_sample_p(
     kernel: Rows, first: Indices, second: Indices, observed: float, rng: np.random.Generator
 ) -> float:
     pooled = np.concatenate([first, second])

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from detour.errors import ConfigError
 from detour.generation.adapter_store import MAX_BYTES
 from detour.generation.drawing import Drawing, PromptStyle
 from detour.generation.metering import Meter
+from detour.generation.network_input import NetworkInput
 from detour.generation.requests import (
     AdapterFile,
     AdapterInUse,
@@ -35,6 +36,8 @@ from detour.generation.requests import (
     Moment,
     Picture,
     PictureRequest,
+    Request,
+    completed,
     joined,
 )
 from detour.generation.scheduling import MAX_WAITING, OnPictureStep, PictureHandle, Scheduler, Step
@@ -64,17 +67,6 @@ AHEAD = 64
 """Requests of one call that wait at once; the others are handed in as pictures are finished."""
 
 _OWNERS = itertools.count()
-
-
-class Request(Protocol):
-    """What the engine reads of a request that has no settings of its own."""
-
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def negative_prompt(self) -> str: ...
 
 
 def open_engine(
@@ -272,7 +264,7 @@ class PictureEngine:
         """
         if not requests:
             raise ConfigError("no prompts: name at least one picture to draw.")
-        asked = [_complete(request, spec, adapters, trace) for request in requests]
+        asked = [completed(request, spec, adapters, trace) for request in requests]
         widths = widths_of_chunks([self._drawing.measure(one)[0] for one in asked], batch)
         pinned = [
             one if one.width_class is not None else replace(one, width_class=width)
@@ -288,13 +280,13 @@ class PictureEngine:
         done = [0] * len(requests)
         total = sum(request.how.steps for request in requests)
 
-        def told(index: int) -> OnPictureStep:
+        def counting(index: int) -> OnPictureStep:
             return lambda step: steps.put((index, step.done))
 
         try:
             for index in range(len(requests)):
                 for ahead in range(len(handles), min(len(requests), index + AHEAD)):
-                    handle = self.submit(requests[ahead], owner=owner, on_step=told(ahead))
+                    handle = self.submit(requests[ahead], owner=owner, on_step=counting(ahead))
                     handle.future.add_done_callback(lambda _: steps.put((-1, 0)))
                     handles.append(handle)
                 while not handles[index].done or not steps.empty():
@@ -415,43 +407,3 @@ class PictureEngine:
     def resolved(self, spec: PictureSpec) -> ResolvedPicture:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
         return self._drawing.resolved(spec)
-
-
-@dataclass(frozen=True)
-class NetworkInput:
-    """Rows that the network is asked about.
-
-    Attributes:
-        noisy: (N, C, h, w) float32.
-        times: (N,).
-        text: states of N texts.
-        sizes: (N, 6) what a network that reads sizes is told.
-    """
-
-    noisy: Tensor
-    times: Tensor
-    text: Conditioning
-    sizes: Tensor
-
-    def first(self, num: int) -> NetworkInput:
-        """The first ``num`` rows of this input."""
-        return NetworkInput(
-            self.noisy[:num], self.times[:num], self.text.select(slice(num)), self.sizes[:num]
-        )
-
-
-def _complete(
-    request: Request, spec: PictureSpec | None, adapters: Sequence[AdapterInUse] | None, trace: int
-) -> PictureRequest:
-    """A request with the settings of its call."""
-    if isinstance(request, PictureRequest):
-        own: Mapping[str, Any] = {} if spec is None else {"how": spec}
-        made = replace(request, **own)
-    else:
-        made = PictureRequest(
-            prompt=request.prompt, seed=request.seed, negative_prompt=request.negative_prompt,
-            how=spec or PictureSpec(),
-        )  # fmt: skip
-    if adapters is not None:
-        made = replace(made, adapters=tuple(adapters))
-    return replace(made, trace=trace) if trace else made

@@ -1,9 +1,9 @@
 """What is asked of the drawing engine, and what comes back: one picture each."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -100,6 +100,41 @@ class PictureRequest:
     trace: int = 0
     guidance: Callable[[float], Guidance] | None = None
     further_texts: tuple[str, ...] = ()
+
+
+class Request(Protocol):
+    """What the engine reads of a request that has no settings of its own."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def negative_prompt(self) -> str: ...
+
+
+def completed(
+    request: Request, spec: PictureSpec | None, adapters: Sequence[AdapterInUse] | None, trace: int
+) -> PictureRequest:
+    """Give a request the settings, adapters and moments of the call that it is part of.
+
+    Args:
+        request: with or without settings of its own.
+        spec: settings of the call; ``None``: those of the request.
+        adapters: of the call; ``None``: those of the request.
+        trace: moments that are kept; 0: as the request says.
+    """
+    if isinstance(request, PictureRequest):
+        own: Mapping[str, Any] = {} if spec is None else {"how": spec}
+        made = replace(request, **own)
+    else:
+        made = PictureRequest(
+            prompt=request.prompt, seed=request.seed, negative_prompt=request.negative_prompt,
+            how=spec or PictureSpec(),
+        )  # fmt: skip
+    if adapters is not None:
+        made = replace(made, adapters=tuple(adapters))
+    return replace(made, trace=trace) if trace else made
 
 
 @dataclass(frozen=True, kw_only=True)

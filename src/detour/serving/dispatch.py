@@ -8,18 +8,18 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
-from detour.errors import DetourError, StorageError
+from detour.errors import StorageError
 from detour.generation.metering import Meter
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
 from detour.generation.widths import WIDTH_CLASSES
-from detour.serving.jobs import Job, PictureStateName
-from detour.serving.policy import Allowed, Held, Policy, Refused
+from detour.serving.jobs import Job
+from detour.serving.policy import Policy
+from detour.serving.rate import Rate
+from detour.serving.results import MakesPictures, PictureKey, ResultWriter
 from detour.serving.store import ASIDE_DEATHS, JobStore
 
 ROWS_AHEAD = 3 * WIDTH_CLASSES[-1]
@@ -30,9 +30,6 @@ SUSPECT_DEATHS = 3
 
 STORAGE_RETRY_S = 2.0
 
-PictureKey = tuple[str, int]
-"""Identifies a picture by the id of its job and its number in it."""
-
 
 class Draws(Protocol):
     """The part of ``detour.generation.engine.PictureEngine`` that the dispatcher calls."""
@@ -40,16 +37,6 @@ class Draws(Protocol):
     def submit(
         self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None
     ) -> PictureHandle: ...
-
-
-class MakesPictures(Protocol):
-    """Makes a request of the engine for a job's picture, and a file of its result."""
-
-    def request_of(self, job: Job, number: int) -> PictureRequest: ...
-    def write(self, job: Job, number: int, picture: Picture) -> int:
-        """Write the file and return its bytes; durable when this returns."""
-
-    def preview_of(self, pixels: np.ndarray) -> bytes: ...
 
 
 @dataclass
@@ -110,7 +97,7 @@ class Dispatcher:
             meter: counts what checks and files cost; ``None``: one of its own.
         """
         self._engine, self._store, self._pictures, self._policy = engine, store, pictures, policy
-        self.native_px, self._keep_s, self._on_change = native_px, keep_s, on_change
+        self.native_px, self._on_change = native_px, on_change
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, _Waiting] = OrderedDict()
         self._owners: OrderedDict[str, None] = OrderedDict()
@@ -125,6 +112,7 @@ class Dispatcher:
         self.outcomes: dict[str, int] = {}
         self.finished_work: dict[str, float] = {}
         self._meter = meter or Meter(native_px)
+        self._results = ResultWriter(store, pictures, policy, keep_s=keep_s, meter=self._meter)
 
     # ---- figures and progress ----
 
@@ -401,7 +389,7 @@ class Dispatcher:
         while True:
             try:
                 with self._meter.phase("write"):
-                    state = self._write(ref, job, outcome)
+                    state = self._results.write(ref, job, outcome)
                 break
             except StorageError as error:
                 if not self._wait_for_storage(error):
@@ -426,71 +414,6 @@ class Dispatcher:
                 self._progress.pop(ref[0], None)
         self._on_change(ref[0])
         self._wake()  # not at once: a queue of pictures that all fail would go ever deeper
-
-    def _write(self, ref: PictureKey, job: Job, outcome: Picture | BaseException) -> str:
-        """Check a result, write it, and return the state of its picture.
-
-        Raises:
-            StorageError: nothing was written.
-        """
-        if isinstance(outcome, BaseException):
-            cause = (
-                str(outcome)
-                if isinstance(outcome, DetourError)
-                else f"internal error ({type(outcome).__name__})"
-            )
-            self._store.finish(*ref, "failed", keep_s=self._keep_s, cause=cause, code="failed")
-            return "failed"
-        if outcome.unchecked is not None:  # a reviewer must see what the base's checker refused
-            outcome = replace(outcome, pixels=outcome.unchecked)
-        try:
-            with self._meter.phase("safety"):
-                decision = self._policy.check_picture(outcome.pixels, job.request, flagged=outcome.nsfw)
-            self._meter.count("safety")
-        except Exception as error:  # what cannot be checked is not shown
-            decision = Refused(
-                code="check_failed", cause=f"the picture could not be checked ({type(error).__name__})"
-            )
-        if outcome.nsfw and isinstance(decision, Allowed):  # a policy without the layer, or none
-            decision = Refused(code="base_checker", cause="the base's own safety checker refused the picture")
-        facts = {"policy": self._policy.version, "key": job.key, "prompt": self._kept_prompt(job, ref[1])}
-        if isinstance(decision, Refused):
-            entry = {"kind": "picture-refused", "code": decision.code, "cause": decision.detail, **facts}
-            self._store.finish(
-                *ref, "refused", keep_s=self._keep_s, cause=decision.cause, code=decision.code, entry=entry
-            )
-            return "refused"
-        try:
-            num_bytes = self._pictures.write(job, ref[1], outcome)
-        except StorageError:
-            raise
-        except Exception as error:  # such as a certificate that has expired
-            cause = f"the picture could not be written ({type(error).__name__})"
-            entry = {"kind": "picture-not-written", "cause": str(error), **facts}
-            self._store.finish(
-                *ref, "failed", keep_s=self._keep_s, cause=cause, code="not_written", entry=entry
-            )
-            return "failed"
-        hold = decision.cause if isinstance(decision, Held) else job.pictures[ref[1]].hold
-        state: PictureStateName = "done" if hold is None else "held"
-        held_s = self._policy.rules.held_s
-        keep_s = self._keep_s if state == "done" or held_s is None else held_s
-        held = None if hold is None else {"kind": "picture-held", "cause": hold, **facts}
-        if not self._store.finish(
-            *ref,
-            state,
-            keep_s=keep_s,
-            cause=hold,
-            num_bytes=num_bytes,
-            entry=held,
-        ):
-            # It was cancelled meanwhile: what was written is no result.
-            self._store.delete_files(job.pictures[ref[1]].token)
-            return "cancelled"
-        return state
-
-    def _kept_prompt(self, job: Job, number: int) -> str:
-        return self._policy.rules.prompt_kept(job.request.prompts[number])
 
     def _wait_for_storage(self, error: StorageError) -> bool:
         """Wait before the next attempt; ``False`` when the server stops."""
@@ -534,44 +457,3 @@ class Dispatcher:
             done, total = steps.get(number, (0, 1))
             left += each * (1 - done / total)
         return left
-
-
-class Rate:
-    """Measures work a second while something is being drawn, over the last 20 such seconds."""
-
-    WINDOW_S = 20.0
-    PAUSE_S = 2.0
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._events: deque[tuple[float, float]] = deque()
-        self._busy_s = 0.0
-        self._last: float | None = None
-        self.total = 0.0
-
-    def add(self, work: float, *, now: float | None = None) -> None:
-        """Count work that was just finished.
-
-        Args:
-            work: rows x steps x area.
-            now: seconds of a monotonic clock.
-        """
-        at = time.monotonic() if now is None else now
-        with self._lock:
-            if self._last is not None:
-                self._busy_s += min(at - self._last, self.PAUSE_S)
-            self._last = at
-            self.total += work
-            self._events.append((self._busy_s, work))
-            while self._busy_s - self._events[0][0] > self.WINDOW_S:
-                self._events.popleft()
-
-    @property
-    def per_second(self) -> float | None:
-        """Measured rate, or ``None`` before there is one."""
-        with self._lock:
-            if len(self._events) < 2:
-                return None
-            seconds = self._events[-1][0] - self._events[0][0]
-            work = sum(one for _, one in self._events) - self._events[0][1]
-            return work / seconds if seconds > 0 and work > 0 else None

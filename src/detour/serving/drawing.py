@@ -23,7 +23,7 @@ from detour.serving.references import ServedReferences, use_of
 from detour.serving.shelf import Shelf
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
-from detour.verbs.draw.pictures import versions
+from detour.verbs.draw.picture_files import versions
 
 
 class PictureFiles:

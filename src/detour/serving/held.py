@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -12,15 +11,8 @@ from typing import Any, Literal
 
 from detour.errors import DetourError
 from detour.safety.audit import append_entry
+from detour.serving.database import JobDatabase
 from detour.serving.jobs import Job, PictureRow
-
-VOTES = """
-CREATE TABLE votes (
-  job TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (job, number, key),
-  FOREIGN KEY (job, number) REFERENCES pictures (job, number) ON DELETE CASCADE
-) STRICT
-"""
-"""SQL of the table of keys that have released a picture which needs a second release."""
 
 Outcome = Literal["done", "refused", "held"]
 
@@ -29,16 +21,12 @@ class VotedAlready(DetourError):
     """The same key releases a picture for the second time; the policy asks for another person."""
 
 
-class HeldPictures(ABC):
+class HeldPictures(JobDatabase, ABC):
     """The part of the job store that holds pictures for a person.
 
     Every decision is one transaction with its entry in the log. Of two that come at once the first one counts.
     """
 
-    @abstractmethod
-    def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]: ...
-    @abstractmethod
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]: ...
     @abstractmethod
     def _settle(self, db: sqlite3.Connection, job: str, now: float) -> None: ...
     @abstractmethod

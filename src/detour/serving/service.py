@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from detour.bases.base import Base
 from detour.bases.hardware import set_threads
@@ -19,13 +15,12 @@ from detour.files import is_unicode
 from detour.generation.engine import PictureEngine
 from detour.generation.metering import Meter
 from detour.generation.sidecar import Signs
-from detour.generation.widths import width_for
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
 from detour.serving.held import Outcome, VotedAlready
-from detour.serving.jobs import Job, JobRequest
+from detour.serving.jobs import Job
 from detour.serving.keys import Client
-from detour.serving.policy import Changed, Held, NoPolicy, Policy, Refused
+from detour.serving.policy import NoPolicy, Policy
 from detour.serving.references import DecodedReference, ServedReferences, forget_references
 from detour.serving.refusals import (
     BadRequest,
@@ -33,19 +28,15 @@ from detour.serving.refusals import (
     NotFound,
     NotReady,
     OverQuota,
-    RefusedByPolicy,
     ServeError,
-    TooBusy,
     Unprocessable,
 )
+from detour.serving.request_policy import decide_request
 from detour.serving.requests import ClientRequest, resolved_request
+from detour.serving.room import Room
 from detour.serving.settings import ServeSpec
 from detour.serving.shelf import Shelf
 from detour.serving.store import BodyDiffers, JobStore, NewJob, QuotaSpent
-
-UNMEASURED_RETRY_S = 5
-"""Seconds to wait that a full server names before it has measured how fast it draws."""
-LONGEST_RETRY_S = 600
 
 
 @dataclass
@@ -96,9 +87,7 @@ class Service:
         self._base: Base | None = None
         self._engine: PictureEngine | None = None
         self.references: ServedReferences | None = None
-        self._reserving = threading.Lock()
-        self._reserved: dict[str, float] = {}
-        self._reserved_rows: Counter[tuple[int, int]] = Counter()
+        self._room: Room | None = None
         self._stopping = False
 
     # ---- start and stop ----
@@ -135,6 +124,7 @@ class Service:
             begin_thread=self._set_threads,
             meter=engine.meter,
         )
+        self._room = Room(self._dispatcher, self.spec.limits)
         jobs = self.store.recover()
         self._dispatcher.add(*jobs)
         self.stage = "ready"
@@ -175,10 +165,10 @@ class Service:
         keeping = self.spec.keeping
         most = (2 << 30) - 1 if keeping.max_bytes == "auto" else keeping.max_bytes
         self.store.clean(job_s=keeping.job_s, max_bytes=most, decisions_s=self.policy.rules.decisions_s)
-        with self._reserving:
-            if (
-                self._shelf is not None and not self._reserved
-            ):  # a job that is being accepted needs its copies
+        if self._room is None or self._shelf is None:
+            return
+        with self._room.closed() as is_free:
+            if is_free:  # a job that is being accepted needs its copies
                 self._shelf.forget_copies(self.store.adapters_in_use())
                 forget_references(self.store.folder, self.store.references_in_use())
 
@@ -201,6 +191,13 @@ class Service:
         self._require_started()
         assert self._dispatcher is not None
         return self._dispatcher
+
+    @property
+    def room(self) -> Room:
+        """Room in the queue of a service that has started."""
+        self._require_started()
+        assert self._room is not None
+        return self._room
 
     @property
     def shelf(self) -> Shelf:
@@ -239,7 +236,7 @@ class Service:
         with self._counting_refusals():
             if not self.is_ready:
                 raise NotReady(f"{self.why_not_ready}. Ask again later.")
-            self._require_room(client, 0.0)
+            self.room.require(client.id, 0.0)
 
     def accept(self, client: Client, asked: ClientRequest) -> tuple[Job, bool]:
         """Check a request and write it as a job; it is durable when this returns. Blocks: not for the event loop.
@@ -281,18 +278,21 @@ class Service:
         pictures = self._decoded_references(asked)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
         size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
-        with self._reserving:
-            self._require_room(client, work)
-            self._reserved[client.id] = self._reserved.get(client.id, 0.0) + work
-            self._reserved_rows[size] += rows  # jobs that come at once share a batch
-            width = width_for(self.dispatcher.rows_open(size) + self._reserved_rows[size])
-        request = request.model_copy(update={"width_class": width})
-        try:
+        with self.room.reserved(client.id, work=work, size=size, rows=rows) as width:
+            request = request.model_copy(update={"width_class": width})
             update: dict[str, Any] = {"adapters": self._pinned(asked)}
             if self.references is not None:
                 update["references"] = tuple(self.references.pinned(one) for one in pictures)
             request = request.model_copy(update=update)
-            decided = self._decided(client, request, [one.pixels for one in pictures])
+            decided = decide_request(
+                request,
+                [one.pixels for one in pictures],
+                client=client,
+                triggers=[text for one in request.adapters for text in self.shelf.texts_of(one.sha256)],
+                policy=self.policy,
+                store=self.store,
+                meter=self.meter,
+            )
             for one in pictures:
                 one.keep(self.store.folder)
             new = NewJob(
@@ -312,14 +312,6 @@ class Service:
             if is_new:
                 self.counts.accepted += 1
                 self.dispatcher.add(job)
-        finally:
-            with self._reserving:
-                self._reserved_rows[size] -= rows
-                if not self._reserved_rows[size]:
-                    del self._reserved_rows[size]
-                self._reserved[client.id] -= work
-                if self._reserved[client.id] <= 1e-6:
-                    del self._reserved[client.id]
         return job, is_new
 
     def _written(self, new: NewJob) -> tuple[Job, bool]:
@@ -329,27 +321,6 @@ class Service:
             raise OverQuota(str(error)) from error
         except BodyDiffers as error:
             raise Unprocessable(str(error), code="idempotency_key_reused") from error
-
-    def _require_room(self, client: Client, work: float) -> None:
-        limits = self.spec.limits
-        own = limits.max_work / 2 if limits.max_work_of_key == "auto" else limits.max_work_of_key
-        dispatcher = self.dispatcher
-        most = limits.max_work
-        total = dispatcher.work + sum(self._reserved.values()) + work
-        mine = dispatcher.work_of_key(client.id) + self._reserved.get(client.id, 0.0) + work
-        if work > min(most, own):
-            raise BadRequest(
-                "the job is larger than the whole queue. Ask for fewer or smaller pictures, or steps."
-            )
-        over = max(total - most, mine - own)
-        if over < 0 or (over == 0 and work > 0):
-            return
-        rate = dispatcher.rate.per_second
-        wait = UNMEASURED_RETRY_S if rate is None else min(LONGEST_RETRY_S, max(1, int(over / rate) + 1))
-        whose = (
-            "the queue is full" if total - most >= mine - own else "this key has as much waiting as it may"
-        )
-        raise TooBusy(f"{whose}. Ask again in {wait} s.", retry_after_s=wait)
 
     def _pinned(self, asked: ClientRequest) -> tuple[Any, ...]:
         return tuple(self.shelf.pin(name, weight) for name, weight in asked.adapters)
@@ -368,56 +339,6 @@ class Service:
                 param="references",
             )
         return self.references.decoded(asked.references)
-
-    def _decided(
-        self, client: Client, request: JobRequest, references: Sequence[np.ndarray] = ()
-    ) -> _Decided:
-        """Ask the policy about a request.
-
-        Args:
-            client: whose it is.
-            request: texts and adapters.
-            references: uint8 (H, W, 3), its reference pictures.
-
-        Raises:
-            RefusedByPolicy: no picture of it may be drawn.
-            NotReady: it could not be checked.
-        """
-        triggers = [text for one in request.adapters for text in self.shelf.texts_of(one.sha256)]
-        try:
-            with self.meter.phase("safety"):
-                decisions = self.policy.check_request(request, triggers=triggers, references=references)
-        except Exception as error:  # what cannot be checked is not drawn
-            raise NotReady(
-                f"the request could not be checked ({type(error).__name__}). Ask again later."
-            ) from error
-        prompts = list(request.prompts)
-        refused: dict[int, Refused] = {}
-        holds: dict[int, str] = {}
-        revised = None
-        for number, one in enumerate(decisions):
-            if isinstance(one, Refused):
-                refused[number] = one
-            elif isinstance(one, Changed):
-                prompts[number], revised = one.prompt, revised or one.cause
-                holds |= {} if one.hold is None else {number: one.hold}
-            elif isinstance(one, Held):
-                holds[number] = one.cause
-        for code, cause in dict.fromkeys((one.code, one.detail) for one in refused.values()):
-            self._note(client, "request-refused", request, code=code, cause=cause)
-        if refused and len(refused) == len(prompts):
-            first = refused[0]
-            raise RefusedByPolicy(first.cause, reason=first.code)
-        if revised is not None:
-            self._note(client, "request-changed", request, cause=revised)
-            request = request.model_copy(update={"prompts": tuple(prompts)})
-        return _Decided(request, revised, refused, holds)
-
-    def _note(self, client: Client, kind: str, request: JobRequest, **facts: str) -> None:
-        """Write a decision on a request into the safety log; a change of its prompt too, which the job keeps."""
-        kept = self.policy.rules.prompt_kept
-        prompts = list(dict.fromkeys(kept(one) for one in request.prompts))
-        self.store.note(kind, key=client.id, policy=self.policy.version, prompts=prompts, **facts)
 
     # ---- jobs of a client ----
 
@@ -488,13 +409,3 @@ class Service:
         found = self.store.job(job)
         if decision == "released" and found is not None:
             self.counts.released_work += found.request.work_of_picture(self.base.native_size_px)
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """A request after the policy: what may be drawn, what is refused, and what is held for a person."""
-
-    request: JobRequest
-    revised: str | None
-    refused: Mapping[int, Refused]
-    holds: Mapping[int, str]

@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detour.errors import DetourError, RunError, StorageError
-from detour.files import lock_now, remove_temporaries
+from detour.errors import DetourError
+from detour.files import remove_temporaries
 from detour.generation.sidecar import sidecar_of
-from detour.safety.audit import TABLE, append_entry, prune_entries
-from detour.serving.held import VOTES, HeldPictures
+from detour.safety.audit import append_entry, prune_entries
+from detour.serving.held import HeldPictures
 from detour.serving.jobs import Job, JobRequest, PictureRow, PictureStateName, new_token, state_of
 from detour.serving.policy import Refused
 
-SCHEMA_VERSION = 2
-BUSY_MS = 5000
 ASIDE_DEATHS = 2
 """Number of server deaths during a picture that was drawn alone after which it is set aside: drawn when nothing else
 waits."""
 FATAL_DEATHS = 5
 """Number of server deaths after which a picture fails; a few kills from outside may hit one by chance."""
-
-SCHEMA = """
-CREATE TABLE jobs (
-  id TEXT PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL, created REAL NOT NULL,
-  deadline REAL, finished REAL, attached INTEGER NOT NULL, policy TEXT NOT NULL, revised TEXT, hold TEXT,
-  idempotency TEXT, body_sha256 TEXT, UNIQUE (key, idempotency)
-) STRICT;
-CREATE INDEX jobs_by_state ON jobs (state, created);
-CREATE TABLE pictures (
-  job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, number INTEGER NOT NULL, state TEXT NOT NULL,
-  token TEXT NOT NULL UNIQUE, expires REAL, cause TEXT, code TEXT, begun INTEGER NOT NULL DEFAULT 0,
-  deaths INTEGER NOT NULL DEFAULT 0, deaths_alone INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY (job, number)
-) STRICT;
-CREATE TABLE drawn (key TEXT NOT NULL, day TEXT NOT NULL, pictures INTEGER NOT NULL, PRIMARY KEY (key, day)) STRICT;
-"""
-ADDED: dict[int, tuple[str, ...]] = {
-    2: (
-        VOTES,
-        TABLE,
-        "ALTER TABLE pictures ADD COLUMN hold TEXT",
-        "UPDATE pictures SET hold=(SELECT hold FROM jobs WHERE id=job)",
-    )
-}
-"""SQL statements by the version of the format that they lead to; an older state is migrated at its first start."""
 
 
 class BodyDiffers(DetourError):
@@ -99,89 +70,6 @@ class JobStore(HeldPictures):
     A picture counts as finished when its row says so; its file was written and synced before. A file without such a
     row is swept at the next start, and the picture is drawn again.
     """
-
-    def __init__(self, folder: Path) -> None:
-        """Open or make the store, and lock it for this process.
-
-        Raises:
-            RunError: another server has it, or a newer version wrote it.
-            StorageError: the folder cannot be written.
-        """
-        self.folder, self.pictures = folder, folder / "pictures"
-        try:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            self._lock_file = (folder / "lock").open("a")
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror}). Choose another --state."
-            ) from error
-        if not lock_now(self._lock_file.fileno()):
-            self._lock_file.close()
-            raise RunError(f"{folder}: another server uses it. Stop it, or choose another --state.")
-        self._lock = threading.RLock()
-        try:
-            self._db = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False, isolation_level=None)
-            self._prepare()
-        except sqlite3.Error as error:
-            self._lock_file.close()
-            raise StorageError(
-                f"{folder / 'jobs.sqlite'}: {error}. Restore it, or choose another --state."
-            ) from error
-
-    def _prepare(self) -> None:
-        for line in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
-            self._db.execute(f"PRAGMA {line}")
-        self._db.row_factory = sqlite3.Row
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if not 0 <= version <= SCHEMA_VERSION:
-            raise RunError(
-                f"{self.folder}: written by another version of detour (format {version}, this one reads "
-                f"{SCHEMA_VERSION}). Choose another --state."
-            )
-        if version < SCHEMA_VERSION:
-            with self._writing() as db:
-                for statement in SCHEMA.split(";") if version == 0 else ():
-                    db.execute(statement)
-                for added in (one for number, one in ADDED.items() if number > version):
-                    for statement in added:
-                        db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-    def close(self) -> None:
-        """Close the database and release the lock."""
-        with self._lock:
-            self._db.close()
-            self._lock_file.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; it is on the disk when the block has ended.
-
-        Raises:
-            StorageError: disk full, locked, or damaged; nothing of the block is kept.
-        """
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException as error:
-                if self._db.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-                    raise StorageError(
-                        f"{self.folder / 'jobs.sqlite'}: {error}; nothing was changed."
-                    ) from error
-                raise
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        with self._lock:
-            try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise StorageError(f"{self.folder / 'jobs.sqlite'}: {error}.") from error
 
     # ---- accepting ----
 
@@ -418,12 +306,6 @@ class JobStore(HeldPictures):
             "SELECT token FROM pictures WHERE token=? AND state='done' AND expires>?", (token, time.time())
         )
         return self.path_of(rows[0]["token"]) if rows else None
-
-    def drawn_today(self, key: str) -> int:
-        """Pictures that a key has asked for on this day (UTC)."""
-        day = time.strftime("%Y-%m-%d", time.gmtime())
-        rows = self._rows("SELECT pictures FROM drawn WHERE key=? AND day=?", (key, day))
-        return int(rows[0]["pictures"]) if rows else 0
 
     # ---- retention ----
 

@@ -76,8 +76,8 @@ def cache_cropped(
         for picture in group:
             first[picture] = (len(caches), place)
             place += len(frames[picture])
-        told = _after(done, on_picture)
-        caches.append(cache_latents(vae, cuts(group), flip=flip, on_picture=told))
+        on_cached = _after(done, on_picture)
+        caches.append(cache_latents(vae, cuts(group), flip=flip, on_picture=on_cached))
         done += place
     return CroppedLatents(tuple(caches), tuple(first[picture] for picture in range(len(examples))))
 

@@ -284,7 +284,7 @@ def _batch(base: "Base", denoiser: Denoiser, *, num: int, side_px: int) -> Batch
     side = side_px // base.latent_factor
     latents = torch.empty(num, base.latent_channels, side, side)
     pooled = None
-    if base.family.told_sizes:
+    if base.family.reads_sizes:
         pooled = torch.empty(num, int(base.config("text_encoder_2")["projection_dim"]))
     elif base.joint_text is not None:
         pooled = torch.empty(num, int(base.network_config["pooled_projection_dim"]))

@@ -155,13 +155,13 @@ def _encode_all(
         examples, limit = parts[name].examples, spec.max_megapixels
         flip = spec.flip and name != "held_out"
 
-        def told(done: int) -> None:
+        def on_encoded(done: int) -> None:
             if on_picture is not None:
                 on_picture(before + done, total)
 
         if store is None:
             return cache_cropped(
-                vae(), examples, frames[name], flip=flip, max_megapixels=limit, on_picture=told
+                vae(), examples, frames[name], flip=flip, max_megapixels=limit, on_picture=on_encoded
             )
         return store_latents(
             store,
@@ -172,7 +172,7 @@ def _encode_all(
             flip=flip,
             latent=(base.latent_channels, base.latent_factor),
             max_megapixels=limit,
-            on_frames=told,
+            on_frames=on_encoded,
         )
 
     latents: dict[PartName, LatentSource] = {}

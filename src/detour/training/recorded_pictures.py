@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from detour.data.finding import Finding, counted, some
-from detour.data.folder import Dataset, Example, split_holdout
+from detour.data.folder import Dataset, Example
+from detour.data.holdout import split_holdout
 from detour.errors import RunError
 from detour.files import write_json
 from detour.training.checkpoints import FOLDER

@@ -30,8 +30,8 @@ def rules(**values: object) -> set[str]:
         ("negative-unread", {**POCKET, "guidance_scale": 1, "negative_prompt": "x"}, {**POCKET, "guidance_scale": 1}),
         (
             "negative-unread",  # a base that is told its guidance scale reads it with true guidance alone
-            {**SD15, "guidance_scale": 3.5, "told_guidance": True, "negative_prompt": "x"},
-            {**SD15, "guidance_scale": 3.5, "told_guidance": True, "true_guidance_scale": 2, "negative_prompt": "x"},
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "negative_prompt": "x"},
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "true_guidance_scale": 2, "negative_prompt": "x"},
         ),
         (
             "guidance-interval-unused",
@@ -40,7 +40,7 @@ def rules(**values: object) -> set[str]:
         ),
         (
             "guidance-interval-unused",
-            {**SD15, "guidance_scale": 3.5, "told_guidance": True, "guidance_interval": (0.0, 0.5)},
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "guidance_interval": (0.0, 0.5)},
             {**SD15, "guidance_scale": 1.0},
         ),
         (

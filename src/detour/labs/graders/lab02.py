@@ -358,13 +358,13 @@ def hand_gradients(answer: Any) -> Grade:
     def averaged(gradient: Any, x: Any, _factors: Any) -> Any:
         return gradient / len(x)
 
-    told = []
+    mistakes = []
     for names, down, up in (
         ("both gradients", unscaled, unscaled),
         ("the gradient of down", unscaled, kept),
         ("the gradient of up", kept, unscaled),
     ):
-        told.append(
+        mistakes.append(
             Mistake(
                 formula=changed(down, up),
                 what=f"{names} of yours lacks the scale.",
@@ -377,7 +377,7 @@ def hand_gradients(answer: Any) -> Grade:
         _by_autograd,
         cases,
         [
-            *told,
+            *mistakes,
             Mistake(
                 formula=changed(averaged, averaged),
                 what="your gradients are averaged over the batch.",

@@ -216,53 +216,53 @@ def clip_scores(answer: Callable[..., Any]) -> Grade:
     ]
     return compare(
         answer,
-        lambda looks, prompts: (looks * prompts).sum(1),
+        lambda pictures, prompts: (pictures * prompts).sum(1),
         cases,
         [
             Mistake(
-                formula=lambda looks, prompts: looks @ prompts.T,
+                formula=lambda pictures, prompts: pictures @ prompts.T,
                 what="it returns every picture with every prompt.",
                 why="a picture's score is with its own prompt; the others say how well it would do for others.",
                 hint="multiply row by row and sum over D, or take the diagonal.",
             ),
             Mistake(
-                formula=lambda looks, prompts: (looks @ prompts.T).mean(1),
+                formula=lambda pictures, prompts: (pictures @ prompts.T).mean(1),
                 what="each picture is scored with all prompts, and the mean taken.",
                 why="a picture that keeps its own prompt should not be like the others.",
                 hint="only row i with row i.",
             ),
             Mistake(
-                formula=lambda looks, prompts: (looks * prompts).sum(1).mean(),
+                formula=lambda pictures, prompts: (pictures * prompts).sum(1).mean(),
                 what="it returns the mean of all scores.",
                 why="the scores of the pictures are compared one by one; their mean can be taken later.",
                 hint="a tensor of shape (N,).",
             ),
             Mistake(
-                formula=lambda looks, prompts: looks * prompts,
+                formula=lambda pictures, prompts: pictures * prompts,
                 what="it returns the products before they are summed.",
                 why="one score for each picture.",
                 hint="sum over D, the second dimension.",
             ),
             Mistake(
-                formula=lambda looks, prompts: (looks * prompts).mean(1),
+                formula=lambda pictures, prompts: (pictures * prompts).mean(1),
                 what="you take the mean over D in place of the sum.",
                 why="the score would shrink with the width of the judge's space.",
                 hint="the sum of the products is the cosine.",
             ),
             Mistake(
-                formula=lambda looks, prompts: 1 - (looks * prompts).sum(1),
+                formula=lambda pictures, prompts: 1 - (pictures * prompts).sum(1),
                 what="that is one minus the cosine, a distance.",
                 why="a CLIP score is larger where picture and prompt agree better.",
                 hint="leave the cosine as it is.",
             ),
             Mistake(
-                formula=lambda looks, prompts: (looks * prompts).sum(0),
+                formula=lambda pictures, prompts: (pictures * prompts).sum(0),
                 what="you sum over the pictures.",
                 why="one score for each picture is asked for, not one for each of the D numbers.",
                 hint="sum over D, the second dimension.",
             ),
             Mistake(
-                formula=lambda looks, prompts: (looks * prompts.flip(0)).sum(1),
+                formula=lambda pictures, prompts: (pictures * prompts.flip(0)).sum(1),
                 what="each picture is scored with another one's prompt.",
                 why="row i of both belongs to prompt i.",
                 hint="only row i with row i.",
@@ -349,9 +349,11 @@ def hot_swap(answer: Callable[..., Any]) -> Grade:
         key: SimpleNamespace(down=normal(2, n_in), up=normal(n_out, 2), alpha=2.0)
         for key, (n_out, n_in) in shapes.items()
     }
-    live = {(key, part): one for key, pair in factors.items() for part, one in zip(PARTS, pair, strict=True)}
-    places = {name: one.data_ptr() for name, one in live.items()}
-    before = {name: one.detach().clone() for name, one in live.items()}
+    tensors = {
+        (key, part): one for key, pair in factors.items() for part, one in zip(PARTS, pair, strict=True)
+    }
+    places = {name: one.data_ptr() for name, one in tensors.items()}
+    before = {name: one.detach().clone() for name, one in tensors.items()}
     new = {(key, part): getattr(layers[key], part).clone() for key in shapes for part in PARTS}
     answer(factors, SimpleNamespace(layers=layers))
     adapter = {(key, part): getattr(layers[key], part) for key in shapes for part in PARTS}
@@ -367,10 +369,10 @@ def hot_swap(answer: Callable[..., Any]) -> Grade:
             why="it is used again for the next request, and would be another adapter then.",
             hint="write into the live parameters alone.",
         )
-    done = {name: torch.equal(live[name], new[name]) for name in new}
+    done = {name: torch.equal(tensors[name], new[name]) for name in new}
     if not all(done.values()):
-        return _not_swapped(live, before, new, done)
-    if any(live[name].data_ptr() != places[name] for name in live):
+        return _not_swapped(tensors, before, new, done)
+    if any(tensors[name].data_ptr() != places[name] for name in tensors):
         return wrong(
             "the numbers are right, but they lie in other memory.",
             why="an optimizer, a flat buffer or a compiled graph still holds the old memory, and would use that.",
@@ -382,14 +384,14 @@ def hot_swap(answer: Callable[..., Any]) -> Grade:
 PARTS = ("down", "up")
 
 
-def _not_swapped(live: Any, before: Any, new: Any, done: Mapping[Any, bool]) -> Grade:
-    if all(torch.equal(live[name], before[name]) for name in live):
+def _not_swapped(tensors: Any, before: Any, new: Any, done: Mapping[Any, bool]) -> Grade:
+    if all(torch.equal(tensors[name], before[name]) for name in tensors):
         return wrong(
             "the live parameters are as they were.",
             why="a name that is bound to another tensor leaves the old one in the model.",
             hint="copy into the memory: parameter.data.copy_(new).",
         )
-    if all(torch.allclose(live[name], before[name] + new[name]) for name in live):
+    if all(torch.allclose(tensors[name], before[name] + new[name]) for name in tensors):
         return wrong(
             "the new numbers were added to the old ones.",
             why="the model would be left with a mixture of both adapters.",

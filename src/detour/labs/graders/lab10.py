@@ -161,7 +161,7 @@ def ddim_step(answer: Callable[..., Tensor]) -> Grade:
         noisy, noise = (torch.randn(2, 4, size, size, generator=generator) for _ in range(2))
         cases.append((noisy, noise, torch.tensor(alpha), torch.tensor(following)))
     hint = "√ᾱ' · guess + √(1 − ᾱ') · noise_pred, with ᾱ' of the next stop."
-    told = (
+    mistakes = (
         ("it stops at the guess.", lambda x, e, a, b: _guess(x, e, a),
          "the guess is mush until the end: go only as far as the next stop."),
         ("no noise is put back.", lambda x, e, a, b: b.sqrt() * _guess(x, e, a),
@@ -187,7 +187,7 @@ def ddim_step(answer: Callable[..., Tensor]) -> Grade:
         answer,
         true_step,
         cases,
-        [Mistake(formula=formula, what=what, why=why, hint=hint) for what, formula, why in told],
+        [Mistake(formula=formula, what=what, why=why, hint=hint) for what, formula, why in mistakes],
         why="a step guesses the clean latents and puts the same noise back.",
         hint="first the guess, as in lab 9; then lab 9's jump with noise_pred as the noise.",
         praise="The same noise, less of it.",
@@ -210,7 +210,7 @@ def sweet_spot(answer: Callable[..., Any]) -> Grade:
     rows = [dict(row) for row in ROWS]
     chosen = answer(rows, 1.2)
     found = tuple(chosen) if isinstance(chosen, tuple | list) else chosen
-    told = {
+    mistakes = {
         ("dpm++", 50): ("it takes 2.5 s where 1.2 s are allowed.", "a budget is a limit, not a wish."),
         ("euler", 5): ("that is the quickest.", "within the budget time costs nothing: the picture counts."),
         ("ddim", 20): ("that is the one with the most steps.", "a step of one sampler may be worth two of another."),
@@ -219,8 +219,8 @@ def sweet_spot(answer: Callable[..., Any]) -> Grade:
             "the CLIP score of good pictures is scatter; DDPM draws another picture than the reference.",
         ),
     }  # fmt: skip
-    if found in told:
-        what, why = told[found]
+    if found in mistakes:
+        what, why = mistakes[found]
         return wrong(what, why=why, hint="first keep the rows within the budget, then the smallest distance.")
     if found != ("dpm++", 10):
         return wrong(

@@ -166,7 +166,7 @@ def noisy_of(answer: Callable[..., Tensor]) -> Grade:
     for stops, size in (([20, 80], 3), ([0, 99, 50], 2), ([7], 4)):
         latents, noise = (torch.randn(len(stops), 4, size, size, generator=generator) for _ in range(2))
         cases.append((latents, noise, torch.tensor(stops), alphas))
-    told = (
+    mistakes = (
         ("it is x + ε.", lambda x, e, t, a: x + e,
          "its variance is larger by one at every timestep, and the timestep says nothing.",
          "both parts have a factor that depends on ᾱ."),
@@ -194,7 +194,7 @@ def noisy_of(answer: Callable[..., Tensor]) -> Grade:
         answer,
         lambda x, e, t, a: _noised(x, e, _alpha(a, t)),
         cases,
-        [Mistake(formula=formula, what=what, why=why, hint=hint) for what, formula, why, hint in told],
+        [Mistake(formula=formula, what=what, why=why, hint=hint) for what, formula, why, hint in mistakes],
         why="it is not √ᾱ·x₀ + √(1−ᾱ)·ε, and only this is what the base was trained on.",
         hint="look at lab 9, or at detour.scratch.forward_process.",
         praise="The picture shrinks as the noise grows; the variance is ᾱ·Var(x₀) + 1 − ᾱ.",

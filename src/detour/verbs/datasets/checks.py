@@ -12,7 +12,8 @@ from detour.bases.base import Base, open_base
 from detour.data.captions import tag_table
 from detour.data.finding import Finding
 from detour.data.findings import Goal, find_flaws, ratio_text, word_table
-from detour.data.folder import Dataset, Example, automatic_holdout, read_dataset, split_holdout
+from detour.data.folder import Dataset, Example, read_dataset
+from detour.data.holdout import automatic_holdout, split_holdout
 from detour.generation.grids import grid
 from detour.generation.png import save_image
 from detour.specs import DataSpec
@@ -88,13 +89,13 @@ def check_data(
     spec = spec.model_copy(update={"resolution": resolution_px or opened.native_size_px})
     tiles: dict[str, np.ndarray] = {}
 
-    def told(done: int, total: int, example: Example, image: Image.Image) -> None:
+    def on_image(done: int, total: int, example: Example, image: Image.Image) -> None:
         progress(Progress(stage="looking at pictures", done=done, total=total))
         if sheet is not None and len(tiles) < SHEET_MAX:
             tile = ImageOps.pad(image, (SHEET_PX, SHEET_PX), color=(235, 235, 235))
             tiles[example.name] = np.asarray(tile)
 
-    dataset = read_dataset(spec.for_subject() if goal == "subject" else spec, lenient=True, on_image=told)
+    dataset = read_dataset(spec.for_subject() if goal == "subject" else spec, lenient=True, on_image=on_image)
     findings, held_out = findings_of(spec, dataset, opened, goal=goal, seed=seed)
     if sheet is not None:
         _write_sheet(tiles, findings, sheet)

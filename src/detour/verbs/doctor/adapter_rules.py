@@ -45,24 +45,24 @@ NOT_FINITE = Rule(
     name="adapter-not-finite",
     subject="adapter",
     severity="error",
-    fires="numbers in the adapter that are not finite",
-    cause="Every picture becomes noise or black: training overflowed.",
+    fires="values in the adapter that are not finite",
+    cause="Training overflowed, and every picture becomes noise or black.",
     fix="Train again at a lower rate, or take an earlier checkpoint.",
 )
 NO_CHANGE = Rule(
     name="adapter-changes-nothing",
     subject="adapter",
     severity="error",
-    fires="every ΔW is zero: up is still zero, or alpha is",
+    fires="every ΔW is zero, because up or alpha is zero",
     cause="Pictures with and without it are the same.",
-    fix="Train it: a rate of 0, or no step at all, leaves the adapter as it starts.",
+    fix="Train it with a learning rate above 0: without a step, or with a rate of 0, up stays zero.",
 )
 CHANGE_HIGH = Rule(
     name="change-large",
     subject="adapter",
     severity="warning",
     fires=f"weight · ‖ΔW‖ / ‖W‖ over all layers of the UNet (or of a text encoder) is above {CHANGE_LARGE:g}",
-    cause="The adapter outweighs what the base knows, and prompts begin to get lost.",
+    cause="The change is large against the base's own weights, and pictures begin to lose what the prompt asks for.",
     fix="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
     sure=True,
 )
@@ -70,8 +70,8 @@ CHANGE_TOO_HIGH = Rule(
     name="change-too-large",
     subject="adapter",
     severity="error",
-    fires=f"the same above {CHANGE_BROKEN:g}: alpha / rank, or the weight, multiplies to more than the base bears",
-    cause="Prompts are lost; pictures become patterns.",
+    fires=f"the same share is above {CHANGE_BROKEN:g}, by the weight, by alpha / rank or by training",
+    cause="Pictures no longer show what the prompt asks for, and become patterns.",
     fix="Lower its weight, or train with a lower rate or alpha, or fewer steps.",
     sure=True,
 )
@@ -79,16 +79,17 @@ RANK_UNUSED = Rule(
     name="rank-unused",
     subject="adapter",
     severity="note",
-    fires=f"a median rank above {SMALL_RANK} and {UNUSED} times the directions that hold {ENERGY:.0%} of the change",
-    cause="The rest of the rank costs memory and disk, and holds nothing.",
+    fires=f"a median rank above {SMALL_RANK} and above {UNUSED} times the number of singular directions that hold "
+    f"{ENERGY:.0%} of the change",
+    cause="The rest of the rank costs memory and disk space, and holds next to nothing.",
     fix=f"Make it smaller: detour resize --energy {ENERGY:g}; train with a lower --rank next time.",
 )
 RANK_TIGHT = Rule(
     name="rank-tight",
     subject="adapter",
     severity="note",
-    fires=f"in half of the layers the last direction is above {TIGHT:g} of the first one",
-    cause="All directions are used alike, so a higher rank may hold more, of the training pictures too.",
+    fires=f"in half of the layers the smallest singular value of ΔW is above {TIGHT:g} times the largest",
+    cause="All directions are used alike, so a higher rank may learn more, and may also memorise more.",
     fix="Try twice the --rank, and let the held-out verdict decide.",
 )
 RULES = (OTHER_FAMILY, NOT_FINITE, NO_CHANGE, CHANGE_HIGH, CHANGE_TOO_HIGH, RANK_UNUSED, RANK_TIGHT)

@@ -172,7 +172,7 @@ class _Seen:
                 guidance_scale=asked_picture.guidance_scale,
                 steps=asked_picture.steps,
                 scheduler=asked_picture.scheduler or pick_sampler("auto", base.scheduler_config()),
-                told_guidance=base.embeds_guidance,
+                embeds_guidance=base.embeds_guidance,
                 width_px=asked_picture.width_px,
                 height_px=asked_picture.height_px,
                 device=device,
@@ -194,8 +194,8 @@ class _Seen:
     def _adapter(self, subject: str) -> Iterator[Finding]:
         path, weight = parse_weighted(subject)
         adapter = read_adapter(path, allow_pickle=self.allow_pickle)
-        told = run_of_file(path, out=path.parent, base=self.base, allow_pickle=self.allow_pickle).spec
-        base = self._open(self.base or told.base.name, told.base.revision)
+        spec = run_of_file(path, out=path.parent, base=self.base, allow_pickle=self.allow_pickle).spec
+        base = self._open(self.base or spec.base.name, spec.base.revision)
         yield from self._adapter_findings(adapter, base, where=path.name, weight=weight)
         trigger = adapter.metadata.get(TRIGGER, "")
         yield from self._request(base, (trigger,) if trigger else (), (path.stem,))
@@ -284,7 +284,7 @@ def drawing_of(made: PictureMetadata, base: Base, *, where: str) -> Drawing:
         native_size_px=base.native_size_px,
         own_guidance=base.recommended_guidance,
         guidance_scale=made.guidance_scale,
-        told_guidance=base.embeds_guidance,
+        embeds_guidance=base.embeds_guidance,
         true_guidance_scale=made.true_guidance_scale,
         steps=made.steps,
         scheduler=made.scheduler,
@@ -342,7 +342,7 @@ def _run_drawings(folder: Path, spec: RunSpec, base: Base) -> Iterator[Finding]:
                 guidance_scale=None if isinstance(guidance, str) else guidance,
                 steps=steps,
                 scheduler=pick_sampler("auto", base.scheduler_config()),
-                told_guidance=base.embeds_guidance,
+                embeds_guidance=base.embeds_guidance,
             )
         )
 

@@ -26,7 +26,7 @@ HOLE = Rule(
     subject="machine",
     severity="error",
     fires="a package older than " + ", ".join(f"{name} {floor}" for name, floor in FLOORS.items()),
-    cause="Versions before it have known security holes: files that you were sent can run code.",
+    cause="Older versions have known security holes, through which a file from somebody else can run code.",
     fix="Upgrade it: pip install --upgrade PACKAGE.",
 )
 MISSING = Rule(
@@ -34,7 +34,7 @@ MISSING = Rule(
     subject="machine",
     severity="error",
     fires="a package that detour needs is not installed",
-    cause="Commands that need it stop.",
+    cause="Commands that need it end with an error.",
     fix="Install what is missing: pip install -r requirements.lock.",
 )
 TOO_OLD = Rule(
@@ -50,7 +50,7 @@ OFF_THE_LOCK = Rule(
     subject="machine",
     severity="note",
     fires="a package of another version than requirements.lock says",
-    cause="Figures and bytes of the docs were made with the lock's.",
+    cause="Figures and bytes in the docs were made with the versions of the lock.",
     fix="To be exact: pip install -r requirements.lock.",
 )
 TORCHVISION = Rule(
@@ -58,8 +58,8 @@ TORCHVISION = Rule(
     subject="machine",
     severity="error",
     fires="torchvision is installed and cannot be imported",
-    cause="transformers imports it when it is there, and breaks with it.",
-    fix="detour needs none: pip uninstall torchvision.",
+    cause="transformers imports it when it is installed, and fails when that import fails.",
+    fix="detour does not need it: pip uninstall torchvision.",
 )
 DISK = Rule(
     name="disk-short",
@@ -90,7 +90,7 @@ ONE_THREAD = Rule(
     subject="machine",
     severity="note",
     fires="one thread where there are more cores, on a machine without a GPU",
-    cause="The other cores have nothing to do.",
+    cause="The other cores are not used.",
     fix="Unset OMP_NUM_THREADS, unless other work wants the cores.",
 )
 RULES = (HOLE, MISSING, TOO_OLD, OFF_THE_LOCK, TORCHVISION, DISK, RAM, THREADS, ONE_THREAD)

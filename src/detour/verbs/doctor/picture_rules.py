@@ -59,7 +59,7 @@ LOW = Rule(
     subject="picture",
     severity="warning",
     fires=f"guidance of 1 or less on a base whose own is {GUIDANCE_WANTED:g} or more, not a distilled one",
-    cause="Nothing holds the picture to the prompt: it comes out vague.",
+    cause="Without guidance the picture follows the prompt only weakly, and comes out vague.",
     fix="Take the base's own (leave --guidance out).",
     sure=True,
 )
@@ -86,7 +86,7 @@ NEGATIVE_UNREAD = Rule(
     subject="picture",
     severity="warning",
     fires="a negative prompt with guidance of 1 or less",
-    cause="Without guidance the negative prompt is not read at all.",
+    cause="Without guidance the negative prompt is not used at all.",
     fix="Raise --guidance above 1, or leave the negative prompt out.",
     sure=True,
 )
@@ -94,7 +94,7 @@ DISTILLED = Rule(
     name="distilled-settings",
     subject="picture",
     severity="warning",
-    fires="a base or adapter made for few steps (by its name) with steps, guidance, sampler or spacing of others",
+    fires="a base or adapter made for few steps (by its name) with steps, guidance, sampler or spacing of other bases",
     cause="It was distilled for other settings; pictures come out grey, burnt or blurred, and nothing fails.",
     fix="Leave --steps, --guidance, --scheduler and --spacing out: they follow from the file, or from --fast KIND.",
     sure=True,
@@ -106,7 +106,7 @@ STEPS_BROKEN = Rule(
     fires="fewer steps than the embedded base needs: "
     + ", ".join(f"{name} {least}" for name, least in FEWEST_STEPS.items())
     + "; not with a distilled base or adapter",
-    cause="The picture is not finished: it is grey, blurred, or another one than with more steps.",
+    cause="The picture is not finished: it is grey or blurred, or differs from the one that more steps draw.",
     fix="Take --steps 25, or find the fewest that do: detour schedulers.",
     sure=True,
 )
@@ -124,9 +124,9 @@ DDPM = Rule(
     subject="picture",
     severity="warning",
     fires="the sampler is DDPM",
-    cause="It adds noise at every step, so more steps draw another picture, nearly as far off as another seed's, at "
+    cause="It adds noise at every step, so more steps draw another picture, nearly as different as another seed's, at "
     "the same cost a step.",
-    fix="Take --scheduler dpm++: the same prompt keeping in 10 to 25 steps, and pictures that can be compared.",
+    fix="Take --scheduler dpm++: it follows prompts as well in 10 to 25 steps, and more steps refine the same picture.",
 )
 SIZE = Rule(
     name="size-far",
@@ -134,7 +134,7 @@ SIZE = Rule(
     severity="warning",
     fires=f"a side more than {SIZE_APART:g} times larger or smaller than the base's own, or one {LONG_SIDE:g} times "
     "the other",
-    cause="The base has not seen such sizes: larger ones repeat things, smaller ones cut and blur them.",
+    cause="The base was not trained at such sizes: larger pictures may repeat things, smaller ones cut and blur them.",
     fix="Draw at the base's own size (leave --width and --height out) and enlarge the picture afterwards.",
     sure=True,
 )
@@ -159,8 +159,8 @@ NO_SEED = Rule(
     subject="picture",
     severity="note",
     fires="a picture whose seed is not known",
-    cause="It can never be drawn again, nor compared with another setting.",
-    fix="Name one: --seed 1.",
+    cause="It cannot be drawn again, or compared with the same picture under other settings.",
+    fix="Name a seed: --seed 1.",
 )
 RULES = (
     HIGH, BROKEN, LOW, INTERVAL_UNUSED, DEEP_FEW_STEPS, NEGATIVE_UNREAD, DISTILLED, STEPS_BROKEN, STEPS_FEW, DDPM,
@@ -178,7 +178,7 @@ class Drawing:
         native_size_px: the base's own side.
         own_guidance: the guidance it recommends.
         guidance_scale: classifier-free guidance, or what the base is told.
-        told_guidance: whether the base is told its guidance scale (Flux-dev).
+        embeds_guidance: whether the base is told its guidance scale (Flux-dev).
         true_guidance_scale: classifier-free guidance of such a base.
         steps: denoising steps.
         scheduler: a sampler's name.
@@ -200,7 +200,7 @@ class Drawing:
     native_size_px: int
     own_guidance: float
     guidance_scale: float | None = None
-    told_guidance: bool = False
+    embeds_guidance: bool = False
     true_guidance_scale: float = 1.0
     steps: int | None = None
     scheduler: str | None = None
@@ -251,8 +251,8 @@ def _guidance(drawing: Drawing) -> Iterator[Finding]:
         yield HIGH.found(what, drawing.where)
     if scale <= 1 and own >= GUIDANCE_WANTED and not drawing.is_distilled:
         yield LOW.found(what, drawing.where)
-    true = drawing.true_guidance_scale if drawing.told_guidance else scale
-    kind = "true guidance" if drawing.told_guidance else "guidance"
+    true = drawing.true_guidance_scale if drawing.embeds_guidance else scale
+    kind = "true guidance" if drawing.embeds_guidance else "guidance"
     if true <= 1 and drawing.guidance_interval != (0, 1):
         yield INTERVAL_UNUSED.found(f"{kind} {true:g} with a guidance interval", drawing.where)
     if true <= 1 and drawing.negative_prompt:

@@ -28,40 +28,39 @@ EMPTY = Rule(
     subject="prompt",
     severity="warning",
     fires="a prompt without words",
-    cause="Guidance has nothing to steer to: the picture is whatever the base likes.",
-    fix="Say what is to be seen.",
+    cause="Guidance has nothing to steer towards, so the picture shows whatever the base draws without a prompt.",
+    fix="Write what the picture should show.",
 )
 LONG = Rule(
     name="prompt-long",
     subject="prompt",
     severity="warning",
     fires=f"a prompt of more than {WINDOW_TOKENS} tokens",
-    cause="Each window is encoded by itself, so words do not know those of another one, and the first ones count most.",
-    fix="Say what matters in the first 75 tokens; put BREAK where a new thought begins.",
+    cause="Windows of 75 tokens are encoded separately, so words of different windows do not affect each other.",
+    fix="Shorten it to 75 tokens, or put BREAK where a new thought begins.",
 )
 CUT = Rule(
     name="prompt-cut",
     subject="prompt",
     severity="warning",
-    fires="a prompt of a run, which is read as captions are, of more than 75 tokens",
-    cause="Its end is never seen.",
+    fires="a prompt of a run of more than 75 tokens; prompts of runs are read as captions are",
+    cause="What comes after the 75th token is cut off.",
     fix="Shorten it to 75 tokens, with what matters first.",
 )
 CONTRADICTED = Rule(
     name="prompt-against-negative",
     subject="prompt",
     severity="warning",
-    fires="a phrase between commas that stands in the prompt and in the negative prompt",
-    cause="Guidance pulls to it and away from it at once: what is left is noise.",
-    fix="Take it out of one of them.",
+    fires="a phrase between commas that is in the prompt and in the negative prompt",
+    cause="Guidance steers towards the phrase and away from it at once.",
+    fix="Remove it from one of them.",
     sure=True,
 )
 OPPOSED = Rule(
     name="prompt-contradicts-itself",
     subject="prompt",
     severity="warning",
-    fires="two phrases that one picture can hardly keep: "
-    + "; ".join(f"{a[0]} and {b[0]}" for a, b in OPPOSITES),
+    fires="two phrases that contradict each other: " + "; ".join(f"{a[0]} and {b[0]}" for a, b in OPPOSITES),
     cause="The base draws a mixture, or one of the two by chance.",
     fix="Choose one, and put the other into --negative.",
 )
@@ -69,8 +68,8 @@ NO_TRIGGER = Rule(
     name="trigger-missing",
     subject="prompt",
     severity="warning",
-    fires="an adapter was trained with a trigger, and the prompt has not got it",
-    cause="The adapter learned what it knows under that word.",
+    fires="an adapter was trained with a trigger, and the prompt does not contain it",
+    cause="The adapter learned its subject or style together with that word.",
     fix="Put the trigger into the prompt as it was trained.",
     sure=True,
 )
@@ -79,7 +78,7 @@ LORA_TAG = Rule(
     subject="prompt",
     severity="error",
     fires="<lora:NAME:WEIGHT>, <lyco:…> or <hypernet:…> in a prompt",
-    cause="It is AUTOMATIC1111's way to switch adapters on; here the encoder would read it as words.",
+    cause="AUTOMATIC1111 adds adapters in this way; here the text encoder would read it as words.",
     fix="Name the adapter's file with --lora FILE:WEIGHT.",
     sure=True,
 )
@@ -88,16 +87,16 @@ EDITED = Rule(
     subject="prompt",
     severity="warning",
     fires="[from:to:0.5] or [one|other] in a prompt",
-    cause="Other words at other steps are not supported: all of them are read at every step.",
-    fix="Write one prompt; --lora-steps changes adapters along the steps.",
+    cause="Prompts that change along the steps are not supported: all of the words are read at every step.",
+    fix="Write one prompt; --lora-steps changes the strength of adapters along the steps.",
     sure=True,
 )
 OPEN_BRACKETS = Rule(
     name="brackets-open",
     subject="prompt",
     severity="warning",
-    fires="brackets that do not close",
-    cause="A bracket that is never closed weighs everything to the end.",
+    fires="brackets that are not closed",
+    cause="A bracket that is never closed gives its weight to everything up to the end.",
     fix="Close it, or write \\( for a bracket that is meant.",
     sure=True,
 )
@@ -105,8 +104,8 @@ HEAVY = Rule(
     name="weight-extreme",
     subject="prompt",
     severity="warning",
-    fires=f"a weight above {HIGHEST_WEIGHT:g} or below 0; (at 12:30) is one",
-    cause="The states leave what the base was trained on: pictures break up.",
+    fires=f"a weight above {HIGHEST_WEIGHT:g} or below 0; '(at 12:30)' is read as one",
+    cause="The text states leave the range that the base was trained on, and pictures fall apart.",
     fix="Stay between 0.5 and 1.5; write \\( \\) where brackets are meant.",
     sure=True,
 )

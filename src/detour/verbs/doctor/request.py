@@ -51,7 +51,7 @@ def examine_request(
         spacing=how.spacing,
         guidance_interval=how.guidance_interval,
         deep_every=how.deep_every,
-        told_guidance=base.embeds_guidance,
+        embeds_guidance=base.embeds_guidance,
         true_guidance_scale=how.true_guidance_scale,
         width_px=None if how.width_px == "auto" else how.width_px,
         height_px=None if how.height_px == "auto" else how.height_px,

@@ -44,9 +44,9 @@ DIVERGED = Rule(
     subject="run",
     severity="error",
     fires=f"a loss that is not finite; or its mean over the last fifth of the steps is above {LOSS_OF_NOTHING:g} "
-    f"(plain squared error), or surely above {LOSS_RISE:g} times that over the first fifth; or the loss on pictures "
-    f"kept out ends above {VALIDATION_RISE:g} times the plain base's",
-    cause="The learning rate was too high: each step overshot, and the adapter holds noise.",
+    f"(plain squared error), or above {LOSS_RISE:g} times that over the first fifth by more than the scatter of the "
+    f"losses; or the loss on pictures kept out ends above {VALIDATION_RISE:g} times the plain base's",
+    cause="The learning rate was too high: steps overshot, and the adapter holds noise.",
     fix="Train again with a third of the rate: --set train.optim.lr=….",
 )
 ENDED_BADLY = Rule(
@@ -54,8 +54,8 @@ ENDED_BADLY = Rule(
     subject="run",
     severity="warning",
     fires="a run that failed, was interrupted, or died",
-    cause="Its adapter is missing, or from the middle of the schedule.",
-    fix="Go on: detour train --resume RUN.",
+    cause="Its adapter is missing, or is from the middle of the schedule.",
+    fix="Continue it: detour train --resume RUN.",
 )
 NO_RATE = Rule(
     name="rate-zero",
@@ -95,7 +95,7 @@ OVERFIT = Rule(
     subject="run",
     severity="warning",
     fires=f"the loss on pictures kept out ends more than {OVERFIT_RISE_MAX:.0%} above its lowest value",
-    cause="From the lowest value on it learned its pictures instead of what they share.",
+    cause="After the lowest value the run memorised its pictures instead of learning what they share.",
     fix="Ship the best weights: --set validate.ship=lowest_loss; or train fewer steps.",
 )
 VERDICT = Rule(
@@ -111,7 +111,7 @@ RESOLUTION = Rule(
     subject="run",
     severity="warning",
     fires="training pictures more than 1.5 times larger or smaller than the base's own size",
-    cause="The base does not know such sizes, so the adapter spends itself on them.",
+    cause="The base was not trained at such sizes, so the adapter has to learn the size too.",
     fix="Leave data.resolution at auto.",
 )
 TRAINED_IN_FP32 = Rule(
@@ -119,7 +119,7 @@ TRAINED_IN_FP32 = Rule(
     subject="run",
     severity="note",
     fires="a run in fp32 on a CUDA GPU",
-    cause="Adapter weights are fp32 always; the frozen base in bf16 halves memory and time.",
+    cause="Adapter weights are always fp32; a frozen base in bf16 takes half of the memory and less time.",
     fix="Leave base.dtype at auto.",
 )
 ALPHA_HIGH = Rule(
@@ -151,7 +151,7 @@ SCHEDULE = Rule(
     subject="run",
     severity="error",
     fires="a warm-up as long as the run or longer, or restarts with as many cycles as steps or more",
-    cause="The rate never reaches train.optim.lr, or never falls, so the run learned little or jumped about.",
+    cause="The rate never reaches train.optim.lr, or never falls, so the run learned little or ended unsteadily.",
     fix="Set train.schedule.warmup to a twentieth of the steps, and train.schedule.cycles to 1 or 2.",
 )
 LOG_DAMAGED = Rule(
@@ -159,8 +159,8 @@ LOG_DAMAGED = Rule(
     subject="run",
     severity="warning",
     fires="metrics.jsonl that is gone or has damaged lines",
-    cause="Curves and losses on pictures kept out are looked at without what was lost.",
-    fix="Restore the file; run.json has the losses on pictures kept out of newer runs.",
+    cause="The rules for curves and for losses on pictures kept out are applied without the lines that were lost.",
+    fix="Restore the file. In newer runs run.json has the losses on pictures kept out too.",
 )
 RULES = (
     DIVERGED, SCHEDULE, LOG_DAMAGED, ENDED_BADLY, NO_RATE, RATE_UNUSUAL, FLOW_RATE_HIGH, SHIFT_FAR, OVERFIT, VERDICT,

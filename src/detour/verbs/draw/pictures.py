@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,48 +12,32 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
-from detour.bases.hardware import drawing_dtype, pick_device, set_threads, torch_dtype
-from detour.bases.words import WordVectors
+from detour.bases.hardware import drawing_dtype, pick_device, torch_dtype
 from detour.errors import ConfigError
-from detour.generation.engine import Drawn, Moment, OnStep, PictureEngine, PictureRequest
+from detour.generation.engine import Drawn, OnStep, PictureEngine, PictureRequest
 from detour.generation.few_steps import names_of, parse_kind, recognise, with_few_steps
-from detour.generation.grids import grid as lay_out
-from detour.generation.png import PictureMetadata, ReferenceUse, StartUse, SteeringUse, save_image
-from detour.generation.prompts import PromptReader, read_weights, reads_weights
 from detour.generation.references import ReferenceInUse
-from detour.generation.sidecar import save_picture
-from detour.generation.signing import PictureSigner, open_signer
+from detour.generation.signing import open_signer
 from detour.generation.starts import StartPicture
 from detour.generation.strength import check_step_weights
 from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use, words_of
 from detour.verbs.doctor.finding import Finding
 from detour.verbs.doctor.request import examine_request
+from detour.verbs.draw.call_notes import notes_on_call
 from detour.verbs.draw.merged import merge_adapters_of
-from detour.verbs.draw.reference_pictures import open_references, words_of_uses
+from detour.verbs.draw.picture_files import (
+    DrawnFile,
+    MetadataMaker,
+    NumberedPaths,
+    write_pictures,
+    write_sheets,
+)
+from detour.verbs.draw.reference_pictures import open_references
 from detour.verbs.draw.screening import Screening, WithheldPicture, greyed, open_policy
 from detour.verbs.draw.start_picture import open_start
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_unwritable
-
-MAX_SLUG = 40
-
-Kind = Literal["picture", "base", "moment", "trace", "compare", "grid"]
-
-
-class DrawnFile(BaseModel):
-    """One file that was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: Path
-    kind: Kind
-    """``picture`` (with the adapters, if any), ``base`` (without), ``moment`` and ``trace`` (strip) of
-    denoising, ``compare`` and ``grid`` (sheets)."""
-    metadata: PictureMetadata | None = None
-
-
-NO_CHECKER = "has no safety checker"
 
 
 class GenerateResult(BaseModel):
@@ -138,7 +119,7 @@ def generate_pictures(
         progress(Progress(stage="looking at the request", note=f"{finding.severity}: {finding.line}"))
     if spec.merge:
         requests = merge_adapters_of(engine, requests)
-    told = _Teller(
+    maker = MetadataMaker(
         engine=engine,
         base=base,
         spec=spec,
@@ -155,7 +136,7 @@ def generate_pictures(
     files: list[DrawnFile] = []
     with_adapters: list[Drawn] = []
     without: list[Drawn] = []
-    with _Numbers.claimed(out, len(spec.prompts) * spec.count, force=force) as numbers:
+    with NumberedPaths.claimed(out, len(spec.prompts) * spec.count, force=force) as numbers:
         # Batch by batch to disk: what is drawn is kept when a long call is stopped.
         for start in range(0, len(requests), spec.batch):
             chunk = requests[start : start + spec.batch]
@@ -163,20 +144,20 @@ def generate_pictures(
             plain = _without(engine, chunk, spec, count) if spec.compare else None
             places = [number for number, _ in screening.open[start : start + spec.batch]]
             passed = screening.passed(places, drawn, plain, how=engine.resolved(spec.picture))
-            files += _write(numbers, told, chunk, places, passed, drawn, plain)
+            files += write_pictures(numbers, maker, chunk, places, passed, drawn, plain)
             with_adapters.append(_shown(drawn, passed))
             without += [_shown(plain, passed)] if plain is not None else []
         pictures = np.concatenate([drawn.pictures for drawn in with_adapters]) if with_adapters else None
         others = np.concatenate([drawn.pictures for drawn in without]) if without else None
         if pictures is not None:
-            files += _sheets(numbers, told, requests, pictures, others, grid=grid)
+            files += write_sheets(numbers, maker, requests, pictures, others, grid=grid)
     return GenerateResult(
         files=tuple(files),
         mean_abs_diff=None if others is None or pictures is None else _difference(pictures, others),
         safety=with_adapters[0].safety if with_adapters else "absent",
         policy=screening.version,
         withheld=tuple(screening.withheld),
-        notes=(*few_steps, *screening.notes(), *_notes(engine, spec, with_adapters, words)),
+        notes=(*few_steps, *screening.notes(), *notes_on_call(engine, spec, with_adapters, words)),
         warnings=warned,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -306,277 +287,5 @@ class _StepCount:
         return on_step
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Teller:
-    """Makes the metadata of each picture of one call."""
-
-    engine: PictureEngine
-    base: Base
-    spec: GenerateSpec
-    loras: Sequence[ChosenAdapter]
-    device: str
-    dtype: str
-    policy: str
-    steering: SteeringUse | None = None
-    start: StartUse | None = None
-    references: tuple[ReferenceUse, ...] = ()
-    signer: PictureSigner | None = None
-
-    def metadata(
-        self,
-        request: PictureRequest,
-        drawn: Drawn,
-        index: int,
-        *,
-        adapted: bool = True,
-        moment: Moment | None = None,
-    ) -> PictureMetadata:
-        how = self.engine.resolved(self.spec.picture)
-        return PictureMetadata(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt or how.negative_prompt,
-            seed=request.seed,
-            steps=how.steps,
-            scheduler=how.scheduler,
-            guidance_scale=how.guidance_scale,
-            true_guidance_scale=how.true_guidance_scale,
-            width_px=how.width_px,
-            height_px=how.height_px,
-            spacing=how.spacing,
-            eta=how.eta,
-            guidance_interval=how.guidance_interval,
-            deep_every=how.deep_every,
-            base=self.base.identity,
-            base_revision=self.base.revision,
-            adapters=tuple(lora.use for lora in self.loras) if adapted else (),
-            adapter_steps=self.spec.lora_steps if adapted else (),
-            merged=self.spec.merge,
-            start=self.start,
-            references=self.references if adapted else (),
-            device=self.device.partition(":")[0],
-            dtype=self.dtype,
-            batch=self.spec.batch,
-            width_class=drawn.width_classes[index],
-            threads=set_threads("auto"),
-            versions=versions(),
-            # The checker looks at finished pictures alone.
-            safety="absent" if moment else drawn.safety,
-            safety_flagged=None if moment or drawn.nsfw is None else drawn.nsfw[index],
-            policy=self.policy,
-            steering=self.steering,
-            moment=f"step {moment.step} of {moment.total}" if moment else "",
-        )
-
-
-def versions() -> dict[str, str]:
-    """Versions on which the bytes of a picture depend."""
-    import diffusers
-    import torch
-
-    import detour
-
-    return {"detour": detour.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-
-
-_CLAIMS: dict[Path, list[int]] = {}
-_CLAIMING = threading.Lock()
-
-
-class _Numbers:
-    """Numbered file names in one folder."""
-
-    def __init__(self, out: Path, first: int, *, force: bool) -> None:
-        self.out = out
-        self.first = first
-        self.force = force
-
-    @classmethod
-    @contextlib.contextmanager
-    def claimed(cls, out: Path, count: int, *, force: bool) -> Iterator[_Numbers]:
-        """Numbers behind those that are taken, for ``count`` pictures; no other call of this process gets them."""
-        folder = out.absolute()
-        with _CLAIMING:
-            ends = _CLAIMS.setdefault(folder, [])
-            taken = (
-                [int(path.name[:4]) for path in out.glob("[0-9][0-9][0-9][0-9]-*")] if out.is_dir() else []
-            )
-            first = 0 if force else max([*(number + 1 for number in taken), *ends], default=0)
-            ends.append(first + count)
-        try:
-            yield cls(out, first, force=force)
-        finally:
-            with _CLAIMING:
-                ends.remove(first + count)
-                if not ends:
-                    _CLAIMS.pop(folder, None)
-
-    def path(self, number: int, *words: str) -> Path:
-        path = self.out / ("-".join([f"{self.first + number:04d}", *words]) + ".png")
-        if path.exists() and not self.force:  # somebody else wrote here meanwhile
-            raise ConfigError(f"{path}: is there already. Run again, or pass another folder with --out.")
-        return path
-
-
-def _write(
-    numbers: _Numbers,
-    told: _Teller,
-    requests: Sequence[PictureRequest],
-    places: Sequence[int],
-    passed: Sequence[bool],
-    drawn: Drawn,
-    without: Drawn | None,
-) -> list[DrawnFile]:
-    """The files of one batch; ``places`` are the pictures' numbers within the call; those not passed are left out."""
-    files = []
-    for index, request in enumerate(requests):
-        if not passed[index]:
-            continue
-        number = places[index]
-        words = (slug(request.prompt), f"seed{request.seed}")
-        metadata = told.metadata(request, drawn, index)
-        path = numbers.path(number, *words)
-        save_picture(path, drawn.pictures[index], metadata, signer=told.signer)
-        files.append(DrawnFile(path=path, kind="picture", metadata=metadata))
-        if without is not None:
-            path = numbers.path(number, *words, "base")
-            metadata = told.metadata(request, without, index, adapted=False)
-            save_picture(path, without.pictures[index], metadata, signer=told.signer)
-            files.append(DrawnFile(path=path, kind="base", metadata=metadata))
-        files += _write_trace(numbers, told, request, drawn, index, number)
-    return files
-
-
-def _write_trace(
-    numbers: _Numbers, told: _Teller, request: PictureRequest, drawn: Drawn, index: int, number: int
-) -> list[DrawnFile]:
-    """Each moment as a file, and all of them as one strip; nothing of a picture that was refused."""
-    if not drawn.trace or (drawn.nsfw is not None and drawn.nsfw[index]):
-        return []
-    words = (slug(request.prompt), f"seed{request.seed}")
-    files = []
-    for moment in drawn.trace:
-        path = numbers.path(number, *words, f"step{moment.step:03d}")
-        metadata = told.metadata(request, drawn, index, moment=moment)
-        save_picture(path, moment.pictures[index], metadata, signer=told.signer)
-        files.append(DrawnFile(path=path, kind="moment", metadata=metadata))
-    strip = lay_out(
-        np.stack([moment.pictures[index] for moment in drawn.trace]),
-        len(drawn.trace),
-        row_labels=[f"{request.prompt}  (seed {request.seed})"],
-        column_labels=[f"step {moment.step} of {moment.total}" for moment in drawn.trace],
-    )
-    path = numbers.path(number, *words, "trace")
-    metadata = told.metadata(request, drawn, index)
-    save_picture(path, strip, metadata, signer=told.signer)
-    return [*files, DrawnFile(path=path, kind="trace", metadata=metadata)]
-
-
-def _sheets(
-    numbers: _Numbers,
-    told: _Teller,
-    requests: Sequence[PictureRequest],
-    pictures: np.ndarray,
-    without: np.ndarray | None,
-    *,
-    grid: bool,
-) -> list[DrawnFile]:
-    files = []
-    if without is not None:
-        pairs = np.stack([without, pictures], axis=1).reshape(-1, *pictures.shape[1:])
-        named = [f"{lora.use.name} ×{lora.use.weight:g}" for lora in told.loras]
-        names = ", ".join([*named, *([words_of_uses(told.references)] if told.references else [])])
-        sheet = lay_out(
-            pairs,
-            2,
-            row_labels=[f"{request.prompt}  (seed {request.seed})" for request in requests],
-            column_labels=["without", f"with {names}"],
-        )
-        path = numbers.path(0, "compare")
-        save_image(path, sheet)
-        files.append(DrawnFile(path=path, kind="compare"))
-    if grid:
-        columns = told.spec.count if told.spec.count > 1 else min(len(requests), 4)
-        sheet = lay_out(pictures, columns, row_labels=_row_labels(told.spec, requests, columns))
-        path = numbers.path(0, "grid")
-        save_image(path, sheet)
-        files.append(DrawnFile(path=path, kind="grid"))
-    return files
-
-
-def _row_labels(spec: GenerateSpec, requests: Sequence[PictureRequest], columns: int) -> list[str]:
-    """A row is one prompt at several seeds, or several prompts at one seed each."""
-    labels = []
-    for start in range(0, len(requests), columns):
-        row = requests[start : start + columns]
-        if spec.count > 1:
-            labels.append(f"{row[0].prompt}  (seeds {row[0].seed} to {row[-1].seed})")
-        else:
-            labels.append("  |  ".join(f"{request.prompt} (seed {request.seed})" for request in row))
-    return labels
-
-
-def slug(prompt: str) -> str:
-    """A prompt as part of a file name: letters and digits of ASCII, joined by hyphens."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
-    return words[:MAX_SLUG].strip("-") or "picture"
-
-
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
-
-
-def _notes_on_prompts(engine: PictureEngine, spec: GenerateSpec, words: WordVectors) -> list[str]:
-    """What became of prompts that are long or weighted."""
-    prompts = tuple(dict.fromkeys((*spec.prompts, spec.picture.negative_prompt)))
-    if reads_weights(engine.base):
-        reader = PromptReader(engine.text.knowing(words))
-        windows = {prompt: reader.num_windows(prompt) for prompt in prompts}
-        return [
-            f"'{prompt[:60]}…' is longer than the text encoder reads at once (75 tokens); it was read in {num} windows."
-            for prompt, num in windows.items()
-            if num > 1
-        ]
-    title = engine.base.family.title
-    notes = [
-        f"'{prompt[:60]}…' is longer than a text encoder of {title} reads, which saw its beginning alone."
-        for prompt in engine.text.too_long(prompts)
-    ]
-    if any(span.weight != 1 for prompt in prompts for span in read_weights(prompt)):
-        notes.append(f"{title} reads no weights in prompts: brackets were read as they stand.")
-    return notes
-
-
-def _notes_on_guidance(base: Base, spec: GenerateSpec) -> list[str]:
-    """Settings of guidance that have no effect on this base."""
-    how = spec.picture
-    if not base.embeds_guidance:
-        scale = base.recommended_guidance if how.guidance_scale == "auto" else how.guidance_scale
-        notes = []
-        if how.true_guidance_scale != 1:
-            notes.append(
-                f"true_guidance_scale has no effect: base '{spec.base}' is told no guidance scale, and guidance_scale "
-                "is its classifier-free guidance."
-            )
-        if how.negative_prompt and scale <= 1:
-            notes.append(
-                f"the negative prompt has no effect: guidance is {scale:g}. Raise --guidance above 1."
-            )
-        return notes
-    if how.negative_prompt and how.true_guidance_scale <= 1:
-        return [
-            f"the negative prompt has no effect: base '{spec.base}' is told its guidance scale and makes one "
-            "prediction. Pass --true-guidance above 1, which doubles the cost."
-        ]
-    return []
-
-
-def _notes(
-    engine: PictureEngine, spec: GenerateSpec, batches: Sequence[Drawn], words: WordVectors
-) -> tuple[str, ...]:
-    notes = [*_notes_on_prompts(engine, spec, words), *_notes_on_guidance(engine.base, spec)]
-    if batches and batches[0].safety == "absent":
-        notes.append(f"base '{spec.base}' {NO_CHECKER}; the pictures were not checked.")
-    refused = sum(sum(drawn.nsfw or ()) for drawn in batches)
-    if refused:
-        notes.append(f"the base's safety checker refused {refused} of the pictures; they are black.")
-    return tuple(notes)

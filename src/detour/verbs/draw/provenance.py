@@ -29,7 +29,8 @@ from detour.specs.generation import GenerateSpec
 from detour.specs.sources import parse
 from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
 from detour.verbs.draw.merged import merge_adapters_of
-from detour.verbs.draw.pictures import requests_of, versions
+from detour.verbs.draw.picture_files import versions
+from detour.verbs.draw.pictures import requests_of
 from detour.verbs.draw.start_picture import open_start
 
 MAX_FILES = 10_000

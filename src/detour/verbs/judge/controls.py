@@ -59,16 +59,16 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
     spec = control_spec(run.spec, name)
     folder = run.folder / CONTROLS / NAMES[name]
     product = product_of(folder, spec)
-    told = _named(progress, name)
+    named = _named(progress, name)
     dataset = read_dataset(spec.data, lenient=True, decode=False)
     _refuse_other_pictures(run, dataset)
     _make_room(folder, _key(spec, dataset))
     if product.exists() and _state(folder) == "finished":
         return product
     if _state(folder) is not None and (folder / "resolved.toml").exists():
-        train_adapter(None, resume=folder, prove=False, progress=told)
+        train_adapter(None, resume=folder, prove=False, progress=named)
     else:
-        train_adapter(spec, runs=folder.parent, force=True, prove=False, progress=told)
+        train_adapter(spec, runs=folder.parent, force=True, prove=False, progress=named)
     return product
 
 

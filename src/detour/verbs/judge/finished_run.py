@@ -202,10 +202,10 @@ def run_of_file(
     if not adapter_file.exists():
         raise AdapterError(f"{adapter_file}: no such adapter. Name a run folder or an adapter file.")
     metadata = read_adapter(adapter_file, allow_pickle=allow_pickle).metadata
-    told = _told_by(metadata)
-    name = base or (told.base.name if told is not None else _base_named_in(metadata, adapter_file))
-    revision = revision or (told.base.revision if told is not None and base is None else None)
-    spec = told or RunSpec(adapter=AdapterSpec(), data=DataSpec(trigger=metadata.get(TRIGGER, "")))
+    recorded = _spec_in(metadata)
+    name = base or (recorded.base.name if recorded is not None else _base_named_in(metadata, adapter_file))
+    revision = revision or (recorded.base.revision if recorded is not None and base is None else None)
+    spec = recorded or RunSpec(adapter=AdapterSpec(), data=DataSpec(trigger=metadata.get(TRIGGER, "")))
     data = {
         "source": str(pictures or ""),
         "folders": (),
@@ -230,7 +230,7 @@ def run_of_file(
     )
 
 
-def _told_by(metadata: Mapping[str, str]) -> RunSpec | None:
+def _spec_in(metadata: Mapping[str, str]) -> RunSpec | None:
     """Read the run settings in the file's metadata; ``None`` where there are none that can be read."""
     try:
         return parse(RunSpec, tomllib.loads(metadata[CONFIG])) if CONFIG in metadata else None

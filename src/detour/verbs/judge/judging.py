@@ -289,12 +289,12 @@ def _of_run(
 
     checks, said = _checks(subject, drawn, request)
     # A proof has no list of notes: what could not be measured stands among the reasons.
-    told = notes if drawn.ways is not None else ()
+    shown = notes if drawn.ways is not None else ()
     return OfRun(
         checks=checks,
         validation=validation_of(run),
         causes=causes,
-        notes=(*run.problems, *told, *said),
+        notes=(*run.problems, *shown, *said),
         data=_data_sentences(run),
         run=facts_for_commands(run, prompts),
         margin=limits.THOROUGH_MARGIN if preset.thorough else limits.QUICK_MARGIN,

@@ -35,7 +35,7 @@ from detour.evaluation.proof_pictures import (
     proof_picture_spec,
 )
 from detour.specs import RunSpec
-from detour.verbs.draw.pictures import versions
+from detour.verbs.draw.picture_files import versions
 from detour.verbs.judge.held_out_material import FIRST_HELD_OUT_SEED
 from detour.verbs.progress import Progress, ProgressFn
 from detour.verbs.studies.engine import read_strip, save_strip

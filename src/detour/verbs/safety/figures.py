@@ -96,11 +96,11 @@ def actions(policy: Policy, scores: CaseScores, *, steered: bool) -> dict[str, s
 
 def _again(policy: Policy, finding: Finding) -> str:
     if finding.layer == "classifier" and policy.spec.classifier is not None and finding.code == "classifier":
-        told = policy.spec.classifier
+        classifier = policy.spec.classifier
         return (
-            told.action
-            if finding.score >= told.upper
-            else ("hold" if finding.score >= told.lower else "allow")
+            classifier.action
+            if finding.score >= classifier.upper
+            else ("hold" if finding.score >= classifier.lower else "allow")
         )
     for layer in (policy.texts, policy.examples, policy.frames, policy.copies):
         if layer is not None and layer.name == finding.layer:

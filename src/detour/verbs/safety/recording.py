@@ -126,14 +126,14 @@ def score_key(
             return {key: bare(inner) for key, inner in value.items() if key not in THRESHOLDS}
         return [bare(inner) for inner in value] if isinstance(value, list | tuple) else value
 
-    told = {
+    facts = {
         "policy": bare(spec.model_dump(mode="json")),
         "files": policy.file.files_sha256(),
         "base": base.weights_sha256(),
         "how": how.model_dump(mode="json"),
         "cases": [case.model_dump(mode="json") for case in cases],
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def record_scores(

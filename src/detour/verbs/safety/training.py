@@ -149,13 +149,13 @@ def _fitted(texts: Sequence[str], labels: np.ndarray, seed: int) -> tuple[Prompt
     sums = cross_val_predict(whole(), list(texts), labels, cv=folds, method="decision_function")
     platt = LogisticRegression(C=1e6, max_iter=2000)
     # The calibration is held against sums that it was not fitted on, as the sums are by models that had not seen them.
-    told = cross_val_predict(platt, sums[:, None], labels, cv=folds, method="predict_proba")[:, 1]
+    probabilities = cross_val_predict(platt, sums[:, None], labels, cv=folds, method="predict_proba")[:, 1]
     platt.fit(sums[:, None], labels)
     pipeline = whole().fit(list(texts), labels)
     figures = {
         "auc": round(float(roc_auc_score(labels, sums)), 4),
-        "brier": round(float(brier_score_loss(labels, told)), 4),
-        "calibration_error": round(calibration_error(told, labels), 4),
+        "brier": round(float(brier_score_loss(labels, probabilities)), 4),
+        "calibration_error": round(calibration_error(probabilities, labels), 4),
     }
     classifier = classifier_of(
         pipeline[0],

@@ -15,7 +15,7 @@ from detour.evaluation.pixels import Pictures, mean_abs_diff
 from detour.evaluation.settings import public_settings
 from detour.specs import RunSpec
 from detour.specs.studies import CompareSpec
-from detour.verbs.draw.pictures import versions
+from detour.verbs.draw.picture_files import versions
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.compare_words import FIGURES, finding_of, panels_of
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells

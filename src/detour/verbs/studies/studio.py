@@ -21,7 +21,7 @@ from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
 from detour.specs.studies import StudySpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use
-from detour.verbs.draw.pictures import versions
+from detour.verbs.draw.picture_files import versions
 from detour.verbs.judge.figures import can_be_judged, hits_of, open_judge
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED
 from detour.verbs.judge.material import PromptGroup

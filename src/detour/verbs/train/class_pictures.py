@@ -163,7 +163,7 @@ def _draw(
 
 def _metadata(one: ClassPicture, how: PictureSpec, engine: "PictureEngine", device: str) -> "PictureMetadata":
     from detour.generation.png import PictureMetadata
-    from detour.verbs.draw.pictures import versions
+    from detour.verbs.draw.picture_files import versions
 
     resolved = engine.resolved(how)
     return PictureMetadata(

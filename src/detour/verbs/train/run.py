@@ -15,7 +15,8 @@ from detour.adapters.gradient_proof import hash_base
 from detour.adapters.reference_weights import ReferenceWeights
 from detour.bases.hardware import torch_dtype
 from detour.bases.image_encoder import load_image_encoder
-from detour.data.folder import Dataset, split_holdout
+from detour.data.folder import Dataset
+from detour.data.holdout import split_holdout
 from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof

@@ -20,7 +20,7 @@ from detour.specs import PictureSpec
 from detour.specs.resolved import ResolvedRun
 from detour.training.step import set_adapter_dropout
 from detour.training.trained_text import TrainedText
-from detour.verbs.draw.pictures import versions
+from detour.verbs.draw.picture_files import versions
 from detour.verbs.progress import Progress, ProgressFn
 
 if TYPE_CHECKING:
