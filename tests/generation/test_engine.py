@@ -99,20 +99,20 @@ def test_guidance_in_part_of_the_steps_is_that_of_a_pipeline_that_switches_it(
         return interval[0] <= step / 8 < interval[1]
 
     def switch(pipe, step, _, state):  # type: ignore[no-untyped-def]
-        pipe._guidance_scale = 6.0 if is_guided(step + 1) else 1.0
+        pipe._guidance_scale = 20.0 if is_guided(step + 1) else 1.0
         return {**state, "prompt_embeds": both if is_guided(step + 1) else alone}
 
     theirs = pipeline(
         prompt_embeds=texts[0],
         negative_prompt_embeds=texts[1] if is_guided(0) else None,
         num_inference_steps=8,
-        guidance_scale=6.0 if is_guided(0) else 1.0,
+        guidance_scale=20.0 if is_guided(0) else 1.0,
         generator=torch.Generator().manual_seed(TWO[0].seed),
         callback_on_step_end=switch,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
         output_type="np",
     ).images
-    spec = PictureSpec(steps=8, guidance_scale=6.0, negative_prompt="blurry", guidance_interval=interval)
+    spec = PictureSpec(steps=8, guidance_scale=20.0, negative_prompt="blurry", guidance_interval=interval)
     rows: list[int] = []
     handle = engine.unet.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
     ours = engine.draw(TWO[:1], spec).pictures
@@ -191,7 +191,7 @@ def test_an_interval_without_a_step_is_refused_and_so_is_one_beside_another_guid
         prompt="a house",
         seed=1,
         how=PictureSpec(steps=4, guidance_interval=(0.0, 0.5)),
-        guidance=safe_guidance("weak"),
+        guidance=safe_guidance("medium"),
         further_texts=("blood",),
     )
     with pytest.raises(ConfigError, match="every step"):
