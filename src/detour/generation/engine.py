@@ -398,9 +398,8 @@ class PictureEngine:
                 try:
                     for number in range(passes[-1] + 1):
                         if number in passes:
-                            found.append(
-                                NetworkInput(*drawing.runner.inputs(states)).first(num_rows * len(few))
-                            )
+                            rows = sum(state.num_rows for state in states)
+                            found.append(NetworkInput(*drawing.runner.inputs(states)).first(rows))
                         for error in drawing.tick(states).values():
                             raise error
                 finally:

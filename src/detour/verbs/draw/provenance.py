@@ -306,6 +306,8 @@ def _request_of(told: PictureMetadata, base: Base, files: Path | None) -> tuple[
             "scheduler",
             "guidance_scale",
             "true_guidance_scale",
+            "guidance_interval",
+            "deep_every",
             "width_px",
         )
     }
@@ -389,6 +391,11 @@ def _words(told: PictureMetadata) -> list[str]:
     lines += [
         f"Adapter '{one.name}' at strength {one.weight:g} (SHA-256 {one.sha256})." for one in told.adapters
     ] or ["No adapter."]
+    if told.guidance_interval != (0, 1):
+        begin, end = told.guidance_interval
+        lines.append(f"Guidance from {begin:.0%} to {end:.0%} of the steps alone.")
+    if told.deep_every > 1:
+        lines.append(f"The network's deeper blocks ran in one of {told.deep_every} steps.")
     if told.merged:
         lines.append("The adapters were added to the base's weights.")
     if told.adapter_steps:
