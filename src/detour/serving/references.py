@@ -148,17 +148,34 @@ class ServedReferences:
                 f"the job was accepted with the IP-Adapter '{one.adapter}', and the server has '{self.name}' now. Ask "
                 "for it again."
             )
-        try:
-            data = (state / FOLDER / one.sha256).read_bytes()
-            if hashlib.sha256(data).hexdigest() != one.sha256:
-                raise DataError("another content")
-            image = open_picture(data, max_megapixels=self.spec.max_pixels / 1e6, name="the reference")
-        except (OSError, DataError) as error:
-            raise AdapterError(
-                "the reference picture of the job is gone or damaged. Ask for it again."
-            ) from error
-        pixels = np.array(image, dtype=np.uint8)
+        pixels = kept_reference(one, state, max_pixels=self.spec.max_pixels)
         return ReferenceInUse(tool=self.tool, picture=pixels, sha256=one.sha256, strength=one.strength)
+
+
+def kept_reference(one: PinnedReference, state: Path, *, max_pixels: int) -> np.ndarray:
+    """Read the reference picture of a job from the state folder.
+
+    Args:
+        one: of a job.
+        state: folder in which its picture is kept.
+        max_pixels: most that are decoded.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        AdapterError: the picture is gone or damaged.
+    """
+    try:
+        data = (state / FOLDER / one.sha256).read_bytes()
+        if hashlib.sha256(data).hexdigest() != one.sha256:
+            raise DataError("another content")
+        image = open_picture(data, max_megapixels=max_pixels / 1e6, name="the reference")
+    except (OSError, DataError) as error:
+        raise AdapterError(
+            "the reference picture of the job is gone or damaged. Ask for it again."
+        ) from error
+    return np.array(image, dtype=np.uint8)
 
 
 def use_of(one: PinnedReference) -> ReferenceUse:
@@ -169,7 +186,7 @@ def use_of(one: PinnedReference) -> ReferenceUse:
 
 
 def forget_references(state: Path, in_use: set[str]) -> None:
-    """Delete kept reference pictures that no unfinished job needs."""
+    """Delete kept reference pictures that no unfinished job and no held picture needs."""
     for path in (state / FOLDER).glob("*"):
         if path.name not in in_use and not path.name.startswith("."):
             path.unlink(missing_ok=True)

@@ -136,7 +136,6 @@ def _check_reference(spec: RunSpec, base: "Base") -> None:
         )
     without = {
         "adapter.formats": bool(spec.adapter.formats),
-        "adapter.from_file": bool(spec.adapter.from_file),
         "adapter.text_encoder.rank": bool(spec.adapter.text_encoder.rank),
         "adapter.tokens.words": bool(spec.adapter.tokens.words),
         "base.quantize": spec.base.quantize != "none",

@@ -289,6 +289,8 @@ def drawing_of(made: PictureMetadata, base: Base, *, where: str) -> Drawing:
         steps=made.steps,
         scheduler=made.scheduler,
         spacing=made.spacing,
+        guidance_interval=made.guidance_interval,
+        deep_every=made.deep_every,
         width_px=made.width_px,
         height_px=made.height_px,
         device=made.device,

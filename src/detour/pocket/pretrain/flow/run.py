@@ -123,8 +123,8 @@ class FlowPretraining(Pretraining):
     def run_transformer(self) -> None:
         """Trains the transformer on the cached latents.
 
-        Until the learning rate falls, latents of objects count more; its last steps minimise the plain error,
-        whose minimum is the velocity itself.
+        Latents of objects count more until half of the falling learning rate is past; the last steps minimise the
+        plain error, whose minimum is the velocity itself.
         """
         transformer, texts, tokenizer = self.new_transformer(), self.texts(), self.tokenizer()
         transformer.set_attn_processor(WeightedJointAttention())
@@ -153,7 +153,7 @@ class FlowPretraining(Pretraining):
             sampled = means + deviations * torch.randn(means.shape, generator=generator)
             dropped = torch.rand(len(which), generator=generator) < CAPTION_DROPOUT
             ids = np.where(dropped.numpy()[:, None], empty, texts.true[which, phrasing])
-            is_plain = step >= stage.schedule.steps - stage.schedule.decay
+            is_plain = step >= stage.schedule.steps - stage.schedule.decay // 2
             return velocity_loss(
                 transformer,
                 (sampled - shift) * factor,
