@@ -47,6 +47,10 @@ class TrainingDiverged(DetourError):
     exit_code = 6
 
 
+class PictureNotFinite(DetourError):
+    """A picture has NaN or infinite values, which no file can hold; other tools show it black."""
+
+
 class GradientProofFailed(DetourError):
     """An adapter layer gets no gradient, or a base tensor gets one; training refuses to start."""
 

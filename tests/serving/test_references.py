@@ -29,9 +29,11 @@ from detour.serving.references import ServedReferences
 from detour.serving.refusals import BadRequest
 from detour.serving.settings import ReferencesSpec, load_serve_spec
 from detour.specs.generation import PictureSpec
+from detour.verbs.safety import check_safety_log
 from tests.reference_files import make_image_encoder, reference_tensors
 from tests.serving.conftest import Serve, Served, serving
 from tests.serving.test_a1111 import bomb
+from tests.serving.test_reviews import HoldsAll, bearer, decided, held_of
 
 PHOTO = np.random.default_rng(5).integers(0, 255, (40, 56, 3)).astype(np.uint8)
 FRAMED = np.pad(PHOTO, ((12, 12), (12, 12), (0, 0)))
@@ -224,6 +226,41 @@ def unit(**values: Any) -> dict[str, Any]:
         **values,
     }
     return {"prompt": "a cat", "steps": 2, "seed": 3, "alwayson_scripts": {"ControlNet": {"args": [one]}}}
+
+
+def test_a_reviewer_sees_the_reference_of_a_held_picture_as_long_as_it_is_held(
+    serve: Serve, spec: ReferencesSpec
+) -> None:
+    with serve(references=spec, policy=HoldsAll(), require_key=True) as served:
+        drawer = bearer(served.keys.add("ada"))
+        reviewer = bearer(served.keys.add("eve", scopes=("review",)))
+        job = served.done(served.job(body(encoded(PHOTO)), **drawer)["id"], **drawer)
+        served.service.clean()
+        (held,) = held_of(served, **reviewer)
+        (told,) = held["references"]
+        assert (told["adapter"], told["strength"]) == ("plain", 0.7)
+        blurred = told["url"].replace("/picture", "/blurred")
+        for url in (told["url"], blurred):
+            assert served.http.get(url).status_code == 401
+            assert served.http.get(url, headers=drawer).status_code == 403
+            answer = served.http.get(url, headers=reviewer)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+            assert answer.headers["cache-control"] == "private, no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            seen = np.asarray(Image.open(io.BytesIO(answer.content)))
+            assert np.array_equal(seen, PHOTO) if url == told["url"] else max(seen.shape[:2]) <= 8
+        nowhere = told["url"].replace("references/0", "references/1")
+        assert served.http.get(nowhere, headers=reviewer).status_code == 404
+        entry = check_safety_log(served.spec.state).entries[-1]
+        assert (entry["kind"], entry["name"], entry["reference"]) == ("seen", "eve", 0), "not the blurred one"
+
+        assert decided(served, held, True, **reviewer).json()["state"] == "done"
+        assert served.http.get(told["url"], headers=reviewer).status_code == 404
+        served.service.clean()
+        assert kept(served) == [], "nothing needs it any more"
+        assert (
+            served.http.get(f"/v1/jobs/{job['id']}", headers=drawer).json()["pictures"][0]["state"] == "done"
+        )
 
 
 def test_an_ip_adapter_unit_of_a1111_is_a_reference(

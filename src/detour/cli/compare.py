@@ -8,7 +8,7 @@ import click
 
 from detour.cli.early import announce, check_run
 from detour.cli.options import DEVICES, OUT_FOLDER, SEEDS, base_option, force_option, json_option
-from detour.cli.studies import show_study
+from detour.cli.studies import policy_option, show_study
 
 AXES = {
     "ranks": "adapter.rank",
@@ -90,6 +90,7 @@ FIGURES = (
     "--judge", metavar="FOLDER", help="CLIP model that scores the pictures. [default: the base's own]"
 )
 @click.option("--device", type=DEVICES, help="Where the work runs.")
+@policy_option
 @click.option(
     "--out",
     type=OUT_FOLDER,
@@ -106,6 +107,7 @@ def command(
     seeds: int,
     config: Path | None,
     judge: str | None,
+    policy: str | None,
     out: Path,
     force: bool,
     as_json: bool,
@@ -147,6 +149,7 @@ def command(
         seeds=seeds,
         equal_parameters=equal_parameters,
         judge=judge,
+        policy=policy,
     )
     check_run(spec.run)
     for axis in spec.axes:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+policy_option = click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+
 PICTURE_KEYS = ("steps", "guidance_scale", "scheduler")
 
 
@@ -81,6 +87,7 @@ def study_options(default_out: str) -> Callable[[F], F]:
                     help="CLIP model that scores the pictures. [default: the base's own]",
                 ),
                 drawing_options(batch=8),
+                policy_option,
                 click.option(
                     "--out", type=OUT_FOLDER, default=Path(default_out),
                     show_default=True, help="Folder of the results; an unfinished study there is continued.",
@@ -145,6 +152,7 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
         from detour.cli.results import echo_json
 
         echo_json(result.to_json())
+        refuse_withheld_cells(result)
         return
     shown = [name for name in figures if any(name in row.figures for row in result.table.rows)]
     rows = [
@@ -154,6 +162,21 @@ def show_study(result: "StudyResult", figures: Sequence[str], *, as_json: bool) 
     print_table(table_of(f"{result.table.experiment} (* differs from {result.table.reference})", heads, rows))
     click.echo(result.finding)
     click.echo(f"folder: {result.folder}")
+    refuse_withheld_cells(result)
+
+
+def refuse_withheld_cells(result: "StudyResult") -> None:
+    """End with exit code 19 where a policy withheld pictures of a study, and name their codes.
+
+    Raises:
+        Withheld: of at least one picture.
+    """
+    from detour.errors import Withheld
+
+    if result.withheld:
+        codes = ", ".join(f"{code} ({num})" for code, num in result.withheld.items())
+        total = sum(result.withheld.values())
+        raise Withheld(f"{total} pictures were withheld by policy {result.policy}: {codes}.")
 
 
 def _figure_text(figure: Any) -> str:

@@ -127,7 +127,7 @@ class Drawing:
             drawn_steps -= skipped_steps(how.steps, request.start.strength, is_flow=self.base.is_flow)
         if request.trace > drawn_steps:
             raise ConfigError(f"{request.trace} moments of {drawn_steps} steps: ask for as many or fewer.")
-        if request.references and self.base.family.network_part != "unet":
+        if request.references and not self.base.family.has_unet:
             raise ConfigError(
                 f"reference pictures are for UNets, and the network of base '{self.base.name}' is a transformer. Use "
                 "a base of Stable Diffusion 1.5 or XL."
@@ -196,7 +196,7 @@ class Drawing:
         """Decode a picture and let the base's checker look at it.
 
         Raises:
-            DetourError: its pixels are not finite.
+            PictureNotFinite: its pixels have NaN or infinite values.
         """
         pixels = self.decode(state.latents)
         if state.request.start is not None:

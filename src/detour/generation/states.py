@@ -19,7 +19,7 @@ from detour.adapters.reference_rows import RowReference
 from detour.bases.latents import NOT_FINITE
 from detour.bases.text import Conditioning
 from detour.diffusion.guidance import Guidance
-from detour.errors import ConfigError, DetourError
+from detour.errors import ConfigError, PictureNotFinite
 from detour.generation.requests import PictureRequest
 from detour.generation.starts import Kept
 from detour.generation.strength import is_guided, weight_at
@@ -202,7 +202,7 @@ class PictureState:
             noise_scale: turns differences of them into differences of noises; guidance may need it.
 
         Raises:
-            DetourError: the latents are not finite any more.
+            PictureNotFinite: the latents are not finite any more.
         """
         guided = len(predictions) == self.guidance.num_rows
         prediction = self.guidance.combine(predictions, noise_scale)[None] if guided else predictions
@@ -215,7 +215,7 @@ class PictureState:
             time = None if self.is_finished else self.time
             self.latents = self.original.held(self.latents, self.sampler, time)
         if not torch.isfinite(self.latents).all():
-            raise DetourError(NOT_FINITE)
+            raise PictureNotFinite(NOT_FINITE)
         if self.index in self.moments:
             self.kept[self.moments[self.index]] = self.latents if self.is_finished else self.network_input
 

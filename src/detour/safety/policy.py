@@ -186,12 +186,19 @@ class Policy:
         """
         findings = []
         for picture in pictures:
-            (found,) = self.look_at_pictures(picture[None], flags=self._flags(picture[None]))
+            (found,) = self.look_at_pictures(picture[None], flags=self.flags(picture[None]))
             findings += [one.model_copy(update={"place": "reference"}) for one in found]
         return findings
 
-    def _flags(self, pictures: Pictures) -> list[bool | None] | None:
-        """Ask the base's own checker about pictures that the base did not draw; ``None`` without that layer."""
+    def flags(self, pictures: Pictures) -> list[bool | None] | None:
+        """Ask the base's own checker about pictures that it has not looked at; ``None`` without that layer.
+
+        Args:
+            pictures: uint8 (N, H, W, 3).
+
+        Raises:
+            ConfigError: the policy has the layer, and there is no checker.
+        """
         if self.spec.checker is None:
             return None
         if self._checker is None:

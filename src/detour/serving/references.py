@@ -113,7 +113,7 @@ class ServedReferences:
             raise BadRequest(f"{name}: strength {strength:g}, choose 0 to {MAX_STRENGTH:g}.", param=name)
         if len(data) > self.spec.max_bytes:
             raise BadRequest(
-                f"{name}: {len(data):,} bytes, and {self.spec.max_bytes:,} are read. Make it smaller.",
+                f"{name}: {len(data):,} bytes; the limit is {self.spec.max_bytes:,}. Make it smaller.",
                 param=name,
             )
         _check_pixels(data, self.spec.max_pixels, name)
@@ -148,17 +148,34 @@ class ServedReferences:
                 f"the job was accepted with the IP-Adapter '{one.adapter}', and the server has '{self.name}' now. Ask "
                 "for it again."
             )
-        try:
-            data = (state / FOLDER / one.sha256).read_bytes()
-            if hashlib.sha256(data).hexdigest() != one.sha256:
-                raise DataError("another content")
-            image = open_picture(data, max_megapixels=self.spec.max_pixels / 1e6, name="the reference")
-        except (OSError, DataError) as error:
-            raise AdapterError(
-                "the reference picture of the job is gone or damaged. Ask for it again."
-            ) from error
-        pixels = np.array(image, dtype=np.uint8)
+        pixels = kept_reference(one, state, max_pixels=self.spec.max_pixels)
         return ReferenceInUse(tool=self.tool, picture=pixels, sha256=one.sha256, strength=one.strength)
+
+
+def kept_reference(one: PinnedReference, state: Path, *, max_pixels: int) -> np.ndarray:
+    """Read the reference picture of a job from the state folder.
+
+    Args:
+        one: of a job.
+        state: folder in which its picture is kept.
+        max_pixels: most that are decoded.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        AdapterError: the picture is gone or damaged.
+    """
+    try:
+        data = (state / FOLDER / one.sha256).read_bytes()
+        if hashlib.sha256(data).hexdigest() != one.sha256:
+            raise DataError("another content")
+        image = open_picture(data, max_megapixels=max_pixels / 1e6, name="the reference")
+    except (OSError, DataError) as error:
+        raise AdapterError(
+            "the reference picture of the job is gone or damaged. Ask for it again."
+        ) from error
+    return np.array(image, dtype=np.uint8)
 
 
 def use_of(one: PinnedReference) -> ReferenceUse:
@@ -169,7 +186,7 @@ def use_of(one: PinnedReference) -> ReferenceUse:
 
 
 def forget_references(state: Path, in_use: set[str]) -> None:
-    """Delete kept reference pictures that no unfinished job needs."""
+    """Delete kept reference pictures that no unfinished job and no held picture needs."""
     for path in (state / FOLDER).glob("*"):
         if path.name not in in_use and not path.name.startswith("."):
             path.unlink(missing_ok=True)
@@ -202,7 +219,7 @@ def _check_pixels(data: bytes, most: int, name: str) -> None:
         raise _unusable(name) from error
     if width * height > most:
         raise BadRequest(
-            f"{name}: {width} x {height} pixels, and {most:,} are read. Make it smaller.", param=name
+            f"{name}: {width} x {height} pixels; the limit is {most:,}. Make it smaller.", param=name
         )
 
 

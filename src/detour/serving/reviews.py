@@ -11,12 +11,16 @@ from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from detour.errors import AdapterError
 from detour.files import is_unicode
+from detour.serving.drawing import encode
 from detour.serving.jobs import Job, PictureRow
 from detour.serving.keys import LOCAL, Client, KeyRing
 from detour.serving.native import client_of
+from detour.serving.references import kept_reference
 from detour.serving.refusals import NotFound, Unprocessable
 from detour.serving.service import Service
+from detour.serving.settings import ReferencesSpec
 
 Number = Annotated[int, InPath(ge=0, lt=2**31)]
 
@@ -29,6 +33,14 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+class HeldReference(BaseModel):
+    """A reference picture that a held picture follows."""
+
+    adapter: str
+    strength: float
+    url: str
 
 
 class HeldOut(BaseModel):
@@ -55,6 +67,8 @@ class HeldOut(BaseModel):
     mine: bool
     """Whether the key that asks has released it already."""
     url: str
+    references: list[HeldReference]
+    """Pictures that the network was shown beside the prompt."""
 
 
 class DecisionBody(BaseModel):
@@ -113,6 +127,21 @@ def review_routes(service: Service, keys: KeyRing) -> APIRouter:
             raise NotFound("no such picture is held.")
         return Response(shown, media_type="image/png", headers=HEADERS)
 
+    @routes.get("/v1/reviews/{job}/{number}/references/{index}/picture", response_class=Response)
+    def see_reference(job: str, number: Number, index: Number, request: Request) -> Response:
+        """A reference picture of a held picture, encoded anew as PNG; the log says who saw it."""
+        shown = _reference_of(service, job, number, index)
+        client = client_of(request)
+        facts = {"job": job, "picture": number, "reference": index, "key": client.id, "name": client.name}
+        service.store.note("seen", **facts)
+        return Response(shown, media_type="image/png", headers=HEADERS)
+
+    @routes.get("/v1/reviews/{job}/{number}/references/{index}/blurred", response_class=Response)
+    def see_reference_blurred(job: str, number: Number, index: Number) -> Response:
+        """A reference picture of a held picture with so few pixels that nothing can be recognised."""
+        shown = blurred(_reference_of(service, job, number, index))
+        return Response(shown, media_type="image/png", headers=HEADERS)
+
     @routes.post("/v1/reviews/{job}/{number}", response_model=DecisionOut)
     def decide(job: str, number: Number, body: DecisionBody, request: Request) -> DecisionOut:
         """Release a held picture to its client, or refuse it for good; one refusal is enough."""
@@ -122,6 +151,25 @@ def review_routes(service: Service, keys: KeyRing) -> APIRouter:
         return DecisionOut(job=job, number=number, state=state)
 
     return routes
+
+
+def _reference_of(service: Service, job: str, number: int, index: int) -> bytes:
+    """PNG of a reference picture of a held picture, made of its pixels alone: the file is its client's.
+
+    Raises:
+        NotFound: no such picture is held, it has no such reference, or the reference is gone.
+    """
+    found = None if service.store.held_path(job, number) is None else service.store.job(job)
+    if found is None or index >= len(found.request.references):
+        raise NotFound("no such picture is held, or it has no such reference.")
+    limits = service.spec.references or ReferencesSpec()
+    try:
+        pixels = kept_reference(
+            found.request.references[index], service.store.folder, max_pixels=limits.max_pixels
+        )
+    except AdapterError as error:
+        raise NotFound("the reference picture is gone or damaged.") from error
+    return encode(Image.fromarray(pixels), "png")
 
 
 def blurred(data: bytes) -> bytes:
@@ -148,7 +196,7 @@ def _review_out(
     client: Client,
     request: Request,
 ) -> HeldOut:
-    asked = job.request
+    asked, address = job.request, f"{request.base_url}v1/reviews/{job.id}/{one.index}"
     return HeldOut(
         job=job.id,
         number=one.index,
@@ -167,5 +215,11 @@ def _review_out(
         released_by=[names.get(key, "a removed key") for key in voters],
         needed=needed,
         mine=client.id in voters,
-        url=f"{request.base_url}v1/reviews/{job.id}/{one.index}/picture",
+        url=f"{address}/picture",
+        references=[
+            HeldReference(
+                adapter=shown.adapter, strength=shown.strength, url=f"{address}/references/{index}/picture"
+            )
+            for index, shown in enumerate(asked.references)
+        ],
     )

@@ -372,8 +372,11 @@ class JobStore(HeldPictures):
         return {one["sha256"] for row in rows for one in json.loads(row["request"])["adapters"]}
 
     def references_in_use(self) -> set[str]:
-        """Hashes of the reference pictures of all jobs that are not finished."""
-        rows = self._rows("SELECT request FROM jobs WHERE state IN ('queued','drawing')")
+        """Hashes of the reference pictures of all jobs that are not finished, or that a person has to look at."""
+        rows = self._rows(
+            "SELECT request FROM jobs WHERE state IN ('queued','drawing') OR EXISTS "
+            "(SELECT 1 FROM pictures WHERE job=jobs.id AND pictures.state='held')"
+        )
         return {one["sha256"] for row in rows for one in json.loads(row["request"]).get("references", ())}
 
     def _sweep_files(self) -> None:

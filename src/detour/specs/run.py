@@ -231,6 +231,8 @@ class SampleSpec(Spec):
     """Denoising steps of a sample."""
     guidance_scale: NonNegative | Auto = "auto"
     """Classifier-free guidance; ``auto`` is the base's recommended value."""
+    policy: str | None = None
+    """File of a safety policy that sample prompts and sample pictures have to pass; pictures of the proof do not."""
 
 
 class ValidateSpec(Spec):

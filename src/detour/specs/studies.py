@@ -36,6 +36,8 @@ class StudySpec(Spec):
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     batch: Annotated[int, Field(gt=0)] = 8
     """Pictures in one forward pass."""
+    policy: str | None = None
+    """File of a safety policy that prompts and pictures have to pass."""
     picture: PictureSpec = PictureSpec(steps=20)
     """How pictures are drawn where the study does not vary it."""
 
@@ -64,3 +66,5 @@ class CompareSpec(Spec):
     """Folder of a CLIP model that scores the pictures; the base's own where it has one."""
     batch: Annotated[int, Field(gt=0)] = 8
     """Pictures in one forward pass."""
+    policy: str | None = None
+    """File of a safety policy that prompts and pictures have to pass."""

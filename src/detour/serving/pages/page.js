@@ -36,6 +36,7 @@ function showSignIn(isSignedOut) {
   state.current = null;
   at("held").hidden = at("empty").hidden = true;
   at("picture").removeAttribute("src");
+  at("references").replaceChildren();
   at("waiting").textContent = "";
   at("key").focus();
 }
@@ -83,6 +84,7 @@ function show(one) {
   at("empty").hidden = Boolean(one);
   if (!one) {
     at("picture").removeAttribute("src");
+    at("references").replaceChildren();
     return;
   }
   state.since = performance.now();
@@ -92,6 +94,7 @@ function show(one) {
     ["Steered away from", one.negative_prompt],
     ["Policy changed", one.revised],
     ["Adapters", one.adapters.join(", ")],
+    ["References", one.references.map((shown) => `${shown.adapter} ×${shown.strength}`).join(", ")],
     ["Asked by", one.client],
     ["Asked", when(one.created)],
     ["Expires", one.expires ? when(one.expires) : ""],
@@ -109,6 +112,11 @@ function show(one) {
   at("list").replaceChildren(...rows);
   at("picture").width = one.width;
   at("picture").height = one.height;
+  at("references").replaceChildren(...one.references.map((_, index) => {
+    const image = document.createElement("img");
+    image.alt = `Reference picture ${index + 1}`;
+    return image;
+  }));
   blur(true);
 }
 
@@ -117,6 +125,10 @@ function blur(isBlurred) {
   state.shown = !isBlurred;
   at("frame").classList.toggle("blurred", isBlurred);
   at("picture").src = address(one, isBlurred ? "/blurred" : "/picture");
+  at("references").classList.toggle("blurred", isBlurred);
+  [...at("references").children].forEach((image, index) => {
+    image.src = address(one, `/references/${index}/${isBlurred ? "blurred" : "picture"}`);
+  });
   at("picture").alt = isBlurred ? "The held picture, blurred" : `Picture drawn for: ${one.prompt}`;
   at("blur-word").textContent = isBlurred ? "Show" : "Blur";
 }

@@ -259,7 +259,7 @@ class _Seen:
             where=str(folder),
             spec=spec,
             native_size_px=base.native_size_px,
-            family=base.family.name,
+            highest_rate=base.family.highest_rate,
             own_shift=own_shift(base, spec.data.resolution) if base.is_flow else 0.0,
             state=summary.state,
             error=summary.error or "",

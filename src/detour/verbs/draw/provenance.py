@@ -13,14 +13,15 @@ from pydantic import BaseModel, ConfigDict
 from detour.adapter_files.peft_format import is_peft_folder
 from detour.bases.base import Base, open_base
 from detour.bases.embedded import EMBEDDED
-from detour.bases.hardware import pick_device, set_threads
+from detour.bases.hardware import pick_device, set_threads, torch_dtype
 from detour.data.pictures import open_picture, open_png, read_bytes
 from detour.diffusion.safe_latent import safe_guidance
-from detour.errors import ConfigError, DetourError
+from detour.errors import BaseError, ConfigError, DetourError
 from detour.files import read_text, sha256_of
 from detour.generation.engine import PictureEngine
 from detour.generation.mark import MarkReport, add_mark, find_mark, fingerprint
 from detour.generation.png import PictureMetadata, read_png_metadata
+from detour.generation.references import ReferenceInUse, ReferenceTool
 from detour.generation.requests import PictureRequest
 from detour.generation.schedulers import TITLES
 from detour.generation.sidecar import pixels_sha256, read_sidecar
@@ -31,6 +32,7 @@ from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
 from detour.verbs.draw.merged import merge_adapters_of
 from detour.verbs.draw.picture_files import versions
 from detour.verbs.draw.pictures import requests_of
+from detour.verbs.draw.reference_pictures import open_reference_tool, own_adapters, read_reference
 from detour.verbs.draw.start_picture import open_start
 
 MAX_FILES = 10_000
@@ -211,13 +213,14 @@ def verify_picture(
 ) -> Redrawing:
     """Draw a picture again from what it says of itself, and compare the pixels.
 
-    Adapters and the picture that it began as are found by their hashes, whatever they are called now. Signed and
+    Adapters, reference pictures and the picture that it began as are found by their hashes, whatever they are called
+    now; the image encoder of an IP-Adapter is looked for beside it. Signed and
     unsigned files are compared alike: by their pixels.
 
     Args:
         picture: path of a PNG file, or what :func:`read_picture` made of it.
         base: where the base is; ``None``: the package's own, where the picture names it.
-        files: folder in which adapters and start pictures are looked for.
+        files: folder in which adapters, reference pictures and start pictures are looked for.
         device: where it is drawn.
         mark: key of the invisible mark, where it carries one.
 
@@ -253,8 +256,6 @@ def verify_picture(
 def _drawn_again(
     told: PictureMetadata, pixels: np.ndarray, base: str | None, files: Path | None, device: str
 ) -> np.ndarray:
-    if told.references:
-        raise _Cannot("it follows reference pictures, which are not put together again here.")
     if told.moment:
         raise _Cannot(f"it is a moment of drawing ({told.moment}), not a finished picture.")
     if pixels.shape[:2] != (told.height_px, told.width_px):
@@ -264,7 +265,7 @@ def _drawn_again(
         )
     try:
         opened = _base_of(told, base)
-        request, opened = _request_of(told, opened, files)
+        request, opened = _request_of(told, opened, files, device)
         set_threads(told.threads)
         engine = PictureEngine.load(
             opened, device=device, dtype=told.dtype, safety=told.safety == "checked", prompts="written"
@@ -286,14 +287,20 @@ def _base_of(told: PictureMetadata, named: str | None) -> Base:
     return base
 
 
-def _request_of(told: PictureMetadata, base: Base, files: Path | None) -> tuple[PictureRequest, Base]:
+def _request_of(
+    told: PictureMetadata, base: Base, files: Path | None, device: str
+) -> tuple[PictureRequest, Base]:
     """The picture as the engine takes it, and the base with the schedule that its adapters want."""
     wanted = {one.sha256: f"adapter '{one.name}'" for one in told.adapters}
     if told.start is not None:
         wanted[told.start.sha256] = "the picture that it began as"
         if told.start.mask_sha256:
             wanted[told.start.mask_sha256] = "the mask of the picture that it began as"
-    places = _found(wanted, files)
+    for use in told.references:
+        wanted[use.sha256] = "a reference picture"
+        wanted[use.adapter_sha256] = f"IP-Adapter '{use.adapter}'"
+    own = {sha256_of(path): path for path in own_adapters(base) if told.references}
+    places = own | _found({sha256: what for sha256, what in wanted.items() if sha256 not in own}, files)
     loras = []
     for one in told.adapters:
         chosen = choose_adapter(str(places[one.sha256]), base)
@@ -326,11 +333,40 @@ def _request_of(told: PictureMetadata, base: Base, files: Path | None) -> tuple[
     spec = parse(GenerateSpec, values)
     base = base_for(base, loras)
     _, start, _ = open_start(spec, base)
-    (request,) = requests_of(spec, loras, start)
+    (request,) = requests_of(spec, loras, start, _references_of(told, base, places, device))
     if told.steering is not None:
         guidance = safe_guidance(told.steering.strength)
         request = replace(request, guidance=guidance, further_texts=(told.steering.concept,))
     return request, base
+
+
+def _references_of(
+    told: PictureMetadata, base: Base, places: Mapping[str, Path], device: str
+) -> tuple[ReferenceInUse, ...]:
+    """The reference pictures as they were shown, each with the IP-Adapter that showed it."""
+    tools: dict[str, ReferenceTool] = {}
+    for use in told.references:
+        if use.adapter_sha256 not in tools:
+            named = {"prompts": (told.prompt,), "reference_adapter": str(places[use.adapter_sha256])}
+            spec = parse(GenerateSpec, named)
+            try:
+                tool, _ = open_reference_tool(spec, base, device=device, dtype=torch_dtype(told.dtype))
+            except BaseError as error:
+                raise _Cannot(
+                    f"the image encoder of IP-Adapter '{use.adapter}' is not beside it. Put its folder there as "
+                    "image_encoder/."
+                ) from error
+            tools[use.adapter_sha256] = tool
+    return tuple(
+        read_reference(
+            places[use.sha256],
+            tools[use.adapter_sha256],
+            strength=use.strength,
+            blocks=use.blocks,
+            steps=use.steps,
+        )
+        for use in told.references
+    )
 
 
 def _found(wanted: Mapping[str, str], folder: Path | None) -> dict[str, Path]:
@@ -342,7 +378,7 @@ def _found(wanted: Mapping[str, str], folder: Path | None) -> dict[str, Path]:
                 break
             sha256 = hashes_of(path)[0] if path.is_dir() else sha256_of(path)
             if sha256 in wanted:
-                found[sha256] = path
+                found.setdefault(sha256, path)
     for sha256, what in wanted.items():
         if sha256 not in found:
             where = (

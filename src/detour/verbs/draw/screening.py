@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base
 from detour.errors import ConfigError, Withheld
+from detour.evaluation.pixels import Pictures
 from detour.generation.engine import AdapterInUse, PictureEngine
 from detour.generation.png import SteeringUse
 from detour.generation.requests import Drawn, Picture, PictureRequest
@@ -104,11 +106,44 @@ class Screening:
             how=how,
             nsfw=None if drawn.nsfw is None else drawn.nsfw[index],
         )
-        decision = self.policy.check_picture(picture, self._asked[number], after=self._decisions[number])
+        return self._is_passed(
+            number,
+            self.policy.check_picture(picture, self._asked[number], after=self._decisions[number]),
+        )
+
+    def _is_passed(self, number: int, decision: Decision) -> bool:
         if decision.action in ("refuse", "hold"):
             self._withhold(number, decision, "picture")
             return False
         return True
+
+    def passed_unchecked(self, pictures: Pictures) -> list[bool]:
+        """Which pictures may be handed out of those that an engine without the base's own checker has drawn.
+
+        Args:
+            pictures: uint8 (N, H, W, 3), one of each open request.
+        """
+        if self.policy is None:
+            return [True] * len(self.open)
+        flags = self.policy.flags(pictures) or [None] * len(pictures)
+        return [
+            self._is_passed(
+                number, self.policy.decide_on_pixels(picture, nsfw=flag, after=self._decisions[number])
+            )
+            for (number, _), picture, flag in zip(self.open, pictures, flags, strict=True)
+        ]
+
+    def seeded(self, first: int) -> Screening:
+        """Make the screening of the same requests with other seeds; nothing is withheld there yet.
+
+        Args:
+            first: seed of the first request; that of request i is ``first + i``.
+        """
+        again = copy(self)
+        again.withheld = []
+        again._asked = [replace(request, seed=first + i) for i, request in enumerate(self._asked)]
+        again.open = [(number, replace(request, seed=first + number)) for number, request in self.open]
+        return again
 
     def _withhold(self, number: int, decision: Decision, stage: Literal["request", "picture"]) -> None:
         request = self._asked[number]
@@ -135,6 +170,18 @@ class Screening:
         if not self.open:
             codes = ", ".join(dict.fromkeys(one.code for one in self.withheld))
             raise Withheld(f"nothing may be drawn: policy {self.version} stopped every request ({codes}).")
+
+    def require_every(self) -> None:
+        """Refuse to go on where not every request may be drawn.
+
+        Raises:
+            Withheld: the policy stopped one; it is named.
+        """
+        for one in self.withheld:
+            raise Withheld(
+                f"nothing was drawn: policy {self.version} stopped the prompt '{one.prompt[:60]}' ({one.code}). Leave "
+                "it out."
+            )
 
     def draw(
         self, engine: PictureEngine, how: PictureSpec, *, adapters: Sequence[AdapterInUse], batch: int

@@ -15,7 +15,8 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
+from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Table, leaders, spoken_leaders, tabulate
 
@@ -57,12 +58,12 @@ def study_blocks(
     ]
     experiment = Experiment(name="blocks", variants=variants, seeds=studio.seeds, settings=studio.settings())
     store = run_cells(
-        experiment, lambda store: _measure(studio, store), out=out, force=force, progress=progress
+        experiment, lambda store: _measure(studio, store, variants), out=out, force=force, progress=progress
     )
     table = tabulate(experiment, store.of(experiment), reference=FULL)
     seed = studio.seeds[0]
     shown = range(min(2, len(studio.prompts)))
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, blocks, _strongest(experiment, store, blocks)),
@@ -83,6 +84,7 @@ def study_blocks(
         ],
         columns=["base", "adapter", *blocks],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
 def of_blocks(adapter: Adapter, variant: Variant) -> Adapter:
@@ -98,26 +100,28 @@ def of_blocks(adapter: Adapter, variant: Variant) -> Adapter:
     return Adapter(kept, adapter.metadata)
 
 
-def _measure(studio: Studio, store: CellStore) -> Measure:
-    engine = studio.engine
+def _measure(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> Measure:
     assert studio.adapter is not None
     chosen = studio.adapter
 
-    def measure(variant: Variant, seed: int) -> Measured:
+    def draw(variant: Variant, seed: int) -> ScreenedPictures:
         left = of_blocks(chosen.adapter, variant)
         used = [AdapterInUse(adapter=left, weight=chosen.use.weight)] if left.layers else []
-        pictures = engine.draw(
-            studio.requests(seed), studio.spec.picture, adapters=used, batch=studio.spec.batch
-        ).pictures
+        return studio.screened(seed, studio.draw(seed, studio.spec.picture, adapters=used))
+
+    cells = CellPictures(store=store, variants=variants, draw_cell=draw)
+
+    def measure(variant: Variant, seed: int) -> Measured:
+        pictures = cells.draw(variant, seed)
         samples = studio.scores(pictures)
         if variant.name not in (BASE, FULL):
-            plain, full = store.pictures(BASE, seed), store.pictures(FULL, seed)
+            plain, full = cells.of(BASE, seed), cells.of(FULL, seed)
             samples["move"] = studio.share_of_move(pictures, plain, full)
         elif variant.name == FULL:
-            samples["move"] = studio.share_of_move(pictures, store.pictures(BASE, seed), pictures)
+            samples["move"] = studio.share_of_move(pictures, cells.of(BASE, seed), pictures)
         if variant.name != BASE:
-            samples["pixels"] = studio.distances(pictures, store.pictures(BASE, seed))["pixels"]
-        return Measured(samples=samples, pictures=pictures)
+            samples["pixels"] = studio.distances(pictures, cells.of(BASE, seed))["pixels"]
+        return cells.measured(variant, seed, samples, pictures)
 
     return measure
 

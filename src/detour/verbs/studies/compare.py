@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from detour.errors import TrainingDiverged
+from detour.bases.base import Base
+from detour.bases.hardware import pick_device
+from detour.errors import ConfigError, TrainingDiverged
 from detour.evaluation.pixels import Pictures, mean_abs_diff
+from detour.evaluation.proof_pictures import ProofRequest
 from detour.evaluation.settings import public_settings
+from detour.generation.requests import PictureRequest
 from detour.specs import RunSpec
 from detour.specs.studies import CompareSpec
 from detour.verbs.draw.picture_files import versions
+from detour.verbs.draw.screening import Screening, open_policy
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.compare_words import FIGURES, finding_of, panels_of
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.question_set import QuestionSet, make_question_set
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
+from detour.verbs.studies.screened import ScreenedPictures
 from detour.verbs.studies.table import Table, tabulate
 from detour.verbs.studies.trained_cell import Workshop, costs_of
 from detour.verbs.studies.variants import Candidate, make_candidates
@@ -46,12 +52,14 @@ def compare_runs(
     Raises:
         ConfigError: a setting that does not go or cannot vary, or the folder holds something else.
         BaseError, DataError: base or pictures cannot be opened.
+        Withheld: the safety policy stops a prompt; nothing was trained.
         Interrupted: Ctrl-C; everything is saved.
     """
     candidates = make_candidates(spec)
     first = candidates[0].plan
     by_name = {one.name: one for one in candidates}
     questions = make_question_set(first.spec, first.base, judge=spec.judge)
+    questions, screening = _screened(spec, first.base, questions)
     ends = [
         Variant(name=BASE, cost=0.05),
         *([] if questions.truths is None else [Variant(name=TRUE, cost=0.02)]),
@@ -62,11 +70,46 @@ def compare_runs(
         name="compare",
         variants=[*ends, *trained],
         seeds=seeds,
-        settings=_settings(spec, questions, candidates),
+        settings=_settings(spec, questions, candidates, policy=screening.version),
     )
-    cells = Cells(spec=spec, candidates=by_name, questions=questions, out=out, progress=progress)
+    cells = Cells(
+        spec=spec, candidates=by_name, questions=questions, screening=screening, out=out, progress=progress
+    )
     store = run_cells(experiment, cells.prepare, out=out, force=force, progress=progress)
-    return _written(out, experiment, trained, store, questions, first.spec, spec, first.base.identity)
+    title = (
+        f"{len(trained)} variants × {spec.seeds} seeds on {first.base.identity}: {first.spec.train.steps} steps, "
+        f"{len(questions.requests)} prompts"
+    )
+    return _written(out, experiment, trained, store, questions, spec, title=title, policy=screening.version)
+
+
+def _screened(spec: CompareSpec, base: Base, questions: QuestionSet) -> tuple[QuestionSet, Screening]:
+    """The questions as the safety policy lets them be drawn, and the screening of their pictures.
+
+    Raises:
+        ConfigError: the policy steers, and nothing here does.
+        Withheld: the policy stops a prompt.
+    """
+    policy = open_policy(spec.policy, base, device=pick_device(spec.run.base.device))
+    if policy is not None and policy.spec.latent is not None:
+        raise ConfigError(
+            "runs are compared without Safe Latent Diffusion. Leave [latent] out of the policy."
+        )
+
+    def of(requests: Sequence[ProofRequest]) -> tuple[Screening, tuple[ProofRequest, ...]]:
+        screening = Screening(
+            policy,
+            [
+                PictureRequest(prompt=one.prompt, seed=one.seed, negative_prompt=one.negative_prompt)
+                for one in requests
+            ],
+        )
+        screening.require_every()
+        pairs = zip(requests, screening.open, strict=True)
+        return screening, tuple(replace(one, prompt=passed.prompt) for one, (_, passed) in pairs)
+
+    (screening, requests), (_, of_class) = of(questions.requests), of(questions.class_requests)
+    return replace(questions, requests=requests, class_requests=of_class), screening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +119,7 @@ class Cells:
     spec: CompareSpec
     candidates: dict[str, Candidate]
     questions: QuestionSet
+    screening: Screening
     out: Path
     progress: ProgressFn
 
@@ -93,7 +137,12 @@ class Cells:
             if variant.name in (BASE, TRUE):
                 shown = base if variant.name == BASE else self.questions.truths
                 assert shown is not None
-                return Measured(samples=_samples(self._marks(shown, distance)), pictures=shown)
+                samples = _samples(self._marks(shown, distance))
+                return (
+                    self._measured(samples, shown)
+                    if variant.name == BASE
+                    else Measured(samples=samples, pictures=shown)
+                )
             plan = self.candidates[variant.name].plan
             run = plan.spec.model_copy(update={"seed": seed})
             folder = self.out / RUNS / f"{variant.name}-s{seed}"
@@ -109,11 +158,14 @@ class Cells:
             figures = {"pixels": mean_abs_diff(pictures, base), **costs_of(folder, run), "diverged": 0.0}
             if len(of_class):
                 figures["class_pixels"] = mean_abs_diff(of_class, base_class)
-            return Measured(
-                samples=_samples({**self._marks(pictures, distance), **figures}), pictures=pictures
-            )
+            return self._measured(_samples({**self._marks(pictures, distance), **figures}), pictures)
 
         return measure
+
+    def _measured(self, samples: dict[str, list[float]], drawn: Pictures) -> Measured:
+        """The result of a cell: figures of what was drawn, and pictures without those that the policy withheld."""
+        screened = ScreenedPictures.of(drawn, self.screening.seeded(self.questions.requests[0].seed))
+        return Measured(samples=samples, pictures=screened.shown, withheld=screened.withheld)
 
     def _marks(self, pictures: Pictures, of_base: float | None) -> dict[str, float]:
         """What the questions says of the pictures, and how much of the base's style distance is left."""
@@ -132,7 +184,7 @@ def _samples(figures: dict[str, float]) -> dict[str, list[float]]:
 
 
 def _settings(
-    spec: CompareSpec, questions: QuestionSet, candidates: Sequence[Candidate]
+    spec: CompareSpec, questions: QuestionSet, candidates: Sequence[Candidate], *, policy: str
 ) -> dict[str, object]:
     """Everything that a cell depends on, but for the varied settings, which its variant's name says."""
     plan = candidates[0].plan
@@ -149,6 +201,7 @@ def _settings(
         "device": plan.spec.base.device.partition(":")[0],
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        **({"policy": policy} if policy else {}),
     }
 
 
@@ -158,9 +211,10 @@ def _written(
     trained: Sequence[Variant],
     store: CellStore,
     questions: QuestionSet,
-    run: RunSpec,
     spec: CompareSpec,
-    base: str,
+    *,
+    title: str,
+    policy: str,
 ) -> StudyResult:
     runs = Experiment(
         name=experiment.name, variants=trained, seeds=experiment.seeds, settings=experiment.settings
@@ -186,15 +240,14 @@ def _written(
         seeds=compared.seeds,
         rows=(*(row for rows in alone for row in rows), *compared.rows),
     )
-    num = len(questions.requests)
-    shown = range(min(SHOWN_PROMPTS, num))
+    shown = range(min(SHOWN_PROMPTS, len(questions.requests)))
     seed = experiment.seeds[0]
     columns = [BASE, *(one.name for one in trained), *([] if questions.truths is None else [TRUE])]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(runs, store.of(runs), table, base_rows=(BASE, TRUE)),
-        title=f"{len(trained)} variants × {spec.seeds} seeds on {base}: {run.train.steps} steps, {num} prompts",
+        title=title,
         panels=panels_of(table, [axis.key for axis in spec.axes], levels=(BASE, TRUE)),
         sheet=[
             (
@@ -205,6 +258,7 @@ def _written(
         ],
         columns=columns,
     )
+    return with_withheld(result, store.of(experiment), policy=policy)
 
 
 def _picture(store: CellStore, variant: str, seed: int, index: int) -> Pictures:

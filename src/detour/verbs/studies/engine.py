@@ -70,10 +70,12 @@ class Measured:
         samples: figure → values that do not depend on each other, the i-th under the same conditions in every
             variant (say, prompt i). What was trained is one sample, however many prompts it was asked: give its mean.
         pictures: uint8 (N, H, W, 3), kept without loss; may be left out.
+        withheld: number of each picture that a safety policy withheld → its code; grey in ``pictures``.
     """
 
     samples: Mapping[str, Sequence[float]]
     pictures: Pictures | None = None
+    withheld: Mapping[int, str] = field(default_factory=dict)
 
 
 class Cell(BaseModel):
@@ -86,6 +88,8 @@ class Cell(BaseModel):
     samples: dict[str, tuple[float, ...]]
     seconds: float
     """Wall time of the measurement."""
+    withheld: dict[int, str] = {}
+    """Number of each picture that a safety policy withheld → its code."""
 
 
 Measure = Callable[[Variant, int], Measured]
@@ -106,8 +110,12 @@ class CellStore:
         wanted = [(variant.name, seed) for variant in experiment.variants for seed in experiment.seeds]
         return [self._cells[key] for key in wanted if key in self._cells]
 
+    def withheld(self, variant: str, seed: int) -> Mapping[int, str]:
+        """Number of each picture of a finished cell that a safety policy withheld → its code."""
+        return self._cells[variant, seed].withheld
+
     def pictures(self, variant: str, seed: int) -> Pictures:
-        """uint8 (N, H, W, 3) of a finished cell."""
+        """uint8 (N, H, W, 3) of a finished cell; grey where a safety policy withheld one."""
         return read_strip(self._strip(variant, seed))
 
     def add(self, cell: Cell, pictures: Pictures | None) -> None:
@@ -190,7 +198,13 @@ def run_cells(
             measured = measure(variant, seed)
             seconds = time.monotonic() - began
             samples = {name: tuple(map(float, values)) for name, values in measured.samples.items()}
-            cell = Cell(variant=variant.name, seed=seed, samples=samples, seconds=round(seconds, 3))
+            cell = Cell(
+                variant=variant.name,
+                seed=seed,
+                samples=samples,
+                seconds=round(seconds, 3),
+                withheld=dict(measured.withheld),
+            )
             store.add(cell, measured.pictures)
             left, spent, paid = left - variant.cost, spent + seconds, paid + variant.cost
             progress(

@@ -14,7 +14,8 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
+from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio, colours_of
 from detour.verbs.studies.table import Row, Table, tabulate
 
@@ -60,12 +61,12 @@ def study_guidance(
         name="guidance", variants=variants, seeds=studio.seeds, settings=studio.settings()
     )
     store = run_cells(
-        experiment, lambda store: _measure(studio, store), out=out, force=force, progress=progress
+        experiment, lambda store: _measure(studio, store, variants), out=out, force=force, progress=progress
     )
     table = tabulate(experiment, store.of(experiment), reference=variants[0].name)
     shown = range(min(4, len(studio.prompts)))
     seed = studio.seeds[0]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table),
@@ -79,25 +80,28 @@ def study_guidance(
             f"guidance {one.settings['scale']:g}" if one.name != TRUE else "true picture" for one in variants
         ],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
-def _measure(studio: Studio, store: CellStore) -> Measure:
+def _measure(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> Measure:
     engine = studio.engine
 
-    def measure(variant: Variant, seed: int) -> Measured:
+    def draw(variant: Variant, seed: int) -> ScreenedPictures:
         if variant.name == TRUE:
-            pictures = studio.true_pictures(seed)
-        else:
-            how = studio.spec.picture.model_copy(update={"guidance_scale": variant.settings["scale"]})
-            pictures = engine.draw(
-                studio.requests(seed), how, adapters=studio.adapters, batch=studio.spec.batch
-            ).pictures
+            return ScreenedPictures(pictures=studio.true_pictures(seed), withheld={})
+        how = studio.spec.picture.model_copy(update={"guidance_scale": variant.settings["scale"]})
+        return studio.screened(seed, studio.draw(seed, how, adapters=studio.adapters))
+
+    cells = CellPictures(store=store, variants=variants, draw_cell=draw)
+
+    def measure(variant: Variant, seed: int) -> Measured:
+        pictures = cells.draw(variant, seed)
         samples = studio.scores(pictures) | colours_of(pictures)
         samples["round_trip"] = round_trip(engine.vae, pictures)
         if (variant.name, seed - 1) in store:
-            apart = studio.distances(pictures, store.pictures(variant.name, seed - 1))
+            apart = studio.distances(pictures, cells.of(variant.name, seed - 1))
             samples["variety"] = apart["judge_distance"]
-        return Measured(samples=samples, pictures=pictures)
+        return cells.measured(variant, seed, samples, pictures)
 
     return measure
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from detour.evaluation.pixels import Pictures
 from detour.files import write_text
 from detour.generation.grids import grid
 from detour.generation.png import save_image
+from detour.verbs.studies.engine import Cell
 from detour.verbs.studies.figures import Panel, draw_panels
 from detour.verbs.studies.table import Table
 
@@ -25,6 +27,10 @@ class StudyResult(BaseModel):
     finding: str
     """One or a few sentences."""
     table: Table
+    policy: str = ""
+    """Version of the safety policy; empty without one."""
+    withheld: Mapping[str, int] = {}
+    """Action and code of the safety policy → pictures that are grey for it, in the sheet and in all cells."""
 
     def to_json(self) -> str:
         """Write everything as indented JSON."""
@@ -67,3 +73,15 @@ def write_study(
         )
     write_text(folder / "finding.md", finding + "\n")
     return StudyResult(folder=folder, finding=finding, table=table)
+
+
+def with_withheld(result: StudyResult, cells: Sequence[Cell], *, policy: str) -> StudyResult:
+    """Name in a result the pictures that a safety policy withheld.
+
+    Args:
+        result: of an experiment.
+        cells: all of its cells.
+        policy: version of the safety policy; empty without one.
+    """
+    withheld = Counter(code for cell in cells for code in cell.withheld.values())
+    return result.model_copy(update={"policy": policy, "withheld": dict(withheld)})

@@ -15,7 +15,8 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
+from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Row, Table, tabulate
 
@@ -86,11 +87,15 @@ def study_schedulers(
         settings=studio.settings(reference=dict(reference.settings)),
     )
     store = run_cells(
-        experiment, lambda store: _measure(studio, store), out=out, force=force, progress=progress
+        experiment,
+        lambda store: _measure(studio, store, [reference, *variants]),
+        out=out,
+        force=force,
+        progress=progress,
     )
     table = tabulate(experiment, store.of(experiment), reference=REFERENCE)
     shown = [_picture_row(store, table, sampler, studio) for sampler in samplers]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, budget_s=budget_s),
@@ -102,31 +107,37 @@ def study_schedulers(
             f"{REFERENCE_SAMPLER}, {reference_steps} steps",
         ],
     )
+    return with_withheld(result, store.of(experiment), policy=studio.screening.version)
 
 
 def _file_name(sampler: str) -> str:
     return sampler.replace("++", "pp")
 
 
-def _measure(studio: Studio, store: CellStore) -> Measure:
-    engine = studio.engine
+def _measure(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> Measure:
+    seconds, _ = 0.0, studio.engine  # loaded here: its time is none of a picture's
 
-    def measure(variant: Variant, seed: int) -> Measured:
+    def draw(variant: Variant, seed: int) -> ScreenedPictures:
+        nonlocal seconds
         how = studio.spec.picture.model_copy(
             update={"scheduler": variant.settings["sampler"], "steps": variant.settings["steps"]}
         )
         began = time.monotonic()
-        pictures = engine.draw(
-            studio.requests(seed), how, adapters=studio.adapters, batch=studio.spec.batch
-        ).pictures
-        seconds = (time.monotonic() - began) / len(pictures)
+        drawn = studio.draw(seed, how, adapters=studio.adapters)
+        seconds = (time.monotonic() - began) / len(drawn)
+        return studio.screened(seed, drawn)
+
+    cells = CellPictures(store=store, variants=variants, draw_cell=draw)
+
+    def measure(variant: Variant, seed: int) -> Measured:
+        pictures = cells.draw(variant, seed)
         samples = studio.scores(pictures) | {"seconds": [seconds]}
         if variant.name != REFERENCE:
-            samples |= studio.distances(pictures, store.pictures(REFERENCE, seed))
+            samples |= studio.distances(pictures, cells.of(REFERENCE, seed))
         elif (REFERENCE, seed - 1) in store:
-            apart = studio.distances(pictures, store.pictures(REFERENCE, seed - 1))
+            apart = studio.distances(pictures, cells.of(REFERENCE, seed - 1))
             samples |= {f"another_seed_{name}": values for name, values in apart.items()}
-        return Measured(samples=samples, pictures=pictures)
+        return cells.measured(variant, seed, samples, pictures)
 
     return measure
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +20,16 @@ from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge
 from detour.evaluation.pixels import Pictures
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
+from detour.generation.strength import StepWeight
+from detour.specs.generation import PictureSpec
 from detour.specs.studies import StudySpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use
 from detour.verbs.draw.picture_files import versions
+from detour.verbs.draw.screening import Screening, open_policy
 from detour.verbs.judge.figures import can_be_judged, hits_of, open_judge
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED
 from detour.verbs.judge.material import PromptGroup
+from detour.verbs.studies.screened import ScreenedPictures
 
 SEEDS_A_CELL = 1000
 """Picture i of seed s is drawn with seed ``1000 (s + 1) + i``, so that cells of different seeds share none."""
@@ -42,6 +47,7 @@ class Studio:
         adapter: that is studied, if one is.
         prompts: asked in every cell, the adapter's trigger in front of each.
         facts: what each prompt asks for, where the embedded base's world wrote them.
+        screening: of the prompts by the safety policy; all of them may be drawn.
     """
 
     spec: StudySpec
@@ -49,6 +55,7 @@ class Studio:
     adapter: ChosenAdapter | None
     prompts: tuple[str, ...]
     facts: tuple[PromptFacts, ...]
+    screening: Screening
 
     @classmethod
     def open(cls, spec: StudySpec) -> Studio:
@@ -57,6 +64,7 @@ class Studio:
         Raises:
             ConfigError: there is nobody to judge, or nothing to draw.
             BaseError, AdapterError: they cannot be opened or do not fit.
+            Withheld: the safety policy stops a prompt.
         """
         base = open_base(spec.base, revision=spec.revision)
         base.require_weights()
@@ -71,9 +79,19 @@ class Studio:
             )
         prompts, facts = _prompts(spec, base)
         trigger = adapter.adapter.metadata.get(TRIGGER, "") if adapter is not None else ""
+        asked = [
+            PictureRequest(
+                prompt=with_trigger(prompt, trigger),
+                seed=index,
+                adapters=() if adapter is None else in_use([adapter]),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        screening = Screening(open_policy(spec.policy, base, device=pick_device(spec.device)), asked)
+        screening.require_every()
         return cls(
-            spec=spec, base=base, adapter=adapter, facts=facts,
-            prompts=tuple(with_trigger(prompt, trigger) for prompt in prompts),
+            spec=spec, base=base, adapter=adapter, facts=facts, screening=screening,
+            prompts=tuple(request.prompt for _, request in screening.open),
         )  # fmt: skip
 
     @property
@@ -131,6 +149,7 @@ class Studio:
             "adapter": adapter,
             "judge": judge_fingerprint(spec.judge or judge_of(self.base.folder)),
             "prompts": list(self.prompts),
+            **({"policy": self.screening.version} if self.screening.version else {}),
             "picture": spec.picture.model_dump(mode="json"),
             "batch": spec.batch,
             "device": self.device.partition(":")[0],
@@ -142,8 +161,41 @@ class Studio:
 
     def requests(self, seed: int) -> list[PictureRequest]:
         """One picture of each prompt."""
-        first = SEEDS_A_CELL * (seed + 1)
-        return [PictureRequest(prompt=prompt, seed=first + i) for i, prompt in enumerate(self.prompts)]
+        return [replace(request, adapters=()) for _, request in self._screened(seed).open]
+
+    def _screened(self, seed: int) -> Screening:
+        return self.screening.seeded(SEEDS_A_CELL * (seed + 1))
+
+    def draw(
+        self,
+        seed: int,
+        how: PictureSpec,
+        *,
+        adapters: Sequence[AdapterInUse],
+        step_weights: Sequence[StepWeight] = (),
+    ) -> Pictures:
+        """Draw one picture of each prompt, which :meth:`screened` has to look at before it is kept.
+
+        Args:
+            seed: of the cell.
+            how: size, steps, sampler and guidance.
+            adapters: of all pictures.
+            step_weights: factors on the adapters' strengths along the steps.
+
+        Returns:
+            uint8 (prompts, H, W, 3).
+        """
+        requests = [replace(request, step_weights=tuple(step_weights)) for request in self.requests(seed)]
+        return self.engine.draw(requests, how, adapters=adapters, batch=self.spec.batch).pictures
+
+    def screened(self, seed: int, pictures: Pictures) -> ScreenedPictures:
+        """Let the safety policy look at the pictures of a cell.
+
+        Args:
+            seed: of the cell.
+            pictures: uint8 (prompts, H, W, 3).
+        """
+        return ScreenedPictures.of(pictures, self._screened(seed))
 
     def true_pictures(self, seed: int) -> Pictures:
         """What the embedded base's world draws for its prompts, in scenes of its own for each seed."""

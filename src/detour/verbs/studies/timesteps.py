@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from detour.specs.studies import StudySpec
 from detour.verbs.progress import ProgressFn, silent
 from detour.verbs.studies.engine import CellStore, Experiment, Measure, Measured, Variant, run_cells
 from detour.verbs.studies.figures import Panel, Series
-from detour.verbs.studies.result import StudyResult, write_study
+from detour.verbs.studies.result import StudyResult, with_withheld, write_study
+from detour.verbs.studies.screened import CellPictures, ScreenedPictures
 from detour.verbs.studies.studio import Studio
 from detour.verbs.studies.table import Table, leaders, spoken_leaders, tabulate
 
@@ -78,12 +78,20 @@ def study_timesteps(
         for name, window in WINDOWS.items()
     ]
     windows = Experiment(name="timesteps", variants=variants, seeds=studio.seeds, settings=studio.settings())
-    store = run_cells(windows, lambda store: _draw(studio, store), out=out, force=force, progress=progress)
+    store = run_cells(
+        windows,
+        lambda store: _draw(studio, _cells(studio, store, variants)),
+        out=out,
+        force=force,
+        progress=progress,
+    )
     table = tabulate(windows, store.of(windows), reference=FULL)
-    curve = _predictions(studio, store, num_timesteps, out=out, force=force, progress=progress)
+    curve = _predictions(
+        studio, _cells(studio, store, variants), num_timesteps, out=out, force=force, progress=progress
+    )
     assert studio.adapter is not None
     seed = studio.seeds[0]
-    return write_study(
+    result = write_study(
         out,
         table,
         finding_of(table, _strongest(windows, store), curve),
@@ -97,32 +105,36 @@ def study_timesteps(
         ],
         columns=[name.replace("-", " ") for name in WINDOWS],
     )
+    return with_withheld(result, store.of(windows), policy=studio.screening.version)
 
 
-def _draw(studio: Studio, store: CellStore) -> Measure:
-    engine = studio.engine
-
-    def measure(variant: Variant, seed: int) -> Measured:
+def _cells(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> CellPictures:
+    def draw(variant: Variant, seed: int) -> ScreenedPictures:
         # The text encoder's part of an adapter acts through the prompt, which is read once before the first step.
         used = () if variant.name == BASE else studio.adapters
-        along = [
-            replace(request, step_weights=WINDOWS[variant.name] if used else ())
-            for request in studio.requests(seed)
-        ]
-        pictures = engine.draw(along, studio.spec.picture, adapters=used, batch=studio.spec.batch).pictures
+        weights = WINDOWS[variant.name] if used else ()
+        drawn = studio.draw(seed, studio.spec.picture, adapters=used, step_weights=weights)
+        return studio.screened(seed, drawn)
+
+    return CellPictures(store=store, variants=variants, draw_cell=draw)
+
+
+def _draw(studio: Studio, cells: CellPictures) -> Measure:
+    def measure(variant: Variant, seed: int) -> Measured:
+        pictures = cells.draw(variant, seed)
         samples = studio.scores(pictures)
         if variant.name != BASE:
-            plain = store.pictures(BASE, seed)
-            full = pictures if variant.name == FULL else store.pictures(FULL, seed)
+            plain = cells.of(BASE, seed)
+            full = pictures if variant.name == FULL else cells.of(FULL, seed)
             samples["move"] = studio.share_of_move(pictures, plain, full)
             samples["pixels"] = studio.distances(pictures, plain)["pixels"]
-        return Measured(samples=samples, pictures=pictures)
+        return cells.measured(variant, seed, samples, pictures)
 
     return measure
 
 
 def _predictions(
-    studio: Studio, drawn: CellStore, num_timesteps: int, *, out: Path, force: bool, progress: ProgressFn
+    studio: Studio, drawn: CellPictures, num_timesteps: int, *, out: Path, force: bool, progress: ProgressFn
 ) -> Table:
     process = studio.base.process()
     stops = [process.at(share) for share in torch.linspace(0, 1, num_timesteps + 2)[1:-1].tolist()]
@@ -146,13 +158,13 @@ def _predictions(
     return table
 
 
-def _compare(studio: Studio, drawn: CellStore, process: Process) -> Measure:
+def _compare(studio: Studio, drawn: CellPictures, process: Process) -> Measure:
     engine = studio.engine
 
     def measure(variant: Variant, seed: int) -> Measured:
         at = float(variant.settings["timestep"])
         number = round(float(process.model_time(process.times([at]))[0]))
-        clean, _ = encode_pictures(engine.vae, to_pixels(drawn.pictures(BASE, seed)))
+        clean, _ = encode_pictures(engine.vae, to_pixels(drawn.of(BASE, seed)))
         noise = torch.stack(
             [noise_for(seed, number, i, clean.shape[1:], purpose="probe") for i in range(len(clean))]
         )

@@ -21,6 +21,7 @@ from detour.training.tracking import require_tracker
 from detour.training.words import check_words
 from detour.verbs.datasets.checks import findings_of
 from detour.verbs.train.proof_memory import with_proof_dtype
+from detour.verbs.train.samples import screen_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
 
     Raises:
         BaseError, DataError, ConfigError: what is missing or does not fit.
+        Withheld: the safety policy of the samples stops one of their prompts.
     """
     require_tracker(spec.track)
     if spec.goal == "subject":
@@ -72,6 +74,8 @@ def plan_run(spec: RunSpec) -> RunPlan:
         name=name_from(spec.data.all_folders()[0].source),
         device=device,
     )
+    if resolved.spec.sample.policy is not None:
+        screen_samples(resolved.spec, base)
     base = as_trained(base, resolved.spec)
     data_notes = check_data(resolved.spec, dataset, base)
     findings, _ = findings_of(

@@ -3,18 +3,21 @@
 import contextlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from detour.bases.hardware import torch_dtype
+from detour.errors import ConfigError, Withheld
 from detour.evaluation.proof_pictures import (
     draw_proof_pictures,
     keep_trained_pictures,
     proof_dtype,
     proof_requests,
 )
+from detour.files import write_json
 from detour.generation.schedulers import pick_sampler
 from detour.specs import PictureSpec
 from detour.specs.resolved import ResolvedRun
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from detour.generation.png import PictureMetadata
     from detour.training.cache import TextCache
     from detour.training.stored import StoredText
+    from detour.verbs.draw.screening import Screening
+
+WITHHELD = "withheld.json"
+"""Names, in the folder of a sheet, the pictures that the safety policy withheld, with its causes."""
 
 KEEP_VAE_BYTES = 200 << 20
 """A VAE up to this size stays in memory between sheets; a larger one is loaded for each."""
@@ -54,8 +61,12 @@ class SampleSheets:
         self._base, self._spec, self._denoiser, self._text = base, spec, denoiser, text
         self._vae: Any = None
 
+    @cached_property
+    def _screening(self) -> "Screening":
+        return screen_samples(self._spec, self._base)
+
     def draw(self, step: int) -> Path:
-        """Draw the sheet of ``step``; returns its folder.
+        """Draw the sheet of ``step``; returns its folder. Pictures that the safety policy withholds are in no file.
 
         Raises:
             StorageError: disk full or not writable.
@@ -77,11 +88,17 @@ class SampleSheets:
         )
         requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
         set_adapter_dropout(self._denoiser.network, on=False)
-        drawn = engine.draw(requests, self._picture_spec(), batch=BATCH)
+        drawn = engine.draw(requests, self._picture_spec(), batch=BATCH, blacken=True)
         if sum(p.numel() * p.element_size() for p in vae.parameters()) <= KEEP_VAE_BYTES:
             self._vae = vae
         folder = self._folder / f"step-{step:06d}"
+        screening = self._screening.seeded(spec.seed)
+        passed = screening.passed_unchecked(drawn.pictures)
+        if screening.withheld:
+            write_json(folder / WITHHELD, [one.model_dump(mode="json") for one in screening.withheld])
         for index, (request, picture) in enumerate(zip(requests, drawn.pictures, strict=True)):
+            if not passed[index]:
+                continue
             metadata = self._metadata(request.prompt, request.seed, step, drawn.width_classes[index])
             save_png(folder / f"{index:02d}-{slug(request.prompt)}.png", picture, metadata)
         return folder
@@ -108,6 +125,7 @@ class SampleSheets:
             width_class=width_class,
             threads=spec.train.threads,
             versions=versions(),
+            policy=self._screening.version,
             safety="absent",
         )
 
@@ -119,6 +137,36 @@ class SampleSheets:
             width_px=side,
             height_px=side,
         )
+
+
+def screen_samples(spec: ResolvedRun, base: "Base") -> "Screening":
+    """Let the safety policy of a run look at its sample prompts.
+
+    Args:
+        spec: of the run; without ``sample.policy`` everything passes.
+        base: that draws.
+
+    Raises:
+        ConfigError: the policy is wrong, steers, or changes a prompt, which a run cannot.
+        Withheld: it stops a prompt.
+    """
+    from detour.generation.requests import PictureRequest
+    from detour.verbs.draw.screening import Screening, open_policy
+
+    policy = open_policy(spec.sample.policy, base, device=spec.base.device)
+    if policy is not None and policy.spec.latent is not None:
+        raise ConfigError(
+            "samples are drawn without Safe Latent Diffusion. Leave [latent] out of sample.policy."
+        )
+    asked = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
+    screening = Screening(policy, asked)
+    screening.require_every()
+    for number, prompt in screening.revised.items():
+        raise Withheld(
+            f"nothing was drawn: policy {screening.version} changes the sample prompt '{asked[number].prompt[:60]}'. "
+            f"Ask for '{prompt[:60]}' in sample.prompts."
+        )
+    return screening
 
 
 def keep_trained_pictures_of(
