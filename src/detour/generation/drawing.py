@@ -73,7 +73,7 @@ class Drawing:
         wait = {"wait": torch.cuda.synchronize} if on_cuda else {}
         self.meter = Meter(base.native_size_px, **wait)
         network = models[base.family.network_part]
-        deep = DeepFeatures(network) if base.family.network_part == "unet" else None
+        deep = DeepFeatures(network) if base.family.has_unet else None
         self.runner = Runner(denoiser, deep, self.meter)
         self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
         self.references = ReferenceStore(network, device=device, dtype=dtype)
@@ -132,7 +132,7 @@ class Drawing:
                 f"reference pictures are for UNets, and the network of base '{self.base.name}' is a transformer. Use "
                 "a base of Stable Diffusion 1.5 or XL."
             )
-        if how.deep_every > 1 and self.base.family.network_part != "unet":
+        if how.deep_every > 1 and not self.base.family.has_unet:
             raise ConfigError(
                 f"deep features are reused in UNets, and the network of base '{self.base.name}' is a transformer. "
                 "Leave deep_every (--deep-every) out."
