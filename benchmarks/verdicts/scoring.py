@@ -133,6 +133,7 @@ def material_of(case: Case, source: Path, reader: FeatureReader, *, vocabulary: 
     effect, diversity, expected, copied, copied_base = found["facts"]
     with np.load(source) as stored:
         facts = json.loads(str(stored["told"]))
+        black = max(0, pixels.black(stored["adapter_new"]) - pixels.black(stored["base_new"]))
     slots = {}
     if vocabulary and facts["words"]:
         asked = reader.slots(facts["words"])
@@ -149,7 +150,7 @@ def material_of(case: Case, source: Path, reader: FeatureReader, *, vocabulary: 
         adapter=found["adapter_new"], references=references, captions=captions, slots=slots, own_class=sides,
         pixels=PixelFacts(
             effect=float(effect), diversity=float(diversity), diversity_expected=float(expected),
-            copied=float(copied), copied_base=float(copied_base), validation=tuple(facts["validation"]),
+            black=black, copied=float(copied), copied_base=float(copied_base), validation=tuple(facts["validation"]),
         ),
     )  # fmt: skip
 

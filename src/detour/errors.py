@@ -47,6 +47,10 @@ class TrainingDiverged(DetourError):
     exit_code = 6
 
 
+class PictureNotFinite(DetourError):
+    """A picture has NaN or infinite values, which no file can hold; other tools show it black."""
+
+
 class GradientProofFailed(DetourError):
     """An adapter layer gets no gradient, or a base tensor gets one; training refuses to start."""
 
@@ -126,7 +130,7 @@ class Withheld(DetourError):
 
 
 class LogBroken(DetourError):
-    """An entry of the safety log was changed, removed or put in."""
+    """An entry of the safety log was changed, removed or inserted."""
 
     exit_code = 20
     label = "log broken"

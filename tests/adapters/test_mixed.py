@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.adapters.layers import DoraLayer, Layer
-from detour.adapters.mixed import RowGroup, plan_rows
+from detour.adapters.mixed import RowGroup, RowPlan, plan_rows
 from detour.adapters.prepared import RANK_CLASSES, LowRank, prepare, rank_class
 from detour.errors import AdapterError, ShapeMismatch
 from tests.adapters.kinds import CONV_KINDS, LINEAR_KINDS, dora_loha, numbers
@@ -124,6 +124,51 @@ def test_several_adapters_on_one_row_add_up_as_attached(model: nn.Module, pair: 
     batch = [(chosen, picture(4, 2)), (((pair[1], 1.0),), picture(5, 2))]
     mine, _ = mixed(model, batch, 4)
     assert relative(mine, attached(model, chosen, picture(4, 2))) < 1e-5
+
+
+def merged(model: nn.Module, chosen, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """What the model makes of rows that fill a pass, with the changes in copies of its weights."""
+    ready = tuple((prepare({"unet": model}, ADAPTERS[name]), strength) for name, strength in chosen)
+    plan = plan_rows([RowGroup(len(x), ready)], MODELS, merge=True)
+    assert plan.weights
+    assert not plan.hooks
+    with torch.no_grad(), plan.active():
+        return model(x)
+
+
+@pytest.mark.parametrize("chosen", [*[((name, 0.7),) for name in NAMES], (("dora", 0.8), ("loha", 0.5))])
+def test_a_merged_plan_adds_what_hooks_add(model: nn.Module, chosen: tuple[tuple[str, float], ...]) -> None:
+    x = picture(4, 2)
+    assert relative(merged(model, chosen, x), attached(model, chosen, x)) < 1e-5
+    assert relative(merged(model, chosen, x), model(x)) > 1e-2
+
+
+def test_a_merged_plan_leaves_the_weights_as_they_were(model: nn.Module) -> None:
+    before = {name: (one, one.clone()) for name, one in model.named_parameters()}
+    merged(model, (("lora", 1.0),), picture(4, 2))
+    plan = plan_rows([RowGroup(2, ((prepare({"unet": model}, ADAPTERS["lora"]), 1.0),))], MODELS, merge=True)
+    with pytest.raises(RuntimeError), plan.active():
+        model(torch.zeros(2, 99, 8, 8))
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[name] is one and torch.equal(one, value) for name, (one, value) in before.items())
+
+
+def test_weights_are_copied_in_fp32_alone_and_for_one_group_within_the_memory(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(one: nn.Module, num: int = 1) -> RowPlan:
+        ready = prepare({"unet": one}, ADAPTERS["lora"])
+        return plan_rows([RowGroup(2, ((ready, 1.0),))] * num, MODELS, merge=True)
+
+    with torch.random.fork_rng():
+        half = Network().eval().to(torch.bfloat16)
+    assert plan(model).weights
+    for hooked in (plan(half), plan(model, 2)):
+        assert hooked.hooks
+        assert not hooked.weights
+    monkeypatch.setattr("detour.adapters.mixed.MERGED_BYTES", 100)
+    assert not plan(model).weights
 
 
 def test_two_doras_on_one_row_add_up_as_attached(model: nn.Module) -> None:

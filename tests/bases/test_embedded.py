@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import detour
+from detour.adapters.adapter import DENOISERS
 from detour.bases.base import open_base
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
+from detour.bases.families import FAMILIES
 from detour.errors import BaseError
 from detour.training.goals import GOALS
 from tests.tiny_base import make_tiny_base
@@ -83,6 +85,29 @@ def _names_pocket(node: ast.AST) -> bool:
         and isinstance(node.value, str)
         and bool(re.match("pocket", node.value))
     )
+
+
+def test_outside_of_bases_and_files_no_code_compares_the_name_of_a_family_or_of_the_networks_folder() -> None:
+    """``family.name == "sd3"`` and ``part == "unet"`` are facts of a family: ``has_unet``, ``highest_rate``."""
+    names = {*FAMILIES, *DENOISERS}
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE)
+        if (
+            place.parts[0] in ("bases", "adapter_files", "labs", "scratch", "pocket")
+            or "peers" in place.parts
+        ):
+            continue  # peers: what other trainers call their scripts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            found += [f"{path}:{node.lineno}" for side in sides if _names_one_of(side, names)]  # type: ignore[attr-defined]
+    assert not found
+
+
+def _names_one_of(node: ast.AST, names: set[str]) -> bool:
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return any(_names_one_of(one, names) for one in node.elts)
+    return isinstance(node, ast.Constant) and node.value in names
 
 
 @pytest.mark.parametrize(

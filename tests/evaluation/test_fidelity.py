@@ -18,7 +18,6 @@ def test_a_set_that_moved_to_the_references_is_nearer_and_less_told_apart() -> N
     assert found.told_apart_p.ceiling is not None
     assert found.told_apart_p.ceiling > 0.05
     assert found.similarity.adapter > found.similarity.base
-    assert found.similarity_of_class is None
 
 
 def test_the_frechet_distance_is_there_with_pictures_enough_and_a_reason_without() -> None:

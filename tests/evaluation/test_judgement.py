@@ -58,6 +58,7 @@ def test_a_move_that_is_not_towards_the_references_is_not_learned() -> None:
     [
         (PixelFacts(effect=20, copied=0.5, copied_base=0.1), "copies"),
         (PixelFacts(effect=20, diversity=1.0, diversity_expected=40.0), "collapsed"),
+        (PixelFacts(effect=20, black=1, copied=0.5, copied_base=0.1), "collapsed"),
         (PixelFacts(effect=20, validation=(0.3, 0.2, 0.25)), "overfit"),
     ],
 )

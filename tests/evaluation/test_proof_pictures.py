@@ -19,7 +19,7 @@ from detour.specs import EvaluateSpec, RunSpec, SampleSpec
 class RecordingEngine:
     """Remembers how it was asked to draw."""
 
-    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4) -> Any:
+    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4, **_: Any) -> Any:
         self.asked = (requests, spec, batch)
         return SimpleNamespace(pictures=np.zeros((len(requests), 8, 8, 3), np.uint8))
 

@@ -5,7 +5,7 @@ import pytest
 
 from detour.evaluation import limits, thresholds
 from detour.evaluation.proof import PixelFigures
-from detour.evaluation.verdict import HEADLINES, NOT_FOLLOWING, Checks, Evidence, decide
+from detour.evaluation.verdict import BLACK, HEADLINES, NOT_FOLLOWING, Checks, Evidence, decide
 from tests.evaluation.figures import FACTS, GRADIENTS, judged_as, learned_evidence
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
@@ -45,6 +45,22 @@ def test_causes_are_asked_for_only_where_nothing_changed() -> None:
     verdict = decide(replace(learned_evidence(), moved=still, causes=causes))
     assert verdict.name == "no_effect"
     assert verdict.reasons[1] == "The learning rate was 0."
+
+
+@pytest.mark.parametrize("merge_diff", [0, 40])
+def test_black_pictures_are_a_collapse_of_their_own_whatever_the_merged_ones_look_like(
+    merge_diff: int,
+) -> None:
+    sound = learned_evidence()
+    evidence = replace(
+        sound,
+        judged=judged_as("collapsed", reasons=("3 of the pictures are black.",)),
+        pixels=replace(FACTS, black=3),
+        checks=replace(sound.checks, merge_diff=merge_diff),
+    )
+    verdict = decide(evidence)
+    assert (verdict.name, verdict.headline) == ("collapsed", BLACK)
+    assert decide(replace(evidence, pixels=FACTS)).headline != BLACK
 
 
 @pytest.mark.parametrize("field", ["reload_diff", "merge_diff"])

@@ -83,6 +83,10 @@ def make_pool(adapters: dict[str, Adapter], *, num: int = 24, steps: int = 4) ->
             guidance_scale=1.0 if index % 4 == 3 else 4.0 + index % 3,
             scheduler=("dpm++", "euler", "ddim", "ddpm", "pndm")[index % 5],
             negative_prompt="blurry" if index % 3 == 0 else "",
+            deep_every=2 if index % 6 == 4 else 1,
+            guidance_interval={1: (0.0, 0.5), 2: (0.5, 1.0)}.get(index % 6, (0.0, 1.0))
+            if steps > 1
+            else (0.0, 1.0),
         )
         pool.append(
             PictureRequest(

@@ -14,7 +14,7 @@ import torch
 from detour.adapters.adapter import Adapter
 from detour.adapters.attach import attach_adapter
 from detour.bases.base import open_base
-from detour.errors import AdapterError, DetourError
+from detour.errors import AdapterError, DetourError, PictureNotFinite
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.widths import WidthClass
 from detour.specs.generation import PictureSpec
@@ -211,6 +211,24 @@ def test_a_picture_that_fails_fails_alone(
         handles[1].result(60)
     for handle, reference in zip([handles[0], *handles[2:]], references, strict=True):
         assert np.array_equal(handle.result(60).pixels, reference)
+
+
+def test_a_picture_that_is_not_finite_is_black_among_its_neighbours_where_that_is_asked_for(
+    engine: PictureEngine, pool: list[PictureRequest]
+) -> None:
+    well = list(pool[:3])
+    bad = replace(well[0], adapters=(broken(engine, "not finite"),))
+    plain = engine.draw([well[0], well[0], *well[1:]], batch=4)
+    drawn = engine.draw([well[0], bad, *well[1:]], batch=4, blacken=True)
+    assert not drawn.pictures[1].any()
+    assert drawn.width_classes == plain.width_classes
+    for index in (0, 2, 3):
+        assert np.array_equal(drawn.pictures[index], plain.pictures[index])
+    with pytest.raises(PictureNotFinite, match="not finite"):
+        engine.draw([well[0], bad], batch=4)
+    misfit = replace(well[0], adapters=(broken(engine, "misfit"),))
+    with pytest.raises(AdapterError, match="maps"):
+        engine.draw([well[0], misfit], batch=4, blacken=True)
 
 
 def test_guidance_may_ask_for_three_rows(engine: PictureEngine) -> None:

@@ -6,9 +6,11 @@ import torch
 
 from detour.bases.base import Base, open_base
 from detour.bases.safety import SafetyChecker
+from detour.diffusion.safe_latent import safe_guidance
 from detour.errors import ConfigError
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs.generation import PictureSpec
+from tests.tiny_flow import make_tiny_sd3
 
 TWO = [PictureRequest(prompt="a red house", seed=5), PictureRequest(prompt="a blue cat", seed=9)]
 FEW = PictureSpec(steps=3)
@@ -71,6 +73,129 @@ def test_draws_what_the_pipeline_of_diffusers_draws(
     ours = engine.draw(TWO, spec).pictures
     assert far(ours, (theirs * 255).round().astype(np.uint8)) <= 1
     assert far(ours[0], ours[1]) > 20
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.5), (0.5, 1.0), (0.25, 0.75)])
+def test_guidance_in_part_of_the_steps_is_that_of_a_pipeline_that_switches_it(
+    engine: PictureEngine, base: Base, interval: tuple[float, float]
+) -> None:
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=engine.vae,
+        text_encoder=engine.text.models["text_encoder"],
+        tokenizer=engine.text.tokenizers["text_encoder"],
+        unet=engine.unet,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(base.scheduler_config()),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    texts = pipeline.encode_prompt(TWO[0].prompt, "cpu", 1, True, "blurry")
+    both, alone = torch.cat([texts[1], texts[0]]), texts[0]
+
+    def is_guided(step: int) -> bool:
+        return interval[0] <= step / 8 < interval[1]
+
+    def switch(pipe, step, _, state):  # type: ignore[no-untyped-def]
+        pipe._guidance_scale = 20.0 if is_guided(step + 1) else 1.0
+        return {**state, "prompt_embeds": both if is_guided(step + 1) else alone}
+
+    theirs = pipeline(
+        prompt_embeds=texts[0],
+        negative_prompt_embeds=texts[1] if is_guided(0) else None,
+        num_inference_steps=8,
+        guidance_scale=20.0 if is_guided(0) else 1.0,
+        generator=torch.Generator().manual_seed(TWO[0].seed),
+        callback_on_step_end=switch,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        output_type="np",
+    ).images
+    spec = PictureSpec(steps=8, guidance_scale=20.0, negative_prompt="blurry", guidance_interval=interval)
+    rows: list[int] = []
+    handle = engine.unet.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+    ours = engine.draw(TWO[:1], spec).pictures
+    handle.remove()
+    assert far(ours, (theirs * 255).round().astype(np.uint8)) <= 1
+    assert (
+        far(ours, engine.draw(TWO[:1], spec.model_copy(update={"guidance_interval": (0.0, 1.0)})).pictures)
+        > 1
+    )
+    assert rows == [2 if is_guided(step) else 1 for step in range(8)]
+
+
+def test_reused_deep_features_are_those_of_a_pass_whose_last_layers_are_handed_them(
+    engine: PictureEngine, base: Base
+) -> None:
+    """diffusers' pipeline in whole passes, in which a hook puts the kept features in the place of the new ones."""
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=engine.vae,
+        text_encoder=engine.text.models["text_encoder"],
+        tokenizer=engine.text.tokenizers["text_encoder"],
+        unet=engine.unet,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(base.scheduler_config()),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    last, skip = engine.unet.up_blocks[-1].resnets[-1], engine.unet.config["block_out_channels"][0]
+    kept: list[torch.Tensor] = []
+    passes: list[int] = []
+
+    def reuse(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        step = len(passes)
+        passes.append(step)
+        deep, own = args[0][:, :-skip], args[0][:, -skip:]
+        if step % 3 == 0:
+            kept[:] = [deep]
+        return (torch.cat([kept[0], own], dim=1), *args[1:])
+
+    handle = last.register_forward_pre_hook(reuse)
+    theirs = pipeline(
+        TWO[0].prompt,
+        num_inference_steps=7,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(TWO[0].seed),
+        output_type="np",
+    ).images
+    handle.remove()
+    middle: list[int] = []
+    handle = engine.unet.mid_block.resnets[0].register_forward_pre_hook(lambda *_: middle.append(1))
+    spec = PictureSpec(steps=7, guidance_scale=5.0, deep_every=3)
+    ours = engine.draw(TWO[:1], spec).pictures
+    handle.remove()
+    assert len(passes) == 7
+    assert len(middle) == 3
+    assert far(ours, (theirs * 255).round().astype(np.uint8)) <= 1
+    assert far(ours, engine.draw(TWO[:1], spec.model_copy(update={"deep_every": 1})).pictures) > 1
+    assert not any("forward" in module.__dict__ for module in engine.unet.modules())
+
+
+def test_deep_features_of_a_transformer_are_refused(tmp_path: Path) -> None:
+    flow = PictureEngine.load(open_base(str(make_tiny_sd3(tmp_path / "sd3", t5=False))))
+    with pytest.raises(ConfigError, match="is a transformer"):
+        flow.submit(PictureRequest(prompt="a house", seed=1, how=PictureSpec(steps=2, deep_every=2)))
+
+
+def test_an_interval_without_a_step_is_refused_and_so_is_one_beside_another_guidance(
+    engine: PictureEngine,
+) -> None:
+    narrow = PictureSpec(steps=4, guidance_interval=(0.3, 0.4))
+    with pytest.raises(ConfigError, match="none of 4 steps"):
+        engine.draw(TWO[:1], narrow)
+    steered = PictureRequest(
+        prompt="a house",
+        seed=1,
+        how=PictureSpec(steps=4, guidance_interval=(0.0, 0.5)),
+        guidance=safe_guidance("medium"),
+        further_texts=("blood",),
+    )
+    with pytest.raises(ConfigError, match="every step"):
+        engine.submit(steered)
 
 
 def test_an_empty_negative_prompt_is_the_familys_unconditional_text(engine: PictureEngine) -> None:

@@ -62,7 +62,14 @@ class Bench:
         return ReferenceTool(read_reference_adapter(path), self.encoder)
 
     def theirs(
-        self, kind: Kind, scale: Any, seeds: Sequence[int], *, guidance: float = 5.0, lora_weight: float = 0.0
+        self,
+        kind: Kind,
+        scale: Any,
+        seeds: Sequence[int],
+        *,
+        guidance: float = 5.0,
+        lora_weight: float = 0.0,
+        until: int = 0,
     ) -> np.ndarray:
         import diffusers
 
@@ -98,11 +105,18 @@ class Bench:
             [str(self.folder)] * num, subfolder=[""] * num, weight_name=[f"{kind}.safetensors"] * num
         )
         pipeline.set_ip_adapter_scale(scale)
+
+        def after_step(_: Any, step: int, __: Any, states: dict[str, Any]) -> dict[str, Any]:
+            if step + 1 == until:
+                pipeline.set_ip_adapter_scale(0.0)
+            return states
+
         images = pipeline(
             "a red house",
             num_inference_steps=3,
             guidance_scale=guidance,
             ip_adapter_image=[photo(seed) for seed in seeds],
+            callback_on_step_end=after_step,
             generator=torch.Generator().manual_seed(3),
             output_type="np",
         ).images
@@ -193,6 +207,7 @@ def test_strengths_follow_the_steps(sd: Bench) -> None:
     early = sd.ours(used(tool, 1, 5.0, step_weights=((0.0, 1.0), (0.5, 0.0))))
     assert not np.array_equal(early, sd.ours())
     assert not np.array_equal(early, sd.ours(used(tool, 1, 5.0)))
+    assert alike(early, sd.theirs("plain", 5.0, [1], until=2))
     weaker = sd.ours(used(tool, 1, 5.0, step_weights=((0.0, 1.0), (0.5, 0.2))))
     assert not np.array_equal(weaker, sd.ours(used(tool, 1, 5.0)))
 

@@ -301,4 +301,4 @@ def test_widths_of_a_list_are_a_function_of_the_list() -> None:
     assert widths_of_chunks([2] * 5, 4) == [8, 8, 8, 8, 2]
     assert widths_of_chunks([1, 2, 3], 2) == [4, 4, 4]
     assert widths_of_chunks([2] * 20, 20) == [16] * 20
-    assert [width_for(rows) for rows in (1, 2, 3, 9, 40)] == [2, 2, 4, 16, 16]
+    assert [width_for(rows) for rows in (1, 2, 3, 9, 40)] == [1, 2, 4, 16, 16]

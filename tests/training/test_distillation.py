@@ -19,7 +19,7 @@ from detour.training.batches import draw_batch
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.distillation import DistillationLoss
 from detour.training.resolving import resolve
-from tests.tiny_flow import make_tiny_sd3
+from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 from tests.verbs.photos import quick_spec
 
 FLAGS: dict[str, Any] = {
@@ -32,10 +32,12 @@ FLAGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["epsilon", "v_prediction", "flow"])
+@pytest.fixture(params=["epsilon", "v_prediction", "flow", "told its guidance"])
 def base(request: pytest.FixtureRequest, tiny_base: Path, tmp_path: Path) -> Base:
     if request.param == "flow":
         return open_base(str(make_tiny_sd3(tmp_path / "sd3", t5=False)))
+    if request.param == "told its guidance":
+        return open_base(str(make_tiny_flux(tmp_path / "flux")))
     folder = shutil.copytree(tiny_base, tmp_path / "tiny")
     place = folder / "scheduler" / "scheduler_config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"prediction_type": request.param}))
@@ -44,7 +46,7 @@ def base(request: pytest.FixtureRequest, tiny_base: Path, tmp_path: Path) -> Bas
 
 def made(base: Base, num: int = 4) -> TrainingData:
     generator = torch.Generator().manual_seed(0)
-    size, channels = base.native_size_px // base.latent_factor, int(base.network_config["in_channels"])
+    size, channels = base.native_size_px // base.latent_factor, base.latent_channels
     means = torch.randn(1, num, channels, size, size, generator=generator)
     pooled = base.network_config.get("pooled_projection_dim")
     states = Conditioning(
@@ -115,6 +117,12 @@ def test_the_loss_and_its_gradient_are_those_of_the_formulas(base: Base) -> None
         of_text = clean_and_noise(teacher.predict(noisy, begins, batch.text), noisy, begins)
         of_none = clean_and_noise(teacher.predict(noisy, begins, none), noisy, begins)
         clean, noise = (text + 2.0 * (text - other) for text, other in zip(of_text, of_none, strict=True))
+        if (
+            base.embeds_guidance
+        ):  # the teacher is told 3 and asked once; the student is told 1, as its pictures are
+            told = teacher.predict(noisy, begins, batch.text.guided_by(3.0))
+            assert not torch.allclose(told, teacher.predict(noisy, begins, batch.text))
+            clean, noise = clean_and_noise(told, noisy, begins)
         reached = mixed(clean, noise, ends)
         wanted = answer(denoiser.predict(reached, ends, batch.text), reached, ends)
     plain = functional.mse_loss(answer(denoiser.predict(noisy, begins, batch.text), noisy, begins), wanted)

@@ -45,6 +45,17 @@ def spec_of(tiny: Path, loras: tuple[str, ...]) -> GenerateSpec:
     )
 
 
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize("setting", [{"merge": True}, {"trace": 2}, {"width_class": 8}])
+def test_a_setting_that_a_sheet_does_not_read_is_refused(
+    tiny_base: Path, loras: tuple[str, str], tmp_path: Path, num: int, setting: dict[str, object]
+) -> None:
+    spec = spec_of(tiny_base, loras[:num]).model_copy(update=setting)
+    draw = draw_grid if num == 2 else draw_strengths
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))}: a sheet"):
+        draw(spec, out=tmp_path / "g.png")
+
+
 def test_every_cell_is_the_picture_that_generate_draws(
     tiny_base: Path, loras: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detour.errors import AdapterError, BaseError, ConfigError, DetourError
 from detour.generation.png import read_png_metadata
 from detour.specs.generation import GenerateSpec
 from detour.verbs.draw.pictures import generate_pictures
+from detour.verbs.draw.provenance import Redrawing, verify_picture
 from tests.reference_files import make_image_encoder, reference_tensors
 
 
@@ -74,6 +76,34 @@ def test_the_image_encoder_of_the_right_width_is_found_beside_the_file(
     ]
     first, second = (np.asarray(Image.open(one.files[0].path)) for one in drawn)
     assert np.array_equal(first, second)
+
+
+def test_a_picture_with_references_is_drawn_again_from_files_that_are_found_by_content(
+    tiny_base: Path, place: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "dog.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(other)
+    spec = {"base": str(tiny_base), "prompts": ("a dog",), "picture": {"steps": 2}}
+    spec |= {"references": (f"{place / 'cat.png'}:3", f"{other}:0.5"), "device": "cpu"}
+    spec |= {"reference_adapter": str(place / "models" / "ip.safetensors")}
+    spec |= {"reference_blocks": (("up.1.0", 0.5),), "reference_steps": ((0.0, 1.0), (0.5, 0.2))}
+    drawn = generate_pictures(GenerateSpec.model_validate(spec), out=tmp_path / "out").files[0].path
+
+    def again(files: Path | None) -> Redrawing:
+        return verify_picture(drawn, base=str(tiny_base), files=files, device="cpu")
+
+    assert "a reference picture is needed" in again(None).cause
+    files = tmp_path / "files"
+    files.mkdir()
+    for number, path in enumerate((place / "cat.png", other)):
+        shutil.copy(path, files / f"renamed-{number}.png")
+    assert "IP-Adapter 'ip' is needed" in again(files).cause
+    shutil.copy(place / "models" / "ip.safetensors", files / "renamed.safetensors")
+    assert "image encoder of IP-Adapter 'ip' is not beside it" in again(files).cause
+    shutil.copytree(place / "models" / "image_encoder", files / "image_encoder")
+    assert again(files).state == "equal"
+    (files / "renamed-0.png").unlink()
+    assert again(files).state == "cannot"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[DetourError], str]] = {

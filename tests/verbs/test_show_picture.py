@@ -41,6 +41,8 @@ def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "policy.toml").write_text(tomli_w.dumps(steering))
     common = {"base": str(tiny_base), "device": "cpu"}
     plain = GenerateSpec(prompts=("a plain house",), seed=3, picture=PictureSpec(steps=2), **common)
+    saving = PictureSpec(steps=4, guidance_scale=20, guidance_interval=(0.0, 0.5), deep_every=2)
+    saved = plain.model_copy(update={"picture": saving})
     full = GenerateSpec(
         prompts=("a (red:1.3) house",),
         seed=4,
@@ -55,7 +57,7 @@ def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         **common,
     )
-    for name, spec in (("plain", plain), ("full", full)):
+    for name, spec in (("plain", plain), ("full", full), ("saved", saved)):
         (made,) = generate_pictures(spec, out=place / name).files
         made.path.rename(place / f"{name}.png")
         sidecar_of(made.path).rename(place / f"{name}.json")
@@ -85,9 +87,24 @@ def test_a_picture_and_its_sidecar_say_the_same_in_plain_words(folder: Path) -> 
 
 def test_each_picture_can_be_drawn_again_to_the_pixel(folder: Path, tiny_base: Path) -> None:
     assert again(folder, "plain.png", tiny_base).state == "equal"
+    assert again(folder, "saved.png", tiny_base).state == "equal"
     assert again(folder, "full.png", tiny_base) == Redrawing(
         state="equal", largest_difference=0, differing_share=0.0
     )
+
+
+def test_what_saves_time_is_told_and_decides_the_pixels(
+    folder: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    report = show_picture(folder / "saved.png")
+    told = report.lines()
+    assert "Guidance from 0% to 50% of the steps alone." in told
+    assert "The network's deeper blocks ran in one of 2 steps." in told
+    pixels = np.asarray(Image.open(folder / "saved.png"))
+    assert report.metadata is not None
+    for key, other in (("guidance_interval", (0.0, 1.0)), ("deep_every", 1)):
+        save_png(tmp_path / f"{key}.png", pixels, report.metadata.model_copy(update={key: other}))
+        assert again(tmp_path, f"{key}.png", tiny_base).state == "differs"
 
 
 def test_a_change_of_pixels_or_of_the_text_is_told(folder: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from detour.adapter_files.reference_files import read_reference_adapter
 from detour.adapters.gradient_proof import hash_base
@@ -15,14 +16,14 @@ from detour.adapters.reference_rows import prepare_reference
 from detour.adapters.reference_weights import attach_reference
 from detour.bases.base import open_base
 from detour.bases.text import Conditioning
-from detour.errors import ConfigError, Interrupted
+from detour.errors import ConfigError, DetourError, Interrupted
 from detour.specs import RunSpec
 from detour.specs.generation import GenerateSpec
 from detour.training.batches import BatchPlan, draw_batch
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.verbs.draw.pictures import generate_pictures
 from detour.verbs.train.run import train_adapter
-from tests.reference_files import make_image_encoder
+from tests.reference_files import Kind, make_image_encoder, reference_tensors
 from tests.verbs.photos import make_photos, quick_spec
 from tests.verbs.test_train_adapter import files, metrics, stop_after
 
@@ -117,6 +118,32 @@ def test_pictures_alone_will_do_and_diffusers_loads_what_comes_out(
         assert torch.equal(theirs(seen), mine.projection(seen))
     loaded = [p for p in pipeline.unet.attn_processors.values() if hasattr(p, "to_k_ip")]
     assert all(torch.equal(p.to_k_ip[0].weight, k) for p, k in zip(loaded, mine.keys, strict=True))
+
+
+def test_a_run_starts_at_an_ip_adapter_and_refuses_what_it_cannot_train(
+    tiny_base: Path, place: Path, tmp_path: Path
+) -> None:
+    network = open_base(str(tiny_base)).load_network()
+
+    def file(kind: Kind, name: str, **sizes: int) -> str:
+        path = tmp_path / f"{name}.safetensors"
+        save_file(reference_tensors(network, kind, **sizes), path)
+        return str(path)
+
+    first = file("plain", "first", tokens=4)
+    spec = spec_of(tiny_base, place, adapter__from_file=first, train__steps=1, train__optim__lr=1e-12)
+    result = train_adapter(spec, runs=tmp_path / "runs", prove=False)
+    before, after = load_file(first), load_file(result.adapter_file)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert any("Starts at the weights of" in note for note in result.notes)
+    for name, path, said in (
+        ("Plus", file("plus", "plus", tokens=4), "trains the plain kind, 4 tokens"),
+        ("two tokens", file("plain", "two", tokens=2), "trains the plain kind, 4 tokens"),
+        ("no IP-Adapter", str(tiny_base / "unet" / "diffusion_pytorch_model.safetensors"), "no IP-Adapter"),
+    ):
+        with pytest.raises(DetourError, match=said):
+            train_adapter(spec_of(tiny_base, place, adapter__from_file=path), runs=tmp_path / name)
 
 
 def test_what_is_trained_is_what_is_drawn(tiny_base: Path) -> None:

@@ -11,7 +11,7 @@ batched products give each of their items the same bits at any number of items (
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +25,9 @@ from detour.errors import AdapterError
 
 NARROW = 8
 """Padded rank up to which the product with ``down`` is computed transposed."""
+
+MERGED_BYTES = 64 << 20
+"""Memory of copied weights for one picture: every layer of ``pocket``, not those of a base of photographs."""
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
@@ -51,24 +54,31 @@ class RowPlan:
     Attributes:
         hooks: layer → forward hook that adds the rows' changes to its output.
         references: what the rows' reference pictures add to cross-attention.
+        weights: layer → its weight with the changes added, where all rows have the same ones.
     """
 
     hooks: Mapping[Module, Hook]
     references: ReferencePlan = NO_REFERENCES
+    weights: Mapping[Module, nn.Parameter] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Add the rows' adapters to every forward pass of the planned number of rows inside the block."""
         handles = [module.register_forward_hook(hook) for module, hook in self.hooks.items()]
+        frozen = {module: module._parameters["weight"] for module in self.weights}
         try:
+            for module, weight in self.weights.items():
+                module._parameters["weight"] = weight
             with self.references.active():  # its hooks see queries with the adapters' changes
                 yield
         finally:
+            for module, own in frozen.items():
+                module._parameters["weight"] = own
             for handle in handles:
                 handle.remove()
 
 
-def plan_rows(groups: Sequence[RowGroup], parts: Iterable[str]) -> RowPlan:
+def plan_rows(groups: Sequence[RowGroup], parts: Iterable[str], *, merge: bool = False) -> RowPlan:
     """Stack what the rows of a batch need.
 
     Groups of one rank are quickest where they are neighbours; rows behind the last group have no adapters.
@@ -76,7 +86,15 @@ def plan_rows(groups: Sequence[RowGroup], parts: Iterable[str]) -> RowPlan:
     Args:
         groups: the batch's rows in order.
         parts: of the base, whose layers are planned: the denoiser, or a text encoder.
+        merge: add the changes to copies of the weights instead, which makes a pass as quick as that of the plain base.
+            Only for one group, which no other may ever join, in fp32, where the copies take ``MERGED_BYTES`` at most.
     """
+    references = plan_references([(group.num_rows, group.references) for group in groups])
+    if merge and len(groups) == 1:
+        changes = _changes_of(groups[0], parts)
+        if _is_mergeable(changes):
+            weights = {module: _merged(module, change) for module, change in changes.items()}
+            return RowPlan({}, references, weights)
     starts = [0]
     for group in groups:
         starts.append(starts[-1] + group.num_rows)
@@ -85,10 +103,7 @@ def plan_rows(groups: Sequence[RowGroup], parts: Iterable[str]) -> RowPlan:
         for module, change in _changes_of(group, parts).items():
             change.first_row, change.num_rows = start, group.num_rows
             wanted.setdefault(module, []).append(change)
-    return RowPlan(
-        {module: _hook(module, changes) for module, changes in wanted.items()},
-        plan_references([(group.num_rows, group.references) for group in groups]),
-    )
+    return RowPlan({module: _hook(module, changes) for module, changes in wanted.items()}, references)
 
 
 @dataclass
@@ -128,6 +143,32 @@ def _changes_of(group: RowGroup, parts: Iterable[str]) -> dict[Module, _Change]:
                 else:
                     mine.dense.append((change, strength))
     return found
+
+
+def _is_mergeable(changes: Mapping[Module, _Change]) -> bool:
+    """Whether all layers are plain ones in fp32, whose copies take little memory."""
+    plain = all(
+        type(module) in (nn.Linear, nn.Conv2d)
+        and "weight" in module._parameters
+        and module.weight.dtype == torch.float32
+        for module in changes
+    )
+    return plain and sum(4 * module.weight.numel() for module in changes) <= MERGED_BYTES
+
+
+@torch.no_grad()
+def _merged(module: Module, change: _Change) -> nn.Parameter:
+    """A copy of a layer's weight to which the changes are added."""
+    weight = module.weight
+    frozen = merged = weight.flatten(1)
+    for one, strength in change.low_rank:
+        merged = torch.addmm(merged, one.up, one.down.flatten(1), alpha=strength)
+        if one.growth is not None:
+            merged += strength * one.growth[:, None] * frozen
+    for one, strength in change.dense:
+        merged = merged + strength * one.layer.delta(weight).flatten(1)
+    merged = merged.view(weight.shape)
+    return nn.Parameter(merged, requires_grad=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,9 @@ Source: Ye et al. 2023, arXiv:2308.06721, section 3.2; keys and values start as 
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,31 @@ class ReferenceWeights(Attached):
             found[f"ip_adapter.{2 * index + 1}.to_v_ip.weight"] = value
         # Parameters are views of the optimizer's buffer.
         return {name: parameter.detach().cpu().float().clone() for name, parameter in found.items()}
+
+    @torch.no_grad()
+    def load_weights(
+        self, projection: Mapping[str, Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> None:
+        """Put the weights of an IP-Adapter into those that are trained, in place.
+
+        Args:
+            projection: state of diffusers' ``ImageProjection``.
+            keys: (hidden, text width) of each cross-attention, in the order of IP-Adapter files.
+            values: as ``keys``.
+
+        Raises:
+            AdapterError: other shapes, or another number of cross-attentions.
+        """
+        names = [name for name, _ in self.projection.named_parameters()]
+        trained = [*self.projection.parameters(), *itertools.chain.from_iterable(self._pairs.values())]
+        given = [projection[name] for name in names if name in projection]
+        given += itertools.chain.from_iterable(zip(keys, values, strict=True))
+        if [parameter.shape for parameter in trained] != [tensor.shape for tensor in given]:
+            raise AdapterError(
+                "its projection, keys or values have other shapes than those that are trained."
+            )
+        for parameter, tensor in zip(trained, given, strict=True):
+            parameter.copy_(tensor)
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:  # noqa: ARG002
         """Never: it changes no layer of the base.

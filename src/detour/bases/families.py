@@ -11,6 +11,9 @@ FamilyName = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 UNET = "UNet2DConditionModel"
 """Class of the network in diffusers that three families share; their settings tell them apart."""
 
+SD3_HIGHEST_RATE = 4e-5
+"""Rate of AdamW above which trainers of SD 3.5 report that pictures fall apart; docs/families.md names where."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -42,6 +45,8 @@ class Family:
         network_part: folder of the network; layer keys of adapters begin with it.
         even_levels: whether the family's own pipeline hands Euler evenly spread noise levels; the sampler of SD 3
             ends closer to 0.
+        highest_rate: rate of AdamW above which trainers of the family report that pictures can fall apart; ``None``:
+            nothing of the kind is reported.
     """
 
     name: FamilyName
@@ -66,6 +71,12 @@ class Family:
     network_module: str = "diffusers"
     network_part: str = "unet"
     even_levels: bool = False
+    highest_rate: float | None = None
+
+    @property
+    def has_unet(self) -> bool:
+        """Whether the denoising network is a UNet; otherwise it is a transformer."""
+        return self.network == UNET
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -135,6 +146,7 @@ FAMILIES: Mapping[str, Family] = {
         t5_tokens=256,
         network="SD3Transformer2DModel",
         network_part="transformer",
+        highest_rate=SD3_HIGHEST_RATE,
     ),
     "flux": Family(
         name="flux",
@@ -160,6 +172,11 @@ FAMILIES: Mapping[str, Family] = {
 
 NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(list(FAMILIES.values()))}
 """Class of a denoising network → the family that has it; for the class that several share, the first of them."""
+
+
+def network_title(kind: str) -> str:
+    """What a person calls a denoising network of a class: UNet or transformer."""
+    return "UNet" if kind == UNET else "transformer"
 
 
 def network_class(network_config: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detour.errors import DetourError
+from detour.errors import PictureNotFinite
 
 PIXELS_IN_PASS = 4 * 256 * 256
 """Pixels in one pass of the VAE: four pictures of SD 1.5 at once take 2.5 GiB to encode, a quarter one by one."""
@@ -59,7 +59,7 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
         uint8 (N, H, W, 3), RGB.
 
     Raises:
-        DetourError: the latents or what the VAE makes of them are not finite.
+        PictureNotFinite: the latents or what the VAE makes of them are not finite.
     """
     first = next(vae.parameters())
     shift, scale = _shift_and_scale(vae)
@@ -68,7 +68,7 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
     num = pictures_in_pass(scaled.shape[-1] * factor, scaled.shape[-2] * factor)
     pixels = torch.cat([vae.decode(few).sample for few in scaled.split(num)])
     if not torch.isfinite(pixels).all():
-        raise DetourError(NOT_FINITE)
+        raise PictureNotFinite(NOT_FINITE)
     return to_uint8(pixels)
 
 

@@ -159,7 +159,7 @@ class TextStage:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states of each prompt, (N, 77, D), in the encoders' dtype.
+        """Hidden states of each prompt, (N, L, D) with L tokens (77 for CLIP), in the encoders' dtype.
 
         Each distinct prompt is encoded once and by itself, so that its states do not depend on its
         neighbours.
@@ -173,7 +173,7 @@ class TextStage:
         return Conditioning(states, torch.cat(pooled) if pooled else None)
 
     def encode_together(self, prompts: Sequence[str]) -> Conditioning:
-        """States of the prompts, (N, 77, D), in one pass of each encoder, with a graph where something asks for one.
+        """States of the prompts, (N, L, D), in one pass of each encoder, with a graph where something asks for one.
 
         A prompt's states depend on its neighbours by rounding, so finished pictures take :meth:`encode`.
         """
@@ -196,7 +196,7 @@ class TextStage:
 
     @torch.no_grad()
     def encode_window(self, part: str, window: Placed) -> tuple[Tensor, Tensor | None]:
-        """One encoder's states of a window of tokens, (1, 77, D), and its pooled state, (1, P), where one is read.
+        """One encoder's states of a window of tokens, (1, L, D), and its pooled state, (1, P), where one is read.
 
         Args:
             part: whose encoder.
@@ -222,7 +222,7 @@ class TextStage:
         return empty.select([0] * num)
 
     def too_long(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which :meth:`encode` sees only the beginning (77 tokens with start and end).
+        """The prompts of which :meth:`encode` sees only the beginning (77 tokens of CLIP, with start and end).
 
         Whoever hands prompts to it tells the user of these; ``detour.generation.prompts`` reads them whole.
         """
@@ -253,7 +253,7 @@ class TextStage:
     def _tokens(
         self, part: str, prompts: Sequence[str]
     ) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
-        """(N, 77) token ids of the prompts, and a block in which the words among them have their vectors."""
+        """(N, L) token ids of the prompts, and a block in which the words among them have their vectors."""
         tokenizer, length = self.tokenizers[part], self._length(part)
         if not self._has_words(prompts):
             options: Any = {"padding": "max_length", "truncation": True, "max_length": length}

@@ -45,21 +45,39 @@ def _interval(_: click.Context, __: click.Parameter, value: str | None) -> tuple
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write an empty price file, and stop.",
 )
-@click.option("--before", type=FILE, help="An earlier METRICS.txt of the same life of the server.")
+@click.option("--before", type=FILE, help="An earlier METRICS.txt of the same server, not restarted since.")
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="cpu: where other programs took the machine meanwhile.",
+    help="Seconds that are counted; cpu if other programs used the machine too.",
 )
-@click.option("--steps", type=click.IntRange(1), multiple=True, help="Repeatable. [default: 10, 25, 50]")
 @click.option(
-    "--size", "sizes", multiple=True, callback=_sizes, metavar="WxH", help="Repeatable. [default: the base's]"
+    "--steps",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Denoising steps of a picture; repeatable. [default: 10, 25, 50]",
 )
-@click.option("--guided/--unguided", default=True, show_default=True, help="Two rows a picture, or one.")
 @click.option(
-    "--utilisation", callback=_interval, metavar="LOW:HIGH", help="Interval. [default: the measured one to 1]"
+    "--size",
+    "sizes",
+    multiple=True,
+    callback=_sizes,
+    metavar="WxH",
+    help="Size of a picture; repeatable. [default: the base's]",
+)
+@click.option(
+    "--guided/--unguided",
+    default=True,
+    show_default=True,
+    help="With guidance (two rows a picture) or without (one).",
+)
+@click.option(
+    "--utilisation",
+    callback=_interval,
+    metavar="LOW:HIGH",
+    help="Interval of utilisations. [default: the measured one to 1]",
 )
 @click.option(
     "--run",
@@ -69,7 +87,12 @@ def _interval(_: click.Context, __: click.Parameter, value: str | None) -> tuple
 )
 @click.option("--trace", type=FILE, help="A recorded load (JSON lines) to say the cost of.")
 @click.option(
-    "--old-after", type=float, default=6.0, show_default=True, metavar="MONTHS", help="When a price is old."
+    "--old-after",
+    type=float,
+    default=6.0,
+    show_default=True,
+    metavar="MONTHS",
+    help="Age from which a price is reported as old.",
 )
 @json_option
 def command(

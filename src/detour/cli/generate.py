@@ -57,6 +57,18 @@ from detour.cli.options import (
     help="Classifier-free guidance of a base that is told its guidance scale (Flux-dev); gives --negative its effect.",
 )
 @click.option(
+    "--guidance-interval",
+    metavar="FROM-TO",
+    help="Shares of the steps between which guidance applies; 0.2-0.8 leaves it out of the first and last fifth. "
+    "[default: 0-1]",
+)
+@click.option(
+    "--deep-every",
+    type=int,
+    metavar="N",
+    help="Run a UNet's deeper blocks in one of N steps and reuse what they made (DeepCache). [default: 1]",
+)
+@click.option(
     "--scheduler",
     type=click.Choice(["auto", *SAMPLERS]),
     help="Sampler; dpm++ is DPM++ 2M. [default: dpm++, and euler on a rectified flow (SD 3, Flux)]",
@@ -116,7 +128,7 @@ from detour.cli.options import (
 @click.option(
     "--width-class",
     type=int,
-    help="Rows of each forward pass (2, 4, 8 or 16), as a picture records it: to get the same bytes in another batch.",
+    help="Rows of each forward pass (1, 2, 4, 8 or 16), as a picture records it: the same bytes in another batch.",
 )
 @click.option("--device", type=DEVICES, default="auto", show_default=True, help="Where it runs.")
 @click.option(
@@ -162,6 +174,7 @@ def command(
     lora_steps: str | None,
     reference_steps: str | None,
     reference_blocks: str | None,
+    guidance_interval: str | None,
     **flags: Any,
 ) -> None:
     """Draw a picture for each PROMPT.
@@ -184,7 +197,7 @@ def command(
     from detour.cli.progress import shown
     from detour.cli.results import show_generate_result
     from detour.errors import Withheld
-    from detour.generation.strength import parse_step_weights
+    from detour.generation.strength import parse_interval, parse_step_weights
     from detour.specs.generation import GenerateSpec
     from detour.specs.sources import parse
     from detour.verbs.draw.pictures import generate_pictures
@@ -194,6 +207,7 @@ def command(
         "steps",
         "guidance_scale",
         "true_guidance_scale",
+        "deep_every",
         "width_px",
         "height_px",
         "scheduler",
@@ -201,6 +215,8 @@ def command(
         "eta",
     )
     picture = {key: flags.pop(key) for key in picture_keys}
+    if guidance_interval is not None:
+        picture["guidance_interval"] = parse_interval(guidance_interval)
     values = {key: value for key, value in flags.items() if value is not None}
     if lora_steps is not None:
         values["lora_steps"] = parse_step_weights(lora_steps)

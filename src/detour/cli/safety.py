@@ -32,7 +32,7 @@ def command() -> None:
 @click.argument("policy", type=POLICY, metavar="POLICY.toml")
 @json_option
 def show(*, policy: Path, as_json: bool) -> None:
-    """Check POLICY.toml and say what it does: its version, its layers in their order, and what it keeps."""
+    """Check POLICY.toml and print what it does: its version, its layers in their order, and what it keeps."""
     from detour.cli.results import print_json, print_table, table_of
     from detour.safety.policy_file import PolicyFile
 
@@ -96,7 +96,7 @@ def layer_rows(file: "PolicyFile") -> list[tuple[str, str, str]]:
 def audit(*, state: Path, head: str | None, as_json: bool) -> None:
     """Check the log of decisions in STATE, the folder of 'detour serve', and print its entries.
 
-    Each entry holds the hash of the one before it. The exit code is 20 where an entry was changed, removed or put in;
+    Each entry holds the hash of the one before it. The exit code is 20 where an entry was changed, removed or inserted;
     the message names the first one. Keep the last hash elsewhere, and pass it with --head the next time: without it,
     nobody sees that the end of the log was cut off.
     """
@@ -151,7 +151,7 @@ def train(*, labelled: Path, out: Path, seed: int, as_json: bool) -> None:
 
 @command.command("measure")
 @click.argument("cases", type=POLICY, metavar="CASES.jsonl")
-@click.option("--policy", type=POLICY, required=True, metavar="FILE", help="That is measured.")
+@click.option("--policy", type=POLICY, required=True, metavar="FILE", help="Policy that is measured.")
 @base_option()
 @click.option("--steps", type=click.IntRange(min=1), default=25, show_default=True, help="Denoising steps.")
 @click.option(
@@ -178,7 +178,7 @@ def measure(
     recorded: bool,
     as_json: bool,
 ) -> None:
-    """Draw labelled CASES, let every layer look, and say what each catches and how often it is wrong.
+    """Draw labelled CASES, check them with every layer, and report what each catches and how often it is wrong.
 
     A line of CASES is one request: {"id": "1", "prompt": "a crown", "unwanted": true, "kind": "named"}, and where they
     matter "negative_prompt", "loras", "seed" and "split" ("thresholds": for setting them; figures are of the others).

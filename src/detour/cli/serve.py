@@ -31,14 +31,18 @@ SCOPES = click.Choice(["draw", "review", "admin"])
 @click.option("--host", help="Address to listen at; beyond loopback a key is needed. [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. [default: 8188]")
 @click.option(
-    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Name of this server; repeatable."
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Further host name of this server; repeatable.",
 )
 @click.option(
     "--allow-origin",
     "allow_origins",
     multiple=True,
     metavar="ORIGIN",
-    help="Web origin that may call; repeatable.",
+    help="Web origin whose pages may call the server; repeatable.",
 )
 @click.option(
     "--policy",
@@ -92,7 +96,7 @@ def command(
 
 @command.group("key")
 def key() -> None:
-    """Keys of clients: made here, kept as hashes, noticed by a running server."""
+    """Add, list and remove the keys of clients; a running server takes up the changes."""
 
 
 @key.command("add")
@@ -101,12 +105,18 @@ def key() -> None:
     "--state", type=STATE, default=Path("serve-state"), show_default=True, help="Folder of the server."
 )
 @click.option(
-    "--scope", "scopes", type=SCOPES, multiple=True, default=("draw",), show_default=True, help="Repeatable."
+    "--scope",
+    "scopes",
+    type=SCOPES,
+    multiple=True,
+    default=("draw",),
+    show_default=True,
+    help="What the key may do; repeatable.",
 )
 @click.option("--per-day", type=click.IntRange(1), help="Pictures that it may ask for in a day (UTC).")
 @json_option
 def add(*, name: str, state: Path, scopes: tuple[Any, ...], per_day: int | None, as_json: bool) -> None:
-    """Make a key for NAME and print it; it is shown this once."""
+    """Make a key for NAME and print it; it is shown only once."""
     from detour.serving.keys import KeyRing
 
     made = KeyRing(state).add(name, scopes=scopes, per_day=per_day)
@@ -114,7 +124,7 @@ def add(*, name: str, state: Path, scopes: tuple[Any, ...], per_day: int | None,
         json.dumps({"name": name, "key": made, "scopes": scopes, "per_day": per_day}) if as_json else made
     )
     if not as_json:
-        click.echo("kept as a hash: this is the only time that it is shown.", err=True)
+        click.echo("only its hash is kept, so it cannot be shown again.", err=True)
 
 
 @key.command("list")
@@ -144,7 +154,7 @@ def list_keys(*, state: Path, as_json: bool) -> None:
     "--state", type=STATE, default=Path("serve-state"), show_default=True, help="Folder of the server."
 )
 def remove(*, name: str, state: Path) -> None:
-    """Take a key away; from the next request on it is unknown."""
+    """Remove the key NAME; it is refused from the next request on."""
     from detour.printing import printable
     from detour.serving.keys import KeyRing
 
@@ -153,7 +163,9 @@ def remove(*, name: str, state: Path) -> None:
 
 
 @command.command("backup")
-@click.option("--out", type=STATE, required=True, metavar="FOLDER", help="Folder of the copy; made by this.")
+@click.option(
+    "--out", type=STATE, required=True, metavar="FOLDER", help="Folder of the copy; it must not exist yet."
+)
 @click.option(
     "--state", type=STATE, default=Path("serve-state"), show_default=True, help="Folder of the server."
 )

@@ -38,7 +38,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
     "--files",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="FOLDER",
-    help="Where --verify looks for adapters and start pictures, by their hashes.",
+    help="Where --verify looks for adapters, reference and start pictures, by their hashes.",
 )
 @click.option(
     "--trust",

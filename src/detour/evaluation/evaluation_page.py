@@ -158,15 +158,10 @@ def _fidelity(evaluation: Evaluation) -> Table | None:
     ]
     if figures.frechet is not None:
         rows.append(("Fréchet distance", figures.frechet, "{:.2f}"))
-    likeness = (
-        ""
-        if figures.similarity_of_class is None
-        else f" Other pictures of the class have a similarity of {figures.similarity_of_class:.3f}."
-    )
     return _table(
         "Fidelity",
         f"Against {figures.references} reference pictures. That the adapter came nearer to them than the base: "
-        f"{chance_in_words(figures.nearer_p)}.{likeness} {figures.frechet_left_out or ''}",
+        f"{chance_in_words(figures.nearer_p)}. {figures.frechet_left_out or ''}",
         rows,
     )
 

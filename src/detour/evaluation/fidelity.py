@@ -33,8 +33,8 @@ class Fidelity(Part):
     """Cause why there is no Fréchet distance."""
     similarity: Compared
     """Mean cosine to the reference pictures, for subjects; the ceiling is that of other true pictures."""
-    similarity_of_class: float | None
-    """Mean cosine of other pictures of the class to the references: the score of a wrong individual."""
+    similarity_of_class: None = None
+    """Field of earlier evaluations, which never had a value; it is kept so that their files are read."""
 
     @property
     def style(self) -> float:
@@ -49,7 +49,6 @@ def measure_fidelity(
     seeds: int = 1,
     others: Tensor | None = None,
     prompt_of_reference: Sequence[int] | None = None,
-    of_the_class: Tensor | None = None,
 ) -> Fidelity:
     """Compare every side with the reference pictures.
 
@@ -61,7 +60,6 @@ def measure_fidelity(
         prompt_of_reference: number of the prompt that each reference shows, where they show the same prompts (then
             ``others`` are prompt-major, too); ``None`` where they do not: then the first picture of each prompt is
             told apart from them freely.
-        of_the_class: features of other pictures of the subject's class.
 
     Raises:
         ShapeMismatch: the sides do not pair up, or the judge's widths differ.
@@ -96,5 +94,4 @@ def measure_fidelity(
         frechet=None if why_not else compared(lambda features: frechet_distance(features, references)),
         frechet_left_out=why_not,
         similarity=compared(lambda features: picture_similarity(features, references)),
-        similarity_of_class=None if of_the_class is None else picture_similarity(of_the_class, references),
     )

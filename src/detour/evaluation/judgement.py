@@ -76,7 +76,7 @@ def judge(material: Material) -> Judgement:
     subject = _subject(material)
     view = _View(material, whole, figures, relations, way, subject)
     pixels = material.pixels
-    against = [*_no_effect(pixels), *_copies(pixels), *_same_picture(pixels)]
+    against = [*_no_effect(pixels), *_black(pixels), *_copies(pixels), *_same_picture(pixels)]
     if not any(name == "no_effect" for name, _ in against):
         against += (
             [*_not_following(view), *_overfit(pixels), *_drifted(view), *_lost(view)]
@@ -137,7 +137,13 @@ def _subject(material: Material) -> SubjectLikeness | None:
 
 def pixel_findings(pixels: PixelFacts) -> list[Finding]:
     """Findings against an adapter from pixels and losses alone, in the order of :func:`judge`."""
-    return [*_no_effect(pixels), *_copies(pixels), *_same_picture(pixels), *_overfit(pixels)]
+    return [
+        *_no_effect(pixels),
+        *_black(pixels),
+        *_copies(pixels),
+        *_same_picture(pixels),
+        *_overfit(pixels),
+    ]
 
 
 def chance_in_words(p_value: float) -> str:
@@ -151,6 +157,13 @@ def _no_effect(pixels: PixelFacts) -> list[Finding]:
         return []
     said = f"The pictures are the base's: they change by {pixels.effect:.2f} of 255, where drawing the base twice gives"
     return [("no_effect", f"{said} {pixels.noise_floor:.2f}.")]
+
+
+def _black(pixels: PixelFacts) -> list[Finding]:
+    if not pixels.black:
+        return []
+    said = f"{pixels.black} of the pictures are black: the adapter drives the network to values that are not finite."
+    return [("collapsed", said)]
 
 
 def _copies(pixels: PixelFacts) -> list[Finding]:

@@ -29,6 +29,15 @@ def max_abs_diff(first: Pictures, second: Pictures) -> int:
     return int(_differences(first, second).max(initial=0))
 
 
+def black(pictures: Pictures) -> int:
+    """Number of pictures that are black in every pixel, as pictures with NaN or infinite values are drawn.
+
+    Args:
+        pictures: uint8 (N, H, W, 3).
+    """
+    return int((~pictures.reshape(len(pictures), -1).any(1)).sum())
+
+
 def noise_floor(plain: Pictures, switched_off: Pictures) -> float:
     """Pixel difference of two draws of the base without any adapter, which should be equal.
 

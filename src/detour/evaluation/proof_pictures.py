@@ -43,7 +43,9 @@ class ProofRequest:
 class PictureSource(Protocol):
     """The part of a drawing engine that the proof uses."""
 
-    def draw(self, requests: Any, spec: Any, *, adapters: Any = None, batch: int = 4) -> Any:
+    def draw(
+        self, requests: Any, spec: Any, *, adapters: Any = None, batch: int = 4, blacken: bool = False
+    ) -> Any:
         """Draw the requests; the result's ``pictures`` is uint8 (N, H, W, 3)."""
 
 
@@ -104,12 +106,14 @@ def draw_proof_pictures(
         on_batch: told how many pictures a finished batch held.
 
     Returns:
-        uint8 (N, H, W, 3).
+        uint8 (N, H, W, 3); a picture with NaN or infinite values is black.
     """
     how, batch = proof_picture_spec(spec), proof_batch(spec)
     batches: list[Pictures] = []
     for start in range(0, len(requests), batch):
-        drawn = engine.draw(requests[start : start + batch], how, adapters=adapters, batch=batch)
+        drawn = engine.draw(
+            requests[start : start + batch], how, adapters=adapters, batch=batch, blacken=True
+        )
         batches.append(drawn.pictures)
         if on_batch is not None:
             on_batch(len(batches[-1]))

@@ -43,6 +43,8 @@ class PixelFacts:
         noise_floor: the same of the base to itself.
         diversity: how much pictures of different prompts differ.
         diversity_expected: how much they should: the base's or the references', whichever is lower.
+        black: number of the adapter's pictures that are black in every pixel where the base's are not: their values
+            are not finite.
         copied: share of copies of training pictures among the adapter's pictures; ``None``: not looked for.
         copied_base: the same of the base's.
         validation: loss on pictures kept out, from the first to the last.
@@ -52,6 +54,7 @@ class PixelFacts:
     noise_floor: float = 0.0
     diversity: float | None = None
     diversity_expected: float | None = None
+    black: int = 0
     copied: float | None = None
     copied_base: float = 0.0
     validation: tuple[float, ...] = ()

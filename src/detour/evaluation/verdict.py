@@ -24,6 +24,9 @@ HEADLINES: Mapping[VerdictWord, str] = {
 NOT_FOLLOWING = "The pictures do not follow their prompts."
 """Headline for pictures that are called collapsed though they differ from each other."""
 
+BLACK = "It collapsed: pictures are black."
+"""Headline where the adapter drives the network to values that are not finite."""
+
 PROMPT = "prompt"
 """Name of the figure that needs no vocabulary: whether whole prompts are followed."""
 
@@ -116,14 +119,19 @@ def decide(evidence: Evidence) -> Verdict:
         name=judged.verdict, reasons=judged.reasons, unknown=judged.unknown, next_step=judged.next_step
     )  # fmt: skip
     broken = _broken_proof(evidence)
-    name: VerdictWord = "inconclusive" if broken else found.name
+    # A network driven to infinity amplifies any rounding, so that its merged pictures need not be equal.
+    name: VerdictWord = "inconclusive" if broken and not evidence.pixels.black else found.name
     # What is wrong with the data explains a verdict that is not good, and would only spoil a good one.
     data = () if name == "learned" else evidence.data
     moved = effect_sentence(evidence.moved)
     follows = name != "collapsed" or any(word == name for word, _ in pixel_findings(evidence.pixels))
     return Verdict(
         name=name,
-        headline=HEADLINES[name] if follows else NOT_FOLLOWING,
+        headline=BLACK
+        if evidence.pixels.black and name == "collapsed"
+        else HEADLINES[name]
+        if follows
+        else NOT_FOLLOWING,
         reasons=(*broken, *found.reasons, moved, *_loss_sentence(evidence), *data, *evidence.notes),
         unknown=found.unknown,
         next_step="detour doctor" if broken else found.next_step,

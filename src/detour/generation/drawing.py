@@ -25,6 +25,7 @@ from detour.errors import ConfigError
 from detour.generation.adapter_store import AdapterStore
 from detour.generation.between import between_texts, spherical
 from detour.generation.bounds import KEPT_TEXTS
+from detour.generation.deep_features import DeepFeatures
 from detour.generation.metering import Meter
 from detour.generation.prompts import PromptReader, reads_weights
 from detour.generation.references import ReferenceStore
@@ -33,7 +34,7 @@ from detour.generation.runner import AsksNetwork, Runner
 from detour.generation.schedulers import check_spacing, pick_eta, pick_sampler, start_sampler
 from detour.generation.starts import Kept, encode_start, latent_mask, noised, pasted, skipped_steps
 from detour.generation.states import PictureState, check_seed, seeded, start_noise
-from detour.generation.strength import check_step_weights
+from detour.generation.strength import check_step_weights, is_guided
 from detour.generation.widths import WidthClass, check_width
 from detour.specs.generation import PictureSpec
 from detour.specs.resolved import ResolvedPicture
@@ -71,9 +72,11 @@ class Drawing:
         on_cuda = device.startswith("cuda")  # a pass is timed until it is finished, not until it is queued
         wait = {"wait": torch.cuda.synchronize} if on_cuda else {}
         self.meter = Meter(base.native_size_px, **wait)
-        self.runner = Runner(denoiser, self.meter)
+        network = models[base.family.network_part]
+        deep = DeepFeatures(network) if base.family.network_part == "unet" else None
+        self.runner = Runner(denoiser, deep, self.meter)
         self.adapters = AdapterStore(base, models, max_bytes=adapter_bytes)
-        self.references = ReferenceStore(models[base.family.network_part], device=device, dtype=dtype)
+        self.references = ReferenceStore(network, device=device, dtype=dtype)
         self._texts: dict[tuple[object, ...], Conditioning] = {}
         self._samplers: dict[tuple[object, ...], Any] = {}
 
@@ -105,10 +108,15 @@ class Drawing:
             drawn_steps -= skipped_steps(how.steps, request.start.strength, is_flow=self.base.is_flow)
         if request.trace > drawn_steps:
             raise ConfigError(f"{request.trace} moments of {drawn_steps} steps: ask for as many or fewer.")
-        if request.references and self.base.family.network_part != "unet":
+        if request.references and not self.base.family.has_unet:
             raise ConfigError(
                 f"reference pictures are for UNets, and the network of base '{self.base.name}' is a transformer. Use "
                 "a base of Stable Diffusion 1.5 or XL."
+            )
+        if how.deep_every > 1 and self.base.family.network_part != "unet":
+            raise ConfigError(
+                f"deep features are reused in UNets, and the network of base '{self.base.name}' is a transformer. "
+                "Leave deep_every (--deep-every) out."
             )
         if request.toward is not None and request.start is not None:
             raise ConfigError("a picture begun from another one has one seed: leave the second one out.")
@@ -116,10 +124,24 @@ class Drawing:
             used.check()
             if used.blocks:
                 check_blocks(self.references.network, used.blocks)
+        self._check_interval(request, how, drawn_steps)
         num = self._guidance(request, how).num_rows
         if request.width_class is not None:
             check_width(request.width_class, num)
         return num, (how.width_px, how.height_px)
+
+    @staticmethod
+    def _check_interval(request: PictureRequest, how: ResolvedPicture, steps: int) -> None:
+        begin, end = how.guidance_interval
+        if request.guidance is not None and (begin, end) != (0, 1):
+            raise ConfigError(
+                "guidance in part of the steps: a safety policy steers this picture away from a concept in every step. "
+                "Leave the guidance interval out."
+            )
+        if not any(is_guided((begin, end), index, steps) for index in range(steps)):
+            raise ConfigError(
+                f"guidance interval {begin:g}-{end:g}: none of {steps} steps begins in it. Widen it."
+            )
 
     def start(self, request: PictureRequest, width: WidthClass) -> PictureState:
         """Prepare its adapters, encode its texts, draw its start noise.
@@ -155,7 +177,7 @@ class Drawing:
         """Decode a picture and let the base's checker look at it.
 
         Raises:
-            DetourError: its pixels are not finite.
+            PictureNotFinite: its pixels have NaN or infinite values.
         """
         pixels = self.decode(state.latents)
         if state.request.start is not None:
@@ -308,8 +330,8 @@ class Drawing:
         )
         for other in others:
             first = first.cat(other)
-        told = self.scales(how).embedded
-        return first if told is None else first.guided_by(told)
+        scale = self.scales(how).embedded
+        return first if scale is None else first.guided_by(scale)
 
     def prompted(self, request: PictureRequest, adapters: Adapters) -> Conditioning:
         """States of a request's prompt, or on the way to another one's."""

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import drawing_dtype, pick_device, torch_dtype
 from detour.bases.safety import SafetyChecker
 from detour.bases.text import Conditioning
-from detour.errors import ConfigError
+from detour.errors import ConfigError, PictureNotFinite
 from detour.generation.adapter_store import MAX_BYTES
 from detour.generation.drawing import Drawing, PromptStyle
 from detour.generation.metering import Meter
@@ -243,6 +244,7 @@ class PictureEngine:
         batch: int = 4,
         on_step: OnStep | None = None,
         trace: int = 0,
+        blacken: bool = False,
     ) -> Drawn:
         """Draw the requests and wait for them.
 
@@ -256,11 +258,13 @@ class PictureEngine:
             batch: pictures that share a forward pass, at most.
             on_step: told on the caller's thread.
             trace: keep the pictures at this many moments, evenly spread, the last one at the end.
+            blacken: give a black picture in place of one with NaN or infinite values, as other tools show it; for
+                proofs, which judge what came out. Not together with ``trace``.
 
         Raises:
             ConfigError: no requests, a size or a seed that the base cannot draw.
             AdapterError: an adapter cannot be read or does not fit.
-            DetourError: a picture is not finite.
+            PictureNotFinite: a picture has NaN or infinite values, and ``blacken`` is off.
         """
         if not requests:
             raise ConfigError("no prompts: name at least one picture to draw.")
@@ -270,9 +274,11 @@ class PictureEngine:
             one if one.width_class is not None else replace(one, width_class=width)
             for one, width in zip(asked, widths, strict=True)
         ]
-        return joined(list(self._all_of(pinned, on_step)))
+        return joined(list(self._all_of(pinned, on_step, blacken=blacken)))
 
-    def _all_of(self, requests: Sequence[PictureRequest], on_step: OnStep | None) -> Iterator[Picture]:
+    def _all_of(
+        self, requests: Sequence[PictureRequest], on_step: OnStep | None, *, blacken: bool
+    ) -> Iterator[Picture]:
         """The pictures in order; where one fails, the others are dropped before the error goes on."""
         owner = f"draw-{next(_OWNERS)}"
         steps: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
@@ -291,18 +297,33 @@ class PictureEngine:
                     handles.append(handle)
                 while not handles[index].done or not steps.empty():
                     which, at = steps.get()
-                    failed = next((one for one in handles if one.done and one.future.exception()), None)
+                    failed = next((one for one in handles if _has_failed(one, blacken=blacken)), None)
                     if failed is not None:
                         failed.result()
                     if which >= 0 and at > done[which]:
                         done[which] = at
                         if on_step is not None:
                             on_step(sum(done), total)
-                yield handles[index].result()
+                if blacken and isinstance(handles[index].future.exception(), PictureNotFinite):
+                    yield self._black(requests[index])
+                else:
+                    yield handles[index].result()
         finally:
             self._drop(handles)
             with self.paused():  # when this call is over, its caller may change the models
                 pass
+
+    def _black(self, request: PictureRequest) -> Picture:
+        """A black picture in place of one that is not finite; its width class was pinned by :meth:`draw`."""
+        how = self.resolved(request.how)
+        assert request.width_class is not None, "drawn pictures have a width class"
+        pixels = np.zeros((how.height_px, how.width_px, 3), np.uint8)
+        return Picture(
+            pixels=pixels,
+            width_class=request.width_class,
+            how=how,
+            nsfw=None if self._drawing.safety is None else False,
+        )
 
     def _drop(self, handles: Sequence[PictureHandle]) -> None:
         """Cancel what is not finished, and wait until the worker has let go of it."""
@@ -377,9 +398,8 @@ class PictureEngine:
                 try:
                     for number in range(passes[-1] + 1):
                         if number in passes:
-                            found.append(
-                                NetworkInput(*drawing.runner.inputs(states)).first(num_rows * len(few))
-                            )
+                            rows = sum(state.num_rows for state in states)
+                            found.append(NetworkInput(*drawing.runner.inputs(states)).first(rows))
                         for error in drawing.tick(states).values():
                             raise error
                 finally:
@@ -408,3 +428,9 @@ class PictureEngine:
     def resolved(self, spec: PictureSpec) -> ResolvedPicture:
         """The spec with every ``auto`` replaced by what :meth:`draw` uses."""
         return self._drawing.resolved(spec)
+
+
+def _has_failed(handle: PictureHandle, *, blacken: bool) -> bool:
+    """Whether a picture failed for a cause that ends the whole call."""
+    error = handle.future.exception() if handle.done else None
+    return error is not None and not (blacken and isinstance(error, PictureNotFinite))

@@ -100,6 +100,10 @@ class PictureMetadata(BaseModel):
     guidance_scale: float
     true_guidance_scale: float = 1.0
     """Classifier-free guidance of a base that is told ``guidance_scale``; 1 is none."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the steps at which classifier-free guidance began and ended."""
+    deep_every: int = 1
+    """The UNet's deeper blocks ran in the first of every so many steps."""
     width_px: int
     height_px: int
     base: str

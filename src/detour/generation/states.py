@@ -19,14 +19,17 @@ from detour.adapters.reference_rows import RowReference
 from detour.bases.latents import NOT_FINITE
 from detour.bases.text import Conditioning
 from detour.diffusion.guidance import Guidance
-from detour.errors import ConfigError, DetourError
+from detour.errors import ConfigError, PictureNotFinite
 from detour.generation.requests import PictureRequest
 from detour.generation.starts import Kept
-from detour.generation.strength import weight_at
+from detour.generation.strength import is_guided, weight_at
 from detour.generation.widths import WidthClass
 from detour.specs.resolved import ResolvedPicture
 
 _NUMBERS = itertools.count()
+
+PROMPT_ROW = 1
+"""Row of the prompt where a picture has several: behind what guidance steers away from."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,6 +51,7 @@ class PictureState:
         skipped: forward passes that a picture begun from another one leaves out.
         original: what stays of the picture that it was begun from, where a mask says so.
         index: forward passes that are done.
+        deep: (num_rows, C, h, w) deep features of the last whole pass, where later ones reuse them.
         kept: step → latents in the scale of the autoencoder, for the moments that were asked for.
     """
 
@@ -65,6 +69,7 @@ class PictureState:
     skipped: int = 0
     original: Kept | None = None
     index: int = 0
+    deep: Tensor | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
     number: int = field(default_factory=lambda: next(_NUMBERS))
 
@@ -95,7 +100,7 @@ class PictureState:
 
     @property
     def company(self) -> tuple[Any, ...]:
-        """Pictures of equal company can share a forward pass."""
+        """Pictures of equal company can share forward passes; those of one :attr:`kind` share the next one."""
         text = self.conditioning
         pooled = None if text.pooled is None else tuple(text.pooled.shape[1:])
         return (
@@ -111,11 +116,50 @@ class PictureState:
     def order(self) -> tuple[Any, ...]:
         """Pictures in this order have rows of equal ranks and equal adapters beside each other."""
         return (
-            self.guidance.num_rows,
+            self.kind,
+            self.num_rows,
             [adapter.rank for adapter, _ in self.adapters],
             [adapter.number for adapter, _ in self.adapters],
             self.number,
         )
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the next forward pass lies in the guidance interval."""
+        return is_guided(self.how.guidance_interval, self.index, len(self.timesteps))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the next forward pass: outside of the guidance interval the prompt's alone."""
+        return self.guidance.num_rows if self.is_guided else 1
+
+    @property
+    def pass_width(self) -> int:
+        """Rows that the next forward pass is filled up to: half the width class where guidance takes no row."""
+        return self.width if self.num_rows == self.guidance.num_rows else self.width // 2
+
+    @property
+    def reuses_deep(self) -> bool:
+        """Whether the next forward pass takes the deep features of an earlier one."""
+        own = self.deep
+        return self.index % self.how.deep_every != 0 and own is not None and len(own) == self.num_rows
+
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """Pictures of equal company can share the next forward pass where they are of one kind."""
+        return (self.pass_width, self.reuses_deep)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the picture fills its next forward pass, so that no other one can ever join it."""
+        return self.pass_width == self.num_rows
+
+    @property
+    def texts(self) -> Conditioning:
+        """Text states of the next forward pass, one row for each of :attr:`num_rows`."""
+        if self.num_rows == self.guidance.num_rows:
+            return self.conditioning
+        return self.conditioning.select([PROMPT_ROW])
 
     @property
     def time(self) -> Tensor:
@@ -138,7 +182,7 @@ class PictureState:
             factor = weight_at(self.request.step_weights, self.index, len(self.timesteps))
         adapters = tuple((adapter, strength * factor) for adapter, strength in self.adapters)
         return RowGroup(
-            self.guidance.num_rows, tuple(pair for pair in adapters if pair[1] != 0), self._references_now()
+            self.num_rows, tuple(pair for pair in adapters if pair[1] != 0), self._references_now()
         )
 
     def _references_now(self) -> tuple[RowReference, ...]:
@@ -154,13 +198,14 @@ class PictureState:
         """Make one step of the sampler.
 
         Args:
-            predictions: (rows, C, h, w) float32, the network's answers for the picture's rows.
+            predictions: (num_rows, C, h, w) float32, the network's answers for the picture's rows.
             noise_scale: turns differences of them into differences of noises; guidance may need it.
 
         Raises:
-            DetourError: the latents are not finite any more.
+            PictureNotFinite: the latents are not finite any more.
         """
-        prediction = self.guidance.combine(predictions, noise_scale)[None]
+        guided = len(predictions) == self.guidance.num_rows
+        prediction = self.guidance.combine(predictions, noise_scale)[None] if guided else predictions
         known: dict[str, Any] = {"generator": self.generator, "eta": self.how.eta}
         sampler: Any = type(self.sampler)
         extra = {name: known[name] for name in _options(sampler)}
@@ -170,7 +215,7 @@ class PictureState:
             time = None if self.is_finished else self.time
             self.latents = self.original.held(self.latents, self.sampler, time)
         if not torch.isfinite(self.latents).all():
-            raise DetourError(NOT_FINITE)
+            raise PictureNotFinite(NOT_FINITE)
         if self.index in self.moments:
             self.kept[self.moments[self.index]] = self.latents if self.is_finished else self.network_input
 

@@ -28,6 +28,21 @@ def parse_step_weights(text: str) -> tuple[StepWeight, ...]:
     return check_step_weights(tuple(weights))
 
 
+def parse_interval(text: str) -> tuple[float, float]:
+    """``"0.2-0.8"`` → ``(0.2, 0.8)``.
+
+    Raises:
+        ConfigError: not of this form; whether the shares make an interval is not looked at.
+    """
+    begin, _, end = text.partition("-")
+    try:
+        return float(begin), float(end)
+    except ValueError:
+        raise ConfigError(
+            f"interval '{text}': write FROM-TO, two shares of the steps, e.g. 0.2-0.8."
+        ) from None
+
+
 def check_step_weights(weights: tuple[StepWeight, ...]) -> tuple[StepWeight, ...]:
     """``weights`` if they say what happens from the first step on.
 
@@ -48,3 +63,17 @@ def check_step_weights(weights: tuple[StepWeight, ...]) -> tuple[StepWeight, ...
 def weight_at(weights: Sequence[StepWeight], done: int, total: int) -> float:
     """Factor of the step that comes after ``done`` of ``total`` steps."""
     return [factor for share, factor in weights if share * total <= done + 1e-9][-1]
+
+
+def is_guided(interval: tuple[float, float], done: int, total: int) -> bool:
+    """Whether guidance applies to the step that comes after ``done`` of ``total`` steps.
+
+    Args:
+        interval: shares of the steps at which guidance begins and ends.
+        done: steps that are done.
+        total: steps in all.
+
+    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, whose interval is one of noise levels.
+    """
+    begin, end = interval
+    return begin * total <= done + 1e-9 and done + 1e-9 < end * total

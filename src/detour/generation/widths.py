@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from detour.errors import ConfigError
 
-WidthClass = Literal[2, 4, 8, 16]
+WidthClass = Literal[1, 2, 4, 8, 16]
 
 WIDTH_CLASSES: tuple[WidthClass, ...] = get_args(WidthClass)
 """Rows of a forward pass, guidance included. Padding a lone picture to 16 would cost 6.8 times as much on a CPU."""

@@ -123,14 +123,14 @@ def check_entries(entries: Sequence[Entry], *, head: str | None = None, where: s
             chained(previous, number, one.at, one.body),
         ):
             raise LogBroken(
-                f"{where}: entry {number} was changed, removed or put in: it does not follow from the one before it."
+                f"{where}: entry {number} was changed, removed or inserted: it does not follow from the one before it."
             )
         previous = one.hash
         seen.add(previous)
     if head is not None and head not in seen:
         raise LogBroken(
-            f"{where}: the log does not hold the entry {head[:16]}…: its end was cut off, or that entry is older than "
-            "the policy keeps decisions."
+            f"{where}: the log does not hold the entry {head[:16]}…: entries at its end were removed, or that entry is "
+            "older than the policy keeps decisions."
         )
     return previous
 

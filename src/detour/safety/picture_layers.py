@@ -43,7 +43,7 @@ def read_pictures(folder: Path, *, key: str) -> Pictures:
     """
     paths = Listing.of(folder).pictures
     if not 0 < len(paths) <= MAX_PICTURES:
-        raise ConfigError(f"'{key}': {len(paths)} pictures in {folder}; 1 to {MAX_PICTURES:,} are taken.")
+        raise ConfigError(f"'{key}': {len(paths)} pictures in {folder}; put 1 to {MAX_PICTURES:,} there.")
     made = []
     for path in paths:
         image = open_picture(path, max_megapixels=MAX_MEGAPIXELS)

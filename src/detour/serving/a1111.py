@@ -264,7 +264,8 @@ def _client_request(body: Txt2Img, service: Service, chosen: str | None) -> Clie
 def _sampler_of(body: Txt2Img) -> str:
     if (body.scheduler.lower() if body.scheduler else body.scheduler) not in SCHEDULERS:
         raise BadRequest(
-            f"scheduler '{body.scheduler}': this server has 'Automatic' alone.", param="scheduler"
+            f"scheduler '{body.scheduler}': this server has only 'Automatic'. Leave the field out.",
+            param="scheduler",
         )
     asked = body.sampler_name or body.sampler_index
     if asked is None:

@@ -48,13 +48,13 @@ def back_up(state: Path, out: Path) -> Backup:
         StorageError: something cannot be read or written, or the copy is damaged.
     """
     if not (state / DATABASE).is_file():
-        raise ConfigError(f"{state}: no {DATABASE} there. Name the folder that --state of the server names.")
+        raise ConfigError(f"{state}: has no {DATABASE}. Pass the folder that the server's --state names.")
     if out.resolve().is_relative_to(state.resolve()):
         raise ConfigError(
-            f"{out}: lies in {state} itself, and would be in the next copy. Name another place."
+            f"{out}: is inside {state}, so the next backup would contain it. Choose another folder."
         )
     if out.exists():
-        raise ConfigError(f"{out}: is there already. Name a folder that is not.")
+        raise ConfigError(f"{out}: exists already. Choose a folder that does not.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -34,7 +34,7 @@ def references_of(scripts: Any) -> tuple[tuple[bytes, float], ...]:
         return ()
     if not isinstance(scripts, dict) or {str(name).lower() for name in scripts} - {"controlnet"}:
         raise BadRequest(
-            f"{FIELD}: this server has 'controlnet' alone, with IP-Adapter units. Leave others out.",
+            f"{FIELD}: only 'controlnet' with IP-Adapter units is supported. Leave the others out.",
             param=FIELD,
         )
     (script,) = scripts.values()
@@ -56,8 +56,8 @@ def _reference(unit: dict[str, Any]) -> tuple[bytes, float]:
     if isinstance(image, dict):
         image = image.get("image")
     if not isinstance(image, str):
-        raise BadRequest(f"{FIELD}: a unit without an image.", param=FIELD)
+        raise BadRequest(f"{FIELD}: a unit has no image. Add one, or leave the unit out.", param=FIELD)
     weight = unit.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise BadRequest(f"{FIELD}: the weight of a unit is no number.", param=FIELD)
+        raise BadRequest(f"{FIELD}: the weight of a unit is not a number.", param=FIELD)
     return from_base64(image, FIELD), float(weight)

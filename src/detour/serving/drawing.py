@@ -67,7 +67,7 @@ class PictureFiles:
     def _reference(self, one: PinnedReference) -> ReferenceInUse:
         if self._references is None:
             raise AdapterError(
-                "the server takes no reference pictures any more. Ask for the picture without."
+                "the server no longer takes reference pictures. Send the request without them."
             )
         return self._references.in_use(one, self._store.folder)
 

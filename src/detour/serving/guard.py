@@ -130,7 +130,11 @@ class Guard:
             client = LOCAL
         needed: Scope = "admin" if path in ADMIN_PATHS else "review" if is_page or is_review else "draw"
         if not client.may(needed):
-            raise NotAllowed(f"this key has not the scope '{needed}'.", code="scope_missing")
+            raise NotAllowed(
+                f"this key does not have the scope '{needed}'. "
+                f"Make one that has it with 'detour serve key add NAME --scope {needed}'.",
+                code="scope_missing",
+            )
         return client
 
     def _signed_in(self, path: str, headers: Headers, method: str) -> Client | None:
@@ -161,7 +165,7 @@ class Guard:
             most = self.spec.references.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
-            raise TooLarge(f"the body has {int(length):,} bytes, and {most:,} are read.")
+            raise TooLarge(f"the body has {int(length):,} bytes; the limit is {most:,}.")
         try:
             body = await asyncio.wait_for(_read(receive, most), limits.body_timeout_s)
         except TimeoutError:
@@ -196,7 +200,7 @@ async def _read(receive: Receive, most: int) -> bytes:
         part = message.get("body", b"")
         total += len(part)
         if total > most:
-            raise TooLarge(f"the body has more than {most:,} bytes.")
+            raise TooLarge(f"the body has more bytes than the limit of {most:,}.")
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

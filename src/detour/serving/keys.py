@@ -135,7 +135,9 @@ class KeyRing:
         """
         left = tuple(record for record in self.records if record.name != name)
         if len(left) == len(self.records):
-            raise ConfigError(f"there is no key '{name}' in {self.path}.")
+            raise ConfigError(
+                f"there is no key '{name}' in {self.path}. List the keys with 'detour serve key list'."
+            )
         self._write(left)
 
     def _write(self, records: tuple[KeyRecord, ...]) -> None:

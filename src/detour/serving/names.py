@@ -63,7 +63,7 @@ def strength_of(text: str | None, name: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise BadRequest(
-            f"adapter '{name[:80]}': '{text[:20]}' is no strength. Write NAME:0.8.", param="adapters"
+            f"adapter '{name[:80]}': '{text[:20]}' is not a strength. Write NAME:0.8.", param="adapters"
         )
     return value
 

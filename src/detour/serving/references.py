@@ -113,7 +113,7 @@ class ServedReferences:
             raise BadRequest(f"{name}: strength {strength:g}, choose 0 to {MAX_STRENGTH:g}.", param=name)
         if len(data) > self.spec.max_bytes:
             raise BadRequest(
-                f"{name}: {len(data):,} bytes, and {self.spec.max_bytes:,} are read. Make it smaller.",
+                f"{name}: {len(data):,} bytes; the limit is {self.spec.max_bytes:,}. Make it smaller.",
                 param=name,
             )
         _check_pixels(data, self.spec.max_pixels, name)
@@ -219,7 +219,7 @@ def _check_pixels(data: bytes, most: int, name: str) -> None:
         raise _unusable(name) from error
     if width * height > most:
         raise BadRequest(
-            f"{name}: {width} x {height} pixels, and {most:,} are read. Make it smaller.", param=name
+            f"{name}: {width} x {height} pixels; the limit is {most:,}. Make it smaller.", param=name
         )
 
 

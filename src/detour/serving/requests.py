@@ -119,7 +119,7 @@ def _check_texts(asked: ClientRequest, longest: int) -> None:
     for name, texts in (("prompt", asked.prompts), ("negative_prompt", (asked.negative_prompt,))):
         for text in texts:
             if len(text) > longest:
-                raise BadRequest(f"{name}: {len(text):,} characters, and {longest:,} are read.", param=name)
+                raise BadRequest(f"{name}: {len(text):,} characters; the limit is {longest:,}.", param=name)
             if not is_unicode(text):
                 raise BadRequest(f"{name}: not Unicode text (a lone surrogate).", param=name)
 

@@ -82,7 +82,7 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
         client: Client | None = request.state.client
         session = sessions.find(request.cookies.get(COOKIE, ""))
         if client is None or session is None:
-            raise NoKey("nobody is signed in.")
+            raise NoKey("nobody is signed in. Sign in on the page /review.")
         return JSONResponse(session_facts(client, session), headers=HEADERS)
 
     @routes.post("/review/session")
@@ -92,7 +92,11 @@ def page_routes(spec: ServeSpec, service: Service, keys: KeyRing, sessions: Sess
         if client is None:
             raise NoKey("this key is unknown. Make one with 'detour serve key add NAME --scope review'.")
         if not client.may("review"):
-            raise NotAllowed("this key has not the scope 'review'.", code="scope_missing")
+            raise NotAllowed(
+                "this key does not have the scope 'review'. "
+                "Make one that has it with 'detour serve key add NAME --scope review'.",
+                code="scope_missing",
+            )
         name, session = sessions.begin(client.id)
         answer = JSONResponse(session_facts(client, session), headers=HEADERS)
         answer.set_cookie(

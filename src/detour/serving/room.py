@@ -90,7 +90,7 @@ class Room:
         mine = dispatcher.work_of_key(key) + self._reserved.get(key, 0.0) + work
         if work > min(most, own):
             raise BadRequest(
-                "the job is larger than the whole queue. Ask for fewer or smaller pictures, or steps."
+                "the job is larger than the whole queue. Ask for fewer or smaller pictures, or for fewer steps."
             )
         over = max(total - most, mine - own)
         if over < 0 or (over == 0 and work > 0):

@@ -46,7 +46,7 @@ def serve(
         RunError, StorageError: the state folder is in use or cannot be written.
     """
     if spec.adapters is not None and not spec.adapters.is_dir():
-        raise ConfigError(f"--adapters {spec.adapters}: no such folder.")
+        raise ConfigError(f"--adapters {spec.adapters}: no such folder. Make it, or name another.")
     base = open_base(spec.base, revision=spec.revision)
     base.require_weights()
     store = JobStore(spec.state)
@@ -174,7 +174,9 @@ class _Server(uvicorn.Server):
     async def _stop(self) -> None:
         self._service.refuse_new()
         num = self._service.num_drawing
-        self._say(f"stopping: {num} running pictures are finished, the queue is kept (once more: at once)")
+        self._say(
+            f"stopping: {num} running pictures are being finished, the queue is kept (a second Ctrl-C stops at once)"
+        )
         with contextlib.suppress(DetourError):
             await run_in_threadpool(self._service.stop)
         self.should_exit = True

@@ -68,7 +68,10 @@ class Hub:
             TooBusy: it has as many as it may.
         """
         if self._streams.get(client.id, 0) >= most:
-            raise TooBusy(f"this key has {most} connections that wait.", retry_after_s=5)
+            raise TooBusy(
+                f"this key has {most} waiting connections, the most that it may have. Close one, or ask again later.",
+                retry_after_s=5,
+            )
         self._streams[client.id] = self._streams.get(client.id, 0) + 1
         try:
             yield

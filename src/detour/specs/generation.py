@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from detour.specs.run import Dtype
 from detour.specs.strict import Auto, NonNegative, PositiveInt, Spec
@@ -11,6 +11,19 @@ SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "lc
 Spacing = Literal["own", "leading", "trailing", "linspace"]
 
 SizePx = Annotated[int, Field(gt=0, le=8192, multiple_of=8)]
+
+
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    if not interval[0] < interval[1]:
+        raise ValueError(
+            f"begins at {interval[0]:g} and ends at {interval[1]:g}; let it end later than it begins"
+        )
+    return interval
+
+
+StepInterval = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]], AfterValidator(_rising)
+]
 
 
 class PictureSpec(Spec):
@@ -26,6 +39,12 @@ class PictureSpec(Spec):
     true_guidance_scale: NonNegative = 1.0
     """Classifier-free guidance of a base that is told its guidance scale: above 1 a negative prompt has an effect,
     and a picture costs twice as much."""
+    guidance_interval: StepInterval = (0.0, 1.0)
+    """Shares of the steps at which classifier-free guidance begins and ends; a step outside makes one prediction
+    instead of two (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
+    deep_every: Annotated[int, Field(ge=1, le=20)] = 1
+    """Run a UNet's deeper blocks in the first of every so many steps, and reuse what they made in the others
+    (DeepCache, arXiv:2312.00858); 1 runs them in every step."""
     width_px: SizePx | Auto = "auto"
     """``auto`` is the base's own size."""
     height_px: SizePx | Auto = "auto"
@@ -86,7 +105,7 @@ class GenerateSpec(Spec):
     """``auto``: fp32 on cpu and mps, fp16 on cuda."""
     batch: PositiveInt = 4
     """Pictures in one forward pass, at most; decides the width class where ``width_class`` does not."""
-    width_class: Literal[2, 4, 8, 16] | Auto = "auto"
+    width_class: Literal[1, 2, 4, 8, 16] | Auto = "auto"
     """Rows of every forward pass, guidance included; part of the bytes: classes differ by one step of 255. ``auto`` is
     the narrowest that holds each batch."""
     compare: bool = False

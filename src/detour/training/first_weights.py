@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detour.adapter_files.reading import located, read_adapter
+from detour.adapter_files.reference_files import read_reference_adapter, read_reference_facts, require_fit
 from detour.adapter_methods import FROM_BASE
 from detour.adapters.adapter import Adapter, part_of, path_of
 from detour.adapters.attach import Attached
 from detour.adapters.layers import Layer, LoraLayer
+from detour.adapters.reference_weights import NUM_TOKENS, ReferenceWeights
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
+from detour.bases.image_encoder import read_encoder_config
 from detour.errors import AdapterError, ConfigError, RunError
 from detour.files import sha256_of
 from detour.specs import RunSpec
 from detour.specs.sources import with_changes
+from detour.training.methods import reference_encoder
 from detour.training.text_adapter import text_layers
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ def with_first_weights(spec: RunSpec, base: "Base") -> tuple[RunSpec, tuple[str,
             )
         return spec, ()
     path = Path(spec.adapter.from_file)
+    if spec.adapter.method == "reference":
+        return _with_first_reference(spec, base, path)
     adapter = read_adapter(path)
     _refuse_other_method(spec, adapter, path)
     changes: dict[str, Any] = {"adapter.from_sha256": _content(path, spec.adapter.from_sha256)}
@@ -88,6 +94,9 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
         return
     path = Path(spec.adapter.from_file)
     _content(path, spec.adapter.from_sha256)
+    if isinstance(attached, ReferenceWeights):
+        _load_first_reference(attached, path)
+        return
     first, target = read_adapter(path), attached.to_adapter()
     missing, extra = (
         sorted(target.layers.keys() - first.layers.keys()),
@@ -113,6 +122,28 @@ def load_first_weights(attached: Attached, spec: RunSpec) -> None:
         ) from error
 
 
+def _with_first_reference(spec: RunSpec, base: "Base", path: Path) -> tuple[RunSpec, tuple[str, ...]]:
+    """Write down the content of the IP-Adapter that a run starts at, and refuse one that cannot be trained on."""
+    facts, _ = read_reference_facts(path)
+    require_fit(facts, base, where=str(path))
+    width = read_encoder_config(reference_encoder(spec, base)).get("projection_dim")
+    if (facts.kind, facts.num_tokens, facts.encoder_width) != ("plain", NUM_TOKENS, width):
+        raise ConfigError(
+            f"--from {path}: {facts.words}; a run trains the plain kind, {NUM_TOKENS} tokens of an embedding of width "
+            f"{width}. Name such a file, or leave --from out."
+        )
+    changed = with_changes(spec, {"adapter.from_sha256": _content(path, spec.adapter.from_sha256)})
+    return changed, (f"Starts at the weights of {path} ({facts.words}).",)
+
+
+def _load_first_reference(attached: ReferenceWeights, path: Path) -> None:
+    first = read_reference_adapter(path)
+    try:
+        attached.load_weights(first.projection.state_dict(), first.keys, first.values)
+    except AdapterError as error:
+        raise ConfigError(f"--from {path}: {error} Use an IP-Adapter of the base's family.") from error
+
+
 def _at_scale(layer: Layer, target: Layer) -> Layer:
     """Rescale ``up`` so that the layer has the same change at the alpha that is trained with."""
     if not isinstance(layer, LoraLayer) or not isinstance(target, LoraLayer) or layer.alpha == target.alpha:
@@ -126,8 +157,6 @@ def _refuse_other_method(spec: RunSpec, adapter: Adapter, path: Path) -> None:
         raise ConfigError(
             f"--from {path}: --method full trains the base itself. Merge first: detour merge {path}."
         )
-    if spec.adapter.method == "reference":
-        raise ConfigError(f"--from {path}: --method reference starts at the base's own keys and values.")
     if spec.adapter.init in FROM_BASE:
         raise ConfigError(
             f"--from {path} with adapter.init {spec.adapter.init}: both say where the weights start. Leave one out."

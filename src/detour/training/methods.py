@@ -56,7 +56,7 @@ def method_defaults(spec: RunSpec, *, lr: float, rank: int, targets: str) -> dic
 
 def notes_on_names(spec: AdapterSpec, base: "Base") -> list[str]:
     """How the file of a transformer's adapter names its layers, where not as kohya does."""
-    if facts_of(spec.method).joins or base.family.network_part != "transformer":
+    if facts_of(spec.method).joins or base.family.has_unet:
         return []
     return [
         f"The file names the layers as SimpleTuner and ComfyUI do (lycoris_…): {method_name(spec)} of q, k and v "
@@ -129,14 +129,13 @@ def check_method(spec: RunSpec, base: "Base") -> None:
 
 
 def _check_reference(spec: RunSpec, base: "Base") -> None:
-    if base.family.network_part != "unet":
+    if not base.family.has_unet:
         raise ConfigError(
             f"--method reference is for UNets, and the network of base '{base.name}' is a transformer. Use a base of "
             "Stable Diffusion 1.5 or XL."
         )
     without = {
         "adapter.formats": bool(spec.adapter.formats),
-        "adapter.from_file": bool(spec.adapter.from_file),
         "adapter.text_encoder.rank": bool(spec.adapter.text_encoder.rank),
         "adapter.tokens.words": bool(spec.adapter.tokens.words),
         "base.quantize": spec.base.quantize != "none",

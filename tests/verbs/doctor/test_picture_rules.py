@@ -33,6 +33,22 @@ def rules(**values: object) -> set[str]:
             {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "negative_prompt": "x"},
             {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "true_guidance_scale": 2, "negative_prompt": "x"},
         ),
+        (
+            "guidance-interval-unused",
+            {**POCKET, "guidance_scale": 1, "guidance_interval": (0.0, 0.5)},
+            {**POCKET, "guidance_scale": 2, "guidance_interval": (0.0, 0.5)},
+        ),
+        (
+            "guidance-interval-unused",
+            {**SD15, "guidance_scale": 3.5, "embeds_guidance": True, "guidance_interval": (0.0, 0.5)},
+            {**SD15, "guidance_scale": 1.0},
+        ),
+        (
+            "deep-few-steps",
+            {**SD15, "steps": 4, "deep_every": 2, "adapters": ("lcm-lora",)},
+            {**SD15, "steps": 4, "deep_every": 2},
+        ),
+        ("deep-few-steps", {**SD15, "base": "sdxl-turbo", "deep_every": 3}, {**SD15, "base": "sdxl-turbo"}),
         ("steps-few", {**SD15, "steps": 14, "scheduler": "dpm++"}, {**SD15, "steps": 15, "scheduler": "dpm++"}),
         ("steps-few", {**SD15, "steps": 10, "scheduler": "dpm++"}, {**POCKET, "steps": 10, "scheduler": "dpm++"}),
         (

@@ -49,13 +49,13 @@ def found(**values: object) -> dict[str, str]:
         ("rate-diverged", {"losses": [1.7] * 10, "own_shift": 3.0}, {"losses": [1.0] * 10, "own_shift": 3.0}),
         (
             "flow-rate-high",
-            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
-            {"family": "flux", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+            {"highest_rate": 4e-5, "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
+            {"highest_rate": None, "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 1e-4}})},
         ),
         (
             "flow-rate-high",
-            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4.1e-5}})},
-            {"family": "sd3", "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4e-5}})},
+            {"highest_rate": 4e-5, "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4.1e-5}})},
+            {"highest_rate": 4e-5, "spec": spec_of(base={"name": "x"}, train={"optim": {"lr": 4e-5}})},
         ),
         (
             "shift-far",

@@ -42,7 +42,7 @@ def guided_prediction(answer: Callable[..., Tensor]) -> Grade:
         calls.append(timestep)
         return _unet(some, timestep, states)
 
-    mistakes = (
+    formulas = (
         ("it is the plain answer to the prompt.", lambda no, yes, s: yes,
          "start at the answer without a prompt and go on beyond the other one."),
         ("it is the answer without a prompt.", lambda no, yes, s: no, "add the scaled difference of the two answers."),
@@ -66,7 +66,7 @@ def guided_prediction(answer: Callable[..., Tensor]) -> Grade:
             formula=_guided(combine), what=what, hint=hint,
             why="at scale 1 it must be the answer to the prompt, at 0 the one without.",
         )
-        for what, combine, hint in mistakes
+        for what, combine, hint in formulas
     ]  # fmt: skip
     mistakes.append(
         Mistake(

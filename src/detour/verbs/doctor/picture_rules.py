@@ -63,6 +63,24 @@ LOW = Rule(
     fix="Take the base's own (leave --guidance out).",
     sure=True,
 )
+INTERVAL_UNUSED = Rule(
+    name="guidance-interval-unused",
+    subject="picture",
+    severity="warning",
+    fires="a guidance interval with guidance of 1 or less, as files made for few steps are drawn",
+    cause="Without guidance there is nothing to leave out of some steps: the interval saves and changes nothing.",
+    fix="Leave --guidance-interval out, or raise --guidance above 1.",
+    sure=True,
+)
+DEEP_FEW_STEPS = Rule(
+    name="deep-few-steps",
+    subject="picture",
+    severity="warning",
+    fires="deep features that are reused (--deep-every) with a base or adapter made for few steps",
+    cause="Its steps are far apart: what the deeper blocks made in one step is not what the next one needs.",
+    fix="Leave --deep-every out.",
+    sure=True,
+)
 NEGATIVE_UNREAD = Rule(
     name="negative-unread",
     subject="picture",
@@ -145,8 +163,8 @@ NO_SEED = Rule(
     fix="Name a seed: --seed 1.",
 )
 RULES = (
-    HIGH, BROKEN, LOW, NEGATIVE_UNREAD, DISTILLED, STEPS_BROKEN, STEPS_FEW, DDPM, SIZE, FULL_PRECISION, HALF_ON_CPU,
-    NO_SEED,
+    HIGH, BROKEN, LOW, INTERVAL_UNUSED, DEEP_FEW_STEPS, NEGATIVE_UNREAD, DISTILLED, STEPS_BROKEN, STEPS_FEW, DDPM,
+    SIZE, FULL_PRECISION, HALF_ON_CPU, NO_SEED,
 )  # fmt: skip
 
 
@@ -173,6 +191,8 @@ class Drawing:
         wants_seed: whether an unknown seed is worth a word.
         adapters: names of those that are on.
         spacing: of the sampler's times; ``own`` is the base's.
+        guidance_interval: shares of the steps between which guidance applies.
+        deep_every: steps a run of the network's deeper blocks.
     """
 
     where: str
@@ -193,6 +213,8 @@ class Drawing:
     wants_seed: bool = False
     adapters: tuple[str, ...] = ()
     spacing: Spacing = "own"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    deep_every: int = 1
 
     @property
     def few_steps(self) -> FewSteps | None:
@@ -210,6 +232,8 @@ def examine_drawing(drawing: Drawing) -> Iterator[Finding]:
     yield from _guidance(drawing)
     yield from _steps(drawing)
     yield from _distilled(drawing)
+    if drawing.deep_every > 1 and drawing.is_distilled:
+        yield DEEP_FEW_STEPS.found(f"deep features reused for {drawing.deep_every} steps", drawing.where)
     yield from _size(drawing)
     yield from _precision(drawing)
     if drawing.wants_seed and drawing.seed is None:
@@ -228,8 +252,10 @@ def _guidance(drawing: Drawing) -> Iterator[Finding]:
     if scale <= 1 and own >= GUIDANCE_WANTED and not drawing.is_distilled:
         yield LOW.found(what, drawing.where)
     true = drawing.true_guidance_scale if drawing.embeds_guidance else scale
+    kind = "true guidance" if drawing.embeds_guidance else "guidance"
+    if true <= 1 and drawing.guidance_interval != (0, 1):
+        yield INTERVAL_UNUSED.found(f"{kind} {true:g} with a guidance interval", drawing.where)
     if true <= 1 and drawing.negative_prompt:
-        kind = "true guidance" if drawing.embeds_guidance else "guidance"
         yield NEGATIVE_UNREAD.found(f"{kind} {true:g} with a negative prompt", drawing.where)
 
 

@@ -49,6 +49,8 @@ def examine_request(
         steps=how.steps,
         scheduler=pick_sampler(how.scheduler, base.scheduler_config()),
         spacing=how.spacing,
+        guidance_interval=how.guidance_interval,
+        deep_every=how.deep_every,
         embeds_guidance=base.embeds_guidance,
         true_guidance_scale=how.true_guidance_scale,
         width_px=None if how.width_px == "auto" else how.width_px,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from detour.bases.embedded import EMBEDDED
+from detour.bases.families import SD3_HIGHEST_RATE
 from detour.data.finding import Finding as DataFlaw
 from detour.data.finding import Kind as DataKind
 from detour.evaluation.thresholds import OVERFIT_RISE_MAX
@@ -26,9 +27,6 @@ LOSS_OF_NOTHING = 0.8
 
 FLOW_LOSS_OF_NOTHING = 1.6
 """Loss of a rectified flow that predicts nothing: the velocity, noise minus latents, has a variance of about 2."""
-
-FLOW_RATE = 4e-5
-"""Rate of AdamW on SD 3.5 above which its trainers report collapse; docs/families.md names where."""
 
 SHIFT_APART = 2.0
 """Times the base's own shift at the run's size, either way."""
@@ -77,7 +75,7 @@ FLOW_RATE_HIGH = Rule(
     name="flow-rate-high",
     subject="run",
     severity="note",
-    fires=f"a rate of AdamW above {FLOW_RATE:g} on SD 3.5",
+    fires=f"a rate of AdamW above {SD3_HIGHEST_RATE:g} on SD 3.5",
     cause="Trainers of SD 3.5 report that such rates can make pictures fall apart all at once; not measured here.",
     fix="Look at the samples early, or take the default: leave train.optim.lr at auto.",
 )
@@ -198,7 +196,7 @@ class RunFacts:
         where: the run's folder.
         spec: as resolved.
         native_size_px: the base's own side.
-        family: of the base.
+        highest_rate: rate of AdamW above which trainers of the base's family report trouble, if any.
         own_shift: of a rectified flow at the run's size; 0 of all others.
         state: finished, failed, interrupted, died, diverged, running.
         error: what it said when it ended.
@@ -216,7 +214,7 @@ class RunFacts:
     where: str
     spec: RunSpec
     native_size_px: int
-    family: str = ""
+    highest_rate: float | None = None
     own_shift: float = 0.0
     state: str = "finished"
     error: str = ""
@@ -325,10 +323,10 @@ def _settings(facts: RunFacts) -> Iterator[Finding]:
         yield RATE_UNUSUAL.found(f"train.optim.lr is {rate:g}", where)
     elif (
         rate != "auto"
-        and facts.family == "sd3"
+        and facts.highest_rate is not None
         and spec.base.name not in EMBEDDED
         and spec.train.optim.name == "adamw"
-        and float(rate) > FLOW_RATE
+        and float(rate) > facts.highest_rate
     ):
         yield FLOW_RATE_HIGH.found(f"train.optim.lr is {rate:g}", where)
     shift = spec.train.loss.shift

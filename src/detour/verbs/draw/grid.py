@@ -19,6 +19,7 @@ from detour.generation.png import save_image
 from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import base_for, choose_adapter, in_use
 from detour.verbs.draw.screening import Screening, WithheldPicture, open_policy
+from detour.verbs.draw.sheets import refuse_unread
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_no_png, refuse_taken
 
@@ -75,10 +76,11 @@ def draw_grid(
         progress: told picture by picture.
 
     Raises:
-        ConfigError: not two adapters, no weights, or ``out`` is taken.
+        ConfigError: not two adapters, no weights, settings that a sheet does not read, or ``out`` is taken.
         AdapterError: an adapter is broken or made for another base.
         Withheld: the policy refuses every prompt.
     """
+    refuse_unread(spec)
     if len(spec.loras) != 2:
         raise ConfigError(
             f"a grid compares two adapters, {len(spec.loras)} were named. Pass --lora twice, or "

@@ -89,6 +89,8 @@ class MetadataMaker:
             height_px=how.height_px,
             spacing=how.spacing,
             eta=how.eta,
+            guidance_interval=how.guidance_interval,
+            deep_every=how.deep_every,
             base=self.base.identity,
             base_revision=self.base.revision,
             adapters=tuple(lora.use for lora in self.loras) if adapted else (),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from detour.adapter_files.reference_files import read_reference_adapter, require_fit
+from detour.adapters.blocks import BlockWeight
 from detour.adapters.reference_kinds import ReferenceFacts
 from detour.bases.base import Base
 from detour.bases.image_encoder import load_image_encoder, own_image_encoder, read_encoder_config
@@ -16,6 +17,7 @@ from detour.data.pictures import open_picture, read_bytes
 from detour.errors import AdapterError, BaseError, ConfigError
 from detour.generation.png import ReferenceUse
 from detour.generation.references import ReferenceInUse, ReferenceTool
+from detour.generation.strength import StepWeight
 from detour.specs.generation import GenerateSpec
 from detour.verbs.chosen_adapters import parse_weighted
 
@@ -64,22 +66,13 @@ def open_references(spec: GenerateSpec, base: Base, *, device: str, dtype: torch
     in_use, uses = [], []
     for text in spec.references:
         picture, strength = parse_weighted(text, said="--reference ")
-        data = read_bytes(picture)
-        image = open_picture(data, max_megapixels=MAX_MEGAPIXELS, name=str(picture))
-        sha256 = hashlib.sha256(data).hexdigest()
-        in_use.append(
-            ReferenceInUse(
-                tool=tool,
-                picture=np.array(image, dtype=np.uint8),
-                sha256=sha256,
-                strength=strength,
-                blocks=spec.reference_blocks,
-                step_weights=spec.reference_steps,
-            )
+        one = read_reference(
+            picture, tool, strength=strength, blocks=spec.reference_blocks, steps=spec.reference_steps
         )
+        in_use.append(one)
         uses.append(
             ReferenceUse(
-                sha256=sha256,
+                sha256=one.sha256,
                 strength=strength,
                 adapter=path.stem,
                 adapter_sha256=tool.adapter.sha256,
@@ -88,6 +81,38 @@ def open_references(spec: GenerateSpec, base: Base, *, device: str, dtype: torch
             )
         )
     return References(in_use=tuple(in_use), uses=tuple(uses))
+
+
+def read_reference(
+    path: Path,
+    tool: ReferenceTool,
+    *,
+    strength: float,
+    blocks: tuple[BlockWeight, ...] = (),
+    steps: tuple[StepWeight, ...] = (),
+) -> ReferenceInUse:
+    """Read one reference picture.
+
+    Args:
+        path: of the picture.
+        tool: that shows it.
+        strength: 1 is as trained.
+        blocks: (block, factor) on the strength.
+        steps: (share of the steps that are done, factor on the strength from there on).
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    data = read_bytes(path)
+    image = open_picture(data, max_megapixels=MAX_MEGAPIXELS, name=str(path))
+    return ReferenceInUse(
+        tool=tool,
+        picture=np.array(image, dtype=np.uint8),
+        sha256=hashlib.sha256(data).hexdigest(),
+        strength=strength,
+        blocks=blocks,
+        step_weights=steps,
+    )
 
 
 def open_reference_tool(
@@ -128,13 +153,18 @@ def adapter_path(spec: GenerateSpec, base: Base) -> Path:
         if not path.is_file():
             raise AdapterError(f"{path}: no such IP-Adapter. Name a .safetensors file.")
         return path
-    own = sorted((base.folder / OWN_FOLDER).glob("*.safetensors"))
+    own = own_adapters(base)
     if len(own) != 1:
         raise ConfigError(
             f"base '{base.name}' has no IP-Adapter of its own, which shows reference pictures to the network. Name "
             "one with --reference-adapter FILE (e.g. ip-adapter_sd15.safetensors of h94/IP-Adapter)."
         )
     return own[0]
+
+
+def own_adapters(base: Base) -> list[Path]:
+    """The IP-Adapter files that a base carries."""
+    return sorted((base.folder / OWN_FOLDER).glob("*.safetensors"))
 
 
 def encoder_folder(path: Path, facts: ReferenceFacts, named: str | None, base: Base) -> Path:

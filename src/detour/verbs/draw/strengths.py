@@ -23,6 +23,7 @@ from detour.specs.generation import GenerateSpec
 from detour.training.checkpoints import kept_adapters
 from detour.verbs.chosen_adapters import base_for, choose_adapter, in_use, parse_lora
 from detour.verbs.draw.screening import Screening, WithheldPicture, open_policy
+from detour.verbs.draw.sheets import refuse_unread
 from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.staging import refuse_no_png, refuse_taken
 
@@ -89,10 +90,11 @@ def draw_strengths(
         progress: told picture by picture.
 
     Raises:
-        ConfigError: not one adapter, no strengths, or ``out`` is taken.
+        ConfigError: not one adapter, no strengths, settings that a sheet does not read, or ``out`` is taken.
         AdapterError: the adapter or a checkpoint is broken, damaged or made for another base.
         Withheld: the policy refuses every prompt.
     """
+    refuse_unread(spec)
     if len(spec.loras) != 1:
         raise ConfigError(
             f"a sheet of strengths shows one adapter, {len(spec.loras)} were named. Pass --lora once."

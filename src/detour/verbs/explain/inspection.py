@@ -13,6 +13,7 @@ from detour.adapters.arithmetic import BYTES, count, file_bytes, usable_rank
 from detour.adapters.targets import PRESETS, AdaptableLayer, adaptable_layers, select
 from detour.bases import parts
 from detour.bases.base import Base, open_base
+from detour.bases.families import FAMILIES
 from detour.errors import BaseError, ConfigError
 from detour.verbs.explain.inspection_result import (
     AdapterCost,
@@ -151,7 +152,7 @@ def _blocks(
         sizes[block] = sizes.get(block, 0) + parameter.numel()
     layers = adaptable_layers(network)
     latent = base.native_size_px // base.latent_factor
-    if base.family.network_part == "transformer":
+    if not base.family.has_unet:
         latent, levels = latent // 2, 1  # patches of 2×2
     else:
         levels = len(base.network_config["block_out_channels"])
@@ -266,7 +267,7 @@ def plot_unet(inspection: BaseInspection, path: Path) -> Path:
     Raises:
         ConfigError: the network is no UNet.
     """
-    if inspection.parts[0].name != "unet":
+    if not FAMILIES[inspection.family].has_unet:
         raise ConfigError(
             f"--plot draws a UNet, and base '{inspection.name}' is a transformer: a row of blocks of one size. "
             "Leave --plot out; the table of blocks says all."

@@ -14,6 +14,7 @@ from detour.adapters.attach import Attached
 from detour.adapters.gradient_proof import hash_base
 from detour.bases.base import Base, open_base
 from detour.bases.denoiser import Denoiser
+from detour.bases.families import network_title
 from detour.bases.hardware import pick_device, set_threads
 from detour.bases.latents import decode_latents, to_pixels
 from detour.diffusion.objective import denoising_loss
@@ -152,7 +153,7 @@ def step_once(
         gradients=tuple(gradients),
         base_unchanged=True,
         base_sha256=after,
-        remarks=_remarks(gradients, chosen.notes, at, share, denoiser.part),
+        remarks=_remarks(gradients, chosen.notes, at, share, denoiser),
         pictures=_pictures(opened, denoiser, example, values),
     )
 
@@ -181,11 +182,6 @@ def single_picture_data(base: Base, example: OneExample, spec: ResolvedRun) -> T
     return TrainingData(latents, text, captions=(example.caption,), epoch=(0,))
 
 
-def network_word(part: str) -> str:
-    """What a person calls the network in a part: UNet or transformer."""
-    return "UNet" if part == "unet" else part
-
-
 def _batch_at(batch: Batch, timestep: float | None, process: Process) -> Batch:
     if timestep is None:
         return batch
@@ -205,7 +201,7 @@ def _forward(
     named = {"noise": "the noise", "velocity": "the velocity", "clean": "the clean latents"}[process.predicts]
     if isinstance(process, RectifiedFlow):
         named = "the velocity, noise − latents"
-    network = network_word(denoiser.part)
+    network = network_title(denoiser.kind)
     is_flow = isinstance(process, RectifiedFlow)
     values = {
         "pixels": ("the picture, from -1 to 1", to_pixels(example.picture[None])),
@@ -307,10 +303,11 @@ def _remarks(
     target_notes: tuple[str, ...],
     timestep: int | str,
     signal_share: float,
-    part: str,
+    denoiser: Denoiser,
 ) -> tuple[str, ...]:
+    time = "noise level" if isinstance(denoiser.process, RectifiedFlow) else "timestep"
     noisy = (
-        f"At {'noise level' if part == 'transformer' else 'timestep'} {timestep} the {network_word(part)} sees "
+        f"At {time} {timestep} the {network_title(denoiser.kind)} sees "
         f"{signal_share:.0%} of the picture's amplitude under the noise."
     )
     if any(group.down_grad_norm for group in groups):

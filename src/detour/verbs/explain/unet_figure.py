@@ -134,7 +134,7 @@ def _heading(axes: Any, inspection: BaseInspection, width: float) -> None:
     cost = inspection.costs[0]
     title = f"{inspection.identity} ({inspection.title}): UNet with adapters on '{inspection.targets}'"
     axes.text(0.4, 0.42, title, color=INK, fontsize=15, weight="bold", va="center")
-    unet = next(part.parameters for part in inspection.parts if part.name == "unet")
+    unet = inspection.parts[0].parameters
     summary = (
         f"{unet:,} frozen parameters; rank {cost.rank} adds {cost.parameters:,} "
         f"({100 * cost.share:.3f} %) beside {cost.modules} layers."

@@ -114,6 +114,7 @@ def _pixel_facts(
     facts = PixelFacts(
         effect=moved.mean_abs_diff,
         noise_floor=moved.noise_floor,
+        black=max(0, pixels.black(adapter) - pixels.black(base)),
         diversity=pixels.diversity(adapter, seeds=seeds),
         diversity_expected=min(expected),
         copied=None if copied is None else copied.adapter,

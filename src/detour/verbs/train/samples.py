@@ -88,7 +88,7 @@ class SampleSheets:
         )
         requests = [PictureRequest(prompt=p, seed=spec.seed + i) for i, p in enumerate(spec.sample.prompts)]
         set_adapter_dropout(self._denoiser.network, on=False)
-        drawn = engine.draw(requests, self._picture_spec(), batch=BATCH)
+        drawn = engine.draw(requests, self._picture_spec(), batch=BATCH, blacken=True)
         if sum(p.numel() * p.element_size() for p in vae.parameters()) <= KEEP_VAE_BYTES:
             self._vae = vae
         folder = self._folder / f"step-{step:06d}"
