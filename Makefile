@@ -4,11 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-extras mutants mutants-changed check format bench labs course course-part docs lock clean
+.PHONY: help setup demo test test-slow test-extras test-fleet mutants mutants-changed check format bench labs course course-part docs lock clean
 
 help:
 	@echo "make demo       own environment, then train, prove and draw on the embedded base (CPU, minutes)"
 	@echo "make test       the test suite        make test-slow  the slow tests (minutes, gigabytes)"
+	@echo "make test-fleet   the picture server on a Ray cluster of two nodes, with Ray beside the environment"
 	@echo "make test-extras  what needs bitsandbytes, torchao, scikit-learn or imageio, with them beside the environment"
 	@echo "make mutants    does a test notice each of the named mistakes? (an hour; mutants-changed: minutes)"
 	@echo "make check      lint and strict types make format     rewrite the code in the house format"
@@ -52,6 +53,16 @@ test-extras: setup $(EXTRAS)/.installed
 	  tests/training/test_memory_savers.py tests/training/test_library_optim.py tests/verbs/test_exact_resume.py \
 	  tests/verbs/test_flow_methods.py tests/verbs/test_interpolate_pictures.py tests/safety/test_classifier.py tests/safety/test_intervals.py \
 	  tests/cli/test_safety.py
+
+# Ray stays out of the environment for the same cause.
+FLEET := build/fleet
+$(FLEET)/.installed: requirements-fleet.lock
+	@rm -rf $(FLEET)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(FLEET) -r requirements-fleet.lock
+	@touch $@
+
+test-fleet: setup $(FLEET)/.installed
+	PYTHONPATH=$(FLEET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/serving/test_fleet_on_ray.py
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -104,4 +105,8 @@ def safe_guidance(strength: str) -> Callable[[float], SafeLatent]:
         raise ConfigError(
             f"no strength '{strength}' of Safe Latent Diffusion: choose {' or '.join(STRENGTHS)}."
         )
-    return lambda scale: SafeLatent(scale, STRENGTHS[strength])
+    return partial(_of_strength, strength)
+
+
+def _of_strength(strength: str, scale: float) -> SafeLatent:
+    return SafeLatent(scale, STRENGTHS[strength])

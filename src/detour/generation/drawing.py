@@ -86,26 +86,7 @@ class Drawing:
         Raises:
             ConfigError: a size that the base cannot draw.
         """
-        native, scale = self.base.native_size_px, how.guidance_scale
-        width = native if how.width_px == "auto" else how.width_px
-        height = native if how.height_px == "auto" else how.height_px
-        factor = self.base.drawing_step_px
-        if width % factor or height % factor:
-            raise ConfigError(
-                f"size {width}x{height}: base '{self.base.name}' draws multiples of {factor} px."
-            )
-        self.base.refuse_side(max(int(width), int(height)))
-        guidance = self.base.recommended_guidance if scale == "auto" else float(scale)
-        sampler = pick_sampler(how.scheduler, self.base.scheduler_config())
-        check_spacing(how.spacing, sampler, is_flow=self.base.is_flow)
-        found = {
-            "eta": pick_eta(how.eta, sampler),
-            "guidance_scale": guidance,
-            "scheduler": sampler,
-            "width_px": width,
-            "height_px": height,
-        }
-        return ResolvedPicture.model_validate({**dict(how), **found})
+        return resolved_picture(self.base, how)
 
     def scales(self, how: ResolvedPicture) -> GuidanceScales:
         """The two kinds of guidance of a resolved spec."""
@@ -381,3 +362,33 @@ class Drawing:
             while len(self._texts) > KEPT_TEXTS:
                 del self._texts[next(iter(self._texts))]
         return self._texts[key]
+
+
+def resolved_picture(base: Base, how: PictureSpec) -> ResolvedPicture:
+    """Replace every ``auto`` of a spec by what the base draws with.
+
+    Args:
+        base: that is to draw.
+        how: size, steps, sampler and guidance.
+
+    Raises:
+        ConfigError: a size that the base cannot draw.
+    """
+    native, scale = base.native_size_px, how.guidance_scale
+    width = native if how.width_px == "auto" else how.width_px
+    height = native if how.height_px == "auto" else how.height_px
+    factor = base.drawing_step_px
+    if width % factor or height % factor:
+        raise ConfigError(f"size {width}x{height}: base '{base.name}' draws multiples of {factor} px.")
+    base.refuse_side(max(int(width), int(height)))
+    guidance = base.recommended_guidance if scale == "auto" else float(scale)
+    sampler = pick_sampler(how.scheduler, base.scheduler_config())
+    check_spacing(how.spacing, sampler, is_flow=base.is_flow)
+    found = {
+        "eta": pick_eta(how.eta, sampler),
+        "guidance_scale": guidance,
+        "scheduler": sampler,
+        "width_px": width,
+        "height_px": height,
+    }
+    return ResolvedPicture.model_validate({**dict(how), **found})

@@ -9,13 +9,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from detour.errors import StorageError
 from detour.generation.metering import Meter
-from detour.generation.requests import Picture, PictureRequest
-from detour.generation.scheduling import OnPictureStep, PictureHandle, Step
+from detour.generation.requests import Picture
+from detour.generation.scheduling import Step
 from detour.generation.widths import WIDTH_CLASSES
+from detour.serving.engines import Draws, Handle
 from detour.serving.jobs import Job
 from detour.serving.policy import Policy
 from detour.serving.rate import Rate
@@ -29,14 +29,6 @@ SUSPECT_DEATHS = 3
 """Number of server deaths during a picture after which it is drawn alone, to find out whether it is the cause."""
 
 STORAGE_RETRY_S = 2.0
-
-
-class Draws(Protocol):
-    """The part of ``detour.generation.engine.PictureEngine`` that the dispatcher calls."""
-
-    def submit(
-        self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None
-    ) -> PictureHandle: ...
 
 
 @dataclass
@@ -82,6 +74,7 @@ class Dispatcher:
         on_change: Callable[[str], None],
         begin_thread: Callable[[], None] = lambda: None,
         meter: Meter | None = None,
+        num_engines: int = 1,
     ) -> None:
         """Make a dispatcher that draws nothing until it is started.
 
@@ -95,13 +88,15 @@ class Dispatcher:
             on_change: called with the id of a job whenever something of it has changed, on any thread.
             begin_thread: called once on the writer's thread; the engine draws with as many threads as it has.
             meter: counts what checks and files cost; ``None``: one of its own.
+            num_engines: models behind ``engine``, which are given so many times as much at once.
         """
         self._engine, self._store, self._pictures, self._policy = engine, store, pictures, policy
         self.native_px, self._on_change = native_px, on_change
+        self._rows_ahead = num_engines * ROWS_AHEAD
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, _Waiting] = OrderedDict()
         self._owners: OrderedDict[str, None] = OrderedDict()
-        self._in_engine: dict[PictureKey, PictureHandle | None] = {}
+        self._in_engine: dict[PictureKey, Handle | None] = {}
         self._progress: dict[str, Progress] = {}
         self._open: dict[str, float] = {}
         self._order = itertools.count()
@@ -326,7 +321,9 @@ class Dispatcher:
                 continue
             first = min(mine, key=lambda one: one.urgency)
             ref = (first.job.id, first.numbers[0])
-            if self._in_engine and (self._is_suspect(ref) or rows + first.job.request.num_rows > ROWS_AHEAD):
+            if self._in_engine and (
+                self._is_suspect(ref) or rows + first.job.request.num_rows > self._rows_ahead
+            ):
                 return None
             first.numbers.popleft()
             self._owners.move_to_end(key)

@@ -11,12 +11,12 @@ from PIL import Image
 from detour.bases.hardware import set_threads
 from detour.diffusion.safe_latent import safe_guidance
 from detour.errors import AdapterError
-from detour.generation.engine import PictureEngine
 from detour.generation.mark import add_mark, fingerprint
 from detour.generation.png import AdapterUse, PictureMetadata
 from detour.generation.references import ReferenceInUse
 from detour.generation.requests import Picture, PictureRequest
 from detour.generation.sidecar import Signs, save_picture
+from detour.serving.engines import ServingEngine
 from detour.serving.jobs import Job, PinnedReference
 from detour.serving.policy import NoPolicy
 from detour.serving.references import ServedReferences, use_of
@@ -31,7 +31,7 @@ class PictureFiles:
 
     def __init__(
         self,
-        engine: PictureEngine,
+        engine: ServingEngine,
         shelf: Shelf,
         store: JobStore,
         *,

@@ -19,9 +19,9 @@ from detour.bases.hardware import torch_dtype
 from detour.data.pictures import open_picture
 from detour.errors import AdapterError, DataError
 from detour.files import write_bytes
-from detour.generation.engine import PictureEngine
 from detour.generation.png import ReferenceUse
 from detour.generation.references import ReferenceInUse, ReferenceTool
+from detour.serving.engines import ServingEngine
 from detour.serving.jobs import PinnedReference
 from detour.serving.refusals import BadRequest
 from detour.serving.settings import ReferencesSpec
@@ -74,7 +74,7 @@ class ServedReferences:
         self.spec, self.tool, self.name = spec, tool, name
 
     @classmethod
-    def open(cls, spec: ReferencesSpec, base: Base, engine: PictureEngine, *, dtype: str) -> ServedReferences:
+    def open(cls, spec: ReferencesSpec, base: Base, engine: ServingEngine, *, dtype: str) -> ServedReferences:
         """Load the IP-Adapter of the settings, or the base's own, with its image encoder.
 
         Raises:

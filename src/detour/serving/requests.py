@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from detour.errors import ConfigError
 from detour.files import is_unicode
-from detour.generation.engine import PictureEngine
 from detour.generation.png import SteeringUse
 from detour.generation.widths import width_for
+from detour.serving.engines import ServingEngine
 from detour.serving.jobs import JobRequest, rows_of_picture
 from detour.serving.refusals import BadRequest
 from detour.serving.settings import LimitsSpec
@@ -57,7 +57,7 @@ class ClientRequest:
 
 
 def resolved_request(
-    asked: ClientRequest, *, limits: LimitsSpec, engine: PictureEngine, steering: SteeringUse | None
+    asked: ClientRequest, *, limits: LimitsSpec, engine: ServingEngine, steering: SteeringUse | None
 ) -> JobRequest:
     """Resolve every open setting of a request within the limits; the width class is that of the job alone.
 
@@ -124,7 +124,7 @@ def _check_texts(asked: ClientRequest, longest: int) -> None:
                 raise BadRequest(f"{name}: not Unicode text (a lone surrogate).", param=name)
 
 
-def _how_of(asked: ClientRequest, engine: PictureEngine) -> PictureSpec:
+def _how_of(asked: ClientRequest, engine: ServingEngine) -> PictureSpec:
     values: dict[str, Any] = {"steps": asked.steps, "scheduler": asked.scheduler}
     if asked.guidance_scale is not None:
         values["guidance_scale"] = float(asked.guidance_scale)

@@ -12,11 +12,11 @@ from detour.bases.base import Base
 from detour.bases.hardware import set_threads
 from detour.errors import StorageError
 from detour.files import is_unicode
-from detour.generation.engine import PictureEngine
 from detour.generation.metering import Meter
 from detour.generation.sidecar import Signs
 from detour.serving.dispatch import Dispatcher
 from detour.serving.drawing import PictureFiles
+from detour.serving.engines import ServingEngine
 from detour.serving.held import Outcome, VotedAlready
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
@@ -85,15 +85,20 @@ class Service:
         self._dispatcher: Dispatcher | None = None
         self._shelf: Shelf | None = None
         self._base: Base | None = None
-        self._engine: PictureEngine | None = None
+        self._engine: ServingEngine | None = None
         self.references: ServedReferences | None = None
         self._room: Room | None = None
         self._stopping = False
 
     # ---- start and stop ----
 
-    def start(self, engine: PictureEngine, *, dtype: str) -> int:
+    def start(self, engine: ServingEngine, *, dtype: str, num_engines: int = 1) -> int:
         """Begin to draw, first the unfinished jobs of an earlier run of the server.
+
+        Args:
+            engine: draws.
+            dtype: precision of the pictures.
+            num_engines: models behind ``engine``.
 
         Returns:
             number of pictures of earlier runs that are still to be drawn.
@@ -123,6 +128,7 @@ class Service:
             on_change=self._on_change,
             begin_thread=self._set_threads,
             meter=engine.meter,
+            num_engines=num_engines,
         )
         self._room = Room(self._dispatcher, self.spec.limits)
         jobs = self.store.recover()
