@@ -130,7 +130,7 @@ class Withheld(DetourError):
 
 
 class LogBroken(DetourError):
-    """An entry of the safety log was changed, removed or put in."""
+    """An entry of the safety log was changed, removed or inserted."""
 
     exit_code = 20
     label = "log broken"

@@ -28,6 +28,13 @@ def test_a_figure_within_its_tolerance_holds_and_one_beyond_is_named() -> None:
     assert differences(BLOCK, [["0", "", "100 %"], MEASURED[1]], MEASURED)
 
 
+def test_words_have_to_be_those_that_were_measured() -> None:
+    block = Block(page="x.md", head=("what", "figure"), within=(None, 0.1), measure=lambda: [], relative=True)
+    assert differences(block, [["verdict", "learned"]], [["verdict", "learned"]]) == []
+    [off] = differences(block, [["verdict", "learned"]], [["verdict", "inconclusive"]])
+    assert off == "verdict, figure: the page says learned, inconclusive was measured"
+
+
 def test_a_tolerance_may_be_a_share_of_what_was_measured() -> None:
     block = Block(page="x.md", head=("what", "figure"), within=(None, 0.1), measure=lambda: [], relative=True)
     assert differences(block, [["loss", "0.229 → 0.110"]], [["loss", "0.229 → 0.107"]]) == []

@@ -74,12 +74,11 @@ def test_captions_that_do_not_fit_their_pictures_are_said_and_stop_the_verdict()
     assert found.next_step == "detour data check PICTURES"
 
 
-def test_three_pictures_settle_nothing() -> None:
-    found = judge(planted(references=3))
+@pytest.mark.parametrize(("count", "few"), [(1, "One picture does"), (3, "3 pictures do")])
+def test_three_pictures_settle_nothing(count: int, few: str) -> None:
+    found = judge(planted(references=count))
     assert found.verdict == "inconclusive"
-    assert (
-        found.reasons[0] == "3 pictures do not tell a style or a subject from themselves: name more of them."
-    )
+    assert found.reasons[0] == f"{few} not tell a style or a subject from themselves: name more of them."
     assert found.judge_on_references.p_value is None
 
 

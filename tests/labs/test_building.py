@@ -162,7 +162,8 @@ def test_labs_go_by_the_time_that_they_took_and_new_ones_first(
     monkeypatch.setattr(building, "RENDERED", tmp_path)
     taken = {1: 5.0, 2: 50.0, 3: 20.0}
     write_measured(
-        tmp_path, {key: Measured(core_seconds=s, peak_bytes=1, need=None) for key, s in taken.items()}
+        tmp_path,
+        {key: Measured(core_seconds=s, peak_bytes=1, shared=True, need=None) for key, s in taken.items()},
     )
     assert [lab.number for lab in building.longest_first([lab_of(n) for n in (1, 2, 3, 4)])] == [4, 2, 3, 1]
 
@@ -186,7 +187,7 @@ def test_what_ran_before_is_rendered_only_while_its_code_is_the_lessons(runs_as:
     docs = tmp_path / "docs"
     with pytest.raises(DetourError, match=r"lab09\.ipynb: not there"):
         building.render_kept([lab_of(9)], docs)
-    write_measured(docs, {9: Measured(core_seconds=8.4, peak_bytes=1 << 20, need=None)})
+    write_measured(docs, {9: Measured(core_seconds=8.4, peak_bytes=1 << 20, shared=True, need=None)})
     kept = tmp_path / "solutions" / "lab09.ipynb"
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -15,7 +15,7 @@ RAN = Executed(
     message=None, feedback="",
 )  # fmt: skip
 NEED = CardNeed(card="T4, 16 GB, no bf16", bytes=4 << 30, words="drawing, fp16 weights")
-MEASURED = Measured(core_seconds=8.4, peak_bytes=600 << 20, need=NEED)
+MEASURED = Measured(core_seconds=8.4, peak_bytes=600 << 20, shared=True, need=NEED)
 
 
 def notebook_with(*, alt: str | None, size: int = 40) -> Any:
@@ -51,15 +51,21 @@ def test_a_page_that_is_too_large_is_refused() -> None:
 
 def test_the_index_keeps_what_was_rendered_before(tmp_path: Path) -> None:
     write_measured(tmp_path, {9: MEASURED})
-    settings = Measured(core_seconds=2.0, peak_bytes=1 << 30, need=None)
+    settings = Measured(core_seconds=2.0, peak_bytes=1 << 30, shared=False, need=None)
     write_measured(tmp_path, measured_labs(tmp_path) | {1: settings})
     index = (tmp_path / "README.md").read_text()
     assert "| 9. [Noise and back](lab09.html) |" in index
-    assert "| 8 s, 0.6 GiB | 4.0 GiB: drawing, fp16 weights |" in index
+    assert "| at most 8 s, 0.6 GiB | 4.0 GiB: drawing, fp16 weights |" in index
+    assert "lab 1 ran alone" in index
     assert "| 2 s, 1.0 GiB | reads settings alone |" in index
     assert "10 s together" in index
     assert list(measured_labs(tmp_path)) == [1, 9]
     assert index == index_page({1: settings, 9: MEASURED})
+
+
+def test_a_kernel_that_waited_for_a_core_says_that_the_machine_was_shared() -> None:
+    assert RAN.shared
+    assert not RAN.model_copy(update={"seconds": 9.5}).shared
 
 
 def test_figures_that_were_edited_are_refused(tmp_path: Path) -> None:

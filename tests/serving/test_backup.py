@@ -80,7 +80,7 @@ def test_everything_that_was_copied_is_on_the_disk_before_the_backup_has_its_nam
 
 
 def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no jobs\.sqlite there"):
+    with pytest.raises(ConfigError, match=r"has no jobs\.sqlite"):
         back_up(tmp_path, tmp_path / "copy")
     state = tmp_path / "state"
     state.mkdir()

@@ -103,7 +103,7 @@ class ReferenceWeights(Attached):
     def load_weights(
         self, projection: Mapping[str, Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
     ) -> None:
-        """Put the weights of an IP-Adapter into the live ones, in place.
+        """Put the weights of an IP-Adapter into those that are trained, in place.
 
         Args:
             projection: state of diffusers' ``ImageProjection``.
@@ -114,14 +114,14 @@ class ReferenceWeights(Attached):
             AdapterError: other shapes, or another number of cross-attentions.
         """
         names = [name for name, _ in self.projection.named_parameters()]
-        live = [*self.projection.parameters(), *itertools.chain.from_iterable(self._pairs.values())]
+        trained = [*self.projection.parameters(), *itertools.chain.from_iterable(self._pairs.values())]
         given = [projection[name] for name in names if name in projection]
         given += itertools.chain.from_iterable(zip(keys, values, strict=True))
-        if [parameter.shape for parameter in live] != [tensor.shape for tensor in given]:
+        if [parameter.shape for parameter in trained] != [tensor.shape for tensor in given]:
             raise AdapterError(
                 "its projection, keys or values have other shapes than those that are trained."
             )
-        for parameter, tensor in zip(live, given, strict=True):
+        for parameter, tensor in zip(trained, given, strict=True):
             parameter.copy_(tensor)
 
     def to_adapter(self, metadata: Mapping[str, str] | None = None) -> Adapter:  # noqa: ARG002

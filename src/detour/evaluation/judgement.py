@@ -270,9 +270,8 @@ def _doubts(view: _View) -> list[str]:
             "Neither the judge nor a comparison with the base's pictures shows that prompts are still followed."
         )
     if view.count < limits.FIRM_REFERENCES_MIN:
-        found.append(
-            f"{view.count} pictures do not tell a style or a subject from themselves: name more of them."
-        )
+        few = "One picture does" if view.count == 1 else f"{view.count} pictures do"
+        found.append(f"{few} not tell a style or a subject from themselves: name more of them.")
     elif _disagree(view):
         found.append(_disagreement(view))
     return found

@@ -85,13 +85,13 @@ def _outermost(block: Any, features: Tensor) -> Callable[..., Tensor]:
         skip = res_hidden_states_tuple[0]
         made: Tensor = block.resnets[-1](torch.cat([features.to(hidden_states), skip], dim=1), temb)
         if getattr(block, "attentions", None):
-            told = (
+            names = (
                 "encoder_hidden_states",
                 "cross_attention_kwargs",
                 "attention_mask",
                 "encoder_attention_mask",
             )
-            made = block.attentions[-1](made, **{name: given.get(name) for name in told}, return_dict=False)[
+            made = block.attentions[-1](made, **{name: given.get(name) for name in names}, return_dict=False)[
                 0
             ]
         return made

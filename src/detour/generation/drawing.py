@@ -349,8 +349,8 @@ class Drawing:
         )
         for other in others:
             first = first.cat(other)
-        told = self.scales(how).embedded
-        return first if told is None else first.guided_by(told)
+        scale = self.scales(how).embedded
+        return first if scale is None else first.guided_by(scale)
 
     def prompted(self, request: PictureRequest, adapters: Adapters) -> Conditioning:
         """States of a request's prompt, or on the way to another one's."""

@@ -175,10 +175,10 @@ def recognise(names: Iterable[str]) -> FewSteps | None:
 
 def _of_steps(found: FewSteps, steps: int) -> FewSteps:
     """The kind with the number of steps that a file was distilled for."""
-    told = replace(found, steps=steps, most_steps=max(steps, found.most_steps))
+    named = replace(found, steps=steps, most_steps=max(steps, found.most_steps))
     if found.kind == "hyper" and steps == 1:  # the one-step file is distilled for TCD's sampler
-        return replace(told, scheduler="tcd", spacing="own", eta=1.0)
-    return told
+        return replace(named, scheduler="tcd", spacing="own", eta=1.0)
+    return named
 
 
 def parse_kind(text: str) -> FewSteps | None:

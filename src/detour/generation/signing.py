@@ -109,7 +109,7 @@ class PictureSigner:
         source = DRAWN if metadata.start is None else BEGUN_FROM
         return self._signed(png, source, metadata.model_dump(mode="json"))
 
-    def _signed(self, png: bytes, source: str, told: dict[str, Any]) -> bytes:
+    def _signed(self, png: bytes, source: str, facts: dict[str, Any]) -> bytes:
         agent = {"name": "detour", "version": __version__}
         created = {"action": "c2pa.created", "digitalSourceType": source, "softwareAgent": agent}
         manifest = {
@@ -117,7 +117,7 @@ class PictureSigner:
             "format": "image/png",
             "assertions": [
                 {"label": "c2pa.actions", "data": {"actions": [created]}},
-                {"label": ASSERTION, "data": told},
+                {"label": ASSERTION, "data": facts},
             ],
         }
         out = io.BytesIO()
@@ -171,12 +171,12 @@ def read_manifest(png: bytes, *, trust: str | None = None) -> SignatureReport | 
         settings["trust"] = {"trust_anchors": trust}
     try:
         reader = c2pa.Reader("image/png", io.BytesIO(png), context=c2pa.Context.from_dict(settings))
-        told, state = json.loads(reader.json()), str(reader.get_validation_state()).lower()
+        facts, state = json.loads(reader.json()), str(reader.get_validation_state()).lower()
     except c2pa.C2paError.ManifestNotFound:
         return None
     except c2pa.C2paError as error:
         raise DataError(f"its C2PA manifest cannot be read ({str(error)[:200]}).") from error
-    active = told["manifests"][told["active_manifest"]]
+    active = facts["manifests"][facts["active_manifest"]]
     signature = active.get("signature_info") or {}
     generator = (active.get("claim_generator_info") or [{}])[0]
     return SignatureReport(
@@ -184,7 +184,7 @@ def read_manifest(png: bytes, *, trust: str | None = None) -> SignatureReport | 
         signer=signature.get("common_name") or "",
         organisation=signature.get("issuer") or "",
         software=f"{generator.get('name', '')} {generator.get('version', '')}".strip(),
-        problems=tuple(sorted({one["code"] for one in told.get("validation_status") or ()})),
+        problems=tuple(sorted({one["code"] for one in facts.get("validation_status") or ()})),
     )
 
 

@@ -203,7 +203,12 @@ def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> No
     write_text(
         folder / f"{lab.name}.html", page_of(lab, notebook, executed, base=base_of(lab), tasks=tasks_of(lab))
     )
-    mine = Measured(core_seconds=executed.core_seconds, peak_bytes=executed.peak_bytes, need=card_need(lab))
+    mine = Measured(
+        core_seconds=executed.core_seconds,
+        peak_bytes=executed.peak_bytes,
+        shared=executed.shared,
+        need=card_need(lab),
+    )
     write_measured(folder, measured_labs(folder) | {lab.number: mine})
 
 

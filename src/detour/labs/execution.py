@@ -19,6 +19,12 @@ CELL_TIMEOUT_S = 600
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Environment with one thread, which is faster for layers as small as pocket's and makes figures comparable."""
 
+SHARED_OVER = 1.25
+"""Seconds on the clock over CPU seconds from which other work is taken to have shared the machine.
+
+Starting the kernel and passing its outputs on takes one to two seconds of 15 or more.
+"""
+
 REPORT = """
 def _report(number):
     import json, resource, sys, time
@@ -53,6 +59,11 @@ class Executed(BaseModel):
     message: str | None
     feedback: str
     """Output of the check that stopped it; empty where none did."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the kernel waited for a core: it took much less CPU time than time passed on the clock."""
+        return self.seconds > SHARED_OVER * self.core_seconds
 
     @property
     def cost(self) -> str:

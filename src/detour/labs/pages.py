@@ -25,6 +25,8 @@ class Measured(BaseModel):
 
     core_seconds: float
     peak_bytes: int
+    shared: bool
+    """Whether other work took CPU time of the machine meanwhile, so that the seconds are an upper limit."""
     need: CardNeed | None
 
 
@@ -182,18 +184,27 @@ def index_page(measured: Mapping[int, Measured]) -> str:
     lines += [
         "Seconds and memory were measured by `python -m detour.labs.building --render docs/labs` on `pocket`"
         f"{note}: seconds",
-        f"of one CPU core, from the kernel's start to the last cell; {total:.0f} s together. Where other work shares",
-        "the machine, they are larger. The last column is what [`detour plan`](../cli.md) predicts for Stable",
-        f"Diffusion 1.5 at 512 px on {card}; it was not measured.",
+        f"of one CPU core, from the kernel's start to the last cell; {total:.0f} s together. {_of_shared(measured)}",
+        "The last column is what [`detour plan`](../cli.md) predicts for Stable Diffusion 1.5 at 512 px on",
+        f"{card}; it was not measured.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _of_shared(measured: Mapping[int, Measured]) -> str:
+    """The sentence that says which figures were taken beside other work."""
+    alone = [f"{number}" for number, one in measured.items() if not one.shared]
+    if len(alone) == len(measured):
+        return "Nothing else ran beside them."
+    some = f"; lab{'s' * (len(alone) > 1)} {', '.join(alone)} ran alone" if alone else ""
+    return f"Figures with *at most* were taken while other\nwork shared the caches and cores, which adds seconds{some}."
 
 
 def _table(labs: Sequence[Lab], measured: Mapping[int, Measured]) -> list[str]:
     rows = ["| lab | what it is about | on pocket | on a 16 GB GPU without bf16 |", "|---|---|---|---|"]
     for lab in labs:
         one = measured[lab.number]
-        here = f"{one.core_seconds:.0f} s, {gib(one.peak_bytes)}"
+        here = f"{'at most ' * one.shared}{one.core_seconds:.0f} s, {gib(one.peak_bytes)}"
         there = f"{gib(one.need.bytes)}: {one.need.words}" if one.need else "reads settings alone"
         rows.append(f"| {lab.number}. [{lab.title}]({lab.name}.html) | {lab.about} | {here} | {there} |")
     return rows

@@ -269,6 +269,10 @@ check(2, "hand_gradients", hand_gradients)
 # everywhere at the first step is wrong. After one update `up` has moved, and both learn:
 
 # %%
+for parameter in attached.parameters():
+    parameter.grad = None
+loss = diffusion_loss(predict_noise, latents, noise, 500, alphas)
+loss.backward()
 with torch.no_grad():
     for _, up in attached.factors.values():
         up -= 1e-3 * up.grad.sign()  # one small step downhill, as AdamW's first step is

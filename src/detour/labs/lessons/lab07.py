@@ -246,6 +246,8 @@ predict("stop_at", "lower, it has learned something; both alike")
 
 # %%
 STEPS, BATCH, RATE = 45, 3, 1e-2
+if "attached" in globals():  # this cell ran before: begin with the base again
+    attached.detach()
 layers = select(adaptable_layers(unet), "attn")
 attached = attach_new(unet, "unet", layers, rank=4, alpha=4, seed=SEED)
 optimizer = torch.optim.AdamW(attached.parameters(), lr=RATE)
@@ -358,7 +360,6 @@ compare_with(
 print(
     f"training prompt: {to_training[0]:.1f} of 255 from the training picture before, {to_training[1]:.1f} after"
 )
-attached.detach()
 
 # %% [markdown]
 # ## Reflect

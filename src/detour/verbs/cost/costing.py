@@ -171,8 +171,8 @@ def estimate_cost(
     Args:
         metrics: saved text of ``/metrics``.
         prices: the price file (``detour cost --template`` writes an empty one).
-        before: an earlier ``/metrics`` of the same life; ``None``: everything since the start counts.
-        clock: ``wall``, or ``cpu`` where other programs took the machine meanwhile.
+        before: an earlier ``/metrics`` of the same server, not restarted since; ``None``: since the start.
+        clock: ``wall``, or ``cpu`` if other programs used the machine too.
         steps: denoising steps to say the cost of.
         sizes: (width, height) in pixels to say the cost of; none: the base's own.
         guided: pictures with guidance, two rows each.

@@ -140,7 +140,7 @@ def work_of(after: Samples, before: Samples | None = None, *, clock: Clock = "wa
     Args:
         after: the later reading.
         before: the earlier one; ``None``: everything since the start of the server.
-        clock: ``wall``, or ``cpu`` where other programs took the machine meanwhile.
+        clock: ``wall``, or ``cpu`` if other programs used the machine too.
 
     Raises:
         ConfigError: the readings are of two lives of the server, or in the wrong order.

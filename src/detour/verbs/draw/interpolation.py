@@ -135,13 +135,13 @@ def interpolate_pictures(
         for share in shares
     ]
 
-    def told(done: int, total: int) -> None:
+    def on_step(done: int, total: int) -> None:
         progress(Progress(stage="drawing", done=done * spec.frames // total, total=spec.frames))
 
     screening = Screening(policy, requests)
     screening.require_open()
     numbers = [number for number, _ in screening.open]
-    drawn = engine.draw([request for _, request in screening.open], batch=spec.batch, on_step=told)
+    drawn = engine.draw([request for _, request in screening.open], batch=spec.batch, on_step=on_step)
     passed = screening.passed(numbers, drawn, how=engine.resolved(how))
     shown = [number for number, passes in zip(numbers, passed, strict=True) if passes]
     if len(shown) < 2:

@@ -65,24 +65,24 @@ class PictureReport(BaseModel):
 
     def lines(self) -> list[str]:
         """Everything in plain words, a fact a line."""
-        told = [f"{self.path.name}: a picture of {self.width_px} x {self.height_px} px"]
+        lines = [f"{self.path.name}: a picture of {self.width_px} x {self.height_px} px"]
         if self.metadata is None:
-            told.append(
+            lines.append(
                 "Neither its text nor a sidecar says how it was made: detour did not write this file."
             )
         else:
-            told += _words(self.metadata)
+            lines += _words(self.metadata)
             if self.source == "sidecar":
-                told.append("The file has no text of detour; all this stands in its sidecar.")
-        told.append(
+                lines.append("The file has no text of detour; all this stands in its sidecar.")
+        lines.append(
             {
                 "absent": "There is no sidecar beside it.",
                 "same pixels": "Its pixels are those that its sidecar was written for.",
                 "other pixels": "Its pixels are NOT those of its sidecar: one of the two was changed.",
             }[self.sidecar]
         )
-        told.append(_signature_words(self.signature))
-        return [*told, *self._mark_words()]
+        lines.append(_signature_words(self.signature))
+        return [*lines, *self._mark_words()]
 
     def _mark_words(self) -> list[str]:
         if self.mark is None:
@@ -254,59 +254,63 @@ def verify_picture(
 
 
 def _drawn_again(
-    told: PictureMetadata, pixels: np.ndarray, base: str | None, files: Path | None, device: str
+    recorded: PictureMetadata, pixels: np.ndarray, base: str | None, files: Path | None, device: str
 ) -> np.ndarray:
-    if told.moment:
-        raise _Cannot(f"it is a moment of drawing ({told.moment}), not a finished picture.")
-    if pixels.shape[:2] != (told.height_px, told.width_px):
+    if recorded.moment:
+        raise _Cannot(f"it is a moment of drawing ({recorded.moment}), not a finished picture.")
+    if pixels.shape[:2] != (recorded.height_px, recorded.width_px):
         raise _Cannot(
-            f"it has {pixels.shape[1]} x {pixels.shape[0]} px, and what was drawn had {told.width_px} x "
-            f"{told.height_px}: a sheet, or a picture that was scaled or cut."
+            f"it has {pixels.shape[1]} x {pixels.shape[0]} px, and what was drawn had {recorded.width_px} x "
+            f"{recorded.height_px}: a sheet, or a picture that was scaled or cut."
         )
     try:
-        opened = _base_of(told, base)
-        request, opened = _request_of(told, opened, files, device)
-        set_threads(told.threads)
+        opened = _base_of(recorded, base)
+        request, opened = _request_of(recorded, opened, files, device)
+        set_threads(recorded.threads)
         engine = PictureEngine.load(
-            opened, device=device, dtype=told.dtype, safety=told.safety == "checked", prompts="written"
+            opened,
+            device=device,
+            dtype=recorded.dtype,
+            safety=recorded.safety == "checked",
+            prompts="written",
         )
-        requests = merge_adapters_of(engine, [request]) if told.merged else [request]
+        requests = merge_adapters_of(engine, [request]) if recorded.merged else [request]
         return engine.draw(requests).pictures[0]
     except DetourError as error:
         raise _Cannot(str(error)) from error
 
 
-def _base_of(told: PictureMetadata, named: str | None) -> Base:
-    known = [one.name for one in EMBEDDED.values() if one.identity == told.base]
+def _base_of(recorded: PictureMetadata, named: str | None) -> Base:
+    known = [one.name for one in EMBEDDED.values() if one.identity == recorded.base]
     if named is None and not known:
-        raise _Cannot(f"it was drawn by base '{told.base}': say where that is with --base.")
-    base = open_base(named or known[0], revision=told.base_revision)
-    if base.identity != told.base:
-        raise _Cannot(f"it was drawn by base '{told.base}', and '{base.name}' is '{base.identity}'.")
+        raise _Cannot(f"it was drawn by base '{recorded.base}': say where that is with --base.")
+    base = open_base(named or known[0], revision=recorded.base_revision)
+    if base.identity != recorded.base:
+        raise _Cannot(f"it was drawn by base '{recorded.base}', and '{base.name}' is '{base.identity}'.")
     base.require_weights()
     return base
 
 
 def _request_of(
-    told: PictureMetadata, base: Base, files: Path | None, device: str
+    recorded: PictureMetadata, base: Base, files: Path | None, device: str
 ) -> tuple[PictureRequest, Base]:
     """The picture as the engine takes it, and the base with the schedule that its adapters want."""
-    wanted = {one.sha256: f"adapter '{one.name}'" for one in told.adapters}
-    if told.start is not None:
-        wanted[told.start.sha256] = "the picture that it began as"
-        if told.start.mask_sha256:
-            wanted[told.start.mask_sha256] = "the mask of the picture that it began as"
-    for use in told.references:
+    wanted = {one.sha256: f"adapter '{one.name}'" for one in recorded.adapters}
+    if recorded.start is not None:
+        wanted[recorded.start.sha256] = "the picture that it began as"
+        if recorded.start.mask_sha256:
+            wanted[recorded.start.mask_sha256] = "the mask of the picture that it began as"
+    for use in recorded.references:
         wanted[use.sha256] = "a reference picture"
         wanted[use.adapter_sha256] = f"IP-Adapter '{use.adapter}'"
-    own = {sha256_of(path): path for path in own_adapters(base) if told.references}
+    own = {sha256_of(path): path for path in own_adapters(base) if recorded.references}
     places = own | _found({sha256: what for sha256, what in wanted.items() if sha256 not in own}, files)
     loras = []
-    for one in told.adapters:
+    for one in recorded.adapters:
         chosen = choose_adapter(str(places[one.sha256]), base)
         loras.append(replace(chosen, use=chosen.use.model_copy(update={"weight": one.weight})))
     how = {
-        name: getattr(told, name)
+        name: getattr(recorded, name)
         for name in (
             "negative_prompt",
             "steps",
@@ -319,38 +323,38 @@ def _request_of(
         )
     }
     values = {
-        "prompts": (told.prompt,),
-        "seed": told.seed,
-        "lora_steps": told.adapter_steps,
-        "width_class": told.width_class or "auto",
-        "batch": told.batch,
-        "picture": {**how, "height_px": told.height_px, "spacing": told.spacing, "eta": told.eta},
+        "prompts": (recorded.prompt,),
+        "seed": recorded.seed,
+        "lora_steps": recorded.adapter_steps,
+        "width_class": recorded.width_class or "auto",
+        "batch": recorded.batch,
+        "picture": {**how, "height_px": recorded.height_px, "spacing": recorded.spacing, "eta": recorded.eta},
     }
-    if told.start is not None:
-        values |= {"start": str(places[told.start.sha256]), "strength": told.start.strength}
-        if told.start.mask_sha256:
-            values["mask"] = str(places[told.start.mask_sha256])
+    if recorded.start is not None:
+        values |= {"start": str(places[recorded.start.sha256]), "strength": recorded.start.strength}
+        if recorded.start.mask_sha256:
+            values["mask"] = str(places[recorded.start.mask_sha256])
     spec = parse(GenerateSpec, values)
     base = base_for(base, loras)
     _, start, _ = open_start(spec, base)
-    (request,) = requests_of(spec, loras, start, _references_of(told, base, places, device))
-    if told.steering is not None:
-        guidance = safe_guidance(told.steering.strength)
-        request = replace(request, guidance=guidance, further_texts=(told.steering.concept,))
+    (request,) = requests_of(spec, loras, start, _references_of(recorded, base, places, device))
+    if recorded.steering is not None:
+        guidance = safe_guidance(recorded.steering.strength)
+        request = replace(request, guidance=guidance, further_texts=(recorded.steering.concept,))
     return request, base
 
 
 def _references_of(
-    told: PictureMetadata, base: Base, places: Mapping[str, Path], device: str
+    recorded: PictureMetadata, base: Base, places: Mapping[str, Path], device: str
 ) -> tuple[ReferenceInUse, ...]:
     """The reference pictures as they were shown, each with the IP-Adapter that showed it."""
     tools: dict[str, ReferenceTool] = {}
-    for use in told.references:
+    for use in recorded.references:
         if use.adapter_sha256 not in tools:
-            named = {"prompts": (told.prompt,), "reference_adapter": str(places[use.adapter_sha256])}
+            named = {"prompts": (recorded.prompt,), "reference_adapter": str(places[use.adapter_sha256])}
             spec = parse(GenerateSpec, named)
             try:
-                tool, _ = open_reference_tool(spec, base, device=device, dtype=torch_dtype(told.dtype))
+                tool, _ = open_reference_tool(spec, base, device=device, dtype=torch_dtype(recorded.dtype))
             except BaseError as error:
                 raise _Cannot(
                     f"the image encoder of IP-Adapter '{use.adapter}' is not beside it. Put its folder there as "
@@ -365,7 +369,7 @@ def _references_of(
             blocks=use.blocks,
             steps=use.steps,
         )
-        for use in told.references
+        for use in recorded.references
     )
 
 
@@ -399,70 +403,73 @@ def _candidates(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _other_here(told: PictureMetadata, device: str) -> str:
+def _other_here(recorded: PictureMetadata, device: str) -> str:
     """What is another here than where the picture was drawn."""
     here = versions()
     others = [
         f"{name} {one} there, {here[name]} here"
-        for name, one in told.versions.items()
+        for name, one in recorded.versions.items()
         if here.get(name, one) != one
     ]
-    if device.partition(":")[0] != told.device:
-        others.append(f"{told.device} there, {device} here")
-    if told.width_class is None:
+    if device.partition(":")[0] != recorded.device:
+        others.append(f"{recorded.device} there, {device} here")
+    if recorded.width_class is None:
         others.append("the number of rows of its passes is not recorded")
     return f"Other than when it was drawn: {'; '.join(others)}." if others else ""
 
 
-def _words(told: PictureMetadata) -> list[str]:
-    software = told.versions.get("detour", "an unknown version")
-    revision = f" at {told.base_revision}" if told.base_revision else ""
+def _words(recorded: PictureMetadata) -> list[str]:
+    software = recorded.versions.get("detour", "an unknown version")
+    revision = f" at {recorded.base_revision}" if recorded.base_revision else ""
     lines = [
-        f"Drawn by detour {software} with base '{told.base}'{revision}.",
-        f"Prompt: {told.prompt}",
-        f"Negative prompt: {told.negative_prompt or 'none'}",
-        f"Seed {told.seed}, {told.steps} steps of {TITLES.get(told.scheduler, told.scheduler)}, guidance scale "
-        f"{told.guidance_scale:g}, {told.width_px} x {told.height_px} px.",
+        f"Drawn by detour {software} with base '{recorded.base}'{revision}.",
+        f"Prompt: {recorded.prompt}",
+        f"Negative prompt: {recorded.negative_prompt or 'none'}",
+        f"Seed {recorded.seed}, {recorded.steps} steps of {TITLES.get(recorded.scheduler, recorded.scheduler)}, "
+        f"guidance scale {recorded.guidance_scale:g}, {recorded.width_px} x {recorded.height_px} px.",
     ]
     lines += [
-        f"Adapter '{one.name}' at strength {one.weight:g} (SHA-256 {one.sha256})." for one in told.adapters
+        f"Adapter '{one.name}' at strength {one.weight:g} (SHA-256 {one.sha256})."
+        for one in recorded.adapters
     ] or ["No adapter."]
-    if told.guidance_interval != (0, 1):
-        begin, end = told.guidance_interval
+    if recorded.guidance_interval != (0, 1):
+        begin, end = recorded.guidance_interval
         lines.append(f"Guidance from {begin:.0%} to {end:.0%} of the steps alone.")
-    if told.deep_every > 1:
-        lines.append(f"The network's deeper blocks ran in one of {told.deep_every} steps.")
-    if told.merged:
+    if recorded.deep_every > 1:
+        lines.append(f"The network's deeper blocks ran in one of {recorded.deep_every} steps.")
+    if recorded.merged:
         lines.append("The adapters were added to the base's weights.")
-    if told.adapter_steps:
-        steps = ", ".join(f"from {share:.0%} of the steps {factor:g}" for share, factor in told.adapter_steps)
+    if recorded.adapter_steps:
+        steps = ", ".join(
+            f"from {share:.0%} of the steps {factor:g}" for share, factor in recorded.adapter_steps
+        )
         lines.append(f"Factor on the adapters' strengths: {steps}.")
-    if told.start is not None:
-        mask = " within a mask" if told.start.mask_sha256 else ""
+    if recorded.start is not None:
+        mask = " within a mask" if recorded.start.mask_sha256 else ""
         lines.append(
-            f"Begun as another picture (SHA-256 {told.start.sha256}), strength {told.start.strength:g}{mask}."
+            f"Begun as another picture (SHA-256 {recorded.start.sha256}), strength {recorded.start.strength:g}{mask}."
         )
     lines += [
         f"Follows a reference picture (SHA-256 {one.sha256}) by '{one.adapter}', strength {one.strength:g}."
-        for one in told.references
+        for one in recorded.references
     ]
-    if told.steering is not None:
-        lines.append(f"Steered away from '{told.steering.concept}' ({told.steering.strength}).")
-    lines.append(f"Safety policy: {told.policy or 'none'}.")
+    if recorded.steering is not None:
+        lines.append(f"Steered away from '{recorded.steering.concept}' ({recorded.steering.strength}).")
+    lines.append(f"Safety policy: {recorded.policy or 'none'}.")
     checked = {True: "refused it: it is black", False: "let it through", None: "let it through"}
     lines.append(
         "The base has no safety checker, or it did not look."
-        if told.safety == "absent"
-        else f"The base's own safety checker {checked[told.safety_flagged]}."
+        if recorded.safety == "absent"
+        else f"The base's own safety checker {checked[recorded.safety_flagged]}."
     )
-    rows = "unknown" if told.width_class is None else str(told.width_class)
+    rows = "unknown" if recorded.width_class is None else str(recorded.width_class)
     lines.append(
-        f"Computed on {told.device} in {told.dtype}, {told.threads} threads, width class {rows}; "
-        + ", ".join(f"{name} {one}" for name, one in sorted(told.versions.items()) if name != "detour")
+        f"Computed on {recorded.device} in {recorded.dtype}, {recorded.threads} threads, width class {rows}; "
+        + ", ".join(f"{name} {one}" for name, one in sorted(recorded.versions.items()) if name != "detour")
         + "."
     )
-    if told.moment:
-        lines.append(f"A moment of drawing: {told.moment}.")
+    if recorded.moment:
+        lines.append(f"A moment of drawing: {recorded.moment}.")
     return lines
 
 

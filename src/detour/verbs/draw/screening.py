@@ -81,8 +81,8 @@ class Screening:
     @property
     def steering(self) -> SteeringUse | None:
         """Safe Latent Diffusion that the policy asks for."""
-        told = None if self.policy is None else self.policy.spec.latent
-        return None if told is None else SteeringUse(concept=told.concept, strength=told.strength)
+        latent = None if self.policy is None else self.policy.spec.latent
+        return None if latent is None else SteeringUse(concept=latent.concept, strength=latent.strength)
 
     def passed(self, numbers: Sequence[int], *sides: Drawn | None, how: ResolvedPicture) -> list[bool]:
         """Which pictures may be handed out; a picture goes with the one of the other side.

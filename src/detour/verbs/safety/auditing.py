@@ -26,7 +26,7 @@ class SafetyLog(BaseModel):
 
 
 def check_safety_log(state: Path, *, head: str | None = None) -> SafetyLog:
-    """Read the log of a server's state folder and check that no entry was changed, removed or put in.
+    """Read the log of a server's state folder and check that no entry was changed, removed or inserted.
 
     Args:
         state: folder of ``detour serve``; the server may be running.

@@ -128,12 +128,12 @@ def _measure(studio: Studio, store: CellStore, variants: Sequence[Variant]) -> M
 
 def _strongest(experiment: Experiment, store: CellStore, blocks: Sequence[str]) -> dict[str, list[str]]:
     """``only`` and ``without`` → the blocks of which none is surely weaker than the strongest."""
-    cells, told = store.of(experiment), {}
+    cells, strongest = store.of(experiment), {}
     for which in ("only", "without"):
         names = [f"{which}-{block}" for block in blocks]
         alike = leaders(experiment, cells, names, "move", highest=which == "only")
-        told[which] = [name.removeprefix(f"{which}-") for name in alike]
-    return told
+        strongest[which] = [name.removeprefix(f"{which}-") for name in alike]
+    return strongest
 
 
 def finding_of(table: Table, blocks: Sequence[str], strongest: dict[str, list[str]]) -> str:

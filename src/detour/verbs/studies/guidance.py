@@ -129,7 +129,7 @@ def finding_of(table: Table) -> str:
     rows = _drawn(table)
     best = max(rows, key=lambda row: row.figures["clip"].mean)
     plain = rows[0]
-    told = [
+    better = [
         row
         for row in rows[1:]
         if (gap := row.figures["clip"].gap) is not None and gap.significant and gap.mean > 0
@@ -138,8 +138,8 @@ def finding_of(table: Table) -> str:
         f"Prompts are kept best at guidance {_scale(best)} (CLIP score {best.figures['clip'].mean:.3f}, against "
         f"{plain.figures['clip'].mean:.3f} at {_scale(plain)}"
         + (
-            f"; the gain is more than noise from {_scale(told[0])} on)."
-            if told
+            f"; the gain is more than noise from {_scale(better[0])} on)."
+            if better
             else "; no scale's gain is more than noise)."
         )
     ]

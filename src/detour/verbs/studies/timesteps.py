@@ -205,12 +205,12 @@ def _relative(moves: Tensor, beside: Tensor) -> list[float]:
 
 def _strongest(windows: Experiment, store: CellStore) -> dict[str, list[str]]:
     """``only`` and ``without`` → the thirds of which none is surely weaker than the strongest."""
-    cells, told = store.of(windows), {}
+    cells, strongest = store.of(windows), {}
     for which in ("only", "without"):
         names = [f"{which}-{third}" for third in THIRDS]
         alike = leaders(windows, cells, names, "move", highest=which == "only")
-        told[which] = [name.removeprefix(f"{which}-") for name in alike]
-    return told
+        strongest[which] = [name.removeprefix(f"{which}-") for name in alike]
+    return strongest
 
 
 def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> str:
