@@ -135,8 +135,9 @@ def test_pictures_join_and_leave_between_ticks() -> None:
 
 def test_an_asked_width_is_obeyed_and_a_wrong_one_refused() -> None:
     scheduler = Scheduler(FakeDrawing())
-    pictures = drawn(together(scheduler, [ask(str(width), width_class=width) for width in WIDTH_CLASSES]))
-    assert [one.width_class for one in pictures] == list(WIDTH_CLASSES)
+    wide = [width for width in WIDTH_CLASSES if width >= 2]  # each picture here takes two rows
+    pictures = drawn(together(scheduler, [ask(str(width), width_class=width) for width in wide]))
+    assert [one.width_class for one in pictures] == wide
     with pytest.raises(ConfigError, match=r"width class 3: .* Choose one of 2, 4, 8, 16"):
         check_width(3, 2)
     with pytest.raises(ConfigError, match=r"takes 3 rows\. Choose one of 4, 8, 16"):

@@ -165,8 +165,8 @@ def _merged(module: Module, change: _Change) -> nn.Parameter:
         merged = torch.addmm(merged, one.up, one.down.flatten(1), alpha=strength)
         if one.growth is not None:
             merged += strength * one.growth[:, None] * frozen
-    for full, strength in change.dense:
-        merged = merged + strength * full.layer.delta(weight).flatten(1)
+    for other, strength in change.dense:
+        merged = merged + strength * other.layer.delta(weight).flatten(1)
     merged = merged.view(weight.shape)
     return nn.Parameter(merged, requires_grad=False)
 
