@@ -1,17 +1,18 @@
 """``python -m benchmarks.reference OUT``: an IP-Adapter for the embedded base, and what a reader finds in its pictures.
 
-Four stages, each of which goes on where it was stopped: pictures of the drawn world with captions that leave out
-colour, object or style as often as not; ``detour train --method reference`` on them, with the picture tower of the
-base's judge as the image encoder; a reader (a small convolutional network) trained apart on true renders, which is
-neither the judge nor the encoder; and pictures of combinations that the base has never seen, whose prompt does not say
-what the reference shows. Figures, with the reader's own accuracy on true renders as their ceiling, go to
-``OUT/figures.json``.
+Stages, each of which goes on where it was stopped: pictures of one thing from the training stream of the base, with
+captions that leave out colour, object or style as often as not; first weights by least squares; ``detour train --method
+reference`` from there, with the picture tower of the base's judge as the image encoder; a reader (a small convolutional
+network) trained apart on true renders, which is neither the judge nor the encoder; and pictures of combinations that
+the base has never seen, whose prompt does not say what the reference shows. Figures, with the reader's own accuracy on
+true renders as their ceiling, go to ``OUT/figures.json``. ``--file`` measures a file in place of the trained one.
 """
 
 import argparse
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.reference_start import write_first_weights
 from detour.adapter_files.reference_files import read_reference_adapter
 from detour.bases.base import open_base
 from detour.bases.image_encoder import load_image_encoder, own_image_encoder
@@ -38,6 +40,7 @@ from detour.pocket.world import (
     training_example,
 )
 from detour.pocket.world.held_out import HELD_OUT
+from detour.pocket.world.stream import Example
 from detour.pocket.world.style import NAMED_STYLES, Style
 from detour.specs import load_run_spec
 from detour.specs.generation import PictureSpec
@@ -54,36 +57,48 @@ SIDE = 64
 """Pixels a side that the reader sees."""
 
 
-def partial_caption(seed: int, index: int) -> tuple[str, Any, Style]:
-    """A true caption of a training picture, some of colour, object and style left out, with its scene and style."""
-    example = training_example(seed, index)
+def one_thing_examples(seed: int) -> Iterator[tuple[int, Example]]:
+    """Number and example of the pictures of the training stream that show one thing."""
+    numbered = ((index, training_example(seed, index)) for index in itertools.count())
+    return ((index, example) for index, example in numbered if len(example.scene.things) == 1)
+
+
+def partial_caption(example: Example, seed: int, index: int) -> str:
+    """A true caption of a picture, some of colour, object and style left out."""
     rng = np.random.default_rng([seed, index, 0x9EF])
     says = {name: bool(rng.random() < 0.5) for name in HEADS}
-    things = []
-    for thing in example.scene.things:
-        words = [thing.colour] if says["colour"] else []
-        words += [thing.kind] if says["object"] else []
-        things.append(" ".join(words))
-    subject = " and ".join(word for word in things if word)
-    text = f"{subject} {place_phrase(example.scene.place)}".strip()
-    if says["style"]:
-        text = ", ".join([text, *style_words(example.style)[:2]])
-    return text, example.scene, example.style
+    (thing,) = example.scene.things
+    words = [thing.colour] if says["colour"] else []
+    words += [thing.kind] if says["object"] else []
+    text = " ".join([*words, place_phrase(example.scene.place)])
+    return ", ".join([text, *style_words(example.style)[:2]]) if says["style"] else text
 
 
 def write_pictures(folder: Path, count: int, *, seed: int) -> None:
     """Pictures of the training stream with partial captions; those that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        place = folder / f"{index:05d}.png"
+    for number, (index, example) in enumerate(itertools.islice(one_thing_examples(seed), count)):
+        place = folder / f"{number:05d}.png"
         if place.with_suffix(".txt").is_file():
             continue
-        text, scene, style = partial_caption(seed, index)
-        Image.fromarray(render(scene, style)).save(place)
-        place.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+        Image.fromarray(render(example.scene, example.style)).save(place)
+        place.with_suffix(".txt").write_text(partial_caption(example, seed, index) + "\n", encoding="utf-8")
 
 
-def train(out: Path, *, steps: int, batch: int, rate: float) -> Path:
+def first_weights(out: Path, *, count: int) -> Path:
+    """The IP-Adapter that training starts at (:mod:`benchmarks.reference_start`)."""
+    base = open_base("pocket")
+    folder = own_image_encoder(base.folder)
+    assert folder is not None, "pocket has a judge"
+    files = sorted((out / "pictures").glob("*.png"))[:count]
+    shown = [
+        (example, np.asarray(Image.open(file).convert("RGB")))
+        for file, (_, example) in zip(files, one_thing_examples(11), strict=False)
+    ]
+    return write_first_weights(out / "first.safetensors", base, load_image_encoder(folder), shown, seed=0)
+
+
+def train(out: Path, *, steps: int, batch: int, rate: float, first: Path) -> Path:
     """The IP-Adapter's file; a run that was stopped goes on."""
     run = out / "runs" / "reference"
     if (run / "reference.safetensors").is_file() and (run / "gradients.json").is_file():
@@ -94,15 +109,22 @@ def train(out: Path, *, steps: int, batch: int, rate: float) -> Path:
         "name": "reference",
         "data.source": str(out / "pictures"),
         "data.flip": False,
+        "data.holdout": 0.02,
         "adapter.method": "reference",
+        "adapter.from_file": str(first),
         "train.steps": steps,
         "train.batch": batch,
         "train.threads": 1,
+        "train.ema": 0.99,
         "train.optim.lr": rate,
+        "train.schedule.kind": "constant",
+        "train.schedule.warmup": 20,
         "train.loss.caption_dropout": 0.1,
+        # What a picture shows is decided at noisy times.
+        "train.loss.timesteps": "logit_normal",
+        "train.loss.logit_mean": 0.8,
         "checkpoint.every": 100,
-        "validate.every": 200,
-        "data.holdout": 0.02,
+        "validate.every": 500,
     }
     return train_adapter(load_run_spec(flags=flags), runs=out / "runs").adapter_file
 
@@ -152,34 +174,59 @@ def true_render(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
     return render(scene, STYLES[facts["style"]]), facts
 
 
+def stream_pictures(folder: Path, *, seed: int) -> list[tuple[np.ndarray, dict[str, str]]]:
+    """The pictures that are there of the training stream, and what they show; only the house style has a name."""
+    files = sorted(folder.glob("*.png"))
+    found = []
+    for file, (_, example) in zip(files, one_thing_examples(seed), strict=False):
+        (thing,) = example.scene.things
+        facts = {"object": thing.kind, "colour": thing.colour}
+        named = {"style": "house"} if example.style == HOUSE else {}
+        found.append((np.asarray(Image.open(file).convert("RGB")), facts | named))
+    return found
+
+
 def train_reader(out: Path, *, count: int, epochs: int) -> tuple[Reader, dict[str, float]]:
     """The reader, and its accuracy on true renders that it was not trained on; kept in ``OUT/reader.pt``."""
     reader, file = Reader(), out / "reader.pt"
     rng = np.random.default_rng(0x4EAD)
-    made = [true_render(rng) for _ in range(count)]
     held = max(count // 10, 1)
+    made = [true_render(rng) for _ in range(held if file.is_file() else count)]
     if file.is_file():
         reader.load_state_dict(torch.load(file, weights_only=True))
     else:
-        torch.manual_seed(0)
-        seen = as_input(np.stack([picture for picture, _ in made[held:]]))
-        wanted = {n: torch.tensor([HEADS[n].index(f[n]) for _, f in made[held:]]) for n in HEADS}
-        optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
-        for _ in range(epochs):
-            reader.train()
-            for places in torch.randperm(len(seen)).split(64):
-                answers = reader(seen[places])
-                loss = torch.stack(
-                    [nn.functional.cross_entropy(answers[n], wanted[n][places]) for n in HEADS]
-                ).sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        fit_reader(reader, [*made[held:], *stream_pictures(out / "pictures", seed=11)], epochs=epochs)
         torch.save(reader.state_dict(), file)
     read = reader.read(np.stack([picture for picture, _ in made[:held]]))
     return reader, {
         n: float(np.mean([a == f[n] for a, (_, f) in zip(read[n], made, strict=False)])) for n in HEADS
     }
+
+
+def fit_reader(reader: Reader, made: list[tuple[np.ndarray, dict[str, str]]], *, epochs: int) -> None:
+    """Train the reader on pictures, mirrored and moved at random; a fact that is not there is not asked."""
+    torch.manual_seed(0)
+    seen = as_input(np.stack([picture for picture, _ in made]))
+    wanted = {n: torch.tensor([HEADS[n].index(f[n]) if n in f else -100 for _, f in made]) for n in HEADS}
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
+    batches = len(seen) // 64 + 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * batches)
+    for _ in range(epochs):
+        reader.train()
+        for places in torch.randperm(len(seen)).tensor_split(batches):
+            shift = [int(one) for one in torch.randint(-4, 5, (2,))]
+            pixels = seen[places].roll(shift, (2, 3))
+            answers = reader(pixels.flip(3) if torch.rand(()) < 0.5 else pixels)
+            loss = torch.stack(
+                [
+                    nn.functional.cross_entropy(answers[n], wanted[n][places], label_smoothing=0.05)
+                    for n in HEADS
+                ]
+            ).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
 
 
 @dataclass(frozen=True)
@@ -255,24 +302,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
+    parser.add_argument("--file", type=Path, help="an IP-Adapter to measure, e.g. that of a checkpoint")
+    parser.add_argument("--only-first", action="store_true", help="write the first weights and nothing else")
+    parser.add_argument("--only-reader", action="store_true", help="train the reader and nothing else")
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--reader", type=int, default=6000, help="true renders that the reader is trained on")
-    parser.add_argument("--epochs", type=int, default=12, help="of the reader")
+    parser.add_argument("--reader", type=int, default=1000, help="true renders that the reader is trained on")
+    parser.add_argument("--epochs", type=int, default=20, help="of the reader")
     parser.add_argument("--questions", type=int, default=90)
     parser.add_argument("--strengths", default="0,0.5,1,1.5")
     parser.add_argument("--drawing-steps", type=int, default=20)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
-    write_pictures(chosen.out / "pictures", chosen.pictures, seed=11)
-    file = train(chosen.out, steps=chosen.steps, batch=chosen.batch, rate=chosen.rate)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.file is None and not chosen.only_reader:
+        write_pictures(chosen.out / "pictures", chosen.pictures, seed=11)
+        first = first_weights(chosen.out, count=400)
+        if chosen.only_first:
+            return
+        chosen.file = train(chosen.out, steps=chosen.steps, batch=chosen.batch, rate=chosen.rate, first=first)
     reader, ceiling = train_reader(chosen.out, count=chosen.reader, epochs=chosen.epochs)
+    if chosen.only_reader:
+        print(json.dumps(ceiling))
+        return
     strengths = [float(one) for one in chosen.strengths.split(",")]
-    rows = measure(file, reader, questions(chosen.questions), strengths, chosen.drawing_steps)
-    figures = {"ceiling": ceiling, "rows": rows, "cpu_seconds": round(time.process_time() - began, 1)}
+    rows = measure(chosen.file, reader, questions(chosen.questions), strengths, chosen.drawing_steps)
+    figures = {
+        "file": chosen.file.name,
+        "ceiling": ceiling,
+        "rows": rows,
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
     write_json(chosen.out / "figures.json", figures)
     print(json.dumps(figures, indent=2))
 

@@ -334,6 +334,24 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "The scale of the highest clip; the first scale with clipped ≥ 2 · clipped at the first scale, or 'never'.",
         ),
     },
+    13: {
+        "picture_tokens": Hint(
+            "Make one long vector of each embedding, cut it into tokens, and normalise each token by itself.",
+            "layer_norm of (W e + b) in the shape (N, num_tokens, width), over the width.",
+        ),
+        "decoupled": Hint(
+            "The text's attention stays as it is. What is added has queries in common with it, and nothing else.",
+            "softmax(q Kᵀ / √d) V + s · softmax(q K'ᵀ / √d) V'.",
+        ),
+        "shown_rows": Hint(
+            "Guidance makes stronger what differs between its two rows. What is the row without the prompt shown?",
+            "N rows of zeros, below them the N embeddings.",
+        ),
+        "kept": Hint(
+            "Two shares do not say how many pictures have both. Ask each picture both questions.",
+            "mean of (likeness ≥ least and in place) over all pictures.",
+        ),
+    },
     14: {
         "shares": Hint(
             "Write s = 10 t first. What must the two be at time 0, so that nothing changes there?",

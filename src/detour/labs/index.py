@@ -99,6 +99,11 @@ LABS: Sequence[Lab] = (
         about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
     ),
     Lab(
+        number=13, title="Reference and subject", side="adapter", work="training",
+        about="Show the network a picture beside the prompt; keep a character by seed, reference, adapter or both.",
+        settings={"train.batch": 4},
+    ),
+    Lab(
         number=14, title="Fast drawing", side="diffusion", work="drawing",
         about="What a distilled model learns, at which times it is drawn, and what four steps cost.",
     ),
