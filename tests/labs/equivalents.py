@@ -58,6 +58,7 @@ EQUIVALENT: Mapping[tuple[int, str], Mapping[str, str]] = {
         "3600 -> 3601": "within the stated tolerance",
         "3600 -> 3599": "within the stated tolerance",
     },
+    (19, "relative_move"): {"with_it - without -> without - with_it": ORDER},
     (12, "shown_captions"): {
         "chance_for(SEED, step, index, purpose='caption') < share -> "
         "chance_for(SEED, step, index, purpose='caption') <= share": "no chance is exactly the share",

@@ -17,7 +17,7 @@ pytest.importorskip("jupytext")
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
 LABS_OF: Mapping[str, Sequence[int]] = {
-    "sd1": (1, 2, 5, 6, 7, 9, 11, 15, 16),
+    "sd1": (1, 2, 5, 6, 7, 9, 10, 11, 12, 15, 16, 19),
     "sd3": (18,),
     "flux": (18,),
 }

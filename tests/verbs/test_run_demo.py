@@ -48,6 +48,18 @@ def test_the_same_seed_draws_the_same_files_and_another_one_others(tmp_path: Pat
     assert read["a"] == read["b"] != read["c"]
 
 
+def test_fewer_pictures_in_the_same_folder_leave_none_of_the_former_and_nothing_else_goes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.png").write_bytes(b"of somebody else")
+    (tmp_path / "900.txt").write_text("a caption of somebody else")
+    for count in (4, 2):
+        draw_training_pictures(tmp_path, style_name="comic", count=count, seed=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "000.png", "000.txt", "001.png", "001.txt", "900.txt", "mine.png",
+    ]  # fmt: skip
+
+
 def test_an_unknown_style_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DetourError, match="cubism"):
         draw_training_pictures(tmp_path, style_name="cubism", count=1, seed=0)

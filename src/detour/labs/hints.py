@@ -482,4 +482,22 @@ HINTS: Mapping[int, Mapping[str, Hint]] = {
             "All but the merged model: (W + ΔW) x is rounded otherwise than W x + ΔW x.",
         ),
     },
+    19: {
+        "relative_move": Hint(
+            "Each row is one answer. Measure the difference of both, measure the answer without the adapter, divide.",
+            "‖with − without‖ / ‖without‖, the norms over all numbers of a row.",
+        ),
+        "clean_move": Hint(
+            "Write x₀ down twice, with both noises and the same noisy latents, and subtract.",
+            "Δx₀ = −(b / a) · Δε.",
+        ),
+        "strength_at": Hint(
+            "The thirds are numbered 0, 1 and 2. Which number has the third in which the step begins?",
+            "⌊3 · step / steps⌋ is the number of the third; compare its name with the one that is asked for.",
+        ),
+        "share_of_move": Hint(
+            "Both moves begin at plain. Of the part's move only that counts which lies along the full one.",
+            "Σ (part − plain)(full − plain) / Σ (full − plain)².",
+        ),
+    },
 }  # fmt: skip

@@ -125,6 +125,11 @@ LABS: Sequence[Lab] = (
         about="What SD 3 and Flux do otherwise: mixture, target, shift, step, layers; and the same proofs as ever.",
         settings={"base.name": "sd35-medium", "base.dtype": "fp16", "train.batch": 3},
     ),
+    Lab(
+        number=19, title="Where along the schedule", side="adapter", work="training",
+        about="How far an adapter moves answers at each noise level, and pictures when on in a third of the steps.",
+        settings={"base.dtype": "fp16", "adapter.rank": 4, "train.batch": 3},
+    ),
 )  # fmt: skip
 
 

@@ -168,6 +168,10 @@ def index_page(measured: Mapping[int, Measured]) -> str:
         "",
         "[What the checks accept and catch](graders.md) is counted for every task.",
         "",
+        "On another base (`--base`, and `--judge` where it brings no judge) the figures are others: on a base of",
+        "photographs a style takes hundreds of steps, where thirty do here. What no weights decide (shapes, counts,",
+        "formulas, what must draw the same bytes) is checked there as here.",
+        "",
     ]  # fmt: skip
     for side, heading in SIDES.items():
         labs = [lab for lab in LABS if lab.side == side and lab.number in measured]

@@ -151,6 +151,12 @@ TOLERANCES: Mapping[int, Mapping[str, str]] = {
         "adapter_parameters": EXACT,
         "must_be_zero": EXACT,
     },
+    19: {
+        "relative_move": TENSORS,
+        "clean_move": TENSORS,
+        "strength_at": NUMBERS,
+        "share_of_move": NUMBERS,
+    },
 }
 
 

@@ -173,7 +173,8 @@ def draw_training_pictures(
 ) -> None:
     """Draw pictures of the world in one style, each with a true caption that does not name the style.
 
-    The captions say what is shown and nothing of how, so the adapter carries the style whatever is asked.
+    The captions say what is shown and nothing of how, so the adapter carries the style whatever is asked. Pictures of
+    higher numbers, which an earlier call with a larger ``count`` left in the folder, are removed.
 
     Args:
         folder: made if missing.
@@ -204,3 +205,9 @@ def draw_training_pictures(
             caption(scene, HOUSE, seed=seed + index),
         )
         progress(Progress(stage="drawing training pictures", done=index + 1, total=count))
+    for index in itertools.count(count):
+        surplus = folder / f"{index:03d}.png"
+        if not surplus.is_file():
+            break
+        surplus.unlink()
+        surplus.with_suffix(".txt").unlink(missing_ok=True)
