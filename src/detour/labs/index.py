@@ -88,7 +88,7 @@ LABS: Sequence[Lab] = (
     ),
     Lab(
         number=10, title="Samplers", side="diffusion", work="drawing",
-        about="DDPM, DDIM, PNDM, Euler and DPM++ at 10 to 50 steps: time, score, and the sweet spot.",
+        about="DDPM, DDIM, PNDM, Euler and DPM++ at 5 to 25 steps: time, score, and the sweet spot.",
     ),
     Lab(
         number=11, title="A correct training loop", side="diffusion", work="training",

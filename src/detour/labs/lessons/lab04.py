@@ -11,7 +11,7 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 0  # of the pictures' scenes, of the first run and of the first drawn picture; the second run has the next one
 STYLES = ("blueprint", "comic")  # styles of the world that pocket has never seen
-STEPS = 30 if BASE == "pocket" else 300
+STEPS = 26 if BASE == "pocket" else 300
 RATE = 1.2e-2 if BASE == "pocket" else "auto"
 BATCH = 2
 
@@ -219,7 +219,7 @@ drawn = {}
 for weights in columns:
     for adapter, weight in zip(attached, weights, strict=True):
         adapter.set_weight(weight)
-    spec = PictureSpec(steps=8 if BASE == "pocket" else 25)
+    spec = PictureSpec(steps=6 if BASE == "pocket" else 25)
     drawn[weights] = engine.draw(requests, spec, batch=len(requests)).pictures
 del engine, attached
 
