@@ -72,7 +72,12 @@ def test_pictures_are_the_same_in_two_hundred_random_batches(
 
 def from_threads(engine: PictureEngine, pool: Sequence[PictureRequest], calls: int, num_threads: int) -> None:
     """Every thread asks for its own pictures, one or two a call, and gets them."""
-    references = {width: alone(engine, pool, width) for width in (2, 4, 8, 16)}
+    references = {width: dict(enumerate(alone(engine, pool, width))) for width in (2, 4, 8, 16)}
+    references[1] = {  # of pictures without guidance alone
+        index: engine.submit(replace(one, width_class=1)).result().pixels
+        for index, one in enumerate(pool)
+        if engine._drawing.measure(one)[0] == 1
+    }
     wrong: list[object] = []
     counted: list[int] = []
 

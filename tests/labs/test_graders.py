@@ -103,7 +103,7 @@ def test_an_answer_that_raises_is_wrong_and_says_so() -> None:
 
 
 def test_a_lab_or_task_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match="no lab 19"):
-        grade(19, "jump", 1)
+    with pytest.raises(ConfigError, match="no lab 20"):
+        grade(20, "jump", 1)
     with pytest.raises(ConfigError, match=r"lab 9 has no task 'leap'\. It has: one_pixel"):
         grade(9, "leap", 1)

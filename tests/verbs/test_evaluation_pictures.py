@@ -26,7 +26,7 @@ class OneLayerEngine:
         self.unet = nn.Sequential(nn.Linear(4, 48)).requires_grad_(False)
         self.models = {"unet": self.unet}
 
-    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4) -> Any:
+    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4, **_: Any) -> Any:
         start = torch.stack(
             [torch.randn(4, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
         )
