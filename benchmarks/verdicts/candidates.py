@@ -257,7 +257,7 @@ def denoising_errors(
     pairs: int,
 ) -> Array:
     """Mean squared errors (N, P) of predicting the noise in picture i under prompt j, at ``pairs`` timesteps."""
-    process = engine.base.process
+    process = engine.base.process()
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents, _ = encode_pictures(engine.vae, pixels)
     texts = engine.encode(list(prompts), adapters=adapters)
