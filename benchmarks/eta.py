@@ -16,15 +16,11 @@ import torch
 
 from detour.bases.base import open_base
 from detour.evaluation.judge import Judge, judge_of
+from detour.evaluation.pixels import mean_abs_diff
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.pocket.world import held_out_prompts
 from detour.specs.generation import PictureSpec
 from detour.verbs.judge.material import WORDS, facts_of_scenes, phrase_of
-
-
-def apart(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute difference of two pictures, of 255."""
-    return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         few, many = drawn(eta, asked.steps), drawn(eta, 2 * asked.steps)
         flat = few.reshape(-1, *few.shape[2:])
         hits = judge.prompt_hits(flat, facts, WORDS, phrase_of)["object"]
-        pairs = [apart(row[i], row[j]) for row in few for i, j in combinations(range(asked.seeds), 2)]
-        again = [apart(a, b) for a, b in zip(flat, many.reshape(flat.shape), strict=True)]
+        pairs = [mean_abs_diff(row[i], row[j]) for row in few for i, j in combinations(range(asked.seeds), 2)]
+        again = [mean_abs_diff(a, b) for a, b in zip(flat, many.reshape(flat.shape), strict=True)]
         found[f"{eta:g}"] = {
             "apart by seed": round(float(np.mean(pairs)), 1),
             "apart from twice the steps": round(float(np.mean(again)), 1),

@@ -22,6 +22,7 @@ from torch.nn import functional
 from detour.bases.base import open_base
 from detour.evaluation.distance import style_distance
 from detour.evaluation.judge import Judge, judge_of
+from detour.evaluation.pixels import mean_abs_diff
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.pocket.world import HOUSE, held_out_prompts, render
 from detour.specs.generation import PictureSpec
@@ -80,9 +81,7 @@ def measure(base_name: str, steps: int, prompts: int, ways: Sequence[str]) -> di
             "faster": round(
                 median(a / b for a, b in zip(taken["plain"], taken[name], strict=True)), 2
             ),
-            "mean difference of 255": round(
-                float(np.abs(few.astype(int) - pictures["plain"].astype(int)).mean()), 2
-            ),
+            "mean difference of 255": round(mean_abs_diff(few, pictures["plain"]), 2),
             "objects": round(sum(hits[name]["object"]) / prompts, 3),
             **{f"{slot} kept": kept(name, slot) for slot in ("object", "colour", "place")},
             "distance to true pictures": round(style_distance(judge.picture_features(few), true), 4),

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from benchmarks.reference_start import write_first_weights
+from benchmarks.small_reader import SmallReader
 from detour.adapter_files.reference_files import read_reference_adapter
 from detour.bases.base import open_base
 from detour.bases.image_encoder import load_image_encoder, own_image_encoder
@@ -53,8 +53,6 @@ STYLES: dict[str, Style] = {
 """Styles that are told apart; those held out for style adapters stay out."""
 
 HEADS = {"object": VOCABULARY.objects, "colour": VOCABULARY.colours, "style": tuple(STYLES)}
-SIDE = 64
-"""Pixels a side that the reader sees."""
 
 
 def one_thing_examples(seed: int) -> Iterator[tuple[int, Example]]:
@@ -129,41 +127,6 @@ def train(out: Path, *, steps: int, batch: int, rate: float, first: Path) -> Pat
     return train_adapter(load_run_spec(flags=flags), runs=out / "runs").adapter_file
 
 
-class Reader(nn.Module):
-    """Four convolutions and a linear layer for each thing that is read."""
-
-    def __init__(self) -> None:
-        """Make it with random weights."""
-        super().__init__()
-        widths = (3, 24, 48, 96, 128)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Flatten())
-        size = widths[-1] * (SIDE // 16) ** 2
-        self.heads = nn.ModuleDict({name: nn.Linear(size, len(words)) for name, words in HEADS.items()})
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(N, 3, side, side) from -1 to 1 → logits by head."""
-        seen = self.body(pixels)
-        return {name: head(seen) for name, head in self.heads.items()}
-
-    @torch.no_grad()
-    def read(self, pictures: np.ndarray) -> dict[str, list[str]]:
-        """uint8 (N, H, W, 3) → word by head."""
-        self.eval()
-        answers = self(as_input(pictures))
-        return {
-            name: [HEADS[name][int(place)] for place in logits.argmax(1)] for name, logits in answers.items()
-        }
-
-
-def as_input(pictures: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) → (N, 3, side, side) from -1 to 1."""
-    small = [np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BOX)) for p in pictures]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def true_render(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
     """A picture of one thing and what it shows, all combinations alike."""
     facts = {name: str(words[int(rng.integers(len(words)))]) for name, words in HEADS.items()}
@@ -186,47 +149,22 @@ def stream_pictures(folder: Path, *, seed: int) -> list[tuple[np.ndarray, dict[s
     return found
 
 
-def train_reader(out: Path, *, count: int, epochs: int) -> tuple[Reader, dict[str, float]]:
+def train_reader(out: Path, *, count: int, epochs: int) -> tuple[SmallReader, dict[str, float]]:
     """The reader, and its accuracy on true renders that it was not trained on; kept in ``OUT/reader.pt``."""
-    reader, file = Reader(), out / "reader.pt"
+    reader, file = SmallReader(HEADS), out / "reader.pt"
     rng = np.random.default_rng(0x4EAD)
     held = max(count // 10, 1)
     made = [true_render(rng) for _ in range(held if file.is_file() else count)]
     if file.is_file():
-        reader.load_state_dict(torch.load(file, weights_only=True))
+        reader.load(file)
     else:
-        fit_reader(reader, [*made[held:], *stream_pictures(out / "pictures", seed=11)], epochs=epochs)
-        torch.save(reader.state_dict(), file)
+        seen = [*made[held:], *stream_pictures(out / "pictures", seed=11)]
+        reader.fit(np.stack([picture for picture, _ in seen]), [facts for _, facts in seen], epochs=epochs)
+        reader.save(file)
     read = reader.read(np.stack([picture for picture, _ in made[:held]]))
     return reader, {
         n: float(np.mean([a == f[n] for a, (_, f) in zip(read[n], made, strict=False)])) for n in HEADS
     }
-
-
-def fit_reader(reader: Reader, made: list[tuple[np.ndarray, dict[str, str]]], *, epochs: int) -> None:
-    """Train the reader on pictures, mirrored and moved at random; a fact that is not there is not asked."""
-    torch.manual_seed(0)
-    seen = as_input(np.stack([picture for picture, _ in made]))
-    wanted = {n: torch.tensor([HEADS[n].index(f[n]) if n in f else -100 for _, f in made]) for n in HEADS}
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
-    batches = len(seen) // 64 + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * batches)
-    for _ in range(epochs):
-        reader.train()
-        for places in torch.randperm(len(seen)).tensor_split(batches):
-            shift = [int(one) for one in torch.randint(-4, 5, (2,))]
-            pixels = seen[places].roll(shift, (2, 3))
-            answers = reader(pixels.flip(3) if torch.rand(()) < 0.5 else pixels)
-            loss = torch.stack(
-                [
-                    nn.functional.cross_entropy(answers[n], wanted[n][places], label_smoothing=0.05)
-                    for n in HEADS
-                ]
-            ).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
 
 
 @dataclass(frozen=True)
@@ -265,7 +203,7 @@ def questions(count: int) -> list[Question]:
 
 
 def measure(
-    file: Path, reader: Reader, asked: list[Question], strengths: list[float], steps: int
+    file: Path, reader: SmallReader, asked: list[Question], strengths: list[float], steps: int
 ) -> list[Any]:
     """Share of the questions that the reader answers as the reference does, by strength and head."""
     base = open_base("pocket")

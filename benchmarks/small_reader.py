@@ -9,12 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from detour.bases.latents import to_pixels
 from detour.files import write_with
 
 SIDE = 64
 """Pixels a side that the reader sees."""
 WIDTHS = (3, 24, 48, 96, 128)
 BATCH = 64
+UNKNOWN = -100
+"""Target that PyTorch's cross-entropy leaves out."""
 
 Heads = Mapping[str, Sequence[str]]
 """Name of what is read → the words it can be."""
@@ -54,14 +57,15 @@ class SmallReader(nn.Module):
         }
 
     def fit(self, pictures: np.ndarray, facts: Sequence[Mapping[str, str]], *, epochs: int) -> None:
-        """Train on pictures and the words that are true of each, on one thread from a fixed seed.
+        """Train on pictures and the words that are true of each, from a fixed seed.
 
-        Pictures are mirrored, moved by up to four pixels, brightened and given some noise, each pass anew.
+        Pictures are mirrored, moved by up to four pixels, brightened and given some noise, each pass anew. A fact
+        that is not there is not asked.
         """
         torch.manual_seed(0)
         seen = as_input(pictures)
         wanted = {
-            name: torch.tensor([list(words).index(one[name]) for one in facts])
+            name: torch.tensor([list(words).index(one[name]) if name in one else UNKNOWN for one in facts])
             for name, words in self.words.items()
         }
         optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=0.05)
@@ -89,7 +93,7 @@ class SmallReader(nn.Module):
 def as_input(pictures: np.ndarray) -> Tensor:
     """uint8 (N, H, W, 3) → (N, 3, side, side) from -1 to 1."""
     small = [np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BOX)) for p in pictures]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_pixels(np.stack(small))
 
 
 def _varied(pixels: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from benchmarks.verdicts.material import read_case
 from benchmarks.verdicts.scoring import FeatureReader
 from detour.adapter_files.reading import read_adapter
 from detour.bases.base import open_base
-from detour.bases.latents import encode_pictures
+from detour.bases.latents import encode_pictures, to_pixels
 from detour.evaluation import limits
+from detour.evaluation.competence import competence_of_captions
 from detour.evaluation.reading import caption_margins, centred, unit
 from detour.evaluation.relations import relate
 from detour.evaluation.way import measure_way
@@ -58,27 +59,23 @@ class Side:
     scale: float
 
 
-def permuted(scores: Array, seed: int = 0) -> float:
+def chance(scores: Array) -> float | None:
     """Share of shuffled pairings that score as well as the true ones.
 
     Args:
-        scores: (P, P), entry (i, j) how well picture i goes with text or picture j.
-        seed: of the shuffles.
+        scores: (P, P), entry (i, j) how well picture i goes with text j.
     """
-    rows = np.arange(len(scores))
-    orders = np.random.default_rng(seed).permuted(np.tile(rows, (limits.NUM_PERMUTATIONS, 1)), axis=1)
-    drawn = scores[rows, orders].mean(1)
-    return (1 + int((drawn >= np.trace(scores) / len(scores) - 1e-12).sum())) / (len(orders) + 1)
+    return competence_of_captions(scores).p_value
 
 
 def plain_reading(side: Side) -> float:
     """p-value of prompts read in the pictures, features as they are."""
-    return permuted(caption_margins(side.adapter, side.prompts, scale=side.scale))
+    return chance(caption_margins(side.adapter, side.prompts, scale=side.scale))
 
 
 def centred_reading(side: Side) -> float:
     """p-value of prompts read in the pictures, each side's common offset removed."""
-    return permuted(caption_margins(centred(side.adapter), centred(side.prompts), scale=side.scale))
+    return chance(caption_margins(centred(side.adapter), centred(side.prompts), scale=side.scale))
 
 
 def relational(side: Side) -> float:
@@ -237,14 +234,14 @@ def read_by_denoising(work: Path, run: str, *, pictures: int, pairs: int) -> dic
     for side, adapters in (("adapter on", [AdapterInUse(adapter=file)]), ("adapter off", [])):
         scores = -denoising_errors(engine, shown, prompts, adapters, pairs=pairs)
         right = float(np.mean(scores.argmax(1) == np.arange(len(scores))))
-        found[side] = {"right": round(right, 3), "p": permuted(scores)}
+        found[side] = {"right": round(right, 3), "p": chance(scores)}
     found["cpu_s"] = round(time.process_time() - began, 1)
     reader = FeatureReader(work)
     margins = caption_margins(
         centred(reader.pictures(shown)), centred(reader.texts(prompts)), scale=reader.scale
     )
     right = float(np.mean(margins.argmax(1) == np.arange(len(margins))))
-    found["judge"] = {"right": round(right, 3), "p": permuted(margins)}
+    found["judge"] = {"right": round(right, 3), "p": chance(margins)}
     return found
 
 
@@ -258,8 +255,7 @@ def denoising_errors(
 ) -> Array:
     """Mean squared errors (N, P) of predicting the noise in picture i under prompt j, at ``pairs`` timesteps."""
     process = engine.base.process()
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents, _ = encode_pictures(engine.vae, pixels)
+    latents, _ = encode_pictures(engine.vae, to_pixels(pictures))
     texts = engine.encode(list(prompts), adapters=adapters)
     errors = np.zeros((len(pictures), len(prompts)))
     for pair, time_ in enumerate(process.at((pair + 0.5) / pairs) for pair in range(pairs)):

@@ -7,8 +7,16 @@ from typing import Any
 import click
 
 from detour.cli.early import announce, check_run
-from detour.cli.options import DEVICES, OUT_FOLDER, SEEDS, base_option, force_option, json_option
-from detour.cli.studies import policy_option, show_study
+from detour.cli.options import (
+    DEVICES,
+    OUT_FOLDER,
+    SEEDS,
+    base_option,
+    force_option,
+    json_option,
+    policy_option,
+)
+from detour.cli.studies import show_study
 
 AXES = {
     "ranks": "adapter.rank",

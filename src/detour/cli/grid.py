@@ -6,7 +6,15 @@ from typing import Any
 import click
 
 from detour.cli.early import announce, check_adapters, check_base
-from detour.cli.options import SEEDS, base_option, drawing_options, force_option, json_option, pickle_option
+from detour.cli.options import (
+    SEEDS,
+    base_option,
+    drawing_options,
+    force_option,
+    json_option,
+    pickle_option,
+    policy_option,
+)
 
 
 def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -37,11 +45,7 @@ def parse_weights(_: click.Context, __: click.Parameter, value: str | None) -> t
 @click.option("--steps", type=int, default=25, show_default=True, help="Denoising steps.")
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale. [default: the base's own]")
 @drawing_options()
-@click.option(
-    "--policy",
-    type=click.Path(dir_okay=False),
-    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
-)
+@policy_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -39,6 +39,14 @@ OUT_FOLDER = _OutFolder(path_type=Path, file_okay=False)
 FILE_DTYPES = click.Choice(["auto", "fp32", "fp16", "bf16"])
 
 
+policy_option = click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
+)
+"""``--policy`` of commands that put pictures beside each other."""
+
+
 class Methods(click.Choice[str]):
     """Methods of training; names that are settings of plain LoRA are told how to be set."""
 

@@ -16,6 +16,7 @@ from detour.cli.options import (
     force_option,
     json_option,
     pickle_option,
+    policy_option,
 )
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from detour.verbs.studies.result import StudyResult
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-policy_option = click.option(
-    "--policy",
-    type=click.Path(dir_okay=False),
-    help="Safety policy (detour safety show FILE); pictures that it withholds are grey, and the exit code is 19.",
-)
 
 PICTURE_KEYS = ("steps", "guidance_scale", "scheduler")
 

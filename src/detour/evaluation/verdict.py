@@ -124,18 +124,22 @@ def decide(evidence: Evidence) -> Verdict:
     # What is wrong with the data explains a verdict that is not good, and would only spoil a good one.
     data = () if name == "learned" else evidence.data
     moved = effect_sentence(evidence.moved)
-    follows = name != "collapsed" or any(word == name for word, _ in pixel_findings(evidence.pixels))
     return Verdict(
         name=name,
-        headline=BLACK
-        if evidence.pixels.black and name == "collapsed"
-        else HEADLINES[name]
-        if follows
-        else NOT_FOLLOWING,
+        headline=_headline(name, evidence.pixels),
         reasons=(*broken, *found.reasons, moved, *_loss_sentence(evidence), *data, *evidence.notes),
         unknown=found.unknown,
         next_step="detour doctor" if broken else found.next_step,
     )
+
+
+def _headline(name: VerdictWord, pixels: PixelFacts) -> str:
+    if name != "collapsed":
+        return HEADLINES[name]
+    if pixels.black:
+        return BLACK
+    same = any(word == name for word, _ in pixel_findings(pixels))
+    return HEADLINES[name] if same else NOT_FOLLOWING
 
 
 def has_effect(pixels: PixelFigures) -> bool:

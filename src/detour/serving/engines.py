@@ -23,11 +23,11 @@ class Handle(Protocol):
         """Future that gets the picture, or the error of this picture alone."""
 
     def cancel(self) -> None:
-        """Drop the picture."""
+        """Give up the picture, whether it is waiting or being drawn."""
 
 
 class Draws(Protocol):
-    """What draws pictures."""
+    """An object that takes requests for pictures and gives a handle of each."""
 
     def submit(
         self, request: PictureRequest, *, owner: str = "", on_step: OnPictureStep | None = None

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from detour.errors import DetourError
+from detour.errors import ConfigError, DetourError
 from detour.serving.envelopes import error_response
 from detour.serving.keys import LOCAL, Client, KeyRing, Scope
 from detour.serving.refusals import BadRequest, NoKey, NotAllowed, TooLarge, TooLate, WrongType
@@ -50,6 +50,24 @@ def _is_under(path: str, place: str) -> bool:
 def needs_key(spec: ServeSpec) -> bool:
     """Whether every client must have a key: beyond loopback, and where the settings ask for it."""
     return spec.require_key or not is_loopback(spec.host)
+
+
+def require_key(spec: ServeSpec, keys: KeyRing, *, said: str) -> None:
+    """Refuse an address that other machines reach while there is no key.
+
+    Args:
+        spec: address and state folder.
+        keys: of the state folder.
+        said: the address as it was given, for the message.
+
+    Raises:
+        ConfigError: beyond loopback without a key.
+    """
+    if not is_loopback(spec.host) and not keys.records:
+        raise ConfigError(
+            f"{said} can be reached from other machines, and there is no key. Make one first: "
+            f"detour serve key add NAME --state {spec.state}"
+        )
 
 
 def is_loopback(host: str) -> bool:

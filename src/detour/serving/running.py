@@ -17,7 +17,7 @@ from detour.errors import ConfigError, DetourError
 from detour.generation.engine import PictureEngine
 from detour.generation.signing import PictureSigner, open_signer
 from detour.serving.app import make_app
-from detour.serving.guard import is_loopback
+from detour.serving.guard import require_key
 from detour.serving.keys import KeyRing
 from detour.serving.layered_policy import LayeredPolicy
 from detour.serving.policy import Policy
@@ -52,11 +52,7 @@ def serve(
     store = JobStore(spec.state)
     try:
         keys = KeyRing(spec.state)
-        if not is_loopback(spec.host) and not keys.records:
-            raise ConfigError(
-                f"--host {spec.host} can be reached from other machines, and there is no key. Make one first: "
-                f"detour serve key add NAME --state {spec.state}"
-            )
+        require_key(spec, keys, said=f"--host {spec.host}")
         if policy is None and spec.policy is not None:
             say(f"reading the policy {spec.policy} …")
             policy = LayeredPolicy.open(spec.policy, base, device=pick_device(spec.device))

@@ -28,7 +28,7 @@ from detour.serving.app import make_app
 from detour.serving.fleet.drawer import Drawer
 from detour.serving.fleet.messages import Message, Missing, Order, ReplicaLost
 from detour.serving.fleet.remote_engine import RemoteEngine
-from detour.serving.guard import is_loopback
+from detour.serving.guard import require_key
 from detour.serving.keys import KeyRing
 from detour.serving.layered_policy import LayeredPolicy
 from detour.serving.service import Service
@@ -104,7 +104,7 @@ class Drawers:
     """A replica with a model."""
 
     def __init__(self, spec: ServeSpec) -> None:
-        """Load the model.
+        """Load the base and everything that draws, before the first order comes.
 
         Args:
             spec: settings.
@@ -159,11 +159,7 @@ def build(arguments: Mapping[str, str]) -> Any:
     spec = parse(ServeSpec, values, where="fleet")
     if spec.references is not None:
         raise ConfigError("replicas of a fleet take no reference pictures. Leave 'references' out.")
-    if not is_loopback(spec.host) and not KeyRing(spec.state).records:
-        raise ConfigError(
-            f"host={spec.host} can be reached from other machines, and there is no key. Make one first: "
-            f"detour serve key add NAME --state {spec.state}"
-        )
+    require_key(spec, KeyRing(spec.state), said=f"host={spec.host}")
     drawers = serve.deployment(Drawers).options(
         num_replicas=num,
         max_ongoing_requests=ORDERS_OF_REPLICA,
