@@ -9,8 +9,9 @@ import pytest
 
 from detour.errors import ConfigError
 from detour.generation.engine import PictureEngine
-from detour.serving.guard import is_loopback
+from detour.serving.guard import is_loopback, require_key
 from detour.serving.keys import KeyRing
+from detour.serving.settings import ServeSpec
 from tests.serving.conftest import Serve, Served, eventually
 
 QUICK = {"prompts": ["a cat"], "steps": 2}
@@ -83,6 +84,20 @@ def test_on_loopback_no_key_is_needed_but_a_wrong_one_is_told(serve: Serve) -> N
 )
 def test_which_addresses_are_loopback(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside
+
+
+@pytest.mark.parametrize(("host", "refused"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_an_address_that_others_reach_needs_a_key(tmp_path: Path, host: str, refused: bool) -> None:
+    spec, keys = ServeSpec(host=host, state=tmp_path), KeyRing(tmp_path)
+    if refused:
+        with pytest.raises(
+            ConfigError, match=f"--host {host} can be reached .* detour serve key add NAME --state {tmp_path}"
+        ):
+            require_key(spec, keys, said=f"--host {host}")
+    else:
+        require_key(spec, keys, said=f"--host {host}")
+    keys.add("ada")
+    require_key(spec, KeyRing(tmp_path), said=f"--host {host}")
 
 
 @pytest.mark.parametrize(
