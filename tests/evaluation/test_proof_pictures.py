@@ -19,8 +19,10 @@ from detour.specs import EvaluateSpec, RunSpec, SampleSpec
 class RecordingEngine:
     """Remembers how it was asked to draw."""
 
-    def draw(self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4, **_: Any) -> Any:
-        self.asked = (requests, spec, batch)
+    def draw(
+        self, requests: Any, spec: Any, *, adapters: Any = (), batch: int = 4, blacken: bool = False
+    ) -> Any:
+        self.asked, self.blackens = (requests, spec, batch), blacken
         return SimpleNamespace(pictures=np.zeros((len(requests), 8, 8, 3), np.uint8))
 
 
@@ -46,6 +48,7 @@ def test_every_side_draws_with_the_same_steps_size_and_batch() -> None:
     spec = run(evaluate=EvaluateSpec(steps=7))
     draw_proof_pictures(engine, proof_requests(spec, ["a"]), spec)
     assert (engine.asked[1].steps, engine.asked[1].width_px, engine.asked[2]) == (7, "auto", 8)
+    assert engine.blackens, "a picture that is not finite ends a proof without a verdict"
 
 
 def test_the_trained_models_pictures_come_back_as_they_were_kept(tmp_path: Path) -> None:

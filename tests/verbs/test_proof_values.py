@@ -15,6 +15,7 @@ from torch import Tensor
 from detour.adapters.adapter import Adapter
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import Proof
+from detour.evaluation.verdict import BLACK
 from detour.files import write_json, write_text
 from detour.specs import load_run_spec, to_toml
 from detour.specs.sources import with_changes
@@ -358,6 +359,18 @@ def test_one_picture_for_every_new_prompt_is_collapsed(run: Path, painter: FlatP
     proof = prove_run(run)
     assert proof.verdict == "collapsed"
     assert "they differ by 0% of what they should" in proof.reasons[0]
+
+
+def test_one_black_picture_of_the_adapter_is_a_collapse_where_the_base_s_is_none(
+    run: Path, painter: FlatPainter
+) -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    painter.copies[True, GIVEN[1], 1001] = black
+    proof = prove_run(run)
+    assert (proof.verdict, proof.headline) == ("collapsed", BLACK)
+    assert proof.reasons[0].startswith("1 of the pictures are black")
+    painter.copies[False, GIVEN[1], 1001] = black
+    assert prove_run(run).headline != BLACK
 
 
 def test_a_base_that_changed_while_training_is_never_learned(run: Path) -> None:
