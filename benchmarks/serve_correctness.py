@@ -54,7 +54,7 @@ NUM_REQUESTS = 400
 CHANGING = 8
 """Number of adapters, the first ones, that are removed, added again and replaced during the load."""
 HEALTH_PAUSE_S = 1.0
-POLL_S = (0.2, 5.0)
+POLL_S = (1.0, 5.0)
 """Pause before the first look at a job, and the longest one: each is half as long again as the one before."""
 
 

@@ -1,9 +1,11 @@
 """Kills a server repeatedly while clients hand in jobs, and checks that nothing accepted is lost, wrong or doubled.
 
 ``python -m benchmarks.serve_kills --kills 200 --log kills.jsonl`` goes on where it was stopped. Each life of the server
-is ended by SIGKILL at a random moment, sometimes while it is still starting. A client that got no answer asks again in
-the next life with the same Idempotency-Key. At the end every job must be done, every picture equal to the same request
-drawn alone at the recorded width class, and there must be one file a picture.
+is ended by SIGKILL at a random moment, sometimes while it is still starting. One life in ten loads its model as a
+server does; the others are forked from a process that has loaded it, which leaves more of the time to kills under
+load. A client that got no answer asks again in the next life with the same Idempotency-Key. At the end every job must
+be done, every picture equal to the same request drawn alone at the recorded width class, and there must be one file a
+picture.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import http.client
 import json
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from detour.adapter_files.reading import read_adapter
@@ -31,17 +35,25 @@ from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
 
 PRELOAD = ["torch", "accelerate", "diffusers", "benchmarks.serve_kills"]
+WARM = [*PRELOAD, "benchmarks.warm_engine"]
+COLD_EVERY = 10
+"""One life in so many loads its model itself."""
 START_TIMEOUT_S = 180.0
 SAMPLERS = ("dpm++", "euler", "ddim", "ddpm")
 
 
-def run_server(values: dict[str, Any], told: str) -> None:
+def run_server(values: dict[str, Any], told: str, warm: bool = False) -> None:
     """Serve in this process, and write each line that the server says to a file.
 
     Args:
         values: of ``ServeSpec``.
         told: path of the file.
+        warm: take the engine that this process was forked with.
     """
+    if warm:
+        from benchmarks.warm_engine import ENGINE
+
+        PictureEngine.load = lambda *_, **__: ENGINE  # type: ignore[method-assign]
     path = Path(told)
 
     def say(line: str) -> None:
@@ -64,10 +76,10 @@ class Life:
     told: Path
 
     @classmethod
-    def begin(cls, context: Any, values: dict[str, Any], told: Path) -> Life:
+    def begin(cls, context: Any, values: dict[str, Any], told: Path, *, warm: bool = False) -> Life:
         """Start a server; returns at once."""
         told.unlink(missing_ok=True)
-        process = context.Process(target=run_server, args=(values, str(told)), daemon=True)
+        process = context.Process(target=run_server, args=(values, str(told), warm), daemon=True)
         process.start()
         return cls(process, told)
 
@@ -94,10 +106,12 @@ class Life:
             time.sleep(0.01)
         return None
 
-    def kill(self) -> None:
-        """Send SIGKILL, and wait until the process is gone."""
+    def kill(self) -> float:
+        """Send SIGKILL, wait until the process is gone, and return the CPU seconds that it took."""
+        spent = psutil.Process(self.process.pid).cpu_times()
         self.process.kill()
         self.process.join()
+        return float(spent.user + spent.system)
 
 
 def make_pool(names: list[str], *, num: int, steps: int, seed: int = 1) -> list[dict[str, Any]]:
@@ -199,10 +213,28 @@ class Verdict:
         return not (self.lost or self.wrong or self.twice)
 
 
-def judge(state: Path, clients: Clients, engine: PictureEngine, shelf: Path) -> Verdict:
-    """Compare everything that was accepted with references; the server must have ended."""
+References = dict[tuple[Any, ...], np.ndarray]
+"""Pictures that were drawn alone, by everything that decides them."""
+
+
+def judge(
+    state: Path,
+    clients: Clients,
+    engine: PictureEngine,
+    shelf: Path,
+    references: References | None = None,
+) -> Verdict:
+    """Compare everything that was accepted with references; the server must have ended.
+
+    Args:
+        state: folder of the server.
+        clients: who handed in jobs.
+        engine: draws references.
+        shelf: folder of the adapters.
+        references: drawn before; new ones are added.
+    """
     store = JobStore(state)
-    references: dict[tuple[Any, ...], np.ndarray] = {}
+    references = {} if references is None else references
     lost = wrong = pictures = deaths = 0
     for id_ in clients.accepted.values():
         job = store.job(id_)
@@ -220,9 +252,7 @@ def judge(state: Path, clients: Clients, engine: PictureEngine, shelf: Path) -> 
     return Verdict(len(clients.accepted), pictures, lost, wrong, twice, deaths)
 
 
-def reference(
-    job: Job, number: int, engine: PictureEngine, shelf: Path, known: dict[tuple[Any, ...], np.ndarray]
-) -> np.ndarray:
+def reference(job: Job, number: int, engine: PictureEngine, shelf: Path, known: References) -> np.ndarray:
     """The picture drawn alone, from the adapter's file, at the recorded width class."""
     asked = job.request
     key = (asked.prompts[number], asked.seeds[number], asked.scheduler, asked.guidance_scale, asked.width_class,
@@ -252,7 +282,8 @@ def kill_often(
     kills: int,
     life_s: float,
     pause_s: float,
-    on_kill: Callable[[int, bool], None] | None = None,
+    warm: bool = False,
+    on_kill: Callable[[int, bool, float], None] | None = None,
 ) -> None:
     """End so many lives of a server under load, then let a last one finish everything.
 
@@ -263,11 +294,12 @@ def kill_often(
         kills: lives that end by SIGKILL.
         life_s: a life lasts up to so long after it is ready.
         pause_s: between two jobs.
-        on_kill: told (number of the kill, whether the server was ready).
+        warm: fork from a process that has loaded the model, but for one life in ten.
+        on_kill: told (number of the kill, whether the server was ready, CPU seconds of its life).
     """
     told = Path(values["state"]).parent / "server.log"
     for number in range(kills):
-        life = Life.begin(context, values, told)
+        life = Life.begin(context, values, told, warm=warm and number % COLD_EVERY != 0)
         early = clients.draw.random() < 0.15
         limit = clients.draw.uniform(0.0, 2.0) if early else START_TIMEOUT_S
         port = life.wait_ready(time.monotonic() + limit)
@@ -276,10 +308,10 @@ def kill_often(
             clients.hand_in_until(port, end, pause_s=pause_s)
         elif not early:
             raise RuntimeError(f"the server was not ready within {limit:.0f} s: {life.lines()}")
-        life.kill()
+        cpu_s = life.kill()
         if on_kill is not None:
-            on_kill(number, port is not None)
-    life = Life.begin(context, values, told)
+            on_kill(number, port is not None, cpu_s)
+    life = Life.begin(context, values, told, warm=warm)
     port = life.wait_ready(time.monotonic() + START_TIMEOUT_S)
     assert port is not None, life.lines()
     for key in list(clients.unanswered):
@@ -321,12 +353,15 @@ def main() -> None:
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     killed = sum(one["kills"] for one in done)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    os.environ["DETOUR_WARM_BASE"] = arguments.base
+    context.set_forkserver_preload(WARM)
     from detour.bases.base import open_base
 
     engine = PictureEngine.load(open_base(arguments.base), prompts="written")
     names = sorted(path.stem for path in arguments.adapters.glob("*.safetensors"))
+    references: References = {}
     while killed < arguments.kills:
+        judged = time.process_time()
         began, state = time.monotonic(), arguments.work / f"state-{killed}"
         clients = Clients(make_pool(names, num=30, steps=arguments.steps), random.Random(killed))
         values = {
@@ -337,15 +372,16 @@ def main() -> None:
             "threads": 1,
         }
         num = min(arguments.round, arguments.kills - killed)
-        ready = []
+        lives: list[tuple[bool, float]] = []
         kill_often(
-            context, values, clients, kills=num, life_s=arguments.life, pause_s=0.2,
-            on_kill=lambda _, was_ready, ready=ready: ready.append(was_ready),
+            context, values, clients, kills=num, life_s=arguments.life, pause_s=0.2, warm=True,
+            on_kill=lambda _, was_ready, cpu_s, lives=lives: lives.append((was_ready, cpu_s)),
         )  # fmt: skip
-        verdict = judge(state, clients, engine, arguments.adapters)
+        verdict = judge(state, clients, engine, arguments.adapters, references)
         killed += num
-        line = {"kills": num, "ready": sum(ready), **vars(verdict), "statuses": clients.statuses,
-                "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+        line = {"kills": num, "ready": sum(ready for ready, _ in lives), **vars(verdict), "statuses": clients.statuses,
+                "seconds": round(time.monotonic() - began, 1), "cpu_s_of_lives": [round(cpu, 2) for _, cpu in lives],
+                "cpu_s_of_judge": round(time.process_time() - judged, 1)}  # fmt: skip
         with log.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         print(json.dumps({"all kills": killed, **line}), flush=True)
