@@ -321,7 +321,7 @@ def kill_often(
     life.process.join(60)
 
 
-def wait_until_idle(port: int, timeout_s: float = 600.0) -> None:
+def wait_until_idle(port: int, timeout_s: float = 600.0, pause_s: float = 0.1) -> None:
     """Wait until the server has nothing left to draw."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -331,7 +331,7 @@ def wait_until_idle(port: int, timeout_s: float = 600.0) -> None:
         connection.close()
         if "detour_queue_work 0.0" in text:
             return
-        time.sleep(0.1)
+        time.sleep(pause_s)
     raise RuntimeError("the server did not finish in time")
 
 
