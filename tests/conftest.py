@@ -9,7 +9,6 @@ import pytest
 
 from tests.tiny_base import make_tiny_base
 
-
 gc.disable()  # importing the libraries makes millions of objects and no garbage
 
 
