@@ -11,7 +11,9 @@ picture.
 from __future__ import annotations
 
 import argparse
+import base64
 import http.client
+import io
 import json
 import multiprocessing
 import os
@@ -33,6 +35,7 @@ from detour.serving.running import serve
 from detour.serving.settings import ServeSpec
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
+from detour.verbs.draw.start_picture import decode_start
 
 PRELOAD = ["torch", "accelerate", "diffusers", "benchmarks.serve_kills"]
 WARM = [*PRELOAD, "benchmarks.warm_engine"]
@@ -40,6 +43,20 @@ COLD_EVERY = 10
 """One life in so many loads its model itself."""
 START_TIMEOUT_S = 180.0
 SAMPLERS = ("dpm++", "euler", "ddim", "ddpm")
+
+
+def _files(side: int = 72) -> tuple[bytes, bytes]:
+    """PNG files of a start picture and of a mask whose right half is drawn anew."""
+    rows, columns = np.mgrid[:side, :side]
+    photo = np.stack([rows * 3, columns * 3, rows + columns], axis=-1).astype(np.uint8)
+    mask = np.where(columns < side // 2, 0, 255).astype(np.uint8)
+    buffers = io.BytesIO(), io.BytesIO()
+    for pixels, buffer in zip((photo, mask), buffers, strict=True):
+        Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffers[0].getvalue(), buffers[1].getvalue()
+
+
+START, MASK = _files()
 
 
 def run_server(values: dict[str, Any], told: str, warm: bool = False) -> None:
@@ -115,13 +132,19 @@ class Life:
 
 
 def make_pool(names: list[str], *, num: int, steps: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Bodies of jobs that differ in prompt, seed, sampler, guidance, pictures and adapters."""
+    """Bodies of jobs that differ in prompt, seed, sampler, guidance, pictures and adapters; a third have a start."""
     draw = random.Random(seed)
+    starts: list[dict[str, Any]] = [
+        {"picture": base64.b64encode(START).decode(), "strength": strength} for strength in (0.5, 1.0)
+    ]
+    starts[1]["mask"] = base64.b64encode(MASK).decode()
     pool = []
     for index in range(num):
         adapters = draw.sample(names, draw.choice((0, 1, 1, 2)))
+        begun = {"start": starts[index // 3 % 2]} if index % 3 == 0 else {}
         pool.append(
             {
+                **begun,
                 "prompts": [f"a {draw.choice(('red', 'blue', 'green'))} house {index}"],
                 "count": draw.choice((1, 1, 2, 3)),
                 "seed": 1000 * index,
@@ -256,17 +279,26 @@ def reference(job: Job, number: int, engine: PictureEngine, shelf: Path, known: 
     """The picture drawn alone, from the adapter's file, at the recorded width class."""
     asked = job.request
     key = (asked.prompts[number], asked.seeds[number], asked.scheduler, asked.guidance_scale, asked.width_class,
-           *((one.name, one.weight) for one in asked.adapters))  # fmt: skip
+           asked.start, *((one.name, one.weight) for one in asked.adapters))  # fmt: skip
     if key not in known:
         use = tuple(
             AdapterInUse(adapter=read_adapter(shelf / f"{one.name}.safetensors"), weight=one.weight)
             for one in asked.adapters
         )
-        how = PictureSpec(steps=asked.steps, guidance_scale=asked.guidance_scale, scheduler=asked.scheduler)
+        size = {"width_px": asked.width_px, "height_px": asked.height_px}
+        how = PictureSpec(
+            steps=asked.steps, guidance_scale=asked.guidance_scale, scheduler=asked.scheduler, **size
+        )
+        start = None
+        if asked.start is not None:
+            opened = decode_start(START, strength=asked.start.strength)
+            opened = opened.with_mask(MASK) if asked.start.mask_sha256 else opened
+            start = opened.cut((asked.width_px, asked.height_px))
         request = PictureRequest(
             prompt=asked.prompts[number],
             seed=asked.seeds[number],
             how=how,
+            start=start,
             adapters=use,
             width_class=asked.width_class,
         )

@@ -20,7 +20,14 @@ SCHEDULER: dict[str, Any] = {
 }
 
 
-def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True, zero_states: int | None = None) -> Path:
+def make_tiny_sd3(
+    folder: Path,
+    *,
+    seed: int = 0,
+    t5: bool = True,
+    zero_states: int | None = None,
+    channels: int = LATENT_CHANNELS,
+) -> Path:
     """Write a random SD 3.5 medium in diffusers folder layout: 64 px pictures, two CLIPs of width 8 and a T5.
 
     As the true one it has a second attention in its first block and norms of queries and keys.
@@ -30,6 +37,7 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True, zero_states: 
         seed: of all weights; same seed, same bytes.
         t5: whether the third text encoder is there.
         zero_states: written into the index: how many stand for an absent T5.
+        channels: of the latents; the true one has 16, and diffusers' inpainting pipeline asks for so many.
     """
     import torch
     from diffusers import SD3Transformer2DModel
@@ -37,13 +45,13 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True, zero_states: 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=LATENT_CHANNELS, num_layers=2, attention_head_dim=8,
+            sample_size=8, patch_size=2, in_channels=channels, num_layers=2, attention_head_dim=8,
             num_attention_heads=2, joint_attention_dim=JOINT_WIDTH, caption_projection_dim=16,
-            pooled_projection_dim=16, out_channels=LATENT_CHANNELS, pos_embed_max_size=16,
+            pooled_projection_dim=16, out_channels=channels, pos_embed_max_size=16,
             dual_attention_layers=(0,), qk_norm="rms_norm",
         )  # fmt: skip
         # As in diffusers the final layers start at zero nowhere, so predictions differ from zero.
-        _write_vae(folder / "vae")
+        _write_vae(folder / "vae", channels)
         for part in ("text_encoder", "text_encoder_2"):
             _write_clip(folder, part, width=8, projected=True)
         if t5:
@@ -114,7 +122,7 @@ def make_tiny_flux(folder: Path, *, seed: int = 0, guidance: bool = True) -> Pat
     return folder
 
 
-def _write_vae(folder: Path) -> None:
+def _write_vae(folder: Path, channels: int = LATENT_CHANNELS) -> None:
     from diffusers import AutoencoderKL
 
     AutoencoderKL(
@@ -124,7 +132,7 @@ def _write_vae(folder: Path) -> None:
         layers_per_block=1,
         norm_num_groups=8,
         sample_size=SIZE_PX,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         scaling_factor=1.5305,
         shift_factor=0.0609,
         use_quant_conv=False,

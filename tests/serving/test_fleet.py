@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
@@ -28,9 +29,11 @@ from detour.serving.keys import LOCAL
 from detour.serving.requests import ClientRequest
 from detour.serving.service import Service
 from detour.serving.settings import ServeSpec
+from detour.serving.starts import AskedStart
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
 from tests.serving.conftest import eventually
+from tests.serving.test_references import file_of
 
 DRAWN_S = 180.0
 
@@ -134,14 +137,18 @@ def test_pictures_of_replicas_are_those_of_one_server(
     begin: Callable[[], Owner], replicas: Replicas, engine: PictureEngine, shelf_folder: Path, tmp_path: Path
 ) -> None:
     owner = begin()
-    job = owner.done(owner.accept())
+    photo = np.random.default_rng(1).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    start = AskedStart(picture=file_of(photo), mask=file_of(np.indices((64, 64))[1].astype(np.uint8) * 4))
+    job = owner.done(owner.accept(start=start))
     assert [one.state for one in job.pictures] == ["done", "done"]
     assert {number for number, kind in replicas.log if kind == "Finished"} == {0, 1}
     assert "Missing" in [kind for _, kind in replicas.log], "adapter files came with the order"
     alone = JobStore(tmp_path / "alone")
     service = Service(ServeSpec(adapters=shelf_folder, state=tmp_path / "alone"), alone)
     service.start(engine, dtype="fp32")
-    asked = ClientRequest(prompts=("a cat", "a dog"), seed=3, steps=3, adapters=(("style", 1.0),))
+    asked = ClientRequest(
+        prompts=("a cat", "a dog"), seed=3, steps=3, adapters=(("style", 1.0),), start=start
+    )
     same = service.accept(LOCAL, asked)[0]
     eventually(lambda: not alone.job(same.id).is_open, timeout_s=DRAWN_S)  # type: ignore[union-attr]
     assert [Image.open(alone.path_of(one.token)).tobytes() for one in same.pictures] == owner.pixels(job)

@@ -41,8 +41,15 @@ def send(served: Served, case: Any) -> None:
         if k.lower() not in ("host", "origin")
     }
     try:
-        answer = served.http.request(request.pop("method"), request.pop("url"), headers=headers, **request)
-    except (UnicodeEncodeError, ValueError, TypeError):  # the client itself cannot send it
+        made = served.http.build_request(
+            request.pop("method"), request.pop("url"), headers=headers, **request
+        )
+        made.read()
+    except (UnicodeEncodeError, ValueError, TypeError, AttributeError):  # the client itself cannot write it
+        return
+    try:
+        answer = served.http.send(made)
+    except (UnicodeEncodeError, ValueError, TypeError):  # nor send it
         return
     told = f"{case.method} {case.formatted_path} {case.body!r} → {answer.status_code} {answer.text[:300]}"
     assert answer.status_code < 500, told

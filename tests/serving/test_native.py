@@ -16,7 +16,7 @@ from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.serving.keys import LOCAL
 from detour.serving.refusals import NotReady
 from detour.serving.service import Service
-from detour.serving.settings import KeepingSpec, ServeSpec
+from detour.serving.settings import KeepingSpec, ServeSpec, StartsSpec
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
 from tests.serving.conftest import Serve, Served, eventually
@@ -187,7 +187,8 @@ def test_what_cannot_be_drawn_is_refused_with_its_cause_and_leaves_nothing(serve
 
 
 def test_hostile_bodies_are_refused_before_they_are_parsed(serve: Serve) -> None:
-    with serve(limits={"max_body_bytes": 50_000, "max_json_depth": 8}) as served:
+    limits, starts = {"max_body_bytes": 50_000, "max_json_depth": 8}, StartsSpec(enabled=False)
+    with serve(limits=limits, starts=starts) as served:
         for content, kind, status in (
             (b'{"a":' * 9 + b"1" + b"}" * 9, "application/json", 400),
             (b"[" * 40_000, "application/json", 400),

@@ -15,7 +15,14 @@ import pytest
 from detour.serving.guard import OPEN_PATHS, is_loopback
 from detour.serving.metrics import ServiceCollector
 from detour.serving.running import LINGER_S
-from detour.serving.settings import KeepingSpec, LimitsSpec, ProvenanceSpec, ReferencesSpec, ServeSpec
+from detour.serving.settings import (
+    KeepingSpec,
+    LimitsSpec,
+    ProvenanceSpec,
+    ReferencesSpec,
+    ServeSpec,
+    StartsSpec,
+)
 from tests.docs.pages import ROOT, Wrong, parse
 from tests.serving.conftest import Served
 
@@ -101,6 +108,7 @@ def test_the_settings_on_the_page_are_all_of_them_with_their_defaults() -> None:
         "references": ReferencesSpec,
         "keeping": KeepingSpec,
         "provenance": ProvenanceSpec,
+        "starts": StartsSpec,
     }
     every = {f"{table}.{name}" for table, spec in tables.items() for name in spec.model_fields}
     assert names == every | (set(ServeSpec.model_fields) - set(tables))

@@ -27,7 +27,7 @@ from detour.serving.guard import _check_depth
 from detour.serving.layered_policy import LayeredPolicy
 from detour.serving.references import ServedReferences
 from detour.serving.refusals import BadRequest
-from detour.serving.settings import ReferencesSpec, load_serve_spec
+from detour.serving.settings import ReferencesSpec, StartsSpec, load_serve_spec
 from detour.specs.generation import PictureSpec
 from detour.verbs.safety import check_safety_log
 from tests.reference_files import make_image_encoder, reference_tensors
@@ -194,7 +194,7 @@ def test_too_many_are_refused_and_a_large_body_is_read_only_where_pictures_are_s
     assert "4 at most" in limited.post("/v1/jobs", asked).json()["error"]["message"]
     large = body("x" * (2 << 20))
     assert limited.post("/v1/jobs", large).status_code == 400
-    with serve() as plain:
+    with serve(starts=StartsSpec(enabled=False)) as plain:
         assert plain.post("/v1/jobs", large).status_code == 413
         answer = plain.post("/v1/jobs", body(encoded(PHOTO)))
         assert answer.status_code == 400

@@ -20,13 +20,14 @@ from starlette.concurrency import run_in_threadpool
 from detour.generation.schedulers import FLOW_SAMPLERS, TITLES
 from detour.serving.answers import why_none
 from detour.serving.controlnet import references_of
+from detour.serving.img2img import Img2ImgFields
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
 from detour.serving.names import split_model, summed, take_tags
 from detour.serving.native import adapter_headers, client_of
-from detour.serving.references import from_base64
 from detour.serving.refusals import BadRequest, NotFound
 from detour.serving.requests import ClientRequest
+from detour.serving.sent_pictures import from_base64
 from detour.serving.service import Service
 from detour.serving.watching import Hub, until_done
 
@@ -36,11 +37,13 @@ UNSUPPORTED = (
     "enable_hr",
     "restore_faces",
     "tiling",
-    "init_images",
+    "latent_mask",
     "script_name",
     "styles",
 )
 """Fields that would change the picture and are not supported; a request that sets one is refused."""
+NOT_RETURNED = ("init_images", "mask")
+"""Fields that the answer does not repeat, as A1111's does not unless it is asked to."""
 MAX_OPTIONS = 1000
 MAX_PNG_PIXELS = 64_000_000
 
@@ -64,6 +67,10 @@ class Txt2Img(BaseModel):
     n_iter: Annotated[int, Field(ge=1, le=100)] | None = 1
     override_settings: dict[str, Any] | None = None
     send_images: bool | None = True
+
+
+class Img2Img(Txt2Img, Img2ImgFields):
+    """Body of a request that begins with a picture."""
 
 
 class PngInfo(BaseModel):
@@ -118,14 +125,11 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
     """Make the routes under ``/sdapi/v1``."""
     routes, running = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"]), Running()
 
-    @routes.post("/txt2img", response_model=None)
-    async def txt2img(body: Txt2Img, request: Request) -> JSONResponse:
-        """Draw pictures and answer when they are finished."""
+    async def drawn(body: Txt2Img, request: Request) -> JSONResponse:
         client = client_of(request)
         service.require_room(client)
-        job, _ = await run_in_threadpool(
-            service.accept, client, _client_request(body, service, running.model(client))
-        )
+        asked = await run_in_threadpool(_client_request, body, service, running.model(client))
+        job, _ = await run_in_threadpool(service.accept, client, asked)
         running.begin(client, job.id)
         try:
             with hub.stream_of(client, service.spec.limits.max_streams_of_key):
@@ -134,6 +138,16 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
             running.end(client, job.id)
         answer = await run_in_threadpool(_answer, service, job, body)
         return JSONResponse(answer, headers=adapter_headers(job))
+
+    @routes.post("/txt2img", response_model=None)
+    async def txt2img(body: Txt2Img, request: Request) -> JSONResponse:
+        """Draw pictures and answer when they are finished."""
+        return await drawn(body, request)
+
+    @routes.post("/img2img", response_model=None)
+    async def img2img(body: Img2Img, request: Request) -> JSONResponse:
+        """Draw pictures that begin as another one, and answer when they are finished."""
+        return await drawn(body, request)
 
     @routes.get("/progress")
     def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
@@ -233,7 +247,8 @@ def a1111_routes(service: Service, hub: Hub) -> APIRouter:
 
 def _client_request(body: Txt2Img, service: Service, chosen: str | None) -> ClientRequest:
     further = body.model_extra or {}
-    for name in UNSUPPORTED:
+    begins = isinstance(body, Img2Img)
+    for name in UNSUPPORTED if begins else (*UNSUPPORTED, "init_images"):
         if further.get(name):
             raise BadRequest(f"{name}: not supported by this server. Leave it out.", param=name)
     overrides = body.override_settings or {}
@@ -257,6 +272,7 @@ def _client_request(body: Txt2Img, service: Service, chosen: str | None) -> Clie
         guidance_scale=body.cfg_scale,
         adapters=summed(split_model(model, service.base.name), tags),
         references=references_of(further.get("alwayson_scripts")),
+        start=body.start(sized=bool(body.width or body.height)) if isinstance(body, Img2Img) else None,
         attached=True,
     )
 
@@ -306,6 +322,7 @@ def _answer(service: Service, job: Job, body: Txt2Img) -> dict[str, Any]:
         "sampler_name": TITLES[asked.scheduler],
         "cfg_scale": asked.guidance_scale,
         "steps": asked.steps,
+        "denoising_strength": None if asked.start is None else asked.start.strength,
         "batch_size": len(done),
         "sd_model_name": service.base.name,
         "infotexts": texts,
@@ -321,7 +338,9 @@ def _answer(service: Service, job: Job, body: Txt2Img) -> dict[str, Any]:
     parameters = body.model_dump()
     return {
         "images": images if body.send_images is not False else [],
-        "parameters": {name: parameters[name] for name in Txt2Img.model_fields},
+        "parameters": {
+            name: parameters[name] for name in type(body).model_fields if name not in NOT_RETURNED
+        },
         "info": json.dumps(info),
     }
 
@@ -348,7 +367,11 @@ def _progress(service: Service, jobs: list[str], skip_image: bool) -> dict[str, 
     under_way = [found.steps.get(one.index, (0, steps))[0] for one in job.pictures if one.state == "drawing"]
     share = (finished + sum(min(done, steps) / steps for done in under_way)) / num
     seconds = service.dispatcher.place(job.id)[1]
-    state |= {"job": "txt2img", "sampling_step": max(under_way, default=0), "sampling_steps": steps}
+    state |= {
+        "job": "txt2img" if job.request.start is None else "img2img",
+        "sampling_step": max(under_way, default=0),
+        "sampling_steps": steps,
+    }
     answer |= {"progress": min(share, 0.999), "eta_relative": 0.0 if seconds is None else seconds}
     if not skip_image:
         service.dispatcher.want_previews(job.id, 3)

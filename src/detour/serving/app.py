@@ -22,6 +22,7 @@ from detour.serving.guard import Guard
 from detour.serving.keys import KeyRing
 from detour.serving.metrics import metrics_of, metrics_text
 from detour.serving.native import native_routes
+from detour.serving.openai_edits import edit_routes
 from detour.serving.openai_images import openai_routes
 from detour.serving.review_page import page_routes
 from detour.serving.reviews import review_routes
@@ -71,6 +72,7 @@ def make_app(
     app.include_router(review_routes(service, keys))
     app.include_router(page_routes(spec, service, keys, sessions))
     app.include_router(openai_routes(service, hub))
+    app.include_router(edit_routes(service, hub))
     app.include_router(a1111_routes(service, hub))
     _health_routes(app, service)
     _errors(app)

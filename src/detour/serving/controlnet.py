@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from detour.serving.references import from_base64
 from detour.serving.refusals import BadRequest
+from detour.serving.sent_pictures import from_base64
 
 FIELD = "alwayson_scripts"
 CHANGES_NOTHING: dict[str, tuple[Any, ...]] = {

@@ -21,6 +21,7 @@ from detour.serving.jobs import Job, PinnedReference
 from detour.serving.policy import NoPolicy
 from detour.serving.references import ServedReferences, use_of
 from detour.serving.shelf import Shelf
+from detour.serving.starts import kept_start
 from detour.serving.store import JobStore
 from detour.specs.generation import PictureSpec
 from detour.verbs.draw.picture_files import versions
@@ -49,14 +50,16 @@ class PictureFiles:
         """Make the request of the engine for one picture of a job.
 
         Raises:
-            AdapterError: the copy of an adapter or a reference picture is gone or damaged.
+            AdapterError: the copy of an adapter, a reference picture or the start picture is gone or damaged.
         """
         asked = job.request
+        size = (asked.width_px, asked.height_px)
         return PictureRequest(
             prompt=asked.prompts[number],
             seed=asked.seeds[number],
             negative_prompt=asked.negative_prompt,
             how=how_of(job),
+            start=None if asked.start is None else kept_start(asked.start, size, self._store.folder),
             adapters=tuple(self._shelf.in_use(one) for one in asked.adapters),
             references=tuple(self._reference(one) for one in asked.references),
             width_class=asked.width_class,
@@ -117,6 +120,7 @@ class PictureFiles:
                 )
                 for one in asked.adapters
             ),
+            start=asked.start,
             references=tuple(use_of(one) for one in asked.references),
             device=self._engine.device.partition(":")[0],
             dtype=self._dtype,

@@ -1,4 +1,4 @@
-"""Checks every request before its route: host, origin, key, and a small, timely, flat JSON body."""
+"""Checks every request before its route: host, origin, key, and a small, timely body: flat JSON or a form."""
 
 from __future__ import annotations
 
@@ -36,8 +36,12 @@ SIGN_IN = ("POST", "/review/session")
 """Needs no session; its body is JSON of this origin, and holds the key."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PNG_INFO = "/sdapi/v1/png-info"
-REFERENCE_PATHS = ("/v1/jobs", "/sdapi/v1/txt2img")
+REFERENCE_PATHS = ("/v1/jobs", "/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 """Paths whose bodies may hold reference pictures."""
+START_PATHS = ("/v1/jobs", "/sdapi/v1/img2img", "/v1/images/edits")
+"""Paths whose bodies may hold a start picture."""
+FORM_PATHS = ("/v1/images/edits",)
+"""Paths whose bodies are forms with files (``multipart/form-data``); all others are JSON."""
 
 
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -179,8 +183,10 @@ class Guard:
     async def _body(self, path: str, headers: Headers, receive: Receive) -> bytes:
         limits = self.spec.limits
         most = limits.max_png_bytes if path == PNG_INFO else limits.max_body_bytes
+        if self.spec.starts.enabled and path in START_PATHS:
+            most = max(most, self.spec.starts.max_body_bytes)
         if self.spec.references is not None and path in REFERENCE_PATHS:
-            most = self.spec.references.max_body_bytes
+            most = max(most, self.spec.references.max_body_bytes)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise TooLarge(f"the body has {int(length):,} bytes; the limit is {most:,}.")
@@ -189,7 +195,12 @@ class Guard:
         except TimeoutError:
             raise TooLate(f"the body did not arrive within {limits.body_timeout_s:g} s.") from None
         if body:
-            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if path in FORM_PATHS:
+                if kind != "multipart/form-data":
+                    raise WrongType("the body must be a form, with content-type: multipart/form-data.")
+                return body
+            if kind != "application/json":
                 raise WrongType("the body must be JSON, with content-type: application/json.")
             _check_depth(body, limits.max_json_depth)
         return body

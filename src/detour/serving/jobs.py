@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from detour.generation.png import SteeringUse
+from detour.generation.png import StartUse, SteeringUse
 from detour.generation.widths import WidthClass
 from detour.specs.generation import SchedulerName
 
@@ -79,6 +79,8 @@ class JobRequest(BaseModel):
         guidance_scale: 1 or less is none.
         adapters: with their strengths.
         references: pictures that the network is shown beside the prompt.
+        start: picture that drawing begins with; its content and its mask's are kept in the state folder.
+        skipped_steps: steps at the beginning that are not drawn because of it.
         width_class: rows of the forward passes.
         steering: Safe Latent Diffusion that the policy asked for when the job was accepted.
     """
@@ -95,6 +97,8 @@ class JobRequest(BaseModel):
     guidance_scale: float
     adapters: tuple[PinnedAdapter, ...] = ()
     references: tuple[PinnedReference, ...] = ()
+    start: StartUse | None = None
+    skipped_steps: Annotated[int, Field(ge=0)] = 0
     width_class: WidthClass
     steering: SteeringUse | None = None
 
@@ -103,9 +107,20 @@ class JobRequest(BaseModel):
         """Number of batch rows that a picture takes in each forward pass."""
         return rows_of_picture(self.guidance_scale, self.steering)
 
+    @property
+    def sent_pictures(self) -> tuple[str, ...]:
+        """SHA-256 of each picture that the client sent: references, start picture, mask."""
+        start = () if self.start is None else (self.start.sha256, self.start.mask_sha256)
+        return (*(one.sha256 for one in self.references), *(one for one in start if one))
+
     def work_of_picture(self, native_px: int) -> float:
-        """Steps × rows × area of one picture, where a picture of ``native_px`` squared has area 1."""
-        return self.steps * self.num_rows * self.width_px * self.height_px / native_px**2
+        """Multiply the drawn steps, rows and area of one picture.
+
+        Args:
+            native_px: side of a picture whose area counts 1.
+        """
+        steps = self.steps - self.skipped_steps
+        return steps * self.num_rows * self.width_px * self.height_px / native_px**2
 
 
 class PictureRow(BaseModel):

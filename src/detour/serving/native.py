@@ -17,10 +17,11 @@ from starlette.concurrency import run_in_threadpool
 from detour.generation.sidecar import sidecar_of
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
-from detour.serving.references import from_base64
 from detour.serving.refusals import BadRequest, NotFound, Unprocessable
 from detour.serving.requests import ClientRequest
+from detour.serving.sent_pictures import from_base64
 from detour.serving.service import Service
+from detour.serving.starts import AskedStart, StartFields
 from detour.serving.watching import Hub, changed
 from detour.specs.generation import SchedulerName
 
@@ -48,6 +49,18 @@ class AskedReference(BaseModel):
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
 
 
+class AskedStartPicture(BaseModel):
+    """A picture that drawing begins with, and its mask: each as base64 of a PNG, JPEG or WebP file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    picture: str
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Share of the steps that are drawn: 1 keeps nothing of the picture, 0.3 keeps most."""
+    mask: str | None = None
+    """Mask of the picture's size: white is drawn anew, black stays to the pixel."""
+
+
 class JobBody(BaseModel):
     """Body of a new job: ``count`` pictures of each prompt; picture i has seed ``seed + i``."""
 
@@ -64,6 +77,7 @@ class JobBody(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     adapters: Annotated[list[AskedAdapter], Field(max_length=100)] = []
     references: Annotated[list[AskedReference], Field(max_length=16)] = []
+    start: AskedStartPicture | None = None
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
 
 
@@ -274,9 +288,20 @@ def _client_request(body: JobBody, idempotency_key: str | None, service: Service
             (from_base64(one.picture, f"references.{number}"), one.strength)
             for number, one in enumerate(body.references)
         ),
+        start=None if body.start is None else _start_of(body.start),
         deadline_s=body.deadline_s,
         idempotency=idempotency_key or None,
         body_sha256=hashlib.sha256(canonical).hexdigest(),
+    )
+
+
+def _start_of(asked: AskedStartPicture) -> AskedStart:
+    fields = StartFields()
+    return AskedStart(
+        picture=from_base64(asked.picture, fields.picture),
+        mask=None if asked.mask is None else from_base64(asked.mask, fields.mask),
+        strength=asked.strength,
+        fields=fields,
     )
 
 

@@ -87,16 +87,8 @@ def openai_routes(service: Service, hub: Hub) -> APIRouter:
         """Draw pictures and answer when they are finished; with ``stream``, send previews before."""
         client = client_of(request)
         service.require_room(client)
-        asked = _client_request(body, service, idempotency_key)
-        job, _ = await run_in_threadpool(service.accept, client, asked)
-        headers = adapter_headers(job)
-        if body.stream:
-            stream = _stream(service, hub, job, body, request)
-            return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-        with hub.stream_of(client, service.spec.limits.max_streams_of_key):
-            job = await until_done(service, hub, job, client, request)
-        answer = await run_in_threadpool(_answer, service, job, body, request)
-        return JSONResponse(answer, headers=headers)
+        asked = client_request(body, service, idempotency_key)
+        return await drawn_answer(service, hub, asked, body, request)
 
     return routes
 
@@ -105,7 +97,44 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "detour"}
 
 
-def _client_request(body: ImagesBody, service: Service, idempotency_key: str | None) -> ClientRequest:
+async def drawn_answer(
+    service: Service, hub: Hub, asked: ClientRequest, body: ImagesBody, request: Request
+) -> JSONResponse | StreamingResponse:
+    """Accept a request, wait for its pictures and answer with them; with ``stream``, send previews before.
+
+    Args:
+        service: draws.
+        hub: notifies of changes.
+        asked: what is drawn.
+        body: how it is answered.
+        request: whose client waits.
+
+    Raises:
+        ServeError: it is not accepted, or there is no picture at all.
+    """
+    client = client_of(request)
+    job, _ = await run_in_threadpool(service.accept, client, asked)
+    headers = adapter_headers(job)
+    if body.stream:
+        stream = _stream(service, hub, job, body, request)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    with hub.stream_of(client, service.spec.limits.max_streams_of_key):
+        job = await until_done(service, hub, job, client, request)
+    answer = await run_in_threadpool(_answer, service, job, body, request)
+    return JSONResponse(answer, headers=headers)
+
+
+def client_request(body: ImagesBody, service: Service, idempotency_key: str | None) -> ClientRequest:
+    """Read what is to be drawn from a body.
+
+    Args:
+        body: of the request.
+        service: whose base and adapters it names.
+        idempotency_key: header of the request.
+
+    Raises:
+        BadRequest: transparent pictures, a stream of several, or a size that is none.
+    """
     if body.background == "transparent":
         raise BadRequest("background 'transparent': pictures of this server are opaque.", param="background")
     if body.stream and (body.n or 1) != 1:
@@ -210,7 +239,11 @@ def _encoded(service: Service, token: str, body: ImagesBody) -> str:
 async def _stream(
     service: Service, hub: Hub, job: Job, body: ImagesBody, request: Request
 ) -> AsyncIterator[str]:
-    """Send ``image_generation.partial_image`` for each preview, and ``image_generation.completed`` at the end."""
+    """Send an event ``partial_image`` for each preview, and ``completed`` at the end.
+
+    Their names begin with ``image_generation``, or with ``image_edit`` where drawing begins with a picture.
+    """
+    kind = "image_generation" if job.request.start is None else "image_edit"
     client, sent, wanted = client_of(request), 0, body.partial_images or 0
     service.dispatcher.want_previews(job.id, wanted)
     facts = {**_facts(job, body), "quality": "auto", "created_at": int(time.time())}
@@ -223,7 +256,7 @@ async def _stream(
                 if num > sent:
                     text = base64.b64encode(preview).decode()
                     yield _event(
-                        "partial_image",
+                        f"{kind}.partial_image",
                         {**facts, "b64_json": text, "partial_image_index": sent, "output_format": "png"},
                     )
                     sent = num
@@ -231,7 +264,7 @@ async def _stream(
         answer = await run_in_threadpool(
             _answer, service, job, body.model_copy(update={"response_format": "b64_json"}), request
         )
-        yield _event("completed", {**facts, "b64_json": answer["data"][0]["b64_json"]})
+        yield _event(f"{kind}.completed", {**facts, "b64_json": answer["data"][0]["b64_json"]})
     except ServeError as error:
         problem = {"message": str(error), "type": "server_error", "param": error.param, "code": error.code}
         yield f"event: error\ndata: {json.dumps({'type': 'error', 'error': problem})}\n\n"
@@ -240,6 +273,5 @@ async def _stream(
             await run_in_threadpool(service.cancel, client, job.id, "its client has gone")
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
-    kind = f"image_generation.{name}"
+def _event(kind: str, data: dict[str, Any]) -> str:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n"

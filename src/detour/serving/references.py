@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from detour.bases.base import Base
 from detour.bases.hardware import torch_dtype
 from detour.data.pictures import open_picture
 from detour.errors import AdapterError, DataError
-from detour.files import write_bytes
 from detour.generation.png import ReferenceUse
 from detour.generation.references import ReferenceInUse, ReferenceTool
 from detour.serving.engines import ServingEngine
 from detour.serving.jobs import PinnedReference
 from detour.serving.refusals import BadRequest
+from detour.serving.sent_pictures import gone, keep, kept, require_small, unusable
 from detour.serving.settings import ReferencesSpec
 from detour.specs.generation import GenerateSpec
 from detour.verbs.draw.reference_pictures import open_reference_tool
 
-FOLDER = "references"
-"""Name of the folder of kept reference pictures in the state folder of the server."""
 MAX_STRENGTH = 2.0
 
 
@@ -55,9 +48,7 @@ class DecodedReference:
         Raises:
             StorageError: it could not be written.
         """
-        path = state / FOLDER / self.sha256
-        if not path.exists():
-            write_bytes(path, self.data)
+        keep(state, self.data)
 
 
 class ServedReferences:
@@ -111,16 +102,11 @@ class ServedReferences:
         name = f"references.{number}"
         if not 0 <= strength <= MAX_STRENGTH:  # NaN neither
             raise BadRequest(f"{name}: strength {strength:g}, choose 0 to {MAX_STRENGTH:g}.", param=name)
-        if len(data) > self.spec.max_bytes:
-            raise BadRequest(
-                f"{name}: {len(data):,} bytes; the limit is {self.spec.max_bytes:,}. Make it smaller.",
-                param=name,
-            )
-        _check_pixels(data, self.spec.max_pixels, name)
+        require_small(data, max_bytes=self.spec.max_bytes, max_pixels=self.spec.max_pixels, name=name)
         try:
             image = open_picture(data, max_megapixels=self.spec.max_pixels / 1e6, name=name)
         except DataError as error:
-            raise _unusable(name) from error
+            raise unusable(name) from error
         pixels = np.array(image, dtype=np.uint8)
         return DecodedReference(data, pixels, float(strength), hashlib.sha256(data).hexdigest())
 
@@ -166,15 +152,12 @@ def kept_reference(one: PinnedReference, state: Path, *, max_pixels: int) -> np.
     Raises:
         AdapterError: the picture is gone or damaged.
     """
+    what = "the reference picture"
+    data = kept(state, one.sha256, what=what)
     try:
-        data = (state / FOLDER / one.sha256).read_bytes()
-        if hashlib.sha256(data).hexdigest() != one.sha256:
-            raise DataError("another content")
-        image = open_picture(data, max_megapixels=max_pixels / 1e6, name="the reference")
-    except (OSError, DataError) as error:
-        raise AdapterError(
-            "the reference picture of the job is gone or damaged. Ask for it again."
-        ) from error
+        image = open_picture(data, max_megapixels=max_pixels / 1e6, name=what)
+    except DataError as error:
+        raise gone(what) from error
     return np.array(image, dtype=np.uint8)
 
 
@@ -183,45 +166,3 @@ def use_of(one: PinnedReference) -> ReferenceUse:
     return ReferenceUse(
         sha256=one.sha256, strength=one.strength, adapter=one.adapter, adapter_sha256=one.adapter_sha256
     )
-
-
-def forget_references(state: Path, in_use: set[str]) -> None:
-    """Delete kept reference pictures that no unfinished job and no held picture needs."""
-    for path in (state / FOLDER).glob("*"):
-        if path.name not in in_use and not path.name.startswith("."):
-            path.unlink(missing_ok=True)
-
-
-def from_base64(text: str, param: str) -> bytes:
-    """Decode base64, with or without a ``data:`` prefix.
-
-    Args:
-        text: as a client sent it.
-        param: name of the field.
-
-    Raises:
-        BadRequest: not base64.
-    """
-    try:
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"{param}: not base64.", param=param) from error
-
-
-def _check_pixels(data: bytes, most: int, name: str) -> None:
-    """Refuse by its header a picture that would be large when it is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
-                width, height = image.size
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise _unusable(name) from error
-    if width * height > most:
-        raise BadRequest(
-            f"{name}: {width} x {height} pixels; the limit is {most:,}. Make it smaller.", param=name
-        )
-
-
-def _unusable(name: str) -> BadRequest:
-    return BadRequest(f"{name}: not readable as PNG, JPEG or WebP.", param=name)

@@ -58,7 +58,7 @@ class TooLarge(ServeError):
 
 
 class WrongType(ServeError):
-    """The body is not JSON."""
+    """The body is not of the type that the path takes."""
 
     status, code = 415, "unsupported_media_type"
 

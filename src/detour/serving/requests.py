@@ -16,6 +16,7 @@ from detour.serving.engines import ServingEngine
 from detour.serving.jobs import JobRequest, rows_of_picture
 from detour.serving.refusals import BadRequest
 from detour.serving.settings import LimitsSpec
+from detour.serving.starts import AskedStart
 from detour.specs.generation import PictureSpec
 
 
@@ -27,13 +28,14 @@ class ClientRequest:
         prompts: one for each picture.
         negative_prompt: of all of them.
         seed: of the first one, the others follow; ``None``: a random one.
-        width_px: ``None``: the base's own.
-        height_px: ``None``: the base's own.
+        width_px: ``None``: the base's own, or of the start picture's shape.
+        height_px: as ``width_px``.
         steps: denoising steps.
         scheduler: sampler, or ``auto``.
         guidance_scale: ``None``: the base's own.
         adapters: (name, strength).
         references: (content of a picture's file, strength), for an IP-Adapter.
+        start: picture to begin with; ``None`` begins with noise.
         deadline_s: seconds from now after which what is not finished is dropped.
         attached: whether the job ends with the connection.
         idempotency: the client's own key for the request.
@@ -50,6 +52,7 @@ class ClientRequest:
     guidance_scale: float | None = None
     adapters: tuple[tuple[str, float], ...] = ()
     references: tuple[tuple[bytes, float], ...] = ()
+    start: AskedStart | None = None
     deadline_s: float | None = None
     attached: bool = False
     idempotency: str | None = None
@@ -57,7 +60,12 @@ class ClientRequest:
 
 
 def resolved_request(
-    asked: ClientRequest, *, limits: LimitsSpec, engine: ServingEngine, steering: SteeringUse | None
+    asked: ClientRequest,
+    *,
+    limits: LimitsSpec,
+    engine: ServingEngine,
+    steering: SteeringUse | None,
+    size_px: tuple[int, int] | None = None,
 ) -> JobRequest:
     """Resolve every open setting of a request within the limits; the width class is that of the job alone.
 
@@ -66,6 +74,7 @@ def resolved_request(
         limits: of one request.
         engine: draws; its base has sizes, samplers and a guidance scale of its own.
         steering: Safe Latent Diffusion that the policy asks for.
+        size_px: width and height where the request names none; ``None``: the base's own.
 
     Raises:
         BadRequest: it asks for what cannot be drawn.
@@ -75,7 +84,7 @@ def resolved_request(
     seed = random.SystemRandom().randrange(2**32) if asked.seed is None else asked.seed
     if not 0 <= seed < 2**63 - num:
         raise BadRequest(f"seed {seed}: choose one from 0 to {2**63 - 1 - num}.", param="seed")
-    how = _how_of(asked, engine)
+    how = _how_of(asked, engine, size_px)
     width, height = int(how.width_px), int(how.height_px)
     native = engine.base.native_size_px
     most = max(4 * native**2, 512**2) if limits.max_pixels == "auto" else limits.max_pixels
@@ -124,13 +133,15 @@ def _check_texts(asked: ClientRequest, longest: int) -> None:
                 raise BadRequest(f"{name}: not Unicode text (a lone surrogate).", param=name)
 
 
-def _how_of(asked: ClientRequest, engine: ServingEngine) -> PictureSpec:
+def _how_of(asked: ClientRequest, engine: ServingEngine, size_px: tuple[int, int] | None) -> PictureSpec:
     values: dict[str, Any] = {"steps": asked.steps, "scheduler": asked.scheduler}
     if asked.guidance_scale is not None:
         values["guidance_scale"] = float(asked.guidance_scale)
-    for name, value in (("width_px", asked.width_px), ("height_px", asked.height_px)):
-        if value is not None:
-            values[name] = value
+    for name, value, own in zip(
+        ("width_px", "height_px"), (asked.width_px, asked.height_px), size_px or (None, None), strict=True
+    ):
+        if value is not None or own is not None:
+            values[name] = own if value is None else value
     try:
         return engine.resolved(PictureSpec(**values))
     except ConfigError as error:

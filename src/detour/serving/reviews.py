@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
@@ -11,21 +11,23 @@ from fastapi.responses import FileResponse
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-from detour.errors import AdapterError
+from detour.data.pictures import open_picture
+from detour.errors import AdapterError, DataError
 from detour.files import is_unicode
 from detour.serving.drawing import encode
-from detour.serving.jobs import Job, PictureRow
+from detour.serving.jobs import Job, JobRequest, PictureRow
 from detour.serving.keys import LOCAL, Client, KeyRing
 from detour.serving.native import client_of
-from detour.serving.references import kept_reference
 from detour.serving.refusals import NotFound, Unprocessable
+from detour.serving.sent_pictures import kept
 from detour.serving.service import Service
-from detour.serving.settings import ReferencesSpec
 
 Number = Annotated[int, InPath(ge=0, lt=2**31)]
 
 MOST = 500
 """Held pictures that are listed at once; the oldest come first."""
+MAX_MEGAPIXELS = 100.0
+"""Largest picture of a client that is decoded for a reviewer; the limits for requests were checked before."""
 BLURRED_PX = 6
 """Longer side of a blurred picture: nothing is to be recognised, and no blur has to be undone by the browser."""
 HEADERS = {
@@ -36,9 +38,11 @@ HEADERS = {
 
 
 class HeldReference(BaseModel):
-    """A reference picture that a held picture follows."""
+    """A picture that a client sent for a held picture: a reference, the start picture, or its mask."""
 
+    kind: Literal["reference", "start", "mask"] = "reference"
     adapter: str
+    """IP-Adapter of a reference; empty for the others."""
     strength: float
     url: str
 
@@ -68,7 +72,7 @@ class HeldOut(BaseModel):
     """Whether the key that asks has released it already."""
     url: str
     references: list[HeldReference]
-    """Pictures that the network was shown beside the prompt."""
+    """Pictures that its client sent."""
 
 
 class DecisionBody(BaseModel):
@@ -160,16 +164,14 @@ def _reference_of(service: Service, job: str, number: int, index: int) -> bytes:
         NotFound: no such picture is held, it has no such reference, or the reference is gone.
     """
     found = None if service.store.held_path(job, number) is None else service.store.job(job)
-    if found is None or index >= len(found.request.references):
+    if found is None or index >= len(found.request.sent_pictures):
         raise NotFound("no such picture is held, or it has no such reference.")
-    limits = service.spec.references or ReferencesSpec()
     try:
-        pixels = kept_reference(
-            found.request.references[index], service.store.folder, max_pixels=limits.max_pixels
-        )
-    except AdapterError as error:
+        data = kept(service.store.folder, found.request.sent_pictures[index], what="the picture")
+        image = open_picture(data, max_megapixels=MAX_MEGAPIXELS, name="the picture")
+    except (AdapterError, DataError) as error:
         raise NotFound("the reference picture is gone or damaged.") from error
-    return encode(Image.fromarray(pixels), "png")
+    return encode(image, "png")
 
 
 def blurred(data: bytes) -> bytes:
@@ -218,8 +220,20 @@ def _review_out(
         url=f"{address}/picture",
         references=[
             HeldReference(
-                adapter=shown.adapter, strength=shown.strength, url=f"{address}/references/{index}/picture"
+                kind=kind, adapter=adapter, strength=strength, url=f"{address}/references/{index}/picture"
             )
-            for index, shown in enumerate(asked.references)
+            for index, (kind, adapter, strength) in enumerate(_sent(asked))
         ],
     )
+
+
+def _sent(asked: JobRequest) -> list[tuple[Literal["reference", "start", "mask"], str, float]]:
+    """Kind, IP-Adapter and strength of each picture in the order of ``JobRequest.sent_pictures``."""
+    sent: list[tuple[Literal["reference", "start", "mask"], str, float]] = [
+        ("reference", one.adapter, one.strength) for one in asked.references
+    ]
+    if asked.start is not None:
+        sent.append(("start", "", asked.start.strength))
+        if asked.start.mask_sha256:
+            sent.append(("mask", "", asked.start.strength))
+    return sent

@@ -21,7 +21,7 @@ from detour.serving.held import Outcome, VotedAlready
 from detour.serving.jobs import Job
 from detour.serving.keys import Client
 from detour.serving.policy import NoPolicy, Policy
-from detour.serving.references import DecodedReference, ServedReferences, forget_references
+from detour.serving.references import DecodedReference, ServedReferences
 from detour.serving.refusals import (
     BadRequest,
     Conflict,
@@ -34,8 +34,10 @@ from detour.serving.refusals import (
 from detour.serving.request_policy import decide_request
 from detour.serving.requests import ClientRequest, resolved_request
 from detour.serving.room import Room
+from detour.serving.sent_pictures import forget
 from detour.serving.settings import ServeSpec
 from detour.serving.shelf import Shelf
+from detour.serving.starts import sent_start
 from detour.serving.store import BodyDiffers, JobStore, NewJob, QuotaSpent
 
 
@@ -176,7 +178,7 @@ class Service:
         with self._room.closed() as is_free:
             if is_free:  # a job that is being accepted needs its copies
                 self._shelf.forget_copies(self.store.adapters_in_use())
-                forget_references(self.store.folder, self.store.references_in_use())
+                forget(self.store.folder, self.store.sent_pictures_in_use())
 
     @property
     def is_ready(self) -> bool:
@@ -278,10 +280,19 @@ class Service:
             if earlier is not None:
                 return earlier, False
         assert self._engine is not None
+        sent = None if asked.start is None else sent_start(asked.start, self.spec.starts)
         request = resolved_request(
-            asked, limits=self.spec.limits, engine=self._engine, steering=self.policy.steering
+            asked,
+            limits=self.spec.limits,
+            engine=self._engine,
+            steering=self.policy.steering,
+            size_px=None if sent is None else sent.size(self.base),
         )
         pictures = self._decoded_references(asked)
+        shown = [one.pixels for one in pictures]
+        if sent is not None:
+            request, start = sent.begin(request, self.base)
+            shown.append(start.pixels)
         work = len(request.prompts) * request.work_of_picture(self.base.native_size_px)
         size, rows = (request.width_px, request.height_px), len(request.prompts) * request.num_rows
         with self.room.reserved(client.id, work=work, size=size, rows=rows) as width:
@@ -292,7 +303,7 @@ class Service:
             request = request.model_copy(update=update)
             decided = decide_request(
                 request,
-                [one.pixels for one in pictures],
+                shown,
                 client=client,
                 triggers=[text for one in request.adapters for text in self.shelf.texts_of(one.sha256)],
                 policy=self.policy,
@@ -301,6 +312,8 @@ class Service:
             )
             for one in pictures:
                 one.keep(self.store.folder)
+            if sent is not None:
+                sent.keep(self.store.folder)
             new = NewJob(
                 key=client.id,
                 request=decided.request,

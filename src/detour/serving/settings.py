@@ -71,6 +71,19 @@ class ReferencesSpec(Spec):
     """Bytes of a request's body that may hold reference pictures as base64."""
 
 
+class StartsSpec(Spec):
+    """Pictures that requests begin with instead of noise, and their masks."""
+
+    enabled: bool = True
+    """Whether requests may begin with a picture."""
+    max_bytes: PositiveInt = 4 << 20
+    """Bytes of the file of a start picture, and of its mask."""
+    max_pixels: PositiveInt = 4_000_000
+    """Width times height of a start picture."""
+    max_body_bytes: PositiveInt = 12 << 20
+    """Bytes of a request's body that may hold a start picture."""
+
+
 class ProvenanceSpec(Spec):
     """Certificate and invisible mark that tell where pictures come from."""
 
@@ -115,6 +128,7 @@ class ServeSpec(Spec):
     policy: FolderPath | None = None
     """Safety policy (docs/safety.md): what is refused, changed or held for a person."""
     references: ReferencesSpec | None = None
+    starts: StartsSpec = StartsSpec()
     limits: LimitsSpec = LimitsSpec()
     keeping: KeepingSpec = KeepingSpec()
     provenance: ProvenanceSpec = ProvenanceSpec()

@@ -371,13 +371,13 @@ class JobStore(HeldPictures):
         rows = self._rows("SELECT request FROM jobs WHERE state IN ('queued','drawing')")
         return {one["sha256"] for row in rows for one in json.loads(row["request"])["adapters"]}
 
-    def references_in_use(self) -> set[str]:
-        """Hashes of the reference pictures of all jobs that are not finished, or that a person has to look at."""
+    def sent_pictures_in_use(self) -> set[str]:
+        """Hashes of the pictures that clients sent for jobs that are not finished, or that a person has to look at."""
         rows = self._rows(
             "SELECT request FROM jobs WHERE state IN ('queued','drawing') OR EXISTS "
             "(SELECT 1 FROM pictures WHERE job=jobs.id AND pictures.state='held')"
         )
-        return {one["sha256"] for row in rows for one in json.loads(row["request"]).get("references", ())}
+        return {sha256 for row in rows for sha256 in JobRequest(**json.loads(row["request"])).sent_pictures}
 
     def _sweep_files(self) -> None:
         """Delete files that no row counts as a result: their pictures are drawn again."""

@@ -94,7 +94,8 @@ function show(one) {
     ["Steered away from", one.negative_prompt],
     ["Policy changed", one.revised],
     ["Adapters", one.adapters.join(", ")],
-    ["References", one.references.map((shown) => `${shown.adapter} ×${shown.strength}`).join(", ")],
+    ["References", sent(one, "reference").map((shown) => `${shown.adapter} ×${shown.strength}`).join(", ")],
+    ["Begun as", sent(one, "start").map((shown) => `its picture, strength ${shown.strength}`).join(", ")],
     ["Asked by", one.client],
     ["Asked", when(one.created)],
     ["Expires", one.expires ? when(one.expires) : ""],
@@ -112,12 +113,17 @@ function show(one) {
   at("list").replaceChildren(...rows);
   at("picture").width = one.width;
   at("picture").height = one.height;
-  at("references").replaceChildren(...one.references.map((_, index) => {
+  const names = { reference: "Reference picture", start: "Start picture", mask: "Mask" };
+  at("references").replaceChildren(...one.references.map((shown, index) => {
     const image = document.createElement("img");
-    image.alt = `Reference picture ${index + 1}`;
+    image.alt = image.title = `${names[shown.kind]} ${index + 1}`;
     return image;
   }));
   blur(true);
+}
+
+function sent(one, kind) {
+  return one.references.filter((shown) => shown.kind === kind);
 }
 
 function blur(isBlurred) {
