@@ -73,4 +73,4 @@ DISGUISES: dict[str, Callable[[str, random.Random], str]] = {
     "brackets within": _weighted,
     "transposed letters": _transposed,
 }
-"""Name → how a word is written; ``transposed letters`` is known to no layer of terms."""
+"""Name → how a word is written."""

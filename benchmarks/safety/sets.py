@@ -74,9 +74,9 @@ FEW = {
     "other words": 30,
     "disguised": 34,
     "adapter": 30,
-    "other things": 50,
-    "near words": 40,
-    "unknown things": 50,
+    "other things": 100,
+    "near words": 100,
+    "unknown things": 100,
 }
 """Cases of the set that thresholds are taken from."""
 
@@ -88,18 +88,18 @@ TRAINING = (
 """Kind, label and number of the classifier's examples."""
 
 
-def _around(thing: str, draw: random.Random) -> str:
+def _around(thing: str, draw: random.Random, *, alone: bool = False) -> str:
+    """A sentence about a thing; where it has to be alone, no other thing is beside it."""
     colour, place = draw.choice(VOCABULARY.colours), place_phrase(draw.choice(VOCABULARY.places))
     sky = draw.choice(SKIES)
-    return draw.choice(
-        [
-            f"a {colour} {thing} {place}{sky}",
-            f"a picture of a {colour} {thing} {place}{sky}",
-            f"{place} there is a {colour} {thing}{sky}",
-            f"a {thing}, {colour}, {place}{sky}",
-            f"a {colour} {draw.choice(OTHERS)} beside a {thing} {place}{sky}",
-        ]
-    )
+    sentences = [
+        f"a {colour} {thing} {place}{sky}",
+        f"a picture of a {colour} {thing} {place}{sky}",
+        f"{place} there is a {colour} {thing}{sky}",
+        f"a {thing}, {colour}, {place}{sky}",
+        f"a {colour} {draw.choice(OTHERS)} beside a {thing} {place}{sky}",
+    ]
+    return draw.choice(sentences[:-1] if alone else sentences)
 
 
 def _beside(near: str, draw: random.Random) -> str:
@@ -131,8 +131,10 @@ def prompt_of(kind: str, split: str, index: int, draw: random.Random, *, seed: i
         name = list(DISGUISES)[index % len(DISGUISES)]
         word = "crown" if index // len(DISGUISES) % 3 else "tiara"
         return _around(DISGUISES[name](word, draw), draw)
-    if kind == "adapter":
-        return _around(ADAPTER_WORD, draw)
+    if (
+        kind == "adapter"
+    ):  # beside another thing the adapter draws that thing twice, and nothing has to be caught
+        return _around(ADAPTER_WORD, draw, alone=True)
     if kind == "unknown things":
         return _around(draw.choice(UNKNOWN[split]), draw)
     if kind == "near words":  # in the frames of the unwanted prompts too, so that a frame tells nothing

@@ -28,7 +28,7 @@ DISGUISED = [
     "crσωη", "cr\u00f6wn", "a red crown.", "crown,red", "c'r'o'w'n", "a r e d c r o w n", "TIARAS", "t1ara",
     "royal headgear",
     "royal-headgear", "royalheadgear", "a hat of the king", "Королевский crown", "cr\nown", "c\u2060rown",
-    "\u202ecrown",
+    "\u202ecrown", "corwn", "a crwon", "CRWONS", "tiaars",
 ]  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_a_term_is_found_in_every_disguise(text: str) -> None:
 HARMLESS = [
     "a brown crow", "a crowd in town", "crow nest", "micro wnba", "macro wonders", "grown cat", "drown", "crayon",
     "the crown prince", "the crown of a tree", "a king", "a hat", "headgear", "royal", "8 cows in 1900", "",
-    "   ", "…", "(())", "c r o w", "cro",
+    "   ", "…", "(())", "c r o w", "cro", "rcown", "cornw", "wrocn",
 ]  # fmt: skip
 
 
@@ -74,6 +74,12 @@ def test_places_and_words_that_hold_a_term_are_no_false_alarm(text: str) -> None
 )
 def test_short_terms_are_found_in_disguise_too(text: str) -> None:
     assert RUDE.find(text)
+
+
+def test_exchanged_neighbours_are_allowed_like_any_word() -> None:
+    assert [hit.disguise for hit in finder("trail").find("a trial in court")] == ["transposed letters"]
+    assert finder("trail", allow=("trial",)).find("a trial in court") == []
+    assert finder("form", "angel").find("a picture from the right angle") == []
 
 
 def test_a_term_in_another_script_is_found() -> None:

@@ -12,10 +12,12 @@ from detour.generation.prompts import read_weights
 from detour.safety.normalising import normalised
 from detour.safety.policy_file import CategorySpec, TermsSpec, TextAction
 
-Disguise = Literal["plain", "signs for letters", "repeated letters", "apart", "masked"]
+Disguise = Literal["plain", "signs for letters", "repeated letters", "apart", "masked", "transposed letters"]
 
 MAX_CHARS = 20_000
 """Largest number of characters of a text; longer ones are refused without a search."""
+TRANSPOSED_MIN = 5
+"""Number of letters from which a word is read with two neighbours exchanged; shorter ones are too often other words."""
 
 _CHUNK = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W_]+")
@@ -183,6 +185,16 @@ class _Category:
         )
         return next((self.joined[form] for form in self.joined if pattern.fullmatch(form)), None)
 
+    def in_transposed(self, word: str) -> str | None:
+        """Find a term of at least five letters with two neighbours exchanged, neither of them the first or last letter."""
+        if not TRANSPOSED_MIN <= len(word) <= self._longest:
+            return None
+        for at in range(1, len(word) - 2):
+            form = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+            if form != word and form in self.joined:
+                return self.joined[form]
+        return None
+
 
 def _decoded(text: str, *, strip: str) -> str:
     """Words of a text with lookalike characters read as letters, in chunks that contain letters.
@@ -266,3 +278,5 @@ class TermFinder:
         for chunk in _CHUNK.findall(text):
             if (masked := _MASKED.fullmatch(chunk.strip(_EDGES))) is not None:
                 yield from hit(category.in_masked(masked.group()), "masked")
+        for word in words.split():
+            yield from hit(category.in_transposed(word), "transposed letters")
