@@ -186,7 +186,7 @@ class _Category:
         return next((self.joined[form] for form in self.joined if pattern.fullmatch(form)), None)
 
     def in_transposed(self, word: str) -> str | None:
-        """Find a term of at least five letters with two neighbours exchanged, neither of them the first or last letter."""
+        """Find a term of five letters or more with two inner neighbours exchanged (``corwn``)."""
         if not TRANSPOSED_MIN <= len(word) <= self._longest:
             return None
         for at in range(1, len(word) - 2):
