@@ -149,9 +149,7 @@ def test_a_mask_on_a_rectified_flow_draws_inside_as_the_pipeline(
     import diffusers
 
     folder = (
-        make_tiny_sd3(tmp_path / "sd3", channels=16)
-        if kind == "sd3"
-        else make_tiny_flux(tmp_path / "flux")
+        make_tiny_sd3(tmp_path / "sd3", channels=16) if kind == "sd3" else make_tiny_flux(tmp_path / "flux")
     )
     base: Base = open_base(str(folder))
     name = "StableDiffusion3InpaintPipeline" if kind == "sd3" else "FluxInpaintPipeline"
