@@ -55,6 +55,10 @@ class Setting:
     def engine(self) -> PictureEngine:
         return PictureEngine.load(self.base)
 
+    def network(self) -> Any:
+        """A UNet of its own with the base's weights."""
+        return self.base.load_network()
+
     @cached_property
     def adapters(self) -> list[Adapter]:
         """Plain LoRA with random factors, moderate enough that pictures stay pictures."""
@@ -80,7 +84,7 @@ class Setting:
         """An engine whose UNet carries all adapters, loaded as diffusers and PEFT do it."""
         from peft import LoraConfig
 
-        unet: Any = self.base.load_network()
+        unet: Any = self.network()
         for index, adapter in enumerate(self.adapters):
             paths = [key.removeprefix("unet.") for key in adapter.layers]
             config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=paths)
@@ -93,6 +97,10 @@ class Setting:
                     factors[f"a{index}"].weight.data.copy_(layer.tensors[name])
         return self.engine.with_unet(unet.eval().requires_grad_(False))
 
+    def texts(self) -> dict[str, Any]:
+        """What diffusers' pipeline is told to draw."""
+        return {"prompt": [request.prompt for request in self.requests]}
+
     @cached_property
     def pipeline(self) -> Any:
         import diffusers
@@ -100,8 +108,8 @@ class Setting:
         engine = self.engine
         made = diffusers.StableDiffusionPipeline(
             vae=engine.vae,
-            text_encoder=engine.text.models["text_encoder"],
-            tokenizer=engine.text.tokenizers["text_encoder"],
+            text_encoder=getattr(engine.text, "models", {}).get("text_encoder"),
+            tokenizer=getattr(engine.text, "tokenizers", {}).get("text_encoder"),
             unet=engine.unet,
             scheduler=diffusers.DPMSolverMultistepScheduler.from_config(self.base.scheduler_config()),
             safety_checker=None,
