@@ -245,6 +245,22 @@ def test_a_server_that_takes_none_says_so_and_reads_no_large_body(serve: Serve) 
         assert kept(served) == []
 
 
+def test_bodies_are_as_large_as_start_pictures_need_and_no_larger(serve: Serve) -> None:
+    large = np.random.default_rng(1).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    form = {"files": {"image": ("a.png", png(large), "image/png")}, "data": {"prompt": "a cat"}}
+    limits = {"max_body_bytes": 50_000}
+    with serve(limits=limits, starts=StartsSpec(max_body_bytes=200_000)) as served:
+        assert served.post("/v1/jobs", body(large)).status_code == 202
+        assert served.post("/sdapi/v1/txt2img", img2img(init_images=[encoded(large)])).status_code == 413
+        assert served.http.post("/v1/images/edits", **form).status_code == 200
+    with serve(limits=limits, starts=StartsSpec(max_body_bytes=100_000)) as served:
+        assert served.post("/v1/jobs", body(large)).json()["error"]["code"] == "body_too_large"
+        answer = served.post("/sdapi/v1/img2img", img2img(init_images=[encoded(large)]))
+        assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
+        answer = served.http.post("/v1/images/edits", **form)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
 def test_another_key_sees_neither_the_job_nor_its_start_and_a_repeat_is_one_job(serve: Serve) -> None:
     with serve(require_key=True) as served:
         mine, theirs = bearer(served.keys.add("ada")), bearer(served.keys.add("eve"))
@@ -337,8 +353,10 @@ def test_a_mask_is_inverted_and_blurred_as_the_fields_say(shared: Served, genera
     assert np.array_equal(inverted, generated(PHOTO, 255 - MASK, STRENGTH, width))
     soft, _ = drawn_by_a1111(shared, mask=encoded(MASK))
     assert np.array_equal(soft, generated(PHOTO, blurred(MASK, 4, 4), STRENGTH, width))
-    along, _ = drawn_by_a1111(shared, mask=encoded(MASK), mask_blur=2, mask_blur_x=0)
+    along, _ = drawn_by_a1111(shared, mask=encoded(MASK), mask_blur_x=0, mask_blur_y=2)
     assert np.array_equal(along, generated(PHOTO, blurred(MASK, 0, 2), STRENGTH, width))
+    none, _ = drawn_by_a1111(shared, mask=encoded(MASK), mask_blur=0, mask_blur_x=4, mask_blur_y=4)
+    assert np.array_equal(none, generated(PHOTO, MASK, STRENGTH, width)), "mask_blur wins"
 
 
 @pytest.mark.parametrize(

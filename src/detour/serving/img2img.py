@@ -55,19 +55,24 @@ class Img2ImgFields(BaseModel):
         if self.mask:
             _require("inpainting_fill", self.inpainting_fill, 1, "drawing begins with the picture's content")
             _require("inpaint_full_res", self.inpaint_full_res, False, "the whole picture is drawn")
-        along = (self.mask_blur_x, self.mask_blur_y)
-        blur = MASK_BLUR_PX if self.mask_blur is None else self.mask_blur
         return AskedStart(
             picture=from_base64(self.init_images[0], FIELDS.picture),
             mask=from_base64(self.mask, FIELDS.mask) if self.mask else None,
             strength=0.75 if self.denoising_strength is None else self.denoising_strength,
             form=MaskForm(
                 inverted=bool(self.inpainting_mask_invert),
-                blur_px=(blur if along[0] is None else along[0], blur if along[1] is None else along[1]),
+                blur_px=self._blur_px(),
             ),
             fits=sized and self.resize_mode not in (None, CROPS),
             fields=FIELDS,
         )
+
+    def _blur_px(self) -> tuple[float, float]:
+        """Blur of the mask along x and y; ``mask_blur`` wins over the other two, as in A1111."""
+        if self.mask_blur is not None:
+            return self.mask_blur, self.mask_blur
+        x, y = (MASK_BLUR_PX if one is None else one for one in (self.mask_blur_x, self.mask_blur_y))
+        return x, y
 
 
 def _require(name: str, value: Any, drawn: Any, what: str) -> None:
