@@ -10,7 +10,7 @@ import pytest
 from detour.cli.labs import show
 from detour.errors import DetourError, TaskOpen
 from detour.labs import building
-from detour.labs.execution import Executed
+from detour.labs.execution import Executed, Run, kernel
 from detour.labs.index import lab_of
 
 pytest.importorskip("jupytext")
@@ -25,10 +25,10 @@ def executed(error: str | None, *, passed: bool = True, message: str | None = No
 
 @pytest.fixture
 def runs_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Notebooks end as said, without a kernel; what is built goes to a temporary folder."""
+    """What runs notebooks that end as said, without a kernel; what is built goes to a temporary folder."""
     monkeypatch.setattr(building, "BUILD", tmp_path)
 
-    def set_end(end: Executed, *, stderr: str = "") -> None:
+    def set_end(end: Executed, *, stderr: str = "") -> Run:
         from nbformat.v4 import new_output
 
         def execute(notebook: Any) -> Executed:
@@ -37,14 +37,14 @@ def runs_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 code["outputs"] = [new_output("stream", name="stderr", text=stderr)]
             return end
 
-        monkeypatch.setattr(building, "execute", execute)
+        return execute
 
     return set_end
 
 
 def test_a_solution_that_runs_through_is_kept(runs_as: Any, tmp_path: Path) -> None:
-    runs_as(executed(None))
-    _, one = building.run_solution(lab_of(9))
+    run = runs_as(executed(None))
+    _, one = building.run_solution(lab_of(9), run)
     assert one.done
     assert (tmp_path / "solutions" / "lab09.ipynb").is_file()
 
@@ -53,20 +53,20 @@ def test_a_solution_that_runs_through_is_kept(runs_as: Any, tmp_path: Path) -> N
     "end", [executed("NameError", message="name 'x' is not defined"), executed(None, passed=False)]
 )
 def test_a_solution_that_stops_or_passes_not_everything_fails_the_build(runs_as: Any, end: Executed) -> None:
-    runs_as(end)
+    run = runs_as(end)
     with pytest.raises(DetourError, match="lab09: its solution stopped"):
-        building.run_solution(lab_of(9))
+        building.run_solution(lab_of(9), run)
 
 
 def test_a_solution_that_warns_fails_the_build(runs_as: Any) -> None:
-    runs_as(executed(None), stderr="UserWarning: careful")
+    run = runs_as(executed(None), stderr="UserWarning: careful")
     with pytest.raises(DetourError, match="a cell of the solution warns: UserWarning: careful"):
-        building.run_solution(lab_of(9))
+        building.run_solution(lab_of(9), run)
 
 
 def test_an_exercise_is_stopped_by_its_first_check(runs_as: Any, tmp_path: Path) -> None:
-    runs_as(executed("TaskOpen", passed=False, message="lab 9, 'jump' is open\nmore"))
-    assert building.see_exercise_fail(lab_of(9)) == "lab 9, 'jump' is open"
+    run = runs_as(executed("TaskOpen", passed=False, message="lab 9, 'jump' is open\nmore"))
+    assert building.see_exercise_fail(lab_of(9), run) == "lab 9, 'jump' is open"
     assert (tmp_path / "exercises" / "lab09.ipynb").is_file()
 
 
@@ -74,9 +74,33 @@ def test_an_exercise_is_stopped_by_its_first_check(runs_as: Any, tmp_path: Path)
 def test_an_exercise_that_crashes_or_runs_through_fails_the_build(
     runs_as: Any, error: str | None, said: str
 ) -> None:
-    runs_as(executed(error, message="unsupported operand"))
+    run = runs_as(executed(error, message="unsupported operand"))
     with pytest.raises(DetourError, match=said):
-        building.see_exercise_fail(lab_of(9))
+        building.see_exercise_fail(lab_of(9), run)
+
+
+def test_a_notebook_starts_with_nothing_of_the_one_before_in_its_kernel() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    v4 = nbformat.v4
+
+    def notebook(source: str) -> Any:
+        return v4.new_notebook(cells=[v4.new_code_cell(source)], metadata={"detour": {"lab": 9}})
+
+    first = notebook(
+        "from detour.labs.checking import check\nanswer = 1\ncheck._results[9] = {'jump': True}\ncheck.results(9)"
+    )
+    second = notebook(
+        "import sys\nprint('answer' in globals(), 'detour.labs.checking' in sys.modules)\nunknown"
+    )
+    with kernel() as run:
+        before, after = run(first), run(second)
+    assert before.done is False
+    assert before.error is None
+    assert before.results["jump"]
+    assert second.cells[0].outputs[0].text == "False True\n"
+    assert not any(after.results.values())
+    assert after.error == "NameError"
+    assert 0 < after.core_seconds < before.core_seconds, "what the first one took is not counted again"
 
 
 CHILD = """
@@ -182,8 +206,8 @@ def test_what_ran_before_is_rendered_only_while_its_code_is_the_lessons(runs_as:
     from detour.labs.pages import Measured, write_measured
 
     nbformat = pytest.importorskip("nbformat")
-    runs_as(executed(None))
-    notebook, _ = building.run_solution(lab_of(9))
+    run = runs_as(executed(None))
+    notebook, _ = building.run_solution(lab_of(9), run)
     docs = tmp_path / "docs"
     with pytest.raises(DetourError, match=r"lab09\.ipynb: not there"):
         building.render_kept([lab_of(9)], docs)

@@ -12,6 +12,7 @@ from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
 from detour.labs.workspace import check_file, hand_out, run_solution_of
 from tests.labs.answers_lab09 import ANSWERS
+from tests.tiny_flow import make_tiny_sd3
 
 
 def test_a_wrong_answer_says_what_why_and_a_hint_and_stops_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +101,31 @@ def test_a_missing_judge_is_noticed_before_anything_runs(
     text = path.read_text()
     assert "judge_of(" not in text
     assert 'judge=str(\\"some/clip\\")' in text
+
+
+def test_a_base_of_another_family_is_refused_by_name_and_with_the_cause(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    flow = make_tiny_sd3(tmp_path / "flow")
+    for verb in (
+        lambda: hand_out(3, out=tmp_path, base=str(flow), judge="some/clip"),
+        lambda: run_solution_of(3, base=str(flow), judge="some/clip"),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"lab 3 .*flow' \(Stable Diffusion 3\): .* transformer .*lab 18"
+        ):
+            verb()
+    with pytest.raises(ConfigError, match=r"lab 18 .*\(Stable Diffusion 1\.x\): .* UNet .*labs 1, 2, 3"):
+        run_solution_of(18, base=str(tiny_base))
+    assert not list(tmp_path.glob("*.ipynb")), "nothing is handed out that cannot run"
+    path = hand_out(1, out=tmp_path, base=str(tiny_base))
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(str(tiny_base.resolve()), str(flow))
+    nbformat.write(notebook, path)
+    with pytest.raises(ConfigError, match=r"lab 1 does not run on '.*flow'"):
+        check_file(path)
 
 
 def test_a_file_that_is_no_notebook_of_ours_is_refused(tmp_path: Path) -> None:

@@ -74,6 +74,23 @@ def test_figures_that_were_edited_are_refused(tmp_path: Path) -> None:
         measured_labs(tmp_path)
 
 
+def test_outputs_with_columns_are_told_from_sentences() -> None:
+    v4 = pytest.importorskip("nbformat").v4
+    notebook = notebook_with(alt="Noise over a scene.")
+    said = [
+        "You expected: 5\nMeasured:     36.77 of 255",
+        "kind      kept\ncat        17%",
+        "passed. Well done.",
+    ]
+    notebook.cells += [
+        v4.new_code_cell("1", outputs=[v4.new_output("stream", name="stdout", text=text)]) for text in said
+    ]
+    page = page_of(lab_of(9), notebook, RAN, base="pocket")
+    assert page.count('<pre class="columns">') == 1
+    assert '<pre class="columns">kind      kept' in page
+    assert "pre.columns { white-space: pre; overflow-x: auto; }" in page
+
+
 def test_an_answer_is_folded_away_below_what_is_handed_out() -> None:
     from detour.labs.index import lab_of
     from detour.labs.pages import tasks_of, with_folded_solutions

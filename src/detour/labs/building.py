@@ -19,7 +19,7 @@ import click
 
 from detour.errors import DetourError, TaskOpen
 from detour.files import write_text
-from detour.labs.execution import Executed, execute
+from detour.labs.execution import Executed, Run, kernel
 from detour.labs.index import LABS, Lab, lab_of
 from detour.labs.sources import base_of, notebook_of
 
@@ -70,14 +70,15 @@ def build(labs: Sequence[Lab], *, render: Path | None, exercises: bool) -> None:
     """
     ran: list[Executed] = []
     for lab in labs:
-        notebook, one = run_solution(lab)
-        ran.append(one)
-        click.echo(f"{lab.name} solution: {one.cost}, {len(one.results)} tasks")
-        if render is not None:
-            render_into(render, lab, notebook, one)
-        if exercises:
-            open_task = see_exercise_fail(lab)
-            click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
+        with kernel() as run:
+            notebook, one = run_solution(lab, run)
+            ran.append(one)
+            click.echo(f"{lab.name} solution: {one.cost}, {len(one.results)} tasks")
+            if render is not None:
+                render_into(render, lab, notebook, one)
+            if exercises:
+                open_task = see_exercise_fail(lab, run)
+                click.echo(f"{lab.name} exercise: fails as handed out ({open_task})")
     if len(ran) > 1:
         clock, core = (sum(getattr(one, name) for one in ran) for name in ("seconds", "core_seconds"))
         click.echo(f"{len(ran)} labs, {clock:.0f} s of solutions together ({core:.0f} s of a core)")
@@ -212,14 +213,14 @@ def render_into(folder: Path, lab: Lab, notebook: Any, executed: Executed) -> No
     write_measured(folder, measured_labs(folder) | {lab.number: mine})
 
 
-def run_solution(lab: Lab) -> tuple[Any, Executed]:
+def run_solution(lab: Lab, run: Run) -> tuple[Any, Executed]:
     """The executed solution, also written under :data:`BUILD`.
 
     Raises:
         DetourError: it does not run to its end, a task fails, or a cell writes warnings.
     """
     notebook = notebook_of(lab, "solution")
-    executed = execute(notebook)
+    executed = run(notebook)
     _write(notebook, BUILD / "solutions" / f"{lab.name}.ipynb")
     if not executed.done:
         raise DetourError(f"{lab.name}: its solution stopped with {executed.error}: {executed.message}")
@@ -230,7 +231,7 @@ def run_solution(lab: Lab) -> tuple[Any, Executed]:
     return notebook, executed
 
 
-def see_exercise_fail(lab: Lab) -> str:
+def see_exercise_fail(lab: Lab, run: Run) -> str:
     """What stopped the exercise as it is handed out: its first check.
 
     Raises:
@@ -238,7 +239,7 @@ def see_exercise_fail(lab: Lab) -> str:
     """
     notebook = notebook_of(lab, "exercise")
     _write(notebook, BUILD / "exercises" / f"{lab.name}.ipynb")
-    executed = execute(notebook)
+    executed = run(notebook)
     if executed.error != TaskOpen.__name__:
         raise DetourError(
             f"{lab.name}: the exercise as handed out must be stopped by a check; it was stopped by "

@@ -43,6 +43,10 @@ class Checks:
             )
         print(f"Lab {number} is done: {len(results)} of {len(results)} tasks passed.")
 
+    def forget(self) -> None:
+        """Forget which tasks are passed, so that another notebook starts with none."""
+        self._results.clear()
+
     def results(self, number: int) -> dict[str, bool]:
         """Task → whether it is passed, in the order of the lab."""
         done = self._results.get(number, {})

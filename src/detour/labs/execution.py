@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def _report(number):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps({"core_seconds": time.process_time(), "peak_bytes": peak, "results": check.results(number)}))
 _report(%d)
+"""
+
+
+RESET = """
+%reset -f
+from detour.labs.checking import check
+check.forget()
+del check
 """
 
 
@@ -83,8 +92,12 @@ class Executed(BaseModel):
         return self.model_dump_json(indent=2)
 
 
+Run = Callable[[Any], Executed]
+"""Runs a notebook up to the first cell that fails, and stores the outputs in it."""
+
+
 def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
-    """Run every cell up to the first that fails, and store the outputs in ``notebook``.
+    """Run every cell up to the first that fails, in a kernel of its own, and store the outputs in ``notebook``.
 
     Args:
         notebook: of :func:`detour.labs.sources.notebook_of`, or a learner's own.
@@ -94,46 +107,82 @@ def execute(notebook: Any, *, folder: Path | None = None) -> Executed:
         MissingExtra: nbclient or ipykernel is not installed.
         DetourError: the notebook is not one of the labs.
     """
+    with kernel(folder) as run:
+        return run(notebook)
+
+
+@contextlib.contextmanager
+def kernel(folder: Path | None = None) -> Iterator[Run]:
+    """Start a kernel that runs one notebook after the other, each without the names of the one before.
+
+    What was imported stays imported, which is most of the time that an exercise takes to its first check.
+
+    Args:
+        folder: where notebooks run; a temporary one without.
+
+    Yields:
+        what runs a notebook, as :func:`execute` does.
+
+    Raises:
+        MissingExtra: nbclient or ipykernel is not installed.
+    """
     try:
         import ipykernel  # noqa: F401  # what the kernel's process will import
         from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+        from nbformat.v4 import new_notebook
     except ModuleNotFoundError as error:
         raise MissingExtra("labs need nbclient and ipykernel: pip install 'detour-lora[labs]'.") from error
-    number = lab_number(notebook)
-    tasks = graders_of(number)
     with tempfile.TemporaryDirectory(prefix="detour-lab-") as temporary:
         place = temporary if folder is None else str(folder)
         client = NotebookClient(
-            notebook,
+            new_notebook(),
             timeout=CELL_TIMEOUT_S,
             kernel_name="python3",
             resources={"metadata": {"path": place}},
             # The kernel talks over this machine's own loopback, signed; its advice to encrypt that is not for us.
             extra_arguments=["--log-level=40"],
         )
-        failed: Exception | None = None
-        began = time.perf_counter()
-        report: dict[str, Any] = {
-            "core_seconds": 0.0,
-            "peak_bytes": 0,
-            "results": dict.fromkeys(tasks, False),
-        }
+        spent, began = 0.0, time.perf_counter()
+
+        def run(notebook: Any) -> Executed:
+            nonlocal spent, began
+            number = lab_number(notebook)
+            if spent > 0:
+                began = time.perf_counter()
+                _ask(client, RESET)
+            one = _run(client, notebook, number, began=began, spent=spent)
+            spent += one.core_seconds
+            return one
+
         with client.setup_kernel(env={**os.environ, **ONE_THREAD}):
-            try:
-                for index, cell in enumerate(notebook.cells):
-                    client.execute_cell(cell, index, execution_count=None)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                failed = error
-            seconds = time.perf_counter() - began
-            # A kernel that died or hangs has nothing to tell, nor has one that cannot import detour.
-            if not isinstance(failed, CellTimeoutError | DeadKernelError):
-                with contextlib.suppress(CellExecutionError):
-                    report = _report(client, notebook, number)
+            yield run
+
+
+def _run(client: Any, notebook: Any, number: int, *, began: float, spent: float) -> Executed:
+    """Run a notebook in a kernel that has taken ``spent`` CPU seconds before, from ``began`` on the clock."""
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    failed: Exception | None = None
+    report: dict[str, Any] = {
+        "core_seconds": spent,
+        "peak_bytes": 0,
+        "results": dict.fromkeys(graders_of(number), False),
+    }
+    client.nb = notebook
+    try:
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index, execution_count=None)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        failed = error
+    seconds = time.perf_counter() - began
+    # A kernel that died or hangs has nothing to tell, nor has one that cannot import detour.
+    if not isinstance(failed, CellTimeoutError | DeadKernelError):
+        with contextlib.suppress(CellExecutionError):
+            report = json.loads(_ask(client, REPORT % number))
     return Executed(
         lab=number,
         seconds=round(seconds, 2),
-        core_seconds=round(report["core_seconds"], 2),
+        core_seconds=round(report["core_seconds"] - spent, 2),
         peak_bytes=report["peak_bytes"],
         results=report["results"],
         error=None if failed is None else getattr(failed, "ename", "") or type(failed).__name__,
@@ -167,14 +216,11 @@ def lab_number(notebook: Any) -> int:
     return number
 
 
-def _report(client: Any, notebook: Any, number: int) -> dict[str, Any]:
-    """Ask the kernel for its figures and results in a cell that is removed again."""
-    from nbformat.v4 import new_code_cell
+def _ask(client: Any, source: str) -> str:
+    """Run a cell that is part of no notebook; what it printed."""
+    from nbformat.v4 import new_code_cell, new_notebook
 
-    notebook.cells.append(new_code_cell(REPORT % number))
-    try:
-        cell = client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1)
-    finally:
-        notebook.cells.pop()
-    found: dict[str, Any] = json.loads(cell.outputs[0]["text"])
-    return found
+    asked = new_notebook(cells=[new_code_cell(source)])
+    client.nb = asked
+    cell = client.execute_cell(asked.cells[0], 0)
+    return "".join(output["text"] for output in cell.outputs if output.get("name") == "stdout")

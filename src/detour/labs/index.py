@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from detour.bases.families import FamilyName
 from detour.errors import ConfigError
 
 Side = Literal["adapter", "proof", "diffusion", "service"]
 Work = Literal["settings", "drawing", "training"]
+
+UNETS: Sequence[FamilyName] = ("sd1", "sd2", "sdxl")
+"""Families that most labs are about: a UNet that predicts noise or its velocity, along a schedule of ᾱ."""
+
+FLOWS: Sequence[FamilyName] = ("sd3", "flux")
 
 LESSONS = Path(__file__).parent / "lessons"
 
@@ -23,6 +29,7 @@ class Lab:
         about: one line.
         side: from which side the subject is looked at.
         work: the heaviest thing that it does: reading settings, drawing pictures, or training.
+        families: of the bases that it runs on; another base is refused before anything is loaded.
         settings: of its training where they are not the defaults, as for ``--set``; what its memory depends on. Labs
             load fp32, but for what the recipes of training load by themselves.
     """
@@ -32,6 +39,7 @@ class Lab:
     about: str
     side: Side
     work: Work
+    families: Sequence[FamilyName] = UNETS
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,7 +109,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=13, title="Reference and subject", side="adapter", work="training",
         about="Show the network a picture beside the prompt; keep a character by seed, reference, adapter or both.",
-        settings={"train.batch": 4},
+        settings={"train.batch": 2},
     ),
     Lab(
         number=14, title="Fast drawing", side="diffusion", work="drawing",
@@ -123,6 +131,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=18, title="The same on a flow model", side="diffusion", work="training",
         about="What SD 3 and Flux do otherwise: mixture, target, shift, step, layers; and the same proofs as ever.",
+        families=FLOWS,
         settings={"base.name": "sd35-medium", "base.dtype": "fp16", "train.batch": 3},
     ),
     Lab(

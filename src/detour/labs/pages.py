@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Template
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from detour.bases.families import FAMILIES
 from detour.errors import ConfigError, DetourError, MissingExtra
 from detour.files import write_bytes, write_text
 from detour.labs.execution import Executed
@@ -34,6 +35,10 @@ _ALL = TypeAdapter(dict[int, Measured])
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_PAGE_BYTES = 700_000
+
+OUTPUT = re.compile(r'(<div class="output_subarea[^>]*>\s*)<pre>(.*?</pre>)', re.DOTALL)
+COLUMNS = re.compile(r"\S {2,}\S")
+"""What tells a table from sentences: several spaces inside a line."""
 
 SIDES = {
     "adapter": "From the adapter's side",
@@ -70,7 +75,7 @@ def page_of(
     except ModuleNotFoundError as error:
         raise MissingExtra("rendering labs needs nbconvert: pip install 'detour-lora[labs]'.") from error
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
-    body = with_folded_solutions(body, lab, tasks or {})
+    body = with_marked_columns(with_folded_solutions(body, lab, tasks or {}))
     for picture in re.findall(r"<img[^>]*>", body):
         if not re.search(r'alt="[^"]{10,}"', picture) or "No description" in picture:
             raise DetourError(f"{lab.name}: a picture has no alt text. Use show(…, alt=…) of detour.labs.")
@@ -127,6 +132,20 @@ def with_folded_solutions(body: str, lab: Lab, tasks: Mapping[str, str]) -> str:
     return body
 
 
+def with_marked_columns(body: str) -> str:
+    """The page with a class on every output that has columns; on a phone these are scrolled, and sentences wrap.
+
+    Args:
+        body: of nbconvert's basic template.
+    """
+
+    def marked(found: re.Match[str]) -> str:
+        columns = COLUMNS.search(found[2].replace("Measured:     ", "Measured: "))
+        return f'{found[1]}<pre class="columns">{found[2]}' if columns else found[0]
+
+    return OUTPUT.sub(marked, body)
+
+
 def measured_labs(folder: Path) -> dict[int, Measured]:
     """What was rendered into ``folder`` so far; empty where nothing was.
 
@@ -169,8 +188,10 @@ def index_page(measured: Mapping[int, Measured]) -> str:
         "[What the checks accept and catch](graders.md) is counted for every task.",
         "",
         "On another base (`--base`, and `--judge` where it brings no judge) the figures are others: on a base of",
-        "photographs a style takes hundreds of steps, where thirty do here. What no weights decide (shapes, counts,",
+        "photographs a style takes hundreds of steps, where two dozen do here. What no weights decide (shapes, counts,",
         "formulas, what must draw the same bytes) is checked there as here.",
+        "",
+        *_families(),
         "",
     ]  # fmt: skip
     for side, heading in SIDES.items():
@@ -193,6 +214,22 @@ def index_page(measured: Mapping[int, Measured]) -> str:
         f"{card}; it was not measured.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _families() -> list[str]:
+    """Which families each lab runs on, as a table with one row for all labs that run on the same."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for lab in LABS:
+        alike.setdefault(tuple(lab.families), []).append(lab.number)
+    lines = ["| family of the base | labs |", "|---|---|"]
+    for families, numbers in alike.items():
+        titles = ", ".join(FAMILIES[name].title for name in families)
+        lines.append(f"| {titles} | {', '.join(map(str, numbers))} |")
+    return [
+        *lines,
+        "",
+        "`detour labs open`, `run` and `check` refuse a base of another family with the cause, before it is loaded.",
+    ]
 
 
 def _of_shared(measured: Mapping[int, Measured]) -> str:

@@ -128,6 +128,12 @@ def base_of(lab: Lab) -> str:
     return found[1]
 
 
+def named_base(notebook: Any) -> str | None:
+    """Base that a learner's notebook names in its line ``BASE = …``; ``None`` where it has no such line."""
+    cells = (BASE_NAME.search(cell.source) for cell in notebook.cells if cell.cell_type == "code")
+    return next((found[1] for found in cells if found is not None), None)
+
+
 def with_base(text: str, base: str) -> str:
     """The source with another base in its one line.
 

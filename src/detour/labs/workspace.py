@@ -1,16 +1,17 @@
 """What ``detour labs`` does: hand a notebook out, run a solution, check a learner's notebook."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from detour.errors import ConfigError, MissingExtra, TaskOpen
+from detour.errors import BaseError, ConfigError, MissingExtra, TaskOpen
 from detour.files import write_text
 from detour.labs.checking import said
 from detour.labs.execution import Executed, execute, lab_number
 from detour.labs.grading import graders_of
-from detour.labs.index import LABS, Lab, lab_of
+from detour.labs.index import FLOWS, LABS, Lab, lab_of
 from detour.labs.literals import refused_literal
-from detour.labs.sources import needs_judge, notebook_of
+from detour.labs.sources import named_base, needs_judge, notebook_of
 
 
 def hand_out(
@@ -33,7 +34,8 @@ def hand_out(
         force: overwrite a notebook that is there.
 
     Raises:
-        ConfigError: no such lab, the file is there already, or nobody can judge this base's pictures.
+        ConfigError: no such lab, the file is there already, the lab does not run on this base's family, or nobody can
+            judge its pictures.
         MissingExtra: the labs' own requirements are not installed.
     """
     lab = _present(number)
@@ -44,6 +46,10 @@ def hand_out(
             f"{path}: there already, with your answers perhaps. Pass --force, or another --out."
         )
     base, judge = _placed(base), _placed(judge)
+    with contextlib.suppress(
+        BaseError
+    ):  # a base that is fetched later is looked at when the notebook is checked
+        _require_family(lab, base)
     _require_judge(lab, base, judge)
     notebook = notebook_of(lab, "solution" if solution else "exercise", base=base, judge=judge)
     write_text(path, _nbformat().writes(notebook) + "\n")
@@ -59,10 +65,12 @@ def run_solution_of(number: int, *, base: str | None = None, judge: str | None =
         judge: CLIP model that scores pictures, in place of the base's own.
 
     Raises:
-        ConfigError: no such lab, or nobody can judge this base's pictures; said before anything is trained.
+        ConfigError: no such lab, the lab does not run on this base's family, or nobody can judge its pictures; said
+            before anything is trained.
         MissingExtra: the labs' own requirements are not installed.
     """
     lab, base, judge = _present(number), _placed(base), _placed(judge)
+    _require_family(lab, base)
     _require_judge(lab, base, judge)
     return execute(notebook_of(lab, "solution", base=base, judge=judge))
 
@@ -70,6 +78,28 @@ def run_solution_of(number: int, *, base: str | None = None, judge: str | None =
 def _placed(name: str | None) -> str | None:
     """A folder's absolute path; anything else, such as a hub id, as it is."""
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
+def _require_family(lab: Lab, base: str | None) -> None:
+    """Raises ``ConfigError`` where a lab does not run on the family of ``base``, and names labs that do."""
+    if base is None:
+        return
+    from detour.bases.base import open_base
+
+    family = open_base(base, weights=False).family
+    if family.name in lab.families:
+        return
+    others = [str(one.number) for one in LABS if family.name in one.families]
+    runs = f"lab{'s' * (len(others) > 1)} {', '.join(others)}"
+    cause = (
+        "it is about UNets and schedules of noise, and that base is a transformer along a flow"
+        if lab.families is not FLOWS
+        else "it is about flows, and that base is a UNet along a schedule of noise"
+    )
+    raise ConfigError(
+        f"lab {lab.number} does not run on '{base}' ({family.title}): {cause}. Choose a base of another family, or "
+        f"{runs}."
+    )
 
 
 def _require_judge(lab: Lab, base: str | None, judge: str | None) -> None:
@@ -94,7 +124,7 @@ def check_file(path: Path) -> Executed:
     Answers that are plain values are graded first, so that a sentence that is too short costs no training.
 
     Raises:
-        ConfigError: not there, or no notebook.
+        ConfigError: not there, no notebook, or its line ``BASE = …`` names a base that the lab does not run on.
         DetourError: it is none of the labs.
         MissingExtra: the labs' own requirements are not installed.
     """
@@ -108,6 +138,7 @@ def check_file(path: Path) -> Executed:
             f"{path}: no notebook ({type(error).__name__}). See `detour labs open --help`."
         ) from error
     number = lab_number(notebook)
+    _require_family(lab_of(number), named_base(notebook))
     refused = refused_literal(notebook, number)
     if refused is not None:
         return Executed(

@@ -47,7 +47,7 @@ from detour.verbs.train.run import train_adapter
 
 work = Path("lab03")  # data and runs; delete it when you are done
 SMALL = open_base(BASE).embedded is not None  # one of the package's own
-STEPS = 30 if SMALL else 400  # a few hundred on a real base
+STEPS = 24 if SMALL else 400  # a few hundred on a real base
 RATE = "auto"  # what suits a style on this base; high on a small one
 
 # %% [markdown]
@@ -106,8 +106,8 @@ predict("fell_by", "both to a tenth")
 # ## Do: train
 #
 # `train_adapter` is what `detour train` calls. The proof at its end is left out here; lab 8 is about that. On `pocket`
-# thirty steps at a high rate show the style, so that the lab takes about a minute; raise `STEPS` to see how much nearer
-# it comes.
+# two dozen steps at a high rate go a part of the way to the style, so that the lab takes about a minute; raise `STEPS`
+# to see how much nearer it comes.
 
 
 # %%
@@ -207,7 +207,7 @@ def drawn(*loras):
     """One picture of each prompt; the same seeds whatever the adapter."""
     spec = GenerateSpec(
         prompts=tuple(prompts), base=BASE, loras=tuple(loras), seed=SEED, batch=4,
-        picture=PictureSpec(steps=8 if SMALL else 25),
+        picture=PictureSpec(steps=5 if SMALL else 25),
     )  # fmt: skip
     made = generate_pictures(spec, out=work / "drawn", force=True)
     return np.stack([np.asarray(Image.open(one.path)) for one in made.files if one.kind == "picture"])

@@ -11,7 +11,7 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SEED = 0  # of the pictures' scenes, of the first run and of the first drawn picture; the second run has the next one
 STYLES = ("blueprint", "comic")  # styles of the world that pocket has never seen
-STEPS = 26 if BASE == "pocket" else 300
+STEPS = 20 if BASE == "pocket" else 300
 RATE = 1.2e-2 if BASE == "pocket" else "auto"
 BATCH = 2
 
@@ -219,7 +219,7 @@ drawn = {}
 for weights in columns:
     for adapter, weight in zip(attached, weights, strict=True):
         adapter.set_weight(weight)
-    spec = PictureSpec(steps=6 if BASE == "pocket" else 25)
+    spec = PictureSpec(steps=4 if BASE == "pocket" else 25)
     drawn[weights] = engine.draw(requests, spec, batch=len(requests)).pictures
 del engine, attached
 
@@ -307,7 +307,7 @@ for style, distances in far.items():
 seen = {
     "at 1 and 1": "The blueprint wins; the comic's black outlines break up into blots, two scenes are hard to see.",
     "lower weights": "At 0.5 and 0.5 the scenes are clear again, in the blueprint's dull colours, both styles weak.",
-    "the prediction": "Both predictions said that they leave each other alone; at 1 and 1 the pictures say otherwise.",
+    "the prediction": "The base's answers said that they leave each other alone; at 1 and 1 the pictures disagree.",
 }
 # END SOLUTION
 check(4, "seen", seen)

@@ -12,7 +12,7 @@
 BASE = "pocket"  # the one line to change, e.g. to "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REFERENCE = None  # an IP-Adapter file; None takes the base's own, or an untrained one where there is none
 SEED = 13  # of the photos, of the training and of all pictures
-STEPS = 60 if BASE == "pocket" else 400  # of the subject adapter
+STEPS = 50 if BASE == "pocket" else 400  # of the subject adapter
 
 from pathlib import Path
 
@@ -213,7 +213,7 @@ engine = PictureEngine(
     text=base.load_text(device=DEVICE),
     device=DEVICE,
 )
-HOW = PictureSpec(steps=12)
+HOW = PictureSpec(steps=8)
 plain = PictureRequest(prompt="a purple cat in the city", seed=SEED, how=HOW)
 strengths = (0.0, 0.5, 1.0)
 first, *others = engine.draw(
@@ -276,7 +276,7 @@ spec = RunSpec(
     seed=SEED,
     base=BaseSpec(name=BASE),
     data=DataSpec(source=str(photos), holdout=0.0),
-    train=TrainSpec(steps=STEPS, batch=4, optim=OptimSpec(lr=3e-3 if BASE == "pocket" else "auto")),
+    train=TrainSpec(steps=STEPS, batch=2, optim=OptimSpec(lr=4e-3 if BASE == "pocket" else "auto")),
     sample=SampleSpec(every=0),
     validate=ValidateSpec(every=0),
     checkpoint=CheckpointSpec(every=0),
