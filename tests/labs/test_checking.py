@@ -12,6 +12,7 @@ from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
 from detour.labs.workspace import check_file, hand_out, run_solution_of
 from tests.labs.answers_lab09 import ANSWERS
+from tests.tiny_base import make_tiny_sdxl
 from tests.tiny_flow import make_tiny_sd3
 
 
@@ -118,6 +119,11 @@ def test_a_base_of_another_family_is_refused_by_name_and_with_the_cause(
             verb()
     with pytest.raises(ConfigError, match=r"lab 18 .*\(Stable Diffusion 1\.x\): .* UNet .*labs 1, 2, 3"):
         run_solution_of(18, base=str(tiny_base))
+    wide = make_tiny_sdxl(tmp_path / "wide")
+    with pytest.raises(
+        ConfigError, match=r"lab 2 .*\(Stable Diffusion XL\): it calls the UNet by hand .*labs 1, 3"
+    ):
+        hand_out(2, out=tmp_path, base=str(wide))
     assert not list(tmp_path.glob("*.ipynb")), "nothing is handed out that cannot run"
     path = hand_out(1, out=tmp_path, base=str(tiny_base))
     notebook = nbformat.read(path, as_version=4)

@@ -14,6 +14,9 @@ Work = Literal["settings", "drawing", "training"]
 UNETS: Sequence[FamilyName] = ("sd1", "sd2", "sdxl")
 """Families that most labs are about: a UNet that predicts noise or its velocity, along a schedule of ᾱ."""
 
+BY_HAND: Sequence[FamilyName] = ("sd1", "sd2")
+"""Families of the labs that call the UNet by hand with text states alone; SDXL's reads sizes and a pooled state too."""
+
 FLOWS: Sequence[FamilyName] = ("sd3", "flux")
 
 LESSONS = Path(__file__).parent / "lessons"
@@ -61,6 +64,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=2, title="One training step by hand", side="adapter", work="training",
         about="Picture, latents, noise, prediction, loss, gradients; why half of the gradients are zero at first.",
+        families=BY_HAND,
         settings={"train.batch": 1},
     ),
     Lab(
@@ -76,6 +80,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=5, title="Baseline", side="proof", work="drawing",
         about="Load a base, look at its parts, draw with a fixed seed, and learn what determinism needs.",
+        families=BY_HAND,
     ),
     Lab(
         number=6, title="Attach", side="proof", work="drawing",
@@ -84,6 +89,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=7, title="Overfit in thirty seconds", side="proof", work="training",
         about="Ten steps on one picture: mechanics, not quality; why the training prompt proves nothing.",
+        families=BY_HAND,
         settings={"train.batch": 1},
     ),
     Lab(
@@ -97,14 +103,17 @@ LABS: Sequence[Lab] = (
     Lab(
         number=10, title="Samplers", side="diffusion", work="drawing",
         about="DDPM, DDIM, PNDM, Euler and DPM++ at 5 to 25 steps: time, score, and the sweet spot.",
+        families=BY_HAND,
     ),
     Lab(
         number=11, title="A correct training loop", side="diffusion", work="training",
         about="A wrong loop with five faults: find each and fix it, graded against the real one.",
+        families=BY_HAND,
     ),
     Lab(
         number=12, title="Classifier-free guidance", side="diffusion", work="drawing",
         about="Both halves in one batch, equal to the pipeline's; scales from 1 to 20, adherence and artefacts.",
+        families=BY_HAND,
     ),
     Lab(
         number=13, title="Reference and subject", side="adapter", work="training",
@@ -126,6 +135,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=17, title="Cost", side="service", work="training",
         about="What an accepted picture costs on your machine, and from how many on a training of your own pays.",
+        families=BY_HAND,
         settings={"train.batch": 2},
     ),
     Lab(
@@ -140,6 +150,15 @@ LABS: Sequence[Lab] = (
         settings={"base.dtype": "fp16", "adapter.rank": 4, "train.batch": 3},
     ),
 )  # fmt: skip
+
+RAN: Mapping[FamilyName, Sequence[int]] = {
+    "sd1": (1, 2, 5, 6, 7, 9, 10, 11, 12, 15, 16, 19),
+    "sd2": (1, 2, 6, 9, 16),
+    "sdxl": (1, 6, 9, 16),
+    "sd3": (18,),
+    "flux": (18,),
+}
+"""Family → labs whose solution was seen to pass every check on a random folder of it (tests/labs/test_families.py)."""
 
 
 def lab_of(number: int) -> Lab:

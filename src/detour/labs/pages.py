@@ -12,7 +12,7 @@ from detour.bases.families import FAMILIES
 from detour.errors import ConfigError, DetourError, MissingExtra
 from detour.files import write_bytes, write_text
 from detour.labs.execution import Executed
-from detour.labs.index import LABS, Lab
+from detour.labs.index import LABS, RAN, Lab
 from detour.labs.needs import CardNeed
 from detour.labs.sources import base_of, notebook_of
 
@@ -217,19 +217,24 @@ def index_page(measured: Mapping[int, Measured]) -> str:
 
 
 def _families() -> list[str]:
-    """Which families each lab runs on, as a table with one row for all labs that run on the same."""
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for lab in LABS:
-        alike.setdefault(tuple(lab.families), []).append(lab.number)
-    lines = ["| family of the base | labs |", "|---|---|"]
-    for families, numbers in alike.items():
-        titles = ", ".join(FAMILIES[name].title for name in families)
-        lines.append(f"| {titles} | {', '.join(map(str, numbers))} |")
+    """Which labs a family's bases are taken by, and which of them were run on one, as a table."""
+    lines = [
+        "| family of the base | labs that take it | of these, seen to pass every check on a random folder |",
+        "|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        taken = [lab.number for lab in LABS if name in lab.families]
+        lines.append(f"| {family.title} | {_listed(taken)} | {_listed(RAN[name])} |")
     return [
         *lines,
         "",
-        "`detour labs open`, `run` and `check` refuse a base of another family with the cause, before it is loaded.",
+        "The rest of a row was not run. `detour labs open`, `run` and `check` refuse a base of another family with the",
+        "cause, before it is loaded.",
     ]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _of_shared(measured: Mapping[int, Measured]) -> str:

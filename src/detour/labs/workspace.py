@@ -91,11 +91,12 @@ def _require_family(lab: Lab, base: str | None) -> None:
         return
     others = [str(one.number) for one in LABS if family.name in one.families]
     runs = f"lab{'s' * (len(others) > 1)} {', '.join(others)}"
-    cause = (
-        "it is about UNets and schedules of noise, and that base is a transformer along a flow"
-        if lab.families is not FLOWS
-        else "it is about flows, and that base is a UNet along a schedule of noise"
-    )
+    if family.network_part == "transformer":
+        cause = "it is about UNets and schedules of noise, and that base is a transformer along a flow"
+    elif lab.families is FLOWS:
+        cause = "it is about flows, and that base is a UNet along a schedule of noise"
+    else:
+        cause = "it calls the UNet by hand with text states alone, and that base's reads sizes and a pooled state too"
     raise ConfigError(
         f"lab {lab.number} does not run on '{base}' ({family.title}): {cause}. Choose a base of another family, or "
         f"{runs}."
