@@ -228,7 +228,7 @@ class Load:
                 break
             time.sleep(1)
         if status != 202:
-            code = json.loads(answer).get("code", "")
+            code = json.loads(answer)["error"]["code"]
             return f"not accepted: {status} {code}", ""  # such as an adapter that is away at the moment
         job = json.loads(answer)
         end, pause_s = time.monotonic() + 3600, POLL_S[0]
