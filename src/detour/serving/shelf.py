@@ -72,7 +72,7 @@ class Shelf:
         self.folder, self.base, self.pinned, self._network = folder, base, pinned, network
         self._known: dict[Path, tuple[Any, ShelfEntry]] = {}
         self._lock = threading.Lock()
-        self._refreshing = threading.Lock()
+        self._refreshing, self._copying = threading.Lock(), threading.Lock()
         self._folders: OrderedDict[str, Adapter] = OrderedDict()
         self._texts: dict[str, tuple[str, ...]] = {}
 
@@ -167,7 +167,8 @@ class Shelf:
         """Choose an adapter for a job, and keep a copy until the job is drawn, in case the file changes.
 
         Raises:
-            NotFound, BadRequest: as :meth:`find`; or the strength is out of range.
+            NotFound, BadRequest: as :meth:`find`; the strength is out of range; or the file has just been removed or
+                replaced.
             StorageError: its copy cannot be written.
         """
         if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
@@ -179,8 +180,9 @@ class Shelf:
         except NotFound:
             self.refresh()  # it may have come within the last second
             entry = self.find(asked)
-        if not self._copy_of(entry.sha256).exists():
-            self._copy(entry)
+        with self._copying:
+            if not self._copy_of(entry.sha256).exists():
+                self._copy(entry)
         return PinnedAdapter(
             name=entry.name,
             weight=weight,
@@ -229,11 +231,8 @@ class Shelf:
             building.mkdir()
             for source in [*entry.path.glob("*"), *entry.path.glob("*/*")]:
                 if source.suffix in (".json", ".safetensors") and source.is_file():
-                    _copy_durably(source, building / source.relative_to(entry.path))
-            if hashes_of(building)[0] != entry.sha256:
-                raise BadRequest(
-                    f"adapter '{entry.name}' was replaced just now. Ask again.", code="adapter_changed"
-                )
+                    _copy_durably(entry, source, building / source.relative_to(entry.path))
+            _require_same(entry, building)
             rename_durably(building, self.pinned / entry.sha256)
         except OSError as error:
             raise StorageError(
@@ -241,18 +240,43 @@ class Shelf:
             ) from error
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    write_with(target, lambda temporary: _copy(source, temporary))
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+def _copy_durably(entry: ShelfEntry, source: Path, target: Path) -> None:
+    write_with(target, lambda temporary: _copy(entry, source, temporary))
 
 
 def _copy_exactly(entry: ShelfEntry, target: Path) -> None:
-    shutil.copyfile(entry.path, target)
-    if hashes_of(target)[0] != entry.sha256:
+    _copy(entry, entry.path, target)
+    _require_same(entry, target)
+
+
+def _copy(entry: ShelfEntry, source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError as error:
+        if source.exists():
+            raise
+        raise _removed(entry) from error
+
+
+def _require_same(entry: ShelfEntry, copied: Path) -> None:
+    """Refuse a copy of something else than the entry.
+
+    Raises:
+        NotFound: its folder was empty, for it has just been removed.
+        BadRequest: it has just been replaced.
+    """
+    if copied.is_dir() and not any(copied.iterdir()):
+        raise _removed(entry)
+    try:
+        is_same = hashes_of(copied)[0] == entry.sha256
+    except DetourError:  # half of a folder that was being replaced
+        is_same = False
+    if not is_same:
         raise BadRequest(f"adapter '{entry.name}' was replaced just now. Ask again.", code="adapter_changed")
+
+
+def _removed(entry: ShelfEntry) -> NotFound:
+    return NotFound(f"adapter '{entry.name}' was removed just now.", param="adapters", code="no_adapter")
 
 
 def _adapters_in(folder: Path, depth: int = DEPTH) -> list[tuple[Path, Any]]:

@@ -1,0 +1,53 @@
+"""Adapters that vanish or change between a look at the shelf and the copy that a job is drawn with."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from detour.adapter_files.writing import write_adapter
+from detour.generation.engine import PictureEngine
+from detour.serving.refusals import BadRequest, NotFound
+from detour.serving.shelf import Shelf
+from tests.generation.pool import make_adapters
+
+FORMS = ("file", "folder")
+
+
+@pytest.fixture
+def shelf(engine: PictureEngine, tmp_path: Path) -> Shelf:
+    """A shelf with a file and a PEFT folder, which has looked once."""
+    made = make_adapters(engine)["rank2"]
+    write_adapter(tmp_path / "shelf" / "file.safetensors", made, family=engine.base.family)
+    write_adapter(tmp_path / "shelf" / "folder", made, file_format="peft", family=engine.base.family)
+    shelf = Shelf(tmp_path / "shelf", engine.base, tmp_path / "pinned")
+    shelf.refresh()
+    return shelf
+
+
+def path_of(shelf: Shelf, name: str) -> Path:
+    """File or folder of an adapter."""
+    return shelf.find(name).path
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_adapter_that_has_just_been_removed_is_not_there(shelf: Shelf, name: str) -> None:
+    path = path_of(shelf, name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(NotFound, match="removed just now") as caught:
+        shelf.pin(name, 1.0)
+    assert caught.value.code == "no_adapter"
+    assert not [one for one in shelf.pinned.glob("*") if not one.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_adapter_that_has_just_been_replaced_is_asked_for_again(
+    shelf: Shelf, engine: PictureEngine, name: str
+) -> None:
+    path, other = path_of(shelf, name), make_adapters(engine)["rank5 conv"]
+    write_adapter(path, other, file_format="peft" if path.is_dir() else "kohya", family=engine.base.family)
+    with pytest.raises(BadRequest, match="replaced just now") as caught:
+        shelf.pin(name, 1.0)
+    assert caught.value.code == "adapter_changed"
+    shelf.refresh()
+    assert shelf.pin(name, 1.0).sha256 == shelf.find(name).sha256
