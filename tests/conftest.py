@@ -15,7 +15,7 @@ gc.disable()  # importing the libraries makes millions of objects and no garbage
 def pytest_collection_finish() -> None:
     """Take the objects of the libraries out of the garbage collector's sight, and let it run less often.
 
-    Looking through them took a tenth of the suite's time.
+    Looking through them took 10 of the 36 CPU seconds of two files of tests of training runs.
     """
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

@@ -38,10 +38,6 @@ MASK[60:66, 10:50] = 100
 STEPS, SEED, STRENGTH = 4, 3, 0.5
 
 
-def png(pixels: np.ndarray) -> bytes:
-    return file_of(pixels)
-
-
 @pytest.fixture(scope="module")
 def limited(
     engine: PictureEngine, shelf_folder: Path, tmp_path_factory: pytest.TempPathFactory
@@ -72,9 +68,9 @@ class Generated:
         if key not in self._found:
             folder = self._folder / str(len(self._found))
             folder.mkdir()
-            (folder / "start.png").write_bytes(png(start))
+            (folder / "start.png").write_bytes(file_of(start))
             if mask is not None:
-                (folder / "mask.png").write_bytes(png(mask))
+                (folder / "mask.png").write_bytes(file_of(mask))
             spec = GenerateSpec(
                 prompts=("a cat",),
                 base=str(self._base),
@@ -119,9 +115,9 @@ def test_a_picture_begins_as_detour_generate_draws_it_names_it_and_can_be_drawn_
     assert (missing.state, "the picture that it began as is needed" in missing.cause) == ("cannot", True)
     files = tmp_path / "files"
     files.mkdir()
-    (files / "photo.png").write_bytes(png(PHOTO))
+    (files / "photo.png").write_bytes(file_of(PHOTO))
     if mask is not None:
-        (files / "where.png").write_bytes(png(mask))
+        (files / "where.png").write_bytes(file_of(mask))
     again = verify_picture(path, base=str(tiny_base), files=files, device="cpu")
     assert again.state == "equal", again.cause
     served.service.clean()
@@ -193,8 +189,8 @@ def test_a_start_that_is_gone_fails_its_job_with_the_cause(serve: Serve) -> None
     with serve(stop_s=0.01) as served:
         job = served.job(body(mask=MASK, count=8))
         for path in kept(served):
-            if path.read_bytes() == png(MASK):
-                path.write_bytes(png(MASK ^ 255))
+            if path.read_bytes() == file_of(MASK):
+                path.write_bytes(file_of(MASK ^ 255))
     with serve() as again:
         causes = {one["cause"] for one in again.done(job["id"])["pictures"] if one["state"] == "failed"}
         assert causes == {"the mask of the job is gone or damaged. Ask for it again."}
@@ -207,7 +203,7 @@ BAD = [
     ({"picture": base64.b64encode(b"x" * 100_001).decode()}, "start.picture", "100,001 bytes"),
     ({"picture": base64.b64encode(b"GIF89a").decode()}, "start.picture", "not readable"),
     ({"picture": base64.b64encode(file_of(PHOTO, "gif")).decode()}, "start.picture", "not readable"),
-    ({"picture": base64.b64encode(png(PHOTO)[:200]).decode()}, "start.picture", "not readable"),
+    ({"picture": base64.b64encode(file_of(PHOTO)[:200]).decode()}, "start.picture", "not readable"),
     ({"picture": "no base64!"}, "start.picture", "not base64"),
     ({"mask": bomb(9000)}, "start.mask", "9000 x 9000 pixels"),
     ({"mask": encoded(MASK[:64])}, "start.mask", "not 64 x 72 pixels as the picture"),
@@ -247,7 +243,7 @@ def test_a_server_that_takes_none_says_so_and_reads_no_large_body(serve: Serve) 
 
 def test_bodies_are_as_large_as_start_pictures_need_and_no_larger(serve: Serve) -> None:
     large = np.random.default_rng(1).integers(0, 255, (200, 200, 3)).astype(np.uint8)
-    form = {"files": {"image": ("a.png", png(large), "image/png")}, "data": {"prompt": "a cat"}}
+    form = {"files": {"image": ("a.png", file_of(large), "image/png")}, "data": {"prompt": "a cat"}}
     limits = {"max_body_bytes": 50_000}
     with serve(limits=limits, starts=StartsSpec(max_body_bytes=200_000)) as served:
         assert served.post("/v1/jobs", body(large)).status_code == 202
@@ -419,7 +415,7 @@ QUICK = {"seed": SEED, "num_inference_steps": STEPS}
 
 
 def with_alpha(pixels: np.ndarray, alpha: np.ndarray) -> bytes:
-    return png(np.dstack([pixels, alpha]))
+    return file_of(np.dstack([pixels, alpha]))
 
 
 def edited(client: openai.OpenAI, **fields: Any) -> np.ndarray:
@@ -432,7 +428,7 @@ def edited(client: openai.OpenAI, **fields: Any) -> np.ndarray:
 
 
 def test_images_edit_of_the_openai_package(client: openai.OpenAI, generated: Generated) -> None:
-    photo = ("photo.png", png(PHOTO), "image/png")
+    photo = ("photo.png", file_of(PHOTO), "image/png")
     width = 2
     assert np.array_equal(edited(client, image=photo), generated(PHOTO, None, 0.75, width))
     assert np.array_equal(edited(client, image=[photo]), generated(PHOTO, None, 0.75, width))
@@ -468,7 +464,7 @@ def test_without_a_mask_the_transparency_of_the_picture_is_one(
 
 
 def test_a_stream_of_an_edit_ends_with_the_picture(client: openai.OpenAI) -> None:
-    events = list(client.images.edit(image=png(PHOTO), prompt="a cat", stream=True, extra_body=QUICK))
+    events = list(client.images.edit(image=file_of(PHOTO), prompt="a cat", stream=True, extra_body=QUICK))
     assert events[-1].type == "image_edit.completed"
 
 
@@ -477,13 +473,13 @@ def test_a_stream_of_an_edit_ends_with_the_picture(client: openai.OpenAI) -> Non
     [
         ({"image": b"GIF89a"}, "image: not readable"),
         ({"image": base64.b64decode(bomb(9000))}, "9000 x 9000"),
-        ({"image": [png(PHOTO), png(PHOTO)]}, "2 pictures"),
-        ({"image": png(PHOTO), "mask": png(PHOTO)}, "nothing is transparent"),
-        ({"image": png(PHOTO), "mask": with_alpha(PHOTO[:40], MASK[:40])}, "Make them equal"),
-        ({"image": png(PHOTO), "extra": {"strength": 7}}, "less than or equal to 1"),
-        ({"image": png(PHOTO), "n": 0}, "greater than or equal to 1"),
-        ({"image": png(PHOTO), "extra": {"lora": {"name": "style"}}}, "Name adapters in 'model'"),
-        ({"image": png(PHOTO), "prompt": "a crown"}, "no crowns here"),
+        ({"image": [file_of(PHOTO), file_of(PHOTO)]}, "2 pictures"),
+        ({"image": file_of(PHOTO), "mask": file_of(PHOTO)}, "nothing is transparent"),
+        ({"image": file_of(PHOTO), "mask": with_alpha(PHOTO[:40], MASK[:40])}, "Make them equal"),
+        ({"image": file_of(PHOTO), "extra": {"strength": 7}}, "less than or equal to 1"),
+        ({"image": file_of(PHOTO), "n": 0}, "greater than or equal to 1"),
+        ({"image": file_of(PHOTO), "extra": {"lora": {"name": "style"}}}, "Name adapters in 'model'"),
+        ({"image": file_of(PHOTO), "prompt": "a crown"}, "no crowns here"),
     ],
 )
 def test_edits_are_refused_as_the_package_knows_errors(
@@ -497,15 +493,15 @@ def test_edits_are_refused_as_the_package_knows_errors(
 
 def test_a_repeated_edit_is_one_job_and_another_picture_is_refused(client: openai.OpenAI) -> None:
     headers = {"idempotency-key": "e1"}
-    first = edited(client, image=png(PHOTO), extra_headers=headers)
-    assert np.array_equal(edited(client, image=png(PHOTO), extra_headers=headers), first)
-    for other in ({"image": png(PHOTO + 1)}, {"image": png(PHOTO), "mask": with_alpha(PHOTO, MASK)}):
+    first = edited(client, image=file_of(PHOTO), extra_headers=headers)
+    assert np.array_equal(edited(client, image=file_of(PHOTO), extra_headers=headers), first)
+    for other in ({"image": file_of(PHOTO + 1)}, {"image": file_of(PHOTO), "mask": with_alpha(PHOTO, MASK)}):
         with pytest.raises(openai.UnprocessableEntityError):
             edited(client, **other, extra_headers=headers)
 
 
 def test_a_form_is_read_only_where_one_is_taken_and_from_pages_of_this_server(shared: Served) -> None:
-    files = {"image": ("a.png", png(PHOTO), "image/png")}
+    files = {"image": ("a.png", file_of(PHOTO), "image/png")}
     answer = shared.http.post("/v1/images/generations", files=files, data={"prompt": "a cat"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
     assert shared.post("/v1/images/edits", {"prompt": "a cat"}).status_code == 415

@@ -191,7 +191,7 @@ class _Category:
             return None
         for at in range(1, len(word) - 2):
             form = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-            if form != word and form in self.joined:
+            if form in self.joined:
                 return self.joined[form]
         return None
 

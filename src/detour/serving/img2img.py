@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from detour.serving.refusals import BadRequest
 from detour.serving.sent_pictures import from_base64
-from detour.serving.starts import AskedStart, MaskForm, StartFields
+from detour.serving.starts import STRENGTH, AskedStart, MaskForm, StartFields
 
 FIELDS = StartFields(picture="init_images", mask="mask", strength="denoising_strength")
 MASK_BLUR_PX = 4.0
@@ -26,7 +26,7 @@ class Img2ImgFields(BaseModel):
     """
 
     init_images: Annotated[list[str], Field(max_length=16)] = []
-    denoising_strength: Annotated[float, Field(ge=0, le=1)] | None = 0.75
+    denoising_strength: Annotated[float, Field(ge=0, le=1)] | None = STRENGTH
     resize_mode: Annotated[int, Field(ge=0, le=3)] | None = None
     mask: str | None = None
     mask_blur: Blur | None = None
@@ -58,7 +58,7 @@ class Img2ImgFields(BaseModel):
         return AskedStart(
             picture=from_base64(self.init_images[0], FIELDS.picture),
             mask=from_base64(self.mask, FIELDS.mask) if self.mask else None,
-            strength=0.75 if self.denoising_strength is None else self.denoising_strength,
+            strength=STRENGTH if self.denoising_strength is None else self.denoising_strength,
             form=MaskForm(
                 inverted=bool(self.inpainting_mask_invert),
                 blur_px=self._blur_px(),

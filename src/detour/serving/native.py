@@ -21,7 +21,7 @@ from detour.serving.refusals import BadRequest, NotFound, Unprocessable
 from detour.serving.requests import ClientRequest
 from detour.serving.sent_pictures import from_base64
 from detour.serving.service import Service
-from detour.serving.starts import AskedStart, StartFields
+from detour.serving.starts import STRENGTH, AskedStart, StartFields
 from detour.serving.watching import Hub, changed
 from detour.specs.generation import SchedulerName
 
@@ -55,7 +55,7 @@ class AskedStartPicture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     picture: str
-    strength: Annotated[float, Field(gt=0, le=1)] = 0.75
+    strength: Annotated[float, Field(gt=0, le=1)] = STRENGTH
     """Share of the steps that are drawn: 1 keeps nothing of the picture, 0.3 keeps most."""
     mask: str | None = None
     """Mask of the picture's size: white is drawn anew, black stays to the pixel."""

@@ -67,7 +67,7 @@ def _described() -> dict[str, Any]:
 def _read(
     content: bytes, kind: str, service: Service, idempotency_key: str | None
 ) -> tuple[EditBody, ClientRequest]:
-    """Read the form.
+    """Read a form of an edit: the settings of its answer, and what is to be drawn from its pictures.
 
     Raises:
         BadRequest: no form, not one picture, or an adapter in a field that a form cannot hold.

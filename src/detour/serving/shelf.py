@@ -180,9 +180,10 @@ class Shelf:
         except NotFound:
             self.refresh()  # it may have come within the last second
             entry = self.find(asked)
-        with self._copying:
-            if not self._copy_of(entry.sha256).exists():
-                self._copy(entry)
+        if not self._copy_of(entry.sha256).exists():
+            with self._copying:
+                if not self._copy_of(entry.sha256).exists():
+                    self._copy(entry)
         return PinnedAdapter(
             name=entry.name,
             weight=weight,
@@ -267,11 +268,7 @@ def _require_same(entry: ShelfEntry, copied: Path) -> None:
     """
     if copied.is_dir() and not any(copied.iterdir()):
         raise _removed(entry)
-    try:
-        is_same = hashes_of(copied)[0] == entry.sha256
-    except DetourError:  # half of a folder that was being replaced
-        is_same = False
-    if not is_same:
+    if hashes_of(copied)[0] != entry.sha256:
         raise BadRequest(f"adapter '{entry.name}' was replaced just now. Ask again.", code="adapter_changed")
 
 

@@ -20,6 +20,9 @@ from detour.serving.sent_pictures import gone, keep, kept, require_small, unusab
 from detour.serving.settings import StartsSpec
 from detour.verbs.draw.start_picture import OpenedStart, decode_start, size_like
 
+STRENGTH = 0.75
+"""Share of the steps that are drawn where a request without a mask names none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskForm:
@@ -53,7 +56,7 @@ class AskedStart:
     Attributes:
         picture: content of its file.
         mask: content of its mask's file; ``None`` without one.
-        strength: share of the steps that are drawn; ``None``: all of them with a mask, else 0.75.
+        strength: share of the steps that are drawn; ``None``: all of them with a mask, else :data:`STRENGTH`.
         form: how the mask is written.
         fits: whether the picture must have the shape that is drawn; else it is cut around its centre.
         fields: names of the fields that it came in.
@@ -61,7 +64,7 @@ class AskedStart:
 
     picture: bytes
     mask: bytes | None = None
-    strength: float | None = 0.75
+    strength: float | None = None
     form: MaskForm = MaskForm()
     fits: bool = False
     fields: StartFields = StartFields()
@@ -151,8 +154,7 @@ def sent_start(asked: AskedStart, spec: StartsSpec) -> SentStart:
     marks = _plain_mask(asked)
     strength = asked.strength
     if strength is None:
-        strength = AskedStart.strength if marks is None else 1.0
-        assert strength is not None
+        strength = STRENGTH if marks is None else 1.0
     try:
         opened = decode_start(asked.picture, strength=strength)
     except DataError as error:
