@@ -39,21 +39,19 @@ DRAWN_S = 180.0
 
 
 class Replicas:
-    """Drawers that are reached with pickled messages; each order goes to the next one that lives."""
+    """Drawers that are reached with pickled messages; the seed of an order says to which of those that live."""
 
     def __init__(self, engine: PictureEngine, folder: Path, num: int = 2) -> None:
         self.drawers = [Drawer(engine, folder / f"replica-{index}") for index in range(num)]
         self.dead: set[int] = set()
         self.dies_after: Callable[[int, Message], bool] = lambda *_: False
         self.log: list[tuple[int, str]] = []
-        self._turn = 0
 
     async def ask(self, order: Order) -> AsyncGenerator[Message, None]:
         alive = [index for index in range(len(self.drawers)) if index not in self.dead]
         if not alive:
             raise ReplicaLost("nobody lives")
-        self._turn += 1
-        number = alive[self._turn % len(alive)]
+        number = alive[order.request.seed % len(alive)]
         order = pickle.loads(pickle.dumps(order))
         async with contextlib.aclosing(self.drawers[number].draw(order)) as messages:
             async for message in messages:
