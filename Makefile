@@ -34,7 +34,7 @@ demo: setup
 
 # One thread a process: two processes of two threads on two cores take several times as long.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 40 --durations-min 2
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -212,8 +212,13 @@ class Load:
         watch.start()
         try:
             with ThreadPoolExecutor(NUM_CLIENTS * JOBS_OF_CLIENT) as clients:
-                for future in [clients.submit(client) for _ in range(NUM_CLIENTS * JOBS_OF_CLIENT)]:
-                    future.result()
+                futures = [clients.submit(client) for _ in range(NUM_CLIENTS * JOBS_OF_CLIENT)]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:  # a signal, too: the pool waits for its clients, which look at this
+                    self.over.set()
+                    raise
         finally:
             self.over.set()
             watch.join()
