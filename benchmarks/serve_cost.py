@@ -21,9 +21,8 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.mixed import Setting
 from benchmarks.serve_load import Arrival, make_trace, send
-from benchmarks.serve_throughput import OwnServer
+from benchmarks.serve_throughput import OwnServer, Work
 from detour.bases.base import open_base
 from detour.verbs.cost.measured_work import MeasuredWork, Samples, parse_metrics, work_of
 from detour.verbs.cost.simulated_load import AskedPicture, pictures_of, simulate_load
@@ -157,13 +156,13 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="length of all loads")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = open_base(arguments.base)
-    setting = Setting(base, 10, arguments.adapters, rank=4, targets="attn")
+    native_px = open_base(arguments.base).native_size_px
+    work = Work(arguments.base, 10, arguments.adapters, 4, "attn", 0)
     with tempfile.TemporaryDirectory() as folder:
-        own = OwnServer(setting, Path(folder))
+        own = OwnServer(work, Path(folder))
         try:
             names = [f"a{index}" for index in range(arguments.adapters)]
-            found = measure(own, names, arguments.scale, base.native_size_px)
+            found = measure(own, names, arguments.scale, native_px)
         finally:
             own.life.process.terminate()
             own.life.process.join(60)
