@@ -4,8 +4,9 @@ Stages, each of which goes on where it was stopped: pictures of one thing from t
 captions that leave out colour, object or style as often as not; first weights by least squares; ``detour train --method
 reference`` from there, with the picture tower of the base's judge as the image encoder; a reader (a small convolutional
 network) trained apart on true renders, which is neither the judge nor the encoder; and pictures of combinations that
-the base has never seen, whose prompt does not say what the reference shows. Figures, with the reader's own accuracy on
-true renders as their ceiling, go to ``OUT/figures.json``. ``--file`` measures a file in place of the trained one.
+the base has never seen, whose prompt does not say what the reference shows. Figures go to ``OUT/figures.json``, with
+two ceilings: the reader's own accuracy on true renders, and what the base draws when the prompt says everything.
+``--file`` measures a file in place of the trained one.
 """
 
 import argparse
@@ -175,6 +176,8 @@ class Question:
     prompt: str
     answer: str
     reference: np.ndarray
+    in_words: str
+    """The prompt that says in words what the reference shows: what the base itself can draw of it."""
 
 
 def questions(count: int) -> list[Question]:
@@ -198,27 +201,30 @@ def questions(count: int) -> list[Question]:
             things=[(asked.object, asked.colour)],
             place=places[int(rng.integers(len(places)))],
         )
-        found.append(Question(head, prompt, answer, render(scene, STYLES[style])))
+        words = ", ".join([f"{asked.colour} {asked.object} {where}", *style_words(STYLES[style])])
+        found.append(Question(head, prompt, answer, render(scene, STYLES[style]), words))
     return found
 
 
 def measure(
     file: Path, reader: SmallReader, asked: list[Question], strengths: list[float], steps: int
 ) -> list[Any]:
-    """Share of the questions that the reader answers as the reference does, by strength and head."""
+    """Share of the questions that the reader answers as the reference does, by strength and head; first in words."""
     base = open_base("pocket")
     encoder = own_image_encoder(base.folder)
     assert encoder is not None
     tool = ReferenceTool(read_reference_adapter(file), load_image_encoder(encoder))
     engine = PictureEngine.load(base)
     rows = []
-    for strength in strengths:
+    for strength in (None, *strengths):
         requests = [
             PictureRequest(
-                prompt=one.prompt,
+                prompt=one.in_words if strength is None else one.prompt,
                 seed=number,
                 how=PictureSpec(steps=steps),
-                references=(
+                references=()
+                if strength is None
+                else (
                     ReferenceInUse(tool=tool, picture=one.reference, sha256=str(number), strength=strength),
                 ),
             )
@@ -229,7 +235,8 @@ def measure(
             head: [read[head][i] == one.answer for i, one in enumerate(asked) if one.head == head]
             for head in HEADS
         }
-        rows.append({"strength": strength, **{head: float(np.mean(hits)) for head, hits in right.items()}})
+        said = "in words" if strength is None else strength
+        rows.append({"strength": said, **{head: float(np.mean(hits)) for head, hits in right.items()}})
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
