@@ -27,6 +27,7 @@ from benchmarks.small_reader import SmallReader
 from detour.adapter_files.reference_files import read_reference_adapter
 from detour.bases.base import open_base
 from detour.bases.image_encoder import load_image_encoder, own_image_encoder
+from detour.evaluation.judge import Judge, PromptFacts, judge_of
 from detour.files import write_json
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.references import ReferenceInUse, ReferenceTool
@@ -176,6 +177,7 @@ class Question:
     prompt: str
     answer: str
     reference: np.ndarray
+    place: str
     in_words: str
     """The prompt that says in words what the reference shows: what the base itself can draw of it."""
 
@@ -202,15 +204,22 @@ def questions(count: int) -> list[Question]:
             place=places[int(rng.integers(len(places)))],
         )
         words = ", ".join([f"{asked.colour} {asked.object} {where}", *style_words(STYLES[style])])
-        found.append(Question(head, prompt, answer, render(scene, STYLES[style]), words))
+        found.append(Question(head, prompt, answer, render(scene, STYLES[style]), asked.place, words))
     return found
 
 
 def measure(
     file: Path, reader: SmallReader, asked: list[Question], strengths: list[float], steps: int
 ) -> list[Any]:
-    """Share of the questions that the reader answers as the reference does, by strength and head; first in words."""
+    """Share of the questions that the reader answers as the reference does, by strength and head; first in words.
+
+    The base's judge says in how many pictures the prompt's place is kept: the reference shows another one.
+    """
     base = open_base("pocket")
+    judge = Judge.load(judge_of(base.folder))
+    facts = [
+        PromptFacts(object=HEADS["object"][0], colour=HEADS["colour"][0], place=one.place) for one in asked
+    ]
     encoder = own_image_encoder(base.folder)
     assert encoder is not None
     tool = ReferenceTool(read_reference_adapter(file), load_image_encoder(encoder))
@@ -230,13 +239,23 @@ def measure(
             )
             for number, one in enumerate(asked)
         ]
-        read = reader.read(engine.draw(requests, batch=8).pictures)
+        pictures = engine.draw(requests, batch=8).pictures
+        read = reader.read(pictures)
+        kept = judge.prompt_hits(
+            pictures, facts, {"place": VOCABULARY.places}, lambda fact: place_phrase(fact.place)
+        )["place"]
         right = {
             head: [read[head][i] == one.answer for i, one in enumerate(asked) if one.head == head]
             for head in HEADS
         }
         said = "in words" if strength is None else strength
-        rows.append({"strength": said, **{head: float(np.mean(hits)) for head, hits in right.items()}})
+        rows.append(
+            {
+                "strength": said,
+                **{head: float(np.mean(hits)) for head, hits in right.items()},
+                "place": float(np.mean(kept)),
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
