@@ -40,7 +40,7 @@ def test_a_page_shows_every_heading_of_its_lesson_and_needs_nothing_else(lab: La
 
 
 def formulas_of(html: str) -> list[str]:
-    """Formulas in LaTeX that a reader of the page would see as they were typed; code and outputs may have such signs."""
+    """Formulas in LaTeX that a reader of the page would see as typed; code and outputs may have such signs."""
     seen = re.sub(r"<(style|pre)\b.*?</\1>|<[^>]+>", "", html, flags=re.DOTALL)
     return TEX.findall(seen)
 
