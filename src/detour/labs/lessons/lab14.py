@@ -46,7 +46,9 @@ base = open_base(BASE)
 # At time 0 nothing is left to do, so `f(x, 0)` has to be `x`, whatever the network says. Published files take, with
 # `s = 10 · t`,
 #
-# `c_skip(t) = 0.25 / (s² + 0.25)` and `c_out(t) = s / √(s² + 0.25)`
+# `c_skip(t) = 0.25 / (s² + 0.25)`
+#
+# `c_out(t) = s / √(s² + 0.25)`
 
 # %% [markdown]
 # **Predict** (`shares`). How large are the two at time 0, and how large at time 20 of 1,000?
