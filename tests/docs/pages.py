@@ -58,12 +58,16 @@ def anchors(page: Path) -> frozenset[str]:
     return frozenset(result)
 
 
+def prose_of(page: Path) -> str:
+    """Text of a Markdown page without what stands in code."""
+    return INLINE.sub("", FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
 def links(page: Path) -> list[str]:
     """Targets of all links and pictures; what stands in code is no link."""
-    text = page.read_text(encoding="utf-8")
     if page.suffix == ".html":
-        return re.findall(r'\b(?:href|src)="([^"]+)"', text)
-    return LINK.findall(INLINE.sub("", FENCE.sub("", text)))
+        return re.findall(r'\b(?:href|src)="([^"]+)"', page.read_text(encoding="utf-8"))
+    return LINK.findall(prose_of(page))
 
 
 def dead(page: Path, target: str) -> str | None:

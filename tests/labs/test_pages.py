@@ -79,7 +79,7 @@ def test_outputs_with_columns_are_told_from_sentences() -> None:
     notebook = notebook_with(alt="Noise over a scene.")
     said = [
         "You expected: 5\nMeasured:     36.77 of 255",
-        "kind      kept\ncat        17%",
+        "passed. Well done.\nkind      kept\ncat        17%\nYou expected: 5\nMeasured:     17% of 30\n",
         "passed. Well done.",
     ]
     notebook.cells += [
@@ -87,7 +87,10 @@ def test_outputs_with_columns_are_told_from_sentences() -> None:
     ]
     page = page_of(lab_of(9), notebook, RAN, base="pocket")
     assert page.count('<pre class="columns">') == 1
-    assert '<pre class="columns">kind      kept' in page
+    table = '<span class="sentence">passed. Well done.\n</span>kind      kept\ncat        17%\n'
+    below = '<span class="sentence">You expected: 5\n</span><span class="sentence">Measured:     17% of 30\n</span>'
+    assert f'<pre class="columns">{table}{below}</pre>' in page
+    assert ".sentence { display: block; white-space: pre-wrap; }" in page
     assert "pre.columns { white-space: pre; overflow-x: auto; }" in page
 
 

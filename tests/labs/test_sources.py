@@ -115,3 +115,13 @@ def test_no_cell_deletes_what_another_cell_made(lab: Lab) -> None:
             name.id for name in ast.walk(tree) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Del)
         }
         assert gone <= made, f"{lab.name}: a cell deletes {sorted(gone - made)}"
+
+
+@pytest.mark.parametrize("lab", PRESENT, ids=lambda lab: lab.name)
+def test_the_first_check_needs_no_training(lab: Lab) -> None:
+    """A wrong first answer is heard of at once, and not after a minute of training."""
+    source = lab.source.read_text(encoding="utf-8")
+    trains = re.search(r"^[^#\n]*\b(train_adapter|fit|backward)\(", source, re.MULTILINE)
+    check = re.search(r"^check\(", source, re.MULTILINE)
+    assert check is not None
+    assert trains is None or check.start() < trains.start()

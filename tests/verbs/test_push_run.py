@@ -1,5 +1,6 @@
 """Pushing to a hub that is faked: what goes up, what never does, and what a failure leaves."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from detour.errors import ConfigError, HubError, RunError
 from detour.specs import load_run_spec
 from detour.verbs.train.hub_upload import check_push, gather_files, push_run
 from detour.verbs.train.run import train_adapter
+from tests.verbs.local_hub import local_hub
 from tests.verbs.photos import make_photos, quick_spec
 
 
@@ -77,6 +79,34 @@ def test_what_goes_up_is_the_adapter_its_card_and_its_proof_and_no_path(run: Pat
     for name in ("quick.safetensors", "quick.json", "quick.preview.png"):
         assert hub.files[name] == (run / name).read_bytes()
     assert json.loads(hub.files["quick.json"])["activation text"] == "sks: style"
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_the_hubs_own_client_pushes_the_same_files_over_http(
+    run: Path, monkeypatch: pytest.MonkeyPatch, public: bool
+) -> None:
+    with local_hub() as hub:
+        client = functools.partial(huggingface_hub.HfApi, endpoint=hub.url, token=hub.token)
+        monkeypatch.setattr(huggingface_hub, "HfApi", client)
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: hub.token)
+        result = push_run(run, "ada/style", public=public)
+    assert result.private is hub.private is not public
+    assert result.url == f"{hub.url}/ada/style"
+    assert hub.files == gather_files(run)
+    assert (run / "quick.safetensors").read_bytes() in hub.objects.values()
+
+
+def test_a_hub_that_refuses_the_login_leaves_the_run_and_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_hub() as hub:
+        monkeypatch.setattr(
+            huggingface_hub, "HfApi", functools.partial(huggingface_hub.HfApi, endpoint=hub.url, token="x")
+        )
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
+        with pytest.raises(HubError, match=r"could not be pushed \(.*401.*try again with: detour push"):
+            push_run(run, "ada/style")
+    assert hub.files == {}
 
 
 def test_the_card_has_a_header_that_the_hub_reads(run: Path, hub: Hub) -> None:

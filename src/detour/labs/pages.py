@@ -140,10 +140,17 @@ def with_marked_columns(body: str) -> str:
     """
 
     def marked(found: re.Match[str]) -> str:
-        columns = COLUMNS.search(found[2].replace("Measured:     ", "Measured: "))
-        return f'{found[1]}<pre class="columns">{found[2]}' if columns else found[0]
+        lines = found[2].removesuffix("</pre>").splitlines(keepends=True)
+        if not any(map(_has_columns, lines)):
+            return found[0]
+        kept = [line if _has_columns(line) else f'<span class="sentence">{line}</span>' for line in lines]
+        return f'{found[1]}<pre class="columns">{"".join(kept)}</pre>'
 
     return OUTPUT.sub(marked, body)
+
+
+def _has_columns(line: str) -> bool:
+    return COLUMNS.search(line.replace("Measured:     ", "Measured: ")) is not None
 
 
 def measured_labs(folder: Path) -> dict[int, Measured]:

@@ -182,7 +182,11 @@ axes.plot(stops, losses, "o-")
 axes.set_xlabel("timestep")
 axes.set_ylabel("loss, same picture and weights")
 axes.set_ylim(bottom=0)
-show(figure, alt="The loss over the timestep: high where there is little noise and low where there is much.")
+show(
+    figure,
+    alt="The loss over the timestep: "
+    + ", ".join(f"{loss:.3f} at {stop}" for stop, loss in zip(stops, losses, strict=True)),
+)
 compare_with(
     "diffusion_loss",
     f"{losses[0]:.3f} at timestep 50, {losses[-1]:.3f} at 950: {losses[0] / losses[-1]:.0f} times",

@@ -145,16 +145,17 @@ with beside(trained, 0.0) as standing:
     switched_off = draw()
     standing.set_weight(1.0)
     with_adapter = draw()
+moved, floor = mean_abs_diff(without, with_adapter), mean_abs_diff(without, switched_off)
 show(
     grid(
         np.concatenate([without[:4], with_adapter[:4]]), 4,
         row_labels=["without", "with the adapter, 30 steps"], column_labels=prompts[:4],
     ),
-    alt="Four prompts without the adapter and with it: the same things, darker, with leads between panes",
+    alt=f"Four prompts without the adapter and, below, with it: {moved:.0f} of 255 apart on average. On pocket they "
+    "turn murky and patchy, without clear leads; the heart and the flower stay, the butterfly and the fish come apart",
 )  # fmt: skip
 
 # %%
-moved, floor = mean_abs_diff(without, with_adapter), mean_abs_diff(without, switched_off)
 compare_with("mean_abs_diff", f"{moved:.2f} of 255; the floor, weight 0 against no adapter, is {floor:.2f}")
 
 # %% [markdown]

@@ -47,7 +47,7 @@ PROMPTS = ["a red house in the desert", "a blue boat on the beach"]
 # The UNet answers with the noise that it sees in the latents. Asked with the prompt it gives `ε(x, text)`, asked
 # without it `ε(x, ∅)`. The difference is what the prompt adds. Guidance takes it several times:
 #
-# $$\hat ε = ε(x, ∅) + s\,(ε(x, \text{text}) − ε(x, ∅))$$
+# `ε(x, ∅) + s · (ε(x, text) − ε(x, ∅))`
 #
 # At `s = 1` this is the plain answer to the prompt, at `s = 0` the answer without it. The paper counts from there
 # (its `w` is `s − 1`; Ho and Salimans 2022, equation 6), and half of the copies on the web mix the two up.

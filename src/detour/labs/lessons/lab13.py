@@ -94,8 +94,10 @@ compare_with(
 #
 # One could append the tokens to the text's. But then they share one softmax, and a picture can only be louder where the
 # text becomes quieter. IP-Adapter gives the picture keys and values of its own and *adds* what comes out:
-# $\text{Attn}(q, K, V) + s \cdot \text{Attn}(q, K', V')$ with
-# $\text{Attn}(q, K, V) = \text{softmax}(q K^T / \sqrt{d})\, V$. The base's weights stay as they are.
+#
+# `Attn(q, K, V) + s · Attn(q, K′, V′)`, where `Attn(q, K, V) = softmax(q · Kᵀ / √d) · V`
+#
+# The base's weights stay as they are.
 
 # %% [markdown]
 # **Predict** (`decoupled`). With the tokens appended to the text, what would strength 0 have to mean? And here?

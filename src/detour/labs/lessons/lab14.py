@@ -39,10 +39,16 @@ base = open_base(BASE)
 # ## Do: the function that is learned
 #
 # From noisy latents at any time a *consistency function* says where the whole way would end. It is a mixture of the
-# noisy latents and of the clean latents that the network sees in them:
-# $f(x_t, t) = c_{skip}(t)\, x_t + c_{out}(t)\, \hat x_0$. At time 0 nothing is left to do, so $f(x, 0)$ has to be $x$,
-# whatever the network says. Published files take, with $s = 10\, t$,
-# $c_{skip} = \frac{0.25}{s^2 + 0.25}$ and $c_{out} = \frac{s}{\sqrt{s^2 + 0.25}}$.
+# noisy latents `x` and of the clean latents `x₀` that the network sees in them:
+#
+# `f(x, t) = c_skip(t) · x + c_out(t) · x₀`
+#
+# At time 0 nothing is left to do, so `f(x, 0)` has to be `x`, whatever the network says. Published files take, with
+# `s = 10 · t`,
+#
+# `c_skip(t) = 0.25 / (s² + 0.25)`
+#
+# `c_out(t) = s / √(s² + 0.25)`
 
 # %% [markdown]
 # **Predict** (`shares`). How large are the two at time 0, and how large at time 20 of 1,000?
@@ -73,9 +79,16 @@ compare_with("shares", "; ".join(f"{shares(t)[0]:.6f} and {shares(t)[1]:.6f} at 
 #
 # What is learned is agreement: the answer at a time is to be the answer a little later, where *later* is one step of
 # the base that is being distilled, with guidance. That step asks the base twice. Its guided noise is
-# $\epsilon_{none} + g\,(\epsilon_{text} - \epsilon_{none})$; out of it come the clean latents
-# $\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\,\epsilon) / \sqrt{\bar\alpha_t}$, and the two are mixed again at the later
-# time: $\sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1 - \bar\alpha_s}\,\epsilon$ (DDIM without noise).
+#
+# `ε = ε_none + g · (ε_text − ε_none)`
+#
+# Out of it come the clean latents
+#
+# `x₀ = (x − √(1 − ᾱ_t) · ε) / √ᾱ_t`
+#
+# and the two are mixed again at the later time `s`, which is DDIM without fresh noise:
+#
+# `√ᾱ_s · x₀ + √(1 − ᾱ_s) · ε`
 
 # %% [markdown]
 # **Predict** (`guided_step`). A distilled file is drawn without guidance, one pass a step in place of two. Where did
@@ -116,8 +129,8 @@ compare_with(
 # ## Do: the times of four steps
 #
 # A distilled model was taught at fifty times, 19, 39, … 999. Drawn in few steps it is asked at some of them, the
-# noisiest one first: those at the places $0$, $\lfloor 50/n \rfloor$, $\lfloor 2 \cdot 50/n \rfloor$ … of the list
-# that begins with 999.
+# noisiest one first: with `n` steps those at the places 0, `⌊50 / n⌋`, `⌊2 · 50 / n⌋` … of the list that begins with
+# 999.
 
 # %% [markdown]
 # **Predict** (`drawing_times`). At which times is it asked in four steps, and is the last one near 0?

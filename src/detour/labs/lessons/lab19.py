@@ -51,24 +51,6 @@ DEVICE = pick_device()
 base = open_base(BASE)
 
 # %% [markdown]
-# ## An adapter
-#
-# Twelve pictures in stained glass, a few steps. A style shows best where it acts: it has lead lines, which are details,
-# and dark colours, which are not.
-
-# %%
-draw_training_pictures(work / "glass", style_name="stained glass", count=12, seed=SEED)
-spec = RunSpec(
-    name="glass", seed=SEED, base=BaseSpec(name=BASE), data=DataSpec(source=str(work / "glass")),
-    adapter=AdapterSpec(rank=4), train=TrainSpec(steps=STEPS, batch=3, optim=OptimSpec(lr=RATE)),
-    sample=SampleSpec(every=0), validate=ValidateSpec(every=0), checkpoint=CheckpointSpec(every=0),
-)  # fmt: skip
-file = train_adapter(spec, runs=work / "runs", force=True, prove=False).adapter_file
-chosen = choose_adapter(str(file), base)
-used = (AdapterInUse(adapter=chosen.adapter, sha256=chosen.use.sha256),)
-print(f"{file.name}: {chosen.adapter.num_parameters:,} parameters")
-
-# %% [markdown]
 # ## Do: how far an answer moves
 #
 # The network is shown the same noisy latents with the adapter and without. How far its answer moves is said as a share
@@ -129,6 +111,24 @@ def clean_move(noise_move, a, b):
 
 
 check(19, "clean_move", clean_move)
+
+# %% [markdown]
+# ## An adapter, and its moves
+#
+# Twelve pictures in stained glass, a few steps. A style shows best where it acts: it has lead lines, which are details,
+# and dark colours, which are not.
+
+# %%
+draw_training_pictures(work / "glass", style_name="stained glass", count=12, seed=SEED)
+spec = RunSpec(
+    name="glass", seed=SEED, base=BaseSpec(name=BASE), data=DataSpec(source=str(work / "glass")),
+    adapter=AdapterSpec(rank=4), train=TrainSpec(steps=STEPS, batch=3, optim=OptimSpec(lr=RATE)),
+    sample=SampleSpec(every=0), validate=ValidateSpec(every=0), checkpoint=CheckpointSpec(every=0),
+)  # fmt: skip
+file = train_adapter(spec, runs=work / "runs", force=True, prove=False).adapter_file
+chosen = choose_adapter(str(file), base)
+used = (AdapterInUse(adapter=chosen.adapter, sha256=chosen.use.sha256),)
+print(f"{file.name}: {chosen.adapter.num_parameters:,} parameters")
 
 # %%
 scenes = held_out_prompts(4, seed=SEED)
