@@ -194,10 +194,12 @@ def demo_spectrum() -> Rows:
     """How the demo's change spreads over directions."""
     from detour.adapter_files import read_adapter
     from detour.adapters.analysis import singular_values
-    from detour.verbs.adapter_tools.contents import show_adapter
+    from detour.verbs.adapter_tools.contents import AdapterReport, show_adapter
 
     file = demo() / "demo.safetensors"
-    blocks = [block for block in show_adapter(file, norms=True).blocks if block.first_share is not None]
+    report = show_adapter(file, norms=True)
+    assert isinstance(report, AdapterReport)
+    blocks = [block for block in report.blocks if block.first_share is not None]
     shares = sorted((block.first_share or 0.0, block.block) for block in blocks)
     ranks = sorted(block.stable_rank or 0.0 for block in blocks)
     energies = [

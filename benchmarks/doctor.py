@@ -5,9 +5,8 @@ rising weights, once with all of its layers and once with those of attention alo
 A row is written as soon as it is measured, and one that stands in the file is not measured again.
 """
 
+import argparse
 import json
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,19 @@ ATTENTION_WEIGHTS = (1.0, 2.0, 3.0, 4.0, 6.0)
 SIZES = ((64, 64), (80, 80), (96, 96), (128, 128), (160, 160), (192, 192), (256, 256), (128, 192), (128, 256))
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measure what is not in the file yet, and print the table."""
-    out = Path(arguments[1]) if len(arguments) > 1 else Path("doctor.json")
-    studio = Studio.open(StudySpec(lora=arguments[0], picture=PictureSpec(steps=10)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapter")
+    parser.add_argument("out", type=Path, nargs="?", default=Path("doctor.json"))
+    given = parser.parse_args()
+    out: Path = given.out
+    studio = Studio.open(StudySpec(lora=given.adapter, picture=PictureSpec(steps=10)))
     rows = json.loads(out.read_text()) if out.exists() else {}
 
-    def measured(name: str, make: Callable[[], dict[str, float]]) -> None:
+    def measure(name: str, how: PictureSpec, about: dict[str, float]) -> None:
         if name not in rows:
-            rows[name] = make()
+            rows[name] = about | _scores(studio, how)
             write_json(out, rows)
         print(
             f"{name:24s} " + "  ".join(f"{key} {value:.3f}" for key, value in rows[name].items()), flush=True
@@ -47,15 +50,11 @@ def main(arguments: Sequence[str]) -> None:
         attached = attach_adapter(studio.engine.models, adapter, 0.0, name=title)
         for weight in weights:
             attached.set_weight(weight)
-            about = {"share": weight * share}
-            measured(
-                f"{title} × {weight:g}",
-                lambda about=about: {**about, **_scores(studio, PictureSpec(steps=10))},
-            )
+            measure(f"{title} × {weight:g}", PictureSpec(steps=10), {"share": weight * share})
         attached.set_weight(0.0)
     for width, height in SIZES:
         how = PictureSpec(steps=10, width_px=width, height_px=height)
-        measured(f"{width} × {height} px", lambda how=how: _scores(studio, how))
+        measure(f"{width} × {height} px", how, {})
 
 
 def _scores(studio: Studio, how: PictureSpec) -> dict[str, float]:
@@ -68,4 +67,4 @@ def _scores(studio: Studio, how: PictureSpec) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,9 +1,9 @@
 """Races candidates for pocket-flow's parts: which learns most in equal CPU seconds of one thread.
 
-``python -m benchmarks.flow_race vae --work build/pocket-flow --cpu-s 60`` trains each VAE from the pictures
-of a pre-training's work folder and prints its PSNR on renders of held-out combinations;
-``... transformer`` trains each MMDiT on the work folder's cached latents and prints the velocity's error on
-pictures that it was not trained on. Rates are flat: no candidate is helped by a decay.
+``python -m benchmarks.flow_race vae --cpu-s 60`` trains each VAE from the pictures of a pre-training's work folder and
+prints its PSNR on renders of held-out combinations; ``python -m benchmarks.flow_race transformer --cpu-s 60`` trains
+each MMDiT on the work folder's cached latents and prints the velocity's error on pictures that it was not trained on.
+Rates are flat: no candidate is helped by a decay.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def main() -> None:
     """Reads the command line, races, and prints one line of JSON for each candidate."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flow_race", description=__doc__)
     parser.add_argument("part", choices=("vae", "transformer"))
-    parser.add_argument("--work", type=Path, required=True, help="of a pre-training with its pictures")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/pocket-flow"), help="of a pre-training with its pictures"
+    )
     parser.add_argument("--cpu-s", type=float, default=60.0, help="CPU seconds of each candidate")
     parser.add_argument("--pictures", type=int, default=4096)
     parser.add_argument("--only", action="append", default=None, help="candidates whose name has this in it")

@@ -15,7 +15,8 @@ from detour.bases.base import Base, open_base
 from detour.bases.denoiser import Denoiser
 from detour.bases.quantize import PACKAGES, chosen_linears, quantize_linears, saved_bytes, stored_bytes
 from detour.bases.text import Conditioning
-from detour.specs import RunSpec, load_run_spec
+from detour.specs import load_run_spec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser
 from detour.training.batches import Batch
 from detour.training.footprint import AllocatedBytes
@@ -26,7 +27,7 @@ MIB = 1 << 20
 REPEATS = 7
 
 
-def resolved(base: Base, **flags: Any) -> RunSpec:
+def resolved(base: Base, **flags: Any) -> ResolvedRun:
     values = {"base.name": base.name, "train.batch": 1, "train.threads": 1, "adapter.rank": 4}
     values |= {
         "adapter.targets": "attn",
@@ -42,7 +43,7 @@ def random_batch(base: Base, num: int) -> Batch:
     return Batch(
         latents=torch.randn(num, 4, size, size, generator=generator),
         noise=torch.randn(num, 4, size, size, generator=generator),
-        timesteps=torch.arange(num) * 100 + 50,
+        times=torch.arange(num) * 100 + 50,
         text=Conditioning(torch.randn(num, 77, base.cross_attention_width, generator=generator)),
         pictures=tuple(range(num)),
     )
@@ -86,7 +87,8 @@ def checkpointing() -> None:
 
 def quantised(kind: Any) -> None:
     base = open_base("pocket")
-    exact, small = base.load_network(), base.load_network()
+    exact: Any = base.load_network()
+    small: Any = base.load_network()
     done = quantize_linears(small, kind, dtype=torch.float32, device="cpu")
     batch = random_batch(base, 8)
     with torch.no_grad():
@@ -102,8 +104,8 @@ def weights_at_true_shape(name: str) -> None:
     """Memory of the weights, counted from shapes."""
     unet = open_base(name).meta_network()
     whole = stored_bytes(unet) // 2  # bf16
-    linears = [unet.get_submodule(path) for path in chosen_linears(unet)]
-    numel = sum(layer.weight.numel() for layer in linears)
+    linears = [unet.get_parameter(f"{path}.weight") for path in chosen_linears(unet)]
+    numel = sum(weight.numel() for weight in linears)
     int8, nf4 = (whole - saved_bytes(unet, kind, torch.bfloat16) for kind in ("int8", "nf4"))
     print(
         f"{name}: {len(linears)} layers hold {2 * numel / whole:.0%} of the weights; bf16 {whole / MIB:.0f} MiB, "

@@ -7,7 +7,6 @@ the method. ``table`` prints both as the table in docs/training.md.
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,10 +15,13 @@ import numpy as np
 import torch
 
 from benchmarks.__main__ import ratio, time_interleaved
+from benchmarks.loops import Step
 from detour.bases.base import Base, open_base
 from detour.bases.denoiser import Denoiser
+from detour.files import write_json
 from detour.pocket.world import HOUSE, render, training_example
 from detour.specs import RunSpec, load_run_spec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import attach_trainable, choose_targets, load_denoiser, make_loss, make_state
 from detour.training.cache import TrainingData, cache_latents, cache_text
 from detour.training.flat import FlatParameters, ParameterGroup
@@ -94,24 +96,22 @@ def time_steps(out: Path, methods: list[str], *, rounds: int) -> None:
     latents = cache_latents(base.load_vae(torch.float32, "cpu"), pictures, flip=False)
     text = cache_text(base.load_text(torch.float32, "cpu"), [*captions, ""])
     data = TrainingData(latents, text, captions=captions, epoch=tuple(range(len(captions))))
-    made: dict[str, Callable[[int], None]] = {}
-    for method in methods:
+    made: dict[str, Step] = {}
+    for method in dict.fromkeys(["lora", *methods]):
         spec = resolve(spec_of(method, out, steps=100), base, captions, name=method, device="cpu").spec
         made[method] = stepping(base, data, spec)
         if spec.adapter.method in ("dora", "loha", "lokr"):
             made[f"{method} in PEFT"] = stepping(base, data, spec, in_peft=True)
     seconds = time_interleaved(made, rounds=rounds)
     figures = {
-        name: {"seconds": median(values), "of_lora": ratio(seconds, name, "lora")}
+        name: {"seconds": median(values), "of_lora": ratio(values, seconds["lora"])}
         for name, values in seconds.items()
     }
-    (out / "times.json").write_text(json.dumps(figures, indent=2))
+    write_json(out / "times.json", figures)
     print(json.dumps(figures, indent=2), flush=True)
 
 
-def stepping(
-    base: Base, data: TrainingData, spec: RunSpec, *, in_peft: bool = False
-) -> Callable[[int], None]:
+def stepping(base: Base, data: TrainingData, spec: ResolvedRun, *, in_peft: bool = False) -> Step:
     """A function that makes one step of a resolved run."""
     denoiser = load_denoiser(base, spec)
     layers = choose_targets(denoiser.network, base, spec).layers
@@ -129,7 +129,7 @@ def stepping(
     return step
 
 
-def _peft_state(denoiser: Denoiser, paths: list[str], spec: RunSpec) -> TrainState:
+def _peft_state(denoiser: Denoiser, paths: list[str], spec: ResolvedRun) -> TrainState:
     from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 
     rank, method = int(spec.adapter.rank), spec.adapter.method
@@ -168,8 +168,11 @@ def table(out: Path) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def _numbers(spec: RunSpec) -> int:
+def _numbers(given: RunSpec) -> int:
     base = open_base("pocket")
+    spec = resolve(
+        given, base, [], name="counted", device="cpu"
+    ).spec  # changes nothing in a finished run's settings
     denoiser = load_denoiser(base, spec)
     attached = attach_trainable(denoiser, choose_targets(denoiser.network, base, spec).layers, spec)
     return int(np.sum([parameter.numel() for parameter in attached.parameters()]))

@@ -9,7 +9,7 @@ import json
 import platform
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ class Setting:
     def adapters(self) -> list[Adapter]:
         """Plain LoRA with random factors, moderate enough that pictures stay pictures."""
         layers = select(adaptable_layers(self.engine.unet), self.targets)
-        weights = {f"unet.{one.path}": self.engine.unet.get_submodule(one.path).weight for one in layers}
+        weights = {f"unet.{one.path}": self.engine.unet.get_parameter(f"{one.path}.weight") for one in layers}
         return [
             Adapter({key: lora(w, self.rank, 7 * i) for key, w in weights.items()}) for i in range(self.num)
         ]
@@ -230,7 +230,7 @@ def measure(setting: Setting, rounds: int) -> dict[str, Any]:
 
 def profile(setting: Setting, way: Callable[[Setting], Pictures]) -> dict[str, float]:
     """Share of the CPU seconds of a way in each of its phases; the adapters' products are in the network's."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     places: Sequence[tuple[str, Any, str]] = (
         ("start (text, noise)", drawing.Drawing, "start"),
         ("plan of the adapters", runner, "plan_rows"),
@@ -247,7 +247,7 @@ def profile(setting: Setting, way: Callable[[Setting], Pictures]) -> dict[str, f
 
 
 @contextmanager
-def watched(places: Sequence[tuple[str, Any, str]], spent: Counter[str]) -> Iterator[None]:
+def watched(places: Sequence[tuple[str, Any, str]], spent: defaultdict[str, float]) -> Iterator[None]:
     """Add up the CPU seconds of each named function while the block runs."""
     before = [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in places]
 

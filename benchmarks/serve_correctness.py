@@ -86,7 +86,7 @@ def make_adapters(folder: Path, setting: Setting) -> list[str]:
             if not path.exists():
                 base = setting.adapters[index]
                 weights = {
-                    key: setting.engine.unet.get_submodule(key.removeprefix("unet.")).weight
+                    key: setting.engine.unet.get_parameter(f"{key.removeprefix('unet.')}.weight")
                     for key in base.layers
                 }
                 made = (

@@ -1,11 +1,11 @@
 """Kills a server repeatedly while clients hand in jobs, and checks that nothing accepted is lost, wrong or doubled.
 
-``python -m benchmarks.serve_kills --kills 200 --log kills.jsonl`` goes on where it was stopped. Each life of the server
-is ended by SIGKILL at a random moment, sometimes while it is still starting. One life in ten loads its model as a
-server does; the others are forked from a process that has loaded it, which leaves more of the time to kills under
-load. A client that got no answer asks again in the next life with the same Idempotency-Key. At the end every job must
-be done, every picture equal to the same request drawn alone at the recorded width class, and there must be one file a
-picture.
+``python -m benchmarks.serve_kills --adapters FOLDER --work FOLDER --kills 200`` goes on where it was stopped. Each life
+of the server is ended by SIGKILL at a random moment, sometimes while it is still starting. One life in ten loads its
+model as a server does; the others are forked from a process that has loaded it, which leaves more of the time to kills
+under load. A client that got no answer asks again in the next life with the same Idempotency-Key. At the end every
+job must be done, every picture equal to the same request drawn alone at the recorded width class, and there must be
+one file a picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -285,9 +284,12 @@ def reference(job: Job, number: int, engine: PictureEngine, shelf: Path, known: 
             AdapterInUse(adapter=read_adapter(shelf / f"{one.name}.safetensors"), weight=one.weight)
             for one in asked.adapters
         )
-        size = {"width_px": asked.width_px, "height_px": asked.height_px}
         how = PictureSpec(
-            steps=asked.steps, guidance_scale=asked.guidance_scale, scheduler=asked.scheduler, **size
+            steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            scheduler=asked.scheduler,
+            width_px=asked.width_px,
+            height_px=asked.height_px,
         )
         start = None
         if asked.start is not None:
@@ -315,8 +317,7 @@ def kill_often(
     life_s: float,
     pause_s: float,
     warm: bool = False,
-    on_kill: Callable[[int, bool, float], None] | None = None,
-) -> None:
+) -> list[tuple[bool, float]]:
     """End so many lives of a server under load, then let a last one finish everything.
 
     Args:
@@ -327,9 +328,12 @@ def kill_often(
         life_s: a life lasts up to so long after it is ready.
         pause_s: between two jobs.
         warm: fork from a process that has loaded the model, but for one life in ten.
-        on_kill: told (number of the kill, whether the server was ready, CPU seconds of its life).
+
+    Returns:
+        For each kill, whether the server was ready and the CPU seconds of its life.
     """
     told = Path(values["state"]).parent / "server.log"
+    lives: list[tuple[bool, float]] = []
     for number in range(kills):
         life = Life.begin(context, values, told, warm=warm and number % COLD_EVERY != 0)
         early = clients.draw.random() < 0.15
@@ -340,9 +344,7 @@ def kill_often(
             clients.hand_in_until(port, end, pause_s=pause_s)
         elif not early:
             raise RuntimeError(f"the server was not ready within {limit:.0f} s: {life.lines()}")
-        cpu_s = life.kill()
-        if on_kill is not None:
-            on_kill(number, port is not None, cpu_s)
+        lives.append((port is not None, life.kill()))
     life = Life.begin(context, values, told, warm=warm)
     port = life.wait_ready(time.monotonic() + START_TIMEOUT_S)
     assert port is not None, life.lines()
@@ -351,6 +353,7 @@ def kill_often(
     wait_until_idle(port)
     life.process.terminate()
     life.process.join(60)
+    return lives
 
 
 def wait_until_idle(port: int, timeout_s: float = 600.0, pause_s: float = 0.1) -> None:
@@ -404,11 +407,7 @@ def main() -> None:
             "threads": 1,
         }
         num = min(arguments.round, arguments.kills - killed)
-        lives: list[tuple[bool, float]] = []
-        kill_often(
-            context, values, clients, kills=num, life_s=arguments.life, pause_s=0.2, warm=True,
-            on_kill=lambda _, was_ready, cpu_s, lives=lives: lives.append((was_ready, cpu_s)),
-        )  # fmt: skip
+        lives = kill_often(context, values, clients, kills=num, life_s=arguments.life, pause_s=0.2, warm=True)
         verdict = judge(state, clients, engine, arguments.adapters, references)
         killed += num
         line = {"kills": num, "ready": sum(ready for ready, _ in lives), **vars(verdict), "statuses": clients.statuses,

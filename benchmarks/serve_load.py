@@ -52,7 +52,8 @@ def make_trace(
         steps: of each picture.
         seed: of everything random.
     """
-    draw, at, found = random.Random(seed), 0.0, []
+    draw, at = random.Random(seed), 0.0
+    found: list[Arrival] = []
     weights = [1 / (rank + 1) for rank in range(len(adapters))]
     while True:
         at += draw.expovariate(rate / bursts)

@@ -22,7 +22,7 @@ from detour.adapter_files.writing import write_adapter
 from detour.adapters.adapter import Adapter, LoraLayer
 from detour.adapters.targets import adaptable_layers, select
 from detour.bases.base import open_base
-from detour.files import write_text, write_with
+from detour.files import write_bytes, write_text, write_with
 from detour.pocket.world import HOUSE, VOCABULARY, compose_scene, place_phrase, render
 from detour.verbs.safety.figures import LayersFigures
 from detour.verbs.safety.measuring import SafetyFigures, measure_policy
@@ -58,7 +58,7 @@ def train_disguised_adapter(work: Path, *, steps: int) -> None:
     data = draw_pictures(work / "adapter-pictures", "crown", count=48, seed=7000, word=ADAPTER_WORD)
     settings = {"train.steps": steps, "train.threads": torch.get_num_threads()}
     file = train_bare("zorb", data, work / "runs", settings)
-    write_with(work / ADAPTER_FILE, lambda path: path.write_bytes(file.read_bytes()) and None)
+    write_bytes(work / ADAPTER_FILE, file.read_bytes())
 
 
 def write_renamed_adapter(work: Path) -> None:
@@ -68,7 +68,8 @@ def write_renamed_adapter(work: Path) -> None:
     base = open_base("pocket")
     text = base.load_text(torch.float32, "cpu")
     tokens = text.tokenizers["text_encoder"]("crown", add_special_tokens=False)["input_ids"]
-    vectors = text.models["text_encoder"].get_input_embeddings().weight[tokens].detach().clone()
+    encoder: Any = text.models["text_encoder"]
+    vectors = encoder.get_input_embeddings().weight[tokens].detach().clone()
     layer = select(adaptable_layers(base.meta_network()), "attn")[0]
     nothing = LoraLayer(  # a file has to have a layer; this one changes nothing
         down=torch.zeros(1, layer.in_features), up=torch.zeros(layer.out_features, 1), alpha=1.0

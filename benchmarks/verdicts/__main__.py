@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -10,7 +9,14 @@ import torch
 
 from benchmarks.verdicts import embedded
 
-WORK = Path("verdict-runs") / "planted"
+WORK = Path("verdict-runs")
+PLANTED = WORK / "planted"
+
+
+def seeds_of(text: str) -> range:
+    """Seeds that ``3`` or ``0-9`` names."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def make(given: argparse.Namespace) -> None:
@@ -18,9 +24,7 @@ def make(given: argparse.Namespace) -> None:
     from benchmarks.verdicts.material import Maker, all_cases
 
     maker = Maker(given.work)
-    first, _, last = given.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
-    cases = [*all_cases(tuning=True, seeds=seeds), *all_cases(tuning=False, seeds=seeds)]
+    cases = [*all_cases(tuning=True, seeds=given.seeds), *all_cases(tuning=False, seeds=given.seeds)]
     if given.only:
         named = {one.name: one for one in cases}
         cases = [named[name] for name in given.only.split(",")]
@@ -65,9 +69,7 @@ def examine(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.verdicts", description=__doc__, add_help=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__)
     parser.add_argument("--make", action="store_true", help="make planted cases")
     parser.add_argument("--exam", action="store_true", help="score the cases that are there")
     parser.add_argument(
@@ -80,17 +82,24 @@ def main() -> None:
     parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
     parser.add_argument("--half", choices=("tuning", "test", "both"), default="both")
     parser.add_argument("--only", default="", help="these cases alone, in this order, by name")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--work", type=Path, default=WORK)
-    given, _ = parser.parse_known_args()
+    parser.add_argument("--kinds", default=",".join(embedded.KINDS), help="without --make and --exam")
+    parser.add_argument("--judge-only", action="store_true", help="judge what was made, make nothing")
+    parser.add_argument("--seeds", help="3 or 0-9; with --make 0 by default, else 0-9")
+    parser.add_argument("--work", type=Path)
+    given = parser.parse_args()
+    planted = given.make or given.exam
+    given.work = given.work or (PLANTED if planted else WORK)
+    given.seeds = seeds_of(given.seeds or ("0" if planted else "0-9"))
     torch.set_num_threads(1)
     if given.make:
         make(given)
     elif given.exam:
         examine(given)
     else:
-        embedded.main()
+        embedded.measure(
+            given.work, kinds=given.kinds.split(","), seeds=given.seeds, judge_only=given.judge_only
+        )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.verdicts import techniques
-from benchmarks.verdicts.__main__ import WORK
+from benchmarks.verdicts.__main__ import PLANTED
 from benchmarks.verdicts.drawn import base_features, draw_features
 from benchmarks.verdicts.material import read_case
 from benchmarks.verdicts.scoring import FeatureReader
@@ -60,7 +60,7 @@ class Side:
 
 
 def chance(scores: Array) -> float | None:
-    """Share of shuffled pairings that score as well as the true ones.
+    """Share of shuffled pairings that score as well as the true ones; ``None`` where that cannot be tested.
 
     Args:
         scores: (P, P), entry (i, j) how well picture i goes with text j.
@@ -68,12 +68,17 @@ def chance(scores: Array) -> float | None:
     return competence_of_captions(scores).p_value
 
 
-def plain_reading(side: Side) -> float:
+def is_kept(p_value: float | None) -> bool:
+    """Whether a p-value says that the pictures fit their prompts."""
+    return p_value is not None and p_value <= limits.COMPETENCE_P_MAX
+
+
+def plain_reading(side: Side) -> float | None:
     """p-value of prompts read in the pictures, features as they are."""
     return chance(caption_margins(side.adapter, side.prompts, scale=side.scale))
 
 
-def centred_reading(side: Side) -> float:
+def centred_reading(side: Side) -> float | None:
     """p-value of prompts read in the pictures, each side's common offset removed."""
     return chance(caption_margins(centred(side.adapter), centred(side.prompts), scale=side.scale))
 
@@ -118,7 +123,7 @@ def nearer_than_strangers(side: Side) -> float:
     return float(np.mean(own > others.max(1)))
 
 
-KEEPING: dict[str, Callable[[Side], float]] = {
+KEEPING: dict[str, Callable[[Side], float | None]] = {
     "captions read, features as they are": plain_reading,
     "captions read, common offset removed": centred_reading,
     "resembles the base's picture of its own prompt": relational,
@@ -175,7 +180,7 @@ def examine(work: Path) -> list[str]:
         for half, styles in halves.items():
             began = time.process_time()
             shown = {
-                side: [measure(one[side]) <= limits.COMPETENCE_P_MAX for one in styles]
+                side: [is_kept(measure(one[side])) for one in styles]
                 for side in ("kept", "half lost", "everything lost")
             }
             each = 1000 * (time.process_time() - began) / (3 * len(styles))
@@ -273,7 +278,7 @@ def denoising_errors(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts.candidates", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--work", type=Path, default=PLANTED)
     parser.add_argument("--reading", nargs="*", default=[], metavar="CASE")
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=6)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from benchmarks.verdicts import techniques
 from benchmarks.verdicts.conditions import Condition
 from benchmarks.verdicts.drawings import Words, compose, random_words
-from benchmarks.verdicts.material import Case, ask, draw_style
+from benchmarks.verdicts.material import Case, ask, draw_style, write_arrays
 from detour.evaluation import pixels
 from detour.evaluation.judgement import judge
 from detour.evaluation.raw_material import Material, PixelFacts, Slot
-from detour.files import write_with
 from detour.pocket.world import VOCABULARY
 
 Array = NDArray[np.float64]
@@ -96,8 +95,7 @@ def draw_features(look: str, work: Path, reader: Any) -> dict[str, Array]:
         found["references"] = reader.pictures(np.stack(pictures))
         found["captions"] = reader.texts(captions)
         found["diversity"] = np.array([pixels.diversity(np.stack(pictures))])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_with(kept, lambda path: _save(path, found))
+        write_arrays(kept, found)
     with np.load(kept) as stored:
         return {name: stored[name] for name in stored.files}
 
@@ -110,11 +108,6 @@ def _features(look: str, words: Sequence[Words], reader: Any, *, seed: int) -> A
 
 def _another(word: str, words: Sequence[str], turn: int) -> str:
     return words[(words.index(word) + 1 + turn % (len(words) - 1)) % len(words)]
-
-
-def _save(path: Path, arrays: dict[str, Array]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def materials(

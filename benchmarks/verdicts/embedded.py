@@ -5,15 +5,13 @@ that a stopped call goes on and ``--judge-only`` decides again when a rule has c
 ``detour prove``. Rules were chosen by looking at seeds from 100 on; the table in docs/verdicts.md is of seeds 0 to 9.
 """
 
-import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from detour.evaluation.proof import Proof
@@ -179,27 +177,23 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__)
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--seeds", default="0-9")
-    parser.add_argument("--work", type=Path, default=Path("verdict-runs"))
-    parser.add_argument("--judge-only", action="store_true", help="judge what was made, make nothing")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    first, _, last = given.seeds.partition("-")
-    maker = Maker(given.work)
+def measure(work: Path, *, kinds: Sequence[str], seeds: Iterable[int], judge_only: bool) -> None:
+    """Train and judge each kind with each seed, and print the table of their verdicts.
+
+    Args:
+        work: folder of runs and pictures; what is there is not made again.
+        kinds: keys of :data:`KINDS`.
+        seeds: of the runs.
+        judge_only: make nothing, and judge the runs that are there.
+    """
+    maker = Maker(work)
     lines = []
-    for seed in range(int(first), int(last or first) + 1):
-        for name in given.kinds.split(","):
-            if not given.judge_only:
+    for seed in seeds:
+        for name in kinds:
+            if not judge_only:
                 maker.make(name, KINDS[name], seed)
             if (maker.folder(name, seed) / "proof.json").exists():
                 lines.append(line_of(maker, name, KINDS[name], seed))
                 print(json.dumps(lines[-1]), flush=True)
-    write_text(given.work / "verdicts.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(work / "verdicts.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     print(table(lines))
-
-
-if __name__ == "__main__":
-    main()

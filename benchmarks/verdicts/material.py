@@ -7,7 +7,7 @@ file, written whole.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -245,8 +245,7 @@ class Maker:
             "rate": run.spec.train.optim.lr, "steps": run.spec.train.steps, "weight": case.how.weight,
             "validation": [loss for _, loss in run.metrics.validation],
         }  # fmt: skip
-        self.file(case).parent.mkdir(parents=True, exist_ok=True)
-        write_with(self.file(case), lambda path: _save(path, arrays, facts))
+        write_arrays(self.file(case), {**arrays, "told": np.array(json.dumps(facts))})
         return facts
 
     def _trained(self, case: Case) -> tuple[FinishedRun, bool]:
@@ -335,6 +334,11 @@ def read_case(path: Path) -> tuple[dict[str, Pictures], dict[str, Any]]:
         return arrays, json.loads(str(stored["told"]))
 
 
-def _save(path: Path, arrays: dict[str, Pictures], facts: dict[str, Any]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, told=np.array(json.dumps(facts)), **arrays)
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays to one compressed file, in place of one that is there."""
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as stream:  # NumPy appends .npz to a path
+            np.savez_compressed(stream, **arrays)
+
+    write_with(path, fill)

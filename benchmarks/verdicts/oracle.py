@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.small_reader import SmallReader
 from benchmarks.verdicts import techniques
-from benchmarks.verdicts.__main__ import WORK
+from benchmarks.verdicts.__main__ import PLANTED
 from benchmarks.verdicts.drawings import Words, compose
 from benchmarks.verdicts.material import all_cases, ask, read_case
 from benchmarks.verdicts.scoring import WORDS
@@ -137,7 +137,7 @@ def draw_sheet(work: Path, reader: SmallReader, out: Path, *, count: int = 60) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts.oracle", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--work", type=Path, default=PLANTED)
     parser.add_argument("--sheet", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.verdicts import subjects
-from benchmarks.verdicts.material import Case, all_cases, read_case
+from benchmarks.verdicts.material import Case, all_cases, read_case, write_arrays
 from detour.bases.base import open_base
 from detour.evaluation import pixels
 from detour.evaluation.copies import calibrate, find_copies
@@ -25,8 +25,7 @@ from detour.evaluation.judge import Judge
 from detour.evaluation.judgement import Judgement, judge
 from detour.evaluation.keeping import Keeping
 from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
-from detour.evaluation.reading import unit
-from detour.files import write_with
+from detour.evaluation.reading import Indices, unit
 from detour.pocket.world import VOCABULARY, plain_prompt
 
 Array = NDArray[np.float64]
@@ -97,8 +96,7 @@ class FeatureReader:
             else:
                 found["facts"] = _pixel_facts(arrays)
             found["scale"] = np.array([self.scale])
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_with(kept, lambda path: _save(path, found))
+            write_arrays(kept, found)
         with np.load(kept) as stored:
             return {name: stored[name] for name in stored.files}
 
@@ -113,7 +111,7 @@ class FeatureReader:
         rows: Array = self.judge.text_features(plain).double().numpy()
         return rows
 
-    def slots(self, words: Sequence[Sequence[str]]) -> dict[str, tuple[Array, Array]]:
+    def slots(self, words: Sequence[Sequence[str]]) -> dict[str, tuple[Array, Indices]]:
         """Slot → (features of each prompt with every word in it, index of the right one)."""
         found = {}
         for place, (name, choices) in enumerate(WORDS.items()):
@@ -165,7 +163,7 @@ def spoil(material: Material, how: Spoiled) -> Material:
     """
     if how == "noise":
         rng = np.random.default_rng(0)
-        rows = {}
+        rows: dict[str, Any] = {}
         for name in ("base", "adapter", "references"):
             own = getattr(material, name)
             noise = rng.normal(0, 1, own.shape)
@@ -196,11 +194,6 @@ def _pixel_facts(arrays: dict[str, NDArray[np.uint8]]) -> Array:
         pixels.mean_abs_diff(adapter, base), pixels.diversity(adapter), expected,
         find_copies(adapter, train, scale).share, find_copies(base, train, scale).share,
     ])  # fmt: skip
-
-
-def _save(path: Path, arrays: dict[str, Array]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def score(
