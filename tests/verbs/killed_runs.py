@@ -49,6 +49,7 @@ def differences(straight: Path, killed: Path) -> list[str]:
         "checkpoints/*/state.safetensors",
         "checkpoints/adapters/*.safetensors",
         "samples/**/*.png",
+        "findings.json",
         "gradients.json",
         "proof.json",
     ):

@@ -33,7 +33,7 @@ class RunPlan:
     dataset: Dataset
     notes: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
-    """What is wrong with the pictures and captions; empty where a run goes on."""
+    """What is wrong with the pictures and captions; empty where a run goes on from a checkpoint, which wrote it down."""
     checkpoint: Checkpoint | None = None
     class_pictures: Dataset | None = None
     """Class pictures that the base draws at the beginning of the run; ``None`` before that and without prior
@@ -78,14 +78,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         screen_samples(resolved.spec, base)
     base = as_trained(base, resolved.spec)
     data_notes = check_data(resolved.spec, dataset, base)
-    findings, _ = findings_of(
-        resolved.spec.data,
-        dataset,
-        base,
-        goal=spec.goal,
-        seed=spec.seed,
-        class_prompts=spec.prior.class_prompts,
-    )
+    findings = _findings(resolved.spec, dataset, base)
     check_words(base, resolved.spec, [example.caption for example in dataset.examples])
     targets = choose_targets(base.meta_network(), base, resolved.spec)
     text_targets = choose_text_targets(base, resolved.spec)
@@ -129,8 +122,17 @@ def plan_resumed(folder: Path, *, processes: int = 1) -> RunPlan:
         base=as_trained(base, spec),
         dataset=dataset,
         notes=tuple(notes),
+        findings=_findings(spec, dataset, base) if point.checkpoint is None else (),
         checkpoint=point.checkpoint,
     )
+
+
+def _findings(spec: ResolvedRun, dataset: Dataset, base: Base) -> tuple[Finding, ...]:
+    """What is wrong with the pictures and captions of a run, which its verdict cites."""
+    found, _ = findings_of(
+        spec.data, dataset, base, goal=spec.goal, seed=spec.seed, class_prompts=spec.prior.class_prompts
+    )
+    return found
 
 
 def _opened(spec: RunSpec) -> tuple[Base, Dataset]:
