@@ -1,5 +1,8 @@
 """Adapters whose layers exist in the tiny base, with ranks and alphas that a careless conversion loses."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,10 +60,12 @@ def _numbers(*shape: int) -> Tensor:
 def assert_same(a: Adapter, b: Adapter) -> None:
     """Every layer, factor and alpha to the bit."""
     assert set(a.layers) == set(b.layers)
-    for key, layer in a.layers.items():
-        assert torch.equal(layer.down.flatten(), b.layers[key].down.flatten()), key
-        assert torch.equal(layer.up.flatten(), b.layers[key].up.flatten()), key
-        assert layer.alpha == b.layers[key].alpha, key
+    layers: Mapping[str, Any] = a.layers
+    others: Mapping[str, Any] = b.layers
+    for key, layer in layers.items():
+        assert torch.equal(layer.down.flatten(), others[key].down.flatten()), key
+        assert torch.equal(layer.up.flatten(), others[key].up.flatten()), key
+        assert layer.alpha == others[key].alpha, key
 
 
 def assert_same_change(a: Adapter, b: Adapter) -> None:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def parser_of(path: Path) -> Parser:
     parser = Parser()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
-            kept = {}
+            kept: dict[str, Any] = {}
             for keyword in node.keywords:
                 if keyword.arg == "type":
                     kept["type"] = TYPES[ast.unparse(keyword.value)]

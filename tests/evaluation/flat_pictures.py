@@ -44,6 +44,12 @@ def blue_of(seed: int) -> int:
     return 12 * (seed % 20)
 
 
+def _loaded(used: AdapterInUse) -> Adapter:
+    """The layers of an adapter that is not read from its file."""
+    assert isinstance(used.adapter, Adapter)
+    return used.adapter
+
+
 @dataclass(frozen=True, kw_only=True)
 class Painted:
     """What a picture was painted for."""
@@ -88,7 +94,7 @@ class FlatPainter:
 
     def draw(self, engine: Any, requests: Sequence[Any], adapters: Sequence[AdapterInUse] = ()) -> Any:
         """One flat picture a request: uint8 (N, 64, 64, 3)."""
-        layered = [one for one in adapters if one.adapter.layers]
+        layered = [one for one in adapters if _loaded(one).layers]
         strength, is_live = self._strength(engine, layered)
         is_attached = is_live or bool(layered)
         rows = [self._paint(one, strength, is_attached) for one in requests]
@@ -100,7 +106,7 @@ class FlatPainter:
         key, layer = next(iter(self.adapter.layers.items()))
         assert part_of(key) == "unet"
         module = unet.get_submodule(path_of(key))
-        used = tuple((prepare(engine.models, one.adapter), one.weight) for one in adapters)
+        used = tuple((prepare(engine.models, _loaded(one)), one.weight) for one in adapters)
         plan = plan_rows([RowGroup(self.weight.shape[1], used)], ["unet"])
         with torch.no_grad(), plan.active():
             dtype = next(module.parameters()).dtype

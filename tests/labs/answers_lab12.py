@@ -31,6 +31,13 @@ def guided(combine: Callable[[Tensor, Tensor, float], Tensor]) -> Any:
     return answer
 
 
+def prompt_first(
+    unet: Any, latents: Tensor, timestep: Tensor, text: Tensor, no_text: Tensor, scale: float
+) -> Tensor:
+    with_prompt, without = unet(latents.repeat(2, 1, 1, 1), timestep, torch.cat([text, no_text])).chunk(2)
+    return torch.lerp(without, with_prompt, scale)
+
+
 def two_passes(
     unet: Any, latents: Tensor, timestep: Tensor, text: Tensor, no_text: Tensor, scale: float
 ) -> Tensor:
@@ -135,9 +142,7 @@ ALSO_RIGHT: AlsoRight = {
     "guided_prediction": [
         guided(lambda without, text, scale: (1 - scale) * without + scale * text),
         guided(lambda without, text, scale: text + (scale - 1) * (text - without)),
-        lambda unet, latents, timestep, text, no_text, scale: torch.lerp(
-            *unet(latents.repeat(2, 1, 1, 1), timestep, torch.cat([text, no_text])).chunk(2)[::-1], scale
-        ),
+        prompt_first,
     ],
     "no_prompt": [
         lambda stage, num: stage.encode([""]).states.repeat(num, 1, 1),

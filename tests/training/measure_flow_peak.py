@@ -18,7 +18,8 @@ from detour.bases.base import Base, open_base
 from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.text import Conditioning
-from detour.specs import RunSpec, load_run_spec
+from detour.specs import load_run_spec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.footprint import process_bytes, training_footprint
@@ -59,7 +60,7 @@ def random_network(base: Base, dtype: torch.dtype) -> torch.nn.Module:
     return parts.freeze(network)
 
 
-def resolved(base: Base, dtype: str, side: int) -> RunSpec:
+def resolved(base: Base, dtype: str, side: int) -> ResolvedRun:
     flags = {
         "data.source": "x", "base.name": base.name, "base.device": "cpu", "base.dtype": dtype, "adapter.rank": 16,
         "adapter.targets": "attn", "train.batch": 1, "train.steps": 2, "data.resolution": side,

@@ -13,7 +13,8 @@ from detour.bases.base import open_base
 from detour.bases.denoiser import make_denoiser
 from detour.bases.hardware import torch_dtype
 from detour.bases.text import Conditioning
-from detour.specs import RunSpec, load_run_spec
+from detour.specs import load_run_spec
+from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import attach_trainable, choose_targets, make_loss, make_state
 from detour.training.cache import LatentCache, TextCache, TrainingData
 from detour.training.footprint import process_bytes, training_footprint
@@ -28,7 +29,7 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def resolved(base: str, dtype: str, batch: int, targets: str) -> RunSpec:
+def resolved(base: str, dtype: str, batch: int, targets: str) -> ResolvedRun:
     flags = {
         "data.source": "x",
         "base.name": base,
@@ -41,7 +42,7 @@ def resolved(base: str, dtype: str, batch: int, targets: str) -> RunSpec:
     return resolve(spec, open_base(base), ["a photo"] * 8, name="x", device="cpu").spec
 
 
-def train(spec: RunSpec) -> None:
+def train(spec: ResolvedRun) -> None:
     base = open_base(spec.base.name)
     dtype = torch_dtype(str(spec.base.dtype))
     unet = random_sd15_unet() if base.weights is None else base.load_network(dtype)

@@ -28,4 +28,4 @@ def embedded_base(
 def embed(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make the package's own of a base's folder while the patch holds."""
     known = EmbeddedBase(name=str(folder), folder=folder, identity=folder.name, defaults="pocket")
-    patch.setitem(EMBEDDED, str(folder), known)  # type: ignore[arg-type]
+    patch.setitem(EMBEDDED, str(folder), known)

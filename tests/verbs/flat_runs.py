@@ -31,9 +31,8 @@ RIGHT = {
 
 def painted_weight(base: Path, adapter: Adapter) -> Tensor:
     """(out, in) float32 of the layer of the base that a painter looks at."""
-    layer = open_base(str(base)).load_network().get_submodule(path_of(next(iter(adapter.layers))))
-    weight: Tensor = layer.weight.detach()
-    return weight
+    path = path_of(next(iter(adapter.layers)))
+    return open_base(str(base)).load_network().get_parameter(f"{path}.weight").detach()
 
 
 def truths() -> list[Pictures]:

@@ -67,7 +67,8 @@ def trained_adapter(base: Path, *, strength: float = 0.5) -> Adapter:
 
 
 def scaled(adapter: Adapter, factor: float) -> Adapter:
-    return Adapter({key: replace(layer, up=layer.up * factor) for key, layer in adapter.layers.items()})
+    layers = adapter.plain_layers(purpose="scaling")
+    return Adapter({key: replace(layer, up=layer.up * factor) for key, layer in layers.items()})
 
 
 def make_run(
@@ -144,7 +145,7 @@ def test_proving_twice_gives_the_same_proof(proved: tuple[Path, Proof]) -> None:
 
 def elsewhere(adapter: Adapter) -> Adapter:
     """The same factors for layers that the base does not have."""
-    layer = next(iter(adapter.layers.values()))
+    layer = next(iter(adapter.plain_layers(purpose="moving").values()))
     path = "unet.down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_q"
     return Adapter({path: LoraLayer(down=layer.down, up=layer.up, alpha=layer.alpha)})
 
