@@ -159,7 +159,7 @@ def eta() -> Rows:
 
 @cache
 def demo() -> Path:
-    """The run folder of the demo's training, made with one thread if it is not there."""
+    """The run folder of a training like the demo's, but of scenes of every kind; made with one thread if not there."""
 
     from detour.verbs.train.demo import DEMOS, NUM_PICTURES, demo_spec, draw_training_pictures
     from detour.verbs.train.run import train_adapter
@@ -242,6 +242,30 @@ def demo_weights() -> Rows:
     return rows
 
 
+def demo_proof() -> Rows:
+    """What the proof of the demo's run says."""
+    from detour.verbs.judge import prove_run
+
+    proof = prove_run(demo())
+    assert proof.answers is not None
+    assert proof.answers.way is not None
+    far, kept = proof.held_out.style_distance, proof.held_out.prompt_accuracy
+    assert far is not None
+    assert kept is not None
+    way = proof.answers.way
+    return [
+        ["verdict", proof.verdict],
+        [
+            "of the way from the base's pictures to yours",
+            f"{_percent(way.share)} ({_percent(way.low)} to {_percent(way.high)})",
+        ],
+        ["style distance, base → adapter", f"{far.base:.3f} → {far.adapter:.3f}"],
+        ["style distance of true pictures", f"{far.ceiling:.3f}"],
+        ["mean change of four pictures, of 255", f"{proof.pixels.mean_abs_diff:.1f}"],
+        ["objects right, base → adapter", f"{_percent(kept.base.object)} → {_percent(kept.adapter.object)}"],
+    ]
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -298,6 +322,7 @@ BLOCKS = {
         trains=True,
     ),
     "losses": of_demo("09-misconceptions.md", "in the demo", demo_losses, within=0.12),
+    "proof": of_demo("07-reading-a-report.md", "proof, scenes of every kind", demo_proof, within=0.2),
     "spectrum": of_demo("01-what-lora-is.md", "the demo's change", demo_spectrum, within=0.1),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from detour.labs.predictions import compare_with, predict
 from detour.labs.showing import show
 from detour.labs.workspace import check_file, hand_out, run_solution_of
 from tests.labs.answers_lab09 import ANSWERS
-from tests.tiny_base import make_tiny_sdxl
+from tests.tiny_base import make_tiny_sd2, make_tiny_sdxl
 from tests.tiny_flow import make_tiny_sd3
 
 
@@ -124,6 +124,12 @@ def test_a_base_of_another_family_is_refused_by_name_and_with_the_cause(
         ConfigError, match=r"lab 2 .*\(Stable Diffusion XL\): it calls the UNet by hand .*labs 1, 3"
     ):
         hand_out(2, out=tmp_path, base=str(wide))
+    velocity = make_tiny_sd2(tmp_path / "velocity")
+    for number in (7, 10, 11):
+        with pytest.raises(
+            ConfigError, match=rf"lab {number} .*\(Stable Diffusion 2\.x\): it takes .* for noise"
+        ):
+            hand_out(number, out=tmp_path, base=str(velocity), judge="some/clip")
     assert not list(tmp_path.glob("*.ipynb")), "nothing is handed out that cannot run"
     path = hand_out(1, out=tmp_path, base=str(tiny_base))
     notebook = nbformat.read(path, as_version=4)

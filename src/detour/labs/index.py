@@ -17,6 +17,9 @@ UNETS: Sequence[FamilyName] = ("sd1", "sd2", "sdxl")
 BY_HAND: Sequence[FamilyName] = ("sd1", "sd2")
 """Families of the labs that call the UNet by hand with text states alone; SDXL's reads sizes and a pooled state too."""
 
+PREDICTING_NOISE: Sequence[FamilyName] = ("sd1",)
+"""Families of the labs that take the UNet's answer for noise in a loss or step; many of SD 2.x answer with velocity."""
+
 FLOWS: Sequence[FamilyName] = ("sd3", "flux")
 
 LESSONS = Path(__file__).parent / "lessons"
@@ -89,7 +92,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=7, title="Overfit in thirty seconds", side="proof", work="training",
         about="Ten steps on one picture: mechanics, not quality; why the training prompt proves nothing.",
-        families=BY_HAND,
+        families=PREDICTING_NOISE,
         settings={"train.batch": 1},
     ),
     Lab(
@@ -103,12 +106,12 @@ LABS: Sequence[Lab] = (
     Lab(
         number=10, title="Samplers", side="diffusion", work="drawing",
         about="DDPM, DDIM, PNDM, Euler and DPM++ at 5 to 25 steps: time, score, and the sweet spot.",
-        families=BY_HAND,
+        families=PREDICTING_NOISE,
     ),
     Lab(
         number=11, title="A correct training loop", side="diffusion", work="training",
         about="A wrong loop with five faults: find each and fix it, graded against the real one.",
-        families=BY_HAND,
+        families=PREDICTING_NOISE,
     ),
     Lab(
         number=12, title="Classifier-free guidance", side="diffusion", work="drawing",
@@ -152,9 +155,9 @@ LABS: Sequence[Lab] = (
 )  # fmt: skip
 
 RAN: Mapping[FamilyName, Sequence[int]] = {
-    "sd1": (1, 2, 5, 6, 7, 9, 10, 11, 12, 15, 16, 19),
-    "sd2": (1, 2, 6, 9, 16),
-    "sdxl": (1, 6, 9, 16),
+    "sd1": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 19),
+    "sd2": (1, 2, 5, 6, 8, 9, 12, 14, 15, 16, 17),
+    "sdxl": (1, 6, 8, 9, 14, 15, 16),
     "sd3": (18,),
     "flux": (18,),
 }

@@ -95,8 +95,10 @@ def _require_family(lab: Lab, base: str | None) -> None:
         cause = "it is about UNets and schedules of noise, and that base is a transformer along a flow"
     elif lab.families is FLOWS:
         cause = "it is about flows, and that base is a UNet along a schedule of noise"
-    else:
+    elif family.reads_sizes:
         cause = "it calls the UNet by hand with text states alone, and that base's reads sizes and a pooled state too"
+    else:
+        cause = "it takes the UNet's answer for noise, and many bases of that family answer with velocity"
     raise ConfigError(
         f"lab {lab.number} does not run on '{base}' ({family.title}): {cause}. Choose a base of another family, or "
         f"{runs}."
