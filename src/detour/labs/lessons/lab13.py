@@ -26,7 +26,7 @@ from detour.adapters.reference_weights import attach_reference
 from detour.bases.base import open_base
 from detour.bases.hardware import pick_device
 from detour.bases.image_encoder import load_image_encoder, own_image_encoder
-from detour.evaluation.judge import Judge, PromptFacts, judge_of
+from detour.evaluation.judge import Judge, PromptFacts, judge_folder, judge_of
 from detour.files import sha256_of
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.generation.grids import grid
@@ -180,10 +180,9 @@ compare_with(
 # The engine does all this for a whole UNet. An IP-Adapter that was never trained will do to see what strength 0 is.
 
 # %%
-judge_folder = judge_of(base.folder)
-encoder_folder = own_image_encoder(base.folder)
-assert judge_folder is not None, "this lab needs a base with a judge beside it"
-assert encoder_folder is not None, "a judge's picture tower is the image encoder"
+named_judge = judge_of(base.folder)
+# A judge is a CLIP model: where the base has no image encoder of its own, the judge's picture tower serves.
+encoder_folder = own_image_encoder(base.folder) or judge_folder(named_judge)
 own = sorted((base.folder / "reference").glob("*.safetensors"))
 IS_TRAINED = REFERENCE is not None or bool(own)
 encoder = load_image_encoder(encoder_folder, device=DEVICE)
@@ -318,7 +317,7 @@ true = np.stack(
         for i in range(2)
     ]
 )
-judge = Judge.load(judge_folder)
+judge = Judge.load(named_judge)
 centre = functional.normalize(judge.picture_features(true).mean(0), dim=0)
 facts = [PromptFacts(object="cat", colour=character.colour, place=place) for place in VOCABULARY.places]
 places = {"place": VOCABULARY.places}
@@ -335,9 +334,14 @@ for name, pictures in drawn.items():
     )["place"]
     table[name] = (float(np.mean(likenesses)), float(np.mean(in_place)), kept(likenesses, in_place, least))
     print(f"{name:18}{table[name][0]:>10.2f}{table[name][1]:>10.0%}{table[name][2]:>7.0%}")
+size = (
+    drawn["same seed"].shape[2],
+    drawn["same seed"].shape[1],
+)  # true pictures are 128 px; the base may draw others
+seen = np.stack([np.asarray(Image.fromarray(one).resize(size)) for one in true[::2]])
 show(
     grid(
-        np.concatenate([*drawn.values(), true[::2]]),
+        np.concatenate([*drawn.values(), seen]),
         len(VOCABULARY.places),
         row_labels=[*drawn, "true pictures"],
         column_labels=list(VOCABULARY.places),

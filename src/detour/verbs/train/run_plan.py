@@ -33,7 +33,7 @@ class RunPlan:
     dataset: Dataset
     notes: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
-    """What is wrong with the pictures and captions; empty where a run goes on from a checkpoint, which wrote it down."""
+    """What is wrong with the pictures and captions; empty where a run goes on from a checkpoint: it wrote it down."""
     checkpoint: Checkpoint | None = None
     class_pictures: Dataset | None = None
     """Class pictures that the base draws at the beginning of the run; ``None`` before that and without prior
