@@ -35,7 +35,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(lab, None, id=lab.name, marks=pytest.mark.slow)
 
 
-CASES = pytest.mark.parametrize(("lab", "family"), _cases())
+CASES = pytest.mark.parametrize(("lab", "family"), tuple(_cases()))
 
 
 def assert_done(lab: Lab) -> None:
