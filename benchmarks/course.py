@@ -159,13 +159,16 @@ def eta() -> Rows:
 
 @cache
 def demo() -> Path:
-    """The run folder of a training like the demo's, but of scenes of every kind; made with one thread if not there."""
+    """The run folder of ``detour demo``'s training, made with one thread, without sheets and proof, if not there."""
 
+    from detour.verbs.judge.held_out_material import write_world_style
     from detour.verbs.train.demo import DEMOS, NUM_PICTURES, demo_spec, draw_training_pictures
     from detour.verbs.train.run import train_adapter
 
     if not (DEMO / "demo.safetensors").is_file():
-        draw_training_pictures(DEMO / "data", style_name=DEMOS["pocket"].style, count=NUM_PICTURES, seed=0)
+        style = DEMOS["pocket"].style
+        draw_training_pictures(DEMO / "data", style_name=style, count=NUM_PICTURES, seed=0, as_asked=True)
+        write_world_style(DEMO, style)
         spec = demo_spec(DEMO, seed=0)
         train = spec.train.model_copy(update={"threads": 1})
         spec = spec.model_copy(update={"train": train, "sample": spec.sample.model_copy(update={"every": 0})})
@@ -322,7 +325,7 @@ BLOCKS = {
         trains=True,
     ),
     "losses": of_demo("09-misconceptions.md", "in the demo", demo_losses, within=0.12),
-    "proof": of_demo("07-reading-a-report.md", "proof, scenes of every kind", demo_proof, within=0.2),
+    "proof": of_demo("07-reading-a-report.md", "the demo's proof", demo_proof, within=0.2),
     "spectrum": of_demo("01-what-lora-is.md", "the demo's change", demo_spectrum, within=0.1),
 }  # fmt: skip
 
