@@ -57,8 +57,11 @@ def examine(given: argparse.Namespace) -> None:
         if given.half not in ("both", "tuning" if tuning else "test"):
             continue
         reader = FeatureReader(given.work, given.spoiled)
-        scored = score_drawn if given.drawn else score
-        lines = scored(given.work, reader, tuning=tuning, vocabulary=given.vocabulary, spoiled=given.spoiled)
+        how = {"tuning": tuning, "vocabulary": given.vocabulary, "spoiled": given.spoiled}
+        if given.drawn:
+            lines = score_drawn(given.work, reader, **how)
+        else:
+            lines = score(given.work, reader, seeds=given.seeds, **how)
         if given.lines:
             print("\n".join(json.dumps(case_report(line)) for line in lines))
         half = "tuning" if tuning else "test"
@@ -66,6 +69,34 @@ def examine(given: argparse.Namespace) -> None:
         what = "sides drawn by code" if given.drawn else "trained runs"
         print(f"\n{what}, {half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
         print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
+
+
+def keep_record(given: argparse.Namespace) -> None:
+    """Judge what is kept, with and without the base's words, add it to the record and print the record's tables."""
+    from benchmarks.verdicts.material import all_cases
+    from benchmarks.verdicts.record import changes, judged, read_record, rules_digest, write_record
+    from benchmarks.verdicts.scoring import FeatureReader, score, summary, table
+
+    before, reader = read_record(given.record), FeatureReader(given.work)
+    rows = dict(before)
+    for tuning in (True, False):
+        alone, known = (
+            score(given.work, reader, tuning=tuning, vocabulary=words, seeds=given.seeds)
+            for words in (False, True)
+        )
+        rows |= judged(alone, known, date=time.strftime("%Y-%m-%d"))
+    write_record(given.record, rows)
+    print("\n".join(changes(before, rows)))
+    counted = {name: row for name, row in rows.items() if row.rules == rules_digest()}
+    if len(counted) < len(rows):
+        print(f"{len(rows) - len(counted)} runs of other rules are left out of the tables")
+    for half in ("test", "tuning"):
+        cases = all_cases(tuning=half == "tuning", seeds=sorted({row.seed for row in counted.values()}))
+        for vocabulary in (False, True):
+            lines = [counted[one.name].line(vocabulary=vocabulary) for one in cases if one.name in counted]
+            known_words = "embedded vocabulary" if vocabulary else "captions alone"
+            print(f"\ntrained runs on record, {half} half, {known_words}, {len(lines)} runs\n")
+            print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
 
 
 def main() -> None:
@@ -80,19 +111,24 @@ def main() -> None:
         "--vocabulary", action="store_true", help="with --exam: let the judge know the base's words"
     )
     parser.add_argument("--spoiled", choices=("", "noise", "random weights", "permuted texts"), default="")
+    parser.add_argument(
+        "--record", type=Path, help="with --exam: add trained runs to this file and count all that is in it"
+    )
     parser.add_argument("--half", choices=("tuning", "test", "both"), default="both")
     parser.add_argument("--only", default="", help="these cases alone, in this order, by name")
     parser.add_argument("--kinds", default=",".join(embedded.KINDS), help="without --make and --exam")
     parser.add_argument("--judge-only", action="store_true", help="judge what was made, make nothing")
-    parser.add_argument("--seeds", help="3 or 0-9; with --make 0 by default, else 0-9")
+    parser.add_argument("--seeds", help="3 or 0-9; with --make 0 by default, with --exam 0-1, else 0-9")
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
     planted = given.make or given.exam
     given.work = given.work or (PLANTED if planted else WORK)
-    given.seeds = seeds_of(given.seeds or ("0" if planted else "0-9"))
+    given.seeds = seeds_of(given.seeds or ("0" if given.make else "0-1" if given.exam else "0-9"))
     torch.set_num_threads(1)
     if given.make:
         make(given)
+    elif given.exam and given.record:
+        keep_record(given)
     elif given.exam:
         examine(given)
     else:

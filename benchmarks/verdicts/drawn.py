@@ -169,7 +169,7 @@ def score_drawn(
     base = base_features(work, reader)
     looks = techniques.TUNING if tuning else techniques.TEST
     return [
-        Line(case, judge(spoil(material, spoiled)))
+        Line.of(case, judge(spoil(material, spoiled)))
         for look in looks
         for case, material in materials(look, work, reader, base, vocabulary=vocabulary)
     ]

@@ -39,17 +39,24 @@ class Line:
 
     case: Any
     """What was planted: ``name``, ``goal``, ``look``, ``condition`` and ``how``."""
-    judgement: Judgement
+    verdict: str
+    judgement: Judgement | None = None
+    """What is behind the verdict; ``None`` for a run of the record, of which the verdict alone is kept."""
+
+    @classmethod
+    def of(cls, case: Any, judgement: Judgement) -> "Line":
+        """Line of a case that was judged just now."""
+        return cls(case, judgement.verdict, judgement)
 
     @property
     def right(self) -> bool:
         """Whether the verdict is one of the accepted ones."""
-        return self.judgement.verdict in self.case.how.accepted
+        return self.verdict in self.case.how.accepted
 
     @property
     def abstained(self) -> bool:
         """Whether the verdict is open though the case could have been decided."""
-        return self.case.how.decidable and self.judgement.verdict == "inconclusive"
+        return self.case.how.decidable and self.verdict == "inconclusive"
 
     @property
     def wrong(self) -> bool:
@@ -211,7 +218,7 @@ def score(
         source = work / "cases" / f"{case.name}.npz"
         if source.exists():
             material = material_of(case, source, reader, vocabulary=vocabulary)
-            lines.append(Line(case, judge(spoil(material, spoiled))))
+            lines.append(Line.of(case, judge(spoil(material, spoiled))))
     return lines
 
 
@@ -253,13 +260,13 @@ def _bisect(rising: Callable[[float], float]) -> float:
 
 def table(lines: Sequence[Line]) -> str:
     """Condition × verdict as Markdown."""
-    said = sorted({line.judgement.verdict for line in lines})
+    said = sorted({line.verdict for line in lines})
     rows = ["| run | accepted | " + " | ".join(said) + " | wrong |", "|---" * (len(said) + 3) + "|"]
     for goal in ("style", "subject"):
         mine = [line for line in lines if line.case.goal == goal]
         for condition in dict.fromkeys(line.case.condition for line in mine):
             some = [line for line in mine if line.case.condition == condition]
-            counts = [str(sum(one.judgement.verdict == name for one in some) or "") for name in said]
+            counts = [str(sum(one.verdict == name for one in some) or "") for name in said]
             accepted = ", ".join(f"`{name}`" for name in some[0].case.how.accepted)
             wrong = ", ".join(one.case.look for one in some if one.wrong)
             rows.append(f"| {goal}, {condition} | {accepted} | " + " | ".join(counts) + f" | {wrong} |")
@@ -301,6 +308,7 @@ def _counted(what: str, cases: Iterable[tuple[str, bool]]) -> str:
 def case_report(line: Line) -> dict[str, Any]:
     """Report of one case with its figures, for people who change rules."""
     found = line.judgement
+    assert found is not None
 
     def shown(one: Keeping) -> str:
         return f"{one.answer} {one.loss:.0%} ({one.low:.0%} to {one.high:.0%})"

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.verdicts import embedded, subjects, techniques
+from benchmarks.verdicts import embedded, record, subjects, techniques
 from benchmarks.verdicts.conditions import STYLES, SUBJECTS
 from benchmarks.verdicts.drawings import compose, honest_caption, random_words
 from benchmarks.verdicts.embedded import KINDS, table
 from benchmarks.verdicts.material import Case, changes_nothing, draw_data, scrambled
-from benchmarks.verdicts.scoring import clopper_pearson, words_in
+from benchmarks.verdicts.record import Examined, changes, read_record, rules_digest, write_record
+from benchmarks.verdicts.scoring import clopper_pearson, summary, words_in
 
 from detour.adapters.adapter import Adapter
 from detour.adapters.layers import LoraLayer
@@ -107,3 +108,45 @@ def test_scrambling_keeps_every_number_and_moves_the_channels() -> None:
     )
     assert not changes_nothing(adapter)
     assert changes_nothing(Adapter({"unet.a": replace(layer, up=torch.zeros(6, 2))}))
+
+
+RUN = Examined("style", "stamp", "good", 1, "learned", "learned", 0.9, "abc", "2026-12-01")
+
+
+def test_the_record_gives_back_its_runs_and_says_what_changed(tmp_path: Path) -> None:
+    path = tmp_path / "exam.jsonl"
+    assert read_record(path) == {}
+    before = {RUN.case.name: RUN}
+    write_record(path, before)
+    assert read_record(path) == before
+    other = replace(RUN, look="impasto", verdict="inconclusive")
+    after = {RUN.case.name: replace(RUN, with_words="forgot_prompts"), other.case.name: other}
+    assert list(changes(before, after)) == [
+        "1 runs are new",
+        "style-stamp-good-1, with the base's words: learned became forgot_prompts",
+    ]
+    lines = [row.line(vocabulary=False) for row in after.values()]
+    assert summary(lines)[0].startswith("confident and wrong: 0 of 2 runs")
+    assert summary(lines)[2].startswith("abstained on good runs: 1 of 2 runs")
+    assert summary([row.line(vocabulary=True) for row in after.values()])[0].startswith(
+        "confident and wrong: 1 of 2"
+    )
+
+
+def test_the_digest_of_the_rules_changes_with_their_code_and_not_with_their_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in record.EVALUATION.glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    whole = rules_digest()
+    monkeypatch.setattr(record, "EVALUATION", tmp_path)
+    assert rules_digest() == whole
+
+    def changed(name: str, old: str, new: str) -> str:
+        text = (tmp_path / name).read_text()
+        assert old in text
+        (tmp_path / name).write_text(text.replace(old, new))
+        return rules_digest()
+
+    assert changed("judgement.py", "Derives one verdict", "Gives one verdict") == whole
+    assert changed("limits.py", "WAY_MIN = 0.65", "WAY_MIN = 0.6") != whole
