@@ -14,6 +14,7 @@ import torch
 from detour.labs.checking import check
 from detour.labs.index import lab_of
 from detour.labs.sources import notebook_of
+from detour.labs.workspace import hand_out
 from tests.tiny_flow import make_tiny_sd3
 
 pytest.importorskip("jupytext")
@@ -24,6 +25,12 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of random weights in the layout of ``pocket-flow``: SD 3 without T5 and without states in its place."""
     return make_tiny_sd3(tmp_path_factory.mktemp("labs") / "base", t5=False, zero_states=0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 9])
+def test_a_lab_is_handed_out_for_pocket_flow(number: int, tmp_path: Path) -> None:
+    notebook = hand_out(number, out=tmp_path, base="pocket-flow")
+    assert 'BASE = \\"pocket-flow\\"' in notebook.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [1, 2, 9])

@@ -14,13 +14,17 @@ Work = Literal["settings", "drawing", "training"]
 UNETS: Sequence[FamilyName] = ("sd1", "sd2", "sdxl")
 """Families that most labs are about: a UNet that predicts noise or its velocity, along a schedule of ᾱ."""
 
+FLOWS: Sequence[FamilyName] = ("sd3", "flux")
+"""Families of transformers along a rectified flow."""
+
+BOTH: Sequence[FamilyName] = (*UNETS, *FLOWS)
+"""Families of the labs that ask the base what it is, and then do it in its terms."""
+
 BY_HAND: Sequence[FamilyName] = ("sd1", "sd2")
 """Families of the labs that call the UNet by hand with text states alone; SDXL's reads sizes and a pooled state too."""
 
 PREDICTING_NOISE: Sequence[FamilyName] = ("sd1",)
 """Families of the labs that take the UNet's answer for noise in a loss or step; many of SD 2.x answer with velocity."""
-
-FLOWS: Sequence[FamilyName] = ("sd3", "flux")
 
 LESSONS = Path(__file__).parent / "lessons"
 
@@ -63,16 +67,18 @@ LABS: Sequence[Lab] = (
     Lab(
         number=1, title="Where the detours go", side="adapter", work="settings",
         about="Find the layers by name, count what an adapter adds, and see why `to_q` alone matches too much.",
+        families=BOTH,
     ),
     Lab(
         number=2, title="One training step by hand", side="adapter", work="training",
         about="Picture, latents, noise, prediction, loss, gradients; why half of the gradients are zero at first.",
-        families=BY_HAND,
+        families=(*BY_HAND, *FLOWS),
         settings={"train.batch": 1},
     ),
     Lab(
         number=3, title="Train a style", side="adapter", work="training",
         about="A style set, a loss that means something, held-out prompts, rank 4 against rank 8.",
+        families=BOTH,
         settings={"base.dtype": "fp16", "adapter.rank": 8, "train.batch": 2},
     ),
     Lab(
@@ -102,6 +108,7 @@ LABS: Sequence[Lab] = (
     Lab(
         number=9, title="Noise and back", side="diffusion", work="drawing",
         about="The forward process by steps and in one jump, one pixel by hand, variance, and the way back.",
+        families=BOTH,
     ),
     Lab(
         number=10, title="Samplers", side="diffusion", work="drawing",
@@ -158,8 +165,8 @@ RAN: Mapping[FamilyName, Sequence[int]] = {
     "sd1": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 19),
     "sd2": (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 14, 15, 16, 17, 19),
     "sdxl": (1, 3, 4, 6, 8, 9, 13, 14, 15, 16, 19),
-    "sd3": (18,),
-    "flux": (18,),
+    "sd3": (1, 2, 3, 9, 18),
+    "flux": (1, 2, 3, 9, 18),
 }
 """Family → labs whose solution was seen to pass every check on a random folder of it (tests/labs/test_families.py)."""
 

@@ -92,7 +92,7 @@ def _require_family(lab: Lab, base: str | None) -> None:
     others = [str(one.number) for one in LABS if family.name in one.families]
     runs = f"lab{'s' * (len(others) > 1)} {', '.join(others)}"
     if family.network_part == "transformer":
-        cause = "it is about UNets and schedules of noise, and that base is a transformer along a flow"
+        cause = "it is about UNets along a schedule of noise, and that base is a transformer along a flow"
     elif lab.families is FLOWS:
         cause = "it is about flows, and that base is a UNet along a schedule of noise"
     elif family.reads_sizes:
