@@ -9,20 +9,22 @@ import torch
 
 from detour.bases.base import Base, open_base
 from detour.bases.denoiser import make_denoiser
+from detour.bases.names import NO_T5
 from detour.errors import BaseError, ConfigError
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs.generation import PictureSpec
 from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 
 PROMPTS = ["a red cat", "an old house on a hill"]
-KINDS = ("sd3", "sd3-without-t5", "sd3-without-zeros", "flux-dev", "flux-schnell")
+KINDS = ("sd3", "sd3-without-t5", "sd3-t5-left-out", "sd3-without-zeros", "flux-dev", "flux-schnell")
 """``sd3-without-zeros`` has no T5 and, as ``pocket-flow``, wants no zero states in its place."""
+WITH_T5 = ("sd3", "sd3-t5-left-out")
 
 
 def write(kind: str, folder: Path) -> Path:
     if kind.startswith("sd3"):
         zero_states = 0 if kind == "sd3-without-zeros" else None
-        return make_tiny_sd3(folder, t5=kind == "sd3", zero_states=zero_states)
+        return make_tiny_sd3(folder, t5=kind in WITH_T5, zero_states=zero_states)
     return make_tiny_flux(folder, guidance=kind == "flux-dev")
 
 
@@ -37,8 +39,8 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path) -> Base:
-    return open_base(str(folder))
+def base(kind: str, folder: Path) -> Base:
+    return open_base(f"{folder}{NO_T5}" if kind == "sd3-t5-left-out" else str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_text_states_are_the_pipelines(kind: str, base: Base, pipeline: Any) -> 
 def test_t5_in_bf16_gives_the_states_of_fp32_to_its_precision_beside_clips_exact_ones(
     kind: str, base: Base
 ) -> None:
-    if kind.startswith("sd3-without"):
+    if base.family.t5_part not in base.text_parts:
         pytest.skip("has no T5")
     exact = base.load_text().encode(PROMPTS)
     stage = base.load_text(t5_dtype=torch.bfloat16)
@@ -95,6 +97,29 @@ def test_t5_in_bf16_gives_the_states_of_fp32_to_its_precision_beside_clips_exact
 
 def test_the_length_of_the_text_is_that_of_its_states(base: Base) -> None:
     assert base.load_text().encode(PROMPTS).states.shape[1] == base.text_length
+
+
+def test_a_left_out_t5_is_neither_loaded_nor_part_of_what_pictures_depend_on(tmp_path: Path) -> None:
+    whole = open_base(str(make_tiny_sd3(tmp_path / "base")))
+    assert "text_encoder_3" in whole.loaded_parts
+    (tmp_path / "base" / "text_encoder_3" / "model.safetensors").write_bytes(b"not weights")
+    left_out = open_base(f"{tmp_path / 'base'}{NO_T5}")
+    assert "text_encoder_3" not in left_out.loaded_parts
+    assert left_out.identity == whole.identity, "the same adapters fit"
+    assert (
+        left_out.weights_sha256()
+        == open_base(str(make_tiny_sd3(tmp_path / "other", t5=False))).weights_sha256()
+    )
+    assert left_out.load_text().encode(PROMPTS).states.shape[1] == whole.text_length
+
+
+def test_a_t5_that_cannot_be_left_out_is_said(tmp_path: Path, tiny_base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(Flux\) reads T5's states alone"):
+        open_base(f"{make_tiny_flux(tmp_path / 'flux')}{NO_T5}")
+    with pytest.raises(ConfigError, match=r"\(Stable Diffusion 1\.x\) has no T5"):
+        open_base(f"{tiny_base}{NO_T5}")
+    with pytest.raises(BaseError, match="'nowhere' is no file or folder"):
+        open_base(f"nowhere{NO_T5}")
 
 
 def test_zero_states_are_part_of_what_pictures_depend_on(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from detour.bases.base import open_base
-from detour.errors import BaseError
+from detour.bases.names import NO_T5
+from detour.errors import BaseError, ConfigError
 
 COMMIT = "3f" * 20
 
@@ -65,6 +66,15 @@ def test_only_what_is_read_is_fetched(hub: list[dict[str, object]]) -> None:
         "unet/flax_model.msgpack",
     ):
         assert not fetched(path), path
+
+
+def test_a_t5_that_is_left_out_is_not_fetched(hub: list[dict[str, object]]) -> None:
+    with pytest.raises(ConfigError, match="has no T5"):  # the folder that this hub answers with is SD 1
+        open_base(f"owner/tiny-sd{NO_T5}")
+    assert hub[0]["repo_id"] == "owner/tiny-sd"
+    assert "text_encoder_3/*.safetensors" in str(hub[0]["ignore_patterns"])
+    open_base("owner/tiny-sd")
+    assert "text_encoder_3" not in str(hub[1]["ignore_patterns"])
 
 
 def test_half_precision_is_fetched_where_there_is_nothing_else(

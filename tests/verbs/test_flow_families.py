@@ -11,6 +11,7 @@ import torch
 from detour.adapter_files import read_adapter, write_adapter
 from detour.bases.base import open_base
 from detour.bases.families import FAMILIES
+from detour.bases.names import NO_T5
 from detour.errors import Interrupted
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs import PictureSpec, RunSpec
@@ -33,7 +34,7 @@ LAYERS = {"sd3": 8 + 7 - 1, "sd3-without-t5": 8 + 7 - 1, "flux": 2 * 8 + 2 * 3}
 def write_base(kind: str, folder: Path) -> Path:
     if kind == "flux":
         return make_tiny_flux(folder)
-    return make_tiny_sd3(folder, t5=kind == "sd3")
+    return make_tiny_sd3(folder)
 
 
 @pytest.fixture(scope="module", params=list(LAYERS))
@@ -45,6 +46,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def spec(kind: str, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     place = tmp_path_factory.mktemp(kind)
     base = write_base(kind, place / "base")
+    base = base.with_name(base.name + NO_T5) if kind == "sd3-without-t5" else base
     flags: dict[str, Any] = {
         "data.holdout": 0.25,
         "data.resolution": 64,
@@ -96,6 +98,20 @@ def test_it_says_what_it_learns_by(kind: str, straight: TrainResult) -> None:
     assert shift in sentence
     text = (straight.run_folder / "resolved.toml").read_text(encoding="utf-8")
     assert 'timesteps = "logit_normal"' in text
+    left_out = [note for note in straight.notes if note.startswith("T5 is left out")]
+    assert len(left_out) == (kind == "sd3-without-t5")
+
+
+def test_a_run_without_its_t5_says_so_wherever_its_base_is_named(kind: str, straight: TrainResult) -> None:
+    """Its command for readers and its file's metadata name the base without a path of this machine."""
+    if kind != "sd3-without-t5":
+        pytest.skip("the others have their T5, or need it")
+    card = (straight.run_folder / "README.md").read_text(encoding="utf-8")
+    assert f"--base YOUR-COPY-OF-THE-BASE{NO_T5}" in card
+    with safetensors.safe_open(straight.adapter_file, framework="pt") as file:
+        metadata = file.metadata()
+    assert f'name = "base{NO_T5}"' in metadata["detour.config"]
+    assert str(straight.run_folder.parent) not in str(metadata)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -118,7 +134,8 @@ def test_diffusers_loads_the_file_and_draws_the_same_picture(
         pipe = diffusers.FluxPipeline.from_pretrained(spec.base.name)
     else:
         lacking = {} if kind == "sd3" else {"text_encoder_3": None, "tokenizer_3": None}
-        pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(spec.base.name, **lacking)
+        folder = spec.base.name.removesuffix(NO_T5)
+        pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(folder, **lacking)
     pipe.set_progress_bar_config(disable=True)
 
     def theirs() -> np.ndarray:

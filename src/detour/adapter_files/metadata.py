@@ -19,6 +19,7 @@ from detour.adapters.adapter import Adapter
 from detour.adapters.layers import DoraLayer
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
 from detour.bases.families import Family
+from detour.bases.names import split_name
 from detour.specs import RunSpec, to_toml
 
 THUMBNAIL_PX = 256
@@ -122,11 +123,11 @@ def shareable(run: RunSpec, identity: str) -> RunSpec:
         for folder in run.data.folders
     ]
     data = {"source": shared(run.data.source), "caption": None, "folders": tuple(folders), "cache_folder": ""}
-    name = run.base.name
+    name, mark = split_name(run.base.name)
     local = name not in EMBEDDED and (Path(name).exists() or Path(name).is_absolute())
     return run.model_copy(
         update={
-            "base": run.base.model_copy(update={"name": identity if local else name}),
+            "base": run.base.model_copy(update={"name": (identity if local else name) + mark}),
             "adapter": run.adapter.model_copy(
                 update={
                     "from_file": Path(run.adapter.from_file).name,

@@ -22,7 +22,7 @@ from detour.bases import parts, single_file
 from detour.bases.embedded import EMBEDDED, EmbeddedBase
 from detour.bases.families import FAMILIES, Family, dead_at_size, dead_in_text, dead_in_transformer, family_of
 from detour.bases.hub import fetch
-from detour.bases.names import HUB_ID, SHAPES_ONLY, no_such_base
+from detour.bases.names import HUB_ID, NO_T5, SHAPES_ONLY, no_such_base, split_name
 from detour.bases.safety import SafetyChecker, load_safety_checker
 from detour.bases.text import JointText, TextStage
 from detour.diffusion.process import Process, process_of
@@ -220,6 +220,21 @@ class Base:
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return replace(self, configs={**self.configs, "scheduler": {**self.scheduler_config(), **rescaled}})
 
+    def without_t5(self) -> Base:
+        """Copy the base without its T5; zeros take the place of its states, as in diffusers' pipeline without one.
+
+        Raises:
+            ConfigError: the family needs its T5, or has none.
+        """
+        if not self.family.t5_optional:
+            why = "has no T5" if self.family.t5_part is None else "reads T5's states alone"
+            raise ConfigError(
+                f"base '{self.name}' ({self.family.title}) {why}, so '{NO_T5}' leaves nothing out. Name it without."
+            )
+        return replace(
+            self, configs={part: facts for part, facts in self.configs.items() if part != self.family.t5_part}
+        )
+
     @property
     def loaded_parts(self) -> tuple[str, ...]:
         """Folders of the parts that have weights: network, VAE and text encoders."""
@@ -353,13 +368,21 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
 
     Args:
         name: ``pocket`` or ``pocket-flow``; a name of :data:`SHAPES_ONLY` (settings alone); a diffusers folder; a
-            single ``.safetensors`` checkpoint; or a hub id ``owner/name``.
+            single ``.safetensors`` checkpoint; or a hub id ``owner/name``. ``:no-t5`` behind it leaves the T5 of an
+            SD 3 base out.
         revision: branch, tag or commit of a hub id.
         weights: whether the weights of a hub id are fetched too; settings alone are enough to inspect it.
 
     Raises:
         BaseError: not there, lacks a part, or of a family that is not known.
+        ConfigError: the T5 is to be left out of a base that needs it or has none.
     """
+    place, mark = split_name(name)
+    found = _open(place, revision, weights=weights, t5=not mark)
+    return replace(found.without_t5(), name=name) if mark else found
+
+
+def _open(name: str, revision: str | None, *, weights: bool, t5: bool) -> Base:
     path = Path(name).expanduser()
     is_hub_id = bool(HUB_ID.match(name)) and not path.exists() and path.suffix not in CHECKPOINTS
     if revision is not None and not is_hub_id:
@@ -391,7 +414,7 @@ def open_base(name: str, *, revision: str | None = None, weights: bool = True) -
     if path.is_file():
         return _from_file(name, path)
     if is_hub_id:
-        folder, commit = fetch(name, revision, weights=weights)
+        folder, commit = fetch(name, revision, weights=weights, t5=t5)
         return _from_folder(name, folder, name.rpartition("/")[2], commit)
     raise no_such_base(name)
 

@@ -21,8 +21,12 @@ WEIGHTS = [f"{part}/*.safetensors" for part in FOLDERS]
 # Other precisions and EMA doubles stand beside the weights under names of their own.
 DOUBLES = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "*.bf16*.safetensors"]
 
+T5_OF_SD3 = "text_encoder_3/*.safetensors"
 
-def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str | None]:
+
+def fetch(
+    hub_id: str, revision: str | None, *, weights: bool = True, t5: bool = True
+) -> tuple[Path, str | None]:
     """The folder of a hub model in the local cache, fetched where needed, and the commit that it is.
 
     Only the parts that detour reads are fetched: configs, tokenizers and safetensors of one precision (the
@@ -32,14 +36,18 @@ def fetch(hub_id: str, revision: str | None, *, weights: bool = True) -> tuple[P
         hub_id: ``owner/name``.
         revision: branch, tag or commit; ``None`` is the main branch.
         weights: without them only settings and tokenizers are fetched, some 2 MB.
+        t5: without it the weights of SD 3's third text encoder, some 10 GB, are not fetched.
 
     Raises:
         BaseError: not there, not allowed, not reachable, or offline and not in the cache.
     """
-    folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, DOUBLES)
+    left_out = [] if t5 else [T5_OF_SD3]
+    folder = fetch_files(
+        hub_id, revision, [*CONFIGS, *WEIGHTS] if weights else CONFIGS, [*DOUBLES, *left_out]
+    )
     networks = [folder / part for part in DENOISERS]
     if weights and not any(list(network.glob("*.safetensors")) for network in networks):
-        folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*"])
+        folder = fetch_files(hub_id, revision, [*CONFIGS, *WEIGHTS], ["*non_ema*", *left_out])
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return folder, commit
 

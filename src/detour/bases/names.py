@@ -19,8 +19,18 @@ SHAPES_ONLY: Mapping[str, tuple[str, str]] = {
 }
 """Names whose settings are shipped without weights → identity and family."""
 
+NO_T5 = ":no-t5"
+"""Behind the name of a base: its T5 is neither fetched nor loaded, where the family works without one (SD 3)."""
+
 KNOWN = (*EMBEDDED, *SHAPES_ONLY)
 """The package's own bases, and those whose settings are shipped without weights."""
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """What stands before and after the mark of a base without its T5: the place, and the mark or nothing."""
+    if name.endswith(NO_T5) and not Path(name).expanduser().exists():
+        return name.removesuffix(NO_T5), NO_T5
+    return name, ""
 
 
 def check_base_name(name: str) -> None:
@@ -29,9 +39,10 @@ def check_base_name(name: str) -> None:
     Raises:
         BaseError: names what was probably meant.
     """
-    if name in KNOWN or Path(name).expanduser().exists() or HUB_ID.match(name):
+    place, _ = split_name(name)
+    if place in KNOWN or Path(place).expanduser().exists() or HUB_ID.match(place):
         return
-    raise no_such_base(name)
+    raise no_such_base(place)
 
 
 def no_such_base(name: str) -> BaseError:

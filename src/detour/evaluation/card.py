@@ -5,6 +5,7 @@ from pathlib import Path
 
 from detour.adapter_methods import facts_of
 from detour.bases.embedded import EMBEDDED, embedded_of_identity
+from detour.bases.names import split_name
 from detour.evaluation.report import RunStory
 from detour.evaluation.settings import hub_id, setting_rows
 from detour.evaluation.verdict import HEADLINES
@@ -157,7 +158,7 @@ def _kind(story: RunStory) -> str:
 def _base_argument(story: RunStory) -> str:
     """Value of ``--base`` for readers on other machines, without a path of this one."""
     name = story.spec.base.name
-    return name if name in EMBEDDED else hub_id(name) or "YOUR-COPY-OF-THE-BASE"
+    return name if name in EMBEDDED or hub_id(name) else "YOUR-COPY-OF-THE-BASE" + split_name(name)[1]
 
 
 def _first_prompt(story: RunStory) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from detour.bases.embedded import EMBEDDED
+from detour.bases.names import split_name
 from detour.specs import RunSpec
 
 
@@ -44,9 +45,10 @@ def public_settings(spec: RunSpec, *, base_identity: str) -> RunSpec:
 
 
 def hub_id(base_name: str) -> str | None:
-    """Return ``base_name`` if it is an id of the hub and not a path of this machine."""
-    is_id = base_name.count("/") == 1 and not base_name.startswith((".", "/", "~"))
-    return base_name if is_id and not Path(base_name).exists() else None
+    """The hub id in the name of a base, without the mark of a left-out T5; ``None`` for paths of this machine."""
+    place, _ = split_name(base_name)
+    is_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
+    return place if is_id and not Path(place).exists() else None
 
 
 def public_source(source: str) -> str:

@@ -16,7 +16,8 @@ class BaseSpec(Spec):
     """The frozen model beside which the adapter is trained."""
 
     name: str = "pocket"
-    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint."""
+    """``pocket``, ``pocket-flow``, a hub id, a diffusers folder or a single ``.safetensors`` checkpoint; ``:no-t5``
+    behind it leaves the T5 of SD 3 out."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     device: Device | Auto = "auto"

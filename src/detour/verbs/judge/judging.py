@@ -14,6 +14,7 @@ from detour.adapter_files import read_adapter
 from detour.adapters.adapter import Adapter
 from detour.bases.base import Base, open_base
 from detour.bases.hardware import pick_device, set_threads
+from detour.bases.names import split_name
 from detour.evaluation import limits, pixels
 from detour.evaluation.answers import Answers
 from detour.evaluation.compared import ControlName, Side
@@ -346,6 +347,7 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
     spec = run.spec
     sources = [folder.source for folder in spec.data.all_folders() if folder.source]
     steps, rate = spec.train.steps, spec.train.optim.lr
+    place, mark = split_name(spec.base.name)
     known: dict[str, Any] = {}
     if sources:
         known["pictures"] = _from_here(Path(sources[0]))
@@ -356,7 +358,7 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
     return RunFacts(
         run=_from_here(run.folder if run.is_run else run.adapter_file),
         adapter=_from_here(run.adapter_file),
-        base=_from_here(Path(spec.base.name)) if Path(spec.base.name).exists() else spec.base.name,
+        base=_from_here(Path(place)) + mark if Path(place).exists() else spec.base.name,
         settings=_from_here(run.folder / SETTINGS) if run.is_run else "",
         steps=steps if run.is_run and isinstance(steps, int) else None,
         rate=rate if run.is_run and isinstance(rate, float) else None,

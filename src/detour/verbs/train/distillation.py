@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from detour.bases.base import Base, open_base
+from detour.bases.names import split_name
 from detour.errors import ConfigError
 from detour.files import cache_home
 from detour.specs import RunSpec
@@ -67,7 +68,7 @@ def with_distillation(spec: RunSpec, base: Base) -> RunSpec:
     """
     steps = spec.distill.steps or STEPS
     defaults = {**COMMON, **(OTHERS if base.embedded is None else EMBEDDED)}
-    defaults |= {"name": f"{Path(base.name).stem}-lcm-{steps}step"}
+    defaults |= {"name": f"{Path(split_name(base.name)[0]).stem}-lcm-{steps}step"}
     values: dict[str, Any] = spec.model_dump(by_alias=True, exclude_unset=True)
     values.setdefault("distill", {})["steps"] = steps
     for key, value in defaults.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from detour.bases.names import split_name
 from detour.errors import ConfigError, HubError, RunError
 from detour.evaluation.settings import hub_id, public_settings
 from detour.specs import RunSpec, to_toml
@@ -156,7 +157,9 @@ def _is_inside(run_folder: Path, name: str) -> bool:
 def _refuse_paths(run_folder: Path, spec: RunSpec, files: Mapping[str, bytes]) -> None:
     """The last look before anything leaves: no file names a folder of this machine."""
     sources = [spec.data.source, *(folder.source for folder in spec.data.folders), spec.prior.folder]
-    local = [Path(name) for name in (*sources, spec.base.name) if name and Path(name).is_absolute()]
+    local = [
+        Path(name) for name in (*sources, split_name(spec.base.name)[0]) if name and Path(name).is_absolute()
+    ]
     private = {str(path).encode() for path in (*local, run_folder.resolve().parent, Path.home())}
     for name, data in files.items():
         for path in private:
