@@ -122,12 +122,12 @@ SUBJECTS: dict[str, Condition] = {
         why="captions call it by its class alone: the class is what is taught",
     ),
     "three pictures": Condition(
-        accepted=("inconclusive", "learned", "copies", "overfit"), decidable=False, pictures=3,
-        why="few, yet a subject may be told from them",
+        accepted=("inconclusive", "learned", "class_drifted", "copies", "overfit"), decidable=False, pictures=3,
+        why="few, yet a subject may be told from them; whether class pictures keep the class is not given",
     ),
     "captions shuffled": Condition(
-        accepted=("learned", "inconclusive"), decidable=False, pictures=12, captions="shuffled",
-        why="captions differ in the place alone: the subject may be learned all the same",
+        accepted=("learned", "class_drifted", "inconclusive"), decidable=False, pictures=12, captions="shuffled",
+        why="captions differ in the place alone: the subject may be learned all the same; the class as in a good run",
     ),
     "weight 0.1": Condition(
         accepted=("no_effect", "inconclusive"), decidable=False, pictures=12, adapter_of="good", weight=0.1,
