@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from detour.bases.families import FAMILIES
 from detour.evaluation.report import Metrics, Pair, RunStory
 from detour.specs import DataSpec, RunSpec
 from tests.evaluation.figures import learned_proof
@@ -20,6 +21,7 @@ def story(**changes: Any) -> RunStory:
         "spec": RunSpec(name="neon", data=DataSpec(source="/home/ada/photos", trigger="nn-style")),
         "name": "neon",
         "base_identity": "pocket-v1",
+        "family": FAMILIES["sd1"],
         "proof": learned_proof(),
         "metrics": Metrics(
             loss=[(step, 1 / step) for step in range(1, 60)], validation=[(0, 0.4), (30, 0.3), (59, 0.25)]

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from detour.bases.families import FAMILIES
 from detour.evaluation.card import plain, render_card
 from detour.evaluation.report import HEADLINES
 from detour.specs import AdapterSpec, BaseSpec, DataSpec, RunSpec, TokensSpec
@@ -56,6 +57,22 @@ def test_a_stable_diffusion_adapter_says_how_other_tools_load_it() -> None:
     assert "models/loras" in card
     assert 'load_lora_weights(".", weight_name="neon.safetensors")' in card
     assert "--base stable-diffusion-v1-5/stable-diffusion-v1-5 --lora neon.safetensors" in card
+
+
+def test_a_file_that_diffusers_would_pass_over_in_silence_is_said_to_want_converting() -> None:
+    told = {"spec": on_sd15(), "base_identity": "somebody's"}
+    card = render_card(story(**told, family=FAMILIES["sd3"]), pictures=SHEET)
+    assert "detour convert neon.safetensors neon-diffusers.safetensors --to diffusers" in card
+    assert "load_lora_weights" not in card
+    assert "AUTOMATIC1111" not in card
+    assert "load_lora_weights" in render_card(story(**told, family=FAMILIES["flux"]), pictures=SHEET)
+
+
+def test_a_whole_base_is_opened_by_the_class_that_its_own_index_names() -> None:
+    spec = on_sd15().model_copy(update={"adapter": AdapterSpec(method="full")})
+    card = render_card(story(spec=spec, base_identity="stable-diffusion-v1-5"), pictures=SHEET)
+    assert 'DiffusionPipeline.from_pretrained("neon-full")' in card
+    assert "StableDiffusionPipeline" not in card
 
 
 def test_an_adapter_of_the_embedded_base_does_not_promise_other_tools() -> None:

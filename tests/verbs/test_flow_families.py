@@ -15,6 +15,7 @@ from detour.bases.names import NO_T5
 from detour.errors import Interrupted
 from detour.generation.engine import PictureEngine, PictureRequest
 from detour.specs import PictureSpec, RunSpec
+from detour.verbs.adapter_tools.conversion import convert_adapter
 from detour.verbs.chosen_adapters import attach_chosen, choose_adapter
 from detour.verbs.train import run as recipe
 from detour.verbs.train.run import TrainResult, train_adapter
@@ -154,6 +155,30 @@ def test_diffusers_loads_the_file_and_draws_the_same_picture(
     ours = engine.draw([PictureRequest(prompt="a fish", seed=5)], spec_of_picture).pictures.astype(np.int16)
     assert np.abs(with_adapter - plain).max() > 1
     assert np.abs(ours - with_adapter).max() <= 1
+
+
+def test_what_the_card_says_of_diffusers_is_what_diffusers_does(
+    kind: str, spec: RunSpec, straight: TrainResult, tmp_path: Path
+) -> None:
+    """It finds nothing in a kohya file of SD 3 and does not say so; the card says to convert it."""
+    import diffusers
+
+    if kind == "flux":
+        pytest.skip("diffusers takes its kohya files apart by the true widths")
+    card = (straight.run_folder / "README.md").read_text(encoding="utf-8")
+    assert "finds no layer of Stable Diffusion 3" in card
+    folder = spec.base.name.removesuffix(NO_T5)
+    converted = tmp_path / "converted.safetensors"
+    convert_adapter(straight.adapter_file, converted, to="diffusers")
+    found = {}
+    for file in (straight.adapter_file, converted):
+        pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(
+            folder, text_encoder_3=None, tokenizer_3=None
+        )
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name)
+        found[file] = sum("lora_A" in name for name, _ in pipe.transformer.named_modules())
+    assert found[straight.adapter_file] == 0
+    assert found[converted] >= LAYERS[kind]
 
 
 def test_kohya_files_name_the_original_layers(kind: str, straight: TrainResult, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pissa": {"adapter__init": "pissa"},
     "rslora": {"adapter__rslora": True},
     "lora+": {"train__optim__up_rate": 16.0},
-    "full": {"adapter__method": "full", "adapter__targets": "attn", "train__optim__lr": 1e-3},
+    "full": {"adapter__method": "full", "adapter__targets": "auto", "train__optim__lr": 1e-3},
     "text encoders": {"adapter__text_encoder__rank": 2},
     "ema": {"train__ema": 0.5},
     "checkpointing": {"train__gradient_checkpointing": True},
@@ -30,8 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "huber and perturbation": {"train__loss__distance": "huber", "train__loss__input_perturbation": 0.1},
     "every layer": {"adapter__targets": "all"},
 }
-FLUX_TOO = ("lokr", "checkpointing", "text encoders", "every layer")
-"""Methods that act on layers care little for the family; these touch what the two families do differently."""
+FLUX_TOO = ("dora", "loha", "lokr", "pissa", "full", "checkpointing", "text encoders", "every layer")
+"""Rates, averages and losses do not look at the family; factors, weights and passes do."""
 
 
 @pytest.fixture(scope="module")

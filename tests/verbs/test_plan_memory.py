@@ -3,10 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from detour.bases import quantize
 from detour.bases.base import Base, open_base
 from detour.errors import ConfigError
 from detour.specs import load_run_spec
@@ -192,6 +193,21 @@ def test_a_transformers_stages_are_told_apart(family: str, tmp_path: Path) -> No
     assert on_gpu == 4 * clip + 2 * (texts - clip)
     saving = plan_of(str(folder), train__batch=1, train__gradient_checkpointing=True).stages[2].parts
     assert saving["activations"] < parts["training"]["activations"]
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_is_planned_where_its_library_is_not_installed(
+    kind: Literal["nf4", "int8"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "PACKAGES", {kind: "a_package_that_is_nowhere"})
+    with pytest.raises(ConfigError, match="is not installed"):
+        quantize.require_quantizer(kind)
+    whole, packed = (plan_of("sd15", base__quantize=how) for how in ("none", kind))
+    weights = [
+        next(one.parts["weights"] for one in found.stages if one.stage == "training")
+        for found in (whole, packed)
+    ]
+    assert weights[1] < weights[0]
 
 
 def test_a_plan_refuses_what_the_base_has_no_positions_for(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A model's own weights in training, for comparison with adapters beside them."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,12 @@ class FullWeights(Attached):
 
 
 def attach_full(
-    model: nn.Module, part: str, layers: "Sequence[AdaptableLayer]", *, with_others: bool
+    model: nn.Module,
+    part: str,
+    layers: "Sequence[AdaptableLayer]",
+    *,
+    with_others: bool,
+    dead: "Sequence[str]" = (),
 ) -> FullWeights:
     """Make a model's own weights trainable.
 
@@ -86,6 +92,7 @@ def attach_full(
         part: "unet".
         layers: whose weights and biases are trained.
         with_others: train also what no adapter stands beside, such as norms.
+        dead: regular expressions of whole keys that nothing reads; they are not among the others.
 
     Raises:
         AdapterError: the weights are not float32, in which updates at usual rates would vanish.
@@ -97,6 +104,11 @@ def attach_full(
     names = [
         name
         for name, _ in model.named_parameters()
-        if (path := name.rpartition(".")[0]) in chosen or (with_others and path not in adaptable)
+        if (path := name.rpartition(".")[0]) in chosen
+        or (
+            with_others
+            and path not in adaptable
+            and not any(re.fullmatch(pattern, f"{part}.{path}") for pattern in dead)
+        )
     ]
     return FullWeights(model, part, names)

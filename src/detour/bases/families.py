@@ -47,6 +47,8 @@ class Family:
             ends closer to 0.
         highest_rate: rate of AdamW above which trainers of the family report that pictures can fall apart; ``None``:
             nothing of the kind is reported.
+        kohya_in_diffusers: whether diffusers (0.42.1) reads kohya files of the family; of SD 3 it finds no layer in
+            them and says nothing (diffusers#9291).
     """
 
     name: FamilyName
@@ -72,6 +74,7 @@ class Family:
     network_part: str = "unet"
     even_levels: bool = False
     highest_rate: float | None = None
+    kohya_in_diffusers: bool = True
 
     @property
     def has_unet(self) -> bool:
@@ -147,6 +150,7 @@ FAMILIES: Mapping[str, Family] = {
         network="SD3Transformer2DModel",
         network_part="transformer",
         highest_rate=SD3_HIGHEST_RATE,
+        kohya_in_diffusers=False,
     ),
     "flux": Family(
         name="flux",
@@ -245,7 +249,8 @@ def dead_in_text(family: Family, configs: Mapping[str, Mapping[str, Any]]) -> tu
 def dead_in_transformer(network_config: Mapping[str, Any]) -> tuple[str, ...]:
     """Layer keys of a transformer that nothing reads.
 
-    The last block of SD 3 throws the text's side of its attention away, so that the text's queries are never used.
+    The last block of SD 3 throws the text's side of its attention away, so that the text's queries, and the norm behind
+    them, are never used.
 
     Args:
         network_config: ``transformer/config.json``.
@@ -255,7 +260,8 @@ def dead_in_transformer(network_config: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if network_config.get("_class_name") != "SD3Transformer2DModel":
         return ()
-    return (rf"transformer\.transformer_blocks\.{int(network_config['num_layers']) - 1}\.attn\.add_q_proj",)
+    last = int(network_config["num_layers"]) - 1
+    return (rf"transformer\.transformer_blocks\.{last}\.attn\.(add_q_proj|norm_added_q)",)
 
 
 def dead_at_size(unet_config: Mapping[str, Any], latent_size: int) -> tuple[str, ...]:

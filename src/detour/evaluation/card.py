@@ -95,7 +95,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
     )
     lines = ["- detour:", "", "  ```", f'  detour generate "{spoken}" {chosen}', "  ```", ""]
     if method == "full":
-        return [*lines, f'- diffusers: `StableDiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
+        return [*lines, f'- diffusers: `DiffusionPipeline.from_pretrained("{story.name}-full")`.', ""]
     if embedded_of_identity(story.base_identity) is not None:
         return [
             *lines,
@@ -105,7 +105,7 @@ def _how_to_load(story: RunStory, file_name: str) -> list[str]:
         ]
     return [
         *_in_interfaces(story, file_name),
-        *_in_diffusers(method, file_name, story.spec.adapter.tokens.words),
+        *_in_diffusers(story, file_name),
         *lines,
     ]
 
@@ -116,17 +116,18 @@ def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
             "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
             "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
         ]
+    interfaces = "Forge" if story.family.network_part == "transformer" else "AUTOMATIC1111, Forge"
     return [
-        f"- AUTOMATIC1111, Forge: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
+        f"- {interfaces}: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
         f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",
     ]
 
 
-def _in_diffusers(method: str, file_name: str, words: Sequence[str]) -> list[str]:
+def _in_diffusers(story: RunStory, file_name: str) -> list[str]:
     """Sentence on what diffusers' loader (0.42) does with each kind of file."""
     converted = f"{file_name.removesuffix('.safetensors')}-diffusers.safetensors"
     convert = f"`detour convert {file_name} {converted} --to diffusers`"
-    facts = facts_of(method)
+    facts, words = facts_of(story.spec.adapter.method), story.spec.adapter.tokens.words
     if words and facts.in_diffusers:
         named = ", ".join(f"`{_code(word)}`" for word in words)
         return [
@@ -138,6 +139,11 @@ def _in_diffusers(method: str, file_name: str, words: Sequence[str]) -> list[str
         return [f"- diffusers drops magnitudes in this form: {convert} first.", ""]
     if facts.kohya_in_diffusers == "refuses":
         return ["- diffusers does not read LoHa and LoKr.", ""]
+    if not story.family.kohya_in_diffusers:
+        return [
+            f"- diffusers finds no layer of {story.family.title} in this form, and says nothing: {convert} first.",
+            "",
+        ]
     return [
         "- diffusers:",
         "",

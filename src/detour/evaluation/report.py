@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detour.bases.families import Family
 from detour.errors import RunError
 from detour.evaluation.answer_page import answer_rows, subject_rows
 from detour.evaluation.evaluation import Evaluation
@@ -134,6 +135,7 @@ class RunStory:
         spec: the resolved run.
         name: of the run.
         base_identity: of the base, without a path.
+        family: of the base.
         proof: figures and verdict; ``None`` where an adapter was evaluated and not proved.
         evaluation: the thorough judgement, where there is one; then its verdict is the page's.
         metrics: curves.
@@ -146,6 +148,7 @@ class RunStory:
     spec: RunSpec
     name: str
     base_identity: str
+    family: Family
     proof: Proof | None
     metrics: Metrics
     evaluation: EvaluationStory | None = None

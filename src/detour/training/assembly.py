@@ -17,6 +17,7 @@ from detour.adapters.fused import use_fused
 from detour.adapters.reference_weights import attach_reference
 from detour.adapters.targets import AdaptableLayer, adaptable_layers, select
 from detour.bases.denoiser import Denoiser, make_denoiser
+from detour.bases.families import dead_in_transformer
 from detour.bases.hardware import torch_dtype
 from detour.bases.quantize import Quantized, quantize_linears
 from detour.diffusion.noise import NoisePlan
@@ -144,7 +145,14 @@ def attach_trainable(
     use_training_attention(denoiser.network, device=denoiser.device, dtype=denoiser.dtype)
     adapter, rank = spec.adapter, spec.adapter.rank
     if adapter.method == "full":
-        return attach_full(denoiser.network, denoiser.part, layers, with_others=adapter.targets == "all")
+        network: Any = denoiser.network
+        return attach_full(
+            denoiser.network,
+            denoiser.part,
+            layers,
+            with_others=adapter.targets == "all",
+            dead=dead_in_transformer(dict(network.config)),
+        )
     if adapter.method == "reference":
         assert embedding_width is not None, "an IP-Adapter reads embeddings"
         made = attach_reference(

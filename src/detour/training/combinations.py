@@ -89,13 +89,12 @@ def _refuse_on_flow(loss: LossSpec, base: "Base") -> None:
 
 
 def refuse_optimizer(spec: RunSpec) -> None:
-    """An optimizer that is not installed, and averages of averages.
+    """Settings that an optimizer has no use for, and averages of averages.
 
     Raises:
         ConfigError: in one line.
     """
     name, train = spec.train.optim.name, spec.train
-    require_package(name)
     if name != "prodigy" and (train.optim.d0 is not None or train.optim.d_coef != 1):
         key = "d_coef" if train.optim.d0 is None else "d0"
         raise ConfigError(
@@ -150,7 +149,17 @@ def refuse_quantized(spec: RunSpec) -> None:
             f"base.quantize '{spec.base.quantize}' with method {method_name(spec.adapter)}, which needs the frozen "
             "weights as they are. Leave one of them out; plain LoRA trains beside a quantised base."
         )
-    require_quantizer(spec.base.quantize)
+
+
+def require_packages(spec: RunSpec) -> None:
+    """Raise now if a library that training needs is not installed; a prediction of its memory needs none.
+
+    Raises:
+        ConfigError: names the pip command.
+    """
+    require_package(spec.train.optim.name)
+    if spec.base.quantize != "none":
+        require_quantizer(spec.base.quantize)
 
 
 def notes_on_compiling(spec: RunSpec) -> list[str]:

@@ -101,7 +101,7 @@ def inspect_base(
         costs=tuple(
             _cost(label, found, rank, method, total, dead) for label, found in choices for rank in ranks
         ),
-        warnings=(*_warnings(chosen, ranks), *_words_on_dead(targets, chosen, dead)),
+        warnings=(*_warnings(chosen, ranks), *_words_on_dead(targets, chosen, dead, ranks, method)),
     )
 
 
@@ -116,14 +116,18 @@ def _dead(base: Base, layers: Sequence[AdaptableLayer]) -> frozenset[str]:
     )
 
 
-def _words_on_dead(targets: str, chosen: Sequence[AdaptableLayer], dead: frozenset[str]) -> tuple[str, ...]:
+def _words_on_dead(
+    targets: str, chosen: Sequence[AdaptableLayer], dead: frozenset[str], ranks: Sequence[int], method: Method
+) -> tuple[str, ...]:
     lost = [layer.path for layer in chosen if layer.path in dead]
     if not lost:
         return ()
     more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+    left = [layer for layer in chosen if layer.path not in dead]
+    counts = ", ".join(f"{count(left, rank, method):,} parameters at rank {rank}" for rank in ranks)
     return (
-        f"of the {len(chosen)} layers of '{targets}', these can get no gradient by structure, and training leaves "
-        f"them out: {', '.join(lost[:4])}{more}.",
+        f"of the {len(chosen)} layers of '{targets}', training leaves out what can get no gradient by structure: "
+        f"{', '.join(lost[:4])}{more}. {len(left)} layers are trained: {counts}.",
     )
 
 

@@ -137,6 +137,7 @@ def _write(judged: Judged, proof: Proof) -> None:
         spec=run.spec,
         name=str(run.spec.name),
         base_identity=judged.subject.base.identity,
+        family=judged.subject.base.family,
         proof=proof,
         metrics=run.metrics,
         proof_pairs=[

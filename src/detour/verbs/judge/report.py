@@ -40,6 +40,7 @@ def write_evaluation_report(
         spec=run.spec,
         name=str(run.spec.name),
         base_identity=judged.subject.base.identity,
+        family=judged.subject.base.family,
         proof=read_proof(proof) if proof.exists() else None,
         metrics=run.metrics,
         held_out_pairs=pairs,

@@ -11,6 +11,7 @@ from detour.specs import RunSpec
 from detour.specs.resolved import ResolvedRun
 from detour.training.assembly import as_trained, choose_targets
 from detour.training.checkpoints import Checkpoint
+from detour.training.combinations import require_packages
 from detour.training.data_fit import check_data
 from detour.training.first_weights import with_first_weights
 from detour.training.resolving import resolve
@@ -74,6 +75,7 @@ def plan_run(spec: RunSpec) -> RunPlan:
         name=name_from(spec.data.all_folders()[0].source),
         device=device,
     )
+    require_packages(resolved.spec)
     if resolved.spec.sample.policy is not None:
         screen_samples(resolved.spec, base)
     base = as_trained(base, resolved.spec)
@@ -114,6 +116,7 @@ def plan_resumed(folder: Path, *, processes: int = 1) -> RunPlan:
     captions = [example.caption for example in dataset.examples]
     # Nothing is left to resolve, but for settings that came after the run had begun.
     spec = resolve(point.spec, base, captions, name=point.spec.name, device=device).spec
+    require_packages(spec)
     notes = list(point.notes)
     if point.checkpoint is not None:
         notes.append(f"Going on after step {point.checkpoint.step} of {spec.train.steps}.")
