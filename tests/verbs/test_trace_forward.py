@@ -105,5 +105,19 @@ def test_a_flow_walks_a_straight_line_and_goes_back(photo: Path, tmp_path: Path)
         assert level.snr == pytest.approx((1 - sigma) ** 2 / sigma**2, rel=1e-3)
         assert level.way_back
     assert plot_forward(trace, tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    arguments = [
+        "forward",
+        str(photo),
+        "--base",
+        str(base),
+        "--levels",
+        "4",
+        "--out",
+        str(tmp_path / "table.png"),
+    ]
+    said = CliRunner().invoke(cli, arguments).output
+    assert "σ" in said
+    assert "0.334" in said, "the second level as a share of all timesteps"
+    assert "ᾱ" not in said
     with pytest.raises(ConfigError, match="has no betas and ends in pure noise"):
         trace_forward(picture=photo, base=str(base), schedule="linear")

@@ -67,7 +67,7 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
     rows = [
         (
             str(level.timestep),
-            f"{level.alpha_cumprod:.4g}",
+            f"{level.timestep / trace.num_timesteps:.3f}" if trace.is_flow else f"{level.alpha_cumprod:.4g}",
             f"{level.snr:.3g}",
             f"{level.variance:.3f}",
             f"{level.variance_expected:.3f}",
@@ -75,7 +75,7 @@ def command(*, out: Path, force: bool, as_json: bool, **settings: Any) -> None:
         )
         for level in trace.levels
     ]
-    heads = ("timestep", "ᾱ", "SNR", "variance", "expected", "walk − jump")
+    heads = ("timestep", "σ" if trace.is_flow else "ᾱ", "SNR", "variance", "expected", "walk − jump")
     print_table(table_of("Noise levels", [(head, "right") for head in heads], rows))
     click.echo(f"- one jump and step by step {agreement(trace)}")
     click.echo(f"- the variance is what it should be to {trace.largest_variance_error:.1%}")

@@ -40,7 +40,7 @@ class JointAttention(nn.Module):
         Returns:
             (N, places, width) and (N, words, width).
         """
-        # Norms bring each head's queries and keys to length one: large ones would drown the others.
+        # Norms bring each head's queries and keys to a root mean square of one: large ones would drown the others.
         q = [
             self.norm_q(self._split(self.to_q(picture))),
             self.norm_added_q(self._split(self.add_q_proj(text))),

@@ -38,6 +38,8 @@ class ForwardTrace(BaseModel):
     picture: str
     caption: str
     schedule: str
+    is_flow: bool = False
+    """Whether the base is a rectified flow, whose noise level σ is its timestep's share of all timesteps."""
     num_timesteps: int
     clean_variance: float
     """Var(x₀) of the picture's latents; the noisy ones keep variance one only where this is one."""

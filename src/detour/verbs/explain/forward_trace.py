@@ -131,6 +131,7 @@ def trace_forward(
         picture=example.name,
         caption=example.caption,
         schedule=name,
+        is_flow=opened.is_flow,
         num_timesteps=len(alphas),
         clean_variance=_variance(clean),
         largest_difference=max(differences),

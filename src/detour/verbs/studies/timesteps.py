@@ -228,7 +228,7 @@ def finding_of(table: Table, strongest: dict[str, list[str]], curve: Table) -> s
         f"On for a third of the steps, the adapter makes this much of its move in the judge's features: {spoken}; "
         f"switched off for that third, this much is missing: {lost}. Most is done alone "
         f"by: {spoken_leaders(strongest['only'])}; most is missed without: {spoken_leaders(strongest['without'])}. "
-        f"The predicted noise differs most, relatively, by {peak('prediction')}, and the clean picture that it "
+        f"The network's prediction differs most, relatively, by {peak('prediction')}, and the clean picture that it "
         f"stands for by {peak('clean_guess')}."
     )
 
@@ -248,7 +248,7 @@ def _panels(table: Table, curve: Table) -> list[Panel]:
     full = table.row(FULL).figures
     return [
         Panel(
-            title="What it does to the predicted noise", x_label="timestep (0 is clean)",
+            title="What it does to the network's prediction", x_label="timestep (0 is clean)",
             y_label="‖difference‖ / ‖prediction‖", series=[Series(name="", points=points("prediction"))],
         ),
         Panel(
