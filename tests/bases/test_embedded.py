@@ -27,7 +27,7 @@ def test_the_embedded_base_says_what_it_is() -> None:
 
 def test_pocket_flow_is_one_of_the_packages_own() -> None:
     known = EMBEDDED["pocket-flow"]
-    assert embedded_of_identity("pocket-flow-v1") is known
+    assert embedded_of_identity("pocket-flow-v2") is known
     assert known.folder.parent == EMBEDDED["pocket"].folder.parent
     assert all((one.defaults, goal) in GOALS for one in EMBEDDED.values() for goal in ("style", "subject"))
 
@@ -117,3 +117,10 @@ def test_a_decision_by_name_is_seen(code: str) -> None:
     node = ast.parse(code, mode="eval").body
     sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else node.args  # type: ignore[attr-defined]
     assert any(_names_pocket(side) for side in sides)
+
+
+@pytest.mark.parametrize("name", list(EMBEDDED))
+def test_no_settings_of_a_packaged_base_name_a_folder_of_the_machine_that_made_it(name: str) -> None:
+    files = list(EMBEDDED[name].folder.rglob("*.json"))
+    assert files
+    assert not [file for file in files if "_name_or_path" in file.read_text(encoding="utf-8")]

@@ -36,7 +36,7 @@ EMBEDDED: Mapping[str, EmbeddedBase] = {
         EmbeddedBase(
             name="pocket-flow",
             folder=PACKAGE / "pocket" / "weights_flow",
-            identity="pocket-flow-v1",
+            identity="pocket-flow-v2",
             defaults="pocket-flow",
         ),
     )

@@ -49,6 +49,7 @@ class Family:
             nothing of the kind is reported.
         kohya_in_diffusers: whether diffusers (0.42.1) reads kohya files of the family; of SD 3 it finds no layer in
             them and says nothing (diffusers#9291).
+        in_a1111: whether AUTOMATIC1111 draws with adapters of the family; Forge does with those of every family.
     """
 
     name: FamilyName
@@ -75,6 +76,7 @@ class Family:
     even_levels: bool = False
     highest_rate: float | None = None
     kohya_in_diffusers: bool = True
+    in_a1111: bool = True
 
     @property
     def has_unet(self) -> bool:
@@ -151,6 +153,7 @@ FAMILIES: Mapping[str, Family] = {
         network_part="transformer",
         highest_rate=SD3_HIGHEST_RATE,
         kohya_in_diffusers=False,
+        in_a1111=False,
     ),
     "flux": Family(
         name="flux",
@@ -171,6 +174,7 @@ FAMILIES: Mapping[str, Family] = {
         network="FluxTransformer2DModel",
         network_part="transformer",
         even_levels=True,
+        in_a1111=False,
     ),
 }
 

@@ -116,7 +116,7 @@ def _in_interfaces(story: RunStory, file_name: str) -> list[str]:
             "- AUTOMATIC1111, ComfyUI, sd-scripts: not this file. They compute DoRA by other formulas and draw it",
             "  wrongly; merge it with `detour merge`, or make a LoRA of the merged base with `detour extract`.",
         ]
-    interfaces = "Forge" if story.family.network_part == "transformer" else "AUTOMATIC1111, Forge"
+    interfaces = "AUTOMATIC1111, Forge" if story.family.in_a1111 else "Forge"
     return [
         f"- {interfaces}: copy `{file_name}` into `models/Lora` and write `<lora:{story.name}:1>`.",
         f"- ComfyUI: copy `{file_name}` into `models/loras` and add a *Load LoRA* node.",

@@ -107,6 +107,10 @@ def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Iter
     """
     for name, model in models.items():
         _half_copy(model).save_pretrained(folder / name)
+        config = folder / name / "config.json"
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        facts.pop("_name_or_path", None)  # a folder of this machine, where the model was loaded from one
+        write_json(config, facts)
         for file in (folder / name).glob("*.safetensors"):
             file.chmod(0o644)  # safetensors 0.8 writes for the owner only
     for name in load_as_float32:

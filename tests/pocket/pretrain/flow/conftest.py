@@ -11,6 +11,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 import detour.pocket
+from detour.pocket.pretrain import precision
 from detour.pocket.pretrain.flow import parts
 from detour.pocket.pretrain.flow.conditioning import Towers, with_projection
 from detour.pocket.pretrain.flow.folder import second_tokenizer, write_base
@@ -49,6 +50,8 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RandomBase
     torch.manual_seed(0)
     work = tmp_path_factory.mktemp("pocket-flow")
     with pytest.MonkeyPatch.context() as patch:
+        # held against pipelines in float32, also where the processor would make pre-training take bfloat16
+        patch.setattr(precision, "fast_dtype", lambda: torch.float32)
         for key, value in SMALL_TRANSFORMER.items():
             patch.setitem(parts.TRANSFORMER_CONFIG, key, value)
         patch.setitem(parts.VAE_CONFIG, "block_out_channels", [8, 8, 16, 16])
