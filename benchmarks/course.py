@@ -2,7 +2,7 @@
 
 A block stands in a page between ``<!-- figures NAME -->`` and ``<!-- end -->``. Each number in it has to be as it is
 measured, within its column's tolerance. ``--write`` puts the new figures, the date and the machine in its place.
-Threads and dtype are pinned: one thread, fp32. Blocks about the demo train it for themselves with one thread, once.
+Threads and dtype are pinned: one thread, fp32. Blocks about the demo train it for themselves, once a call.
 """
 
 import argparse
@@ -159,20 +159,22 @@ def eta() -> Rows:
 
 @cache
 def demo() -> Path:
-    """The run folder of ``detour demo``'s training, made with one thread, without sheets and proof, if not there."""
+    """The run folder of ``detour demo``'s training, made anew with one thread in fp32, without sheets and proof."""
 
     from detour.verbs.judge.held_out_material import write_world_style
     from detour.verbs.train.demo import DEMOS, NUM_PICTURES, demo_spec, draw_training_pictures
     from detour.verbs.train.run import train_adapter
 
-    if not (DEMO / "demo.safetensors").is_file():
-        style = DEMOS["pocket"].style
-        draw_training_pictures(DEMO / "data", style_name=style, count=NUM_PICTURES, seed=0, as_asked=True)
-        write_world_style(DEMO, style)
-        spec = demo_spec(DEMO, seed=0)
-        train = spec.train.model_copy(update={"threads": 1})
-        spec = spec.model_copy(update={"train": train, "sample": spec.sample.model_copy(update={"every": 0})})
-        train_adapter(spec, runs=DEMO.parent, force=True, prove=False)
+    style = DEMOS["pocket"].style
+    draw_training_pictures(DEMO / "data", style_name=style, count=NUM_PICTURES, seed=0, as_asked=True)
+    write_world_style(DEMO, style)
+    spec = demo_spec(DEMO, seed=0)
+    pinned = {
+        "base": spec.base.model_copy(update={"dtype": "fp32"}),
+        "train": spec.train.model_copy(update={"threads": 1}),
+        "sample": spec.sample.model_copy(update={"every": 0}),
+    }
+    train_adapter(spec.model_copy(update=pinned), runs=DEMO.parent, force=True, prove=False)
     return DEMO
 
 

@@ -3,11 +3,16 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.verdicts import embedded
+
+if TYPE_CHECKING:
+    from benchmarks.verdicts.scoring import Line
 
 WORK = Path("verdict-runs")
 PLANTED = WORK / "planted"
@@ -51,7 +56,7 @@ def make(given: argparse.Namespace) -> None:
 def examine(given: argparse.Namespace) -> None:
     """Print the table of truth × verdict of what is kept, with the vocabulary hidden unless it is asked for."""
     from benchmarks.verdicts.drawn import score_drawn
-    from benchmarks.verdicts.scoring import FeatureReader, case_report, score, summary, table
+    from benchmarks.verdicts.scoring import FeatureReader, case_report, score
 
     for tuning in (True, False):
         if given.half not in ("both", "tuning" if tuning else "test"):
@@ -67,15 +72,22 @@ def examine(given: argparse.Namespace) -> None:
         half = "tuning" if tuning else "test"
         known = "embedded vocabulary" if given.vocabulary else "captions alone"
         what = "sides drawn by code" if given.drawn else "trained runs"
-        print(f"\n{what}, {half} half, {known}, {given.spoiled or 'whole'} judge, {len(lines)} runs\n")
-        print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
+        print_counts(f"{what}, {half} half, {known}, {given.spoiled or 'whole'} judge", lines)
+
+
+def print_counts(what: str, lines: "Sequence[Line]") -> None:
+    """Print truth × verdict of some runs, and how many are wrong or abstained."""
+    from benchmarks.verdicts.scoring import summary, table
+
+    print(f"\n{what}, {len(lines)} runs\n")
+    print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
 
 
 def keep_record(given: argparse.Namespace) -> None:
     """Judge what is kept, with and without the base's words, add it to the record and print the record's tables."""
     from benchmarks.verdicts.material import all_cases
     from benchmarks.verdicts.record import changes, judged, read_record, rules_digest, write_record
-    from benchmarks.verdicts.scoring import FeatureReader, score, summary, table
+    from benchmarks.verdicts.scoring import FeatureReader, score
 
     before, reader = read_record(given.record), FeatureReader(given.work)
     rows = dict(before)
@@ -87,7 +99,8 @@ def keep_record(given: argparse.Namespace) -> None:
         rows |= judged(alone, known, date=time.strftime("%Y-%m-%d"))
     write_record(given.record, rows)
     print("\n".join(changes(before, rows)))
-    counted = {name: row for name, row in rows.items() if row.rules == rules_digest()}
+    rules = rules_digest()
+    counted = {name: row for name, row in rows.items() if row.rules == rules}
     if len(counted) < len(rows):
         print(f"{len(rows) - len(counted)} runs of other rules are left out of the tables")
     for half in ("test", "tuning"):
@@ -95,8 +108,7 @@ def keep_record(given: argparse.Namespace) -> None:
         for vocabulary in (False, True):
             lines = [counted[one.name].line(vocabulary=vocabulary) for one in cases if one.name in counted]
             known_words = "embedded vocabulary" if vocabulary else "captions alone"
-            print(f"\ntrained runs on record, {half} half, {known_words}, {len(lines)} runs\n")
-            print("\n".join(["" if not lines else table(lines), "", *summary(lines)]))
+            print_counts(f"trained runs on record, {half} half, {known_words}", lines)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from detour.bases.names import NO_T5
 from detour.labs.checking import check
 from detour.labs.index import lab_of
 from detour.labs.sources import notebook_of
@@ -31,6 +32,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_lab_is_handed_out_for_pocket_flow(number: int, tmp_path: Path) -> None:
     notebook = hand_out(number, out=tmp_path, base="pocket-flow")
     assert 'BASE = \\"pocket-flow\\"' in notebook.read_text(encoding="utf-8")
+
+
+def test_a_relative_folder_without_its_t5_is_written_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_sd3(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    notebook = hand_out(1, out=tmp_path, base=f"base{NO_T5}")
+    assert f'BASE = \\"{folder.resolve()}{NO_T5}\\"' in notebook.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [1, 2, 9])

@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from detour.bases.names import split_name
 from detour.errors import BaseError, ConfigError, MissingExtra, TaskOpen
 from detour.files import write_text
 from detour.labs.checking import said
@@ -77,7 +78,10 @@ def run_solution_of(number: int, *, base: str | None = None, judge: str | None =
 
 def _placed(name: str | None) -> str | None:
     """A folder's absolute path; anything else, such as a hub id, as it is."""
-    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+    if name is None:
+        return None
+    place, mark = split_name(name)
+    return f"{Path(place).resolve()}{mark}" if Path(place).exists() else name
 
 
 def _require_family(lab: Lab, base: str | None) -> None:

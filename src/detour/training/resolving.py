@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from detour.bases.names import NO_T5
+from detour.bases.names import NO_T5, split_name
 from detour.data.captions import one_line, with_trigger
 from detour.data.holdout import automatic_holdout
 from detour.diffusion.process import RectifiedFlow
@@ -298,7 +298,7 @@ def _sentences(
     if base.family.t5_part is not None and base.family.t5_part not in base.text_parts:
         notes.append(
             f"T5 is left out, as '{NO_T5}' asks: zeros take the place of its states, in training as in drawing."
-            if base.name.endswith(NO_T5)
+            if split_name(base.name)[1]
             else "The base has no T5, and its network reads nothing in the place of T5's states."
             if base.zero_states == 0
             else "The base has no T5: the places of its states are zeros, in training as in drawing."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def write_base(
     write_json(folder / "model_index.json", MODEL_INDEX)
 
 
-def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Iterable[str]) -> None:
+def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Collection[str]) -> None:
     """Writes each model in float16 to the folder of its name.
 
     Args:
@@ -107,24 +107,22 @@ def write_half(folder: Path, models: Mapping[str, Any], *, load_as_float32: Iter
     """
     for name, model in models.items():
         _half_copy(model).save_pretrained(folder / name)
-        config = folder / name / "config.json"
-        facts = json.loads(config.read_text(encoding="utf-8"))
-        facts.pop("_name_or_path", None)  # a folder of this machine, where the model was loaded from one
-        write_json(config, facts)
         for file in (folder / name).glob("*.safetensors"):
             file.chmod(0o644)  # safetensors 0.8 writes for the owner only
-    for name in load_as_float32:
-        _load_as_float32(folder / name / "config.json")
+        _settle(folder / name / "config.json", load_as_float32=name in load_as_float32)
 
 
-def _load_as_float32(config: Path) -> None:
-    """Ask transformers to load the weights in float32.
+def _settle(config: Path, *, load_as_float32: bool) -> None:
+    """Take the folder that a model was loaded from out of its settings, and ask for float32 where that is wanted.
 
     transformers 5 loads in the dtype that the config names, diffusers in float32: without this line a
     pipeline loaded without ``torch_dtype`` has a half-precision text encoder before a float32 UNet.
     """
     settings = json.loads(config.read_text(encoding="utf-8"))
-    for part in (settings, settings.get("text_config"), settings.get("vision_config")):
+    settings.pop("_name_or_path", None)
+    for part in (
+        (settings, settings.get("text_config"), settings.get("vision_config")) if load_as_float32 else ()
+    ):
         if part is not None and (part is settings or "dtype" in part):
             part["dtype"] = "float32"
     write_json(config, settings)

@@ -1,14 +1,17 @@
 """The folder in StableDiffusion3Pipeline: what it reads of a prompt and what it draws."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
 from detour.pocket.pretrain.flow.conditioning import TextStates, WeightedJointAttention, t5_bias
+from detour.pocket.pretrain.folder import write_half
 from tests.pocket.pretrain.flow.conftest import RandomBase
 
 PROMPT = "a red house in the desert, thick outlines"
@@ -29,6 +32,14 @@ def test_training_reads_a_prompt_as_the_pipeline_does(random_base: RandomBase, p
     own = encoded(random_base, [prompt])
     torch.testing.assert_close(own.joint, states, rtol=0, atol=1e-5)
     torch.testing.assert_close(own.pooled, pooled, rtol=0, atol=1e-5)
+
+
+def test_no_folder_that_a_part_was_loaded_from_stands_in_its_settings(
+    random_base: RandomBase, tmp_path: Path
+) -> None:
+    vae = AutoencoderKL.from_pretrained(random_base.folder / "vae", torch_dtype=torch.float32)
+    write_half(tmp_path, {"vae": vae}, load_as_float32=())
+    assert str(random_base.folder) not in (tmp_path / "vae" / "config.json").read_text(encoding="utf-8")
 
 
 def own_picture(base: RandomBase, noise: Tensor, *, num_t5: int) -> Tensor:
