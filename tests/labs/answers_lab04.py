@@ -43,7 +43,8 @@ ANSWERS: Answers = {
                 "scales are not used",
             ),
             (lambda d1, u1, s1, d2, u2, s2: (s1 * d1 + s2 * d2, u1 + u2), "different ranks"),
-            (lambda d1, u1, s1, d2, u2, s2: (d1, s1 * u1), "should be"),
+            (lambda d1, u1, s1, d2, u2, s2: (d1, s1 * u1), "off by"),
+            (lambda d1, u1, s1, d2, u2, s2: (torch.cat([d1, d2]).T, torch.cat([u1, u2], 1)), "should be"),
             (
                 lambda d1, u1, s1, d2, u2, s2: (torch.cat([d1, d2]), torch.cat([s2 * u2, s1 * u1], 1)),
                 "keep the order",
@@ -65,7 +66,7 @@ ANSWERS: Answers = {
         pairs((1, 1)),
         [
             (pairs((1, 1), (0.5, 0.5)), "weaker"),
-            (pairs(), "sum of both"),
+            (pairs(), "stronger adapter alone"),
             (pairs((1, 1), (0.8, 0.3)), "stronger adapter alone by 40.0"),
             (pairs((1, 0), (1, 1)), "without a zero"),
         ],

@@ -162,7 +162,7 @@ ANSWERS: Answers = {
             ),
             (
                 lambda held, room: sorted(held, key=lambda one: (one["expires"], one["score"]))[:room],
-                "one number",
+                "entries of the queue",
             ),
         ],
     ),

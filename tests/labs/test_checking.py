@@ -89,7 +89,7 @@ def test_a_missing_judge_is_noticed_before_anything_runs(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("jupytext")
-    monkeypatch.setattr("detour.verbs.judge.figures._fetched_before", lambda: False)
+    monkeypatch.setattr("detour.evaluation.judge_choice._fetched_before", lambda: False)
     for verb in (
         lambda: hand_out(3, out=tmp_path, base=str(tiny_base)),
         lambda: run_solution_of(3, base=str(tiny_base)),

@@ -7,9 +7,10 @@ from click.testing import CliRunner
 
 from detour.cli.main import cli
 from detour.errors import ConfigError
-from detour.labs.grading import graders_of
+from detour.labs.grading import grade, graders_of
 from detour.labs.hints import HINTS, code_of, hint_of
 from detour.labs.index import LABS, Lab, lab_of
+from tests.labs.graders_table import answers_of
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
@@ -37,7 +38,21 @@ def test_the_command_shows_one_step_and_names_the_next() -> None:
     assert "return alpha_bar * clean_variance + 1 - alpha_bar" in last.output
     assert "--step" not in last.output
     listed = CliRunner().invoke(cli, ["labs", "hint", "9"])
-    assert listed.output.split() == list(graders_of(9))
+    lines = listed.output.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == list(graders_of(9))
+    assert any(line.startswith("variance: ") for line in lines)
+    assert lines[-1].endswith("detour labs hint 9 TASK")
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
+def test_no_feedback_on_a_wrong_answer_holds_the_solution(lab: Lab) -> None:
+    for task, (_, mistaken) in answers_of(lab.number).items():
+        code = [line.strip().removeprefix("return ") for line in code_of(lab, task).splitlines()]
+        code = [re.sub(r"\s+", "", line) for line in code if len(line) > 24 and not line.startswith("#")]
+        for answer in [one for one, _ in mistaken] + [lambda *_: 12345.0]:
+            found = grade(lab.number, task, answer)
+            said = re.sub(r"\s+", "", f"{found.wrong} {found.why} {found.hint}")
+            assert not [line for line in code if line in said], (task, said)
 
 
 def test_a_task_that_is_not_there_is_named() -> None:

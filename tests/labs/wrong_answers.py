@@ -164,7 +164,9 @@ def _expressions(node: ast.expr) -> Iterator[ast.expr]:
         yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
         yield from node.values
     elif isinstance(node, ast.Constant):
-        if node.value == "":
+        if node.value is None:
+            yield ast.UnaryOp(ast.USub(), ast.Constant(1))
+        elif node.value == "":
             yield ast.Constant(" ")
         elif isinstance(node.value, int | float) and not isinstance(node.value, bool):
             yield ast.Constant(node.value + 1)
@@ -201,6 +203,8 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
                 ast.Attribute(function.value, METHODS[function.attr], ast.Load()), node.args, node.keywords
             )
     elif isinstance(function, ast.Name):
+        if function.id == "float" and isinstance(node.args[0], ast.Constant):  # float("inf")
+            yield ast.UnaryOp(ast.USub(), ast.Constant(1))
         if function.id in METHODS:
             yield ast.Call(ast.Name(METHODS[function.id], ast.Load()), node.args, node.keywords)
         if function.id == "abs":
@@ -219,6 +223,8 @@ def changed_results(answer: Callable[..., Any], sample: Any) -> Iterator[tuple[s
         yield "the opposite", then(lambda found: not found)
         yield "always True", then(lambda found: True)
         yield "always False", then(lambda found: False)
+        yield "in words", then(lambda found: "yes" if found else "")
+        yield "as a list", then(lambda found: [0] if found else [])
     elif isinstance(sample, int | float | np.number) or (
         isinstance(sample, Tensor) and sample.is_floating_point()
     ):

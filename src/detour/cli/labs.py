@@ -84,13 +84,17 @@ def run_lab(*, number: int, base: str | None, judge: str | None, as_json: bool) 
 def show_hint(*, number: int, task: str | None, step: int, as_json: bool) -> None:
     """Show a hint to TASK of lab NUMBER, in three steps; without TASK, name the lab's tasks."""
     from detour.cli.results import print_json
-    from detour.labs.hints import HINTS, STEPS, hint_of
+    from detour.labs.hints import HINTS, STEPS, asked_by, hint_of
     from detour.labs.index import lab_of
 
     lab = lab_of(number)
     if task is None:
-        names = list(HINTS[number])
-        print_json(names) if as_json else click.echo("\n".join(names))
+        asked = {name: asked_by(lab, name) for name in HINTS[number]}
+        if as_json:
+            print_json(list(asked))
+        else:
+            click.echo("\n".join(f"{name}: {text}" if text else name for name, text in asked.items()))
+            click.echo(f"A hint to one of them: detour labs hint {number} TASK")
         return
     words = hint_of(lab, task, step)
     if as_json:

@@ -90,18 +90,40 @@ def compare(
     return wrong(_difference(found[index], expected[index], cases[index]), why=why, hint=hint)
 
 
+@dataclass(frozen=True)
+class Instead:
+    """An answer that is no number, where the task asks for a number or this: ``None``, ``inf``.
+
+    Attributes:
+        name: as the learner writes it.
+    """
+
+    name: str
+
+
 def same(found: Any, expected: Any) -> bool:
     """Whether an answer equals the right one within the tolerance; lists and tuples count alike."""
+    if isinstance(expected, Instead) or isinstance(found, Instead):
+        return bool(found == expected)
     if isinstance(expected, list | tuple):
         return len(found) == len(expected) and all(map(same, found, expected))
     if isinstance(expected, bool):
-        return bool(found) == expected
+        return is_bool(found) and bool(found) == expected
     if isinstance(expected, Tensor) and expected.ndim:
         return found.shape == expected.shape and bool(
             torch.allclose(found.double(), expected.double(), rtol=TENSOR_RELATIVE, atol=TENSOR_ABSOLUTE)
         )
-    value, true = float(found), float(expected)
+    value, true = (float(one.item() if hasattr(one, "item") else one) for one in (found, expected))
     return abs(value - true) <= max(RELATIVE * abs(true), ABSOLUTE)
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a value is True or False, of Python, NumPy or PyTorch; 1 and 0 and words are not."""
+    if isinstance(value, Tensor):
+        return value.dtype == torch.bool and value.numel() == 1
+    if isinstance(value, np.ndarray):
+        return value.dtype == np.bool_ and value.size == 1
+    return isinstance(value, bool | np.bool_)
 
 
 def same_pictures(answer: Any, other: str, *, praise: str, why: str, hint: str) -> Grade:
@@ -141,6 +163,8 @@ def described(value: Any) -> str:
     """Description of a value in a learner's words."""
     if value is None:
         return "nothing"
+    if isinstance(value, Instead):
+        return value.name
     if isinstance(value, Tensor | np.ndarray):
         return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
     if isinstance(value, bool | int | float | str | np.generic):
@@ -194,6 +218,8 @@ def _unlike(found: Any, expected: Any) -> Grade | None:
             why="a function without `return` gives None, and so does its placeholder.",
             hint="fill in the TODO, and return what you computed.",
         )
+    if isinstance(found, Instead):
+        return None
     if isinstance(expected, list | tuple):
         if isinstance(found, str) or not hasattr(found, "__len__") or not hasattr(found, "__iter__"):
             return _kind(found, f"{len(expected)} values in a list or tuple")
@@ -206,12 +232,14 @@ def _unlike(found: Any, expected: Any) -> Grade | None:
         if found.shape != expected.shape:
             return _kind(found, f"one of shape {tuple(expected.shape)}")
         return None
+    if isinstance(expected, bool):
+        return None if is_bool(found) else _kind(found, "True or False")
     if isinstance(found, Tensor | np.ndarray) and np.prod(tuple(found.shape)) != 1:
         return _kind(found, "one number")
     if isinstance(found, str) or not (
         isinstance(found, bool | int | float | np.generic | Tensor | np.ndarray)
     ):
-        return _kind(found, "True or False" if isinstance(expected, bool) else "one number")
+        return _kind(found, "one number")
     return None
 
 
@@ -263,6 +291,11 @@ def _difference(found: Any, expected: Any, case: tuple[Any, ...]) -> str:
         return f"for {_arguments(case)} you get {bool(found)}, {expected} was expected."
     if isinstance(expected, Tensor) and expected.ndim:
         return f"your tensor is off by up to {float((found.double() - expected.double()).abs().max()):.3g}."
+    if isinstance(found, Instead) or isinstance(expected, Instead):
+        words = [
+            described(one) if isinstance(one, Instead) else f"{float(one):.5g}" for one in (found, expected)
+        ]
+        return f"for {_arguments(case)} you get {words[0]}, {words[1]} was expected."
     return f"for {_arguments(case)} you get {float(found):.5g}, {float(expected):.5g} was expected."
 
 

@@ -1,7 +1,7 @@
 """Grades: passed, or what is wrong, why, and a hint."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,50 @@ def grade(number: int, task: str, answer: Any) -> Grade:
     try:
         return graders[task](answer)
     except Exception as error:
+        return _unreadable(answer, error)
+
+
+def _unreadable(answer: Any, error: Exception) -> Grade:
+    """Grade of an answer at which the check itself stopped: the learner's function raised, or a form is unexpected."""
+    from detour.labs.comparing import described
+
+    parts = dict(answer) if isinstance(answer, Mapping) else {"": answer}
+    blank = [str(name) for name, value in parts.items() if value is None or value is ...]
+    if blank:
         return wrong(
-            f"your answer could not be used: {type(error).__name__}: {error}",
-            why="the check calls your function, or reads your value, in the form that the task names.",
-            hint="compare names, shapes and types with the task's text.",
+            f"there is no answer for {', '.join(blank)} yet.",
+            why="the cell still holds what it was handed out with.",
+            hint="look for TODO in the cell above, replace that line, and run the cell again.",
         )
+    if _raised_in(error, [one for one in parts.values() if callable(one)]):
+        return wrong(
+            f"your function stops with {type(error).__name__}: {error}",
+            why="it has to give an answer in every case that the task allows.",
+            hint="call it in a cell of your own, and see which line stops.",
+        )
+    if any(callable(one) for one in parts.values()):
+        return wrong(
+            "what your function returns is not of the form that the task names.",
+            why="a function without `return` gives None, and so does its placeholder; other forms cannot be compared.",
+            hint="compare what it returns with its docstring, in a cell of your own.",
+        )
+    shown = ", ".join(f"{name + ' is ' if name else ''}{described(value)}" for name, value in parts.items())
+    return wrong(
+        f"your answer is not of the form that the task names: {shown or 'it is empty'}.",
+        why="the check reads your value as the task describes it.",
+        hint="compare names, shapes and types with the task's text.",
+    )
+
+
+def _raised_in(error: Exception, functions: Sequence[Callable[..., Any]]) -> bool:
+    """Whether an error comes from the source of one of the functions, and not from the check that called it."""
+    files = {code.co_filename for one in functions if (code := getattr(one, "__code__", None)) is not None}
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename in files:
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def _unanswered() -> Grade:

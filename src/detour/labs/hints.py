@@ -1,5 +1,6 @@
 """Three hints for every task: the direction, the formula, and the solution's code."""
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -35,6 +36,25 @@ def hint_of(lab: Lab, task: str, step: int) -> str:
     if not 1 <= step <= len(STEPS):
         raise ConfigError(f"--step {step}: 1 is the direction, 2 the formula, 3 the code.")
     return code_of(lab, task) if step == 3 else hints[task][step - 1]
+
+
+def direction_of(number: int, task: str) -> str:
+    """The first hint of a task, which says where to look and holds no solution."""
+    return HINTS[number][task].direction
+
+
+def asked_by(lab: Lab, task: str) -> str:
+    """What a task asks for in one sentence: the first line of its function's docstring; empty for other answers."""
+    lesson = ast.parse(lab.source.read_text(encoding="utf-8"))
+    functions = {
+        node.name: ast.get_docstring(node) for node in lesson.body if isinstance(node, ast.FunctionDef)
+    }
+    for node in ast.walk(lesson):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check" and len(node.args) == 3:
+            name, answer = node.args[1:]
+            if isinstance(name, ast.Constant) and name.value == task and isinstance(answer, ast.Name):
+                return (functions.get(answer.id) or "").split("\n\n")[0].replace("\n", " ")
+    return ""
 
 
 def code_of(lab: Lab, task: str) -> str:

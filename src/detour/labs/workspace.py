@@ -115,7 +115,7 @@ def _require_judge(lab: Lab, base: str | None, judge: str | None) -> None:
         return
     from detour.bases.base import open_base
     from detour.evaluation.judge import DEFAULT_JUDGE
-    from detour.verbs.judge.figures import can_be_judged
+    from detour.evaluation.judge_choice import can_be_judged
 
     if not can_be_judged(None, open_base(base, weights=False)):
         free = ", ".join(str(one.number) for one in LABS if not needs_judge(one))

@@ -47,7 +47,8 @@ def stack_factors(answer: Any) -> Grade:
         if down is None or up is None:
             return None
         ranks, (n_out, n_in) = len(given[0]) + len(given[3]), (len(given[1]), given[0].shape[1])
-        if down.shape != (ranks, n_in) or up.shape != (n_out, ranks):
+        rank = len(down)
+        if down.shape != (rank, n_in) or up.shape != (n_out, rank) or rank > ranks:
             raise ShapesAreOff(
                 f"down is {tuple(down.shape)} and up {tuple(up.shape)}; of ranks {len(given[0])} and {len(given[3])} "
                 f"they should be {(ranks, n_in)} and {(n_out, ranks)}"
@@ -272,7 +273,7 @@ def louder(answer: Mapping[str, Any]) -> Grade:
             why="the stronger one alone moves the pictures more than that already.",
             hint="take the larger of moved[1, 0] and moved[0, 1].",
         )
-    if mine == {pair for pair in pairs if moved[pair] > sum(alone)}:
+    if mine and mine == {pair for pair in pairs if moved[pair] > sum(alone)}:
         return wrong(
             "you compare with the sum of both.",
             why="in pixels moves hardly ever add up; the question is whether both are louder than one.",

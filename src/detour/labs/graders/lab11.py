@@ -224,7 +224,7 @@ def states_of(answer: Callable[[Any, list[str]], Tensor]) -> Grade:
         return wrong(
             f"it returns {_what(found)}, not states of shape (3, 77, D).",
             why="every picture is shown with its own caption.",
-            hint="text_stage.encode(captions).states",
+            hint="what you train on is the text encoder's answer to each caption: look at what encode returns.",
         )
     if not found.any() or torch.equal(found, encode([""]).states.expand_as(found)):
         return wrong(
@@ -244,7 +244,7 @@ def states_of(answer: Callable[[Any, list[str]], Tensor]) -> Grade:
     return wrong(
         "these are not the states of the captions in their order.",
         why="a picture with another one's caption teaches the wrong words.",
-        hint="text_stage.encode(captions).states",
+        hint="what you train on is the text encoder's answer to each caption: look at what encode returns.",
     )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader
+from detour.labs.hints import direction_of
 
 
 def _tokens(embeddings: Tensor, weight: Tensor, bias: Tensor, num: int) -> Tensor:
@@ -86,7 +87,7 @@ def picture_tokens(answer: Any) -> Grade:
             ),
         ],
         why="linear, then (N, num_tokens, width), then each token to mean 0 and variance 1.",
-        hint="tokens = functional.linear(embeddings, weight, bias).reshape(len(embeddings), num_tokens, -1)",
+        hint=direction_of(13, "picture_tokens"),
         praise="A picture is four words now, and every cross-attention can read them.",
     )
 
@@ -172,7 +173,7 @@ def decoupled(answer: Any) -> Grade:
             ),
         ],
         why="attention to the text, and strength times attention to the picture with a softmax of its own.",
-        hint="attend(q, k, v) + strength * attend(q, picture_k, picture_v)",
+        hint=direction_of(13, "decoupled"),
         praise="The text's part is untouched, whatever the picture says.",
     )
 
@@ -238,7 +239,7 @@ def shown_rows(answer: Any) -> Grade:
             ),
         ],
         why="N rows of zeros, then the N embeddings.",
-        hint="torch.cat([torch.zeros_like(embeddings), embeddings])",
+        hint=direction_of(13, "shown_rows"),
         praise="What differs between the rows is what guidance makes stronger: now the picture is part of it.",
     )
 
@@ -323,7 +324,7 @@ def kept(answer: Any) -> Grade:
             ),
         ],
         why="the share of pictures with a likeness of at least least that are also in place.",
-        hint="[like >= least and place for like, place in zip(likenesses, in_place)]",
+        hint=direction_of(13, "kept"),
         praise="A copy in the wrong place and a stranger in the right one count alike: not at all.",
     )
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader
+from detour.labs.hints import direction_of
 
 
 def _shares(t: float) -> tuple[float, float]:
@@ -60,7 +61,7 @@ def shares(answer: Any) -> Grade:
             ),
         ],
         why="c_skip is 0.25 / (s² + 0.25) and c_out s / √(s² + 0.25), with s = 10 t.",
-        hint="s = 10 * t; return 0.25 / (s**2 + 0.25), s / (s**2 + 0.25) ** 0.5",
+        hint=direction_of(14, "shares"),
         praise="At time 0 the network has no say, and a moment later it has nearly all of it.",
     )
 
@@ -148,7 +149,7 @@ def guided_step(answer: Any) -> Grade:
             ),
         ],
         why="guide the noise, take the clean latents out, mix both at alpha_s.",
-        hint="noise = of_none + scale * (of_text - of_none)",
+        hint=direction_of(14, "guided_step"),
         praise="The base's guidance is in what the adapter learns from, so that its pictures need none.",
     )
 
@@ -204,7 +205,7 @@ def drawing_times(answer: Any) -> Grade:
             ),
         ],
         why="place k of n is 50 k // n of the list 999, 979, …",
-        hint="[999 - 20 * (50 * place // steps) for place in range(steps)]",
+        hint=direction_of(14, "drawing_times"),
         praise="The last answer is given at a noisy time, and is the picture.",
     )
 
@@ -270,7 +271,7 @@ def kept(answer: Any) -> Grade:
             ),
         ],
         why="the share of True in after, at the places where before is True; 0 where there is no such place.",
-        hint="[late for early, late in zip(before, after) if early]",
+        hint=direction_of(14, "kept"),
         praise="What the many steps got wrong is no fault of the few.",
     )
 

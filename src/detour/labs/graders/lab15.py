@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from detour.labs.comparing import Mistake, compare, described
+from detour.labs.comparing import Instead, Mistake, compare, described
 from detour.labs.grading import Grade, Grader, right, wrong
+from detour.labs.hints import direction_of
+
+NOTHING = Instead("None")
+"""Answer where the task has no number, and asks for None."""
 
 Row = Mapping[str, Any]
 
@@ -86,7 +90,7 @@ def within_s(answer: Any) -> Grade:
             ),
         ],
         why="it is the time of that request, in order of time, with which the share is reached.",
-        hint="sorted(seconds)[math.ceil(share * len(seconds)) - 1]",
+        hint=direction_of(15, "within_s"),
         praise="A promise to nearly all is kept by the slow ones, not by the mean.",
     )
 
@@ -153,7 +157,7 @@ def line(answer: Any) -> Grade:
             ),
         ],
         why="seconds ≈ fixed + each · steps, for the line that comes closest to all points.",
-        hint="each, fixed = np.polyfit(steps, seconds, 1)",
+        hint=direction_of(15, "line"),
         praise="With two numbers you know the time of any number of steps, and what fewer steps cannot make quicker.",
     )
 
@@ -224,7 +228,7 @@ def steps_within(answer: Any) -> Grade:
             ),
         ],
         why="what is left of the budget after the fixed part, in whole steps.",
-        hint="max(0, math.floor((budget_s - fixed) / each))",
+        hint=direction_of(15, "steps_within"),
         praise="Where the fixed part alone takes the budget, no sampler helps: change the VAE or the encoders.",
     )
 
@@ -327,7 +331,7 @@ def is_free(answer: Any) -> Grade:
             ),
         ],
         why="neither larger, one of them smaller, and the pictures no further than the floor.",
-        hint="better and not worse and moved <= floor",
+        hint=direction_of(15, "is_free"),
         praise="What is free is switched on first; only what is left is a trade.",
     )
 
@@ -418,15 +422,15 @@ def activation_bytes(answer: Any) -> Grade:
             ),
         ],
         why="numbers of one picture, times its bytes, times the pictures in memory at once.",
-        hint="pictures * channels * side_px * side_px * each, with one picture where sliced",
+        hint=direction_of(15, "activation_bytes"),
         praise="It grows with the square of the side: what fits at 512 px may not fit at 1024 px.",
     )
 
 
-def _batch(rows: Sequence[Row], budget_s: float) -> float:
+def _batch(rows: Sequence[Row], budget_s: float) -> float | Instead:
     fitting = [row for row in rows if row["seconds"] <= budget_s]
     if not fitting:
-        return -1.0
+        return NOTHING
     return float(max(fitting, key=lambda row: row["batch"] / row["seconds"])["batch"])
 
 
@@ -453,11 +457,11 @@ def batch_for(answer: Any) -> Grade:
 
     def marked(*given: Any) -> Any:
         found = answer(*given)
-        return -1.0 if found is None else found
+        return NOTHING if found is None else found
 
-    def best(rows: Sequence[Row], budget_s: float, key: Callable[[Row], float]) -> float:
+    def best(rows: Sequence[Row], budget_s: float, key: Callable[[Row], float]) -> float | Instead:
         fitting = [row for row in rows if row["seconds"] <= budget_s]
-        return float(max(fitting, key=key)["batch"]) if fitting else -1.0
+        return float(max(fitting, key=key)["batch"]) if fitting else NOTHING
 
     return compare(
         marked,
@@ -514,7 +518,7 @@ def batch_for(answer: Any) -> Grade:
             ),
         ],
         why="among the batches that are done within the budget, the one with the most pictures a second.",
-        hint='max(fitting, key=lambda row: row["batch"] / row["seconds"])["batch"]',
+        hint=direction_of(15, "batch_for"),
         praise="Throughput pays the machine, latency keeps the promise: first the promise, then the machine.",
     )
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detour.labs.comparing import Mistake, compare
-from detour.labs.grading import Grade, Grader
+from detour.labs.grading import Grade, Grader, wrong
+from detour.labs.hints import direction_of
 
 
 def _plain(text: str) -> str:
@@ -24,6 +25,7 @@ def term_layer(answer: Any) -> Grade:
         ("royal headgear on a table", terms),
         ("a Crown, please!", terms),
         ("a crowned cat", terms),
+        ("three crowns", terms),
         ("the crow flies", terms),
         ("royal blue headgear", terms),
         ("crown", ["crown"]),
@@ -43,6 +45,14 @@ def term_layer(answer: Any) -> Grade:
                 what="your layer flags words that only begin like a term.",
                 why="'crowned' is another word than 'crown', and false alarms cost people.",
                 hint="look for the term with a blank on both sides, in a text with blanks around every word.",
+            ),
+            Mistake(
+                formula=lambda prompt, terms: any(
+                    f" {term}{end} " in _plain(prompt) for term in terms for end in ("", "s")
+                ),
+                what="your layer flags plurals as well.",
+                why="whole words of the list are asked for; whoever wants the plural too writes it into the list.",
+                hint="look for the term itself, with a blank on both sides.",
             ),
             Mistake(
                 formula=lambda prompt, terms: any(f" {term} " in f" {prompt.lower()} " for term in terms),
@@ -92,7 +102,7 @@ def term_layer(answer: Any) -> Grade:
             ),
         ],
         why="a term counts where it stands as whole words.",
-        hint='" crown " in " a red crown in the desert "',
+        hint=direction_of(16, "term_layer"),
         praise="Whole words only: nobody is annoyed by a crowned cat, and every other spelling passes.",
     )
 
@@ -176,7 +186,7 @@ def error_rates(answer: Any) -> Grade:
             ),
         ],
         why="misses over the unwanted, false alarms over the harmless.",
-        hint="count (bad and not flag) and (flag and not bad), each over its own group.",
+        hint=direction_of(16, "error_rates"),
         praise="Two numbers, always both: either of them alone can be made zero by flagging everything or nothing.",
     )
 
@@ -232,7 +242,7 @@ def stacked(answer: Any) -> Grade:
             ),
         ],
         why="what any layer flags is flagged.",
-        hint="[any(flags) for flags in zip(*layers)]",
+        hint=direction_of(16, "stacked"),
         praise="Misses can only become fewer, false alarms only more: a layer has to be worth its alarms.",
     )
 
@@ -299,7 +309,7 @@ def two_thresholds(answer: Any) -> Grade:
             ),
         ],
         why="hold is the lowest unwanted score, refuse the highest harmless one.",
-        hint="min(… if bad), max(… if not bad)",
+        hint=direction_of(16, "two_thresholds"),
         praise="Between the two a person decides; what that costs is the width of the gap.",
     )
 
@@ -322,6 +332,13 @@ def work_queue(answer: Any) -> Grade:
 
     first = queue((1, 5, 0.2), (2, 1, 0.4), (3, 1, 0.1), (4, 3, 0.9), (5, 2, 0.3))
     second = queue((11, 2, 0.5), (12, 2, 0.2), (13, 2, 0.8), (14, 7, 0.1), (15, 1, 0.9), (16, 4, 0.6))
+    rows = answer(queue((1, 5, 0.2)), 1) if callable(answer) else None
+    if isinstance(rows, list | tuple) and any(isinstance(one, dict) for one in rows):
+        return wrong(
+            "your function returns the entries of the queue.",
+            why="who works the queue is handed the ids.",
+            hint='one["id"] for each entry that is left.',
+        )
     return compare(
         answer,
         lambda held, room: _order(held, lambda one: (one["expires"], one["score"]), room),
@@ -373,7 +390,7 @@ def work_queue(answer: Any) -> Grade:
             ),
         ],
         why="what expires first comes first, then the lower score, at most as many as there is room for.",
-        hint='sorted(held, key=lambda one: (one["expires"], one["score"]))[:room]',
+        hint=direction_of(16, "work_queue"),
         praise="A queue is worked for those who wait in it, not for those who are refused anyway.",
     )
 

@@ -5,8 +5,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from detour.labs.comparing import Mistake, compare, described
+from detour.labs.comparing import Instead, Mistake, compare, described
 from detour.labs.grading import Grade, Grader, right, wrong
+from detour.labs.hints import direction_of
+
+NOTHING = Instead("None")
+"""Answer where the task has no number, and asks for None."""
 
 
 def _seconds(times: Sequence[float], pictures: int) -> float:
@@ -65,7 +69,7 @@ def seconds_a_picture(answer: Any) -> Grade:
             ),
         ],
         why="it is the median of the times without the first, shared among a batch's pictures.",
-        hint="statistics.median(seconds[1:]) / pictures",
+        hint=direction_of(17, "seconds_a_picture"),
         praise="Busy machines give single times that are far off; the median lets them be.",
     )
 
@@ -117,7 +121,7 @@ def cost_drawn(answer: Any) -> Grade:
             ),
         ],
         why="seconds · price of an hour / 3600, over the share of the time that draws.",
-        hint="seconds * machine_an_hour / 3600 / busy",
+        hint=direction_of(17, "cost_drawn"),
         praise="An idle machine is paid as well: the busy share counts as much as the sampler.",
     )
 
@@ -126,7 +130,7 @@ def cost_accepted(answer: Any) -> Grade:
     """What is paid for all, shared among those that are kept; no acceptance, no finite cost."""
     if not callable(answer):
         return compare(answer, max, [], why="", hint="")
-    endless = -1.0
+    endless = Instead("inf")
 
     def marked(*given: float) -> Any:
         found = answer(*given)
@@ -183,7 +187,7 @@ def cost_accepted(answer: Any) -> Grade:
             ),
         ],
         why="what is paid for every picture, shared among those that are kept.",
-        hint='(drawn + review) / accepted, and float("inf") for a share of 0.',
+        hint=direction_of(17, "cost_accepted"),
         praise="A picture that is cheap to draw and seldom kept is a dear one.",
     )
 
@@ -211,12 +215,12 @@ def cheapest(answer: Mapping[str, Any]) -> Grade:
     return wrong(
         reasons.get(given, f"an accepted picture of {given} steps costs {rows[given]['cost']:.4g}."),
         why="what counts is what somebody can use: the last column.",
-        hint=f"there is a row with {best['cost']:.4g} in it.",
+        hint=direction_of(17, "cheapest"),
     )
 
 
-def _break_even(training: float, own: float, bought: float) -> float:
-    return math.ceil(training / (bought - own)) if bought > own else -1.0
+def _break_even(training: float, own: float, bought: float) -> float | Instead:
+    return math.ceil(training / (bought - own)) if bought > own else NOTHING
 
 
 def break_even(answer: Any) -> Grade:
@@ -240,7 +244,7 @@ def break_even(answer: Any) -> Grade:
 
     def marked(*given: float) -> Any:
         found = answer(*given)
-        return -1.0 if found is None else found
+        return NOTHING if found is None else found
 
     return compare(
         marked,
@@ -254,14 +258,14 @@ def break_even(answer: Any) -> Grade:
                 hint="divide by bought − own.",
             ),
             Mistake(
-                formula=lambda training, own, bought: training / (bought - own) if bought > own else -1.0,
+                formula=lambda training, own, bought: training / (bought - own) if bought > own else NOTHING,
                 what="you give a part of a picture.",
                 why="after 3 pictures the bill is still larger, after 4 it is not: the answer is 4.",
                 hint="round up to a whole number.",
             ),
             Mistake(
                 formula=lambda training, own, bought: (
-                    math.floor(training / (bought - own)) if bought > own else -1.0
+                    math.floor(training / (bought - own)) if bought > own else NOTHING
                 ),
                 what="you round down.",
                 why="at that number the training is not paid back yet.",
@@ -269,7 +273,7 @@ def break_even(answer: Any) -> Grade:
             ),
             Mistake(
                 formula=lambda training, own, bought: (
-                    math.floor(training / (bought - own)) + 1 if bought > own else -1.0
+                    math.floor(training / (bought - own)) + 1 if bought > own else NOTHING
                 ),
                 what="where it comes out even, you give one picture too many.",
                 why="no larger than the bill of buying is enough.",
@@ -283,7 +287,7 @@ def break_even(answer: Any) -> Grade:
             ),
             Mistake(
                 formula=lambda training, own, bought: (
-                    math.ceil(training / abs(bought - own)) if bought != own else -1.0
+                    math.ceil(training / abs(bought - own)) if bought != own else NOTHING
                 ),
                 what="a loss with every picture counts as a gain.",
                 why="where your own picture is dearer than a bought one, more of them make it worse.",
@@ -291,7 +295,7 @@ def break_even(answer: Any) -> Grade:
             ),
             Mistake(
                 formula=lambda training, own, bought: (
-                    math.ceil(training / (bought + own)) if bought > own else -1.0
+                    math.ceil(training / (bought + own)) if bought > own else NOTHING
                 ),
                 what="you add the two prices.",
                 why="what a picture saves is the difference of the two.",
@@ -299,7 +303,7 @@ def break_even(answer: Any) -> Grade:
             ),
         ],
         why="the training over what a picture saves, rounded up; None where it saves nothing.",
-        hint="int(np.ceil(training / (bought - own))) if bought > own else None",
+        hint=direction_of(17, "break_even"),
         praise="Below that number the training was a loss, whatever it learned.",
     )
 
@@ -326,7 +330,7 @@ def choose(answer: Callable[..., Any]) -> Grade:
     ]
     for options, pictures in cases:
         found = answer(dict(options), pictures)
-        if found not in options:
+        if not isinstance(found, str) or found not in options:
             return wrong(
                 f"your function returns {described(found)}, which is no option's name.",
                 why="the task asks for the name of the cheapest option.",
@@ -380,7 +384,7 @@ def choose(answer: Callable[..., Any]) -> Grade:
             ),
         ],
         why="the bill is the fixed price and that of all pictures together.",
-        hint="min(options, key=lambda name: options[name][0] + pictures * options[name][1])",
+        hint=direction_of(17, "choose"),
         praise="There is no cheapest option, only a cheapest one for a number of pictures.",
     )
 

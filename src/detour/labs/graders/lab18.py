@@ -10,6 +10,7 @@ from torch import Tensor
 from detour.diffusion.process import shifted as true_shifted
 from detour.labs.comparing import Mistake, compare, same_pictures
 from detour.labs.grading import Grade, Grader, right, wrong
+from detour.labs.hints import direction_of
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
@@ -79,7 +80,7 @@ def flow_mix(answer: Any) -> Grade:
             ),
         ],
         why="the shares of clean latents and noise are 1 − σ and σ.",
-        hint="level = sigma.view(-1, 1, 1, 1), then (1 - level) * clean + level * noise.",
+        hint=direction_of(18, "flow_mix"),
         praise="A straight line. Half way it has half of the variance, so a flow's latents are quieter in the middle.",
     )
 
@@ -126,7 +127,7 @@ def flow_target(answer: Any) -> Grade:
             ),
         ],
         why="it is the derivative of (1 − σ) · clean + σ · noise by σ.",
-        hint="noise - clean",
+        hint=direction_of(18, "flow_target"),
         praise="The same at every noise level: one target along the whole line.",
     )
 
@@ -177,7 +178,7 @@ def shifted(answer: Any) -> Grade:
             ),
         ],
         why="s σ / (1 + (s − 1) σ): 0 and 1 stay, a shift of 1 changes nothing.",
-        hint="shift * sigma / (1 + (shift - 1) * sigma)",
+        hint=direction_of(18, "shifted"),
         praise="The same formula moves training's levels and drawing's.",
     )
 
@@ -234,7 +235,7 @@ def euler_step(answer: Any) -> Grade:
             ),
         ],
         why="a step along the velocity, as long as the two levels are apart.",
-        hint="noisy + (sigma_next - sigma) * velocity",
+        hint=direction_of(18, "euler_step"),
         praise="That is all of Euler's sampler: no ᾱ, no root, nothing to rescale.",
     )
 
@@ -246,7 +247,7 @@ def same_as_engine(answer: Mapping[str, Any]) -> Grade:
         "the engine's",
         praise="The same levels, the same steps, the same picture.",
         why="the levels are the engine's own, so one of your pieces must be off.",
-        hint="euler_step and flow_mix have to pass; then run this cell again.",
+        hint=direction_of(18, "same_as_engine"),
     )
 
 
@@ -303,7 +304,7 @@ def text_side(answer: Any) -> Grade:
             ),
         ],
         why="four names of each block belong to the text: they have add in them.",
-        hint='"add_" in path',
+        hint=direction_of(18, "text_side"),
         praise="A recipe that names attn2 finds nothing here, and one that names to_k trains the picture's side alone.",
     )
 
@@ -372,7 +373,7 @@ def adapter_parameters(answer: Any) -> Grade:
             ),
         ],
         why="each layer has a down of rank × in and an up of out × rank.",
-        hint="sum(rank * (layer.in_features + layer.out_features) for layer in layers)",
+        hint=direction_of(18, "adapter_parameters"),
         praise="The arithmetic of lab 1: what a layer is for makes no difference to it.",
     )
 

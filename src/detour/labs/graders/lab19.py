@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader
+from detour.labs.hints import direction_of
 
 THIRDS = ("early", "middle", "late")
 
@@ -79,7 +80,7 @@ def relative_move(answer: Any) -> Grade:
             ),
         ],
         why="a share is the length of the difference over the length of the answer without the adapter, row by row.",
-        hint="(with_it - without).flatten(1).norm(dim=1) / without.flatten(1).norm(dim=1)",
+        hint=direction_of(19, "relative_move"),
         praise="Shares can be compared between noise levels; lengths cannot.",
     )
 
@@ -133,7 +134,7 @@ def clean_move(answer: Any) -> Grade:
             ),
         ],
         why="both clean pictures are (noisy − b ε) / a with the same noisy latents, so the difference is −b Δε / a.",
-        hint="-b / a * noise_move",
+        hint=direction_of(19, "clean_move"),
         praise="b / a is 0.3 in clean latents and 14 in noise alone: that is what turns one curve into the other.",
     )
 
@@ -184,7 +185,7 @@ def strength_at(answer: Any) -> Grade:
             ),
         ],
         why="step k of n begins when k / n of the steps are done; 3 k // n numbers the third: 0, 1 or 2.",
-        hint='1.0 if ("early", "middle", "late")[3 * step // steps] == third else 0.0',
+        hint=direction_of(19, "strength_at"),
         praise="detour generate --lora-steps takes the same pairs.",
     )
 
@@ -253,7 +254,7 @@ def share_of_move(answer: Any) -> Grade:
             ),
         ],
         why="the part's move times the full move, over the square of the full move, each summed over everything.",
-        hint="whole = full - plain; ((part - plain) * whole).sum() / whole.square().sum()",
+        hint=direction_of(19, "share_of_move"),
         praise="0 is the base's picture, 1 the adapter's.",
     )
 
