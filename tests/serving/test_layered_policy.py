@@ -145,7 +145,8 @@ def test_of_a_job_each_picture_is_refused_held_or_rewritten_alone(
         first, second = (
             served.http.get(one["pictures"][index]["url"]).content for one, index in ((job_, 1), (alone, 0))
         )
-        assert np.array_equal(pixels(first), pixels(second))
+        # Alone it is drawn at a smaller width class, which may round otherwise by one step.
+        assert np.abs(pixels(first).astype(int) - pixels(second).astype(int)).max() <= 1
         entries = [one["kind"] for one in check_safety_log(served.spec.state).entries]
         assert entries == ["request-refused", "request-changed", "picture-held"]
 
