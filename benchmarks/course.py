@@ -249,6 +249,7 @@ def demo_weights() -> Rows:
 
 def demo_proof() -> Rows:
     """What the proof of the demo's run says."""
+    from detour.evaluation.answer_page import answer_rows
     from detour.verbs.judge import prove_run
 
     proof = prove_run(demo())
@@ -258,6 +259,8 @@ def demo_proof() -> Rows:
     assert far is not None
     assert kept is not None
     way = proof.answers.way
+    assert way.low is not None
+    assert way.high is not None
     return [
         ["verdict", proof.verdict],
         [
@@ -268,6 +271,7 @@ def demo_proof() -> Rows:
         ["style distance of true pictures", f"{far.ceiling:.3f}"],
         ["mean change of four pictures, of 255", f"{proof.pixels.mean_abs_diff:.1f}"],
         ["objects right, base → adapter", f"{_percent(kept.base.object)} → {_percent(kept.adapter.object)}"],
+        *([f"{row.name}: answer", row.answer] for row in answer_rows(proof.answers)),
     ]
 
 

@@ -29,6 +29,7 @@ from detour.data.captions import with_trigger
 from detour.data.folder import read_dataset
 from detour.data.holdout import split_holdout
 from detour.errors import RunError, TrainingDiverged
+from detour.evaluation.prompts import new_scenes
 from detour.evaluation.proof_pictures import ProofRequest, draw_proof_pictures
 from detour.files import write_with
 from detour.generation.engine import AdapterInUse, PictureEngine
@@ -99,7 +100,8 @@ class Asked:
     """Pictures that are drawn for a case on both sides.
 
     Attributes:
-        new: sixteen new prompts of a style; of a subject eight in places that its pictures do not have.
+        new: sixteen new prompts of a style; of a subject eight different scenes in places that its pictures do not
+            have, as the product writes them.
         own_class: the same without the subject's word, from the same seeds; empty for a style.
         plain: the new prompts as a judge reads them, without a trigger.
         words: what they ask for, of a style.
@@ -122,11 +124,10 @@ def ask(case: Case) -> Asked:
         )
     character = subjects.CHARACTERS[case.look]
     called = character.class_prompt if case.how.trigger == "none" else character.words
-    places = [NEW_PLACES[i % 3] for i in range(NUM_PROMPTS // 2)]
-    plain = tuple(f"{character.class_prompt} {place_phrase(place)}" for place in places)
-    return Asked(
-        _requests([f"{called} {place_phrase(place)}" for place in places]), _requests(plain), plain, ()
-    )
+    places = tuple((place_phrase(place), place) for place in NEW_PLACES)
+    new = new_scenes((), places, count=NUM_PROMPTS // 2, moments=VOCABULARY.skies[1:])
+    plain = tuple(f"{character.class_prompt} {scene}" for scene in new)
+    return Asked(_requests([f"{called} {scene}" for scene in new]), _requests(plain), plain, ())
 
 
 def _requests(prompts: Sequence[str]) -> tuple[ProofRequest, ...]:

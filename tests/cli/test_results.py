@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from tests.evaluation.figures import learned_proof
 
-from detour.cli.results import VERDICTS, show_runs, show_train_result
+from detour.cli.results import show_runs, show_train_result, show_verdict
+from detour.evaluation.verdict import BLACK, HEADLINES
 from detour.verbs.train.run import TrainResult
 from detour.verbs.train.run_list import RunSummary
 
@@ -42,9 +44,12 @@ def test_notes_are_not_said_a_second_time(tmp_path: Path, capsys: pytest.Capture
     assert "told when" not in shown
 
 
-def test_learned_claims_no_more_than_was_measured() -> None:
-    assert "what the base knew" not in VERDICTS["learned"]
-    assert "measured" in VERDICTS["learned"]
+def test_the_terminal_says_the_headline_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    black = learned_proof().model_copy(update={"verdict": "collapsed", "headline": BLACK})
+    show_verdict(black, ())
+    assert capsys.readouterr().out == f"COLLAPSED: {BLACK}\n"
+    show_verdict(learned_proof(), ())  # of a version that kept no headline
+    assert capsys.readouterr().out == f"LEARNED: {HEADLINES['learned']}\n"
 
 
 def test_why_a_run_failed_is_one_line_below_the_table(

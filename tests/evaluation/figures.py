@@ -54,7 +54,8 @@ FACTS = PixelFacts(
 
 def judged_as(verdict: str, **said: Any) -> Judgement:
     """What a judge says, as far as the verdict looks at it."""
-    told = {"verdict": verdict, "reasons": ("It went 90% of the way.",), "unknown": (), "next_step": "detour"}
+    told = {"verdict": verdict, "reasons": ("It went 90% of the way.",), "unknown": (), "next_step": "detour",
+            "subject": None}  # fmt: skip
     return cast(Judgement, SimpleNamespace(**(told | said)))
 
 

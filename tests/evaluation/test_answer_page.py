@@ -35,8 +35,26 @@ def test_a_figure_that_its_judge_cannot_read_is_struck_out_with_the_reason() -> 
     assert "your pictures read like shuffled ones" in rows["place"].read
     assert "could not be tested" in rows["object"].read
     assert rows["lost"].loss == "50%, at most 70%"
-    assert rows["prompt"].loss == "0%, at most 10%"
+    assert rows["prompt"].loss == "none (20% more), at most 10%"
     assert answer_rows(None) == []
+
+
+def test_a_loss_against_the_base_is_shown_where_the_references_allow_it() -> None:
+    one = figure(against_base=0.35, p_base=0.001, read={"adapter": 0.65, "base": 1.0, "references": 0.95})
+    (row,) = answer_rows(Answers(figures={"object": one}, way=None, subject=None))
+    assert (row.loss, row.against_base, row.found) == (
+        "none (20% more), at most 10%",
+        "35% (p 0.001)",
+        "65% / 100% / 95%",
+    )
+    (old,) = answer_rows(Answers(figures={"object": figure()}, way=None, subject=None))
+    assert (old.against_base, old.found) == ("–", "–")
+
+
+def test_a_way_without_limits_has_no_brackets() -> None:
+    way = ShareOfWay(share=0.81, low=None, high=None, p_value=0.2)
+    ((_, said),) = subject_rows(Answers(figures={}, way=way, subject=None))
+    assert said == "81%; chance alone would do this in 200 of 1,000 cases"
 
 
 def test_one_meaning_of_the_way_in_words() -> None:

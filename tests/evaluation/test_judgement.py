@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from detour.evaluation import limits
+from detour.evaluation.competence import Competence
+from detour.evaluation.figure_reading import Reading, answers_of
 from detour.evaluation.judgement import judge
 from detour.evaluation.next_steps import Doubts, RunFacts, next_step
 from detour.evaluation.raw_material import Material, PixelFacts
@@ -20,6 +22,8 @@ def test_a_style_that_took_is_learned_and_nothing_is_unknown(vocabulary: bool) -
     assert found.verdict == "learned"
     assert {one.answer for one in found.figures.values()} == {"kept"}
     assert found.way is not None
+    assert found.way.low is not None
+    assert found.way.high is not None
     assert found.way.low < 1 < found.way.high + 0.1
 
 
@@ -109,7 +113,7 @@ def test_a_spoiled_judge_abstains(spoil: object) -> None:
 def test_where_the_judge_is_blind_another_one_comes_next_and_the_captions_are_not_doubted() -> None:
     found = judge(_with_noise(planted(), seed=1))
     assert found.verdict == "inconclusive"
-    assert found.next_step == "detour evaluate RUN --base BASE --judge JUDGE"
+    assert found.next_step == "detour evaluate RUN --base BASE --pictures PICTURES --judge JUDGE"
     assert not any("agree no more than chance" in reason for reason in found.reasons)
 
 
@@ -149,7 +153,16 @@ def test_the_next_step_is_a_command_with_the_names_of_the_run() -> None:
     nothing = judge(replace(planted(learned=False, effect=0.0), run=itself))
     assert nothing.next_step == "detour train 'my chalk' --base sd15 --set train.optim.d0=0.0004"
     doubts = Doubts(data=False, judge=False, prompts=40)
-    assert next_step("inconclusive", run, doubts) == "detour evaluate 'a file' --base sd15 --num-prompts 40"
+    assert next_step("inconclusive", run, doubts) == (
+        "detour evaluate 'a file' --base sd15 --pictures 'my chalk' --num-prompts 40"
+    )
+    short = replace(doubts, short=True)
+    assert next_step("inconclusive", run, short) == "detour train 'my chalk' --base sd15 --steps 240"
+    assert next_step("inconclusive", run, replace(short, data=True)) == "detour data check 'my chalk'"
+    drifted = replace(run, class_prompt="a cat")
+    assert next_step("class_drifted", drifted, doubts).endswith("--class-prompt 'a cat' --prior")
+    again = next_step("class_drifted", replace(drifted, prior=True), doubts)
+    assert again == "detour train 'my chalk' --base sd15 --steps 60"
     whole = replace(run, run="runs/chalk", settings="runs/chalk/resolved.toml")
     assert next_step("inconclusive", whole, doubts) == "detour evaluate runs/chalk --num-prompts 40"
     assert (
@@ -174,6 +187,55 @@ def test_too_few_references_condemn_no_prompts(references: int) -> None:
         found = judge(planted(references=references, lost=1.0, seed=seed))
         assert found.figures["prompt"].answer == "unknown"
         assert found.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("prompts", [3, 7])
+def test_with_few_prompts_the_judge_was_not_tested_and_is_not_called_blind(prompts: int) -> None:
+    found = judge(planted(prompts=prompts))
+    assert found.verdict == "inconclusive"
+    assert found.reasons[0] == (
+        f"What the judge can read could not be tested: {prompts} pictures were drawn on each side, "
+        "and the test takes 8."
+    )
+    assert "--judge" not in found.next_step
+    assert "--num-prompts" in found.next_step
+    assert "could not be tested" in found.figures["prompt"].because
+
+
+def test_a_style_that_took_too_little_is_trained_on_and_not_asked_again() -> None:
+    whole = planted()
+    part = replace(whole, adapter=unit(0.6 * whole.base + 0.4 * whole.adapter))
+    found = judge(part)
+    assert found.verdict == "inconclusive"
+    assert found.way is not None
+    assert 0.2 < found.way.share < limits.WAY_MIN
+    assert found.next_step.startswith("detour train ")
+
+
+def test_asking_for_more_prompts_of_a_subject_asks_for_more_than_there_were() -> None:
+    few = judge(planted_subject(prompts=4))
+    assert few.next_step.endswith("--num-prompts 16")  # half of them are the class's: eight of the subject
+
+
+@pytest.mark.parametrize(("share", "answer"), [(0.65, "unknown"), (0.85, "kept")])
+def test_a_word_that_is_found_in_fewer_pictures_than_in_both_controls_is_not_called_kept(
+    share: float, answer: str
+) -> None:
+    able = Competence(pictures=16, margin=9.0, chance=0.0, p_value=0.001)
+    # Five objects of sixteen are gone; the others are read far more clearly than in the user's own pictures.
+    read = Reading(
+        adapter=np.array([-2.0] * 5 + [15.0] * 11), base=np.full(16, 20.0), references=np.full(20, 5.0),
+        right={"adapter": share, "base": 1.0, "references": 0.95}, by_word=True,
+        on_adapter=able, on_base=able, on_references=able,
+    )  # fmt: skip
+    found = answers_of({"object": read}, limits.QUICK_MARGIN)["object"]
+    assert found.loss < 0
+    assert found.p_base <= limits.LOST_P_MAX
+    assert found.against_base == pytest.approx(1 - (11 * 15 - 10) / 16 / 20)
+    assert found.answer == answer
+    assert ("of your own" in found.because) == (answer == "unknown")
+    whole = answers_of({"prompt": replace(read, by_word=False)}, limits.QUICK_MARGIN)["prompt"]
+    assert whole.answer == "kept"  # which of many captions wins is for people to read
 
 
 def test_a_blind_judge_says_nothing_of_a_class() -> None:

@@ -55,7 +55,8 @@ def test_sides_that_do_not_pair_up_are_refused() -> None:
 
 def test_several_figures_share_their_error_as_holm_says() -> None:
     def alone(p_lost: float) -> Keeping:
-        return Keeping(answer="lost", loss=0.5, low=0.1, high=0.9, p_lost=p_lost, p_kept=0.9, prompts=16)
+        return Keeping(answer="lost", loss=0.5, low=0.1, high=0.9, p_lost=p_lost, p_kept=0.9,
+                       against_base=0.5, p_base=p_lost, prompts=16)  # fmt: skip
 
     settled = settle({"a": alone(0.009), "b": alone(0.002), "c": alone(0.6)})
     assert [settled[name].p_lost for name in "abc"] == pytest.approx([0.018, 0.006, 0.6])

@@ -16,8 +16,9 @@ BEYOND = 1.001
 
 def loss(p_lost: float, p_kept: float) -> Keeping:
     return Keeping(
-        answer="unknown", loss=0.5, low=0.3, high=0.7, p_lost=p_lost, p_kept=p_kept, prompts=16, because=""
-    )
+        answer="unknown", loss=0.5, low=0.3, high=0.7, p_lost=p_lost, p_kept=p_kept, against_base=0.5, p_base=p_lost,
+        prompts=16, because="",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [1.0, BEYOND])
@@ -49,7 +50,8 @@ def test_a_gain_in_style_and_in_a_subject(share: float) -> None:
     assert judgement._gain(view)[0] == within
     behind = SimpleNamespace(share=0.1, p_value=0.001)
     taken = SimpleNamespace(share=0.9, low=0.8, high=1.0, p_value=share * limits.GAIN_P_MAX)
-    view = SimpleNamespace(subject=SimpleNamespace(taken=taken, trigger=behind), way=None)
+    subject = SimpleNamespace(taken=taken, taken_kept_out=None, trigger=behind, preserved="unknown")
+    view = SimpleNamespace(subject=subject, way=None)
     assert judgement._gain(view)[0] == within
 
 

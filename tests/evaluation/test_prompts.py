@@ -104,7 +104,35 @@ def test_without_a_word_for_the_class_nobody_tells_a_subject_from_it(
     assert subject_words(captions, trigger, ()) is None
 
 
-def test_scenes_are_those_that_no_caption_names_and_take_turns() -> None:
-    places = (("in the city", "city"), ("on the beach", "beach"), ("in the snow", "snow"))
-    assert new_scenes(["a cat in a city"], places, count=3) == ("on the beach", "in the snow", "on the beach")
-    assert new_scenes(["a city, a beach, snow"], places, count=2) == ("in the city", "on the beach")
+PLACES3 = (("in the city", "city"), ("on the beach", "beach"), ("in the snow", "snow"))
+
+
+def scenes(captions: list[str], count: int, **more: object) -> list[str]:
+    return [str(scene) for scene in new_scenes(captions, PLACES3, count=count, **more)]  # type: ignore[arg-type]
+
+
+def test_scenes_are_those_that_no_caption_names_and_no_scene_comes_twice() -> None:
+    assert scenes(["a cat in a city"], 3) == ["on the beach", "in the snow"]
+    assert scenes(["a city, a beach, snow"], 2) == ["in the city", "on the beach"]
+    found = scenes(["a cat in a city"], 16, moments=("at night", "at sunset"))
+    assert len(found) == len(set(found)) == 6
+    assert not any("city" in one for one in found)
+    assert found[:2] == ["on the beach", "in the snow at night"]
+    named = scenes(["a city at night, a beach, snow"], 3, moments=("at night", "at sunset"))
+    assert named == ["in the city at sunset", "on the beach at sunset", "in the snow at sunset"]
+
+
+def test_every_fourth_scene_is_something_that_the_subject_does() -> None:
+    found = scenes(["a cat"], 8, actions=(("flying", "fly"), ("rolling", "roll")), moments=("at night",))
+    assert found[3] == "flying"
+    assert found[7] == "rolling"
+    assert "flying" not in scenes(["cats that fly"], 8, actions=(("flying", "fly"),))
+
+
+def test_what_the_subject_does_in_most_captions_is_no_part_of_its_name() -> None:
+    said = subject_words(["a sks cat sleeping", "a sks cat sleeping, grey"], "sks", ("a cat",))
+    assert said is not None
+    assert said.called == "a sks cat"
+    tail = subject_words(["cat called sks"] * 2, "sks", ("a cat",))
+    assert tail is not None
+    assert "sks" in tail.called

@@ -26,7 +26,11 @@ class Elements(HTMLParser):
 def test_the_verdict_comes_first_in_words() -> None:
     text = Elements(render_report(story())).text
     body = text[text.index("}\n") :] if "}\n" in text else text
-    assert body.index("It learned.") < body.index("New prompts") < body.index("Settings")
+    assert (
+        body.index("It learned, and nothing was shown to be lost.")
+        < body.index("New prompts")
+        < body.index("Settings")
+    )
 
 
 def test_markup_in_captions_reasons_and_names_is_shown_and_not_run() -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
 def test_what_the_judge_says_of_pictures_is_the_verdict_where_nothing_is_broken() -> None:
     found = decide(learned_evidence())
     assert found.name == "learned"
-    assert found.headline == HEADLINES["learned"]
+    assert found.headline == "The style was learned, and nothing was shown to be lost."
     unknown = judged_as("forgot_prompts", reasons=("It lost the colour.",), unknown=("place",))
     lost = decide(replace(learned_evidence(), judged=unknown))
     assert (lost.name, lost.unknown, lost.reasons[0]) == ("forgot_prompts", ("place",), "It lost the colour.")
@@ -108,10 +109,25 @@ def test_pictures_that_do_not_follow_their_prompts_get_a_headline_of_their_own()
     assert decide(alike).headline == HEADLINES["collapsed"]
 
 
-def test_flaws_of_the_data_explain_a_verdict_that_is_not_good_and_spoil_no_good_one() -> None:
-    flawed = replace(learned_evidence(), data=("All captions are the same.",))
-    assert "All captions are the same." not in decide(flawed).reasons
-    assert "All captions are the same." in decide(replace(flawed, judged=judged_as("inconclusive"))).reasons
+@pytest.mark.parametrize("verdict", ["learned", "inconclusive", "forgot_prompts"])
+def test_flaws_of_the_data_are_said_again_under_every_verdict(verdict: str) -> None:
+    flawed = replace(
+        learned_evidence(), judged=judged_as(verdict), data=("Of the data: all captions are alike.",)
+    )
+    assert "Of the data: all captions are alike." in decide(flawed).reasons
+
+
+def test_the_headline_of_learned_names_what_is_not_known_and_claims_nothing_of_it() -> None:
+    def headline(**said: object) -> str:
+        return decide(replace(learned_evidence(), judged=judged_as("learned", **said))).headline
+
+    assert headline(unknown=("place",)).endswith("nothing was shown to be lost. Not known: place.")
+    drifting = SimpleNamespace(preserved="unknown")
+    assert headline(subject=drifting).startswith("The subject was learned")
+    assert headline(subject=drifting).endswith("Not known: class.")
+    assert "Not known" not in headline(subject=SimpleNamespace(preserved="kept"))
+    unjudged = decide(replace(learned_evidence(), judged=None))
+    assert (unjudged.name, "was not judged" in unjudged.headline) == ("learned", True)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,34 @@ def test_equal_and_long_captions_are_found(photos: Path) -> None:
     assert found["long caption"] == ("21.png",)
 
 
+def test_captions_of_other_pictures_are_found_by_a_judge_that_is_here(photos: Path) -> None:
+    said = [(photos / f"{index:02d}.txt").read_text() for index in range(24)]
+    for index in range(24):
+        (photos / f"{index:02d}.txt").write_text(said[(index + 5) % 24])
+    [unfit] = [finding for finding in check(photos).findings if finding.kind == "unrelated"]
+    assert unfit.severity == "warning"
+    assert "24 pictures" in unfit.cause
+    plain = check_data(DataSpec(source=str(photos)), goal="subject", resolution_px=SIZE_PX)
+    assert next(one for one in plain.findings if one.kind == "unrelated").severity == "note"
+    # A base without a judge of its own: nothing is fetched for a check.
+    elsewhere = check_data(DataSpec(source=str(photos)), base="sd15", resolution_px=SIZE_PX)
+    assert "unrelated" not in kinds(elsewhere)
+
+
+def test_a_word_in_nineteen_of_twenty_captions_and_three_equal_captions_are_found(photos: Path) -> None:
+    for index in range(1, 24):
+        path = photos / f"{index:02d}.txt"
+        path.write_text(path.read_text().strip() + ", chalky\n")
+    [bound] = [finding for finding in check(photos).findings if finding.kind == "same words"]
+    assert "'chalky' stands in 23 of 24 captions" in bound.cause
+    for index in range(3, 24):
+        (photos / f"{index:02d}.png").unlink()
+        (photos / f"{index:02d}.txt").unlink()
+    for index in range(3):
+        (photos / f"{index:02d}.txt").write_text("a picture")
+    assert "same caption" in kinds(check(photos))
+
+
 def test_a_subject_is_asked_for_its_trigger_and_judged_by_other_numbers(photos: Path) -> None:
     spec = DataSpec(source=str(photos))
     found = {f.kind for f in check_data(spec, goal="subject", resolution_px=SIZE_PX).findings}
@@ -140,4 +168,8 @@ def test_pictures_are_small_against_the_base_that_would_be_trained(tmp_path: Pat
     def kinds(**chosen: str) -> set[str]:
         return {finding.kind for finding in check_data(photos, **chosen).findings}
 
-    assert kinds() - kinds(base=str(tiny_base)) == {"small"}, (kinds(), kinds(base=str(tiny_base)))
+    # The tiny base has no judge, which would say what it thinks of these captions.
+    assert kinds() - kinds(base=str(tiny_base)) == {"small", "unrelated"}, (
+        kinds(),
+        kinds(base=str(tiny_base)),
+    )

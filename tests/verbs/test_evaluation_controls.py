@@ -50,6 +50,27 @@ def test_shuffled_captions_train_another_adapter_as_long(run: FinishedRun) -> No
     assert largest_relative_difference(mine, theirs) > 0.01
 
 
+def test_without_class_pictures_the_same_run_is_trained_again(tiny_base: Path, tmp_path: Path) -> None:
+    spec = with_changes(
+        quick_spec(tiny_base, make_photos(tmp_path / "photos")),
+        {"goal": "subject", "data.trigger": "sks", "prior.class_prompts": ("a dog",), "prior.pictures": 2,
+         "prior.steps": 2, "prior.folder": str(tmp_path / "class")},
+    )  # fmt: skip
+    run = read_finished_run(train_adapter(spec, runs=tmp_path, prove=False).run_folder)
+    assert control_spec(run.spec, "no_prior").prior.use is False
+    control = read_finished_run(train_control(run, "no_prior").parent)
+    plain = with_changes(spec, {"prior.use": False, "name": "plain"})
+    other = train_adapter(plain, runs=tmp_path / "other", prove=False).adapter_file
+    assert factors(control.adapter_file).keys() == factors(other).keys()
+    assert all((factors(control.adapter_file)[key] == value).all() for key, value in factors(other).items())
+    assert largest_relative_difference(read_adapter(run.adapter_file), read_adapter(other)) > 0.01
+
+
+def test_a_run_without_class_pictures_has_none_to_leave_out(run: FinishedRun) -> None:
+    with pytest.raises(ConfigError, match="Leave --no-prior out"):
+        train_control(run, "no_prior")
+
+
 def test_a_control_that_stands_there_is_not_trained_again(
     run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,13 +255,11 @@ def test_charts_and_tables_of_the_page_put_every_side_in_its_place(found: Evalua
 
 def test_the_large_figures_of_the_page_are_the_adapter_s_beside_the_base_s(found: Evaluated) -> None:
     page, evaluation = found.result.report.read_text(encoding="utf-8"), found.result.evaluation
-    assert evaluation.fidelity is not None
-    distance = evaluation.fidelity.style_distance
-    assert f"<b>{1 - distance.adapter / distance.base:.0%}</b>" in page
-    assert (
-        f"distance {distance.adapter:.3f}, base {distance.base:.3f}, true pictures {distance.ceiling:.3f}"
-        in page
-    )
+    assert evaluation.answers is not None
+    assert evaluation.answers.way is not None
+    way = evaluation.answers.way
+    assert f"<b>{way.share:.0%}</b> <span>of the way from the base&#39;s pictures to yours</span>" in page
+    assert "less style distance" not in page  # one meaning of the way
     assert (
         "<b>75%</b> <span>of the pictures keep the object</span> <small>base 88%, true pictures 100%" in page
     )

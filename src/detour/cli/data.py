@@ -43,6 +43,12 @@ def command() -> None:
     help="Seed of the run; it decides which pictures are held out.",
 )
 @click.option(
+    "--judge",
+    metavar="JUDGE",
+    help="CLIP model that is asked whether captions fit their pictures. [default: the base's own, or the usual one "
+    "where it was fetched before]",
+)
+@click.option(
     "--out",
     "--sheet",
     "sheet",
@@ -63,14 +69,16 @@ def check(
     caption: str | None,
     trigger: str,
     seed: int,
+    judge: str | None,
     sheet: Path | None,
     as_json: bool,
 ) -> None:
     """Say what DATA holds and what is wrong with it; exits with 1 when training would stop.
 
     Finds unreadable pictures, pictures in folders that are not read, missing or equal captions, words that stand in
-    every caption, copies (also across the held-out split), blurred and small pictures, pictures of which much is cut
-    away, frames, and marks that stand in the same place of most pictures.
+    nearly every caption, captions that fit their pictures no better than chance (as a judge reads them), copies (also
+    across the held-out split), blurred and small pictures, pictures of which much is cut away, frames, and marks that
+    stand in the same place of most pictures.
 
     \b
     detour data check photos/ --sheet photos.png
@@ -101,6 +109,7 @@ def check(
             resolution_px=resolution,
             seed=seed,
             sheet=sheet,
+            judge=judge,
             progress=progress,
         )
     if as_json:

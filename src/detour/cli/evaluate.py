@@ -45,6 +45,11 @@ def _list_figures(context: click.Context, _: click.Parameter, wanted: bool) -> N
     help="all trains one control at rate 0 and one on shuffled captions. [default: all for a RUN, base for an ADAPTER]",
 )
 @click.option(
+    "--no-prior",
+    is_flag=True,
+    help="For a subject's RUN: train it again without class pictures, and show its class beside this one's.",
+)
+@click.option(
     "--references",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Pictures that must not be reproduced.",

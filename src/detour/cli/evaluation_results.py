@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detour.cli.results import echo_json, print_table, show_verdict, table_of
+from detour.cli.results import echo_json, print_table, show_answers, show_verdict, table_of
 
 if TYPE_CHECKING:
     from detour.evaluation.compared import Compared
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from detour.verbs.judge.evaluation_run import EvaluationResult
 
 SIDES = (
-    ("base", "base"), ("adapter", "adapter"), ("rate_zero", "rate 0"), ("shuffled", "shuffled"), ("ceiling", "true"),
+    ("base", "base"), ("adapter", "adapter"), ("rate_zero", "rate 0"), ("shuffled", "shuffled"),
+    ("no_prior", "no class pictures"), ("ceiling", "true"),
 )  # fmt: skip
 """Field of a compared figure → heading."""
 
@@ -26,7 +27,7 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     if as_json:
         echo_json(evaluation.model_dump_json(indent=2, by_alias=True))
         return
-    from detour.evaluation.verdict import chance_words
+    from detour.evaluation.answer_page import subject_rows
 
     judged = evaluation.judged
     click.echo(f"{judged.adapter} on {judged.base}, judged by {judged.judge or 'nobody'}")
@@ -47,11 +48,6 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
         f"pixels moved     {pixels.mean_abs_diff:.2f} of 255 over {pixels.pictures} pictures "
         f"(noise floor {pixels.noise_floor:.2g})"
     )
-    if evaluation.fidelity is not None:
-        click.echo(
-            f"style distance   {evaluation.fidelity.style:.0%} less than the base's "
-            f"({chance_words(evaluation.fidelity.nearer_p)})"
-        )
     if evaluation.drift is not None:
         _show_drift("unrelated", evaluation.drift.without_trigger)
         if evaluation.drift.with_trigger is not None:
@@ -64,6 +60,9 @@ def show_evaluation(result: "EvaluationResult", *, as_json: bool) -> None:
     if evaluation.checkpoints is not None:
         compared = evaluation.checkpoints
         click.echo(f"checkpoints      {len(compared.checkpoints)} compared. {compared.reason}")
+    show_answers(evaluation.answers)
+    for name, value in subject_rows(evaluation.answers):
+        click.echo(f"{name}: {value}")
     show_verdict(evaluation, (*evaluation.reasons, *evaluation.notes))
     for one in evaluation.requirements:
         from detour.evaluation.requirements import answer_text
@@ -81,6 +80,8 @@ def show_figures() -> None:
 
 
 def _rows(result: "EvaluationResult") -> list[Row]:
+    from detour.evaluation.answer_page import marked
+
     evaluation, rows = result.evaluation, list[Row]()
     if evaluation.fidelity is not None:
         fidelity = evaluation.fidelity
@@ -94,7 +95,10 @@ def _rows(result: "EvaluationResult") -> list[Row]:
     if evaluation.prompt_keeping is not None:
         kept = evaluation.prompt_keeping
         rows.append(("CLIP score", kept.clip_score, ".2f"))
-        rows += [(f"{name} kept", part.share, ".0%") for name, part in (kept.parts or {}).items()]
+        rows += [
+            (f"{marked(name, evaluation.answers)} as asked for", part.share, ".0%")
+            for name, part in (kept.parts or {}).items()
+        ]
     if evaluation.diversity is not None:
         for name, spread in (
             ("spread within a prompt", evaluation.diversity.within_prompt),
@@ -125,7 +129,11 @@ def _show_drift(name: str, drift: "Drift") -> None:
     seeds = "" if moved.share is None else f", {moved.share:.0%} of what another seed of the base does"
     controls = "".join(
         f"; {head} {value:.3f}"
-        for head, value in (("rate 0", moved.rate_zero), ("shuffled", moved.shuffled))
+        for head, value in (
+            ("rate 0", moved.rate_zero),
+            ("shuffled", moved.shuffled),
+            ("no class pictures", moved.no_prior),
+        )
         if value is not None
     )
     click.echo(

@@ -15,6 +15,7 @@ from detour.printing import printable, printable_json
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detour.evaluation.answers import Answers
     from detour.evaluation.evaluation import Evaluation
     from detour.evaluation.proof import Proof
     from detour.verbs.draw.pictures import GenerateResult
@@ -134,26 +135,31 @@ def bytes_text(count: int) -> str:
     raise AssertionError("unreachable")
 
 
-VERDICTS = {
-    "learned": "LEARNED: something measured got better, and nothing measured got worse",
-    "no_effect": "NO EFFECT: pictures with and without the adapter are the same",
-    "forgot_prompts": "FORGOT PROMPTS: the adapter has an effect, but prompts are no longer kept",
-    "overfit": "OVERFIT: better on the training pictures, worse on those kept out",
-    "copies": "COPIES: pictures repeat the training pictures",
-    "collapsed": "COLLAPSED: different prompts give nearly the same picture",
-    "class_drifted": "CLASS DRIFTED: the subject was learned, and its class turned into it",
-    "inconclusive": "INCONCLUSIVE: an effect, but no proof that it is the one that was asked for",
-}
+def show_answers(answers: "Answers | None") -> None:
+    """Table of what prompts ask for: lost, kept or unknown; a figure that the judge cannot read is in brackets."""
+    from detour.evaluation.answer_page import answer_rows
+
+    def cell(text: str, used: bool) -> str:
+        return text if used else f"({text})"
+
+    rows = [
+        (row.name, row.answer, *(cell(text, row.used) for text in (row.loss, row.against_base, row.found)))
+        for row in answer_rows(answers)
+    ]
+    if not rows:
+        return
+    heads = ["what prompts ask for", "answer", "lost", "against the base", "found in: adapter / base / yours"]
+    print_table(table_of("", [(head, "left") for head in heads], rows))
+    if any(not row.used for row in answer_rows(answers)):
+        click.echo("In brackets: the judge cannot read it here, so it does not count.")
 
 
 def show_verdict(judged: "Proof | Evaluation", sentences: Sequence[str]) -> None:
     """The verdict, its sentences, what cannot be told, and the command that comes next."""
-    from detour.evaluation.verdict import NOT_FOLLOWING
+    from detour.evaluation.verdict import HEADLINES
 
-    said = VERDICTS[judged.verdict]
-    if judged.headline == NOT_FOLLOWING:
-        said = f"COLLAPSED: {NOT_FOLLOWING[:1].lower()}{NOT_FOLLOWING[1:].rstrip('.')}"
-    click.secho(said, bold=True)
+    said = judged.headline or HEADLINES[judged.verdict]
+    click.secho(f"{judged.verdict.replace('_', ' ').upper()}: {said}", bold=True)
     for sentence in sentences:
         click.echo(f"  {sentence}")
     if judged.unknown:
@@ -181,24 +187,12 @@ def show_proof(proof: "Proof", *, run: Path, as_json: bool) -> None:
     held_out = proof.held_out
     if held_out.style_distance is not None:
         style = held_out.style_distance
+        subject = proof.answers is not None and proof.answers.subject is not None
         click.echo(
-            f"style distance  {style.base:.4f} without, {style.adapter:.4f} with "
-            f"(true pictures of the style: {style.ceiling:.4f}); {held_out.prompts} held-out prompts"
+            f"{'distance' if subject else 'style distance':<16}{style.base:.4f} without, {style.adapter:.4f} with "
+            f"(true pictures: {style.ceiling:.4f}); {held_out.prompts} held-out prompts"
         )
-    if held_out.prompt_accuracy is not None:
-        sides = held_out.prompt_accuracy
-        rows = [
-            (
-                part,
-                *(
-                    "" if side is None else f"{getattr(side, part):.0%}"
-                    for side in (sides.base, sides.adapter, sides.ceiling)
-                ),
-            )
-            for part in ("object", "colour", "place")
-        ]
-        heads = [("prompt kept", "left"), ("base", "right"), ("adapter", "right"), ("true pictures", "right")]
-        print_table(table_of("", heads, rows))
+    show_answers(proof.answers)
     show_verdict(proof, proof.reasons)
     click.echo(f"look at {run / 'report.html'}")
 

@@ -16,6 +16,7 @@ Kind = Literal[
     "same caption",
     "same words",
     "long caption",
+    "unrelated",
     "copies",
     "leak",
     "small",

@@ -27,6 +27,8 @@ MUCH_CUT = 0.4
 """Share of a picture above which cutting it away is a warning: 3:2 as a square loses 33 %, 16:9 44 %."""
 FEW_CAPTIONS = 4
 """Number of captions below which a word in each of them means nothing."""
+BOUND = 0.9
+"""Share of the captions from which on a word counts as one that all of them have."""
 
 STYLE_NEEDS = (
     "a style wants 50 to 200 varied pictures (20 can do), captions that say what is shown and not the style"
@@ -177,7 +179,7 @@ def _caption_findings(examples: Sequence[Example], goal: Goal, known: set[str]) 
     given = [example.caption for example in examples if example.caption]
     findings = []
     text, count = Counter(given).most_common(1)[0] if given else ("", 0)
-    alike = len(given) >= FEW_CAPTIONS and count > len(given) / 2
+    alike = len(given) > 1 and count > len(given) / 2
     if alike:
         findings.append(
             Finding(
@@ -187,10 +189,13 @@ def _caption_findings(examples: Sequence[Example], goal: Goal, known: set[str]) 
                 fix="say what is shown in each, or the adapter ties all of it to those words",
             )
         )
-    everywhere = [word for word, number in word_table(given).items() if number == len(given)]
-    bound = [word for word in everywhere if word not in known]
+    table = word_table(given)
+    bound = [word for word, number in table.items() if number >= BOUND * len(given) and word not in known]
     if len(given) >= FEW_CAPTIONS and len(set(given)) > 1 and bound:
-        findings.append(_bound_words(bound, goal))
+        least = min(table[word] for word in bound)
+        findings.append(_bound_words(bound, goal, "every caption" if least == len(given) else
+                                     f"{least} or more of {len(given)} captions" if len(bound) > 1 else
+                                     f"{least} of {len(given)} captions"))  # fmt: skip
     long = [
         example.name
         for example in examples
@@ -210,13 +215,13 @@ def _caption_findings(examples: Sequence[Example], goal: Goal, known: set[str]) 
     return findings
 
 
-def _bound_words(words: Sequence[str], goal: Goal) -> Finding:
+def _bound_words(words: Sequence[str], goal: Goal, where: str) -> Finding:
     named = ", ".join(f"'{word}'" for word in words[:5])
     one = len(words) == 1
     return Finding(
         severity="warning",
         kind="same words",
-        cause=f"{'the word' if one else 'the words'} {named} {'stands' if one else 'stand'} in every caption: the "
+        cause=f"{'the word' if one else 'the words'} {named} {'stands' if one else 'stand'} in {where}: the "
         f"{goal} will be bound to {'it' if one else 'them'}, and what {'it names' if one else 'they name'} is learned "
         f"as a part of the {goal}",
         fix="leave out of the captions what all pictures share, and call the "

@@ -46,6 +46,14 @@ class FigureAnswer(Part):
     """Upper one-sided 95 % limit of the loss; ``None`` where there is no limit."""
     p_lost: float
     """Probability that chance alone shows a loss as large as this one."""
+    against_base: float | None = None
+    """Share of the base's own score that is missing with the adapter, whatever the style hides; negative where the
+    score is higher; ``None`` in files of older versions."""
+    p_base: float | None = None
+    """Probability that chance alone shows as much less than the base."""
+    read: dict[str, float] | None = None
+    """Side (``adapter``, ``base``, ``references``) → share of its pictures in which the right answer scores highest,
+    after the style's common offset was removed."""
     prompts: int
     needed: int | None
     """Number of prompts that would probably settle an unknown; ``None`` where it is settled or none would."""
@@ -65,6 +73,9 @@ class FigureAnswer(Part):
             low=_finite(found.low),
             high=_finite(found.high),
             p_lost=found.p_lost,
+            against_base=found.against_base,
+            p_base=found.p_base,
+            read=dict(reading.right),
             prompts=found.prompts,
             needed=found.needed,
             because=found.because,
@@ -77,8 +88,9 @@ class ShareOfWay(Part):
     """How far of the way pictures went from the base's (0) to the user's own (1), with limits at 95 % on each side."""
 
     share: float
-    low: float
-    high: float
+    low: float | None
+    """``None`` where there are too few pictures, or too short a way, for limits to mean anything."""
+    high: float | None
     p_value: float
     """Probability that chance alone shows a share as large as this one."""
 
@@ -93,23 +105,34 @@ class SubjectFigures(Part):
 
     taken: ShareOfWay
     """Share of the way that pictures of prompts with the subject's word went."""
+    taken_kept_out: float | None = None
+    """The same towards the pictures that were kept out of training alone; ``None`` without any."""
     trigger: ShareOfWay
     """Share of the way by which pictures with the subject's word lie beyond those without it."""
     own_class: ShareOfWay
     """Share of the way that pictures of the class alone went."""
     preserved: Literal["lost", "kept", "unknown"]
     """Whether the class is preserved."""
+    class_without_prior: ShareOfWay | None = None
+    """Share of the way that pictures of the class alone went where the same run was trained without class pictures;
+    ``None`` where no such control was trained."""
     references: int
     prompts: int
 
     @classmethod
-    def of(cls, found: subject_likeness.SubjectLikeness) -> "SubjectFigures":
-        """Make the part of the file from the measured likeness."""
+    def of(
+        cls,
+        found: subject_likeness.SubjectLikeness,
+        without_prior: subject_likeness.SubjectLikeness | None = None,
+    ) -> "SubjectFigures":
+        """Make the part of the file from the measured likeness, and from that of a control."""
         return cls(
             taken=ShareOfWay.of(found.taken),
+            taken_kept_out=found.taken_kept_out,
             trigger=ShareOfWay.of(found.trigger),
             own_class=ShareOfWay.of(found.own_class),
             preserved=found.preserved,
+            class_without_prior=None if without_prior is None else ShareOfWay.of(without_prior.own_class),
             references=found.references,
             prompts=found.prompts,
         )
@@ -126,13 +149,15 @@ class Answers(Part):
     """Figures of a subject; ``None`` for a style."""
 
     @classmethod
-    def of(cls, found: judgement.Judgement) -> "Answers":
-        """Make the part of the file from a judgement."""
+    def of(
+        cls, found: judgement.Judgement, *, without_prior: subject_likeness.SubjectLikeness | None = None
+    ) -> "Answers":
+        """Make the part of the file from a judgement, and from a subject's control without class pictures."""
         way = found.way
         return cls(
             figures={name: FigureAnswer.of(one, found.readings[name]) for name, one in found.figures.items()},
             way=None if way is None else _of_way(way),
-            subject=None if found.subject is None else SubjectFigures.of(found.subject),
+            subject=None if found.subject is None else SubjectFigures.of(found.subject, without_prior),
         )
 
 

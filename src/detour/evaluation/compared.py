@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-ControlName = Literal["rate_zero", "shuffled"]
-"""Adapters that are trained as controls: at rate 0, and on shuffled captions."""
+ControlName = Literal["rate_zero", "shuffled", "no_prior"]
+"""Adapters that are trained as controls: at rate 0, on shuffled captions, and a subject's without class pictures."""
 
-Side = Literal["adapter", "base", "rate_zero", "shuffled"]
+Side = Literal["adapter", "base", "rate_zero", "shuffled", "no_prior"]
 """Source of the pictures: the base, the adapter, a control, or true pictures."""
 
 
@@ -28,6 +28,8 @@ class Compared(Part):
     """Figure with an adapter trained at rate 0; ``None`` where no such control was trained."""
     shuffled: float | None = None
     """Figure with an adapter trained on shuffled captions; ``None`` where no such control was trained."""
+    no_prior: float | None = None
+    """Figure with an adapter trained without class pictures; ``None`` where no such control was trained."""
     ceiling: float | None = None
     """Figure of true pictures; ``None`` where there are none."""
 

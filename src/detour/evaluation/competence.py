@@ -33,7 +33,7 @@ class Competence:
     def sentence(self, what: str, where: str) -> str:
         """Sentence on what the judge can read."""
         if self.p_value is None:
-            return f"whether the judge reads {what} in {where} cannot be tested with {self.pictures} of them"
+            return f"whether the judge reads {what} in {where} could not be tested ({self.pictures} of them)"
         if self.shown:
             return f"the judge reads {what} in {where}"
         return f"the judge reads {what} in {where} no better than shuffled ones"

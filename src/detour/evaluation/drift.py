@@ -20,6 +20,7 @@ class Moved(Part):
     rate_zero: float | None = None
     """Distance with an adapter trained at rate 0, which is zero apart from rounding."""
     shuffled: float | None = None
+    no_prior: float | None = None
     other_seeds: float | None
     """How far the base's own pictures of one prompt lie apart when only the seed is another: the control. ``None``:
     one seed a prompt has no other."""

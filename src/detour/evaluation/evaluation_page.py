@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from detour.evaluation.answer_page import between, marked
 from detour.evaluation.checkpoints import CheckpointFigures
 from detour.evaluation.compared import Compared
 from detour.evaluation.copies import CopyFigures
@@ -17,6 +18,7 @@ COLUMNS: tuple[tuple[Role, str], ...] = (
     ("base", "base"),
     ("rate_zero", "rate 0"),
     ("shuffled", "shuffled captions"),
+    ("no_prior", "no class pictures"),
     ("ceiling", "true pictures"),
 )
 """Sides in the order of the table's columns."""
@@ -57,7 +59,7 @@ def tiles_of(evaluation: Evaluation) -> list[Tile]:
             Tile(
                 value=f"{way.share:.0%}",
                 name=f"of the way from the base's pictures to {whose}",
-                control=limits,
+                control=between(way).strip(" ()") or "no limits: too few pictures, or too short a way",
             )
             for whose, way in (
                 ("yours", evaluation.answers.way),
@@ -67,18 +69,7 @@ def tiles_of(evaluation: Evaluation) -> list[Tile]:
                 ),
             )
             if way is not None
-            for limits in [f"{way.low:.0%} to {way.high:.0%}"]
         ]
-    if fidelity := evaluation.fidelity:
-        distance = fidelity.style_distance
-        ceiling = "" if distance.ceiling is None else f", true pictures {distance.ceiling:.3f}"
-        found.append(
-            Tile(
-                value=f"{fidelity.style:.0%}",
-                name="less style distance than the base's",
-                control=f"distance {distance.adapter:.3f}, base {distance.base:.3f}{ceiling}",
-            )
-        )
     if evaluation.prompt_keeping:
         found.append(_prompts_tile(evaluation))
     drift = None if evaluation.drift is None else evaluation.drift.without_trigger
@@ -112,10 +103,13 @@ def tiles_of(evaluation: Evaluation) -> list[Tile]:
 def _prompts_tile(evaluation: Evaluation) -> Tile:
     keeping = evaluation.prompt_keeping
     assert keeping is not None
-    if not keeping.parts:
+    parts = {
+        name: part for name, part in (keeping.parts or {}).items() if name == marked(name, evaluation.answers)
+    }
+    if not parts:
         score = keeping.clip_score
         return Tile(value=f"{score.adapter:.1f}", name="CLIP score", control=f"base {score.base:.1f} of 100")
-    name, part = min(keeping.parts.items(), key=lambda item: item[1].share.adapter - item[1].share.base)
+    name, part = min(parts.items(), key=lambda item: item[1].share.adapter - item[1].share.base)
     share = part.share
     ceiling = "" if share.ceiling is None else f", true pictures {share.ceiling:.0%}"
     return Tile(
@@ -161,7 +155,8 @@ def _fidelity(evaluation: Evaluation) -> Table | None:
     return _table(
         "Fidelity",
         f"Against {figures.references} reference pictures. That the adapter came nearer to them than the base: "
-        f"{chance_in_words(figures.nearer_p)}. {figures.frechet_left_out or ''}",
+        f"{chance_in_words(figures.nearer_p)}. The distance is biased: sets of few pictures lie further apart, true "
+        f"pictures too, so compare columns and not runs. {figures.frechet_left_out or ''}",
         rows,
     )
 
@@ -171,12 +166,16 @@ def _prompts(evaluation: Evaluation) -> Table | None:
     if keeping is None:
         return None
     rows: list[tuple[str, Compared, str]] = [("CLIP score (cosine × 100)", keeping.clip_score, "{:.2f}")]
-    rows += [(f"{name} as asked for", part.share, "{:.0%}") for name, part in (keeping.parts or {}).items()]
+    rows += [
+        (f"{marked(name, evaluation.answers)} as asked for", part.share, "{:.0%}")
+        for name, part in (keeping.parts or {}).items()
+    ]
     change = keeping.clip_change
     interval = "" if change.low is None else f", between {change.low:+.2f} and {change.high:+.2f} with 95 %"
     return _table(
         "Prompts kept",
-        f"{keeping.prompts} prompts × {keeping.seeds} seeds. The CLIP score changed by {change.mean:+.2f}{interval}.",
+        f"{keeping.prompts} prompts × {keeping.seeds} seeds, read before the style's common offset is removed. "
+        f"The CLIP score changed by {change.mean:+.2f}{interval}.",
         rows,
     )
 
@@ -193,8 +192,9 @@ def _drift(evaluation: Evaluation) -> list[Table]:
 def _drift_table(title: str, drift: Drift) -> Table:
     def moved(figure: Moved) -> Compared:
         return Compared(
-            adapter=figure.adapter, base=0.0, rate_zero=figure.rate_zero, shuffled=figure.shuffled
-        )
+            adapter=figure.adapter, base=0.0, rate_zero=figure.rate_zero, shuffled=figure.shuffled,
+            no_prior=figure.no_prior,
+        )  # fmt: skip
 
     rows: list[tuple[str, Compared, str]] = [
         ("moved from the base (1 − cosine)", moved(drift.judge), "{:.3f}"),
@@ -277,7 +277,10 @@ def prompts_chart(evaluation: Evaluation) -> str:
     """Chart of the share of pictures that show each part of their prompt, on every side."""
     if evaluation.prompt_keeping is None or not evaluation.prompt_keeping.parts:
         return ""
-    rows = [(name, _bars(part.share)) for name, part in evaluation.prompt_keeping.parts.items()]
+    parts = evaluation.prompt_keeping.parts.items()
+    rows = [
+        (marked(name, evaluation.answers).replace(" ", "\n", 1), _bars(part.share)) for name, part in parts
+    ]
     return bar_chart(
         rows,
         title="Parts of the prompts that are kept",

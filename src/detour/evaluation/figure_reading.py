@@ -24,11 +24,24 @@ from detour.evaluation.reading import (
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Scores of one figure on every side, and the judge's competence there."""
+    """Scores of one figure on every side, and the judge's competence there.
+
+    Attributes:
+        adapter: (P,) of the adapter's pictures, seeds averaged within prompts.
+        base: (P,) of the base's.
+        references: (M,) of the user's own.
+        right: side → share of its pictures for which the right caption or word scores highest.
+        by_word: whether the words that can stand in a slot are known; else whole captions compete.
+        on_adapter: what the judge can read in the adapter's pictures.
+        on_base: in the base's.
+        on_references: in the user's own.
+    """
 
     adapter: Rows
     base: Rows
     references: Rows
+    right: Mapping[str, float]
+    by_word: bool
     on_adapter: Competence
     on_base: Competence
     on_references: Competence
@@ -49,10 +62,10 @@ def read_captions(material: Material) -> Reading:
         return caption_margins(centred(pictures[rows]), centred(said[rows]), scale=material.scale)
 
     scores, able = _both(
-        sides, material, lambda side, rows: advantages(margins(side, rows), np.arange(len(rows))),
+        sides, material, lambda side, rows: _scores(margins(side, rows), np.arange(len(rows))),
         lambda side, rows: competence_of_captions(margins(side, rows)),
     )  # fmt: skip
-    return _read_of(scores, able, material.seeds)
+    return _read_of(scores, able, material.seeds, by_word=False)
 
 
 def read_slot(material: Material, slot: Slot) -> Reading:
@@ -67,10 +80,16 @@ def read_slot(material: Material, slot: Slot) -> Reading:
         return word_margins(centred(pictures[rows]), said[rows], scale=material.scale)
 
     scores, able = _both(
-        sides, material, lambda side, rows: advantages(margins(side, rows), sides[side][2][rows]),
+        sides, material, lambda side, rows: _scores(margins(side, rows), sides[side][2][rows]),
         lambda side, rows: competence_of_words(margins(side, rows), sides[side][2][rows]),
     )  # fmt: skip
-    return _read_of(scores, able, material.seeds)
+    return _read_of(scores, able, material.seeds, by_word=True)
+
+
+def _scores(margins: Rows, own: Indices) -> Rows:
+    """(N, 2): how much better the right answer of each picture fits, and 1 where it fits best of all."""
+    best = margins[np.arange(len(margins)), own] >= margins.max(1) - 1e-9
+    return np.stack([advantages(margins, own), best.astype(float)], axis=1)
 
 
 def _both(
@@ -90,11 +109,15 @@ def _both(
     return scores, {side: able(side, np.arange(counts[side])) for side in sides}
 
 
-def _read_of(scores: Mapping[str, Rows], able: Mapping[str, Competence], seeds: int) -> Reading:
+def _read_of(
+    scores: Mapping[str, Rows], able: Mapping[str, Competence], seeds: int, *, by_word: bool
+) -> Reading:
     return Reading(
-        adapter=over_seeds(scores["adapter"], seeds),
-        base=over_seeds(scores["base"], seeds),
-        references=scores.get("references", np.zeros(0)),
+        adapter=over_seeds(scores["adapter"][:, 0], seeds),
+        base=over_seeds(scores["base"][:, 0], seeds),
+        references=scores["references"][:, 0] if "references" in scores else np.zeros(0),
+        right={side: float(rows[:, 1].mean()) for side, rows in scores.items()},
+        by_word=by_word,
         on_adapter=able["adapter"],
         on_base=able["base"],
         on_references=able.get("references", _UNREAD),
@@ -115,11 +138,27 @@ def answers_of(read: Mapping[str, Reading], margin: float) -> dict[str, Keeping]
     settled = settle(alone)
     for name, one in read.items():
         if not one.on_base.shown:
-            settled[name] = _unknown(settled[name], "the judge does not read it in the base's own pictures")
+            settled[name] = _unknown(settled[name], one.on_base.sentence("it", "the base's own pictures"))
+        elif settled[name].answer == "kept" and settled[name].p_base <= limits.LOST_P_MAX and _read_less(one):
+            settled[name] = replace(_unknown(settled[name], _less_often(one)), needed=None)
         elif settled[name].answer == "unknown" and not one.on_references.shown:
             said = one.on_references.sentence("it", "your own pictures")
             settled[name] = _unknown(settled[name], said)
     return settled
+
+
+def _read_less(one: Reading) -> bool:
+    """Whether the right word wins less often in the adapter's pictures than in the base's and in the user's own."""
+    expected = min(one.right["base"], one.right.get("references", 0.0))
+    return one.by_word and one.on_references.shown and one.right["adapter"] < expected - limits.READ_LESS
+
+
+def _less_often(one: Reading) -> str:
+    shares = (f"{one.right[side]:.0%}" for side in ("adapter", "base", "references"))
+    return (
+        "the judge finds it in {} of the adapter's pictures, in {} of the base's and in {} of your own, while its mean "
+        "score allows no such loss"
+    ).format(*shares)
 
 
 def _unknown(one: Keeping, because: str) -> Keeping:

@@ -14,7 +14,7 @@ from detour.evaluation.next_steps import Doubts, VerdictWord, next_step
 from detour.evaluation.raw_material import Material, PixelFacts
 from detour.evaluation.reading import Rows
 from detour.evaluation.relations import Relations, relate
-from detour.evaluation.subject_likeness import SubjectLikeness, measure_subject
+from detour.evaluation.subject_likeness import Share, SubjectLikeness, measure_subject
 from detour.evaluation.way import Way, measure_way
 
 WHOLE = "prompt"
@@ -71,7 +71,7 @@ def judge(material: Material) -> Judgement:
     figures = answers_of({WHOLE: whole} | parts, material.margin)
     able = whole.on_base.shown
     way = None if material.goal == "subject" or len(material.references) < 2 else measure_way(
-        material.adapter, material.base, material.references
+        material.adapter, material.base, material.references, seeds=material.seeds
     )  # fmt: skip
     subject = _subject(material)
     view = _View(material, whole, figures, relations, way, subject)
@@ -84,7 +84,7 @@ def judge(material: Material) -> Judgement:
             else _overfit(pixels)
         )
     gained, said = _gain(view)
-    doubts = _doubts(view)
+    doubts = [*_doubts(view), *_data_doubts(view)]
     name: VerdictWord = against[0][0] if against else "learned" if gained and not doubts else "inconclusive"
     unknown = (
         tuple(key for key, one in figures.items() if one.answer == "unknown") if able else tuple(figures)
@@ -93,7 +93,7 @@ def judge(material: Material) -> Judgement:
         verdict=name,
         unknown=unknown,
         reasons=(*(sentence for _, sentence in against), *doubts, *said, *_unknown_sentences(view, unknown)),
-        next_step=next_step(name, material.run, _doubts_for_commands(view, unknown)),
+        next_step=next_step(name, material.run, _doubts_for_commands(view, unknown, gained=gained)),
         figures=figures,
         readings={WHOLE: whole} | parts,
         judge_on_base=whole.on_base,
@@ -131,7 +131,7 @@ def _subject(material: Material) -> SubjectLikeness | None:
         return None
     return measure_subject(
         adapter=material.adapter, base=material.base, class_adapter=sides.adapter, class_base=sides.base,
-        references=material.references,
+        references=material.references, seeds=material.seeds, kept_out=material.kept_out,
     )  # fmt: skip
 
 
@@ -208,16 +208,25 @@ def _drifted(view: _View) -> list[Finding]:
     subject = view.subject
     if subject is None or subject.preserved != "lost":
         return []
-    moved, accepted = subject.own_class, f"{limits.CLASS_DRIFT_MAX:.0%} is accepted."
-    return [("class_drifted", f"Pictures of the class alone went {moved.share:.0%} of the way to the subject "
-                              f"({moved.low:.0%} to {moved.high:.0%}); {accepted}")]  # fmt: skip
+    return [("class_drifted", f"{_class_sentence(subject)}; {limits.CLASS_DRIFT_MAX:.0%} is accepted.")]
+
+
+def _class_sentence(subject: SubjectLikeness) -> str:
+    moved = subject.own_class
+    return f"Pictures of the class alone went {moved.share:.0%} of the way to the subject{_between(moved)}"
+
+
+def _between(found: Share | Way) -> str:
+    """Limits in brackets with a blank in front; empty where there are none."""
+    return "" if found.low is None or found.high is None else f" ({found.low:.0%} to {found.high:.0%})"
 
 
 def _lost(view: _View) -> list[Finding]:
     found: list[Finding] = []
     for name, one in view.figures.items():
         if one.answer == "lost":
-            said = f"What the base draws of the {name} was lost: {one.loss:.0%} of it ({one.low:.0%} to {one.high:.0%})"
+            said = f"Part of what the base draws of the {name} was lost: {one.loss:.0%} of it"
+            said += f" ({max(one.low, 0):.0%} to {min(one.high, 1):.0%})"
             found.append(("forgot_prompts", f"{said}; {chance_in_words(one.p_lost)}."))
     return found
 
@@ -229,32 +238,48 @@ def _gain(view: _View) -> tuple[bool, list[str]]:
     if way is None:
         return False, ["There are no pictures to compare the style with."]
     said = (
-        f"The pictures went {way.share:.0%} of the way from the base's to yours ({way.low:.0%} to {way.high:.0%}); "
+        f"The pictures went {way.share:.0%} of the way from the base's to yours{_between(way)}; "
         f"{chance_in_words(way.p_nearer)}."
     )
     if way.p_room > limits.GAIN_P_MAX:
         return False, [said, "Your pictures cannot be told from what the base draws anyway."]
-    sure = way.low >= limits.WAY_LOW_MIN and way.p_nearer <= limits.GAIN_P_MAX
+    sure = way.low is not None and way.low >= limits.WAY_LOW_MIN and way.p_nearer <= limits.GAIN_P_MAX
     enough = way.share >= limits.WAY_MIN and sure
-    return enough, [said] if enough else [said, f"{limits.WAY_MIN:.0%} would be called learned."]
+    asked = f"{limits.WAY_MIN:.0%} with a lower limit of {limits.WAY_LOW_MIN:.0%} would be called learned."
+    return enough, [said] if enough else [said, asked]
 
 
 def _subject_gain(subject: SubjectLikeness) -> tuple[bool, list[str]]:
     taken, trigger = subject.taken, subject.trigger
+    kept_out = subject.taken_kept_out
+    alone = (
+        "" if kept_out is None else f" Towards the pictures that were kept out alone it is {kept_out:.0%}."
+    )
     said = [
-        f"Pictures with the subject's word went {taken.share:.0%} of the way from the base's to the subject's own "
-        f"({taken.low:.0%} to {taken.high:.0%}); {chance_in_words(taken.p_value)}.",
-        f"Without the word they stay {trigger.share:.0%} of the way behind; {chance_in_words(trigger.p_value)}.",
+        f"Pictures with the subject's word went {taken.share:.0%} of the way from the base's to the subject's own"
+        f"{_between(taken)}; {chance_in_words(taken.p_value)}.{alone}",
+        _trigger_sentence(trigger),
     ]
+    if subject.preserved == "kept":
+        said.append(f"{_class_sentence(subject)}: the class is kept.")
     enough = taken.share >= limits.SUBJECT_WAY_MIN and taken.p_value <= limits.GAIN_P_MAX
     return enough, said if enough else [*said, f"{limits.SUBJECT_WAY_MIN:.0%} would be called learned."]
 
 
+def _trigger_sentence(trigger: Share) -> str:
+    said = f"The same prompts without the subject's word went {abs(trigger.share):.0%} of the way "
+    said += f"{'less' if trigger.share >= 0 else 'further'}; {chance_in_words(trigger.p_value)}"
+    needed = trigger.p_value <= limits.GAIN_P_MAX
+    return f"{said}." if needed else f"{said}: that the word is needed is not shown."
+
+
 def _doubts(view: _View) -> list[str]:
-    """Doubts that keep anything from being called learned, though nothing was shown to be wrong."""
+    """Doubts about prompts that keep anything from being called learned, though nothing was shown to be wrong."""
     found = []
     whole = view.whole
-    if not whole.on_base.shown:
+    if whole.on_base.p_value is None:
+        found.append(f"What the judge can read could not be tested: {_too_few(view)}.")
+    elif not whole.on_base.shown:
         found.append(
             "The judge does not tell the base's own pictures apart by their prompts, so nothing that it says counts: "
             "name another one."
@@ -269,6 +294,21 @@ def _doubts(view: _View) -> list[str]:
         found.append(
             "Neither the judge nor a comparison with the base's pictures shows that prompts are still followed."
         )
+    return found
+
+
+def _too_few(view: _View) -> str:
+    """Why competence could not be tested on the base's pictures."""
+    pictures, least = view.whole.on_base.pictures, limits.COMPETENCE_PICTURES_MIN
+    if pictures < least:
+        drawn = "1 picture was" if pictures == 1 else f"{pictures} pictures were"
+        return f"{drawn} drawn on each side, and the test takes {least}"
+    return "all prompts are the same"
+
+
+def _data_doubts(view: _View) -> list[str]:
+    """Doubts about the user's own pictures and captions, which keep anything from being called learned."""
+    found = []
     if view.count < limits.FIRM_REFERENCES_MIN:
         few = "One picture does" if view.count == 1 else f"{view.count} pictures do"
         found.append(f"{few} not tell a style or a subject from themselves: name more of them.")
@@ -300,8 +340,9 @@ def _unknown_sentences(view: _View, unknown: tuple[str, ...]) -> list[str]:
     found = []
     if view.whole.on_references.p_value is None:
         found.append(
-            "What the judge reads in your own pictures could not be tested, so that what it reads in the base's stands "
-            "for it: a style that hides something from the judge would look the same as a loss."
+            f"What the judge reads in your own pictures could not be tested, which takes "
+            f"{limits.COMPETENCE_PICTURES_MIN} of them with captions that differ. So a style in which the judge cannot "
+            "read something would look the same as a loss, and nothing is called lost."
         )
     for name in unknown:
         one = view.figures[name]
@@ -310,14 +351,19 @@ def _unknown_sentences(view: _View, unknown: tuple[str, ...]) -> list[str]:
             f"Whether the {name} is kept cannot be told: {one.because or 'the judge reads nothing'}{more}."
         )
     if view.subject is not None and view.subject.preserved == "unknown":
-        found.append("Whether the class is kept cannot be told with so few prompts.")
+        found.append(
+            f"{_class_sentence(view.subject)}; whether the class is kept cannot be told with so few prompts."
+        )
     return found
 
 
-def _doubts_for_commands(view: _View, unknown: tuple[str, ...]) -> Doubts:
+def _doubts_for_commands(view: _View, unknown: tuple[str, ...], *, gained: bool) -> Doubts:
     needed = max((view.figures[one].needed or 0 for one in unknown), default=0)
+    prompts = max(needed, 2 * len(view.material.prompts), limits.COMPETENCE_PICTURES_MIN)
+    way, able, tested = view.way, view.whole.on_base.shown, view.whole.on_base.p_value is not None
     return Doubts(
-        data=view.count < limits.FIRM_REFERENCES_MIN or _disagree(view),
-        judge=not view.whole.on_base.shown,
-        prompts=max(needed, 2 * len(view.material.prompts)),
+        data=bool(_data_doubts(view)) or (able and way is not None and way.p_room > limits.GAIN_P_MAX),
+        judge=tested and not able,
+        prompts=prompts if view.subject is None else 2 * prompts,  # half of them are the class's
+        short=not gained and not _doubts(view),
     )

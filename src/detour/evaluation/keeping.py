@@ -26,6 +26,9 @@ class Keeping:
         p_lost: chance alone would show such a loss in so many cases; adjusted by :func:`settle` where several figures
             can condemn.
         p_kept: chance alone would look as well kept in so many cases if the margin were lost.
+        against_base: share of the base's own score that the adapter lacks; below zero where it has more. It is larger
+            than ``loss`` where the references score less than the base.
+        p_base: chance alone would show a loss as large as that in so many cases.
         prompts: that were compared.
         needed: prompts that would probably settle an unknown; ``None`` where it is settled or none would.
         because: why it is unknown; empty otherwise.
@@ -37,6 +40,8 @@ class Keeping:
     high: float
     p_lost: float
     p_kept: float
+    against_base: float
+    p_base: float
     prompts: int
     needed: int | None = None
     because: str = ""
@@ -63,7 +68,8 @@ def compare(adapter: Rows, base: Rows, ceiling: Rows | None, *, margin: float, s
         raise ConfigError(f"{len(adapter)} and {len(base)} scores of the same prompts cannot be compared.")
     rng = np.random.default_rng(seed)
     gaps = base - adapter
-    p_lost, p_kept = sign_flips(gaps, rng), sign_flips(adapter - (1 - margin) * base, rng)
+    p_base, p_kept = sign_flips(gaps, rng), sign_flips(adapter - (1 - margin) * base, rng)
+    p_lost, against_base = p_base, float(gaps.mean() / base.mean()) if base.mean() > 0 else 0.0
     expected, spread = float(base.mean()), _standard_error(gaps)
     if ceiling is None:
         p_lost = 1.0
@@ -75,7 +81,8 @@ def compare(adapter: Rows, base: Rows, ceiling: Rows | None, *, margin: float, s
             spread = math.hypot(_standard_error(ceiling), _standard_error(adapter))
     if expected <= 0:
         return Keeping(answer="unknown", loss=0.0, low=-math.inf, high=math.inf, p_lost=1.0, p_kept=1.0,
-                       prompts=len(adapter), because="nothing of it shows in the controls either")  # fmt: skip
+                       against_base=against_base, p_base=p_base, prompts=len(adapter),
+                       because="nothing of it shows in the controls either")  # fmt: skip
     loss = 1 - float(adapter.mean()) / expected
     reach = _student(len(adapter)) * spread / expected
     answer = _answer(p_lost, p_kept)
@@ -86,6 +93,8 @@ def compare(adapter: Rows, base: Rows, ceiling: Rows | None, *, margin: float, s
         high=loss + reach,
         p_lost=p_lost,
         p_kept=p_kept,
+        against_base=against_base,
+        p_base=p_base,
         prompts=len(adapter),
         needed=_needed(loss, spread / expected, margin, len(adapter), ceiling)
         if answer == "unknown"

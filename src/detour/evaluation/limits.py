@@ -30,6 +30,9 @@ KEPT_REACH = 2.5
 NEEDED_PROMPTS_MAX = 400
 """Largest number of prompts that is advised."""
 
+READ_LESS = 0.2
+"""Share by which the right word may win less often in the adapter's pictures than in both controls and be kept."""
+
 NUM_RESAMPLES = 399
 """Number of bootstrap resamples for the limits of a share."""
 

@@ -31,6 +31,7 @@ class RunFacts:
         rate: peak learning rate.
         first_estimate: ``d0`` of an optimizer that sets its rate itself from there on; ``None`` for others.
         class_prompt: of a subject.
+        prior: whether pictures of the class were trained beside the subject.
         prompt: one of the new prompts.
     """
 
@@ -43,6 +44,7 @@ class RunFacts:
     rate: float | None = None
     first_estimate: float | None = None
     class_prompt: str = "CLASS"
+    prior: bool = False
     prompt: str = "PROMPT"
 
 
@@ -51,14 +53,16 @@ class Doubts:
     """Causes of an open verdict.
 
     Attributes:
-        data: too few pictures, or captions that do not fit them.
+        data: too few pictures, captions that do not fit them, or pictures that are what the base draws anyway.
         judge: it reads nothing in the base's own pictures.
         prompts: how many would probably settle what is unknown.
+        short: prompts are followed, and the pictures went too little of the way.
     """
 
     data: bool
     judge: bool
     prompts: int
+    short: bool = False
 
 
 def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
@@ -69,7 +73,7 @@ def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
         run: its names and settings; a capital word stands where one is not known.
         doubts: only read when the verdict is open.
     """
-    steps = "STEPS" if run.steps is None else str(max(1, run.steps // 2))
+    steps, more = ("STEPS",) * 2 if run.steps is None else (str(max(1, run.steps // 2)), str(2 * run.steps))
     begins = run.first_estimate
     option, speed = ("--lr ", run.rate) if begins is None else ("--set train.optim.d0=", begins)
     rate, lower = ("RATE", "RATE") if not speed else (f"{2 * speed:.3g}", f"{speed / 3:.3g}")
@@ -86,8 +90,12 @@ def next_step(verdict: VerdictWord, run: RunFacts, doubts: Doubts) -> str:
         "collapsed": f"{train} {option}{lower}",
         "overfit": f"{train} --ship best_proof",
         "forgot_prompts": f"{train} --steps {steps}",
-        "class_drifted": f"{train} --goal subject --class-prompt {shlex.quote(run.class_prompt)} --prior",
-        "inconclusive": _settling(run, doubts),
+        "class_drifted": f"{train} --steps {steps}"
+        if run.prior
+        else f"{train} --goal subject --class-prompt {shlex.quote(run.class_prompt)} --prior",
+        "inconclusive": f"{train} --steps {more}"
+        if doubts.short and not doubts.data and not doubts.judge
+        else _settling(run, doubts),
     }
     return commands[verdict]
 
@@ -97,5 +105,5 @@ def _settling(run: RunFacts, doubts: Doubts) -> str:
         return f"detour data check {shlex.quote(run.pictures)}"
     evaluate = f"detour evaluate {shlex.quote(run.run)}"
     if not run.settings:
-        evaluate += f" --base {shlex.quote(run.base)}"
+        evaluate += f" --base {shlex.quote(run.base)} --pictures {shlex.quote(run.pictures)}"
     return f"{evaluate} --judge JUDGE" if doubts.judge else f"{evaluate} --num-prompts {doubts.prompts}"

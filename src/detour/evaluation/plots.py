@@ -13,12 +13,23 @@ from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
 Role = Literal[
-    "ink", "soft", "line", "base", "adapter", "rate_zero", "shuffled", "ceiling", "raw", "validation"
+    "ink",
+    "soft",
+    "line",
+    "base",
+    "adapter",
+    "rate_zero",
+    "shuffled",
+    "no_prior",
+    "ceiling",
+    "raw",
+    "validation",
 ]
 
 COLOURS: Mapping[Role, str] = {
     "ink": "#010101", "soft": "#020202", "line": "#030303", "base": "#040404", "adapter": "#050505",
     "rate_zero": "#060606", "shuffled": "#070707", "ceiling": "#080808", "raw": "#090909", "validation": "#0a0a0a",
+    "no_prior": "#0b0b0b",
 }  # fmt: skip
 """Role → colour for matplotlib, which ``--ROLE`` of the page replaces."""
 

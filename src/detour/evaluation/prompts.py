@@ -29,6 +29,13 @@ PLACES = (
 )  # fmt: skip
 """Places of templates, each with the word that shows that a caption names the place already."""
 
+ACTIONS = (
+    ("floating on a lake", "float"), ("flying through the clouds", "fly"), ("rolling down a hill", "roll"),
+    ("lying in tall grass", "grass"), ("leaning against a brick wall", "brick"), ("falling through the air", "fall"),
+    ("hanging from a tree", "hang"), ("standing on a red carpet", "carpet"),
+)  # fmt: skip
+"""Actions of templates that any subject can do, each with the word that shows that a caption names it already."""
+
 EVERYDAY = (
     "a bowl of fruit on a wooden table", "a bicycle leaning against a brick wall", "a portrait of an old man",
     "a lighthouse by the sea", "a plate of spaghetti", "a horse on a meadow", "a vase of tulips by a window",
@@ -182,23 +189,63 @@ def subject_words(captions: Sequence[str], trigger: str, class_prompts: Sequence
     head = of_class.split()[-1].lower()
     if head not in _bare(called).split():
         called = f"{called}, {of_class}"
+    else:  # what a caption says behind the class is what the subject does there, and no part of its name
+        called = re.sub(
+            rf"(\b{re.escape(head)}\b).*", r"\1", called, count=1, flags=re.IGNORECASE | re.DOTALL
+        )
+        if trigger and _bare(trigger) not in _bare(called):
+            called = f"{trigger} {head}"
     return SubjectWords(trigger=trigger, called=called, of_class=of_class)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewScene:
+    """Where a prompt puts a subject, and when, or what it does.
+
+    Attributes:
+        place: ``in the desert``, or an action.
+        moment: ``at night``; empty for the day.
+    """
+
+    place: str
+    moment: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.moment}".strip()
+
+
 def new_scenes(
-    captions: Sequence[str], places: Sequence[tuple[str, str]] = PLACES, *, count: int
-) -> tuple[str, ...]:
-    """Places for a subject that no caption names, repeated where they are few.
+    captions: Sequence[str],
+    places: Sequence[tuple[str, str]] = PLACES,
+    *,
+    count: int,
+    moments: Sequence[str] = (),
+    actions: Sequence[tuple[str, str]] = (),
+) -> tuple[NewScene, ...]:
+    """Scenes for a subject that no caption names, all different.
 
     Args:
         captions: of the training data.
         places: phrase, and the word that tells whether a caption has the place already.
-        count: of scenes.
+        count: of scenes; fewer come back where there are no more.
+        moments: that vary a place: ``at night``.
+        actions: phrase and word as of places; every fourth scene is one.
     """
     lower = [caption.lower() for caption in captions]
-    new = [phrase for phrase, sign in places if not any(sign in caption for caption in lower)]
-    chosen = new if len(new) > 1 else [phrase for phrase, _ in places]
-    return tuple(chosen[i % len(chosen)] for i in range(count))
+
+    def unnamed(phrases: Sequence[tuple[str, str]]) -> list[str]:
+        return [phrase for phrase, sign in phrases if not any(sign in caption for caption in lower)]
+
+    new, times = unnamed(places), ["", *moments]
+    if len(new) < 2:
+        new = [phrase for phrase, _ in places]
+        unsaid = [one for one in moments if not any(one in caption for caption in lower)]
+        times = unsaid or times
+    turns = [(i, turn) for turn in range(len(times)) for i in range(len(new))]
+    found = [NewScene(place=new[i], moment=times[(i + turn) % len(times)]) for i, turn in turns]
+    for number, phrase in enumerate(unnamed(actions)):
+        found.insert(4 * number + 3, NewScene(place=phrase))
+    return tuple(found[:count])
 
 
 def unrelated_prompts(captions: Iterable[str], count: int) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Material:
         adapter: (P × seeds, D) of the adapter's, same prompts and seeds.
         seeds: pictures of each prompt.
         references: (M, D) of the user's own pictures, trained on and kept out.
+        kept_out: number of the references that were kept out of training; they come first.
         captions: (M, D) of their captions without the trigger; ``None``: they have none.
         slots: name → part of the prompts, where the base has a vocabulary.
         own_class: of a subject.
@@ -87,6 +88,7 @@ class Material:
     adapter: Rows
     seeds: int = 1
     references: Rows
+    kept_out: int = 0
     captions: Rows | None = None
     slots: Mapping[str, Slot] = field(default_factory=dict)
     own_class: ClassSides | None = None

@@ -129,24 +129,28 @@ def in_sets_of(size: int, count: int, score: Callable[[NDArray[np.int64]], Rows]
     Args:
         size: of a set; a larger one than ``count`` means all of them.
         count: of pictures.
-        score: gives the scores of the pictures whose indices it is handed, in their order.
+        score: gives the scores of the pictures whose indices it is handed, in their order: (n,), or (n, K) of K scores.
         seed: of the sets.
 
     Returns:
-        float64 (count,).
+        float64 (count,) or (count, K).
     """
     everything = np.arange(count)
     if size >= count:
         return score(everything)
     rng = np.random.default_rng(seed)
-    total, times = np.zeros(count), np.zeros(count)
+    total: Rows | None = None
+    times = np.zeros(count)
     for _ in range(SETS):
         order = rng.permutation(count)
         for start in range(0, count, size):
             chosen = order[min(start, count - size) :][:size]
-            total[chosen] += score(chosen)
+            scores = score(chosen)
+            total = np.zeros((count, *scores.shape[1:])) if total is None else total
+            total[chosen] += scores
             times[chosen] += 1
-    result: Rows = total / times
+    assert total is not None, "there is at least one set"
+    result: Rows = (total.T / times).T
     return result
 
 

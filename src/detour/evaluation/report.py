@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from detour.bases.families import Family
 from detour.errors import RunError
-from detour.evaluation.answer_page import answer_rows, subject_rows
+from detour.evaluation.answer_page import answer_rows, marked, subject_rows
+from detour.evaluation.answers import Answers
 from detour.evaluation.evaluation import Evaluation
 from detour.evaluation.evaluation_page import (
     checkpoint_charts,
@@ -141,6 +142,7 @@ class RunStory:
         metrics: curves.
         proof_pairs: pairs of the picture proof, from prompts of the training data.
         held_out_pairs: pairs of prompts that training never saw.
+        class_pairs: pairs of the same prompts without the subject's word; none for a style.
         settings_known: whether ``spec`` is a run's; an adapter file says little of how it was trained.
         facts: what else is known of the run (seconds, threads, versions), shown as it is.
     """
@@ -155,6 +157,7 @@ class RunStory:
     settings_known: bool = True
     proof_pairs: Sequence[Pair] = ()
     held_out_pairs: Sequence[Pair] = ()
+    class_pairs: Sequence[Pair] = ()
     facts: Mapping[str, Any]
 
 
@@ -246,7 +249,7 @@ def _proved(proof: Proof | None) -> dict[str, Any]:
     assert proof is not None
     held_out = proof.held_out
     prompts = f"{held_out.prompts} prompts, {held_out.seeds} seed{'' if held_out.seeds == 1 else 's'} each."
-    charts = [style_chart(held_out), accuracy_chart(held_out)]
+    charts = [style_chart(held_out), accuracy_chart(held_out, proof.answers)]
     return {
         "evaluation": None,
         "tiles": (),
@@ -331,8 +334,8 @@ def style_chart(held_out: HeldOutFigures) -> str:
     )
 
 
-def accuracy_chart(held_out: HeldOutFigures) -> str:
-    """Chart of the prompt accuracy by part: base, adapter and ceiling."""
+def accuracy_chart(held_out: HeldOutFigures, answers: Answers | None = None) -> str:
+    """Chart of the prompt accuracy by part: base, adapter and ceiling; parts that the judge cannot read say so."""
     accuracy = held_out.prompt_accuracy
     if accuracy is None:
         return ""
@@ -342,7 +345,10 @@ def accuracy_chart(held_out: HeldOutFigures) -> str:
         ("ceiling", "true pictures", accuracy.ceiling),
     )
     rows = [
-        (part, [(role, name, getattr(side, part)) for role, name, side in sides if side is not None])
+        (
+            marked(part, answers).replace(" ", "\n", 1),
+            [(role, name, getattr(side, part)) for role, name, side in sides if side is not None],
+        )
         for part in type(accuracy.base).model_fields
     ]
     return bar_chart(
@@ -372,6 +378,11 @@ def _pair_groups(story: RunStory) -> list[dict[str, Any]]:
     unrelated = story.evaluation.unrelated_pairs if story.evaluation else ()
     groups = [
         ("New prompts", "Prompts that training never saw.", story.held_out_pairs),
+        (
+            "The class alone",
+            "The same prompts without the subject's word: what became of everything else of its class.",
+            story.class_pairs,
+        ),
         ("Unrelated prompts", "What training has nothing to do with.", unrelated),
         ("Prompts of the training data", "The pairs of the picture proof.", story.proof_pairs),
     ]

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from detour.evaluation import thresholds
-from detour.evaluation.judgement import Judgement, chance_in_words, pixel_findings
+from detour.evaluation.judgement import Judgement, pixel_findings
 from detour.evaluation.next_steps import Doubts, RunFacts, VerdictWord, next_step
 from detour.evaluation.proof import GradientFigures, PixelFigures
 from detour.evaluation.raw_material import PixelFacts
 
 HEADLINES: Mapping[VerdictWord, str] = {
-    "learned": "It learned.",
+    "learned": "It learned, and nothing was shown to be lost.",
     "no_effect": "It changes nothing.",
     "collapsed": "It collapsed: every prompt gives nearly the same picture.",
     "copies": "It copies its training pictures.",
@@ -121,36 +121,41 @@ def decide(evidence: Evidence) -> Verdict:
     broken = _broken_proof(evidence)
     # A network driven to infinity amplifies any rounding, so that its merged pictures need not be equal.
     name: VerdictWord = "inconclusive" if broken and not evidence.pixels.black else found.name
-    # What is wrong with the data explains a verdict that is not good, and would only spoil a good one.
-    data = () if name == "learned" else evidence.data
     moved = effect_sentence(evidence.moved)
     return Verdict(
         name=name,
-        headline=_headline(name, evidence.pixels),
-        reasons=(*broken, *found.reasons, moved, *_loss_sentence(evidence), *data, *evidence.notes),
+        headline=_headline(name, evidence, found.unknown),
+        reasons=(*broken, *found.reasons, moved, *_loss_sentence(evidence), *evidence.data, *evidence.notes),
         unknown=found.unknown,
         next_step="detour doctor" if broken else found.next_step,
     )
 
 
-def _headline(name: VerdictWord, pixels: PixelFacts) -> str:
+def _headline(name: VerdictWord, evidence: Evidence, unknown: tuple[str, ...]) -> str:
+    if name == "learned":
+        return _learned(evidence.judged, unknown)
     if name != "collapsed":
         return HEADLINES[name]
-    if pixels.black:
+    if evidence.pixels.black:
         return BLACK
-    same = any(word == name for word, _ in pixel_findings(pixels))
+    same = any(word == name for word, _ in pixel_findings(evidence.pixels))
     return HEADLINES[name] if same else NOT_FOLLOWING
+
+
+def _learned(judged: Judgement | None, unknown: tuple[str, ...]) -> str:
+    """What was learned, what was shown to be kept, and what is not known."""
+    if judged is None:
+        return "The loss on pictures kept out fell; what prompts ask for was not judged."
+    subject = judged.subject
+    said = f"The {'style' if subject is None else 'subject'} was learned, and nothing was shown to be lost."
+    doubtful = [*unknown, *(["class"] if subject is not None and subject.preserved == "unknown" else [])]
+    return said if not doubtful else f"{said} Not known: {', '.join(doubtful)}."
 
 
 def has_effect(pixels: PixelFigures) -> bool:
     """Whether the adapter moves the pictures by more than chance and rounding do."""
     over_noise = pixels.mean_abs_diff > thresholds.EFFECT_OVER_NOISE * pixels.noise_floor
     return pixels.mean_abs_diff > thresholds.EFFECT_MIN_DIFF and over_noise
-
-
-def chance_words(p_value: float) -> str:
-    """Probability in words: ``chance alone would do this in 1 of 1,000 cases``."""
-    return chance_in_words(p_value)
 
 
 def effect_sentence(pixels: PixelFigures) -> str:

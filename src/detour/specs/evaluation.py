@@ -31,6 +31,8 @@ class EvaluationSpec(Spec):
     controls: Literal["all", "base"] | Auto = "auto"
     """What is compared with: ``all`` trains an adapter at rate 0 and one on shuffled captions; ``auto``: ``all`` for
     a run, ``base`` for an adapter file, which does not say how it was trained."""
+    no_prior: bool = False
+    """Train a subject's run again without class pictures, and show what became of its class beside this one."""
     pictures: str | None = None
     """Folder of pictures for an adapter file: what it was trained on, or of what it should show."""
     references: str | None = None

@@ -9,8 +9,9 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict
 
 from detour.bases.base import Base, open_base
+from detour.bases.hardware import pick_device
 from detour.data.captions import tag_table
-from detour.data.finding import Finding
+from detour.data.finding import Finding, gravest_first
 from detour.data.findings import Goal, find_flaws, ratio_text, word_table
 from detour.data.folder import Dataset, Example, read_dataset
 from detour.data.holdout import automatic_holdout, split_holdout
@@ -18,6 +19,7 @@ from detour.generation.grids import grid
 from detour.generation.png import save_image
 from detour.specs import DataSpec
 from detour.training.data_fit import framing_of
+from detour.verbs.datasets.caption_fit import caption_findings
 from detour.verbs.progress import Progress, ProgressFn, silent
 
 SHEET_PX = 128
@@ -67,6 +69,7 @@ def check_data(
     resolution_px: int | None = None,
     seed: int = 0,
     sheet: Path | None = None,
+    judge: str | None = None,
     progress: ProgressFn = silent,
 ) -> DataReport:
     """Read every picture and caption of a data set once and say what training would make of them.
@@ -78,10 +81,12 @@ def check_data(
         resolution_px: side that it would be trained at; ``None`` takes the base's own.
         seed: of the run; it chooses the held-out pictures.
         sheet: a PNG with the pictures, at most 120, those with a flaw framed.
+        judge: CLIP model that is asked whether captions fit their pictures, as a hub id or folder; ``None`` takes the
+            base's own, or the default one where it was fetched before.
         progress: told of every picture.
 
     Raises:
-        BaseError: there is no such base.
+        BaseError: there is no such base or judge.
         DataError: nothing there, or a caption file that cannot be read.
         StorageError: the sheet cannot be written.
     """
@@ -96,7 +101,9 @@ def check_data(
             tiles[example.name] = np.asarray(tile)
 
     dataset = read_dataset(spec.for_subject() if goal == "subject" else spec, lenient=True, on_image=on_image)
-    findings, held_out = findings_of(spec, dataset, opened, goal=goal, seed=seed)
+    findings, held_out = findings_of(
+        spec, dataset, opened, goal=goal, seed=seed, judge=judge, device=pick_device("auto")
+    )
     if sheet is not None:
         _write_sheet(tiles, findings, sheet)
     given = [example.caption for example in dataset.examples if example.caption]
@@ -127,6 +134,8 @@ def findings_of(
     goal: Goal,
     seed: int,
     class_prompts: Sequence[str] = (),
+    judge: str | None = None,
+    device: str = "cpu",
 ) -> tuple[tuple[Finding, ...], frozenset[str]]:
     """What is wrong with a data set under the settings of a run.
 
@@ -137,6 +146,8 @@ def findings_of(
         goal: what the adapter is for.
         seed: of the run; it chooses the held-out pictures.
         class_prompts: what the subject's class is called.
+        judge: that is asked whether captions fit their pictures; ``None`` takes one that is on this machine.
+        device: where the judge runs.
 
     Returns:
         The findings, and the names of the pictures that a run would keep out.
@@ -152,7 +163,8 @@ def findings_of(
         triggers=spec.triggers(),
         known_words=(spec.template, *(folder.template or "" for folder in spec.folders), *class_prompts),
     )
-    return findings, held_out
+    unfit = caption_findings(dataset, base, goal=goal, triggers=spec.triggers(), judge=judge, device=device)
+    return gravest_first([*findings, *unfit]), held_out
 
 
 def _write_sheet(tiles: dict[str, np.ndarray], findings: Sequence[Finding], path: Path) -> None:

@@ -176,6 +176,7 @@ DATA_WHYS: Mapping[DataKind, str] = {
     "cut away": "What is cut away is not learned, and what the caption says of it is learned wrongly.",
     "same caption": "Everything in the pictures is tied to the same words.",
     "long caption": "What stands at the end is never learned.",
+    "unrelated": "What captions say is then not what their pictures teach.",
     "copies": "A picture that is shown more often than others is copied sooner.",
     "leak": "Validation then measures memory.",
     "small": "What is learned from enlarged pictures is soft.",

@@ -11,12 +11,13 @@ from detour.errors import RunError
 from detour.evaluation import pixels
 from detour.evaluation.checkpoints import Behind, Candidate, CheckpointFigure, CheckpointFigures, choose
 from detour.evaluation.compared import Compared
+from detour.evaluation.judge_choice import can_be_judged, open_judge
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest
 from detour.evaluation.verdict import Verdict
 from detour.files import write_json, write_with
 from detour.training.checkpoints import kept_adapters
-from detour.verbs.judge.figures import Figures, can_be_judged, measure_sides, open_judge
+from detour.verbs.judge.figures import Figures, measure_sides
 from detour.verbs.judge.finished_run import read_trained_run
 from detour.verbs.judge.material import EvaluationMaterial, gather_material
 from detour.verbs.judge.presets import quick_preset

@@ -1,4 +1,4 @@
-"""Trains control adapters: one at rate 0 and one on shuffled captions, otherwise with the settings of the run."""
+"""Trains control adapters with the settings of the run: at rate 0, on shuffled captions, without class pictures."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from detour.verbs.train.saved_run import product_of
 CONTROLS = "controls"
 """Folder in a run folder that holds the run folders of its controls."""
 
-NAMES: Mapping[ControlName, str] = {"rate_zero": "rate-zero", "shuffled": "shuffled"}
+NAMES: Mapping[ControlName, str] = {"rate_zero": "rate-zero", "shuffled": "shuffled", "no_prior": "no-prior"}
 """Control → name of its run folder and of its adapter file."""
 
 RATE_ZERO_STEPS = 2
@@ -45,7 +45,8 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
         the control's adapter file.
 
     Raises:
-        ConfigError: the run trained the base's own weights; a control would be as large as the base.
+        ConfigError: the run trained the base's own weights; a control would be as large as the base. Or it had no class
+            pictures that a control could leave out.
         DataError: the pictures are gone or not those of the run, or their captions are all the same.
         TrainingDiverged: as training does.
         Interrupted: Ctrl-C; what is trained is kept.
@@ -57,6 +58,11 @@ def train_control(run: FinishedRun, name: ControlName, *, progress: ProgressFn =
             "a fully trained base has no trained controls: each would be as large as the base. Use --controls base."
         )
     spec = control_spec(run.spec, name)
+    if name == "no_prior" and (run.spec.prior.use is False or not run.spec.prior.class_prompts):
+        raise ConfigError(
+            f"{run.folder}: this run was trained without class pictures, so there is nothing to leave out. Leave "
+            "--no-prior out."
+        )
     folder = run.folder / CONTROLS / NAMES[name]
     product = product_of(folder, spec)
     named = _named(progress, name)
@@ -82,6 +88,8 @@ def control_spec(spec: RunSpec, name: ControlName) -> RunSpec:
     changes: dict[str, Any] = {"name": NAMES[name], "sample.every": 0, "track": "none", "adapter.formats": ()}
     if name == "shuffled":
         return with_changes(spec, {**changes, "data.captions": "shuffled"})
+    if name == "no_prior":
+        return with_changes(spec, {**changes, "prior.use": False})
     unneeded = {"validate.every": 0, "validate.patience": 0, "checkpoint.every": 0}
     shorter = {"train.steps": RATE_ZERO_STEPS, "train.schedule.warmup": 0, "train.schedule.cycles": 1}
     return with_changes(

@@ -201,8 +201,12 @@ def _run_of(target: Path, spec: EvaluationSpec, out: Path | None) -> FinishedRun
                 f"{target}: trained controls need the settings and pictures of the run. Name the run's folder, or "
                 "leave --controls out."
             )
-        if spec.checkpoints:
-            raise ConfigError(f"{target}: an adapter file has no checkpoints. Name the run's folder.")
+        for asked, why in (
+            (spec.checkpoints, "an adapter file has no checkpoints"),
+            (spec.no_prior, "an adapter file does not say how to train it again without class pictures"),
+        ):
+            if asked:
+                raise ConfigError(f"{target}: {why}. Name the run's folder.")
         run = run_of_file(
             target,
             out=out or Path("evaluations") / target.stem,
@@ -221,23 +225,27 @@ def _controls(
     run: FinishedRun, base: Base, spec: EvaluationSpec, progress: ProgressFn
 ) -> tuple[dict[ControlName, SideSource], dict[ControlName, str]]:
     """Train or find the control adapters, and say why each missing one is missing."""
+    found: dict[ControlName, SideSource] = {}
+    left_out: dict[ControlName, str] = {}
+
+    def side(name: ControlName) -> SideSource:
+        chosen = choose_adapter(str(train_control(run, name, progress=progress)), base)
+        return SideSource(adapter=chosen.adapter, sha256=chosen.use.tensor_sha256)
+
+    if spec.no_prior:  # it was asked for by name, so that what prevents it is an error
+        found["no_prior"] = side("no_prior")
     if spec.controls == "base" or not run.is_run:
         why = (
             "left out by --controls base"
             if run.is_run
             else "an adapter file does not say how to train another one"
         )
-        return {}, {name: f"Control '{name}' was not trained: {why}." for name in CONTROLS}
-    found: dict[ControlName, SideSource] = {}
-    left_out: dict[ControlName, str] = {}
+        return found, {name: f"Control '{name}' was not trained: {why}." for name in CONTROLS}
     for name in CONTROLS:
         try:
-            file = train_control(run, name, progress=progress)
+            found[name] = side(name)
         except (DataError, ConfigError, TrainingDiverged) as error:
             left_out[name] = f"Control '{name}' was not trained: {error}"
-            continue
-        chosen = choose_adapter(str(file), base)
-        found[name] = SideSource(adapter=chosen.adapter, sha256=chosen.use.tensor_sha256)
     return found, left_out
 
 

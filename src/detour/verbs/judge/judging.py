@@ -19,6 +19,7 @@ from detour.evaluation import limits, pixels
 from detour.evaluation.answers import Answers
 from detour.evaluation.compared import ControlName, Side
 from detour.evaluation.feature_cache import FeatureCache
+from detour.evaluation.judge_choice import can_be_judged, open_judge
 from detour.evaluation.next_steps import RunFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof import Proof, read_proof
@@ -29,12 +30,12 @@ from detour.files import sha256_of
 from detour.training.assembly import as_trained
 from detour.training.recorded_pictures import read_findings
 from detour.verbs.chosen_adapters import base_for, choose_adapter, hashes_of
-from detour.verbs.judge.figures import Figures, can_be_judged, measure, nearest_of, open_judge
+from detour.verbs.judge.figures import Figures, measure, nearest_of
 from detour.verbs.judge.finished_run import SETTINGS, FinishedRun, validation_of
 from detour.verbs.judge.material import EvaluationMaterial, gather_material
 from detour.verbs.judge.presets import Preset
 from detour.verbs.judge.side_pictures import Drawn, Painter, SideSource, requests_of
-from detour.verbs.judge.verdict import OfRun, causes_of, verdict_of
+from detour.verbs.judge.verdict import OfRun, causes_of, likeness_without_prior, verdict_of
 from detour.verbs.progress import Progress, ProgressFn
 from detour.verbs.train.saved_run import WHOLE_NETWORK
 
@@ -155,6 +156,23 @@ class Judged:
             for number in range(seeds)
         ]
 
+    @property
+    def class_pairs(self) -> list[Pair]:
+        """Pairs of pictures of the subject's class alone at their first seed; none for a style."""
+        group, seeds = self.material.own_class, self.preset.seeds
+        if group is None or "own_class" not in self.drawn.pictures:
+            return []
+        drawn, requests = self.drawn.pictures["own_class"], requests_of(group.prompts, 0)
+        return [
+            Pair(
+                prompt=prompt,
+                seed=requests[i].seed,
+                base=drawn["base"][i * seeds],
+                adapter=drawn["adapter"][i * seeds],
+            )
+            for i, prompt in enumerate(group.prompts)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -243,6 +261,7 @@ def judge_subject(
         notes = (*material.notes, *((nobody,) if nobody and new else ()), *measured)
         of_run = _of_run(subject, preset, drawn, request, notes, painter, material.new_prompts.prompts)
         verdict, answers = verdict_of(judge, figures, drawn, material, of_run)
+        without_prior = likeness_without_prior(judge, figures, drawn, material)
         nearest = nearest_of(judge, figures, drawn, material)
     finally:
         cache.close()
@@ -253,7 +272,7 @@ def judge_subject(
         drawn=drawn,
         figures=figures,
         verdict=verdict,
-        answers=None if answers is None else Answers.of(answers),
+        answers=None if answers is None else Answers.of(answers, without_prior=without_prior),
         checks=of_run.checks,
         nearest=nearest,
         has_judge=judge is not None,
@@ -303,12 +322,15 @@ def _of_run(
 
 
 def _data_sentences(run: FinishedRun) -> tuple[str, ...]:
-    """Sentences on faults of pictures and captions that were found when the run began."""
+    """Sentences on faults of pictures and captions that were found when the run began.
+
+    Whether captions fit their pictures the verdict says itself, by its own judge.
+    """
     found = read_findings(run.folder) if run.is_run else ()
     return tuple(
         f"Of the data: {one.cause}. {one.fix[:1].upper()}{one.fix[1:]}."
         for one in found
-        if one.severity != "note"
+        if one.severity != "note" and one.kind != "unrelated"
     )
 
 
@@ -353,6 +375,7 @@ def facts_for_commands(run: FinishedRun, prompts: Sequence[str] = ()) -> RunFact
         known["pictures"] = _from_here(Path(sources[0]))
     if spec.prior.class_prompts:
         known["class_prompt"] = spec.prior.class_prompts[0]
+        known["prior"] = spec.prior.use is not False
     if prompts:
         known["prompt"] = prompts[0]
     return RunFacts(

@@ -16,6 +16,7 @@ from detour.errors import ConfigError
 from detour.evaluation.judge import PromptFacts
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.prompts import (
+    ACTIONS,
     PLACES,
     HeldOutPrompt,
     caption_prompts,
@@ -240,8 +241,11 @@ def _of_subject(
     if preset.prompts:
         held_out = given_prompts(preset.prompts, captions.trained if preset.thorough else (), shared.trigger)
     else:
-        places = WORLD_PLACES if base.embedded is not None else PLACES
-        scenes = new_scenes(everything, places, count=max(1, preset.num_prompts // 2))
+        count = max(1, preset.num_prompts // 2)
+        if base.embedded is not None:
+            scenes = new_scenes(everything, WORLD_PLACES, count=count, moments=VOCABULARY.skies[1:])
+        else:
+            scenes = new_scenes(everything, PLACES, count=count, actions=ACTIONS)
         held_out = tuple(
             HeldOutPrompt(
                 prompt=f"{said.called} {scene}", plain=f"{said.of_class} {scene}", source="template"
@@ -250,9 +254,13 @@ def _of_subject(
         )
         if base.embedded is not None:
             every = [phrase for phrase, _ in WORLD_PLACES]
-            phrases = tuple(f"{said.of_class} {phrase}" for phrase in every)
-            right = tuple(every.index(scene) for scene in scenes)
-            choices["place"] = Choice(phrases=(phrases,) * len(scenes), right=right)
+            choices["place"] = Choice(
+                phrases=tuple(
+                    tuple(f"{said.of_class} {replace(scene, place=phrase)}" for phrase in every)
+                    for scene in scenes
+                ),
+                right=tuple(every.index(scene.place) for scene in scenes),
+            )
     plain = tuple(said.class_prompt(one.prompt) for one in held_out)
     group = PromptGroup(prompts=tuple(one.prompt for one in held_out), plain=plain, choices=choices)
     return replace(

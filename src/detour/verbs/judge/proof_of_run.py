@@ -145,6 +145,7 @@ def _write(judged: Judged, proof: Proof) -> None:
             for i, request in enumerate(ways.requests)
         ],
         held_out_pairs=judged.pairs,
+        class_pairs=judged.class_pairs,
         settings_known=run.is_run,
         facts=shown_facts(run),
     )

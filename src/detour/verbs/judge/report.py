@@ -44,6 +44,7 @@ def write_evaluation_report(
         proof=read_proof(proof) if proof.exists() else None,
         metrics=run.metrics,
         held_out_pairs=pairs,
+        class_pairs=judged.class_pairs,
         settings_known=run.is_run,
         facts=shown_facts(run),
         evaluation=EvaluationStory(

@@ -25,6 +25,7 @@ from detour.evaluation.proof import (
 )
 from detour.evaluation.raw_material import ClassSides, Material, PixelFacts, Slot
 from detour.evaluation.reading import Rows
+from detour.evaluation.subject_likeness import SubjectLikeness, measure_subject
 from detour.evaluation.verdict import HEADLINES, Checks, Evidence, Verdict, decide
 from detour.training.optimizers import larger_steps
 from detour.verbs.judge.figures import Figures
@@ -153,6 +154,7 @@ def _judged(
             adapter=_rows(figures.picture_features["adapter"]),
             seeds=len(figures.picture_features["base"]) // len(group.prompts),
             references=_rows(judge.picture_features(own)),
+            kept_out=0 if material.training is None else len(material.training.held_out),
             captions=_rows(judge.text_features(captions)) if any(captions) else None,
             slots={
                 name: _slot(judge, choice, material.own_choices.get(name))
@@ -163,6 +165,23 @@ def _judged(
             margin=of_run.margin,
             run=of_run.run,
         )
+    )
+
+
+def likeness_without_prior(
+    judge: Judge | None, figures: Figures, drawn: Drawn, material: EvaluationMaterial
+) -> SubjectLikeness | None:
+    """Likeness of the control without class pictures to the subject; ``None`` where no such control was drawn."""
+    own, own_class = material.own, drawn.pictures.get("own_class")
+    if judge is None or own is None or own_class is None or "no_prior" not in figures.picture_features:
+        return None
+    return measure_subject(
+        adapter=_rows(figures.picture_features["no_prior"]),
+        base=_rows(figures.picture_features["base"]),
+        class_adapter=_rows(judge.picture_features(own_class["no_prior"])),
+        class_base=_rows(judge.picture_features(own_class["base"])),
+        references=_rows(judge.picture_features(own)),
+        seeds=len(figures.picture_features["base"]) // len(material.new_prompts.prompts),
     )
 
 

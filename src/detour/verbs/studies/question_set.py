@@ -14,13 +14,14 @@ from detour.data.captions import with_trigger
 from detour.errors import ConfigError
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.judge import Judge, PromptFacts
+from detour.evaluation.judge_choice import can_be_judged, open_judge
 from detour.evaluation.pixels import Pictures
 from detour.evaluation.proof_pictures import ProofRequest
 from detour.evaluation.report import Metrics
 from detour.specs import RunSpec
 from detour.specs.resolved import ResolvedRun
 from detour.verbs.datasets.practice_subject import NEW_PLACES, WorldSubject, read_world_subject
-from detour.verbs.judge.figures import Scorer, can_be_judged, open_judge
+from detour.verbs.judge.figures import Scorer
 from detour.verbs.judge.finished_run import FinishedRun
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED, REFERENCES_A_PROMPT, read_training_pictures
 from detour.verbs.judge.material import EvaluationMaterial, PromptGroup, gather_material

@@ -17,6 +17,7 @@ from detour.data.captions import with_trigger
 from detour.errors import ConfigError
 from detour.evaluation.feature_cache import FeatureCache
 from detour.evaluation.judge import Judge, PromptFacts, judge_fingerprint, judge_of
+from detour.evaluation.judge_choice import can_be_judged, open_judge
 from detour.evaluation.pixels import Pictures
 from detour.generation.engine import AdapterInUse, PictureEngine, PictureRequest
 from detour.generation.prompts import without_weights
@@ -26,7 +27,7 @@ from detour.specs.studies import StudySpec
 from detour.verbs.chosen_adapters import ChosenAdapter, base_for, choose_adapter, in_use
 from detour.verbs.draw.picture_files import versions
 from detour.verbs.draw.screening import Screening, open_policy
-from detour.verbs.judge.figures import can_be_judged, hits_of, open_judge
+from detour.verbs.judge.figures import hits_of
 from detour.verbs.judge.held_out_material import HELD_OUT_SEED
 from detour.verbs.judge.material import PromptGroup
 from detour.verbs.studies.screened import ScreenedPictures

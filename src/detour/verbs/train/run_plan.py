@@ -133,8 +133,9 @@ def plan_resumed(folder: Path, *, processes: int = 1) -> RunPlan:
 def _findings(spec: ResolvedRun, dataset: Dataset, base: Base) -> tuple[Finding, ...]:
     """What is wrong with the pictures and captions of a run, which its verdict cites."""
     found, _ = findings_of(
-        spec.data, dataset, base, goal=spec.goal, seed=spec.seed, class_prompts=spec.prior.class_prompts
-    )
+        spec.data, dataset, base, goal=spec.goal, seed=spec.seed, class_prompts=spec.prior.class_prompts,
+        device=pick_device(spec.base.device),
+    )  # fmt: skip
     return found
 
 
