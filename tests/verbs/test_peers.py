@@ -1,5 +1,6 @@
 """Settings of other trainers: each key becomes something named, or is said to have no counterpart."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from detour.errors import ConfigError
 from detour.specs import load_run_spec
 from detour.training.resolving import resolve
 from detour.verbs.train.peers import PEERS, PeerName, PeerSettings, read_peer
+from tests.verbs.photos import make_photos
 
 KOHYA = """
 [model]
@@ -136,9 +138,97 @@ def test_the_direction_of_the_law_is_turned_where_theirs_is_the_other_way_round(
     """Positive means less noise in diffusers' scripts and more in kohya's and here."""
     theirs = tmp_path / "a.toml"
     theirs.write_text('weighting_scheme = "logit_normal"\nlogit_mean = 0.5\n', encoding="utf-8")
-    assert read_peer("kohya", theirs).settings["train.loss.logit_mean"] == 0.5
+    assert read_peer("kohya", theirs).settings["train.loss.logit_mean"] == 0.5  # its SD 3 trainer
     (fate,) = [fate for fate in read("diffusers", tmp_path).fates if fate.key == "logit_mean"]
     assert "the other way round" in fate.words
+
+
+FLUX = 'network_module = "networks.lora_flux"\nnetwork_dim = 4\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "became"),
+    [
+        # The default: times are looked up in a list that falls, and the list is shifted by 3.
+        ([], {"train.loss.timesteps": "uniform", "train.loss.shift": 3.0}),
+        (
+            ['weighting_scheme = "logit_normal"', "logit_mean = 0.5", "discrete_flow_shift = 2.0"],
+            {"train.loss.timesteps": "logit_normal", "train.loss.logit_mean": -0.5, "train.loss.shift": 2.0},
+        ),
+        (
+            [
+                'timestep_sampling = "sigmoid"',
+                'weighting_scheme = "mode"',
+                "logit_mean = 0.5",
+                "mode_scale = 0.8",
+            ],
+            {"train.loss.timesteps": "logit_normal", "train.loss.logit_mean": 0.0, "train.loss.shift": 1.0},
+        ),
+        (
+            ['timestep_sampling = "shift"', "sigmoid_scale = 0.7", 'model_prediction_type = "raw"'],
+            {"train.loss.logit_std": 0.7, "train.loss.shift": 3.0, "train.loss.weighting": "uniform"},
+        ),
+        (
+            ['model_prediction_type = "sigma_scaled"', 'weighting_scheme = "sigma_sqrt"'],
+            {"train.loss.timesteps": "uniform", "train.loss.weighting": "uniform"},
+        ),
+    ],
+)
+def test_the_flux_trainer_of_sd_scripts_has_times_of_its_own_whatever_the_order_of_the_keys(
+    lines: list[str], became: dict[str, Any], tmp_path: Path
+) -> None:
+    """``library/flux_train_utils.py``: only ``sigma`` reads a weighting scheme, and it counts downwards."""
+    theirs, orders = tmp_path / "a.toml", [lines, lines[::-1]]
+    for order in orders:
+        theirs.write_text(FLUX + "\n".join(order) + "\n", encoding="utf-8")
+        found = read_peer("kohya", theirs)
+        assert {key: found.settings.get(key) for key in became} == became
+        assert "train.loss.mode_scale" not in found.settings
+        assert all(fate.words for fate in found.fates if not fate.became)
+
+
+def test_defaults_that_differ_and_layers_get_a_line_each(tmp_path: Path) -> None:
+    theirs = tmp_path / "a.toml"
+    theirs.write_text(FLUX, encoding="utf-8")
+    found = read_peer("kohya", theirs)
+    unnamed = {fate.key for fate in found.fates if fate.value == "(not named)"}
+    assert unnamed == {
+        "network_alpha",
+        "timestep_sampling",
+        "model_prediction_type",
+        "guidance_scale",
+        "layers",
+    }
+    assert found.settings["adapter.targets"] == "kohya"
+    theirs.write_text("accelerate launch train_dreambooth_lora_flux.py --rank=4\n", encoding="utf-8")
+    assert read_peer("diffusers", theirs).settings["adapter.targets"].startswith("attn,ff.net")
+    theirs.write_text(AI_TOOLKIT, encoding="utf-8")
+    assert read_peer("ai-toolkit", theirs).settings["adapter.targets"] == "kohya"
+
+
+def test_a_second_folder_of_ai_toolkit_is_refused_and_not_dropped(tmp_path: Path) -> None:
+    theirs = tmp_path / "a.yaml"
+    theirs.write_text(
+        AI_TOOLKIT.replace("      train:\n", "        - folder_path: more\n      train:\n", 1),
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match="2 datasets"):
+        read_peer("ai-toolkit", theirs)
+
+
+def test_what_became_of_each_key_is_kept_with_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    photos, theirs = make_photos(tmp_path / "photos"), tmp_path / "a.toml"
+    theirs.write_text(
+        f'pretrained_model_name_or_path = "{tiny_base}"\ntrain_data_dir = "{photos}"\nnetwork_dim = 2\n'
+        "max_train_steps = 1\nresolution = 64\n",
+        encoding="utf-8",
+    )
+    given = ["--runs", str(tmp_path / "runs"), "--set", "evaluate.steps=2", "--set", "evaluate.num_prompts=0"]
+    done = CliRunner().invoke(cli, ["train", "--like", "kohya", str(theirs), *given])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "runs" / "photos" / "like.json").read_text())
+    assert kept["peer"] == "kohya"
+    assert {fate["key"] for fate in kept["fates"]} >= {"network_dim", "network_alpha"}
 
 
 AI_TOOLKIT_PROCESS = """

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,6 +54,9 @@ KEYS = {
     "ship": "validate.ship",
     "patience": "validate.patience",
 }
+
+if TYPE_CHECKING:
+    from detour.verbs.train.peers import PeerSettings
 
 
 @click.command("train", short_help="Train an adapter and prove that it learned.")
@@ -213,8 +216,10 @@ def command(
     from detour.specs import load_run_spec
 
     given = {KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    peer = None
     if like is not None:
-        given = _settings_like(like, config, resume) | given
+        peer = _settings_like(like, config, resume)
+        given = dict(peer.settings) | given
     if flags["from_file"]:
         check_adapters([flags["from_file"]])
         given |= {"adapter.from_sha256": ""}  # what a --config says of another file
@@ -249,7 +254,7 @@ def command(
     if push_to_hub is not None and spec is not None:
         refuse_whole_bases(spec)
     with shown(quiet=as_json or not is_first()) as progress:
-        result = train_adapter(spec, runs=runs, resume=resume, force=force, progress=progress)
+        result = train_adapter(spec, runs=runs, resume=resume, force=force, like=peer, progress=progress)
     if not is_first():
         return
     show_train_result(result, as_json=as_json)
@@ -260,7 +265,7 @@ def command(
             show_push_result(pushed, as_json=False)
 
 
-def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | None) -> dict[str, Any]:
+def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | None) -> "PeerSettings":
     """Settings of another trainer's file; what became of each of its keys goes to standard error."""
     from detour.errors import ConfigError
     from detour.verbs.train.peers import read_peer
@@ -272,7 +277,7 @@ def _settings_like(like: tuple[Any, Path], config: Path | None, resume: Path | N
     found = read_peer(*like)
     for fate in found.fates:
         click.echo(fate.line, err=True)
-    return dict(found.settings)
+    return found
 
 
 def _share(count: int) -> None:

@@ -14,8 +14,8 @@ from detour.errors import RunError
 from detour.files import lock_now, storage_error, write_json
 
 OWN_JSON = (
-    "checkpoints.json", "evaluation.json", "findings.json", "gradients.json", "pictures.json", "proof.json", "run.json",
-    "settings.json", "wandb.json", "world.json",
+    "checkpoints.json", "evaluation.json", "findings.json", "gradients.json", "like.json", "pictures.json",
+    "proof.json", "run.json", "settings.json", "wandb.json", "world.json",
 )  # fmt: skip
 """Files of a run folder that a run's name must not write over."""
 

@@ -21,7 +21,7 @@ from detour.data.shuffled_captions import with_shuffled_captions
 from detour.errors import ConfigError
 from detour.evaluation.proof import Proof
 from detour.evaluation.proof_pictures import proof_requests
-from detour.files import remove_temporaries, write_json
+from detour.files import remove_temporaries, write_json, write_text
 from detour.specs import RunSpec, save_run_spec
 from detour.training.checkpoints import kept_adapters
 from detour.training.loss_scale import LossScale
@@ -44,12 +44,17 @@ from detour.verbs.progress import Progress, ProgressFn, silent
 from detour.verbs.train.class_pictures import draw_class_pictures
 from detour.verbs.train.distilled_proof import prove_distilled
 from detour.verbs.train.fitting import Trained, fit_run
+from detour.verbs.train.peers import PeerSettings
 from detour.verbs.train.reference_proof import prove_reference
 from detour.verbs.train.run_plan import RunPlan, plan_resumed, plan_run
 from detour.verbs.train.samples import keep_trained_pictures_of
 from detour.verbs.train.saved_run import product_of, save_run_adapter
 
 GRADIENTS = "gradients.json"
+
+
+LIKE = "like.json"
+"""File of a run folder: another trainer's settings that its own were made from, and what became of each."""
 
 
 class TrainResult(BaseModel):
@@ -79,6 +84,7 @@ def train_adapter(
     resume: Path | None = None,
     force: bool = False,
     prove: bool = True,
+    like: PeerSettings | None = None,
     progress: ProgressFn = silent,
 ) -> TrainResult:
     """Train an adapter, save it, load it back and prove that it learned.
@@ -89,6 +95,7 @@ def train_adapter(
         resume: folder of a run that was interrupted.
         force: delete the run that has the name, instead of taking a number.
         prove: leave the proof out with ``False``: a control is compared with, and claims nothing.
+        like: another trainer's settings that ``spec`` was made from; kept in ``like.json`` with what became of each.
         progress: told of stages, steps and notes.
 
     Returns:
@@ -106,7 +113,7 @@ def train_adapter(
         return _resume(_existing(resume), progress, prove=prove)
     if spec is None:
         raise ConfigError("no settings: pass a run spec, or a run folder to resume.")
-    plan = plan_run(spec)
+    plan = replace(plan_run(spec), like=like)
     with joined(plan.spec.base.device) as processes:
         share_of(processes, batch=plan.spec.train.batch, grad_accum=plan.spec.train.grad_accum)
         if not processes.first:
@@ -194,6 +201,8 @@ def _run(
             save_run_spec(folder / SETTINGS, spec)
             remember_pictures(folder, plan.dataset, holdout=spec.data.holdout, seed=spec.seed)
             write_findings(folder, plan.findings)
+            if plan.like is not None:
+                write_text(folder / LIKE, plan.like.to_json() + "\n")
         plan = replace(plan, class_pictures=draw_class_pictures(spec, plan.base, progress=progress))
         processes.from_first(None)
         if plan.checkpoint is not None:

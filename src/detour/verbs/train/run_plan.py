@@ -21,6 +21,7 @@ from detour.training.text_adapter import choose_text_targets
 from detour.training.tracking import require_tracker
 from detour.training.words import check_words
 from detour.verbs.datasets.checks import findings_of
+from detour.verbs.train.peers import PeerSettings
 from detour.verbs.train.proof_memory import with_proof_dtype
 from detour.verbs.train.samples import screen_samples
 
@@ -35,6 +36,8 @@ class RunPlan:
     notes: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     """What is wrong with the pictures and captions; empty where a run goes on from a checkpoint: it wrote it down."""
+    like: PeerSettings | None = None
+    """Another trainer's settings that the run's were made from; ``None`` where they were not."""
     checkpoint: Checkpoint | None = None
     class_pictures: Dataset | None = None
     """Class pictures that the base draws at the beginning of the run; ``None`` before that and without prior

@@ -8,7 +8,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detour.errors import ConfigError
-from detour.verbs.train.peers.fates import Fate, Outcome, Rule, as_is, nothing, read_as, renamed, settle
+from detour.verbs.train.peers.fates import (
+    Fate,
+    Outcome,
+    Rule,
+    as_is,
+    nothing,
+    read_as,
+    renamed,
+    settle,
+    shown_settings,
+)
 
 OPTIMIZERS = {
     "adamw": "adamw",
@@ -52,15 +62,33 @@ def translate(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fate]]:
     if not isinstance(processes, list) or not processes or not isinstance(processes[0], Mapping):
         raise ConfigError("no config.process with one entry in it, which ai-toolkit's files have.")
     flat = _flat(processes[0])
+    folders = processes[0].get("datasets")
+    if isinstance(folders, list) and len(folders) > 1:
+        raise ConfigError(
+            f"{len(folders)} datasets: one folder is read here. Leave one, or name all of them as data.folders in a "
+            "file for --config."
+        )
     if isinstance(config.get("name"), str):
         flat = {"name": config["name"], **flat}
     settings, fates = settle(flat, RULES, silent=SILENT)
     for key, value, words in _not_named(flat):
         outcome = RULES[key](value, flat)
         settings |= outcome.settings
-        became = ", ".join(f"{ours} = {setting}" for ours, setting in outcome.settings.items())
-        fates.append(Fate(key=key, value="(not named)", became=became, words=words))
+        fates.append(Fate(key=key, value="(not named)", became=shown_settings(outcome), words=words))
+    if "network.type" in flat and _is_transformer(flat):
+        settings["adapter.targets"] = "kohya"
+        words = "ai-toolkit adapts every Linear of the transformer's blocks; here attention alone by default"
+        fates.append(
+            Fate(key="network.layers", value="(not named)", became="adapter.targets = kohya", words=words)
+        )
     return settings, fates
+
+
+def _is_transformer(flat: Mapping[str, Any]) -> bool:
+    return bool(flat.get("model.is_flux") or flat.get("model.is_v3")) or str(flat.get("model.arch")) in (
+        "flux",
+        "sd3",
+    )
 
 
 def _not_named(flat: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:

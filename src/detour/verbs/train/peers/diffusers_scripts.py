@@ -32,8 +32,24 @@ def translate(text: str) -> tuple[dict[str, Any], list[Fate]]:
         fates.append(
             Fate(key="precondition_outputs", value="(not named: 1)", became="", words=PRECONDITIONED)
         )
+    if "flux" in text and "guidance_scale" not in given:
+        fates.append(
+            Fate(key="guidance_scale", value="(not named: 3.5)", became="",
+                 words="the guidance embedding of Flux-dev is 3.5 in that script's training, and 1 here")
+        )  # fmt: skip
+    if "flux" in text and "lora_layers" not in given:
+        settings["adapter.targets"] = FLUX_LAYERS
+        words = "the script adapts attention and feed-forward; here attention alone by default"
+        fates.append(
+            Fate(
+                key="lora_layers", value="(not named)", became=f"adapter.targets = {FLUX_LAYERS}", words=words
+            )
+        )
     return settings, fates
 
+
+FLUX_LAYERS = "attn,ff.net.0.proj,ff.net.2,ff_context.net.0.proj,ff_context.net.2"
+"""Layers that diffusers' Flux script adapts by default, as ``adapter.targets`` names them."""
 
 PRECONDITIONED = (
     "it fits the clean latents, which weighs the velocity's error by σ²; here it is the raw velocity"

@@ -112,9 +112,13 @@ def settle(
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from error
         settings |= outcome.settings
-        became = ", ".join(f"{ours} = {_shown(setting)}" for ours, setting in outcome.settings.items())
-        fates.append(Fate(key=key, value=_shown(value), became=became, words=outcome.words))
+        fates.append(Fate(key=key, value=_shown(value), became=shown_settings(outcome), words=outcome.words))
     return settings, fates
+
+
+def shown_settings(outcome: Outcome) -> str:
+    """Settings of an outcome as one line: ``train.optim.lr = 0.0001, train.steps = 10``."""
+    return ", ".join(f"{ours} = {_shown(setting)}" for ours, setting in outcome.settings.items())
 
 
 def _shown(value: Any) -> str:

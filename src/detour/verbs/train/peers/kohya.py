@@ -1,9 +1,23 @@
-"""Settings of kohya's sd-scripts: the TOML of ``--config_file``."""
+"""Settings of kohya's sd-scripts: the TOML of ``--config_file``.
 
-from collections.abc import Mapping
+Source of what they mean: ``library/flux_train_utils.py`` and ``sd3_train_utils.py`` of kohya-ss/sd-scripts, whose
+Flux and SD 3 trainers draw their times by different rules, and ``networks/lora_flux.py`` for the layers.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from detour.verbs.train.peers.fates import Fate, Outcome, Rule, as_is, nothing, read_as, renamed, settle
+from detour.verbs.train.peers.fates import (
+    Fate,
+    Outcome,
+    Rule,
+    as_is,
+    nothing,
+    read_as,
+    renamed,
+    settle,
+    shown_settings,
+)
 
 OPTIMIZERS = {
     "adamw": "adamw", "adamw8bit": "adamw8bit", "lion": "lion", "prodigy": "prodigy", "adafactor": "adafactor",
@@ -34,16 +48,16 @@ def translate(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fate]]:
     for key, value in given.items():
         flat |= value if isinstance(value, Mapping) else {key: value}
     settings, fates = settle(flat, RULES, silent=SILENT)
-    if "network_alpha" not in flat and "network_dim" in flat:
-        settings["adapter.alpha"] = 1.0
-        fates.append(
-            Fate(
-                key="network_alpha",
-                value="(not named)",
-                became="adapter.alpha = 1",
-                words="kohya's default is 1, which divides the change by the rank; here it equals the rank",
-            )
+    for key, value, words in _not_named(flat):
+        outcome = RULES[key](value, flat)
+        settings |= outcome.settings
+        fates.append(Fate(key=key, value="(not named)", became=shown_settings(outcome), words=words))
+    if str(flat.get("network_module", "")).startswith("networks.lora") and "adapter.targets" not in settings:
+        settings["adapter.targets"] = "kohya"
+        words = (
+            "sd-scripts adapts every Linear of the blocks, modulations too; here attention alone by default"
         )
+        fates.append(Fate(key="layers", value="(not named)", became="adapter.targets = kohya", words=words))
     if "train_batch_size" not in flat:
         settings.setdefault("train.batch", 1)
     return settings, fates
@@ -79,13 +93,29 @@ def _text_too(value: Any, given: Mapping[str, Any]) -> Outcome:
     return Outcome({"adapter.text_encoder.rank": rank, "adapter.text_encoder.targets": "kohya"})
 
 
+def is_flux(given: Mapping[str, Any]) -> bool:
+    """Whether a file is for sd-scripts' Flux trainer, whose times follow other rules than its SD 3 trainer's."""
+    if "network_module" in given and str(given["network_module"]).startswith("networks.lora_"):
+        return str(given["network_module"]) == "networks.lora_flux"
+    return any(key in given for key in ("timestep_sampling", "discrete_flow_shift", "model_prediction_type"))
+
+
+def _draws(given: Mapping[str, Any]) -> str:
+    """How sd-scripts' Flux trainer draws its times; ``sigma`` is its default, and the only one that reads a scheme."""
+    return str(given.get("timestep_sampling", "sigma"))
+
+
 def _sampling(value: Any, given: Mapping[str, Any]) -> Outcome:
     std = read_as(float, given.get("sigmoid_scale", 1.0))
     law = {"train.loss.timesteps": "logit_normal", "train.loss.logit_mean": 0.0, "train.loss.logit_std": std}
     shift = read_as(float, given.get("discrete_flow_shift", 3.0))
+    scheme = str(given.get("weighting_scheme", "none"))
     choices: Mapping[str, Mapping[str, Any]] = {
         "uniform": {"train.loss.timesteps": "uniform", "train.loss.shift": 1.0},
-        "sigma": {"train.loss.timesteps": "uniform", "train.loss.shift": shift},
+        "sigma": {
+            "train.loss.timesteps": scheme if scheme in ("logit_normal", "mode") else "uniform",
+            "train.loss.shift": shift,
+        },
         "sigmoid": {**law, "train.loss.shift": 1.0},
         "shift": {**law, "train.loss.shift": shift},
         "flux_shift": law,
@@ -94,19 +124,100 @@ def _sampling(value: Any, given: Mapping[str, Any]) -> Outcome:
     return Outcome(choices.get(str(value), {}), words)
 
 
-def _prediction(value: Any, _: Mapping[str, Any]) -> Outcome:
+VELOCITY = "it fits the clean latents, which weighs the velocity's error by σ²; here it is the raw velocity"
+
+
+def _prediction(value: Any, given: Mapping[str, Any]) -> Outcome:
     if value == "raw":
         return Outcome({"train.loss.weighting": "uniform"}, "the raw velocity, which is what is learned here")
+    if value == "sigma_scaled":
+        if str(given.get("weighting_scheme")) == "sigma_sqrt":
+            equal = "with sigma_sqrt its σ² is divided out again: the raw velocity"
+            return Outcome({"train.loss.weighting": "uniform"}, equal)
+        return Outcome({}, VELOCITY)
     return Outcome({}, f"'{value}' changes what the loss compares; here it is always the raw velocity")
 
 
-def _scheme(value: Any, _: Mapping[str, Any]) -> Outcome:
+def _scheme(value: Any, given: Mapping[str, Any]) -> Outcome:
     name = str(value)
-    if name in ("sigma_sqrt", "cosmap"):
-        return Outcome({"train.loss.weighting": name})
+    if not is_flux(given):
+        if name in ("sigma_sqrt", "cosmap"):
+            return Outcome({"train.loss.weighting": name})
+        if name in ("logit_normal", "mode"):
+            return Outcome({"train.loss.timesteps": name})
+        return Outcome({"train.loss.weighting": "uniform"} if name in ("none", "uniform") else {})
     if name in ("logit_normal", "mode"):
+        if _draws(given) != "sigma":
+            return Outcome({}, _unread(given))
         return Outcome({"train.loss.timesteps": name})
+    if name in ("sigma_sqrt", "cosmap"):
+        return Outcome({}, "read with model_prediction_type: a weight on the error of the clean latents")
     return Outcome({"train.loss.weighting": "uniform"} if name in ("none", "uniform") else {})
+
+
+def _of_scheme(key: str, schemes: tuple[str, ...], words: str = "", *, turned: bool = False) -> Rule:
+    """Rule for a number that sd-scripts' Flux trainer reads with some weighting schemes alone.
+
+    Args:
+        key: ours, dotted.
+        schemes: that read it.
+        words: said where it is read for SD 3.
+        turned: whether the Flux trainer means the opposite sign.
+    """
+
+    def rule(value: Any, given: Mapping[str, Any]) -> Outcome:
+        number = read_as(float, value)
+        if not is_flux(given):
+            return Outcome({key: number}, words)
+        if _draws(given) != "sigma":
+            return Outcome({}, _unread(given))
+        if str(given.get("weighting_scheme", "none")) not in schemes:
+            return Outcome({}, f"it is read with weighting_scheme = {schemes[0]} alone")
+        if turned:
+            return Outcome({key: 0.0 - number}, TURNED)
+        return Outcome({key: number})
+
+    return rule
+
+
+TURNED = (
+    "the other way round: the Flux trainer looks times up in a list that falls, so that above 0 shows less noise there "
+    "(its SD 3 trainer does not)"
+)
+
+
+def _unread(given: Mapping[str, Any]) -> str:
+    return f"without effect there: timestep_sampling = {_draws(given)} draws the times, and reads no scheme"
+
+
+def _not_named(flat: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Keys that a file leaves out and whose default is another one than ours: (key, default, why it matters)."""
+    if "network_alpha" not in flat and "network_dim" in flat:
+        yield (
+            "network_alpha",
+            1.0,
+            "kohya's default is 1, which divides the change by the rank; here it equals the rank",
+        )
+    if not is_flux(flat):
+        return
+    if "timestep_sampling" not in flat:
+        yield (
+            "timestep_sampling",
+            "sigma",
+            "the Flux trainer's default, with discrete_flow_shift = 3 unless it is named",
+        )
+    if "model_prediction_type" not in flat:
+        yield (
+            "model_prediction_type",
+            "sigma_scaled",
+            f"the Flux trainer's default is sigma_scaled: {VELOCITY}",
+        )
+    if "guidance_scale" not in flat:
+        yield (
+            "guidance_scale",
+            3.5,
+            "the Flux trainer's default is 3.5; here it is 1, for which drawing was distilled",
+        )
 
 
 def _loss(value: Any, _: Mapping[str, Any]) -> Outcome:
@@ -184,9 +295,11 @@ RULES: Mapping[str, Rule] = {
     "training_shift": as_is("train.loss.shift", float),
     "model_prediction_type": _prediction,
     "weighting_scheme": _scheme,
-    "logit_mean": as_is("train.loss.logit_mean", float, "above 0 shows more noise, there and here"),
-    "logit_std": as_is("train.loss.logit_std", float),
-    "mode_scale": as_is("train.loss.mode_scale", float),
+    "logit_mean": _of_scheme(
+        "train.loss.logit_mean", ("logit_normal",), "above 0 shows more noise, there and here", turned=True
+    ),
+    "logit_std": _of_scheme("train.loss.logit_std", ("logit_normal",)),
+    "mode_scale": _of_scheme("train.loss.mode_scale", ("mode",)),
     "guidance_scale": nothing(
         "the guidance embedding is set to 1 in training, as for drawing it was distilled"
     ),
