@@ -8,6 +8,7 @@ Threads and dtype are pinned: one thread, fp32. Blocks about the demo train it f
 import argparse
 import datetime
 import json
+import math
 import platform
 import re
 import subprocess
@@ -275,6 +276,38 @@ def demo_proof() -> Rows:
     ]
 
 
+FLOW_SEEDS = 4
+"""Pictures, each with noise of its own, over which an error is averaged."""
+
+
+def flow_levels() -> Rows:
+    """Error of the embedded flow base at five noise levels, in velocity and in clean latents, and their shares."""
+    from statistics import NormalDist
+
+    from detour.diffusion.process import shifted
+    from detour.verbs.explain.slow_step import step_once
+
+    def below(level: float, shift: float) -> float:
+        share = 1 - shifted(1 - level, shift)  # the share whose shifted level it is
+        return NormalDist().cdf(math.log(share / (1 - share))) if 0 < share < 1 else float(share >= 1)
+
+    rows = []
+    for level in (0.1, 0.3, 0.5, 0.7, 0.9):
+        errors = [step_once(base="pocket-flow", timestep=level, seed=seed).loss for seed in range(FLOW_SEEDS)]
+        error = sum(errors) / len(errors)
+        met = [below(level + 0.1, shift) - below(level - 0.1, shift) for shift in (1.0, 3.0)]
+        rows.append(
+            [
+                f"{level:g}",
+                _percent(1 - level),
+                f"{error:.2f}",
+                f"{level**2 * error:.3f}",
+                *map(_percent, met),
+            ]
+        )
+    return rows
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -322,6 +355,14 @@ BLOCKS = {
         head=("busy", "a drawn picture", "25 % accepted", "50 % accepted", "90 % accepted"),
         within=(0, 0, 0, 0, 0),
         measure=accepted_cost,
+    ),
+    "flow-levels": Block(
+        page="10-from-noise-to-velocity.md",
+        head=(
+            "σ", "of the picture", "error of the velocity", "the same in x₀", "drawn in training, shift 1", "shift 3"
+        ),
+        within=(0, 0, 0.05, 0.01, 0, 0),
+        measure=flow_levels,
     ),
     "weights": Block(
         page="04-rank-and-alpha.md",

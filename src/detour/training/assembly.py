@@ -20,6 +20,7 @@ from detour.bases.denoiser import Denoiser, make_denoiser
 from detour.bases.families import dead_in_transformer
 from detour.bases.hardware import torch_dtype
 from detour.bases.quantize import Quantized, quantize_linears
+from detour.data.finding import counted
 from detour.diffusion.noise import NoisePlan
 from detour.diffusion.objective import Objective
 from detour.diffusion.process import Process, RectifiedFlow, TimeLaw
@@ -84,8 +85,9 @@ def choose_targets(model: nn.Module, base: "Base", spec: ResolvedRun) -> Targets
     check_layers(spec.adapter, layers)
     notes = check_rank(spec.adapter.rank, spec.adapter.targets, layers) if has_up(spec.adapter) else []
     if dead:
+        are = "is" if len(dead) == 1 else "are"
         notes.append(
-            f"{len(dead)} layers can get no gradient by structure and are left out: {', '.join(dead)}."
+            f"{counted(len(dead), 'layer')} can get no gradient by structure and {are} left out: {', '.join(dead)}."
         )
     if spec.adapter.dropout > 0:
         notes.append("Adapter dropout trains through PEFT's own forward, which is slower than ours.")
