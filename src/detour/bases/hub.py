@@ -5,12 +5,13 @@ from pathlib import Path
 from detour.adapters.adapter import DENOISERS, PARTS
 from detour.errors import BaseError
 
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+"""Folders of a base's tokenizers, in the order of its text encoders."""
+
 FOLDERS = (
     *PARTS,
     "vae",
-    "tokenizer",
-    "tokenizer_2",
-    "tokenizer_3",
+    *TOKENIZERS,
     "scheduler",
     "safety_checker",
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detour.bases.base import Base
+from detour.bases.hub import TOKENIZERS
 from detour.bases.single_file import SHIPPED, config_folder, known_configs, part_names
 from detour.bases.single_file_header import read_regions, read_shapes
 from detour.bases.single_file_names import place_of
@@ -83,7 +84,7 @@ def write_configs(base: Base, path: Path) -> None:
     for part, config in own.items():
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         write_text(folder / part / name, json.dumps(config, indent=2) + "\n")
-    for tokenizer in ("tokenizer", "tokenizer_2"):
+    for tokenizer in TOKENIZERS:
         if (base.folder / tokenizer).is_dir():
             shutil.copytree(base.folder / tokenizer, folder / tokenizer, dirs_exist_ok=True)
 

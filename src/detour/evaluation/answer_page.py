@@ -39,8 +39,8 @@ def _row(name: str, one: FigureAnswer) -> AnswerRow:
     # A loss that was found stands; a judge that reads nothing in the base's pictures takes it away.
     used = is_read(one)
     loss = _share(one.loss)
-    if one.loss is not None and one.low is not None and one.high is not None:
-        loss += f", at most {max(one.high, 0.0):.0%}"
+    if one.loss is not None and one.high is not None and one.high > 0:
+        loss += f", at most {one.high:.0%}"
     said = (_reads(one.on_base, "the base's pictures"), _reads(one.on_references, "your own pictures"))
     read = "; ".join(said)
     if one.because:

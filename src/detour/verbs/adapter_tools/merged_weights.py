@@ -14,6 +14,7 @@ from detour.adapters.adapter import Layer, LoraLayer, part_of, path_of
 from detour.adapters.analysis import flat_factors
 from detour.adapters.places import LEGACY_TEXT_PREFIX
 from detour.bases.base import Base
+from detour.bases.hub import TOKENIZERS
 from detour.bases.parts import weight_variant
 from detour.bases.single_file_names import place_of
 from detour.bases.single_file_text import TensorPlace
@@ -133,7 +134,7 @@ def files_of_base(base: Base) -> Iterator[Path]:
         if place.is_file() and place.suffix == ".json":
             yield place
         elif place.is_dir() and place.name in (
-            *parts, "tokenizer", "tokenizer_2", "scheduler", "feature_extractor", "safety_checker",
+            *parts, *TOKENIZERS, "scheduler", "feature_extractor", "safety_checker",
         ):  # fmt: skip
             variant = weight_variant(place) if place.name in parts else None
             for file in sorted(path for path in place.rglob("*") if path.is_file()):
