@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.evaluation.figures import learned_proof
 
-from detour.cli.results import show_runs, show_train_result, show_verdict
+from detour.cli.results import print_table, show_runs, show_train_result, show_verdict, table_of
 from detour.evaluation.verdict import BLACK, HEADLINES
 from detour.verbs.train.run import TrainResult
 from detour.verbs.train.run_list import RunSummary
@@ -73,3 +73,36 @@ def test_why_a_run_failed_is_one_line_below_the_table(
     )
     show_runs([run], folder=tmp_path, as_json=False)
     assert f"ink: {why}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_word_of_a_table_is_cut_at_any_width(
+    seed: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import random
+
+    dice = random.Random(seed)
+    words = [
+        "--set",
+        "train.gradient_checkpointing=true",
+        "a",
+        "proof",
+        "12.5",
+        "GiB",
+        "memory",
+        "of",
+        "cards",
+    ]
+    heads = [(f"head {i}", dice.choice(["left", "right"])) for i in range(dice.randint(2, 5))]
+    rows = [
+        [" ".join(dice.choices(words, k=dice.randint(1, 7))) if j else f"row {i}" for j in range(len(heads))]
+        for i in range(4)
+    ]
+    width = dice.choice([80, 100, 140])
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(table_of("", heads, rows))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= max(width, 80)
+    assert "…" not in shown
+    for word in {word for row in rows for cell in row for word in cell.split()}:
+        assert word in shown

@@ -51,16 +51,38 @@ class Rows:
 
     def narrowest(self) -> int:
         """Characters that it takes at least: text may break between words, names and numbers may not."""
+        return _together([least for least, _ in self._columns()])
+
+    def widths(self, width: int) -> list[int]:
+        """Characters for each column in a table of ``width``: what words need, and the rest where text is longest."""
+        columns = self._columns()
+        wishes = [natural - least for least, natural in columns]
+        spare = max(0, width - self.narrowest())
+        share = min(1.0, spare / max(sum(wishes), 1))
+        return [least + int(share * wish) for (least, _), wish in zip(columns, wishes, strict=True)]
+
+    def _columns(self) -> list[tuple[int, int]]:
+        """(least, natural) number of characters of each column."""
         cells = [
             [heading, *(row[place] for row in self.rows)] for place, (heading, _) in enumerate(self.columns)
         ]
-        widths = [
-            max(len(text) for text in column)
-            if justify == "right" or place == 0
-            else max(len(word) for text in column for word in text.split() or [""])
-            for place, (column, (_, justify)) in enumerate(zip(cells, self.columns, strict=True))
+        naturals = [max(len(line) for text in column for line in text.split("\n")) for column in cells]
+        return [
+            (
+                natural
+                if justify == "right" or place == 0
+                else max(len(word) for text in column for word in text.split() or [""]),
+                natural,
+            )
+            for place, (column, natural, (_, justify)) in enumerate(
+                zip(cells, naturals, self.columns, strict=True)
+            )
         ]
-        return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _together(widths: Sequence[int]) -> int:
+    """Characters of a row whose columns have these widths, with what stands between and around them."""
+    return sum(widths) + 3 * (len(widths) - 1) + 2
 
 
 def terminal_width() -> int:
@@ -76,7 +98,7 @@ def print_table(table: Rows) -> None:
     if table.narrowest() > width:
         click.echo("\n".join(block_lines(table, width)))
     else:
-        Console(width=width).print(_rich(table))
+        Console(width=width).print(_rich(table, width))
 
 
 def block_lines(table: Rows, width: int) -> list[str]:
@@ -100,7 +122,7 @@ def block_lines(table: Rows, width: int) -> list[str]:
     return lines
 
 
-def _rich(rows: Rows) -> "Table":
+def _rich(rows: Rows, width: int) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -112,9 +134,12 @@ def _rich(rows: Rows) -> "Table":
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for place, (heading, justify) in enumerate(rows.columns):
+    for place, ((heading, justify), wide) in enumerate(zip(rows.columns, rows.widths(width), strict=True)):
         right = justify == "right"
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right or place == 0)
+        # Left to itself rich shortens words of one column to give another more room.
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=right or place == 0, width=wide
+        )
     for row in rows.rows:
         table.add_row(*(escape(printable(cell, keep="\n")) for cell in row))
     return table
