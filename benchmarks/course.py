@@ -276,6 +276,17 @@ def demo_proof() -> Rows:
     ]
 
 
+def quantised() -> Rows:
+    """Memory of a UNet's weights in three precisions, counted on shapes."""
+    from benchmarks.memory_savers import weights_at_true_shape
+
+    rows = []
+    for name, title in (("sd15", "SD 1.5"), ("sdxl", "SDXL")):
+        _, share, sizes = weights_at_true_shape(name)
+        rows.append([title, *(f"{size:.0f} MiB" for size in sizes.values()), _percent(share)])
+    return rows
+
+
 FLOW_SEEDS = 4
 """Pictures, each with noise of its own, over which an error is averaged."""
 
@@ -355,6 +366,12 @@ BLOCKS = {
         head=("busy", "a drawn picture", "25 % accepted", "50 % accepted", "90 % accepted"),
         within=(0, 0, 0, 0, 0),
         measure=accepted_cost,
+    ),
+    "quantised": Block(
+        page="06-qlora-and-dora.md",
+        head=("UNet", "bf16", "int8", "nf4", "share of weights in such layers"),
+        within=(None, 0, 0, 0, 0),
+        measure=quantised,
     ),
     "flow-levels": Block(
         page="10-from-noise-to-velocity.md",

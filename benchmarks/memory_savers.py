@@ -100,17 +100,22 @@ def quantised(kind: Any) -> None:
     )
 
 
-def weights_at_true_shape(name: str) -> None:
-    """Memory of the weights, counted from shapes."""
+def weights_at_true_shape(name: str) -> tuple[int, float, dict[str, float]]:
+    """Quantised layers, their share of the weights, and MiB of all weights by precision, counted from shapes."""
     unet = open_base(name).meta_network()
     whole = stored_bytes(unet) // 2  # bf16
     linears = [unet.get_parameter(f"{path}.weight") for path in chosen_linears(unet)]
     numel = sum(weight.numel() for weight in linears)
     int8, nf4 = (whole - saved_bytes(unet, kind, torch.bfloat16) for kind in ("int8", "nf4"))
-    print(
-        f"{name}: {len(linears)} layers hold {2 * numel / whole:.0%} of the weights; bf16 {whole / MIB:.0f} MiB, "
-        f"int8 {int8 / MIB:.0f} MiB, nf4 {nf4 / MIB:.0f} MiB"
-    )
+    sizes = {"bf16": whole / MIB, "int8": int8 / MIB, "nf4": nf4 / MIB}
+    return len(linears), 2 * numel / whole, sizes
+
+
+def show_weights(name: str) -> None:
+    """Print :func:`weights_at_true_shape` of a base."""
+    layers, share, sizes = weights_at_true_shape(name)
+    listed = ", ".join(f"{precision} {size:.0f} MiB" for precision, size in sizes.items())
+    print(f"{name}: {layers} layers hold {share:.0%} of the weights; {listed}")
 
 
 def main() -> None:
@@ -122,7 +127,7 @@ def main() -> None:
         else:
             quantised(kind)
     for name in ("sd15", "sdxl"):
-        weights_at_true_shape(name)
+        show_weights(name)
     checkpointing()
 
 

@@ -128,7 +128,7 @@ _UNREAD = Competence(pictures=0, margin=0.0, chance=0.0, p_value=None)
 
 
 def answers_of(read: Mapping[str, Reading], margin: float) -> dict[str, Keeping]:
-    """Answers of all figures; where parts are known, the whole prompt counts as lost only if one of them is."""
+    """Answers of all figures, which share one error rate; what the judge cannot read is unknown."""
     alone = {
         name: compare(
             one.adapter, one.base, one.references if one.on_references.shown else None, margin=margin
