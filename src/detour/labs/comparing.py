@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detour.labs.grading import Grade, right, wrong
+from detour.labs.wording import Instead, described
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
 """Tolerance of numbers that every lesson states: a thousandth of the right value, at least 0.00001."""
@@ -90,17 +91,6 @@ def compare(
     return wrong(_difference(found[index], expected[index], cases[index]), why=why, hint=hint)
 
 
-@dataclass(frozen=True)
-class Instead:
-    """An answer that is no number, where the task asks for a number or this: ``None``, ``inf``.
-
-    Attributes:
-        name: as the learner writes it.
-    """
-
-    name: str
-
-
 def same(found: Any, expected: Any) -> bool:
     """Whether an answer equals the right one within the tolerance; lists and tuples count alike."""
     if isinstance(expected, Instead) or isinstance(found, Instead):
@@ -157,19 +147,6 @@ def same_pictures(answer: Any, other: str, *, praise: str, why: str, hint: str) 
         why=why,
         hint=hint,
     )
-
-
-def described(value: Any) -> str:
-    """Description of a value in a learner's words."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, Instead):
-        return value.name
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
-    if isinstance(value, bool | int | float | str | np.generic):
-        return f"{value!r}"
-    return f"a {type(value).__name__}"
 
 
 def _stopped(error: Exception, case: tuple[Any, ...]) -> Grade:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detour.errors import ConfigError
+from detour.labs.wording import described
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,6 @@ def grade(number: int, task: str, answer: Any) -> Grade:
 
 def _unreadable(answer: Any, error: Exception) -> Grade:
     """Grade of an answer at which the check itself stopped: the learner's function raised, or a form is unexpected."""
-    from detour.labs.comparing import described
 
     parts = dict(answer) if isinstance(answer, Mapping) else {"": answer}
     blank = [str(name) for name, value in parts.items() if value is None or value is ...]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detour.labs.comparing import Mistake, compare, described, same_pictures
+from detour.labs.comparing import Mistake, compare, same_pictures
 from detour.labs.grading import Grade, near, right, wrong
+from detour.labs.wording import described
 
 FOR_PICTURE = frozenset({"seed", "prompt", "steps", "sampler"})
 FOR_BYTES = FOR_PICTURE | {"batch size", "CPU threads"}

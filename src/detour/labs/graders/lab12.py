@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detour.labs.comparing import Mistake, compare, described, same_pictures
+from detour.labs.comparing import Mistake, compare, same_pictures
 from detour.labs.grading import Grade, right, wrong
+from detour.labs.wording import described
 
 
 def _guidance_cases() -> list[tuple[Any, ...]]:

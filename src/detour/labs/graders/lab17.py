@@ -5,9 +5,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from detour.labs.comparing import Instead, Mistake, compare, described
+from detour.labs.comparing import Mistake, compare
 from detour.labs.grading import Grade, Grader, right, wrong
 from detour.labs.hints import direction_of
+from detour.labs.wording import Instead, described
 
 NOTHING = Instead("None")
 """Answer where the task has no number, and asks for None."""
