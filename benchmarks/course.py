@@ -277,11 +277,11 @@ def demo_proof() -> Rows:
 
 
 def quantised() -> Rows:
-    """Memory of a UNet's weights in three precisions, counted on shapes."""
+    """Memory of a network's weights in three precisions, counted on shapes."""
     from benchmarks.memory_savers import weights_at_true_shape
 
     rows = []
-    for name, title in (("sd15", "SD 1.5"), ("sdxl", "SDXL")):
+    for name, title in (("sd15", "SD 1.5"), ("sdxl", "SDXL"), ("flux-dev", "Flux dev")):
         _, share, sizes = weights_at_true_shape(name)
         rows.append([title, *(f"{size:.0f} MiB" for size in sizes.values()), _percent(share)])
     return rows
@@ -369,7 +369,7 @@ BLOCKS = {
     ),
     "quantised": Block(
         page="06-qlora-and-dora.md",
-        head=("UNet", "bf16", "int8", "nf4", "share of weights in such layers"),
+        head=("network", "bf16", "int8", "nf4", "share of weights in such layers"),
         within=(None, 0, 0, 0, 0),
         measure=quantised,
     ),
